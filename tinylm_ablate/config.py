@@ -1,0 +1,341 @@
+"""The typed schema of every config group, and what each value may be.
+
+Defaults live in ``conf/``, never here: every field is missing until a YAML file or the command line gives it. Each field
+carries its help and its bounds, so that the checks, ``docs/config.md`` and the error messages come from one place.
+Checks that need more than one group (widths, heads, splits) stand in ``tinylm_ablate.grid.validate``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from tinylm_ablate.scale import is_dial
+
+#: Counts of tokens are kept in signed 64-bit integers by every library below.
+MAX_TOKENS = 2**63 - 1
+
+
+def setting(
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    dial: bool = False,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    numerics: bool = True,
+    free: bool = False,
+) -> Any:
+    """A field of a config group.
+
+    Args:
+        help: One line for the reference, with the unit.
+        choices: The words that are allowed; for a number, the words that are allowed beside a number.
+        dial: Whether "N/s" is allowed (see ``tinylm_ablate.scale``).
+        at_least, above, at_most, below: Bounds of a number.
+        numerics: Whether the value can change a run's numbers, and so belongs to its identity.
+        free: Any text is allowed beside ``choices`` (a path, an address, a name).
+    """
+    return field(
+        default=MISSING,
+        metadata={
+            "help": help, "choices": choices, "dial": dial, "at_least": at_least, "above": above, "at_most": at_most,
+            "below": below, "numerics": numerics, "free": free,
+        },
+    )  # fmt: skip
+
+
+@dataclass
+class ScaleConfig:
+    """the one dial: the paper's 1B shape, or the same with width, FFN and vocabulary divided by s"""
+
+    name: str = setting("name of the scale, as shown in tables", free=True, numerics=False)
+    factor: int = setting("the dial's s: width, FFN width and vocabulary are divided by it", at_least=1, at_most=256)
+    depth: int = setting("layers of the paper's baseline (Table 2)", at_least=1)
+    width: int | str = setting("width of the paper's baseline (Table 2)", dial=True, at_least=2)
+    ffn_width: int | str = setting("FFN width of the paper's baseline", dial=True, at_least=1)
+    vocab_size: int | str = setting("vocabulary of the paper's baseline (Table 1)", dial=True, at_least=257)
+    min_head_dim: int = setting("a head size given as N/s is not cut below this many channels", at_least=2)
+    context_length: int = setting("tokens in a training sequence at this scale", at_least=2)
+    batch_tokens: int = setting("tokens in a batch at this scale", at_least=1, at_most=MAX_TOKENS)
+    learning_rate: float = setting("peak learning rate for that batch", above=0)
+    tokens_per_parameter: float = setting("default budget at this scale; the paper's is about 52", above=0)
+
+
+@dataclass
+class DataConfig:
+    """the text: real English and Chinese by default, your own files, or a set in the hub's layout"""
+
+    source: str = setting("where the documents come from", choices=("default", "files", "hub"))
+    path: str | None = setting("source=files: a file or folder of .txt .jsonl .parquet, also .gz or .zst", free=True)
+    text_column: str = setting("column that holds the text (jsonl, parquet, hub)", free=True)
+    language_column: str | None = setting("column that holds the language, if there is one", free=True)
+    language: str = setting("language of every document, or 'auto' to tell it by the script", choices=("auto",), free=True)
+    name: str | None = setting("source=hub: name of the data set, or a folder in the hub's layout", free=True)
+    subset: str | None = setting("source=hub: configuration of the data set", free=True)
+    split: str = setting("source=hub: split to read", free=True)
+    revision: str | None = setting("source=hub: commit or tag, for a data set that may change", free=True)
+    streaming: bool = setting("source=hub: read without downloading everything")
+    max_documents: int | None = setting("read no more documents than this", at_least=1)
+    min_characters: int = setting("shorter documents are dropped", at_least=1)
+    validation_share: float = setting("share of documents for validation, by hash", above=0, below=0.5)
+    test_share: float = setting("share of documents for test, by hash", above=0, below=0.5)
+
+
+@dataclass
+class TokenizerConfig:
+    """the vocabulary: byte-level BPE of any size, or a compact cut of a larger tokenizer (Section 2.1)"""
+
+    kind: str = setting("how the vocabulary is made", choices=("bpe", "compact", "file"))
+    vocab_size: int | str = setting("entries, special tokens included", dial=True, at_least=1, at_most=2**31 - 1)
+    source: str | None = setting(
+        "kind=compact or file: the large tokenizer (tokenizer.json, tiktoken ranks, SentencePiece model); "
+        "null trains one of source_vocab_size",
+        free=True,
+    )
+    source_vocab_size: int | str = setting("kind=compact without source: entries of the large tokenizer", dial=True, at_least=1)
+    keep_special: str = setting("kind=compact: which special tokens are kept", choices=("all", "used"))
+    train_bytes: int = setting("text that a BPE is trained and counted on, bytes a language", at_least=1)
+
+
+@dataclass
+class ArchConfig:
+    """the decoder: depth, width, expanding rate, heads, and the PanGu-pi blocks (Section 2.2)"""
+
+    depth: int = setting("layers", at_least=1, at_most=10_000)
+    width: int | str = setting(
+        "channels; 'auto' comes nearest to the parameter budget", choices=("auto",), dial=True, at_least=2
+    )
+    parameters: int | str = setting(
+        "parameter budget of width=auto; 'auto' is the paper's baseline at this scale", choices=("auto",), at_least=1
+    )
+    expanding_rate: float = setting("FFN width over width when ffn_width=auto", above=0)
+    ffn_width: int | str = setting("FFN neurons; 'auto' follows the expanding rate", choices=("auto",), dial=True, at_least=1)
+    ffn_multiple: int | str = setting("ffn_width=auto is rounded up to a multiple of this", dial=True, at_least=1)
+    head_dim: int | str = setting("channels of one attention head; even", dial=True, at_least=2)
+    kv_heads: int | str = setting("key-value heads; 'auto' is one for each head", choices=("auto",), at_least=1)
+    tied: bool = setting("share the matrix of embedding and head")
+    rope_theta: float = setting("base of the rotary embedding", above=0)
+    norm_eps: float = setting("epsilon of RMSNorm", above=0)
+    activations: int = setting("terms n of the series informed activation; 1 is the plain FFN", at_least=1, at_most=4)
+    shortcuts: int = setting("augmented shortcuts T beside attention; 0 is none", at_least=0, at_most=8)
+    shortcut_ratio: int = setting("bottleneck of a shortcut: its inner width is width/ratio", at_least=1)
+
+
+@dataclass
+class InitConfig:
+    """the initial weights: a random rule (Table 4, Appendix B) or inherited from a larger model (Table 5)"""
+
+    method: str = setting("where the weights come from", choices=("random", "inherit", "pool"))
+    rule: str = setting("random rule", choices=("constant", "gpt2", "internlm", "depthwise"))
+    std: float = setting("sigma of the random rule", above=0, at_most=10)
+    parent: str | None = setting("a run, or a Hugging Face folder; null trains the parent once", free=True)
+    parent_depth: int = setting("layers of the trained parent (the paper's 7B has 29)", at_least=1)
+    parent_width: int | str = setting("width of the trained parent", dial=True, at_least=2)
+    parent_tokens: int | None = setting("budget of the trained parent; null is the run's own", at_least=1, at_most=MAX_TOKENS)
+    criterion: str = setting("how neurons are chosen", choices=("l1", "l2"))
+    keep_first: int = setting("first layers that are always kept", at_least=0)
+    keep_last: int = setting("last layers that are always kept", at_least=0)
+
+
+@dataclass
+class OptimizerConfig:
+    """the optimizer, its schedule, and the rule from batch to learning rate (Section 4.1)"""
+
+    name: str = setting("algorithm", choices=("adamw",))
+    scaling: ScalingConfig = field(default_factory=lambda: ScalingConfig())
+    beta1: float = setting("decay of the first moment", at_least=0, below=1)
+    beta2: float = setting("decay of the second moment", at_least=0, below=1)
+    eps: float = setting("epsilon of the update", above=0)
+    weight_decay: float = setting("decoupled weight decay (Table 13)", at_least=0)
+    decay: str = setting("what decays: matrices only, or all parameters", choices=("matrices", "all"))
+    clip: float = setting("gradients are clipped to this norm", above=0)
+    schedule: str = setting("course of the learning rate after warm-up", choices=("cosine", "linear", "constant", "wsd"))
+    warmup: float = setting("warm-up: a share of the steps if below 1, otherwise tokens", at_least=0)
+    final: float = setting("last learning rate over the peak", at_least=0, at_most=1)
+    decay_share: float = setting("schedule=wsd: share of the steps in the decay at the end", above=0, at_most=1)
+
+
+@dataclass
+class ScalingConfig:
+    """lr = (batch / base_batch) ** exponent * base_lr"""
+
+    base_lr: float = setting("peak learning rate at the base batch", above=0)
+    base_batch_tokens: int = setting("the base batch, tokens", at_least=1)
+    exponent: float = setting("the rule's r; the paper advises 0.5 above the critical batch", at_least=-4, at_most=4)
+
+
+@dataclass
+class RoundsConfig:
+    """passes over the data (Section 4.2)"""
+
+    count: int = setting("rounds of training", at_least=1, at_most=1)
+
+
+@dataclass
+class TrainConfig:
+    """the budget and how it is spent: tokens, batch, precision, checkpoints"""
+
+    tokens: int | None = setting("budget; null takes tokens_per_parameter", at_least=1, at_most=MAX_TOKENS)
+    tokens_per_parameter: float | None = setting(
+        "budget over the parameters of the paper's baseline at this scale, the same for every arm of a grid", above=0
+    )
+    context_length: int = setting("tokens in a sequence", at_least=2)
+    batch_tokens: int = setting("tokens in an optimizer step; a multiple of context_length", at_least=1, at_most=MAX_TOKENS)
+    micro_batch: int | str = setting(
+        "sequences in one forward pass; 'auto' takes the largest within 32", choices=("auto",), at_least=1
+    )
+    precision: str = setting("arithmetic of the matrix products", choices=("auto", "fp32", "bf16"))
+    device: str = setting("where to train", choices=("auto", "cpu", "cuda", "mps"))
+    threads: int | str = setting("CPU threads; 'auto' is one a core", choices=("auto",), at_least=1, numerics=False)
+    checkpoint_minutes: float = setting("minutes between checkpoints", above=0, numerics=False)
+    log_every: int = setting("optimizer steps between two points of the curve", at_least=1, numerics=False)
+    on_nonfinite: str = setting("what a loss that is not finite does", choices=("stop",))
+    keep_model: bool = setting("keep the final weights", numerics=False)
+
+
+@dataclass
+class EvaluateConfig:
+    """what is measured at the end: bits per byte and a four-way cloze, per language"""
+
+    max_bytes: int = setting("text of each split and language that is scored, bytes", at_least=1)
+    cloze_questions: int = setting("cloze questions a language; 0 for none", at_least=0)
+    cloze_context: int = setting("characters before the gap", at_least=1)
+    cloze_continuation: int = setting("characters of each of the four continuations", at_least=1)
+
+
+@dataclass
+class TrackingConfig:
+    """MLflow: on sqlite beside the runs, on a server, or none"""
+
+    kind: str = setting("tracker", choices=("mlflow", "none"), numerics=False)
+    uri: str | None = setting("tracking address; null is an sqlite file in runs_dir", free=True, numerics=False)
+    artifacts: str | None = setting(
+        "where artifacts go; null is a folder in runs_dir (or the server's choice)", free=True, numerics=False
+    )
+    experiment: str = setting("MLflow experiment", free=True, numerics=False)
+    flush_seconds: float = setting("metrics are sent in batches this often", above=0, numerics=False)
+
+
+@dataclass
+class ExperimentConfig:
+    """which table or figure of the paper a grid belongs to; set by the files in experiments/"""
+
+    name: str = setting("name of the table", free=True, numerics=False)
+    title: str = setting("what the table shows", free=True, numerics=False)
+    paper: str | None = setting("the paper's own numbers: a CSV in tinylm_ablate/report/paper", free=True, numerics=False)
+    axis: list[str] = field(default_factory=list)
+    paper_axis: list[str] = field(default_factory=list)
+
+
+@dataclass
+class GridConfig:
+    """how a multirun walks its cells"""
+
+    zip: list[list[str]] = field(default_factory=list)
+    exclude: list[str] = field(default_factory=list)
+    on_failure: str = setting("what a failed cell does to the others", choices=("continue", "stop"), numerics=False)
+
+
+@dataclass
+class Config:
+    """One run, whole."""
+
+    mode: str = setting("what to do", choices=("run",), numerics=False)
+    seed: int = setting("seed of initial weights and data order", at_least=0, at_most=2**31 - 1)
+    seeds: int | None = setting(
+        "in a multirun: seeds 0 to seeds-1 as an axis of the grid", at_least=1, at_most=10_000, numerics=False
+    )
+    runs_dir: str = setting("folder of the runs", free=True, numerics=False)
+    cache_dir: str = setting("folder of text, tokenizers and token shards that runs share", free=True, numerics=False)
+    progress: str = setting("progress bars", choices=("auto", "on", "off"), numerics=False)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    arch: ArchConfig = field(default_factory=ArchConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    grid: GridConfig = field(default_factory=GridConfig)
+
+
+#: The groups that a user chooses from, in the order of the pipeline.
+GROUPS: dict[str, type] = {
+    "scale": ScaleConfig, "data": DataConfig, "tokenizer": TokenizerConfig, "arch": ArchConfig, "init": InitConfig,
+    "optimizer": OptimizerConfig, "rounds": RoundsConfig, "train": TrainConfig, "evaluate": EvaluateConfig,
+    "tracking": TrackingConfig,
+}  # fmt: skip
+
+
+def register() -> None:
+    """Give Hydra the schema: ``schema`` for the root, and ``<group>/schema`` for each group."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for group, node in GROUPS.items():
+        store.store(group=group, name="schema", node=node)
+
+
+def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Every value of a config with its dotted key and the metadata of its field, depth first."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        key = f"{prefix}{item.name}"
+        if dataclasses.is_dataclass(value):
+            yield from walk(value, f"{key}.")
+        else:
+            yield key, value, dict(item.metadata)
+
+
+def allowed(rule: dict[str, Any]) -> str:
+    """What a field takes, in words: the end of every message and a column of the reference."""
+    parts = list(rule.get("choices", ()))
+    bounds = [
+        f"{word} {rule[name]:,}" if isinstance(rule[name], int) else f"{word} {rule[name]:g}"
+        for name, word in (("at_least", "at least"), ("above", "above"), ("at_most", "at most"), ("below", "below"))
+        if rule.get(name) is not None
+    ]
+    if bounds:
+        parts.append("a number " + " and ".join(bounds))
+    if rule.get("dial"):
+        parts.append("the paper's size as 'N/s'")
+    return ", or ".join(parts) if bounds or rule.get("dial") else ", ".join(parts)
+
+
+def check_values(config: Config) -> list[str]:
+    """The mistakes that can be told from one value alone, as "key=value: allowed: …"."""
+    return [
+        f"{key}={value!s}: allowed: {allowed(rule)}"
+        for key, value, rule in walk(config)
+        if rule and value is not None and not _fits(value, rule)
+    ]
+
+
+def _fits(value: Any, rule: dict[str, Any]) -> bool:
+    if isinstance(value, bool):
+        return True
+    if isinstance(value, str):
+        has_list = bool(rule["choices"]) or rule["dial"] or rule["at_least"] is not None or rule["above"] is not None
+        return value in rule["choices"] or rule["free"] or (rule["dial"] and is_dial(value)) or not has_list
+    if isinstance(value, int | float):
+        if not math.isfinite(value):
+            return False
+        return not (
+            (rule["at_least"] is not None and value < rule["at_least"])
+            or (rule["above"] is not None and value <= rule["above"])
+            or (rule["at_most"] is not None and value > rule["at_most"])
+            or (rule["below"] is not None and value >= rule["below"])
+        )
+    return True
