@@ -139,6 +139,8 @@ class InitConfig:
     parent: str | None = setting("a run, or a Hugging Face folder; null trains the parent once", free=True)
     parent_depth: int = setting("layers of the trained parent (the paper's 7B has 29)", at_least=1)
     parent_width: int | str = setting("width of the trained parent", dial=True, at_least=2)
+    parent_ffn_width: int | str = setting("FFN width of the trained parent", dial=True, at_least=1)
+    parent_seed: int = setting("seed of the trained parent, the same for every seed of a grid", at_least=0, at_most=2**31 - 1)
     parent_tokens: int | None = setting("budget of the trained parent; null is the run's own", at_least=1, at_most=MAX_TOKENS)
     criterion: str = setting("how neurons are chosen", choices=("l1", "l2"))
     keep_first: int = setting("first layers that are always kept", at_least=0)
@@ -221,6 +223,8 @@ class TrackingConfig:
         "where artifacts go; null is a folder in runs_dir (or the server's choice)", free=True, numerics=False
     )
     experiment: str = setting("MLflow experiment", free=True, numerics=False)
+    parent: str | None = setting("MLflow run that this one is nested in; a multirun sets it", free=True, numerics=False)
+    run_name: str | None = setting("name of the MLflow run; a multirun sets it", free=True, numerics=False)
     flush_seconds: float = setting("metrics are sent in batches this often", above=0, numerics=False)
 
 
@@ -236,11 +240,28 @@ class ExperimentConfig:
 
 
 @dataclass
+class PlanConfig:
+    """how mode=plan prints"""
+
+    format: str = setting("a table for people, or one JSON object a line", choices=("table", "json"), numerics=False)
+
+
+@dataclass
+class GenerateConfig:
+    """how mode=generate draws text"""
+
+    new_tokens: int = setting("tokens to draw", at_least=1, numerics=False)
+    temperature: float = setting("0 takes the likeliest token", at_least=0, numerics=False)
+    top_k: int | None = setting("draw among the k likeliest; null for all", at_least=1, numerics=False)
+
+
+@dataclass
 class GridConfig:
     """how a multirun walks its cells"""
 
     zip: list[list[str]] = field(default_factory=list)
     exclude: list[str] = field(default_factory=list)
+    arms: dict[str, list[str]] = field(default_factory=dict)
     on_failure: str = setting("what a failed cell does to the others", choices=("continue", "stop"), numerics=False)
 
 
@@ -248,13 +269,20 @@ class GridConfig:
 class Config:
     """One run, whole."""
 
-    mode: str = setting("what to do", choices=("run",), numerics=False)
+    mode: str = setting("what to do", choices=("run", "plan", "generate", "export"), numerics=False)
     seed: int = setting("seed of initial weights and data order", at_least=0, at_most=2**31 - 1)
     seeds: int | None = setting(
         "in a multirun: seeds 0 to seeds-1 as an axis of the grid", at_least=1, at_most=10_000, numerics=False
     )
     runs_dir: str = setting("folder of the runs", free=True, numerics=False)
     cache_dir: str = setting("folder of text, tokenizers and token shards that runs share", free=True, numerics=False)
+    model: str | None = setting(
+        "mode=generate or export: a run or a Hugging Face folder; null is the run that the config describes",
+        free=True,
+        numerics=False,
+    )
+    prompt: str = setting("mode=generate: the text to go on from", free=True, numerics=False)
+    folder: str | None = setting("mode=export: where the Hugging Face folder goes", free=True, numerics=False)
     progress: str = setting("progress bars", choices=("auto", "on", "off"), numerics=False)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -268,6 +296,8 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     grid: GridConfig = field(default_factory=GridConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
 
 
 #: The groups that a user chooses from, in the order of the pipeline.

@@ -1,8 +1,4 @@
-"""The two ways in which a user can be told that something is wrong.
-
-Both end the program with exit code 2 and a message without a traceback; everything else that is raised is a
-defect of the program (or of the machine) and keeps its traceback.
-"""
+"""What is told to a user without a traceback; everything else that is raised is a defect and keeps its own."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """Something that the user can mend: the message names what is wrong, where, and what to do about it."""
+    """Something that the user can mend: the message names what is wrong, where, and what to do. Exit code 2."""
 
 
 class ConfigError(UserError):
@@ -25,3 +21,20 @@ class ConfigError(UserError):
         count = len(self.mistakes)
         title = "1 mistake in the configuration" if count == 1 else f"{count} mistakes in the configuration"
         super().__init__("\n".join([f"{title}; nothing was run:", *(f"  - {m}" for m in self.mistakes)]))
+
+
+class RunFailed(Exception):
+    """A run came to an end that is nobody's defect, such as a loss that is not finite: told without a traceback."""
+
+
+class Interrupted(Exception):
+    """Training was asked to stop (SIGTERM or Ctrl-C) and has saved where it was.
+
+    Args:
+        signum: The signal, from which the exit code follows.
+        message: Where it stopped, and how to go on.
+    """
+
+    def __init__(self, signum: int, message: str) -> None:
+        self.signum = signum
+        super().__init__(message)

@@ -1,0 +1,85 @@
+# Every target makes the virtual environment first if it is missing or older than what it was made from.
+# Works with GNU make 3.81 (macOS) and later.
+
+# The first of these that is a Python we support; a stub that does not start is passed over.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+# More arguments for the installation of torch, which comes first: the choice of another build (see constraints.txt).
+TORCH_ARGS ?=
+
+# What `make paper` runs: the dial, seeds a cell, the budget (empty: the scale's own), and any more Hydra overrides.
+SCALE ?= s32
+SEEDS ?= 2
+TOKENS_PER_PARAMETER ?=
+ARGS ?=
+# Folder of the runs, and more arguments for pytest.
+RUNS ?= runs
+PYTEST_ARGS ?=
+
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+RUN = $(BIN)/python -m tinylm_ablate
+EXPERIMENTS = $(filter-out demo,$(sort $(basename $(notdir $(wildcard experiments/*.yaml)))))
+OVERRIDES = runs_dir=$(RUNS) $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint report ui bench paper clean clean-runs clean-venv
+
+help: ## list every target (the default)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "Variables: PYTHON VENV TORCH_ARGS RUNS ARGS PYTEST_ARGS; for paper: SCALE=$(SCALE) SEEDS=$(SEEDS) TOKENS_PER_PARAMETER=$(TOKENS_PER_PARAMETER)"
+
+setup: $(STAMP) ## make the virtual environment and install the pinned dependencies
+
+# torch comes first and alone, so that the build that is chosen for it is the one that everything else is resolved with.
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or 3.12; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "$(PYTHON) -m venv $(VENV)"; $(PYTHON) -m venv --clear "$(VENV)"; }
+	$(BIN)/python -m pip install -c constraints.txt $(TORCH_ARGS) "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip check
+	@touch "$(STAMP)"
+
+demo: setup ## train a small real grid on real text and print its table (about 6 minutes on 2 cores)
+	$(RUN) -m +experiments=demo $(OVERRIDES)
+	$(RUN).report
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup ## check style, formatting and types
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+report: setup ## write the tables of the runs to results/
+	$(RUN).report
+
+ui: setup ## serve the MLflow page of the runs on this machine
+	$(RUN).tracking.ui
+
+bench: setup ## measure speed against peers
+	@if test -d benchmarks; then $(BIN)/python -m benchmarks; else echo "make bench: this checkout has no benchmarks/ yet; nothing was measured" >&2; exit 1; fi
+
+# An experiment that fails leaves the others alone; Ctrl-C ends them all. What was finished is not trained again.
+paper: setup ## run every experiment of the paper: SCALE, SEEDS, TOKENS_PER_PARAMETER
+	@test -n "$(EXPERIMENTS)" || { echo "make paper: experiments/ holds no experiment besides the demo yet; nothing was run" >&2; exit 1; }
+	@trap 'exit 130' INT TERM; failed=; \
+	for name in $(EXPERIMENTS); do \
+		echo "== $$name"; \
+		$(RUN) -m +experiments=$$name scale=$(SCALE) seeds=$(SEEDS) \
+			$(if $(TOKENS_PER_PARAMETER),train.tokens_per_parameter=$(TOKENS_PER_PARAMETER)) $(OVERRIDES) || failed="$$failed $$name"; \
+	done; \
+	test -z "$$failed" || { echo "make paper: failed:$$failed; the same command runs what is missing" >&2; exit 1; }
+	$(RUN).report
+
+clean: ## remove build products and caches; keep runs/ and the virtual environment
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	find . \( -name .git -o -path "./$(VENV)" -o -path "./$(RUNS)" \) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+clean-runs: ## remove every run, its MLflow record and the cached text: nothing brings them back but time
+	rm -rf "$(RUNS)"
+
+clean-venv: ## remove the virtual environment
+	rm -rf "$(VENV)"

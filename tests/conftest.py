@@ -1,0 +1,64 @@
+"""What tests of all packages share: composed configs, the default corpus, and a small one made of its documents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+
+from tinylm_ablate import config
+from tinylm_ablate.config import Config
+from tinylm_ablate.data.corpus import SPLITS, Corpus, open_corpus
+from tinylm_ablate.paths import conf_dir
+
+#: Documents of each language in ``small_corpus``, by the split of the default corpus that they come from. A text's split
+#: follows from its hash, so those of one split alone would not fill all splits again.
+SMALL_DOCUMENTS = {"train": 240, "validation": 30, "test": 30}
+
+
+def compose_config(overrides: list[str]) -> Config:
+    """The typed config of the shipped ``conf/`` with these overrides."""
+    config.register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = OmegaConf.to_object(hydra.compose("config", overrides=overrides))
+    assert isinstance(composed, config.Config)
+    return composed
+
+
+@pytest.fixture(scope="session")
+def compose() -> Callable[[list[str]], Config]:
+    """``compose(["arch.depth=4"])`` is the typed config of the shipped ``conf/`` with these overrides."""
+    return compose_config
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Corpus:
+    """The default corpus, fetched and built once in the checkout's own cache; only for a few tests, as it is 20 MB."""
+    cache = Path(__file__).resolve().parents[1] / "runs" / "cache"
+    return open_corpus(compose_config([]).data, cache)
+
+
+@pytest.fixture(scope="session")
+def small_corpus(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """The first documents of each language of the default corpus, read from a file by ``data=files``; about 0.7 MB.
+
+    Its cache folder is ``small_corpus.folder.parents[1]``.
+    """
+    folder = tmp_path_factory.mktemp("small")
+    text = folder / "small.jsonl"
+    with text.open("w", encoding="utf-8") as file:
+        for split, count in SMALL_DOCUMENTS.items():
+            for language in corpus.languages:
+                for document in islice(corpus.documents(split, language), count):
+                    file.write(json.dumps({"text": document.text, "language": language}, ensure_ascii=False) + "\n")
+    overrides = ["data=files", f"data.path={text}", "data.language_column=language"]
+    shares = ["data.validation_share=0.1", "data.test_share=0.1"]
+    small = open_corpus(compose_config(overrides + shares).data, folder / "cache")
+    assert all(small.summary["documents"][split].keys() == set(corpus.languages) for split in SPLITS)
+    return small

@@ -1,0 +1,226 @@
+"""Broken input: one message that names the file and the fix, and nothing left that a later run would trust."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import zstandard
+
+from tinylm_ablate.config import DataConfig
+from tinylm_ablate.data.corpus import open_corpus
+from tinylm_ablate.errors import UserError
+
+Make = Callable[..., DataConfig]
+
+ROWS = [{"text": f"text number {number} " + "and some words more " * 4} for number in range(200)]
+GOOD = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+
+
+def refused(data: DataConfig, cache: Path) -> str:
+    with pytest.raises(UserError) as told:
+        open_corpus(data, cache)
+    assert not [path for path in cache.glob("text/*") if path.is_dir()], "something half-built was left"
+    return str(told.value)
+
+
+def parquet(path: Path) -> bytes:
+    pa.parquet.write_table(pa.table({"text": [row["text"] for row in ROWS]}), path)
+    return path.read_bytes()
+
+
+def test_empty_file(tmp_path: Path, data_config: Make) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "good.jsonl").write_bytes(GOOD)
+    (tmp_path / "in" / "empty.txt").touch()
+    message = refused(data_config(tmp_path / "in"), tmp_path / "cache")
+    assert message == f"{tmp_path}/in/empty.txt: empty, 0 bytes. Delete it, or write it again if it should hold text"
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".txt.gz"])
+def test_bad_utf8_names_file_byte_and_fix(tmp_path: Path, data_config: Make, suffix: str) -> None:
+    path = tmp_path / f"bad{suffix}"
+    content = GOOD + '{"text": "中国"}\n'.encode("gb18030")
+    path.write_bytes(gzip.compress(content) if suffix.endswith(".gz") else content)
+    message = refused(data_config(path), tmp_path / "cache")
+    assert message.startswith(f"{path}: is not UTF-8 at byte {len(GOOD) + 10:,}")
+    assert "(0xd6)" in message and "iconv -f GB18030 -t UTF-8" in message
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_wrong_column_names_those_that_exist(tmp_path: Path, data_config: Make, kind: str) -> None:
+    path = tmp_path / f"t.{kind}"
+    path.write_bytes(parquet(path) if kind == "parquet" else GOOD)
+    message = refused(data_config(path, text_column="content"), tmp_path / "cache")
+    assert message.endswith("has no column data.text_column=content; it has text") and message.startswith(str(path))
+    message = refused(data_config(path, language_column="lang"), tmp_path / "cache")
+    assert "has no column data.language_column=lang; it has text" in message
+
+
+def test_invalid_json_names_file_and_line(tmp_path: Path, data_config: Make) -> None:
+    path = tmp_path / "t.jsonl"
+    for line, reason in (
+        (b'{"text": oops}', "is not JSON"),
+        (b'["a"]', "is no object"),
+        (b'{"text": 3}', "holds int, not text"),
+    ):
+        path.write_bytes(GOOD + line + b"\n" + GOOD)
+        assert refused(data_config(path), tmp_path / "cache").startswith(f"{path}, line 201: ")
+        assert reason in refused(data_config(path), tmp_path / "cache")
+    path.write_bytes(GOOD + b'{"text": "a\\ud800b"}\n')
+    assert "line 201: column text holds half a character, '\\ud800'" in refused(data_config(path), tmp_path / "cache")
+
+
+def test_truncated_parquet(tmp_path: Path, data_config: Make) -> None:
+    path = tmp_path / "t.parquet"
+    content = parquet(path)
+    path.write_bytes(content[:-30])
+    assert refused(data_config(path), tmp_path / "cache").startswith(f"{path}: is damaged, cut short, or no parquet file")
+    middle = content.index(b"words")
+    path.write_bytes(content[: middle - 40] + bytes(80) + content[middle + 40 :])
+    assert refused(data_config(path), tmp_path / "cache").startswith(f"{path}: is damaged after row")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst", ".txt.gz", ".txt.zst"])
+def test_truncated_compression(tmp_path: Path, data_config: Make, suffix: str) -> None:
+    path = tmp_path / f"t{suffix}"
+    packed = (gzip.compress if suffix.endswith("gz") else zstandard.compress)(GOOD)
+    for content in (packed[:-9], packed[: len(packed) // 2], GOOD):
+        path.write_bytes(content)
+        message = refused(data_config(path), tmp_path / "cache")
+        assert message.startswith(f"{path}: is damaged or cut short") and "Make or download it again" in message
+
+
+def test_missing_path_and_folder_without_text(tmp_path: Path, data_config: Make) -> None:
+    message = refused(data_config(tmp_path / "absent"), tmp_path / "cache")
+    assert message.startswith(f"data.path={tmp_path}/absent: there is no such file or folder")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.docx").write_text("x")
+    message = refused(data_config(tmp_path / "in"), tmp_path / "cache")
+    assert "holds nothing to read; allowed: .txt .txt.gz" in message
+    message = refused(data_config(tmp_path / "in" / "notes.docx"), tmp_path / "cache")
+    assert "is of no known kind; allowed: .txt" in message
+
+
+def test_language_column_that_holds_no_languages(tmp_path: Path, data_config: Make) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(row | {"id": number}) + "\n" for number, row in enumerate(ROWS)))
+    message = refused(data_config(path, language_column="id"), tmp_path / "cache")
+    assert message.startswith(f"{path}, line 1, column id: 0 is no language")
+    path.write_text("".join(json.dumps(row | {"id": f"id{number}"}) + "\n" for number, row in enumerate(ROWS)))
+    message = refused(data_config(path, language_column="id"), tmp_path / "cache")
+    assert "data.language_column=id: holds more than 100 different values" in message
+
+
+@contextmanager
+def as_nobody() -> Iterator[Path]:
+    """A folder that everybody can enter, as a user without rights (root has them all)."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    root = os.geteuid() == 0
+    try:
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        shutil.rmtree(folder)
+
+
+def drop_rights() -> None:
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+
+
+def test_no_right_to_read_or_write(data_config: Make) -> None:
+    with as_nobody() as folder:
+        (folder / "t.jsonl").write_bytes(GOOD)
+        (folder / "open").mkdir(mode=0o777)
+        (folder / "open").chmod(0o777)
+        (folder / "closed").mkdir(mode=0o555)
+        (folder / "closed").chmod(0o555)
+        (folder / "inner").mkdir()
+        (folder / "inner" / "t.jsonl").write_bytes(GOOD)
+        (folder / "inner").chmod(0o000)
+        drop_rights()
+        message = refused(data_config(folder / "t.jsonl"), folder / "closed" / "cache")
+        assert "cannot write the text there (Permission denied)" in message and "set cache_dir" in message
+        assert "cannot be looked into (Permission denied)" in refused(data_config(folder), folder / "open" / "cache")
+        os.seteuid(0) if os.getuid() == 0 else None
+        (folder / "inner").chmod(0o755)
+        (folder / "t.jsonl").chmod(0o000)
+        drop_rights()
+        message = refused(data_config(folder / "t.jsonl"), folder / "open" / "cache")
+        assert message.startswith(f"{folder}/t.jsonl: cannot be read (Permission denied)") and "chmod u+r" in message
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[1], sys.argv[2]]
+from conftest import compose_config
+from tinylm_ablate.data.corpus import open_corpus
+from tinylm_ablate.errors import UserError
+data = compose_config(["data=files", f"data.path={sys.argv[3]}", "data.validation_share=0.2", "data.test_share=0.2"]).data
+limit = int(sys.argv[5])
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    open_corpus(data, Path(sys.argv[4]))
+except UserError as error:
+    print(error)
+else:
+    print("built")
+"""
+
+
+def incompressible(path: Path) -> None:
+    draw = random.Random(0)
+    path.write_text(
+        "".join(json.dumps({"text": "".join(draw.choices("abcdefghijklmnop", k=2000))}) + "\n" for _ in range(2000))
+    )
+
+
+def open_in_process(prefix: list[str], path: Path, cache: Path, limit: int) -> str:
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", FULL_DISK, str(root), str(root / "tests"), str(path), str(cache), str(limit)]
+    done = subprocess.run([*prefix, *command], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_limit_on_the_size_of_files(tmp_path: Path) -> None:
+    incompressible(tmp_path / "t.jsonl")
+    said = open_in_process([], tmp_path / "t.jsonl", tmp_path / "cache", 300_000)
+    assert (
+        f"{tmp_path}/cache/text: no room for the text: about {(tmp_path / 't.jsonl').stat().st_size:,} bytes are needed" in said
+    )
+    assert "nothing half-built was left" in said
+    assert not [path for path in (tmp_path / "cache" / "text").iterdir() if path.is_dir()]
+    assert open_in_process([], tmp_path / "t.jsonl", tmp_path / "cache", 0) == "built\n"
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    shell = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    mount = f"mount -t tmpfs -o size=1m tmpfs {disk}"
+    if shutil.which("unshare") is None or subprocess.run([*shell, mount], check=False, capture_output=True).returncode:
+        pytest.skip("no small disk can be mounted here")
+    prefix = [*shell, f'{mount} && "$@" && ls -A {disk}/cache/text', "sh"]
+    incompressible(tmp_path / "t.jsonl")
+    said = open_in_process(prefix, tmp_path / "t.jsonl", disk / "cache", 0)
+    message, *left = said.strip().split("\n")
+    assert "no room for the text" in message and "bytes are free (" in message and "set cache_dir" in message
+    assert all(name.endswith((".lock", ".json")) for name in left)

@@ -1,0 +1,158 @@
+"""Weights and vocabulary of GGUF files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from tinylm_ablate.arch.shapes import Shape
+from tinylm_ablate.errors import UserError
+from tinylm_ablate.init.neurons import tensor_sizes
+from tinylm_ablate.init.parents import open_parent
+from tinylm_ablate.init.vocabulary import FolderVocabulary, map_rows
+
+gguf = pytest.importorskip("gguf")
+
+SHAPE = Shape(2, 64, 96, 4, 2, 16, 300, tied=True, rope_theta=1e5)
+NAMES = {
+    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "embed_tokens": "token_embd", "norm": "output_norm",
+}  # fmt: skip
+
+
+def random_state(shape: Shape = SHAPE) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(size, generator=generator) for name, size in tensor_sizes(shape).items()}
+
+
+def byte_level() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False, min_frequency=1,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(
+        ["the cat sat on the mat, 今天天气很好,我们去公园散步 散步 and the dog was there then"], trainer
+    )
+    return tokenizer
+
+
+def write(
+    path: Path, state: dict[str, torch.Tensor], quantised: bool = False, architecture: str = "llama", **extra: Any
+) -> Path:
+    """A GGUF file as llama.cpp's converter writes it: names of its own, rows of q and k in pairs."""
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_block_count(SHAPE.depth)
+    writer.add_embedding_length(SHAPE.width)
+    writer.add_feed_forward_length(SHAPE.ffn_width)
+    writer.add_head_count(SHAPE.heads)
+    writer.add_head_count_kv(SHAPE.kv_heads)
+    writer.add_rope_freq_base(SHAPE.rope_theta)
+    writer.add_layer_norm_rms_eps(SHAPE.norm_eps)
+    for name, method in extra.items():
+        getattr(writer, name)(method)
+    for name, weight in state.items():
+        parts = name.removesuffix(".weight").split(".")
+        own = f"blk.{parts[2]}.{NAMES['.'.join(parts[3:])]}" if parts[1] == "layers" else NAMES[parts[1]]
+        array = weight.numpy()
+        for end, heads in (("q_proj", SHAPE.heads), ("k_proj", SHAPE.kv_heads)):
+            if parts[-1] == end:
+                array = array.reshape(heads, 2, SHAPE.head_dim // 2, -1).swapaxes(1, 2).reshape(array.shape)
+        if quantised and array.ndim == 2:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(f"{own}.weight", gguf.quants.quantize(array, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(f"{own}.weight", array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_weights_come_back(tmp_path: Path, quantised: bool) -> None:
+    state = random_state()
+    parent = open_parent(str(write(tmp_path / "model.gguf", state, quantised)), tmp_path)
+    assert parent.shape == SHAPE
+    assert parent.vocabulary is None
+    assert parent.state.keys() == state.keys()
+    for name, weight in state.items():
+        torch.testing.assert_close(parent.state[name], weight, atol=0.02 if quantised else 0, rtol=0)
+    assert len(parent.fingerprint) == 16
+
+
+def test_a_byte_level_vocabulary_comes_back(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    names = [str(tokenizer.id_to_token(number)) for number in range(300)]
+    merges = [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+    path = write(
+        tmp_path / "model.gguf", random_state(), add_tokenizer_model="gpt2", add_token_list=names, add_token_merges=merges,
+        add_token_types=[3] + [1] * 299,
+    )  # fmt: skip
+    found = open_parent(str(path), tmp_path).vocabulary
+    assert found is not None
+    assert (found.size, found.special_ids, found.end_of_text) == (300, frozenset({0}), 0)
+    child = FolderVocabulary(tokenizer, frozenset({0}), 0, "child")
+    assert map_rows(child, found).record()["relation"] == "the parent's own vocabulary"
+    for name in names[257:]:
+        assert [token.id for token in found.tokenizer.model.tokenize(name)] == [tokenizer.token_to_id(name)]
+
+
+def test_a_sentencepiece_vocabulary_comes_back(tmp_path: Path) -> None:
+    names = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "t", "h", "e", "th", "▁th", "▁the"]
+    scores = [0.0] * 258 + [-10.0] * 4 + [-1.0, -2.0, -3.0]
+    path = write(
+        tmp_path / "model.gguf", random_state(), add_tokenizer_model="llama", add_token_list=names, add_token_scores=scores,
+        add_token_types=[2, 3] + [6] * 256 + [1] * 7, add_eos_token_id=1,
+    )  # fmt: skip
+    found = open_parent(str(path), tmp_path).vocabulary
+    assert found is not None
+    assert found.end_of_text == 1
+    assert [token.value for token in found.tokenizer.model.tokenize("▁the")] == ["▁the"]
+    assert [token.value for token in found.tokenizer.model.tokenize("▁tha")] == ["▁th", "<0x61>"]
+    child = FolderVocabulary(byte_level(), frozenset({0}), 0, "child")
+    row_map = map_rows(child, found)
+    number = child.tokenizer.token_to_id("Ġthe")
+    assert number is not None
+    assert row_map.pieces[row_map.counts[:number].sum()] == names.index("▁the")
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        ({"architecture": "gemma"}, "general.architecture is 'gemma'"),
+        ({"add_rope_scaling_type": gguf.RopeScalingType.YARN}, "scaled for long texts"),
+        ({"add_rope_dimension_count": 8}, "a part of each head"),
+        ({"add_tokenizer_model": "bert", "add_token_list": ["a"]}, "tokenizer.ggml.model is 'bert'"),
+    ],
+)
+def test_what_the_decoder_does_not_have_is_refused(tmp_path: Path, extra: dict[str, Any], told: str) -> None:
+    path = write(tmp_path / "model.gguf", random_state(), **extra)
+    with pytest.raises(UserError) as caught:
+        open_parent(str(path), tmp_path)
+    assert told in str(caught.value)
+
+
+def test_damaged_files_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "model.gguf", random_state())
+    content = path.read_bytes()
+    for broken in (b"", b"not a model", content[:200], content[: len(content) // 2]):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match="not a whole GGUF file"):
+            open_parent(str(path), tmp_path)
+    path.unlink()
+    with pytest.raises(UserError, match="no such file"):
+        open_parent(str(path), tmp_path)
+    state = random_state(replace(SHAPE, depth=1))
+    with pytest.raises(UserError, match="9 tensors are missing"):
+        open_parent(str(write(path, state)), tmp_path)

@@ -1,0 +1,49 @@
+"""Schedules against their closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinylm_ablate.config import OptimizerConfig
+from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.optimizer.schedule import factor, warmup_steps
+
+
+def optimizer(**changes: object) -> OptimizerConfig:
+    config = compose([]).optimizer
+    for key, value in changes.items():
+        setattr(config, key, value)
+    return config
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(0.03, 30), (0.0, 0), (8192.0, 1), (20000.0, 3), (1e9, 1000)])
+def test_warmup_is_a_share_or_tokens(warmup: float, steps: int) -> None:
+    assert warmup_steps(optimizer(warmup=warmup), 1000, 8192) == steps
+
+
+def test_cosine_of_the_paper() -> None:
+    config = optimizer()
+    assert factor(config, 30, 1000, 30) == pytest.approx(1.0)
+    assert factor(config, 515, 1000, 30) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * 0.5)))
+    assert factor(config, 999, 1000, 30) == pytest.approx(0.1, abs=1e-4)
+    assert factor(config, 14, 1000, 30) == pytest.approx(15 / 31)
+
+
+def test_linear_wsd_and_constant() -> None:
+    assert factor(optimizer(schedule="linear"), 500, 1000, 0) == pytest.approx(1 - 0.9 * 0.5)
+    assert factor(optimizer(schedule="wsd"), 799, 1000, 0) == 1.0
+    assert factor(optimizer(schedule="wsd"), 900, 1000, 0) == pytest.approx(1 - 0.9 * 0.5)
+    assert factor(optimizer(schedule="constant"), 999, 1000, 0) == 1.0
+
+
+@given(st.sampled_from(["cosine", "linear", "wsd", "constant"]), st.integers(1, 400), st.data())
+def test_a_rate_rises_to_the_peak_and_never_again(schedule: str, steps: int, data: st.DataObject) -> None:
+    warmup = data.draw(st.integers(0, steps))
+    rates = [factor(optimizer(schedule=schedule), step, steps, warmup) for step in range(steps)]
+    assert all(0 < rate <= 1 for rate in rates)
+    assert rates[:warmup] == sorted(rates[:warmup])
+    assert rates[warmup:] == sorted(rates[warmup:], reverse=True)

@@ -1,0 +1,107 @@
+"""Bad configurations: each with its message, all at once, before anything is spent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tinylm_ablate.config import GROUPS, walk
+from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.grid.compose import compose, diagnose
+from tinylm_ablate.settle import settle
+
+#: Overrides that do not compose, and what the message says.
+UNKNOWN = [
+    ("arch.dpeth=4", "arch.dpeth=4: there is no such key; did you mean arch.depth?"),
+    ("arch=lama", "arch=lama: there is no such choice; allowed: llama, pangu_pi"),
+    ("+experiments=tabel", "tabel: there is no such choice"),
+    ("arch.depth=deep", "arch.depth=deep: allowed: a number at least 1"),
+    ("arch.tied=perhaps", "arch.tied=perhaps"),
+    ("train.tokens=[1", "train.tokens=[1: not understood"),
+    ("nonsense=1", "nonsense=1: there is no such key"),
+]
+
+#: Overrides that compose and cannot be, and what the message says.
+IMPOSSIBLE = [
+    (["arch.depth=0"], "arch.depth=0: allowed: a number at least 1"),
+    (["arch.width=wide"], "arch.width=wide: allowed: auto"),
+    (["arch.width=60"], "arch.width=60"),
+    (["arch.head_dim=7", "arch.width=56"], "arch.head_dim=7"),
+    (["arch.kv_heads=3"], "arch.kv_heads=3"),
+    (["arch.parameters=1000"], "arch.parameters=1000"),
+    (["tokenizer.vocab_size=250"], "tokenizer.vocab_size=250: allowed: at least 257"),
+    (["tokenizer.vocab_size=4000"], "tokenizer.source_vocab_size=3153: allowed: at least tokenizer.vocab_size=4000"),
+    (["tokenizer=file"], "tokenizer.source=null"),
+    (["tokenizer=file", "tokenizer.source=nowhere.json"], "tokenizer.source=nowhere.json: there is no such file"),
+    (["train.tokens=1000"], "train.tokens=1000: allowed: at least one batch"),
+    (["train.tokens=9223372036854775808"], "train.tokens=9223372036854775808: allowed: a number at least 1 and at most"),
+    (["train.tokens_per_parameter=1e15"], "train.tokens_per_parameter=1e+15: allowed: at most 2^63 tokens"),
+    (["train.tokens=null", "train.tokens_per_parameter=null"], "train.tokens=null: allowed: a number of tokens"),
+    (["train.batch_tokens=1000"], "train.batch_tokens=1000: allowed: a multiple of train.context_length=256"),
+    (["train.micro_batch=5"], "train.micro_batch=5: allowed: a divisor of the 32 sequences"),
+    (["train.precision=fp8"], "train.precision=fp8: allowed: auto, fp32, bf16"),
+    (["optimizer.beta2=1.0"], "optimizer.beta2=1.0: allowed: a number at least 0 and below 1"),
+    (["optimizer.scaling.base_lr=-1"], "optimizer.scaling.base_lr=-1.0: allowed: a number above 0"),
+    (["optimizer.scaling.exponent=4", "optimizer.scaling.base_batch_tokens=1"], "optimizer.scaling.exponent=4"),
+    (["data=files"], "data.path=null: data=files needs data.path=FILE_OR_FOLDER"),
+    (["data=hub"], "data.name=null: data=hub needs data.name=NAME"),
+    (["data.validation_share=0.48", "data.test_share=0.48"], "data.test_share=0.48"),
+    (["seed=-1"], "seed=-1: allowed: a number at least 0"),
+    (["seeds=3"], "seeds=3: an axis of a multirun"),
+    (["init=inherit", "arch=pangu_pi"], "init.method=inherit: allowed with arch.activations=1"),
+    (["init=inherit", "init.parent_width=40/s"], "arch.width=56"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), UNKNOWN)
+def test_an_override_that_does_not_compose_is_explained(override: str, message: str) -> None:
+    mistakes = diagnose([override])
+    assert len(mistakes) == 1
+    assert message in mistakes[0]
+
+
+@pytest.mark.parametrize(("overrides", "message"), IMPOSSIBLE, ids=lambda value: value[0] if isinstance(value, list) else "")
+def test_an_impossible_value_is_one_mistake(overrides: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        settle(compose([f"runs_dir={tmp_path}", *overrides]))
+    assert len(caught.value.mistakes) == 1, caught.value.mistakes
+    assert message in caught.value.mistakes[0]
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        settle(compose(["arch.depth=0", "train.micro_batch=5", "tokenizer.vocab_size=9", "seed=-1", "data=files"]))
+    told = "\n".join(caught.value.mistakes)
+    assert len(caught.value.mistakes) == 5, told
+    for key in ("arch.depth", "train.micro_batch", "tokenizer.vocab_size", "seed", "data.path"):
+        assert key in told
+
+
+@pytest.mark.parametrize("arguments", [["arch.dpeth=4", "train.tokens=-1"], ["-m", "arch.depth=20,x,0", "train.micro_batch=5"]])
+def test_the_command_says_all_and_exits_with_2(arguments: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tinylm_ablate", f"runs_dir={tmp_path}/runs", *arguments],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "mistake" in done.stderr
+    assert not (tmp_path / "runs").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_group_has_a_summary_and_every_key_a_help() -> None:
+    assert all(node.__doc__ for node in GROUPS.values())
+    for key, _, rule in walk(compose([])):
+        assert not rule or rule["help"], key
+
+
+def test_help_names_every_group(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tinylm_ablate", "--help"], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    for group in GROUPS:
+        assert f"  {group}" in done.stdout

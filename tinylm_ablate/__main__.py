@@ -1,0 +1,65 @@
+"""The command line: ``python -m tinylm_ablate [-m] [key=value …]``, also installed as ``tinylm-ablate``."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run what the command line says.
+
+    Exits with 0 when all went well, 2 for a mistake of the user's (a message without a traceback), 1 when a run failed and
+    128 + n after signal n.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        from tinylm_ablate.help import help_text
+
+        print(help_text())
+        return
+    tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole, and we say them in our own way
+
+    import hydra
+    from omegaconf import DictConfig
+
+    from tinylm_ablate.errors import ConfigError, Interrupted, RunFailed, UserError
+    from tinylm_ablate.grid import compose
+    from tinylm_ablate.paths import conf_dir
+
+    compose.register()
+
+    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+    def task(config: DictConfig) -> None:
+        from tinylm_ablate.modes import perform
+
+        perform(compose.typed(config))
+
+    try:
+        task()
+    except UserError as error:
+        if tracebacks:
+            raise
+        _fail(str(error), 2)
+    except compose.COMPOSITION_ERRORS as error:
+        if tracebacks:
+            raise
+        overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+        _fail(str(ConfigError(compose.diagnose(overrides) or [str(error).strip().splitlines()[0]])), 2)
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on from the last checkpoint", 130)
+    except Interrupted as stop:
+        _fail(str(stop), 128 + stop.signum)
+    except RunFailed as error:
+        if tracebacks:
+            raise
+        _fail(str(error), 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The decoder and everything that can be said about it from its shape alone."""

@@ -1,0 +1,146 @@
+"""The Llama-like decoder (Touvron et al. 2023, arXiv 2302.13971), with PanGu-pi's blocks as options.
+
+For token ids t, with x of (B, T, width):
+
+    x = embedding[t]
+    for each layer:   x = x + attention(norm(x))  [+ shortcuts(norm(x))]
+                      x = x + down(silu(gate(norm(x))) * up(norm(x)))
+    logits = head(norm(x))
+
+Counting, Hugging Face's names, generation and initial weights live beside this file, not in it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tinylm_ablate.arch.layers import Matrix, RMSNorm, Rotary, rotate
+from tinylm_ablate.arch.loss import next_token_loss
+from tinylm_ablate.arch.pangu import AugmentedShortcuts, SeriesActivation
+from tinylm_ablate.arch.shapes import Shape
+
+
+class Attention(nn.Module):
+    """Causal self-attention; groups of heads may share their keys and values (Ainslie et al. 2023, arXiv 2305.13245)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = shape.heads, shape.kv_heads, shape.head_dim
+        self.qkv = Matrix((shape.heads + 2 * shape.kv_heads) * shape.head_dim, shape.width)
+        self.out = Matrix(shape.width, shape.heads * shape.head_dim)
+
+    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """(B, T, width) -> (B, T, width)."""
+        batch, length, _ = hidden.shape
+        heads = self.qkv(hidden).view(batch, length, -1, self.head_dim)
+        turned, values = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        turned = rotate(turned, cos.to(heads.dtype), sin.to(heads.dtype))
+        queries, keys = turned.split((self.heads, self.kv_heads), dim=2)
+        if self.kv_heads < self.heads:
+            group = self.heads // self.kv_heads
+            keys, values = keys.repeat_interleave(group, dim=2), values.repeat_interleave(group, dim=2)
+        mixed = F.scaled_dot_product_attention(
+            queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), is_causal=True
+        )
+        mixed = mixed.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim)
+        out: Tensor = self.out(mixed)
+        return out
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020, arXiv 2002.05202): down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.gate_up = Matrix(2 * shape.ffn_width, shape.width)
+        self.down = Matrix(shape.width, shape.ffn_width)
+        self.activation = SeriesActivation(shape.activations, shape.ffn_width) if shape.activations > 1 else nn.SiLU()
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        gate, up = self.gate_up(hidden).chunk(2, dim=-1)
+        down: Tensor = self.down(self.activation(gate) * up)
+        return down
+
+
+class Layer(nn.Module):
+    """One block, pre-norm."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(shape.width, shape.norm_eps)
+        self.attention = Attention(shape)
+        self.shortcuts = AugmentedShortcuts(shape) if shape.shortcuts else None
+        self.ffn_norm = RMSNorm(shape.width, shape.norm_eps)
+        self.ffn = FeedForward(shape)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """(B, T, width) -> (B, T, width)."""
+        hidden = self.attention_norm(x)
+        x = x + self.attention(hidden, cos, sin)
+        if self.shortcuts is not None:
+            x = x + self.shortcuts(hidden)
+        out: Tensor = x + self.ffn(self.ffn_norm(x))
+        return out
+
+
+class Decoder(nn.Module):
+    """A decoder of a given shape.
+
+    All matrices are zero until ``init.random.initialise`` draws them or ``load_state_dict`` fills them.
+
+    Attributes:
+        shape: Its sizes.
+        checkpointing: Whether training keeps only the input of each layer and computes the rest again in the backward pass:
+            about a third more arithmetic, and far less memory.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.checkpointing = False
+        self.embedding = nn.Embedding(shape.vocab_size, shape.width, _weight=torch.zeros(shape.vocab_size, shape.width))
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.depth))
+        self.norm = RMSNorm(shape.width, shape.norm_eps)
+        self.head = None if shape.tied else Matrix(shape.vocab_size, shape.width)
+        self.rotary = Rotary(shape.head_dim, shape.rope_theta)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The matrix from the last hidden state to the logits, (V, width)."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """The normalised state before the head: (B, T) token ids -> (B, T, width)."""
+        cos, sin = self.rotary.tables(tokens.shape[1], tokens.device)
+        x = self.embedding(tokens)
+        for layer in self.layers:
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, cos, sin, use_reentrant=False)
+            else:
+                x = layer(x, cos, sin)
+        out: Tensor = self.norm(x)
+        return out
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) token ids -> (B, T, V) logits, in the precision of the matrix products."""
+        return F.linear(self.hidden(tokens), self.head_weight)
+
+    def loss(self, tokens: Tensor, targets: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
+        """Cross-entropy of the next token in nats, without ever holding the (B, T, V) logits.
+
+        Args:
+            tokens: (B, T) token ids.
+            targets: (B, T) ids of the tokens that follow; a target of -100 does not count.
+            reduction: "mean" over the targets that count, or "none".
+
+        Returns:
+            A scalar, or (B, T) with zeros where a target does not count; fp32.
+        """
+        losses = next_token_loss(self.hidden(tokens).flatten(0, 1), self.head_weight, targets.flatten(), reduction)
+        return losses if reduction == "mean" else losses.view(targets.shape)

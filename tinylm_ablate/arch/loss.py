@@ -1,0 +1,104 @@
+"""Cross-entropy in chunks of tokens, so that the logits of a large vocabulary are never held whole.
+
+The gradient of the mean loss is known as soon as the logits are, so the forward pass of a chunk computes it too, and the
+logits are gone before the next chunk's: no second product with the head's matrix is needed. (The idea is Liger Kernel's, Hsu
+et al. 2024, arXiv 2410.10989.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+#: A target that does not count.
+IGNORED = -100
+
+#: Bytes of a chunk's fp32 logits. On a CPU small chunks stay in its cache; a GPU needs large ones to be busy.
+_CHUNK_BYTES = {"cpu": 8 * 2**20, "other": 512 * 2**20}
+
+
+def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
+    """Cross-entropy of softmax(hidden weight^T) in nats, fp32.
+
+    Args:
+        hidden: (N, d).
+        weight: The head's matrix, (V, d).
+        targets: (N,) ids; IGNORED does not count.
+        reduction: "mean" over the targets that count (NaN if there are none), or "none".
+
+    Returns:
+        A scalar, or (N,).
+    """
+    if reduction == "mean":
+        loss: Tensor = _MeanLoss.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
+        return loss
+    keep = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    chunks = []
+    for rows in _chunks(hidden, weight):
+        part = (hidden[rows], weight, targets[rows])
+        chunks.append(checkpoint(_losses, *part, use_reentrant=False) if keep else _losses(*part))
+    return torch.cat(chunks)
+
+
+def _losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(hidden, weight).float(), targets, ignore_index=IGNORED, reduction="none")
+
+
+def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
+    limit = _CHUNK_BYTES.get(hidden.device.type, _CHUNK_BYTES["other"])
+    rows = max(1, limit // (4 * weight.shape[0]))
+    for start in range(0, hidden.shape[0], rows):
+        yield slice(start, min(start + rows, hidden.shape[0]))
+
+
+class _MeanLoss(torch.autograd.Function):
+    """The mean loss; its gradients are computed in the forward pass, and scaled in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        device = hidden.device.type
+        product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        needs_hidden, needs_weight, _ = ctx.needs_input_grad
+        with torch.autocast(device, enabled=False):
+            matrix = weight.to(product)
+            counted = targets != IGNORED
+            count = counted.sum()
+            total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+            grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+            # Summed over chunks in fp32, whatever the products are in.
+            grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+            for rows in _chunks(hidden, weight):
+                chunk = hidden[rows].to(product)
+                ids = targets[rows].clamp(min=0).unsqueeze(1)
+                kept = counted[rows].unsqueeze(1)
+                log_p = torch.log_softmax(chunk @ matrix.mT, dim=1, dtype=torch.float32)
+                total -= (log_p.gather(1, ids) * kept).sum()
+                if grad_hidden is None and grad_weight is None:
+                    continue
+                # d loss / d logits = softmax - one-hot, for the targets that count.
+                slope = log_p.exp_().scatter_add_(1, ids, torch.full_like(ids, -1, dtype=torch.float32))
+                slope = slope.mul_(kept).to(product)
+                if grad_hidden is not None:
+                    grad_hidden[rows] = slope @ matrix
+                if grad_weight is not None:
+                    grad_weight += slope.mT @ chunk
+        ctx.save_for_backward(grad_hidden, grad_weight, count)
+        ctx.weight_dtype = weight.dtype
+        return total / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        grad_hidden, grad_weight, count = ctx.saved_tensors
+        factor = grad / count
+        return (
+            None if grad_hidden is None else grad_hidden * factor.to(grad_hidden.dtype),
+            None if grad_weight is None else (grad_weight * factor).to(ctx.weight_dtype),
+            None,
+        )

@@ -1,0 +1,61 @@
+"""The two modules that make a Llama block a PanGu-pi block (Wang et al. 2023, arXiv 2312.17276).
+
+What the paper leaves open is settled here, and is ours: how the series combines with SwiGLU's gate, that every term is a SiLU
+with one scale and one shift for each neuron, and that the shortcuts read what attention reads.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tinylm_ablate.arch.layers import Matrix
+from tinylm_ablate.arch.shapes import Shape
+
+
+class SeriesActivation(nn.Module):
+    """Series informed activation in the place of SwiGLU's SiLU: sum over i = 1..n of silu(a_i * gate + b_i).
+
+    The paper's feed-forward block has no gate: (sum of sigma_i(a_i * x + b_i)) W2. With SwiGLU we read it as
+    down(series(gate(x)) * up(x)). n = 1 has no scale and shift and is never built: it is Llama's block itself.
+
+    Args:
+        terms: n, at least 2.
+        width: Neurons h of the block.
+    """
+
+    def __init__(self, terms: int, width: int) -> None:
+        super().__init__()
+        self.terms = terms
+        # (n, h) each, kept flat: whatever treats matrices in a way of its own (weight decay, Muon) must not take them for one.
+        self.scales = nn.Parameter(torch.zeros(terms * width))
+        self.shifts = nn.Parameter(torch.zeros(terms * width))
+
+    def forward(self, gate: Tensor) -> Tensor:
+        """(..., h) -> (..., h)."""
+        scales = self.scales.view(self.terms, -1).to(gate.dtype).unbind()
+        shifts = self.shifts.view(self.terms, -1).to(gate.dtype).unbind()
+        total = F.silu(torch.addcmul(shifts[0], gate, scales[0]))
+        for scale, shift in zip(scales[1:], shifts[1:], strict=True):
+            total = total + F.silu(torch.addcmul(shift, gate, scale))
+        return total
+
+
+class AugmentedShortcuts(nn.Module):
+    """sum over i = 1..T of T_i(z), T_i(z) = up_i(gelu(down_i(z))), beside attention: AugMSA(z) = MSA(z) + z + sum of T_i(z).
+
+    In a pre-norm block the z that attention reads is normalised; the shortcuts read the same, and the identity is the residual
+    stream's. The T bottlenecks of width/r are multiplied as one of T * width/r, which is the same function.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        inner = shape.shortcuts * shape.shortcut_width
+        self.down = Matrix(inner, shape.width)
+        self.up = Matrix(shape.width, inner)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        up: Tensor = self.up(F.gelu(self.down(hidden)))
+        return up

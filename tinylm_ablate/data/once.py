@@ -1,0 +1,92 @@
+"""Folders of the cache that are built once, by whichever process comes first, and trusted only when whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import building
+
+#: What the system answers when a write finds no room: full disk, used-up quota, limit on the size of a file.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_RIGHT = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+def build_once(
+    folder: Path, *, is_whole: Callable[[Path], bool], build: Callable[[Path], None], needed: int | None, what: str
+) -> None:
+    """Make sure that ``folder`` holds what ``build`` puts there.
+
+    One process builds while the others wait. A folder that is damaged, and what a killed process left of its work, are
+    removed first.
+
+    Args:
+        is_whole: Tells a whole folder from a damaged or absent one, quickly.
+        build: Fills an empty folder.
+        needed: About how many bytes the folder will take, for the message when the disk is full; None if unknown.
+        what: What is built, for messages ("the text").
+
+    Raises:
+        UserError: There is no room or no right to write; nothing is left behind.
+    """
+    if is_whole(folder):
+        return
+    with writing(folder.parent, needed, what), locked(folder, what):
+        if is_whole(folder):
+            return
+        for stale in folder.parent.glob(f".{folder.name}.*"):
+            if stale.is_dir():
+                shutil.rmtree(stale, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(folder)
+        with building(folder) as unfinished:
+            build(unfinished)
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock beside ``path``; it is let go even when the process is killed."""
+    import filelock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path.with_name(f"{path.name}.lock"), mode=0o644)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        print(f"waiting for another process that makes {what} ({path})", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def writing(folder: Path, needed: int | None, what: str) -> Iterator[None]:
+    """Tell the user's kind of trouble with the disk of ``folder`` in words; any other error passes through."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            size = "more room is needed than there is" if needed is None else f"about {needed:,} bytes are needed"
+            raise UserError(
+                f"{folder}: no room for {what}: {size}, {_free(folder):,} bytes are free ({error.strerror or error}). "
+                "Free some space there, or set cache_dir to a folder on a larger disk; nothing half-built was left."
+            ) from error
+        if error.errno in _NO_RIGHT:
+            raise UserError(
+                f"{error.filename or folder}: cannot write {what} there ({error.strerror}). "
+                "Make the folder writable, or set cache_dir to another one."
+            ) from error
+        raise
+
+
+def _free(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

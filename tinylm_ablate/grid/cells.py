@@ -1,0 +1,134 @@
+"""The cells of a grid: the product of the axes, with zipped axes, named arms, excluded cells and seeds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from tinylm_ablate.config import GridConfig
+from tinylm_ablate.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        overrides: What to compose it with, beside the overrides that all cells share.
+        values: Where it stands on each axis, by the axis' key; an arm stands under "arm".
+    """
+
+    overrides: tuple[str, ...]
+    values: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """A readable name: the values on the axes."""
+        return " ".join(f"{key}={value}" for key, value in self.values.items()) or "the only cell"
+
+
+#: One step on an axis: what it overrides, and how it is called.
+_Step = tuple[tuple[str, ...], dict[str, str]]
+
+
+def expand(
+    params: Mapping[str, object] | None, arguments: Sequence[str], grid: GridConfig, seeds: int | None
+) -> tuple[list[str], list[Cell]]:
+    """The overrides that all cells share, and the cells.
+
+    Args:
+        params: Axes from an experiment file, key to values ("20,40" or a list); an argument with the same key wins.
+        arguments: Overrides from the command line; those with several values are axes.
+        grid: Arms, zipped axes and excluded cells.
+        seeds: Number of seeds, or None where the seed is no axis of its own.
+
+    Raises:
+        ConfigError: Zipped axes of different lengths, an unknown axis in ``grid.zip`` or ``grid.exclude``, seeds given twice.
+    """
+    parser = OverridesParser.create()
+    given = parser.parse_overrides(list(arguments))
+    named = {override.key_or_group for override in given}
+    texts = [f"{key}={_text(value)}" for key, value in (params or {}).items() if key not in named]
+    shared: list[str] = []
+    axes: dict[str, list[_Step]] = {}
+    for override in [*parser.parse_overrides(texts), *given]:
+        key = override.key_or_group
+        if override.is_sweep_override():
+            axes[key] = [((f"{override.get_key_element()}={v}",), {key: _bare(v)}) for v in override.sweep_string_iterator()]
+        elif key != "seeds":
+            shared.append(str(override.input_line))
+    if grid.arms:
+        axes["arm"] = [(tuple(overrides), {"arm": arm}) for arm, overrides in grid.arms.items()]
+    mistakes = []
+    if seeds is not None:
+        if "seed" in axes or any(text.startswith("seed=") for text in shared):
+            mistakes.append(f"seeds={seeds}: allowed without seed=, which sets the same axis")
+        axes["seed"] = [((f"seed={seed}",), {"seed": str(seed)}) for seed in range(seeds)]
+    mistakes += _zip(axes, grid.zip)
+    excluded, found = _exclusions(grid.exclude, set(axes))
+    mistakes += found
+    if mistakes:
+        raise ConfigError(mistakes)
+    cells = []
+    for steps in itertools.product(*axes.values()):
+        values = {key: value for _, named_values in steps for key, value in named_values.items()}
+        if not any(all(values.get(key) == value for key, value in rule.items()) for rule in excluded):
+            overrides = (text for step_overrides, _ in steps for text in step_overrides)
+            cells.append(Cell(("seeds=null", *overrides), values))
+    return shared, cells
+
+
+def _zip(axes: dict[str, list[_Step]], groups: Sequence[Sequence[str]]) -> list[str]:
+    """Walk the axes of each group together, in place of every combination of their values."""
+    mistakes = []
+    for group in groups:
+        text = f"grid.zip=[[{','.join(group)}]]"
+        unknown = [key for key in group if key not in axes]
+        lengths = {key: len(axes[key]) for key in group if key in axes}
+        if unknown:
+            mistakes.append(f"{text}: {', '.join(unknown)} has only one value; allowed: axes of this grid: {', '.join(axes)}")
+        elif len(set(lengths.values())) > 1:
+            sizes = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+            mistakes.append(f"{text}: {sizes}; allowed: axes with equally many values")
+        elif group:
+            steps: list[_Step] = []
+            for parts in zip(*(axes.pop(key) for key in group), strict=True):
+                overrides = tuple(text for step_overrides, _ in parts for text in step_overrides)
+                steps.append((overrides, {key: value for _, values in parts for key, value in values.items()}))
+            seeds = axes.pop("seed", None)
+            axes["+".join(group)] = steps
+            if seeds is not None:
+                axes["seed"] = seeds
+    return mistakes
+
+
+def _exclusions(rules: Sequence[str], axes: set[str]) -> tuple[list[dict[str, str]], list[str]]:
+    parsed, mistakes = [], []
+    known = {part for axis in axes for part in axis.split("+")}
+    for rule in rules:
+        pairs = dict(part.partition("=")[::2] for part in rule.split())
+        unknown = [key for key in pairs if key not in known]
+        if unknown or not pairs:
+            mistakes.append(
+                f"grid.exclude=[{rule}]: allowed: 'axis=value axis=value' with axes of this grid: {', '.join(sorted(known))}"
+            )
+        parsed.append(pairs)
+    return parsed, mistakes
+
+
+def _text(value: object) -> str:
+    """A parameter of an experiment file as an override: a list becomes a choice sweep."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        return ",".join(_text(item) for item in value)
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _bare(value: str) -> str:
+    return value.strip("'\"")

@@ -1,0 +1,123 @@
+"""Composing configs with Hydra, and saying what is wrong when they do not compose."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from tinylm_ablate import config as schema
+from tinylm_ablate.config import GROUPS, Config, allowed
+from tinylm_ablate.paths import conf_dir, experiments_dir
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+
+
+class _SearchPath(SearchPathPlugin):
+    """Lets ``+experiments=NAME`` find the experiments of the package and, first, those of the current folder."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("working-folder", f"file://{Path.cwd()}")
+        search_path.append("working-folder-conf", f"file://{Path.cwd() / 'conf'}")
+        search_path.append("tinylm_ablate", f"file://{experiments_dir().parent}")
+
+
+def register() -> None:
+    """Give Hydra the schema, the search path and the sweeper; called once by each process that composes."""
+    from tinylm_ablate.grid.sweeper import GridSweeper
+
+    schema.register()
+    for plugin in (_SearchPath, GridSweeper):
+        Plugins.instance().register(plugin)
+
+
+def typed(config: DictConfig) -> Config:
+    """The typed config of a composed one; Hydra's own node is left out.
+
+    Raises:
+        OmegaConfBaseException: A value is missing, or an interpolation cannot be resolved.
+    """
+    plain = config.copy()
+    with open_dict(plain):
+        plain.pop("hydra", None)
+        plain.pop("experiments", None)
+    result = OmegaConf.to_object(plain)
+    assert isinstance(result, Config)
+    return result
+
+
+def compose(overrides: Sequence[str]) -> Config:
+    """Compose one config outside of a run, as tests and tools do."""
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return typed(hydra_compose("config", overrides=list(overrides)))
+
+
+def diagnose(overrides: Sequence[str]) -> list[str]:
+    """What is wrong with overrides that do not compose: each is tried alone, so that all mistakes are told at once.
+
+    Returns:
+        One line a mistake; empty if each override is sound by itself.
+    """
+    register()
+    GlobalHydra.instance().clear()
+    mistakes: list[str] = []
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        for text in overrides:
+            try:
+                override = OverridesParser.create().parse_override(text)
+            except COMPOSITION_ERRORS as error:
+                mistakes.append(f"{text}: not understood: {_first_line(error)}")
+                continue
+            for single in _singles(override, text):
+                try:
+                    composed = hydra_compose(
+                        "config", overrides=[single], return_hydra_config=single.lstrip("+~").startswith("hydra")
+                    )
+                    if not single.lstrip("+~").startswith("hydra"):
+                        typed(composed)
+                except COMPOSITION_ERRORS as error:
+                    mistakes.append(_explain(single, override, error))
+    return mistakes
+
+
+def _singles(override: Override, text: str) -> list[str]:
+    if not override.is_sweep_override():
+        return [text]
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _explain(text: str, override: Override, error: Exception) -> str:
+    key = override.key_or_group
+    keys = {known: rule for known, _, rule in schema.walk(_anything())}
+    if key in GROUPS or key == "experiments":
+        folder = experiments_dir() if key == "experiments" else conf_dir() / key
+        names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        return f"{text}: there is no such choice; allowed: {names}"
+    if key in keys:
+        cause = error.__cause__ or error
+        return f"{text}: allowed: {allowed(keys[key])}; {_first_line(cause)}" if keys[key] else f"{text}: {_first_line(cause)}"
+    near = difflib.get_close_matches(key, [*keys, *GROUPS], n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{text}: there is no such key{hint}"
+
+
+def _anything() -> Config:
+    """A config for its keys alone."""
+    return Config()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,122 @@
+"""Initial weights from a larger model (Section 3.2): layers, then neurons, then the rows of the vocabulary."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.init.layers import LayerChoice, choose_layers
+from tinylm_ablate.init.neurons import EMBEDDING, HEAD, Scores, choose_units, cut, score
+from tinylm_ablate.init.parents import Parent, check_parent
+from tinylm_ablate.init.pool import check_pool
+from tinylm_ablate.init.vocabulary import Entries, map_rows
+
+if TYPE_CHECKING:
+    from tinylm_ablate.arch.shapes import Shape
+    from tinylm_ablate.config import InitConfig
+
+
+def inherit(
+    parent: Parent,
+    child_shape: Shape,
+    child_vocabulary: Entries,
+    init: InitConfig,
+    seed: int,
+    *,
+    layers: LayerChoice | None = None,
+    scores: Scores | None = None,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Cut a child out of a parent.
+
+    Args:
+        parent: Where the weights come from; read one tensor at a time.
+        child_shape: Shape of the child.
+        child_vocabulary: The child's vocabulary, of ``child_shape.vocab_size`` entries.
+        init: Criterion, layers to keep, and the standard deviation of rows that are drawn at random.
+        seed: Seed of those rows.
+        layers: The choice of layers, if it was made elsewhere; otherwise "middle" with ``init.keep_first`` and ``keep_last``.
+        scores: Scores of the parent's units (see ``open_scores``); otherwise they are computed.
+
+    Returns:
+        The child's weights in single precision under Hugging Face's Llama names (a tied child has no head), and what was
+        done, ready for JSON: parent, layers, neurons, vocabulary.
+
+    Raises:
+        ConfigError: The child does not fit the parent.
+        ValueError: The vocabulary is not of the shape's size.
+    """
+    mistakes = check_parent(parent, child_shape)
+    if init.method == "pool":
+        mistakes += check_pool(parent.shape, child_shape)
+    if mistakes:
+        raise ConfigError(mistakes)
+    if child_vocabulary.size != child_shape.vocab_size:
+        raise ValueError(f"a vocabulary of {child_vocabulary.size} for a shape of {child_shape.vocab_size}")
+    layers = layers or choose_layers(parent.shape.depth, child_shape.depth, init.keep_first, init.keep_last)
+    scores = scores or score(parent.state, parent.shape, init.criterion)
+    units = choose_units(scores, parent.shape, child_shape, layers.layers)
+    row_map = map_rows(child_vocabulary, parent.vocabulary, parent.shape.vocab_size)
+
+    state = cut(parent.state, parent.shape, child_shape, layers.layers, units, torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    for name in (EMBEDDING, HEAD):
+        if name in state:
+            state[name] = row_map.apply(state.pop(name), init.std, generator)
+
+    record = {
+        "method": init.method,
+        "parent": {
+            "reference": parent.reference,
+            "fingerprint": parent.fingerprint,
+            "description": parent.description,
+            "shape": dataclasses.asdict(parent.shape),
+        },
+        "layers": {
+            "rule": layers.rule,
+            "words": layers.words,
+            "kept": list(layers.layers),
+            "dropped": list(layers.dropped),
+            "repeated": {str(layer): count for layer, count in layers.repeated.items()},
+        },
+        "neurons": {
+            "criterion": scores.criterion,
+            **_kept(parent.shape, child_shape),
+            "kept_score_percent": {axis: 100 * share for axis, share in units.shares.items()},
+        },
+        "vocabulary": row_map.record(),
+    }
+    return state, record
+
+
+def open_scores(
+    parent: Parent, criterion: str, cache_dir: Path, compute: Callable[[], Scores] | None = None, variant: str = ""
+) -> Scores:
+    """The scores of a parent's units, computed once and then read from ``cache_dir/scores``.
+
+    Args:
+        parent: Whose units.
+        criterion: How they are scored.
+        cache_dir: Folder that runs share.
+        compute: How to compute scores that need more than the weights (gradients, masks); by default ``score`` does.
+        variant: What else the scores depend on, such as the fingerprint of the calibration text.
+    """
+    name = "-".join(part for part in (parent.fingerprint, criterion, variant) if part)
+    path = cache_dir / "scores" / f"{name}.safetensors"
+    if not path.is_file():
+        made = compute() if compute is not None else score(parent.state, parent.shape, criterion)
+        made.save(path)
+    return Scores.load(path)
+
+
+def _kept(parent: Shape, child: Shape) -> dict[str, dict[str, int]]:
+    """How many units of each axis the child has, of how many."""
+    return {
+        axis: {"kept": getattr(child, axis), "of": getattr(parent, axis)}
+        for axis in ("width", "heads", "kv_heads", "ffn_width")
+    }

@@ -1,0 +1,138 @@
+"""Which layer of the parent becomes which layer of the child (Section 3.2, first stage).
+
+The paper finds the first two or three layers and the last ones crucial and the intermediate ones redundant (Figure 5), and
+so drops intermediate layers; it prints neither a formula nor a list of indices. The rules here are ours:
+
+- "middle": the first ``keep_first`` and last ``keep_last`` layers stay, the intermediate ones are spread evenly.
+- "even": all layers are spread evenly; nothing is protected.
+- an explicit list of parent layers.
+
+A child deeper than its parent reuses layers by the same formula: an intermediate layer is then repeated in place, each
+about equally often. That is the interleaved kind of depth growth; SOLAR (Kim et al. 2023, arXiv 2312.15166) and G_stack (Du
+et al. 2024, arXiv 2405.15319) repeat whole blocks of layers instead, and LLaMA Pro (Wu et al. 2024, arXiv 2401.02415)
+inserts copies that start as the identity.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from tinylm_ablate.errors import UserError
+
+RULES = ("middle", "even")
+
+
+@dataclass(frozen=True, slots=True)
+class LayerChoice:
+    """The parent's layer for each layer of the child, and how it was chosen.
+
+    Attributes:
+        layers: For each child layer in order, the index of its layer in the parent.
+        parent_depth: Layers of the parent.
+        rule: "middle", "even" or "list".
+        words: One sentence for the record.
+    """
+
+    layers: tuple[int, ...]
+    parent_depth: int
+    rule: str
+    words: str
+
+    @property
+    def dropped(self) -> tuple[int, ...]:
+        """Parent layers that the child does not have, ascending."""
+        return tuple(sorted(set(range(self.parent_depth)) - set(self.layers)))
+
+    @property
+    def repeated(self) -> dict[int, int]:
+        """Parent layers that the child has more than once, with how often."""
+        return {layer: count for layer, count in sorted(Counter(self.layers).items()) if count > 1}
+
+
+def choose_layers(
+    parent_depth: int, child_depth: int, keep_first: int, keep_last: int, rule: str | Sequence[int] = "middle"
+) -> LayerChoice:
+    """Choose a parent layer for each layer of the child.
+
+    Args:
+        parent_depth: Layers of the parent, at least 1.
+        child_depth: Layers of the child, at least 1.
+        keep_first: rule "middle": this many first layers stay, each once.
+        keep_last: rule "middle": this many last layers stay, each once.
+        rule: "middle", "even", or the list of parent layers, ascending.
+
+    Raises:
+        UserError: More layers are to be kept than the child has, or the list does not fit.
+        ValueError: A depth below 1, or an unknown rule.
+    """
+    if parent_depth < 1 or child_depth < 1 or keep_first < 0 or keep_last < 0:
+        raise ValueError(f"impossible depths: parent {parent_depth}, child {child_depth}, keep {keep_first} and {keep_last}")
+    if not isinstance(rule, str):
+        return _listed(parent_depth, child_depth, rule)
+    if rule == "even":
+        layers, words = spread(parent_depth, child_depth), "all layers spread evenly"
+    elif rule == "middle":
+        layers, words = _middle(parent_depth, child_depth, keep_first, keep_last)
+    else:
+        raise ValueError(f"unknown rule {rule!r}; there are {', '.join(RULES)} and a list of layers")
+    return _choice(layers, parent_depth, rule, words)
+
+
+def spread(count: int, wanted: int) -> tuple[int, ...]:
+    """``wanted`` indices out of ``count``, evenly and in order: floor((2i + 1) count / (2 wanted)).
+
+    The i-th index is the one whose interval holds the middle of the i-th of ``wanted`` equal parts. With fewer wanted than
+    there are, all indices differ; with as many, it is the identity; with more, every index is used and their numbers of
+    uses differ by at most one.
+    """
+    return tuple((2 * i + 1) * count // (2 * wanted) for i in range(wanted))
+
+
+def _middle(parent_depth: int, child_depth: int, keep_first: int, keep_last: int) -> tuple[tuple[int, ...], str]:
+    if child_depth == parent_depth:
+        return tuple(range(parent_depth)), "every layer kept"
+    kept = keep_first + keep_last
+    if child_depth < parent_depth and kept > child_depth:
+        raise UserError(
+            f"init.keep_first={keep_first}, init.keep_last={keep_last}: together {kept}, more than the child's "
+            f"{child_depth} layers (arch.depth); lower them"
+        )
+    if kept >= parent_depth:
+        # Only a child deeper than its parent comes here: nothing is intermediate, so every layer takes its share of the growth.
+        return spread(parent_depth, child_depth), "all layers repeated evenly, for the parent has no intermediate ones"
+    inner = spread(parent_depth - kept, child_depth - kept)
+    layers = (
+        *range(keep_first),
+        *(keep_first + i for i in inner),
+        *range(parent_depth - keep_last, parent_depth),
+    )
+    deed = "thinned" if child_depth < parent_depth else "repeated"
+    return layers, f"first {keep_first} and last {keep_last} kept, the {parent_depth - kept} between {deed} evenly"
+
+
+def _listed(parent_depth: int, child_depth: int, listed: Sequence[int]) -> LayerChoice:
+    layers = tuple(listed)
+    mistakes = []
+    if len(layers) != child_depth:
+        mistakes.append(f"it names {len(layers)} layers and the child has {child_depth} (arch.depth)")
+    if outside := [layer for layer in layers if not 0 <= layer < parent_depth]:
+        mistakes.append(f"{outside} are not among the parent's layers 0 to {parent_depth - 1}")
+    if any(after < before for before, after in pairwise(layers)):
+        mistakes.append("the layers are not in ascending order")
+    if mistakes:
+        raise UserError(f"list of layers {list(layers)}: {'; '.join(mistakes)}")
+    return _choice(layers, parent_depth, "list", "layers as listed")
+
+
+def _choice(layers: tuple[int, ...], parent_depth: int, rule: str, words: str) -> LayerChoice:
+    dropped = parent_depth - len(set(layers))
+    reused = len(layers) - len(set(layers))
+    parts = [f"{parent_depth} layers to {len(layers)}: {words}"]
+    if dropped:
+        parts.append(f"{dropped} dropped")
+    if reused:
+        parts.append(f"{reused} are repetitions")
+    return LayerChoice(layers, parent_depth, rule, "; ".join(parts))

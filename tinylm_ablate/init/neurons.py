@@ -1,0 +1,320 @@
+"""Which neurons of the parent the child keeps, and the cut itself (Section 3.2, second stage).
+
+Neurons come in coupled structures; a unit leaves with all the weights that belong to it alone:
+
+- width: one hidden channel, shared by embedding, head, norms and every layer;
+- heads: one key-value head with the query heads that it serves, so that a group stays whole;
+- ffn: one FFN neuron, the row of gate and up and the column of down.
+
+The score of a unit is a sum over all its weights, as in LLM-Pruner (Ma et al. 2023, arXiv 2305.11627), which the paper cites
+for its three heuristics and for which it prints no formula: |w| for "l1", w^2 for "l2" (no root), |w g| for "taylor" with g
+the gradient of the loss on calibration text. All units of an axis have equally many weights, so that the sum and the mean
+over a group choose the same. Scores depend on the parent and the criterion alone: they are kept per layer, so that any child
+can be cut from them without reading the parent again. A criterion that does not look at single weights (learned masks) fills
+``Scores`` in its own way and uses the same cut.
+
+Nothing is rescaled after a cut: RMSNorm divides by the root mean square of the channels that are left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import write_atomic
+from tinylm_ablate.init.pool import mean_heads
+
+if TYPE_CHECKING:
+    from tinylm_ablate.arch.shapes import Shape
+
+EMBEDDING = "model.embed_tokens.weight"
+NORM = "model.norm.weight"
+HEAD = "lm_head.weight"
+
+#: The tensors of a layer, with the axis that their rows and their columns belong to.
+PARTS: dict[str, tuple[str, ...]] = {
+    "input_layernorm": ("width",),
+    "self_attn.q_proj": ("heads", "width"),
+    "self_attn.k_proj": ("kv_heads", "width"),
+    "self_attn.v_proj": ("kv_heads", "width"),
+    "self_attn.o_proj": ("width", "heads"),
+    "post_attention_layernorm": ("width",),
+    "mlp.gate_proj": ("ffn", "width"),
+    "mlp.up_proj": ("ffn", "width"),
+    "mlp.down_proj": ("width", "ffn"),
+}
+
+#: Criteria that score single weights: (weight, gradient) -> score of each weight.
+ELEMENTWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": lambda weight, _: weight.abs(),
+    "l2": lambda weight, _: weight.square(),
+    "taylor": lambda weight, gradient: (weight * gradient).abs(),
+}
+NEEDS_GRADIENTS = frozenset({"taylor"})
+
+_BLOCK = 2**22  # weights scored at a time, so that a 100k-row embedding in bfloat16 is not copied to single precision whole
+
+
+def tensor_name(layer: int, part: str) -> str:
+    """Hugging Face's name of a layer's tensor."""
+    return f"model.layers.{layer}.{part}.weight"
+
+
+def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a Llama-shaped model under Hugging Face's names, with its size; rows are outputs."""
+    length = {
+        "width": shape.width, "heads": shape.heads * shape.head_dim, "kv_heads": shape.kv_heads * shape.head_dim,
+        "ffn": shape.ffn_width,
+    }  # fmt: skip
+    sizes: dict[str, tuple[int, ...]] = {EMBEDDING: (shape.vocab_size, shape.width), NORM: (shape.width,)}
+    for layer in range(shape.depth):
+        sizes |= {tensor_name(layer, part): tuple(length[axis] for axis in axes) for part, axes in PARTS.items()}
+    if not shape.tied:
+        sizes[HEAD] = (shape.vocab_size, shape.width)
+    return sizes
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """How important each unit of a parent is; larger is kept.
+
+    Attributes:
+        criterion: How the scores were made.
+        width: (layers + 1, width), what each layer contributes to a hidden channel, then embedding, last norm and head.
+        heads: (layers, heads), the query heads with their columns of the output projection.
+        kv_heads: (layers, key-value heads), keys and values.
+        ffn: (layers, FFN width).
+    """
+
+    criterion: str
+    width: Tensor
+    heads: Tensor
+    kv_heads: Tensor
+    ffn: Tensor
+
+    def save(self, path: Path) -> None:
+        """Write the scores as safetensors, whole or not at all."""
+        from safetensors.torch import save
+
+        tensors = {"width": self.width, "heads": self.heads, "kv_heads": self.kv_heads, "ffn": self.ffn}
+        write_atomic(path, save(tensors, metadata={"criterion": self.criterion}))
+
+    @classmethod
+    def load(cls, path: Path) -> Scores:
+        """Read scores that ``save`` wrote."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                return cls(file.metadata()["criterion"], **{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a file of saved scores ({error}); delete it and they are computed again") from error
+
+
+def score(state: Mapping[str, Tensor], shape: Shape, criterion: str, gradients: Mapping[str, Tensor] | None = None) -> Scores:
+    """Score every unit of a model, reading one tensor at a time.
+
+    Args:
+        state: Weights under Hugging Face's Llama names.
+        shape: Shape of ``state``.
+        criterion: A name in ``ELEMENTWISE``.
+        gradients: "taylor": the gradient of each weight, under the same names. A tied matrix has one, the sum of both uses.
+
+    Raises:
+        UserError: The weights or gradients are not finite.
+        ValueError: An unknown criterion, or one that needs gradients and has none.
+    """
+    if criterion not in ELEMENTWISE:
+        raise ValueError(f"unknown criterion {criterion!r}; of single weights there are {', '.join(ELEMENTWISE)}")
+    if (criterion in NEEDS_GRADIENTS) != (gradients is not None):
+        raise ValueError(f"criterion {criterion!r} {'needs' if gradients is None else 'does not use'} gradients")
+
+    def sums(name: str) -> tuple[Tensor, ...]:
+        return _sums(state[name], None if gradients is None else gradients[name], ELEMENTWISE[criterion])
+
+    def zeros(rows: int, columns: int) -> Tensor:
+        return torch.zeros(rows, columns, dtype=torch.float64)
+
+    totals = {
+        "width": zeros(shape.depth + 1, shape.width),
+        "heads": zeros(shape.depth, shape.heads),
+        "kv_heads": zeros(shape.depth, shape.kv_heads),
+        "ffn": zeros(shape.depth, shape.ffn_width),
+    }
+    for layer in range(shape.depth):
+        for part, axes in PARTS.items():
+            for axis, summed in zip(axes, sums(tensor_name(layer, part)), strict=True):
+                units = totals[axis].shape[1]
+                totals[axis][layer] += summed.reshape(units, -1).sum(1)
+    for name in (EMBEDDING, NORM) if shape.tied else (EMBEDDING, NORM, HEAD):
+        totals["width"][-1] += sums(name)[-1]
+    if not all(bool(total.isfinite().all()) for total in totals.values()):
+        raise UserError(f"the parent's weights{' or their gradients' if gradients else ''} hold values that are not finite")
+    return Scores(criterion, **totals)
+
+
+def _sums(weight: Tensor, gradient: Tensor | None, element: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, ...]:
+    """Scores of a tensor's weights summed over each row and over each column; of a vector, its weights' scores."""
+    if weight.dim() == 1:
+        return (element(weight.float(), weight if gradient is None else gradient.float()).double(),)
+    rows = torch.zeros(weight.shape[0], dtype=torch.float64)
+    columns = torch.zeros(weight.shape[1], dtype=torch.float64)
+    step = max(1, _BLOCK // weight.shape[1])
+    for start in range(0, weight.shape[0], step):
+        block = weight[start : start + step].float()
+        scored = element(block, block if gradient is None else gradient[start : start + step].float())
+        rows[start : start + step] = scored.sum(1, dtype=torch.float64)
+        columns += scored.sum(0, dtype=torch.float64)
+    return rows, columns
+
+
+def check_shapes(parent: Shape, child: Shape) -> list[str]:
+    """Why ``child`` cannot be cut from ``parent``, one line a reason; depth and vocabulary never stand in the way."""
+    mistakes = [
+        f"arch.{key}={wanted}: the child's {words}, more than the parent's {available}"
+        for key, words, wanted, available in (
+            ("width", "channels", child.width, parent.width),
+            ("ffn_width", "FFN neurons", child.ffn_width, parent.ffn_width),
+        )
+        if wanted > available
+    ]
+    if child.head_dim != parent.head_dim:
+        mistakes.append(f"arch.head_dim={child.head_dim}: heads are inherited whole, and the parent's have {parent.head_dim}")
+    elif child.heads > parent.heads:
+        mistakes.append(f"arch.width={child.width}: that is {child.heads} heads, more than the parent's {parent.heads}")
+    if child.tied and not parent.tied:
+        mistakes.append("arch.tied=true: the parent's head is a matrix of its own; use arch.tied=false")
+    if child.rope_theta != parent.rope_theta:
+        mistakes.append(f"arch.rope_theta={child.rope_theta:g}: the parent's heads were trained with {parent.rope_theta:g}")
+    for who, shape in (("parent", parent), ("child", child)):
+        if not shape.is_llama:
+            mistakes.append(
+                f"arch.activations={shape.activations}, arch.shortcuts={shape.shortcuts}: inheritance covers Llama's blocks "
+                f"only (1 and 0), and the {who} has others"
+            )
+    return mistakes
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """The parent's units that a child keeps, each list ascending.
+
+    Attributes:
+        width: (child width,) hidden channels.
+        queries: Parent layer -> (child heads,) query heads.
+        keys: Parent layer -> (child key-value heads * pool,) key-value heads; a head that had to be split for smaller
+            groups stands there more than once.
+        ffn: Parent layer -> (child FFN width,) FFN neurons.
+        pool: Neighbouring key-value heads whose mean becomes one head of the child.
+        shares: Axis -> share of the total score that is kept, over the kept layers.
+    """
+
+    width: Tensor
+    queries: dict[int, Tensor]
+    keys: dict[int, Tensor]
+    ffn: dict[int, Tensor]
+    pool: int
+    shares: dict[str, float]
+
+
+def choose_units(scores: Scores, parent: Shape, child: Shape, layers: Sequence[int]) -> Units:
+    """Choose the best units of the layers that are kept; of equal ones the first.
+
+    Where parent and child have equally many query heads to a key-value head, whole groups are chosen. Otherwise the unit is
+    the greatest common part of both groups: a key-value head is copied into each part of its group (which changes nothing),
+    parts are chosen, and the key-value heads of neighbouring parts are averaged as in Table 10.
+    """
+    kept_layers = sorted(set(layers))
+    width_scores = scores.width[[*kept_layers, parent.depth]].sum(0)
+    width = _best(width_scores, child.width)
+    together = math.gcd(parent.heads // parent.kv_heads, child.heads // child.kv_heads)
+    split = parent.heads // parent.kv_heads // together
+    queries, keys, ffn = {}, {}, {}
+    kept, total = {"heads": 0.0, "ffn": 0.0}, {"heads": 0.0, "ffn": 0.0}
+    for layer in kept_layers:
+        part_scores = scores.heads[layer].reshape(-1, together).sum(1) + scores.kv_heads[layer].repeat_interleave(split)
+        parts = _best(part_scores, child.heads // together)
+        queries[layer] = _members(parts, together)
+        keys[layer] = parts // split
+        ffn[layer] = _best(scores.ffn[layer], child.ffn_width)
+        for axis, every, chosen in (("heads", part_scores, parts), ("ffn", scores.ffn[layer], ffn[layer])):
+            kept[axis] += float(every[chosen].sum())
+            total[axis] += float(every.sum())
+    shares = {"width": float(width_scores[width].sum()) / (float(width_scores.sum()) or 1.0)}
+    shares |= {axis: kept[axis] / (total[axis] or 1.0) for axis in kept}
+    return Units(width, queries, keys, ffn, child.heads // child.kv_heads // together, shares)
+
+
+def cut(
+    state: Mapping[str, Tensor],
+    parent: Shape,
+    child: Shape,
+    layers: Sequence[int],
+    scores: Scores | Units,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """Cut a child out of a parent, reading one tensor at a time.
+
+    Args:
+        state: The parent's weights under Hugging Face's Llama names.
+        parent: Shape of ``state``.
+        child: Shape wanted; its vocabulary is not looked at, embedding and head keep the parent's rows.
+        layers: Parent layer of each child layer.
+        scores: Scores of the parent's units, or the units already chosen from them.
+        dtype: Type of the child's weights; None keeps the parent's.
+
+    Returns:
+        The child's weights under the same names, in memory of their own. An untied child of a tied parent gets two copies.
+
+    Raises:
+        ValueError: The child does not fit (see ``check_shapes``).
+    """
+    if mistakes := check_shapes(parent, child):
+        raise ValueError("; ".join(mistakes))
+    if len(layers) != child.depth:
+        raise ValueError(f"{len(layers)} layers for a child of {child.depth}")
+    units = choose_units(scores, parent, child, layers) if isinstance(scores, Scores) else scores
+    chosen = {
+        layer: {
+            "width": units.width,
+            "heads": _members(units.queries[layer], parent.head_dim),
+            "kv_heads": _members(units.keys[layer], parent.head_dim),
+            "ffn": units.ffn[layer],
+        }
+        for layer in units.queries
+    }
+
+    def kept(name: str, *indices: Tensor) -> Tensor:
+        """The chosen entries of a tensor, one list of them for each of its first or last dimensions."""
+        weight = state[name]
+        for dimension, index in enumerate(indices, start=weight.dim() - len(indices)):
+            weight = weight.index_select(dimension, index)
+        return weight if dtype is None else weight.to(dtype)
+
+    result = {EMBEDDING: kept(EMBEDDING, units.width)}
+    for layer, source in enumerate(layers):
+        for part, axes in PARTS.items():
+            weight = kept(tensor_name(source, part), *(chosen[source][axis] for axis in axes))
+            pool = units.pool if axes[0] == "kv_heads" else 1
+            result[tensor_name(layer, part)] = mean_heads(weight, parent.head_dim, pool)
+    result[NORM] = kept(NORM, units.width)
+    if not child.tied:
+        result[HEAD] = kept(EMBEDDING if parent.tied else HEAD, units.width)
+    return result
+
+
+def _best(scores: Tensor, count: int) -> Tensor:
+    """Indices of the ``count`` largest scores, ascending; of equal scores the first come first."""
+    return scores.argsort(descending=True, stable=True)[:count].sort().values
+
+
+def _members(groups: Tensor, size: int) -> Tensor:
+    """Indices of the members of each group, where group i holds i * size to (i + 1) * size - 1."""
+    return (groups.unsqueeze(1) * size + torch.arange(size)).flatten()

@@ -1,0 +1,77 @@
+"""Grouped-query attention out of multi-head attention (Appendix A, Table 10): key and value heads become group means.
+
+The paper mean-pools the key and value heads of a trained model in each of 8 groups and then goes on training; the method is
+that of Ainslie et al. 2023 (arXiv 2305.13245). Query heads and the output projection stay as they are. Rotary embedding
+turns every head alike, so the mean of keys before it is the mean of keys after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tinylm_ablate.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tinylm_ablate.arch.shapes import Shape
+
+POOLED = ("self_attn.k_proj.weight", "self_attn.v_proj.weight")
+
+
+def mean_heads(weight: Tensor, head_dim: int, group: int) -> Tensor:
+    """The mean of each ``group`` neighbouring heads.
+
+    Args:
+        weight: (heads * head_dim, inputs), the rows of a key or value projection.
+        head_dim: Rows of one head.
+        group: How many heads become one; divides their number.
+
+    Returns:
+        (heads / group * head_dim, inputs), of the same type; the mean itself is taken in single precision at least.
+    """
+    if group == 1:
+        return weight
+    heads = weight.shape[0] // head_dim
+    stacked = weight.reshape(heads // group, group, head_dim, weight.shape[1])
+    wide = stacked if stacked.element_size() >= 4 else stacked.float()
+    return wide.mean(1).reshape(heads // group * head_dim, weight.shape[1]).to(weight.dtype)
+
+
+def check_pool(parent: Shape, child: Shape) -> list[str]:
+    """Why ``child`` is not ``parent`` with fewer key-value heads, one line a reason."""
+    sizes = {key: (getattr(parent, key), getattr(child, key)) for key in ("depth", "width", "ffn_width", "head_dim", "tied")}
+    mistakes = [
+        f"arch.{key}={wanted}: init.method=pool changes key-value heads only; allowed: the parent's {available}"
+        for key, (available, wanted) in sizes.items()
+        if wanted != available
+    ]
+    if parent.kv_heads % child.kv_heads:
+        mistakes.append(_not_a_divisor(parent.kv_heads, child.kv_heads))
+    return mistakes
+
+
+def _not_a_divisor(available: int, wanted: int) -> str:
+    divisors = ", ".join(str(number) for number in range(1, available + 1) if available % number == 0)
+    return f"arch.kv_heads={wanted}: pooled from the parent's {available}; allowed: {divisors}"
+
+
+def pool_heads(state: Mapping[str, Tensor], shape: Shape, kv_heads: int) -> dict[str, Tensor]:
+    """The same model with fewer key-value heads, each the mean of the neighbours that it replaces.
+
+    Args:
+        state: Weights under Hugging Face's Llama names; a tensor is read when its turn comes.
+        shape: Shape of ``state``.
+        kv_heads: Key-value heads afterwards; divides ``shape.kv_heads``. The paper's 8 groups are ``kv_heads=8``.
+
+    Returns:
+        The weights; all but the key and value projections are those of ``state``, not copies.
+
+    Raises:
+        UserError: ``kv_heads`` does not divide the number of key-value heads.
+    """
+    if kv_heads < 1 or shape.kv_heads % kv_heads:
+        raise UserError(_not_a_divisor(shape.kv_heads, kv_heads))
+    group = shape.kv_heads // kv_heads
+    return {name: mean_heads(state[name], shape.head_dim, group) if name.endswith(POOLED) else state[name] for name in state}

@@ -1,0 +1,36 @@
+"""The course of the learning rate, as a closed form of the optimizer step."""
+
+from __future__ import annotations
+
+import math
+
+from tinylm_ablate.config import OptimizerConfig
+
+
+def warmup_steps(optimizer: OptimizerConfig, steps: int, batch_tokens: int) -> int:
+    """Optimizer steps of warm-up: a share of all steps if ``optimizer.warmup`` is below 1, otherwise that many tokens."""
+    wanted = optimizer.warmup * steps if optimizer.warmup < 1 else optimizer.warmup / batch_tokens
+    return min(steps, math.ceil(wanted))
+
+
+def factor(optimizer: OptimizerConfig, step: int, steps: int, warmup: int) -> float:
+    """The learning rate of optimizer step ``step`` (from 0) over the peak.
+
+    Linear warm-up reaches the peak at step ``warmup``. From there, with x from 0 to 1 over the other steps and f the final
+    share: cosine f + (1 - f)(1 + cos pi x)/2; linear 1 - (1 - f)x; constant 1; wsd (warm-up, stable, decay; Hu et al. 2024,
+    arXiv 2404.06395) is constant and falls linearly to f over the last ``decay_share`` of all steps.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(1, steps - warmup)
+    fall = 1.0 - optimizer.final
+    match optimizer.schedule:
+        case "cosine":
+            return optimizer.final + fall * 0.5 * (1.0 + math.cos(math.pi * done))
+        case "linear":
+            return 1.0 - fall * done
+        case "wsd":
+            decay = max(1, round(optimizer.decay_share * steps))
+            return 1.0 - fall * max(0.0, (step - (steps - decay)) / decay)
+        case _:
+            return 1.0

@@ -1,0 +1,87 @@
+"""Where a run's numbers came from: code, versions, machine."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tinylm_ablate import __version__
+
+_PACKAGES = (
+    "torch",
+    "lightning",
+    "hydra-core",
+    "omegaconf",
+    "tokenizers",
+    "datasets",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "safetensors",
+)
+
+
+@cache
+def provenance() -> dict[str, Any]:
+    """Commit of the checkout that the package runs from (None in an installed wheel), whether and how it differs from it,
+    package versions, and the machine."""
+    return {
+        "tinylm_ablate": __version__,
+        **_checkout(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "accelerator": _accelerator(),
+        },
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _checkout() -> dict[str, Any]:
+    root = Path(__file__).resolve().parent.parent
+    commit = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
+    if commit is None:
+        return {"commit": None, "dirty": None, "difference": None}
+    difference = (_git(root, "diff", "HEAD") or "") + (_git(root, "status", "--porcelain", "--untracked-files=all") or "")
+    digest = hashlib.sha256(difference.encode()).hexdigest()[:16] if difference else None
+    return {"commit": commit.strip(), "dirty": bool(difference), "difference": digest}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _accelerator() -> str | None:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return str(torch.cuda.get_device_name())

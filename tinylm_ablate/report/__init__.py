@@ -1,0 +1,9 @@
+"""From runs to tables: records are read, compared over seeds, set beside the paper's numbers, and written to ``results/``.
+
+Nothing here trains.
+"""
+
+from tinylm_ablate.report.records import read_grids, read_records
+from tinylm_ablate.report.summary import summary_table
+
+__all__ = ["read_grids", "read_records", "summary_table"]

@@ -1,0 +1,164 @@
+"""From runs and grids to arms: the runs that differ in nothing but the seed, and the arms that may be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tinylm_ablate.config import Config, walk
+from tinylm_ablate.report.records import Grid
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: The axis that is averaged over.
+SEED = "seed"
+
+#: What is asked first when two sets of runs must be told apart by their settings.
+_TELLING = ("scale.name", "train.tokens", "train.tokens_per_parameter", "data.source", "data.path", "text.fingerprint")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run of an arm."""
+
+    identity: str
+    seed: int
+    values: Mapping[str, Any]
+
+
+@dataclass
+class Arm:
+    """The runs at one place of a grid.
+
+    Attributes:
+        place: Where it stands on each axis.
+        runs: By seed; empty if none is finished yet.
+    """
+
+    place: Mapping[str, str]
+    runs: dict[int, Run] = field(default_factory=dict)
+
+    def by_seed(self, column: str) -> dict[int, float]:
+        """What was measured, by seed; runs that do not have it are left out."""
+        found = {seed: run.values.get(column) for seed, run in sorted(self.runs.items())}
+        return {
+            seed: float(value)
+            for seed, value in found.items()
+            if isinstance(value, int | float) and not isinstance(value, bool) and value == value
+        }
+
+    def common(self, column: str) -> Any:
+        """What all runs of the arm have in a column, or None if they differ or there are none."""
+        values = {run.values.get(column) for run in self.runs.values()}
+        value = values.pop() if len(values) == 1 else None
+        return None if value != value else value
+
+
+@dataclass
+class Section:
+    """Arms that differ in nothing but their place on the axes, and so may be compared.
+
+    Attributes:
+        label: The settings that set it apart from the other sections; empty if there is only one.
+        axis: The axes.
+        arms: In the order of the grid.
+        doubles: Runs that were left out, since another run of the same arm has the same seed.
+    """
+
+    label: str
+    axis: Sequence[str]
+    arms: list[Arm]
+    doubles: list[str] = field(default_factory=list)
+
+    @property
+    def seeds(self) -> int:
+        """Seeds of the arm that has most."""
+        return max((len(arm.runs) for arm in self.arms), default=0)
+
+
+def sections(grids: Sequence[Grid], records: pd.DataFrame) -> list[Section]:
+    """The sections of grids that share a name, sorted by label.
+
+    Arms of several grids are put together: the same experiment with more seeds, or with another arm. Runs whose other settings
+    differ (another scale, text or budget) come into sections of their own, for they cannot be compared. A setting counts as
+    other if it differs between runs, can change a run's numbers, and is neither an axis nor follows one within a grid.
+    """
+    rows = {str(row["identity"]): row for row in records.to_dict("records")}
+    axis = list(dict.fromkeys(key for grid in grids for key in grid.axis if key != SEED))
+    telling = _settings(grids, rows, axis)
+    found: dict[tuple[Hashable, ...], Section] = {}
+    for grid in grids:
+        finished = [cell for cell in grid.cells if cell.identity in rows]
+        for cell in grid.cells if finished else ():
+            # A cell that is not finished belongs where the rest of its grid is.
+            row = rows.get(cell.identity, rows[finished[0].identity])
+            setting = tuple(_plain(row.get(key)) for key in telling)
+            section = found.setdefault(setting, Section("", axis, []))
+            place = {key: cell.overrides.get(key, _default(row, key)) for key in axis}
+            arm = next((arm for arm in section.arms if arm.place == place), None)
+            if arm is None:
+                section.arms.append(arm := Arm(place))
+            if cell.identity in rows:
+                run = Run(cell.identity, int(row["seed"]), {str(key): value for key, value in row.items()})
+                if arm.runs.setdefault(run.seed, run).identity != run.identity:
+                    section.doubles.append(run.identity)
+    for setting, label in _labels(telling, list(found)).items():
+        found[setting].label = label
+    return sorted(found.values(), key=lambda section: section.label)
+
+
+def _settings(grids: Sequence[Grid], rows: Mapping[str, Mapping[Hashable, Any]], axis: Sequence[str]) -> list[str]:
+    """The columns that tell sections apart, the most telling first."""
+    known = {key: bool(rule.get("numerics")) for key, _, rule in walk(Config())}
+    members = [[rows[cell.identity] for cell in grid.cells if cell.identity in rows] for grid in grids]
+    columns = {str(key) for runs in members for row in runs for key in row}
+    groups = {key.split(".")[0] for key in known if "." in key}
+
+    def may_tell(key: str) -> bool:
+        if key == "text.fingerprint":
+            return True
+        setting = key in known or ("." in key and key.split(".")[0] in groups)
+        return setting and known.get(key, True) and key not in axis and not key.startswith(tuple(f"{name}." for name in axis))
+
+    def varies(key: str, runs: Sequence[Mapping[Hashable, Any]]) -> bool:
+        return len({_plain(row.get(key)) for row in runs}) > 1
+
+    differing = [
+        key
+        for key in sorted(columns)
+        if key != SEED
+        and may_tell(key)
+        and varies(key, [row for runs in members for row in runs])
+        and not any(varies(key, runs) for runs in members)
+    ]
+    return sorted(differing, key=lambda key: (_TELLING.index(key) if key in _TELLING else len(_TELLING), key))
+
+
+def _labels(keys: Sequence[str], settings: Sequence[tuple[Hashable, ...]]) -> dict[tuple[Hashable, ...], str]:
+    """The shortest label for each of ``settings``: the first keys that suffice to tell them apart."""
+    chosen: list[int] = []
+    for index in range(len(keys)):
+        if len({tuple(setting[i] for i in chosen) for setting in settings}) == len(settings):
+            break
+        finer = [*chosen, index]
+        if len({tuple(s[i] for i in finer) for s in settings}) > len({tuple(s[i] for i in chosen) for s in settings}):
+            chosen = finer
+    return {s: ", ".join(f"{keys[i]}={'null' if s[i] is None else s[i]}" for i in chosen) for s in settings}
+
+
+def _default(row: Mapping[Hashable, Any], key: str) -> str:
+    """Where a run stands on an axis that its own grid did not have."""
+    value = _plain(row.get(key, row.get(f"{key}.name")))
+    return "" if value is None else str(value)
+
+
+def _plain(value: Any) -> Hashable:
+    """A value that equals itself: a missing one is None, and 20.0 is 20."""
+    if value is None or value != value:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    plain: Hashable = value
+    return plain

@@ -1,0 +1,85 @@
+"""What is measured of a run, and how it is written in a table."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["bits", "share", "count", "rate"]
+
+_BITS = re.compile(r"(validation|test)/bits_per_byte/([^/]+)")
+_CLOZE = re.compile(r"(validation|test)/cloze/([^/]+)")
+
+#: Share of right answers of a four-way cloze that comes of guessing.
+CHANCE = 0.25
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a run.
+
+    Attributes:
+        column: Its column.
+        title: Head of the column in a table.
+        kind: How it is written: bits with four decimals, a share in percent, a count with k, M and G, or a rate a second.
+        better: -1 where less is better, 1 where more is, 0 where it is not compared.
+    """
+
+    column: str
+    title: str
+    kind: Kind
+    better: int = 0
+
+    def text(self, value: float) -> str:
+        """A value without its unit."""
+        if math.isnan(value):
+            return "–"
+        match self.kind:
+            case "bits":
+                return f"{value:.4f}"
+            case "share":
+                return f"{100 * value:.1f}"
+            case "count":
+                return count(value)
+            case "rate":
+                return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+    def signed(self, value: float) -> str:
+        """A difference, with its sign."""
+        return f"{'+' if value >= 0 else '−'}{self.text(abs(value))}"
+
+
+PARAMETERS = Measure("parameters.total", "parameters", "count")
+TOKENS = Measure("tokens", "tokens", "count")
+SPEED = Measure("train/tokens_per_second", "training tokens/s", "rate")
+COST = (SPEED, Measure("train/seconds", "training s", "rate"))
+
+
+def bits(columns: Iterable[str], split: str) -> list[Measure]:
+    """Bits per byte of a split, a language each; the mean over them last."""
+    languages = _languages(columns, _BITS, split)
+    return [Measure(f"{split}/bits_per_byte/{name}", f"bits/byte {name}", "bits", -1) for name in languages]
+
+
+def cloze(columns: Iterable[str], split: str) -> list[Measure]:
+    """Share of right answers, a language each; the mean over them last."""
+    languages = _languages(columns, _CLOZE, split)
+    return [Measure(f"{split}/cloze/{name}", f"cloze {name} %", "share", 1) for name in languages]
+
+
+def _languages(columns: Iterable[str], pattern: re.Pattern[str], split: str) -> list[str]:
+    found = {match[2] for column in columns if (match := pattern.fullmatch(column)) and match[1] == split}
+    names = sorted(found - {"all"})
+    # With a single language the mean says the same again.
+    return names if len(names) == 1 else [*names, *(["all"] if "all" in found else [])]
+
+
+def count(value: float) -> str:
+    """A count of parameters or tokens to four digits: 951,983,872 is 952M."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.4g}{unit}"
+    return f"{value:g}"

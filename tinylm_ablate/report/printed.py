@@ -1,0 +1,93 @@
+"""The paper's own numbers: which of its rows belongs to an arm."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinylm_ablate.report.records import Grid
+
+FOLDER = Path(__file__).parent / "paper"
+
+_DIAL = re.compile(r"\s*(\d+)\s*/\s*s\s*")
+
+#: The paper's sizes are rounded (its expanding rate "2.77" is 2.714 or 8/3): a nearest row this close is the same.
+_TOLERANCE = 0.04
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A table of the paper.
+
+    Attributes:
+        name: Stem of its CSV.
+        columns: Columns with results, as texts.
+        rows: One for each arm that was asked for: its results, or None where the paper has no such row.
+    """
+
+    name: str
+    columns: Sequence[str]
+    rows: Sequence[Mapping[str, str] | None]
+
+
+def printed(grids: Sequence[Grid], places: Sequence[Mapping[str, str]], problems: list[str]) -> Printed | None:
+    """The paper's rows for arms.
+
+    A column of ``paper_axis`` belongs to the axis whose last part has its name ("depth" to "arch.depth"), and otherwise to the
+    axis at the same position. Sizes written as "N/s" are the paper's N.
+
+    Args:
+        grids: Grids of one name; the last that names a table of the paper counts.
+        places: Where each arm stands on the axes.
+        problems: Gets a line if the table is not there.
+    """
+    named = [grid for grid in grids if grid.paper and grid.paper_axis]
+    if not named:
+        return None
+    grid = named[-1]
+    path = FOLDER / f"{(grid.paper or '').removesuffix('.csv')}.csv"
+    if not path.is_file():
+        problems.append(f"experiment {grid.name}: experiment.paper={grid.paper} is no table in {FOLDER}")
+        return None
+    with path.open(newline="") as stream:
+        table = list(csv.DictReader(stream))
+    missing = [column for column in grid.paper_axis if column not in table[0]]
+    if missing:
+        problems.append(f"experiment {grid.name}: experiment.paper_axis names {', '.join(missing)}, no column of {path.name}")
+        return None
+    axis = [key for key in grid.axis if key != "seed"]
+    keys = {
+        column: next((key for key in axis if key.split(".")[-1] == column), axis[min(position, len(axis) - 1)] if axis else "")
+        for position, column in enumerate(grid.paper_axis)
+    }
+    columns = [column for column in table[0] if column not in grid.paper_axis]
+    found = [_row(table, {column: place.get(key, "") for column, key in keys.items()}) for place in places]
+    return Printed(path.stem, columns, [None if row is None else {c: row[c] for c in columns} for row in found])
+
+
+def number(text: str) -> float | None:
+    """The number that a text stands for, "48000/s" being 48000; None for a word."""
+    match = _DIAL.fullmatch(text)
+    try:
+        return float(match[1] if match else text)
+    except ValueError:
+        return None
+
+
+def _row(table: Sequence[Mapping[str, str]], wanted: Mapping[str, str]) -> Mapping[str, str] | None:
+    distances = [
+        (max(_distance(row[column], value) for column, value in wanted.items()), index) for index, row in enumerate(table)
+    ]
+    distance, index = min(distances)
+    return table[index] if distance <= _TOLERANCE else None
+
+
+def _distance(printed_value: str, value: str) -> float:
+    """Relative distance of two numbers; words are equal or infinitely far."""
+    first, second = number(printed_value), number(value)
+    if first is None or second is None:
+        return 0.0 if printed_value.strip().lower() == value.strip().lower() else float("inf")
+    return abs(first - second) / max(abs(first), abs(second)) if first != second else 0.0

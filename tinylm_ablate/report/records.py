@@ -1,0 +1,217 @@
+"""Finished runs and grids, read from the folders that hold them.
+
+A run is finished when ``runs/<identity>/metrics.json`` exists. A grid is described by a file in ``runs/grids/``. Whatever is
+unfinished or broken is told and left out: a report is made from what there is.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import canonical_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: The newest layout of ``metrics.json`` that is understood here.
+SCHEMA = 1
+
+#: Where the parts of a record go, as the beginning of a column's name. Config and metrics keep their own names.
+_PREFIXES = {
+    "config": "", "metrics": "", "shape": "shape.", "parameters": "parameters.", "flops_per_token": "flops_per_token.",
+    "tokenizer": "vocabulary.", "data": "text.", "init": "origin.", "provenance": "provenance.",
+}  # fmt: skip
+
+#: Parts of a record that say nothing about a single number, or far too much.
+_LEFT_OUT = ("text.sources", "text.files", "provenance.packages", "provenance.command", "schema")
+_LONGEST_LIST = 64
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a grid: a run, and where it stands on each axis (texts, as on the command line)."""
+
+    identity: str
+    overrides: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One grid.
+
+    Attributes:
+        name: Name of its table; grids of one name are one table.
+        title: What it shows.
+        axis: Keys that vary, "seed" included.
+        paper: Stem of the paper's CSV, or None.
+        paper_axis: Columns of that CSV that say which row belongs to a cell.
+        cells: In the order of the grid.
+    """
+
+    name: str
+    title: str
+    axis: Sequence[str]
+    paper: str | None
+    paper_axis: Sequence[str]
+    cells: Sequence[Cell] = field(repr=False)
+
+
+def read_rows(runs_dir: Path, problems: list[str] | None = None) -> list[Row]:
+    """One flat row a finished run, sorted by identity.
+
+    Args:
+        runs_dir: Folder of the runs.
+        problems: Gets a line for each run that is unfinished or cannot be read.
+
+    Raises:
+        UserError: The folder cannot be read.
+    """
+    problems = problems if problems is not None else []
+    rows = []
+    for folder in _entries(runs_dir):
+        record = folder / "metrics.json"
+        try:
+            if record.is_file():
+                rows.append(flat_record(_parse(record, SCHEMA)))
+            elif (folder / "config.yaml").is_file():
+                problems.append(f"{folder}: {_unfinished(folder)}")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            problems.append(f"{record}: cannot be read and is left out: {_one_line(error)}")
+    return sorted(rows, key=lambda row: str(row["identity"]))
+
+
+def read_records(runs_dir: Path, problems: list[str] | None = None) -> pd.DataFrame:
+    """One row a finished run.
+
+    Columns: "identity", "seed"; every setting under its dotted key ("arch.depth"); "shape.width", "parameters.total",
+    "tokens", "vocabulary.size", "text.fingerprint", … ; every metric under its name ("test/bits_per_byte/en").
+
+    Args:
+        runs_dir: Folder of the runs.
+        problems: Gets a line for each run that is unfinished or cannot be read.
+
+    Raises:
+        UserError: The folder cannot be read.
+    """
+    return frame(to_csv(read_rows(runs_dir, problems)))
+
+
+def read_grids(runs_dir: Path, problems: list[str] | None = None) -> list[Grid]:
+    """The grids described in ``runs_dir/grids``, in the order of their file names."""
+    problems = problems if problems is not None else []
+    grids = []
+    for path in sorted(runs_dir.glob("grids/*.json")):
+        try:
+            grids.append(parse_grid(path))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
+    return grids
+
+
+def parse_grid(path: Path) -> Grid:
+    """One grid's file."""
+    content = json.loads(path.read_text())
+    cells = [
+        Cell(str(cell["identity"]), {str(key): str(value) for key, value in cell["overrides"].items()})
+        for cell in content["cells"]
+    ]
+    axis, paper_axis = ([str(key) for key in content.get(name) or []] for name in ("axis", "paper_axis"))
+    paper = content.get("paper")
+    return Grid(str(content["name"]), str(content["title"]), axis, None if paper is None else str(paper), paper_axis, cells)
+
+
+def flat_record(record: Mapping[str, Any]) -> Row:
+    """A record as one row; see ``read_records``.
+
+    Raises:
+        ValueError: A part that every record has is missing.
+    """
+    for key in ("identity", "seed", "config", "metrics"):
+        if key not in record:
+            raise ValueError(f"{key!r} is missing")
+    row: Row = {}
+    for key, value in record.items():
+        _flatten(_PREFIXES.get(key, f"{key}.") if isinstance(value, Mapping) else key, value, row)
+    return {key: value for key, value in row.items() if not key.startswith(_LEFT_OUT)}
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as CSV: identity and seed first, the other columns in alphabetical order. Rows may differ in their columns."""
+    rows = list(rows)
+    first = ["identity", "seed"]
+    columns = first + sorted({key for row in rows for key in row} - set(first))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    return stream.getvalue()
+
+
+def frame(text: str) -> pd.DataFrame:
+    """The data frame of a CSV from ``to_csv``. Everything a report says is computed from such text, so that it is the same
+    whether it comes from runs or from the CSV that was kept of them."""
+    import pandas as pd
+
+    columns = next(csv.reader(io.StringIO(text)))
+    return pd.read_csv(
+        io.StringIO(text), keep_default_na=False, na_values=["", "nan"], float_precision="round_trip",
+        dtype={name: str for name in columns if name == "identity" or name.endswith("fingerprint")},
+    )  # fmt: skip
+
+
+def _entries(runs_dir: Path) -> list[Path]:
+    try:
+        return sorted(path for path in runs_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{runs_dir} cannot be read as a folder of runs: {error.strerror}") from None
+
+
+def _parse(path: Path, schema: int) -> Mapping[str, Any]:
+    record = json.loads(path.read_text())
+    if int(record["schema"]) > schema:
+        raise ValueError(f"schema {record['schema']} is newer than this program's {schema}")
+    content: Mapping[str, Any] = record
+    return content
+
+
+def _unfinished(folder: Path) -> str:
+    """What is known about a run without a record."""
+    error = folder / "error.txt"
+    if error.is_file():
+        lines = error.read_text(errors="replace").strip().splitlines()
+        return f"failed: {lines[-1] if lines else 'no message'}"
+    return "not finished; the command that started it goes on with it"
+
+
+def _flatten(key: str, value: Any, row: Row) -> None:
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            # A key that ends in a dot, or is empty, is a prefix already.
+            _flatten(f"{key}{name}" if not key or key.endswith(".") else f"{key}.{name}", entry, row)
+    elif not isinstance(value, list) or len(value) <= _LONGEST_LIST:
+        row[key] = value
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return repr(value)
+    return value if isinstance(value, str) else str(value) if isinstance(value, int) else canonical_json(value)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

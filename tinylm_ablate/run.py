@@ -1,0 +1,150 @@
+"""One run, from text to record, in the order of the paper's pipeline."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import traceback
+from pathlib import Path
+from typing import Any
+
+from tinylm_ablate import progress
+from tinylm_ablate.config import Config
+from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import write_atomic
+from tinylm_ablate.provenance import provenance
+from tinylm_ablate.settle import Settled, settle
+
+#: Version of the layout of ``metrics.json``.
+RECORD_SCHEMA = 1
+
+Record = dict[str, Any]
+
+
+def run(config: Config) -> Record:
+    """Do one run, or return its record if it is finished.
+
+    text -> tokenizer -> architecture -> initial weights -> training -> evaluation -> record
+
+    Everything is kept in ``runs_dir/<identity>``: ``config.yaml`` as it was composed, ``provenance.json``, ``curve.jsonl``,
+    ``model/`` and, written last and atomically, ``metrics.json``: a run is finished when that file exists.
+
+    Raises:
+        ConfigError: The config has mistakes; nothing was done.
+        UserError: The text, the tokenizer or the parent cannot be used.
+    """
+    settled = settle(config)
+    record = finished(settled.folder)
+    if record is not None:
+        return record
+    folder = settled.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        record = _do(settled, folder)
+    except UserError:
+        raise
+    except Exception:
+        # Kept beside the run, since a grid goes on and its terminal scrolls away.
+        write_atomic(folder / "error.txt", traceback.format_exc())
+        raise
+    (folder / "error.txt").unlink(missing_ok=True)
+    return record
+
+
+def finished(folder: Path) -> Record | None:
+    """The record of a finished run, or None."""
+    path = folder / "metrics.json"
+    if not path.exists():
+        return None
+    record: Record = json.loads(path.read_text())
+    return record
+
+
+def _do(settled: Settled, folder: Path) -> Record:
+    from omegaconf import OmegaConf
+
+    from tinylm_ablate.arch.checkpoint import save_model
+    from tinylm_ablate.data.corpus import open_corpus
+    from tinylm_ablate.data.shards import open_shards
+    from tinylm_ablate.evaluate import evaluate
+    from tinylm_ablate.init.build import initial_decoder
+    from tinylm_ablate.tokenizer.build import open_vocabulary
+    from tinylm_ablate.tracking import open_tracker
+    from tinylm_ablate.train.fit import fit
+
+    config = settled.config
+    progress.configure(config.progress)
+    cache = Path(config.cache_dir)
+    if settled.parent is not None:
+        run(settled.parent.config)
+
+    write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+    write_atomic(folder / "provenance.json", json.dumps(provenance(), indent=2))
+
+    corpus = open_corpus(config.data, cache)
+    vocabulary = open_vocabulary(config.tokenizer, settled.shape.vocab_size, settled.source_vocab_size, corpus, cache)
+    shards = open_shards(corpus, vocabulary, cache)
+
+    decoder, origin = initial_decoder(settled, vocabulary)
+
+    tracker = open_tracker(config.tracking, Path(config.runs_dir))
+    tracked = tracker.start_run(
+        folder, _run_name(config), config.tracking.parent, _parameters(settled), {"identity": settled.identity}
+    )
+    try:
+        trained = fit(decoder, shards.tokens("train"), settled, folder, tracked.log)
+        evaluation = evaluate(decoder, vocabulary, corpus, config.evaluate, config.train.context_length)
+    except BaseException:
+        tracked.finish({}, [], "KILLED")
+        raise
+
+    if config.train.keep_model:
+        save_model(folder / "model", decoder, settled.shape, vocabulary, config.train.context_length)
+    evaluation.save(folder)
+    record = _record(settled, vocabulary.summary, corpus.summary, origin, trained, evaluation.metrics)
+    write_atomic(folder / "metrics.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False))
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    tracked.finish(evaluation.metrics | record["metrics"], [folder / "config.yaml", folder / "metrics.json"], "FINISHED")
+    return record
+
+
+def _record(
+    settled: Settled, vocabulary: Record, corpus: Record, origin: Record, trained: Any, metrics: dict[str, float]
+) -> Record:
+    from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
+
+    shape, train = settled.shape, settled.config.train
+    return {
+        "schema": RECORD_SCHEMA,
+        "identity": settled.identity,
+        "seed": settled.config.seed,
+        "config": dataclasses.asdict(settled.config),
+        "shape": dataclasses.asdict(shape),
+        "parameters": parameters(shape),
+        "embedding_head_share": embedding_head_share(shape),
+        "flops_per_token": flops_per_token(shape, train.context_length),
+        "tokens": settled.tokens,
+        "steps": settled.steps,
+        "learning_rate": settled.learning_rate,
+        "precision": settled.precision,
+        "tokenizer": vocabulary,
+        "data": corpus,
+        "init": origin,
+        "metrics": metrics
+        | {"train/loss": trained.loss, "train/seconds": trained.seconds, "train/tokens_per_second": trained.tokens_per_second},
+        "provenance": provenance(),
+    }
+
+
+def _run_name(config: Config) -> str:
+    return config.tracking.run_name or f"{config.experiment.name} seed={config.seed}"
+
+
+def _parameters(settled: Settled) -> dict[str, Any]:
+    """The settled settings as MLflow parameters: dotted keys, so that those that differ stand in columns."""
+    from tinylm_ablate.config import walk
+
+    values = {key: value for key, value, _ in walk(settled.config) if not key.startswith(("tracking.", "experiment.", "grid."))}
+    shape = {f"shape.{key}": value for key, value in dataclasses.asdict(settled.shape).items()}
+    return values | shape | {"tokens": settled.tokens, "learning_rate": settled.learning_rate, "identity": settled.identity}

@@ -1,0 +1,269 @@
+"""From a config to the plain numbers of one run, and to the identity that names it.
+
+Settling replaces every 'auto', "N/s" and null by what it means, and collects all mistakes on the way. Two configs that mean
+the same settle to the same numbers and so to the same identity, however they were written.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinylm_ablate.arch.shapes import Shape, baseline_parameters, resolve
+from tinylm_ablate.config import MAX_TOKENS, Config, check_values
+from tinylm_ablate.data.check import data_mistakes
+from tinylm_ablate.data.corpus import text_fingerprint
+from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.files import fingerprint
+from tinylm_ablate.scale import at_scale
+from tinylm_ablate.tokenizer.build import special_tokens, vocabulary_fingerprint
+
+#: Raised by hand when the same settings come to mean other numbers, so that older records are not taken for new ones.
+IDENTITY_SCHEMA = 1
+
+#: Matrix products in bf16 pay from this width on; below it the casts cost more than they save (docs/LAB.md).
+BF16_FROM_WIDTH = 128
+
+_BYTES = 256
+
+
+@dataclass(frozen=True)
+class Settled:
+    """One run, settled.
+
+    Attributes:
+        config: The config it came from.
+        shape: The decoder.
+        source_vocab_size: Entries of the large tokenizer that a compact one is cut from.
+        tokens: Tokens that the run trains on: ``steps`` whole batches.
+        steps: Optimizer steps.
+        micro_batch: Sequences in a forward pass.
+        accumulation: Forward passes in an optimizer step.
+        learning_rate: Peak learning rate.
+        precision: "fp32" or "bf16".
+        parent: The run that is to be trained before this one, or None.
+        text: Fingerprint of the text.
+        vocabulary: Fingerprint of the tokenizer.
+        identity: Name of the run: a fingerprint of everything that can change its numbers, and of nothing else.
+    """
+
+    config: Config
+    shape: Shape
+    source_vocab_size: int
+    tokens: int
+    steps: int
+    micro_batch: int
+    accumulation: int
+    learning_rate: float
+    precision: str
+    parent: Settled | None
+    text: str
+    vocabulary: str
+    identity: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept."""
+        return Path(self.config.runs_dir) / self.identity
+
+
+def settle(config: Config) -> Settled:
+    """Settle a config.
+
+    Raises:
+        ConfigError: With every mistake that can be told before any text is read.
+        UserError: The text or the tokenizer that the config names cannot be found.
+    """
+    mistakes = check_values(config)
+    broken = {mistake.split("=", 1)[0] for mistake in mistakes}
+
+    def sound(*prefixes: str) -> bool:
+        return not any(key.startswith(prefix) for key in broken for prefix in prefixes)
+
+    if config.seeds is not None:
+        mistakes.append(f"seeds={config.seeds}: an axis of a multirun: add -m, or set seed=")
+    mistakes += data_mistakes(config.data)
+    if config.tokenizer.kind == "file" and not config.tokenizer.source:
+        mistakes.append("tokenizer.source=null: tokenizer=file needs tokenizer.source=PATH")
+    vocab_size = source_vocab_size = 0
+    if sound("tokenizer", "scale"):
+        vocab_size, source_vocab_size, found = _vocabulary_sizes(config)
+        mistakes += found
+    shape = None
+    if sound("tokenizer", "scale", "arch") and vocab_size:
+        try:
+            shape = resolve(config.arch, config.scale, vocab_size)
+        except ConfigError as error:
+            mistakes += error.mistakes
+    budget = None
+    if sound("train", "scale", "optimizer"):
+        budget, found = _budget(config)
+        mistakes += found
+    if config.data.validation_share + config.data.test_share >= 0.9 and sound("data"):
+        share = config.data.validation_share + config.data.test_share
+        mistakes.append(
+            f"data.test_share={config.data.test_share}: with data.validation_share it takes {share:.0%}; allowed: under 90%"
+        )
+    if config.init.method == "inherit" and (config.arch.activations > 1 or config.arch.shortcuts > 0):
+        mistakes.append(
+            "init.method=inherit: allowed with arch.activations=1 and arch.shortcuts=0, the Llama block that parents have"
+        )
+    if mistakes or shape is None or budget is None:
+        raise ConfigError(mistakes)
+    tokens, steps, micro_batch, accumulation, learning_rate = budget
+    precision = config.train.precision
+    if precision == "auto":
+        precision = "bf16" if shape.width >= BF16_FROM_WIDTH else "fp32"
+    text = text_fingerprint(config.data, Path(config.cache_dir))
+    vocabulary = vocabulary_fingerprint(config.tokenizer, vocab_size, source_vocab_size, text)
+    parent = _parent(config) if config.init.method != "random" and config.init.parent is None else None
+    if config.init.method != "random":
+        _check_parent(config, shape, parent)
+    settled = Settled(
+        config=config, shape=shape, source_vocab_size=source_vocab_size, tokens=tokens, steps=steps, micro_batch=micro_batch,
+        accumulation=accumulation, learning_rate=learning_rate, precision=precision, parent=parent, text=text,
+        vocabulary=vocabulary, identity="",
+    )  # fmt: skip
+    return dataclasses.replace(settled, identity=fingerprint(meaning(settled)))
+
+
+def meaning(settled: Settled) -> dict[str, Any]:
+    """Everything that can change a run's numbers, as plain data: the content of its identity."""
+    config = settled.config
+    init = {"method": config.init.method, "rule": config.init.rule, "std": config.init.std}
+    if config.init.method != "random":
+        init["parent"] = settled.parent.identity if settled.parent else _reference_fingerprint(config)
+    if config.init.method == "inherit":
+        init |= {name: getattr(config.init, name) for name in ("criterion", "keep_first", "keep_last")}
+    optimizer = dataclasses.asdict(config.optimizer)
+    del optimizer["scaling"]
+    return {
+        "schema": IDENTITY_SCHEMA,
+        "seed": config.seed,
+        "text": settled.text,
+        "vocabulary": settled.vocabulary,
+        "shape": dataclasses.asdict(settled.shape),
+        "init": init,
+        "optimizer": optimizer | {"learning_rate": settled.learning_rate},
+        "rounds": dataclasses.asdict(config.rounds),
+        "train": {
+            "steps": settled.steps,
+            "context_length": config.train.context_length,
+            "micro_batch": settled.micro_batch,
+            "accumulation": settled.accumulation,
+            "precision": settled.precision,
+            "on_nonfinite": config.train.on_nonfinite,
+        },
+        "evaluate": dataclasses.asdict(config.evaluate),
+    }
+
+
+def _vocabulary_sizes(config: Config) -> tuple[int, int, list[str]]:
+    """Sizes of the vocabulary and of the larger one it is cut from; "N/s" is raised to the least that byte-level BPE needs."""
+    tokenizer, factor = config.tokenizer, config.scale.factor
+    if tokenizer.source is not None and not Path(tokenizer.source).exists():
+        return 0, 0, [f"tokenizer.source={tokenizer.source}: there is no such file"]
+    if tokenizer.kind == "file" and tokenizer.source is not None:
+        from tinylm_ablate.tokenizer.build import source_size
+
+        size = source_size(Path(tokenizer.source))
+        return size, size, []
+    least = _BYTES + special_tokens(tokenizer)
+    size = at_scale(tokenizer.vocab_size, factor, least)
+    source = at_scale(tokenizer.source_vocab_size, factor, least)
+    mistakes = []
+    if size < least:
+        mistakes.append(f"tokenizer.vocab_size={size}: allowed: at least {least}, the 256 bytes and the special tokens")
+    if tokenizer.kind == "compact" and tokenizer.source is None and source < size:
+        mistakes.append(
+            f"tokenizer.source_vocab_size={source}: allowed: at least tokenizer.vocab_size={size}, which is cut from it"
+        )
+    return size, source, mistakes
+
+
+def _budget(config: Config) -> tuple[tuple[int, int, int, int, float], list[str]]:
+    """Tokens, steps, micro batch, accumulation and peak learning rate."""
+    train, scaling = config.train, config.optimizer.scaling
+    mistakes = []
+    if train.tokens is not None:
+        tokens = train.tokens
+    elif train.tokens_per_parameter is not None:
+        tokens = round(train.tokens_per_parameter * baseline_parameters(config.scale))
+        if tokens > MAX_TOKENS:
+            mistakes.append(f"train.tokens_per_parameter={train.tokens_per_parameter:g}: allowed: at most 2^63 tokens in all")
+    else:
+        tokens = 0
+        mistakes.append("train.tokens=null: allowed: a number of tokens, or set train.tokens_per_parameter")
+    sequences, rest = divmod(train.batch_tokens, train.context_length)
+    if rest:
+        mistakes.append(
+            f"train.batch_tokens={train.batch_tokens}: allowed: a multiple of train.context_length={train.context_length}"
+        )
+    elif 0 < tokens < train.batch_tokens:
+        mistakes.append(f"train.tokens={tokens}: allowed: at least one batch, train.batch_tokens={train.batch_tokens}")
+    sequences = max(sequences, 1)
+    micro_batch = train.micro_batch
+    if isinstance(micro_batch, str):
+        micro_batch = max(size for size in range(1, min(32, sequences) + 1) if sequences % size == 0)
+    elif sequences % micro_batch:
+        mistakes.append(f"train.micro_batch={micro_batch}: allowed: a divisor of the {sequences} sequences of a batch")
+    try:
+        rate = (train.batch_tokens / scaling.base_batch_tokens) ** scaling.exponent * scaling.base_lr
+    except OverflowError:
+        rate = float("inf")
+    if not 0 < rate < 1e3:
+        mistakes.append(
+            f"optimizer.scaling.exponent={scaling.exponent:g}: it gives a learning rate of {rate:g}; allowed: below 1000"
+        )
+    steps = max(1, tokens // train.batch_tokens)
+    return (steps * train.batch_tokens, steps, micro_batch, max(1, sequences // micro_batch), rate), mistakes
+
+
+def _parent(config: Config) -> Settled:
+    """The run that trains the parent, on the same text and with the same recipe.
+
+    To inherit from: the paper's 7B proportions (29 layers, width 4096) at this scale, once for all seeds of a grid. To pool
+    (Table 10): the same model with a key-value head for each head, one for each seed.
+    """
+    parent = copy.deepcopy(config)
+    arch, init = parent.arch, parent.init
+    arch.kv_heads = "auto"
+    if init.method == "inherit":
+        arch.depth, arch.width, arch.ffn_width = init.parent_depth, init.parent_width, init.parent_ffn_width
+        arch.tied = False
+        parent.seed = init.parent_seed
+    if init.parent_tokens is not None:
+        parent.train.tokens = init.parent_tokens
+    init.method = "random"
+    parent.train.keep_model = True
+    parent.tracking.run_name = f"parent {arch.depth} layers"
+    try:
+        return settle(parent)
+    except ConfigError as error:
+        raise ConfigError([f"in the parent of init.method={config.init.method}: {m}" for m in error.mistakes]) from None
+
+
+def _check_parent(config: Config, child: Shape, parent: Settled | None) -> None:
+    """Refuse a child that does not fit its parent, before anything is spent."""
+    from tinylm_ablate.init.neurons import check_shapes
+    from tinylm_ablate.init.parents import check_parent, open_parent
+    from tinylm_ablate.init.pool import check_pool
+
+    if parent is not None:
+        shape, mistakes = parent.shape, check_shapes(parent.shape, child)
+    else:
+        opened = open_parent(str(config.init.parent), Path(config.runs_dir))
+        shape, mistakes = opened.shape, check_parent(opened, child, config.train.context_length)
+    if config.init.method == "pool":
+        mistakes = check_pool(shape, child)
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def _reference_fingerprint(config: Config) -> str:
+    from tinylm_ablate.init.parents import open_parent
+
+    return open_parent(str(config.init.parent), Path(config.runs_dir)).fingerprint

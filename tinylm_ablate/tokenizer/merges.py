@@ -1,0 +1,79 @@
+"""Merge paths of byte-pair encoding: which two parts make an entry, and which entries no text can ever produce.
+
+Byte-pair encoding starts from single symbols and, again and again, joins the adjacent pair of lowest rank. If an entry
+comes out at all, the joins inside it are those of encoding the entry alone: a join over its border would have made
+something else, and among the joins inside, the neighbours change no order. So one merge an entry says everything, and
+where a file lists several (converted SentencePiece models do), all but one are dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import AnyStr
+
+from tokenizers.models import BPE
+
+Pair = tuple[str, str]
+
+
+def last_pair(symbols: Sequence[AnyStr], rank: Callable[[AnyStr, AnyStr], int | None]) -> tuple[AnyStr, AnyStr] | None:
+    """The two parts of which the last merge makes the whole of ``symbols``.
+
+    Args:
+        symbols: The entry's single symbols (characters or bytes), two or more.
+        rank: The rank of merging two adjacent parts, or None where there is no such merge; lower goes first.
+
+    Returns:
+        The parts, or None where merging ends before two parts are left: then the entry cannot be reached.
+    """
+    parts = list(symbols)
+    while len(parts) > 2:
+        ranked = [(found, at) for at in range(len(parts) - 1) if (found := rank(parts[at], parts[at + 1])) is not None]
+        if not ranked:
+            return None
+        at = min(ranked)[1]
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return (parts[0], parts[1]) if len(parts) == 2 and rank(parts[0], parts[1]) is not None else None
+
+
+def live_merges(vocab: dict[str, int], merges: Iterable[Sequence[str]], untouchable: set[str]) -> list[Pair]:
+    """The merges that can happen, one an entry, in their order.
+
+    Args:
+        vocab: Entry to id.
+        merges: Pairs in the order of their rank.
+        untouchable: Entries that text must never produce (special tokens).
+
+    Returns:
+        The pairs that some text can trigger. Dropping the others changes no encoding.
+    """
+    known = [
+        (left, right)
+        for left, right in merges
+        if left in vocab and right in vocab and left + right in vocab and left + right not in untouchable
+    ]
+    by_result: dict[str, list[Pair]] = {}
+    for pair in known:
+        by_result.setdefault("".join(pair), []).append(pair)
+    model = BPE(vocab=vocab, merges=known)
+    ranks = {pair: at for at, pair in reversed(list(enumerate(known)))}
+    live: set[Pair] = set()
+    for entry, pairs in by_result.items():
+        if len(model.tokenize(entry)) != 1:
+            continue
+        chosen = pairs[0] if len(pairs) == 1 else last_pair(entry, lambda left, right: ranks.get((left, right)))
+        if chosen is not None:
+            live.add(chosen)
+    return [pair for pair in dict.fromkeys(known) if pair in live]
+
+
+def unreachable(vocab: dict[str, int], merges: Iterable[Sequence[str]], given: set[str]) -> set[str]:
+    """The entries that merging never yields.
+
+    Args:
+        vocab: Entry to id.
+        merges: What ``live_merges`` returned.
+        given: Entries that need no merge though they are longer than one symbol (byte pieces, special tokens).
+    """
+    made = {left + right for left, right in merges}
+    return {entry for entry in vocab if len(entry) > 1 and entry not in made and entry not in given}

@@ -1,0 +1,1 @@
+"""Training: the LightningModule, the fit, and checkpoints that resume exactly."""

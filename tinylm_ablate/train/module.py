@@ -1,0 +1,91 @@
+"""The LightningModule around a decoder."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from torch import Tensor, nn
+
+from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.errors import RunFailed
+from tinylm_ablate.optimizer.build import build_optimizer
+from tinylm_ablate.optimizer.schedule import factor, warmup_steps
+from tinylm_ablate.settle import Settled
+
+
+class TrainingModule(lightning.LightningModule):
+    """Next-token training of a decoder.
+
+    Args:
+        decoder: Maps (B, T) token ids and (B, T) targets to a mean loss in nats.
+        settled: The run's numbers: learning rate, schedule, clipping.
+        first_step: Optimizer steps that were done before, by a run that this one goes on from.
+    """
+
+    def __init__(self, decoder: Decoder, settled: Settled, first_step: int = 0) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.settled = settled
+        self.first_step = first_step
+        self.restored_optimizer: torch.optim.Optimizer | None = None
+        self.gradient_norm = math.nan
+        self.step_losses: deque[Tensor] = deque(maxlen=settled.accumulation)
+        self._warmup = warmup_steps(settled.config.optimizer, settled.steps, settled.config.train.batch_tokens)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done in the whole run."""
+        return self.first_step + self.global_step
+
+    def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
+        """Mean loss in nats of one micro batch of token ids, (B, T + 1)."""
+        del batch_index
+        loss = self.decoder.loss(batch[:, :-1], batch[:, 1:])
+        self.step_losses.append(loss.detach())
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimizer; its learning rate is set before every step by the schedule."""
+        if self.restored_optimizer is not None:
+            return self.restored_optimizer
+        return build_optimizer(self.decoder, self.settled.config.optimizer, self.settled.learning_rate)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip to the norm, and stop before the update where the norm or a loss is not finite."""
+        del optimizer, gradient_clip_val, gradient_clip_algorithm
+        norm = nn.utils.clip_grad_norm_(self.decoder.parameters(), self.settled.config.optimizer.clip)
+        self.gradient_norm = float(norm)
+        losses = [float(loss) for loss in self.step_losses]
+        if not math.isfinite(self.gradient_norm) or not all(math.isfinite(loss) for loss in losses):
+            per_step = self.settled.accumulation
+            bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), 0)
+            raise RunFailed(
+                f"step {self.step + 1} of {self.settled.steps}: loss {losses[bad]:g}, gradient norm {self.gradient_norm:g} "
+                f"in micro batch {self.step * per_step + bad}; the weights were not changed. "
+                f"Try a lower optimizer.scaling.base_lr or train.precision=fp32"
+            )
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set the learning rate of this step."""
+        rate = self.learning_rate()
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+    def learning_rate(self) -> float:
+        """The learning rate of the coming optimizer step."""
+        config = self.settled.config.optimizer
+        return self.settled.learning_rate * factor(config, self.step, self.settled.steps, self._warmup)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """Free the gradients rather than filling them with zeros."""
+        del epoch, batch_idx
+        optimizer.zero_grad(set_to_none=True)
