@@ -40,9 +40,7 @@ def test_zipped_axes_go_together() -> None:
 
 def test_arms_are_bundles_with_a_name() -> None:
     arms = {"base": ["init=internlm"], "inherit": ["init=inherit", "init.criterion=l1"]}
-    _, cells = expand(
-        None, ["x=1,2"], grid(arms={"base": ["init=internlm"], "inherit": ["init=inherit", "init.criterion=l1"]}), None
-    )
+    _, cells = expand(None, ["x=1,2"], grid(arms=arms), None)
     assert [cell.name for cell in cells] == ["x=1 arm=base", "x=1 arm=inherit", "x=2 arm=base", "x=2 arm=inherit"]
     assert cells[1].overrides == ("seeds=null", "x=1", "init=inherit", "init.criterion=l1")
 
