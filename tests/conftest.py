@@ -45,20 +45,21 @@ def corpus() -> Corpus:
 
 
 @pytest.fixture(scope="session")
-def small_corpus(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """The first documents of each language of the default corpus, read from a file by ``data=files``; about 0.7 MB.
-
-    Its cache folder is ``small_corpus.folder.parents[1]``.
-    """
-    folder = tmp_path_factory.mktemp("small")
-    text = folder / "small.jsonl"
+def small_data(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides that read a file of the first documents of each language of the default corpus, about 0.5 MB."""
+    text = tmp_path_factory.mktemp("small") / "small.jsonl"
     with text.open("w", encoding="utf-8") as file:
         for split, count in SMALL_DOCUMENTS.items():
             for language in corpus.languages:
                 for document in islice(corpus.documents(split, language), count):
                     file.write(json.dumps({"text": document.text, "language": language}, ensure_ascii=False) + "\n")
-    overrides = ["data=files", f"data.path={text}", "data.language_column=language"]
     shares = ["data.validation_share=0.1", "data.test_share=0.1"]
-    small = open_corpus(compose_config(overrides + shares).data, folder / "cache")
-    assert all(small.summary["documents"][split].keys() == set(corpus.languages) for split in SPLITS)
+    return ["data=files", f"data.path={text}", "data.language_column=language", *shares]
+
+
+@pytest.fixture(scope="session")
+def small_corpus(small_data: list[str], tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """The corpus of ``small_data``, both languages in every split; its cache folder is ``small_corpus.folder.parents[1]``."""
+    small = open_corpus(compose_config(small_data).data, tmp_path_factory.mktemp("cache"))
+    assert all(small.summary["documents"][split].keys() == set(small.languages) for split in SPLITS)
     return small

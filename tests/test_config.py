@@ -30,12 +30,12 @@ IMPOSSIBLE = [
     (["arch.width=wide"], "arch.width=wide: allowed: auto"),
     (["arch.width=60"], "arch.width=60"),
     (["arch.head_dim=7", "arch.width=56"], "arch.head_dim=7"),
-    (["arch.kv_heads=3"], "arch.kv_heads=3"),
+    (["arch.kv_heads=3", "arch.width=56"], "arch.kv_heads=3"),
     (["arch.parameters=1000"], "arch.parameters=1000"),
-    (["tokenizer.vocab_size=250"], "tokenizer.vocab_size=250: allowed: at least 257"),
-    (["tokenizer.vocab_size=4000"], "tokenizer.source_vocab_size=3153: allowed: at least tokenizer.vocab_size=4000"),
+    (["tokenizer.vocab_size=250"], "tokenizer.vocab_size=250: allowed: 257"),
+    (["tokenizer.vocab_size=4000"], "tokenizer.vocab_size=4000: allowed: 257 (256 bytes and 1 special) to 3,153"),
     (["tokenizer=file"], "tokenizer.source=null"),
-    (["tokenizer=file", "tokenizer.source=nowhere.json"], "tokenizer.source=nowhere.json: there is no such file"),
+    (["tokenizer=file", "tokenizer.source=nowhere.json"], "tokenizer.source=nowhere.json"),
     (["train.tokens=1000"], "train.tokens=1000: allowed: at least one batch"),
     (["train.tokens=9223372036854775808"], "train.tokens=9223372036854775808: allowed: a number at least 1 and at most"),
     (["train.tokens_per_parameter=1e15"], "train.tokens_per_parameter=1e+15: allowed: at most 2^63 tokens"),
@@ -52,7 +52,7 @@ IMPOSSIBLE = [
     (["seed=-1"], "seed=-1: allowed: a number at least 0"),
     (["seeds=3"], "seeds=3: an axis of a multirun"),
     (["init=inherit", "arch=pangu_pi"], "init.method=inherit: allowed with arch.activations=1"),
-    (["init=inherit", "init.parent_width=40/s"], "arch.width=56"),
+    (["init=inherit", "init.parent_ffn_width=1280/s"], "arch.ffn_width=152"),
 ]
 
 

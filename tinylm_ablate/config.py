@@ -195,7 +195,12 @@ class TrainConfig:
         "sequences in one forward pass; 'auto' takes the largest within 32", choices=("auto",), at_least=1
     )
     precision: str = setting("arithmetic of the matrix products", choices=("auto", "fp32", "bf16"))
-    device: str = setting("where to train", choices=("auto", "cpu", "cuda", "mps"))
+    device: str = setting("where to train", choices=("auto", "cpu", "cuda", "mps"), numerics=False)
+    compile: bool | str = setting(
+        "compile the layers; 'auto' does where a C++ compiler is found and the run is long enough to win by it",
+        choices=("auto",),
+        numerics=False,
+    )
     threads: int | str = setting("CPU threads; 'auto' is one a core", choices=("auto",), at_least=1, numerics=False)
     checkpoint_minutes: float = setting("minutes between checkpoints", above=0, numerics=False)
     log_every: int = setting("optimizer steps between two points of the curve", at_least=1, numerics=False)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tinylm_ablate import progress
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.settle import settle
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 def perform(config: Config) -> None:
@@ -37,22 +42,53 @@ def _plan(config: Config) -> None:
 
 
 def _generate(config: Config) -> None:
-    from tinylm_ablate.init.model import open_model
+    import torch
+
+    from tinylm_ablate.arch.decoding import generate
+    from tinylm_ablate.init.huggingface import load_model
 
     if not config.prompt:
         raise ConfigError(["prompt=: allowed: the text to go on from, as in prompt='Once upon a time'"])
-    print(config.prompt + open_model(_model_folder(config)).continue_text(config.prompt, config.generate, config.seed))
+    folder = _model_folder(config)
+    tokenizer, end_of_text = _tokenizer(folder)
+    prompt = tokenizer.encode(config.prompt, add_special_tokens=False).ids
+    start = prompt if end_of_text is None else [end_of_text, *prompt]
+    settings = config.generate
+    tokens = generate(
+        load_model(folder).eval(),
+        torch.tensor([start]),
+        settings.new_tokens,
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        seed=config.seed,
+        end_of_text=end_of_text,
+    )
+    print(config.prompt + tokenizer.decode(tokens[0, len(start) :].tolist(), skip_special_tokens=True))
 
 
 def _export(config: Config) -> None:
-    from tinylm_ablate.init.model import open_model
+    from tinylm_ablate.init.huggingface import export, load
 
     if not config.folder:
         raise ConfigError(["folder=null: mode=export needs folder=WHERE"])
-    if Path(config.folder).exists():
-        raise ConfigError([f"folder={config.folder}: it exists; allowed: a new folder"])
-    open_model(_model_folder(config)).export(Path(config.folder))
+    source = _model_folder(config)
+    shape, state = load(source)
+    _, end_of_text = _tokenizer(source)
+    context = json.loads((source / "config.json").read_text())["max_position_embeddings"]
+    export(Path(config.folder), state, shape, source / "tokenizer.json", context, end_of_text)
     print(f"exported to {config.folder}")
+
+
+def _tokenizer(folder: Path) -> tuple[Tokenizer, int | None]:
+    """The tokenizer of a model's folder, and its end-of-text id if its ``generation_config.json`` or ``config.json`` has one."""
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise UserError(f"{folder / 'tokenizer.json'}: not readable as a tokenizer ({error})") from None
+    end = json.loads((folder / "config.json").read_text()).get("eos_token_id")
+    return tokenizer, end[0] if isinstance(end, list) else end
 
 
 def _model_folder(config: Config) -> Path:

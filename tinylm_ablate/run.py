@@ -11,7 +11,7 @@ from typing import Any
 
 from tinylm_ablate import progress
 from tinylm_ablate.config import Config
-from tinylm_ablate.errors import UserError
+from tinylm_ablate.errors import Interrupted, UserError
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.provenance import provenance
 from tinylm_ablate.settle import Settled, settle
@@ -42,7 +42,7 @@ def run(config: Config) -> Record:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         record = _do(settled, folder)
-    except UserError:
+    except (UserError, Interrupted):
         raise
     except Exception:
         # Kept beside the run, since a grid goes on and its terminal scrolls away.
@@ -64,11 +64,11 @@ def finished(folder: Path) -> Record | None:
 def _do(settled: Settled, folder: Path) -> Record:
     from omegaconf import OmegaConf
 
-    from tinylm_ablate.arch.checkpoint import save_model
     from tinylm_ablate.data.corpus import open_corpus
     from tinylm_ablate.data.shards import open_shards
     from tinylm_ablate.evaluate import evaluate
     from tinylm_ablate.init.build import initial_decoder
+    from tinylm_ablate.init.huggingface import save_model
     from tinylm_ablate.tokenizer.build import open_vocabulary
     from tinylm_ablate.tracking import open_tracker
     from tinylm_ablate.train.fit import fit
@@ -95,17 +95,19 @@ def _do(settled: Settled, folder: Path) -> Record:
     try:
         trained = fit(decoder, shards.tokens("train"), settled, folder, tracked.log)
         evaluation = evaluate(decoder, vocabulary, corpus, config.evaluate, config.train.context_length)
-    except BaseException:
-        tracked.finish({}, [], "KILLED")
+    except BaseException as error:
+        tracked.finish({}, [], "FAILED" if isinstance(error, Exception) and not isinstance(error, Interrupted) else "KILLED")
         raise
 
     if config.train.keep_model:
-        save_model(folder / "model", decoder, settled.shape, vocabulary, config.train.context_length)
+        save_model(folder / "model", decoder, vocabulary, config.train.context_length)
     evaluation.save(folder)
     record = _record(settled, vocabulary.summary, corpus.summary, origin, trained, evaluation.metrics)
     write_atomic(folder / "metrics.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False))
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    tracked.finish(evaluation.metrics | record["metrics"], [folder / "config.yaml", folder / "metrics.json"], "FINISHED")
+    tracked.finish(
+        evaluation.metrics | record["metrics"], [folder / "config.yaml", folder / "metrics.json"], "FINISHED", settled.tokens
+    )
     return record
 
 

@@ -19,15 +19,15 @@ from tinylm_ablate.data.corpus import text_fingerprint
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.scale import at_scale
-from tinylm_ablate.tokenizer.build import special_tokens, vocabulary_fingerprint
+from tinylm_ablate.tokenizer.build import mistakes as vocabulary_mistakes
+from tinylm_ablate.tokenizer.build import resolved_size, vocabulary_fingerprint
+from tinylm_ablate.tokenizer.train import MIN_VOCAB_SIZE
 
 #: Raised by hand when the same settings come to mean other numbers, so that older records are not taken for new ones.
 IDENTITY_SCHEMA = 1
 
 #: Matrix products in bf16 pay from this width on; below it the casts cost more than they save (docs/LAB.md).
 BF16_FROM_WIDTH = 128
-
-_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,12 @@ def settle(config: Config) -> Settled:
     if config.seeds is not None:
         mistakes.append(f"seeds={config.seeds}: an axis of a multirun: add -m, or set seed=")
     mistakes += data_mistakes(config.data)
-    if config.tokenizer.kind == "file" and not config.tokenizer.source:
-        mistakes.append("tokenizer.source=null: tokenizer=file needs tokenizer.source=PATH")
     vocab_size = source_vocab_size = 0
     if sound("tokenizer", "scale"):
         vocab_size, source_vocab_size, found = _vocabulary_sizes(config)
         mistakes += found
     shape = None
-    if sound("tokenizer", "scale", "arch") and vocab_size:
+    if sound("tokenizer", "scale", "arch") and not any(m.startswith("tokenizer.") for m in mistakes):
         try:
             shape = resolve(config.arch, config.scale, vocab_size)
         except ConfigError as error:
@@ -162,25 +160,12 @@ def meaning(settled: Settled) -> dict[str, Any]:
 
 
 def _vocabulary_sizes(config: Config) -> tuple[int, int, list[str]]:
-    """Sizes of the vocabulary and of the larger one it is cut from; "N/s" is raised to the least that byte-level BPE needs."""
+    """Sizes of the vocabulary and of the larger one it is cut from; "N/s" is raised to the least that bytes need."""
     tokenizer, factor = config.tokenizer, config.scale.factor
-    if tokenizer.source is not None and not Path(tokenizer.source).exists():
-        return 0, 0, [f"tokenizer.source={tokenizer.source}: there is no such file"]
-    if tokenizer.kind == "file" and tokenizer.source is not None:
-        from tinylm_ablate.tokenizer.build import source_size
-
-        size = source_size(Path(tokenizer.source))
-        return size, size, []
-    least = _BYTES + special_tokens(tokenizer)
-    size = at_scale(tokenizer.vocab_size, factor, least)
-    source = at_scale(tokenizer.source_vocab_size, factor, least)
-    mistakes = []
-    if size < least:
-        mistakes.append(f"tokenizer.vocab_size={size}: allowed: at least {least}, the 256 bytes and the special tokens")
-    if tokenizer.kind == "compact" and tokenizer.source is None and source < size:
-        mistakes.append(
-            f"tokenizer.source_vocab_size={source}: allowed: at least tokenizer.vocab_size={size}, which is cut from it"
-        )
+    size, source = (at_scale(n, factor, MIN_VOCAB_SIZE) for n in (tokenizer.vocab_size, tokenizer.source_vocab_size))
+    mistakes = vocabulary_mistakes(tokenizer, size, source)
+    if not mistakes:
+        size = resolved_size(tokenizer, size)
     return size, source, mistakes
 
 
@@ -233,7 +218,6 @@ def _parent(config: Config) -> Settled:
     arch.kv_heads = "auto"
     if init.method == "inherit":
         arch.depth, arch.width, arch.ffn_width = init.parent_depth, init.parent_width, init.parent_ffn_width
-        arch.tied = False
         parent.seed = init.parent_seed
     if init.parent_tokens is not None:
         parent.train.tokens = init.parent_tokens
@@ -248,7 +232,7 @@ def _parent(config: Config) -> Settled:
 
 def _check_parent(config: Config, child: Shape, parent: Settled | None) -> None:
     """Refuse a child that does not fit its parent, before anything is spent."""
-    from tinylm_ablate.init.neurons import check_shapes
+    from tinylm_ablate.init.coupled import check_shapes
     from tinylm_ablate.init.parents import check_parent, open_parent
     from tinylm_ablate.init.pool import check_pool
 

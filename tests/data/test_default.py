@@ -111,19 +111,18 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
 def test_fetched_once_and_checked(
     index: Archive, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    downloads = tmp_path / "downloads"
+    monkeypatch.chdir(tmp_path)
+    downloads = Path("downloads")
     fetch.fetch([index], downloads)
     assert "fetching 0 MB of text, once: some-text 1.0" in capfd.readouterr().err
     assert hashlib.sha256((downloads / index.file).read_bytes()).hexdigest() == index.sha256
     assert sorted(path.name for path in downloads.iterdir()) == ["downloads.lock", index.file]
-    monkeypatch.setattr(sys, "executable", "/nonexistent")
-    fetch.fetch([index], downloads)
+    with monkeypatch.context() as without_pip:
+        without_pip.setattr(sys, "executable", "/nonexistent")
+        fetch.fetch([index], downloads)
     assert capfd.readouterr().err == ""
     # A damaged file is fetched again.
-    monkeypatch.undo()
     (downloads / index.file).write_bytes(b"damaged")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "shelf"))
     fetch.fetch([index], downloads)
     assert hashlib.sha256((downloads / index.file).read_bytes()).hexdigest() == index.sha256
 

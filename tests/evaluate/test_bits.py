@@ -63,7 +63,7 @@ def test_the_context_does_not_matter_where_a_document_fits(model, vocabulary, te
 def test_small_batches_give_the_same(model, vocabulary, texts, monkeypatch):
     documents = list(texts.documents("validation"))
     usual = document_losses(model, vocabulary, documents, 32, "cpu")
-    monkeypatch.setattr(scoring, "_MAX_TOKENS", 1)
+    monkeypatch.setitem(scoring._MAX_TOKENS, "cpu", 1)
     single = document_losses(model, vocabulary, documents, 32, "cpu")
     np.testing.assert_allclose([row["nats"] for row in single], [row["nats"] for row in usual], rtol=1e-5)
 
@@ -94,7 +94,7 @@ class Echo:
 def test_each_token_is_predicted_once_from_its_left_neighbour(lengths, context_length, budget):
     sequences = [list(range(100 * index, 100 * index + length)) for index, length in enumerate(lengths)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "_MAX_TOKENS", budget)
+        patch.setitem(scoring._MAX_TOKENS, "cpu", budget)
         losses = token_losses(Echo(), sequences, context_length=context_length, vocab_size=10, device="cpu")
     for sequence, values in zip(sequences, losses, strict=True):
         assert values.tolist() == [1000 * before + after for before, after in itertools.pairwise(sequence)]

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.init.neurons import tensor_sizes
+from tinylm_ablate.init.coupled import tensor_sizes
+from tinylm_ablate.init.gguf import PACKAGED
 from tinylm_ablate.init.parents import open_parent
 from tinylm_ablate.init.vocabulary import FolderVocabulary, map_rows
 
@@ -141,6 +142,18 @@ def test_what_the_decoder_does_not_have_is_refused(tmp_path: Path, extra: dict[s
     with pytest.raises(UserError) as caught:
         open_parent(str(path), tmp_path)
     assert told in str(caught.value)
+
+
+def test_a_packaged_model_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PACKAGED, "tiny", ("a_package_with_a_model", "model.gguf", "pip install it"))
+    with pytest.raises(UserError, match=r"init\.parent=tiny.*pip install it"):
+        open_parent("tiny", tmp_path)
+    package = tmp_path / "a_package_with_a_model"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    write(package / "model.gguf", random_state())
+    monkeypatch.syspath_prepend(tmp_path)
+    assert open_parent("tiny", tmp_path).shape == SHAPE
 
 
 def test_damaged_files_are_told(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.init import inherit as module
+from tinylm_ablate.init.coupled import tensor_sizes
 from tinylm_ablate.init.inherit import inherit, open_scores
 from tinylm_ablate.init.layers import choose_layers
-from tinylm_ablate.init.neurons import Scores, score, tensor_sizes
+from tinylm_ablate.init.neurons import Scores, score
 from tinylm_ablate.init.parents import Parent
 from tinylm_ablate.init.vocabulary import FolderVocabulary
 

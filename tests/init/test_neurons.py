@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.init.neurons import PARTS, Scores, check_shapes, choose_units, cut, score, tensor_sizes
+from tinylm_ablate.init.coupled import PARTS, check_shapes, tensor_sizes
+from tinylm_ablate.init.neurons import Scores, choose_units, cut, score
 
 State = dict[str, Tensor]
 BASE = Shape(depth=3, width=32, ffn_width=24, heads=4, kv_heads=4, head_dim=8, vocab_size=50)
@@ -246,6 +247,24 @@ def test_groups_are_split_exactly_where_the_child_has_smaller_ones() -> None:
         torch.testing.assert_close(
             logits(child, cut(state, parent, child, range(3), score(state, parent, "l2"))), logits(parent, state)
         )
+
+
+def test_the_best_units_are_chosen() -> None:
+    """By hand: channels by the kept layers and what stands outside them, parts of groups by their heads and their group's."""
+    parent, child = replace(BASE, kv_heads=2), replace(BASE, depth=1, width=2, ffn_width=2, heads=2, kv_heads=2)
+    scores = Scores("hand", torch.zeros(4, 32), torch.zeros(3, 4), torch.zeros(3, 2), torch.zeros(3, 24))
+    scores.width[0, 9] = 9  # a layer that is dropped
+    scores.width[1, 5] = 5
+    scores.width[3, 3] = 4  # embedding, last norm and head
+    scores.kv_heads[1] = torch.tensor([5.0, 0.0])  # heads 0 and 1, heads 2 and 3
+    scores.heads[1] = torch.tensor([0.0, 2.0, 6.0, 1.0])
+    scores.ffn[1, [20, 7]] = 1
+    units = choose_units(scores, parent, child, [1])
+    assert units.width.tolist() == [3, 5]
+    assert (units.queries[1].tolist(), units.keys[1].tolist()) == ([1, 2], [0, 1])
+    assert units.ffn[1].tolist() == [7, 20]
+    # A split group counts its key-value head in each part.
+    assert units.shares == pytest.approx({"width": 1.0, "heads": 13 / 19, "ffn": 1.0})
 
 
 def test_groups_that_do_not_nest_are_split_and_pooled() -> None:

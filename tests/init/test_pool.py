@@ -10,7 +10,8 @@ import torch
 
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.init.neurons import cut, score, tensor_sizes
+from tinylm_ablate.init.coupled import tensor_sizes
+from tinylm_ablate.init.neurons import cut, score
 from tinylm_ablate.init.pool import check_pool, mean_heads, pool_heads
 
 SHAPE = Shape(depth=2, width=24, ffn_width=16, heads=6, kv_heads=6, head_dim=4, vocab_size=40)

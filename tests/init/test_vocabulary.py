@@ -16,6 +16,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.init.vocabulary import FolderVocabulary, RowMap, map_rows
+from tinylm_ablate.tokenizer.compact import cut
+from tinylm_ablate.tokenizer.train import train_bpe
+from tinylm_ablate.tokenizer.vocabulary import write_vocabulary
 
 TEXT = [
     "the cat sat on the mat, and the dog sat on the log",
@@ -62,20 +65,6 @@ def vocabulary(tokenizer: Tokenizer, end: str = END, source_ids: np.ndarray | No
     return FolderVocabulary(tokenizer, special, tokenizer.token_to_id(end), "test", source_ids)
 
 
-def compact(parent: FolderVocabulary, kept: list[int]) -> FolderVocabulary:
-    """The entries ``kept`` of a byte-level tokenizer, with the merges that still lead somewhere."""
-    content = json.loads(parent.tokenizer.to_str())
-    names = [parent.tokenizer.id_to_token(number) for number in kept]
-    content["model"]["vocab"] = {name: number for number, name in enumerate(names)}
-    content["model"]["merges"] = [
-        pair for pair in content["model"]["merges"] if {*pair, "".join(pair)} <= set(names)
-    ]  # fmt: skip
-    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] in names]
-    for token in content["added_tokens"]:
-        token["id"] = names.index(token["content"])
-    return vocabulary(Tokenizer.from_str(json.dumps(content)), source_ids=np.array(kept))
-
-
 def pieces_of(row_map: RowMap, number: int) -> list[int]:
     start = int(row_map.counts[:number].sum())
     return [int(piece) for piece in row_map.pieces[start : start + int(row_map.counts[number])]]
@@ -110,14 +99,16 @@ def test_the_same_vocabulary_is_the_identity() -> None:
 
 
 @pytest.mark.parametrize("with_map", [True, False])
-def test_a_compact_vocabulary_takes_its_own_rows(with_map: bool) -> None:
-    parent = byte_level(400)
-    kept = [0, *range(1, 257), *range(258, 400, 3)]
-    child = compact(parent, kept)
-    if not with_map:
-        child = vocabulary(child.tokenizer)
+def test_a_compact_vocabulary_takes_its_own_rows(tmp_path: Path, with_map: bool) -> None:
+    state, end_of_text = train_bpe(TEXT * 3, 390)
+    large = write_vocabulary(tmp_path / "large", state, end_of_text, "large", {})
+    counts = np.arange(390) % 7
+    state, source_ids = cut(state, counts, 330, end_of_text=end_of_text)
+    child = write_vocabulary(tmp_path / "child", state, end_of_text, "child", {}, source_ids if with_map else None)
+    parent = read(large.folder)
+    assert parent.end_of_text == large.end_of_text
     row_map, rows = map_rows(child, parent), rows_for(parent)
-    assert torch.equal(apply(row_map, rows), rows[kept])
+    assert torch.equal(apply(row_map, rows), rows[source_ids])
     expected = "cut from the parent's vocabulary" if with_map else "a part of the parent's vocabulary"
     assert row_map.record()["relation"] == expected
 

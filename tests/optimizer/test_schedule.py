@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from functools import cache
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,11 +16,13 @@ from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.optimizer.schedule import factor, warmup_steps
 
 
-def optimizer(**changes: object) -> OptimizerConfig:
-    config = compose([]).optimizer
-    for key, value in changes.items():
-        setattr(config, key, value)
-    return config
+@cache
+def shipped() -> OptimizerConfig:
+    return compose([]).optimizer
+
+
+def optimizer(**changes: Any) -> OptimizerConfig:
+    return dataclasses.replace(shipped(), **changes)
 
 
 @pytest.mark.parametrize(("warmup", "steps"), [(0.03, 30), (0.0, 0), (8192.0, 1), (20000.0, 3), (1e9, 1000)])

@@ -109,6 +109,8 @@ def test_one_seed_marks_nothing(runs):
         ),
         # An arm with one seed cannot be compared.
         ({40: [1.0, 1.1], 20: [5.0]}, ["1.0500 ± 0.0707", "5.0000 ≈"]),
+        # The best over all seeds is the worse one over the common seeds.
+        ({40: [2.0, 2.0, 0.5], 20: [1.9, 1.9]}, ["1.5000 ± 0.8660", "1.9000 ≈"]),
         # Equal in every seed.
         ({40: [1.0, 1.1], 20: [1.0, 1.1]}, ["1.0500 ± 0.0707", "1.0500 ± 0.0707 ≈"]),
     ],

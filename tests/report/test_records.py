@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from tinylm_ablate.config import walk
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.report import read_grids, read_records
 from tinylm_ablate.report.records import flat_record, frame, to_csv
@@ -28,15 +29,15 @@ def test_a_record_is_a_row(runs):
     assert not any(column.startswith(("text.sources", "provenance.packages", "schema")) for column in records.columns)
 
 
-def test_the_config_of_the_harness_is_flattened_whole():
-    from tinylm_ablate.config import walk
-    from tinylm_ablate.grid.compose import compose
-
-    config = compose(["scale=s32", "arch.depth=20"])
+def test_settings_that_can_change_numbers_are_kept_and_others_are_not(compose):
+    config = compose(["scale=s32", "arch.depth=20", "tracking.uri=http://me:secret@server"])
     row = flat_record({"identity": "a", "seed": 0, "config": dataclasses.asdict(config), "metrics": {"m": 1.0}})
-    for key, value, _ in walk(config):
-        if value != {}:
+    for key, value, rule in walk(config):
+        if rule.get("numerics") or key == "scale.name":
             assert row[key] == value, key
+        else:
+            assert key not in row
+    assert "secret" not in to_csv([row])
 
 
 def test_what_cannot_be_read_is_told(runs):

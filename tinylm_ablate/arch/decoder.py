@@ -12,7 +12,7 @@ Counting, Hugging Face's names, generation and initial weights live beside this 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -38,9 +38,9 @@ class Attention(nn.Module):
         """(B, T, width) -> (B, T, width)."""
         batch, length, _ = hidden.shape
         heads = self.qkv(hidden).view(batch, length, -1, self.head_dim)
-        turned, values = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        turned, values = torch.split(heads, [self.heads + self.kv_heads, self.kv_heads], dim=2)
         turned = rotate(turned, cos.to(heads.dtype), sin.to(heads.dtype))
-        queries, keys = turned.split((self.heads, self.kv_heads), dim=2)
+        queries, keys = torch.split(turned, [self.heads, self.kv_heads], dim=2)
         if self.kv_heads < self.heads:
             group = self.heads // self.kv_heads
             keys, values = keys.repeat_interleave(group, dim=2), values.repeat_interleave(group, dim=2)
@@ -111,6 +111,11 @@ class Decoder(nn.Module):
         self.rotary = Rotary(shape.head_dim, shape.rope_theta)
 
     @property
+    def blocks(self) -> list[Layer]:
+        """The layers, with their type."""
+        return cast(list[Layer], list(self.layers))
+
+    @property
     def head_weight(self) -> Tensor:
         """The matrix from the last hidden state to the logits, (V, width)."""
         return self.embedding.weight if self.head is None else self.head.weight
@@ -119,7 +124,7 @@ class Decoder(nn.Module):
         """The normalised state before the head: (B, T) token ids -> (B, T, width)."""
         cos, sin = self.rotary.tables(tokens.shape[1], tokens.device)
         x = self.embedding(tokens)
-        for layer in self.layers:
+        for layer in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, cos, sin, use_reentrant=False)
             else:

@@ -2,8 +2,8 @@
 
 A step of one token is a few dozen small operations, so what counts is how many there are: the cache is allocated once at its
 full length and written in place, queries, keys and values come from one product, the weights are used without going through
-modules' calls, and a step of one token needs no mask. Query heads that share a key-value head are handed to attention as if they
-were positions, so that nothing is repeated.
+modules' calls, and a step of one token needs no mask. Query heads that share a key-value head stand as rows of one product, so
+that nothing is repeated.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tinylm_ablate.arch.decoder import Attention, Decoder, Layer
-from tinylm_ablate.arch.layers import rotate
+from tinylm_ablate.arch.layers import RMSNorm, rotate
 from tinylm_ablate.arch.shapes import Shape
 
 #: Words of a configuration -> the type of the weights.
@@ -53,8 +53,8 @@ class Cached:
             cos, sin = self.decoder.rotary.tables(self.length, tokens.device)
             self._tables = cos.to(x.dtype), sin.to(x.dtype)
         cos, sin = (table[self.position : end] for table in self._tables)
-        for index, layer in enumerate(self.decoder.layers):
-            x = self._layer(index, layer, x, cos, sin)  # type: ignore[arg-type]
+        for index, layer in enumerate(self.decoder.blocks):
+            x = self._layer(index, layer, x, cos, sin)
         self.position = end
         return F.linear(_norm(x[:, -1], self.decoder.norm), self.decoder.head_weight)
 
@@ -70,9 +70,9 @@ class Cached:
         batch, count, _ = hidden.shape
         queried, shared, size = attention.heads, attention.kv_heads, attention.head_dim
         heads = F.linear(hidden, attention.qkv.weight).view(batch, count, -1, size)
-        turned, values = heads.split((queried + shared, shared), dim=2)
+        turned, values = torch.split(heads, [queried + shared, shared], dim=2)
         turned = rotate(turned, cos.to(heads.dtype), sin.to(heads.dtype))
-        queries, keys = turned.split((queried, shared), dim=2)
+        queries, keys = torch.split(turned, [queried, shared], dim=2)
         if len(self._keys) == index:
             self._keys.append(heads.new_empty(batch, shared, size, self.length))
             self._values.append(heads.new_empty(batch, shared, self.length, size))
@@ -83,7 +83,8 @@ class Cached:
         if count > 1:
             if group > 1:
                 keys, values = keys.repeat_interleave(group, dim=2), values.repeat_interleave(group, dim=2)
-            mixed = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (queries, keys, values)), is_causal=True)
+            queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
+            mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
             return mixed.transpose(1, 2).reshape(batch, count, queried * size)
         # For one position two plain products take about half the time of PyTorch's attention on a CPU, given that the keys
         # are stored with positions last.
@@ -121,7 +122,7 @@ def generate(
     """
     batch, prompt_length = prompt_ids.shape
     if prompt_length < 1 or new_tokens < 0:
-        raise ValueError(f"needs a prompt of at least one token and a count of new tokens, not {prompt_length} and {new_tokens}")
+        raise ValueError(f"a prompt of {prompt_length} tokens and {new_tokens} new ones: needs at least 1 and 0")
     device = prompt_ids.device
     generator = torch.Generator(device).manual_seed(seed)
     tokens = torch.empty(batch, prompt_length + new_tokens, dtype=torch.int64, device=device)
@@ -167,8 +168,8 @@ def decode_speed(
     decoder = decoder.to(PRECISIONS[precision]).to_empty(device=device).eval()
     with torch.no_grad():
         for parameter in decoder.parameters():
-            drawn = torch.ones(parameter.shape) if parameter.ndim == 1 else torch.empty(parameter.shape).normal_(0, 0.02, generator=generator)
-            parameter.copy_(drawn)
+            drawn = torch.ones(parameter.shape)
+            parameter.copy_(drawn if drawn.ndim == 1 else drawn.normal_(0, 0.02, generator=generator))
     prompts = torch.randint(shape.vocab_size, (batch, prefix), generator=generator).to(device)
     generate(decoder, prompts, min(new_tokens, 8))
     _wait(device)
@@ -178,8 +179,8 @@ def decode_speed(
     return batch * new_tokens / (time.perf_counter() - start)
 
 
-def _norm(x: Tensor, norm: torch.nn.Module) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)  # type: ignore[arg-type]
+def _norm(x: Tensor, norm: RMSNorm) -> Tensor:
+    return F.rms_norm(x, norm.weight.shape, norm.weight, norm.eps)
 
 
 def _choose(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> Tensor:

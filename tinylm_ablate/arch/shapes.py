@@ -183,9 +183,11 @@ class _Resolver:
         try:
             number = at_scale(value, self.scale.factor)
         except ValueError:
-            return self.mistake(key, value, "allowed: auto where it is offered, a whole number, or the paper's size as 'N/s'")
+            self.mistake(key, value, "allowed: auto where it is offered, a whole number, or the paper's size as 'N/s'")
+            return None
         if number < 1:
-            return self.mistake(key, value, "allowed: at least 1")
+            self.mistake(key, value, "allowed: at least 1")
+            return None
         return number
 
     def shape(self) -> Shape:
@@ -223,25 +225,19 @@ class _Resolver:
         """A plain number, or "N/s": N over 128 of what the paper's 128 becomes, so that 128/s, 64/s and 32/s stay 4 : 2 : 1
         where the smallest head size would otherwise make them equal (Table 12)."""
         value = self.arch.head_dim
-        numerator = self.size("arch.head_dim", value) if isinstance(value, int) else None
-        if isinstance(value, str):
-            try:
-                whole = at_scale(value, 1)
-            except ValueError:
-                return self.mistake("arch.head_dim", value, "allowed: an even number, or the paper's size as 'N/s'")
-            unit = at_scale(f"{_PAPER_HEAD_DIM}/s", self.scale.factor, self.scale.min_head_dim)
-            numerator, rest = divmod(whole * unit, _PAPER_HEAD_DIM)
-            if rest or numerator < 2 or numerator % 2:
-                return self.mistake(
-                    "arch.head_dim", value,
-                    f"{whole * unit / _PAPER_HEAD_DIM:g} channels at this scale, where 128/s is {unit}; allowed: an even number, "
-                    "because the rotary embedding turns pairs of channels",
-                )  # fmt: skip
-        if numerator is not None and (numerator < 2 or numerator % 2):
-            return self.mistake(
-                "arch.head_dim", value, "allowed: an even number, because the rotary embedding turns pairs of channels"
-            )
-        return numerator
+        unit = at_scale(f"{_PAPER_HEAD_DIM}/s", self.scale.factor, self.scale.min_head_dim)
+        try:
+            channels = value if isinstance(value, int) else at_scale(value, 1) * unit / _PAPER_HEAD_DIM
+        except ValueError:
+            channels = 0
+        if channels >= 2 and channels % 2 == 0:
+            return int(channels)
+        found = f"{channels:g} channels at this scale, where 128/s is {unit}; " if channels and isinstance(value, str) else ""
+        self.mistake(
+            "arch.head_dim", value,
+            f"{found}allowed: an even number or the paper's size as 'N/s'; the rotary embedding turns pairs of channels",
+        )  # fmt: skip
+        return None
 
     def check_width(self, width: int, head_dim: int, kv_heads: int | None) -> None:
         """What must hold between a given width, its heads and its shortcuts."""

@@ -46,6 +46,7 @@ def fetch(archives: Sequence[Archive], folder: Path) -> None:
     Raises:
         UserError: pip or the network is missing, or a hash differs; the message says how to put the files there by hand.
     """
+    folder = folder.resolve()  # pip builds in a folder of its own, where a relative path would lead elsewhere
     missing = _missing(archives, folder)
     if not missing:
         return

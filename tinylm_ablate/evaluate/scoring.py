@@ -12,9 +12,11 @@ from torch import Tensor
 
 from tinylm_ablate import progress
 
-#: A batch holds at most this many logits (128 MiB in fp32), and at most this many tokens.
-_MAX_LOGITS = 2**25
-_MAX_TOKENS = 2**13
+#: A batch holds at most this many tokens: on a CPU few enough that a layer's activations stay in its cache.
+_MAX_TOKENS = {"cpu": 2**11, "other": 2**15}
+
+#: And at most this many logits (1 GiB in fp32), for a model that makes them all at once.
+_MAX_LOGITS = 2**28
 
 
 class LanguageModel(Protocol):
@@ -73,7 +75,8 @@ def token_losses(
     ]
     # Longest first: neighbours are equally long, and a batch that is too large for the memory fails at once.
     windows.sort(key=lambda window: -window.length)
-    tokens_per_batch = max(1, min(_MAX_TOKENS, _MAX_LOGITS // vocab_size))
+    most = _MAX_TOKENS["cpu" if torch.device(device).type == "cpu" else "other"]
+    tokens_per_batch = max(1, min(most, _MAX_LOGITS // vocab_size))
     was_training = model.training
     model.train(False)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tinylm_ablate import config as schema
 from tinylm_ablate.config import GROUPS, Config, allowed
+from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.paths import conf_dir, experiments_dir
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
@@ -35,12 +37,9 @@ class _SearchPath(SearchPathPlugin):
 
 
 def register() -> None:
-    """Give Hydra the schema, the search path and the sweeper; called once by each process that composes."""
-    from tinylm_ablate.grid.sweeper import GridSweeper
-
+    """Give Hydra the schema and the search path; called once by each process that composes."""
     schema.register()
-    for plugin in (_SearchPath, GridSweeper):
-        Plugins.instance().register(plugin)
+    Plugins.instance().register(_SearchPath)
 
 
 def typed(config: DictConfig) -> Config:
@@ -74,6 +73,7 @@ def diagnose(overrides: Sequence[str]) -> list[str]:
     register()
     GlobalHydra.instance().clear()
     mistakes: list[str] = []
+    sound: list[list[str]] = []
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         for text in overrides:
             try:
@@ -81,6 +81,7 @@ def diagnose(overrides: Sequence[str]) -> list[str]:
             except COMPOSITION_ERRORS as error:
                 mistakes.append(f"{text}: not understood: {_first_line(error)}")
                 continue
+            sound.append([])
             for single in _singles(override, text):
                 try:
                     composed = hydra_compose(
@@ -90,6 +91,28 @@ def diagnose(overrides: Sequence[str]) -> list[str]:
                         typed(composed)
                 except COMPOSITION_ERRORS as error:
                     mistakes.append(_explain(single, override, error))
+                else:
+                    sound[-1].append(single)
+        mistakes += _settled([singles for singles in sound if singles])
+    return mistakes
+
+
+def _settled(choices: list[list[str]]) -> list[str]:
+    """Mistakes in the meaning of what composes: the first value of every override, then each other value in its place."""
+    from tinylm_ablate.settle import settle
+
+    mistakes: list[str] = []
+    first = [singles[0] for singles in choices]
+    for place, singles in enumerate(choices):
+        for single in singles if place == 0 else singles[1:]:
+            trial = [*first[:place], single, *first[place + 1 :]]
+            with contextlib.suppress(UserError, *COMPOSITION_ERRORS):
+                try:
+                    settled = typed(hydra_compose("config", overrides=trial))
+                    settled.seeds = None
+                    settle(settled)
+                except ConfigError as error:
+                    mistakes += error.mistakes
     return mistakes
 
 

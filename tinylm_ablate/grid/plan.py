@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinylm_ablate import progress
-from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters, training_memory
+from tinylm_ablate.arch.costs import training_memory
+from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
 from tinylm_ablate.grid.calibrate import seconds_per_sequence
 from tinylm_ablate.settle import Settled
 

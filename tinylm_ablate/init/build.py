@@ -9,7 +9,6 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.init.huggingface import from_huggingface
 from tinylm_ablate.init.inherit import inherit, open_scores
 from tinylm_ablate.init.parents import open_parent
-from tinylm_ablate.init.pool import pool_heads
 from tinylm_ablate.init.random import initialise
 from tinylm_ablate.settle import Settled
 from tinylm_ablate.tokenizer.vocabulary import Vocabulary
@@ -36,11 +35,7 @@ def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, 
     runs = Path(config.runs_dir)
     reference = settled.parent.identity if settled.parent is not None else str(config.init.parent)
     parent = open_parent(reference, runs)
-    if config.init.method == "pool":
-        state = pool_heads(parent.state, parent.shape, shape.kv_heads)
-        record: dict[str, Any] = {"method": "pool", "parent": parent.description, "kv_heads": shape.kv_heads}
-    else:
-        scores = open_scores(parent, config.init.criterion, Path(config.cache_dir))
-        state, record = inherit(parent, shape, vocabulary, config.init, config.seed, scores=scores)
+    scores = open_scores(parent, config.init.criterion, Path(config.cache_dir))
+    state, record = inherit(parent, shape, vocabulary, config.init, config.seed, scores=scores)
     decoder.load_state_dict(from_huggingface(state, shape))
     return decoder, record

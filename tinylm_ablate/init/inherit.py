@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.init.coupled import EMBEDDING, HEAD
 from tinylm_ablate.init.layers import LayerChoice, choose_layers
-from tinylm_ablate.init.neurons import EMBEDDING, HEAD, Scores, choose_units, cut, score
+from tinylm_ablate.init.neurons import Scores, choose_units, cut, score
 from tinylm_ablate.init.parents import Parent, check_parent
 from tinylm_ablate.init.pool import check_pool
 from tinylm_ablate.init.vocabulary import Entries, map_rows

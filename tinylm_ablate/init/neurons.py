@@ -29,27 +29,12 @@ from torch import Tensor
 
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
+from tinylm_ablate.init.coupled import EMBEDDING, HEAD, NORM, PARTS, tensor_name
+from tinylm_ablate.init.coupled import check_shapes as check_shapes
 from tinylm_ablate.init.pool import mean_heads
 
 if TYPE_CHECKING:
     from tinylm_ablate.arch.shapes import Shape
-
-EMBEDDING = "model.embed_tokens.weight"
-NORM = "model.norm.weight"
-HEAD = "lm_head.weight"
-
-#: The tensors of a layer, with the axis that their rows and their columns belong to.
-PARTS: dict[str, tuple[str, ...]] = {
-    "input_layernorm": ("width",),
-    "self_attn.q_proj": ("heads", "width"),
-    "self_attn.k_proj": ("kv_heads", "width"),
-    "self_attn.v_proj": ("kv_heads", "width"),
-    "self_attn.o_proj": ("width", "heads"),
-    "post_attention_layernorm": ("width",),
-    "mlp.gate_proj": ("ffn", "width"),
-    "mlp.up_proj": ("ffn", "width"),
-    "mlp.down_proj": ("width", "ffn"),
-}
 
 #: Criteria that score single weights: (weight, gradient) -> score of each weight.
 ELEMENTWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -60,25 +45,6 @@ ELEMENTWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 NEEDS_GRADIENTS = frozenset({"taylor"})
 
 _BLOCK = 2**22  # weights scored at a time, so that a 100k-row embedding in bfloat16 is not copied to single precision whole
-
-
-def tensor_name(layer: int, part: str) -> str:
-    """Hugging Face's name of a layer's tensor."""
-    return f"model.layers.{layer}.{part}.weight"
-
-
-def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a Llama-shaped model under Hugging Face's names, with its size; rows are outputs."""
-    length = {
-        "width": shape.width, "heads": shape.heads * shape.head_dim, "kv_heads": shape.kv_heads * shape.head_dim,
-        "ffn": shape.ffn_width,
-    }  # fmt: skip
-    sizes: dict[str, tuple[int, ...]] = {EMBEDDING: (shape.vocab_size, shape.width), NORM: (shape.width,)}
-    for layer in range(shape.depth):
-        sizes |= {tensor_name(layer, part): tuple(length[axis] for axis in axes) for part, axes in PARTS.items()}
-    if not shape.tied:
-        sizes[HEAD] = (shape.vocab_size, shape.width)
-    return sizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,33 +139,6 @@ def _sums(weight: Tensor, gradient: Tensor | None, element: Callable[[Tensor, Te
         rows[start : start + step] = scored.sum(1, dtype=torch.float64)
         columns += scored.sum(0, dtype=torch.float64)
     return rows, columns
-
-
-def check_shapes(parent: Shape, child: Shape) -> list[str]:
-    """Why ``child`` cannot be cut from ``parent``, one line a reason; depth and vocabulary never stand in the way."""
-    mistakes = [
-        f"arch.{key}={wanted}: the child's {words}, more than the parent's {available}"
-        for key, words, wanted, available in (
-            ("width", "channels", child.width, parent.width),
-            ("ffn_width", "FFN neurons", child.ffn_width, parent.ffn_width),
-        )
-        if wanted > available
-    ]
-    if child.head_dim != parent.head_dim:
-        mistakes.append(f"arch.head_dim={child.head_dim}: heads are inherited whole, and the parent's have {parent.head_dim}")
-    elif child.heads > parent.heads:
-        mistakes.append(f"arch.width={child.width}: that is {child.heads} heads, more than the parent's {parent.heads}")
-    if child.tied and not parent.tied:
-        mistakes.append("arch.tied=true: the parent's head is a matrix of its own; use arch.tied=false")
-    if child.rope_theta != parent.rope_theta:
-        mistakes.append(f"arch.rope_theta={child.rope_theta:g}: the parent's heads were trained with {parent.rope_theta:g}")
-    for who, shape in (("parent", parent), ("child", child)):
-        if not shape.is_llama:
-            mistakes.append(
-                f"arch.activations={shape.activations}, arch.shortcuts={shape.shortcuts}: inheritance covers Llama's blocks "
-                f"only (1 and 0), and the {who} has others"
-            )
-    return mistakes
 
 
 @dataclass(frozen=True, eq=False)

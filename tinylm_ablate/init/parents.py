@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from tinylm_ablate.arch.shapes import Shape, parameters
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import fingerprint, sha256_file
-from tinylm_ablate.init.neurons import HEAD, check_shapes, tensor_sizes
+from tinylm_ablate.init import gguf
+from tinylm_ablate.init.coupled import HEAD, check_shapes, tensor_sizes
 from tinylm_ablate.init.vocabulary import FolderVocabulary
 
 if TYPE_CHECKING:
@@ -129,13 +130,14 @@ def open_parent(reference: str, runs_dir: Path) -> Parent:
     """Open a model to inherit from; reads headers, not weights.
 
     Args:
-        reference: A folder (of a run, or in Hugging Face's layout), a GGUF file, or the identity of a run in ``runs_dir``.
+        reference: A folder (of a run, or in Hugging Face's layout), a GGUF file, a name in ``gguf.PACKAGED``, or the identity
+            of a run in ``runs_dir``.
         runs_dir: Where runs are.
 
     Raises:
         UserError: There is no such model, it is damaged, or our decoder cannot express it.
     """
-    if reference.endswith(".gguf"):
+    if reference in gguf.PACKAGED or reference.endswith(".gguf"):
         return _open_gguf(reference)
     folder = _find(reference, runs_dir)
     config = _config(folder / "config.json")
@@ -148,9 +150,7 @@ def open_parent(reference: str, runs_dir: Path) -> Parent:
 
 
 def _open_gguf(reference: str) -> Parent:
-    from tinylm_ablate.init import gguf
-
-    path = Path(reference).expanduser()
+    path = gguf.packaged(reference) if reference in gguf.PACKAGED else Path(reference).expanduser()
     if not path.is_file():
         raise UserError(f"init.parent={reference}: no such file")
     file = gguf.read(path)

@@ -76,7 +76,9 @@ class FolderVocabulary:
 
 
 def _end_of_text(folder: Path, tokenizer: Tokenizer) -> int | None:
-    """The id of the token that ends a text, by name in tokenizer_config.json or by number in config.json."""
+    """The id of the token that ends a text: in our own record, by name in tokenizer_config.json, or in config.json."""
+    if isinstance(own := _json(folder / "vocabulary.json").get("end_of_text"), int):
+        return own
     name = _json(folder / "tokenizer_config.json").get("eos_token")
     name = name.get("content") if isinstance(name, dict) else name
     if isinstance(name, str) and (number := tokenizer.token_to_id(name)) is not None:

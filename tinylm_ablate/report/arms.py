@@ -133,6 +133,8 @@ def _settings(grids: Sequence[Grid], rows: Mapping[str, Mapping[Hashable, Any]],
         and varies(key, [row for runs in members for row in runs])
         and not any(varies(key, runs) for runs in members)
     ]
+    if any(key.startswith("scale.") for key in differing):
+        differing.append("scale.name")  # changes nothing by itself, but says it best
     return sorted(differing, key=lambda key: (_TELLING.index(key) if key in _TELLING else len(_TELLING), key))
 
 

@@ -22,6 +22,8 @@ class Result:
         mean, deviation: Over the seeds; NaN where there are too few.
         best: Whether its mean is the best of the section.
         clear: Whether it is the best, and every other arm is known to be worse.
+        within_noise: Whether the arm may well be as good as the best: the interval of the difference holds zero, or there is
+            none.
         difference: To the best arm, paired by seed; None for the best itself, or without two common seeds.
     """
 
@@ -30,12 +32,8 @@ class Result:
     deviation: float
     best: bool
     clear: bool
+    within_noise: bool
     difference: Difference | None
-
-    @property
-    def within_noise(self) -> bool:
-        """Whether the arm may well be as good as the best: the interval of the difference holds zero, or there is none."""
-        return bool(self.values) and not self.best and (self.difference is None or not self.difference.decided)
 
 
 def compare(arms: Sequence[Arm], measure: Measure) -> list[Result]:
@@ -51,13 +49,20 @@ def compare(arms: Sequence[Arm], measure: Measure) -> list[Result]:
         paired_difference(values, by_seed[best]) if best is not None and index != best else None
         for index, values in enumerate(by_seed)
     ]
-    clear = best is not None and all(
-        (difference := differences[index]) is not None and difference.decided for index in measured if index != best
-    )
-    return [
-        Result(list(values.values()), mean, deviation, index == best, index == best and clear, differences[index])
-        for index, (values, (mean, deviation)) in enumerate(zip(by_seed, means, strict=True))
+    noisy = [
+        best is not None and index in measured and index != best and not _worse(difference, measure)
+        for index, difference in enumerate(differences)
     ]
+    return [
+        Result(list(by_seed[index].values()), *means[index], index == best, index == best and not any(noisy), *compared)
+        for index, compared in enumerate(zip(noisy, differences, strict=True))
+    ]
+
+
+def _worse(difference: Difference | None, measure: Measure) -> bool:
+    """Whether an arm is known to be worse than the best. The sign is asked too: the best mean over all seeds need not be the
+    best over the common ones."""
+    return difference is not None and difference.decided and measure.better * difference.mean < 0
 
 
 def written(result: Result, measure: Measure, seeds: int, marks: bool) -> str:
@@ -78,4 +83,4 @@ def written(result: Result, measure: Measure, seeds: int, marks: bool) -> str:
         text += f" (n = {len(result.values)})"
     if result.clear:
         return f"**{text}**"
-    return f"{text} {WITHIN_NOISE}" if marks and measure.better and result.within_noise else text
+    return f"{text} {WITHIN_NOISE}" if marks and result.within_noise else text

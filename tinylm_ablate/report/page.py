@@ -111,7 +111,7 @@ def _section(section: Section, printed: Printed | None, figure: str | None) -> l
     seeds = [[*place, str(len(arm.runs))] for place, arm in zip(places, section.arms, strict=True)]
     gaps = [[_gap(result, measure) for result in compare(section.arms, measure)] for measure in primary] if marks else []
     first_table = [[*line, *(gap[index] for gap in gaps)] for index, line in enumerate(lines([*counts, *quality], seeds))]
-    gap_heads = ["to the best [95 %]"] if gaps else []
+    gap_heads = [f"{measure.title}, to the best [95 %]" for measure in primary] if gaps else []
     words = len(section.axis)
     plain = [[*arm.place.values()] for arm in section.arms]
     parts = [
@@ -160,7 +160,8 @@ def _errors(section: Section, shown: Sequence[Measure]) -> str:
             facts.append(f"{measure.text(math.fsum(values) / len(values))} for {measure.title}")
     if not facts:
         return ""
-    return f"Mean standard error of one run over documents and questions, which all arms share: {', '.join(facts)}."
+    guess = f" Guessing gives a cloze of {100 * measures.CHANCE:.0f} %." if len(facts) > 1 else ""
+    return f"Mean standard error of one run over documents and questions, which all arms share: {', '.join(facts)}.{guess}"
 
 
 def _gap(result: Result, measure: Measure) -> str:

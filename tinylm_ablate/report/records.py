@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinylm_ablate.config import Config, walk
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import canonical_json
 
@@ -29,8 +30,8 @@ _PREFIXES = {
     "tokenizer": "vocabulary.", "data": "text.", "init": "origin.", "provenance": "provenance.",
 }  # fmt: skip
 
-#: Parts of a record that say nothing about a single number, or far too much.
-_LEFT_OUT = ("text.sources", "text.files", "provenance.packages", "provenance.command", "schema")
+#: Parts of a record that say nothing about its numbers, or far too much.
+_LEFT_OUT = ("text.sources", "text.files", "provenance.packages", "provenance.command", "schema", "grid.", "experiment.")
 _LONGEST_LIST = 64
 
 Row = dict[str, Any]
@@ -92,8 +93,9 @@ def read_rows(runs_dir: Path, problems: list[str] | None = None) -> list[Row]:
 def read_records(runs_dir: Path, problems: list[str] | None = None) -> pd.DataFrame:
     """One row a finished run.
 
-    Columns: "identity", "seed"; every setting under its dotted key ("arch.depth"); "shape.width", "parameters.total",
-    "tokens", "vocabulary.size", "text.fingerprint", … ; every metric under its name ("test/bits_per_byte/en").
+    Columns: "identity", "seed"; settings that can change numbers under their dotted keys ("arch.depth"); "shape.width",
+    "parameters.total", "tokens", "vocabulary.size", "text.fingerprint", … ; every metric under its name
+    ("test/bits_per_byte/en").
 
     Args:
         runs_dir: Folder of the runs.
@@ -132,6 +134,9 @@ def parse_grid(path: Path) -> Grid:
 def flat_record(record: Mapping[str, Any]) -> Row:
     """A record as one row; see ``read_records``.
 
+    Settings that cannot change a number are left out: where folders are is nobody else's business, and an address of a
+    tracking server may hold a password.
+
     Raises:
         ValueError: A part that every record has is missing.
     """
@@ -141,7 +146,8 @@ def flat_record(record: Mapping[str, Any]) -> Row:
     row: Row = {}
     for key, value in record.items():
         _flatten(_PREFIXES.get(key, f"{key}.") if isinstance(value, Mapping) else key, value, row)
-    return {key: value for key, value in row.items() if not key.startswith(_LEFT_OUT)}
+    idle = {key for key, _, rule in walk(Config()) if not rule.get("numerics")} - {"scale.name"}
+    return {key: value for key, value in row.items() if key not in idle and not key.startswith(_LEFT_OUT)}
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -163,7 +169,7 @@ def frame(text: str) -> pd.DataFrame:
 
     columns = next(csv.reader(io.StringIO(text)))
     return pd.read_csv(
-        io.StringIO(text), keep_default_na=False, na_values=["", "nan"], float_precision="round_trip",
+        io.StringIO(text), keep_default_na=False, na_values=["", "nan"],
         dtype={name: str for name in columns if name == "identity" or name.endswith("fingerprint")},
     )  # fmt: skip
 

@@ -15,11 +15,6 @@ from tinylm_ablate.errors import UserError
 from tinylm_ablate.tokenizer.lossless import State, added, base_entries, dead_entries
 
 
-def smallest_cut(state: State, counts: np.ndarray, end_of_text: str, keep_special: str) -> int:
-    """Entries that every cut keeps: the 256 bytes and the special tokens."""
-    return len(_always_kept(state, counts, end_of_text, keep_special))
-
-
 def cut(
     state: State, counts: np.ndarray, vocab_size: int, *, end_of_text: str, keep_special: str = "all"
 ) -> tuple[State, np.ndarray]:
@@ -65,7 +60,9 @@ def cut(
 
 def _always_kept(state: State, counts: np.ndarray, end_of_text: str, keep_special: str) -> set[str]:
     special = {
-        token for token, identity in added(state).items() if keep_special == "all" or token == end_of_text or counts[identity] > 0
+        token
+        for token, identity in added(state).items()
+        if keep_special == "all" or token == end_of_text or counts[identity] > 0
     }
     return base_entries(state) | special
 
@@ -109,9 +106,7 @@ def _restricted(state: State, kept: Iterable[str]) -> tuple[State, np.ndarray]:
         for left, right in state["model"]["merges"]
         if left in renumbered and right in renumbered and left + right in renumbered
     ]
-    tokens = [
-        token | {"id": renumbered[token["content"]]} for token in state["added_tokens"] if token["content"] in renumbered
-    ]
+    tokens = [token | {"id": renumbered[token["content"]]} for token in state["added_tokens"] if token["content"] in renumbered]
     model = state["model"] | {"vocab": renumbered, "merges": merges}
     source_ids = np.array([vocab[entry] for entry in ordered], dtype=np.int64)
     return state | {"model": model, "added_tokens": tokens}, source_ids

@@ -54,7 +54,8 @@ def count_entries(state: State, size: int, texts: Iterable[str]) -> np.ndarray:
         if len(held) > _HELD_PIECES:
             counts += encoder.pieces(held)
             held.clear()
-    return counts + encoder.pieces(held)
+    counts += encoder.pieces(held)
+    return counts
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
+import importlib
 import json
 import re
 from dataclasses import dataclass
@@ -23,11 +24,13 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import sha256_file
 from tinylm_ablate.tokenizer.alphabet import BYTE_PIECES, SPACE, byte_characters
 from tinylm_ablate.tokenizer.lossless import State, make_lossless, special_token
 from tinylm_ablate.tokenizer.merges import last_pair
 
 _EXPECTED = "expected a tokenizer.json, a file of tiktoken ranks, or a SentencePiece model"
+_CONFIG = "tokenizer_config.json"
 _RANK_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+")
 #: The fields of SentencePiece's ModelProto that say what a piece is.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
@@ -51,7 +54,8 @@ class Imported:
     @property
     def size(self) -> int:
         """Rows that an embedding needs: the highest id and one."""
-        return max(self.state["model"]["vocab"].values()) + 1
+        vocab: dict[str, int] = self.state["model"]["vocab"]
+        return max(vocab.values()) + 1
 
 
 def source_file(source: str | Path) -> Path:
@@ -66,6 +70,16 @@ def source_file(source: str | Path) -> Path:
     if not path.is_file():
         raise UserError(f"tokenizer.source={source}: no such file ({path}); {_EXPECTED}")
     return path
+
+
+def source_identity(source: str | Path) -> dict[str, str]:
+    """What an imported tokenizer is made of: the SHA-256 of each file that is read.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    path = source_file(source)
+    return {file.name: sha256_file(file) for file in (path, path.with_name(_CONFIG)) if file.is_file()}
 
 
 def import_tokenizer(source: str | Path) -> Imported:
@@ -90,7 +104,7 @@ def _import(path: Path, _modified: int, _size: int) -> Imported:
     named = None
     if content.lstrip()[:1] == b"{":
         name, state = "tokenizer.json", _read_json(content, path)
-        named = _named_end_of_text(path.with_name("tokenizer_config.json"))
+        named = _named_end_of_text(path.with_name(_CONFIG))
     elif _RANK_LINE.fullmatch(content.split(b"\n", 1)[0].strip()):
         name, state = "tiktoken", _read_ranks(content, path)
     else:
@@ -142,11 +156,9 @@ def _read_ranks(content: bytes, path: Path) -> State:
             raise UserError(f"{path}: line {number} is {line[:40]!r}; expected a Base64 entry, a space and its rank") from error
     single = byte_characters()
     write = {entry: "".join(single[byte] for byte in entry) for entry in ranks}
-    merges = []
-    for entry in sorted(ranks, key=ranks.__getitem__):
-        pair = last_pair([bytes([byte]) for byte in entry], lambda left, right: ranks.get(left + right))
-        if pair is not None:
-            merges.append([write[pair[0]], write[pair[1]]])
+    entries = sorted((entry for entry in ranks if len(entry) > 1), key=ranks.__getitem__)
+    pairs = (last_pair([bytes([byte]) for byte in entry], lambda left, right: ranks.get(left + right)) for entry in entries)
+    merges = [[write[left], write[right]] for left, right in filter(None, pairs)]
     digits = "{1,3}" if b"12" in ranks or b"123" in ranks else ""
     split = {"type": "Split", "pattern": {"Regex": _gpt4_split(digits)}, "behavior": "Isolated", "invert": False}
     bytes_only = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -172,14 +184,14 @@ def _read_sentencepiece(content: bytes, path: Path) -> State:
     if proto.trainer_spec.model_type != _SENTENCEPIECE_BPE:
         raise UserError(f"{path}: a SentencePiece model that is no BPE; expected --model_type=bpe")
     if proto.trainer_spec.treat_whitespace_as_suffix or not proto.normalizer_spec.escape_whitespaces:
-        raise UserError(f"{path}: a SentencePiece model that does not write a space as a leading {SPACE}; expected one that does")
+        raise UserError(
+            f"{path}: a SentencePiece model that does not write a space as a leading {SPACE}; expected one that does"
+        )
     pieces = {piece.piece: identity for identity, piece in enumerate(proto.pieces)}
     normal = [piece for piece in proto.pieces if piece.type == _NORMAL]
     ranks = {piece.piece: rank for rank, piece in enumerate(sorted(normal, key=lambda piece: -piece.score))}
-    merges = []
-    for piece in ranks:
-        if len(piece) > 1 and (pair := last_pair(piece, lambda left, right: ranks.get(left + right))):
-            merges.append(list(pair))
+    pairs = (last_pair(piece, lambda left, right: ranks.get(left + right)) for piece in ranks if len(piece) > 1)
+    merges = [list(pair) for pair in pairs if pair is not None]
     tokens = [
         special_token(piece.piece, pieces[piece.piece])
         for piece in proto.pieces
@@ -192,13 +204,12 @@ def _read_sentencepiece(content: bytes, path: Path) -> State:
 
 def _parse_sentencepiece(content: bytes, path: Path) -> Any:
     try:
-        from google.protobuf.message import DecodeError
-        from sentencepiece import sentencepiece_model_pb2
+        model_format: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
     except ImportError as error:
         raise UserError(f"{path}: {_EXPECTED}; to read a SentencePiece model: pip install sentencepiece protobuf") from error
     try:
-        proto = sentencepiece_model_pb2.ModelProto.FromString(content)
-    except DecodeError as error:
+        proto = model_format.ModelProto.FromString(content)
+    except Exception as error:  # DecodeError, of a module without types
         raise UserError(f"{path}: is none of the known formats; {_EXPECTED}") from error
     if not proto.pieces:
         raise UserError(f"{path}: is none of the known formats; {_EXPECTED}")

@@ -38,17 +38,25 @@ _ESCAPE = "\ue000"
 
 #: Texts that a lossy tokenizer is known to change.
 _PROBES = (
-    "", " ", "  a  b ", "\ta\r\n\r\n b\n", "It's 1234567 Straße, İi ﬁ ½ ①", "e\u0301 \u00e9 \u212b ＡＢＣ，。！ \u3000全角", "中文与English混排，𠮷野家。",
-    "👩‍👩‍👧 \u200b\ufeff\u00a0\u2028", f"{SPACE}a {SPACE}{SPACE} {_ESCAPE}0{_ESCAPE}1{_ESCAPE}", "\x00\x01\x7f\x85", "".join(map(chr, range(0x20, 0x180))),
-    "<0x41> <unk> </s> [UNK] ##a a</w> Ġ Ċ", "한국어 العربية हिन्दी русский",
-)  # fmt: skip
+    "",
+    " ",
+    "  a  b ",
+    "\ta\r\n\r\n b\n",
+    "It's 1234567 Straße, İi ﬁ ½ ①",
+    "e\u0301 \u00e9 \u212b ＡＢＣ，。！ \u3000全角",
+    "中文与English混排，𠮷野家。",
+    "👩‍👩‍👧 \u200b\ufeff\u00a0\u2028",
+    "한국어 العربية हिन्दी русский",
+    "<0x41> <unk> </s> [UNK] ##a a</w> Ġ Ċ",
+    f"{SPACE}a {SPACE}{SPACE} {_ESCAPE}0{_ESCAPE}1{_ESCAPE}",
+    "".join(map(chr, range(0x180))),
+)
 
 
 def special_token(content: str, identity: int) -> dict[str, Any]:
     """An entry of ``added_tokens`` that text never produces."""
-    return {
-        "id": identity, "content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True,
-    }  # fmt: skip
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": identity, "content": content, **flags, "special": True}
 
 
 def open_tokenizer(state: State) -> Tokenizer:
@@ -126,10 +134,9 @@ def make_lossless(state: State, source: Path | str, end_of_text: str | None = No
             # Text around an added token would get a dummy space of its own, so none is looked for in text.
             tokens = [dict(token, special=True) for token in tokens]
     else:
-        if missing := set(byte_characters()) - vocab.keys():
-            raise UserError(
-                f"{source}: {len(missing)} of the 256 bytes have no entry; expected a byte-level BPE or one with byte fallback"
-            )
+        if unwritten := set(byte_characters()) - vocab.keys():
+            expected = "expected a byte-level BPE or one with byte fallback"
+            raise UserError(f"{source}: {len(unwritten)} of the 256 bytes have no entry; {expected}")
         pipeline = _byte_level_pipeline(state)
 
     names = {token["content"] for token in tokens}
@@ -143,15 +150,25 @@ def make_lossless(state: State, source: Path | str, end_of_text: str | None = No
     special = {token["content"] for token in tokens}
     merges = live_merges(vocab, model["merges"], special)
     exact: State = {
-        "version": "1.0", "truncation": None, "padding": None,
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
         "added_tokens": sorted(tokens, key=lambda token: int(token["id"])),
         **pipeline,
         "post_processor": None,
         "model": {
-            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
-            "fuse_unk": False, "byte_fallback": fallback, "ignore_merges": False, "vocab": vocab, "merges": [list(pair) for pair in merges],
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": fallback,
+            "ignore_merges": False,
+            "vocab": vocab,
+            "merges": [list(pair) for pair in merges],
         },
-    }  # fmt: skip
+    }
     # Whole words that stand in the vocabulary without a merge path; elsewhere the flag changes nothing.
     exact["model"]["ignore_merges"] = bool(model.get("ignore_merges")) and bool(dead_entries(exact))
     _check(exact, source)
@@ -202,7 +219,8 @@ def _fallback_pipeline(state: State, vocab: Iterable[str]) -> State:
     unescape = [_replace(f"{_ESCAPE}1", SPACE), _replace(f"{_ESCAPE}0", _ESCAPE)]
     prepend = [{"type": "Prepend", "prepend": SPACE}] if prefix else []
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
-    decoders = [_replace(SPACE, " "), {"type": "ByteFallback"}, {"type": "Fuse"}, *unescape, *strip]
+    # The mark of a space may itself be written in bytes, so it is looked for behind them.
+    decoders = [{"type": "ByteFallback"}, {"type": "Fuse"}, _replace(SPACE, " "), *unescape, *strip]
     return {
         "normalizer": {"type": "Sequence", "normalizers": [*escape, *prepend, _replace(" ", SPACE)]},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
@@ -217,7 +235,9 @@ def _check(state: State, source: Path | str) -> None:
     except Exception as error:
         raise UserError(f"{source}: expected a tokenizer that the library `tokenizers` can open: {error}") from error
     for probe in _PROBES:
-        if (back := tokenizer.decode(tokenizer.encode(probe, add_special_tokens=False).ids, skip_special_tokens=False)) != probe:
+        if (
+            back := tokenizer.decode(tokenizer.encode(probe, add_special_tokens=False).ids, skip_special_tokens=False)
+        ) != probe:
             raise UserError(f"{source}: loses text, which bits per byte does not allow: {probe!r} comes back as {back!r}")
     special = {token["id"] for token in state["added_tokens"] if token["special"]}
     for token in state["added_tokens"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -18,14 +19,16 @@ MIN_VOCAB_SIZE = 257
 #: A pair that was seen once teaches nothing.
 _MIN_FREQUENCY = 2
 
+_LETTER = r"[\p{L}\p{M}&&[^\p{Han}]]"
+
 #: Where text is cut before merging. A space belongs to the word behind it; digits stand alone; Chinese characters make
 #: runs of their own, apart from letters of other scripts; so do symbols; the last space of a run goes to the next word.
 _SPLIT = "|".join(
     [
         r"\p{N}",
-        r"['’]\p{Ll}{1,2}(?!\p{L})",  # the end of "it's", "don't", "we'll"
+        rf"['’]\p{{Ll}}{{1,2}}(?!{_LETTER})",  # the end of "it's", "don't", "we'll"
         r" ?\p{Han}+",
-        r" ?[\p{L}\p{M}&&[^\p{Han}]]+",
+        rf" ?{_LETTER}+",
         r" ?[^\s\p{L}\p{M}\p{N}]+",
         r"\s*[\r\n]+",
         r"\s+(?!\S)",
@@ -85,6 +88,4 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> tuple[State, str]:
             f"tokenizer.vocab_size={vocab_size}: the text is too small to train that many entries: {reached:,} were reached; "
             f"allowed for this text: at most {reached:,}, or give more text (data, tokenizer.train_bytes)"
         )
-    import json
-
     return make_lossless(json.loads(tokenizer.to_str()), "the trained BPE")

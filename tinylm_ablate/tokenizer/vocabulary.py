@@ -12,7 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.files import write_atomic
+from tinylm_ablate.files import sha256_file, write_atomic
 from tinylm_ablate.tokenizer.lossless import State, open_tokenizer
 
 _TOKENIZER, _RECORD, _SOURCE_IDS = "tokenizer.json", "vocabulary.json", "source_ids.npy"
@@ -31,7 +31,8 @@ class Vocabulary:
         size: Rows that an embedding needs; ids are below it.
         end_of_text: The id that stands behind each document.
         special_ids: The ids that no text is encoded to, end-of-text among them.
-        summary: kind, vocab_size, source_vocab_size, special_tokens, bytes_per_token by language, accumulated_frequency_percent.
+        summary: kind, source, vocab_size, source_vocab_size, special_tokens, bytes_per_token by language,
+            accumulated_frequency_percent.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,7 +51,9 @@ class Vocabulary:
             self.size: int = record["size"]
             self.summary: dict[str, Any] = record["summary"]
         except Exception as error:  # the library raises bare exceptions
-            raise UserError(f"{self.folder}: is no whole vocabulary ({error}); delete the folder to have it made again") from error
+            raise UserError(
+                f"{self.folder}: is no vocabulary ({type(error).__name__}: {error}); delete the folder to have it made again"
+            ) from error
         self.special_ids = frozenset(token["id"] for token in state["added_tokens"] if token["special"])
 
     def encode(self, text: str) -> list[int]:
@@ -78,7 +81,12 @@ class Vocabulary:
 
 
 def write_vocabulary(
-    folder: Path, state: State, end_of_text: str, fingerprint: str, summary: dict[str, Any], source_ids: np.ndarray | None = None
+    folder: Path,
+    state: State,
+    end_of_text: str,
+    fingerprint: str,
+    summary: dict[str, Any],
+    source_ids: np.ndarray | None = None,
 ) -> Vocabulary:
     """Put a tokenizer in exact form into a folder and open it.
 
@@ -86,15 +94,25 @@ def write_vocabulary(
     same ids for any text that spells no special token.
     """
     vocab = state["model"]["vocab"]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / _TOKENIZER, json.dumps(state, ensure_ascii=False))
+    if source_ids is not None:
+        np.save(folder / _SOURCE_IDS, source_ids, allow_pickle=False)
     record = {
         "fingerprint": fingerprint,
         "end_of_text": vocab[end_of_text],
         "size": max(vocab.values()) + 1,
         "summary": summary,
+        "files": {name: sha256_file(folder / name) for name in (_TOKENIZER, _SOURCE_IDS) if (folder / name).exists()},
     }
-    write_atomic(folder / _TOKENIZER, json.dumps(state, ensure_ascii=False, indent=1))
     write_atomic(folder / _RECORD, json.dumps(record, ensure_ascii=False, indent=1))
-    if source_ids is not None:
-        with (folder / _SOURCE_IDS).open("wb") as stream:
-            np.save(stream, source_ids, allow_pickle=False)
     return Vocabulary(folder)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder holds all that ``write_vocabulary`` wrote, unchanged."""
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        return all(sha256_file(folder / name) == digest for name, digest in record["files"].items())
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False

@@ -6,10 +6,12 @@ are left, with weights and optimizer restored and the loader set to the first ba
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import os
+import shutil
 import signal
 import time
 import warnings
@@ -27,6 +29,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from tinylm_ablate import progress
 from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.data.batches import Batches
 from tinylm_ablate.errors import Interrupted
 from tinylm_ablate.settle import Settled
@@ -34,6 +37,9 @@ from tinylm_ablate.train import checkpoint
 from tinylm_ablate.train.module import TrainingModule
 
 Row = dict[str, float]
+
+#: From about ten seconds of training on two cores, compiled layers are done sooner (docs/LAB.md).
+_COMPILE_FROM_FLOPS = 5e11
 
 
 @dataclass(frozen=True)
@@ -161,9 +167,7 @@ class Recorder(lightning.Callback):
             self._bar.close()
 
 
-def fit(
-    decoder: Decoder, tokens: np.ndarray, settled: Settled, folder: Path, on_rows: Callable[[list[Row]], None]
-) -> Trained:
+def fit(decoder: Decoder, tokens: np.ndarray, settled: Settled, folder: Path, on_rows: Callable[[list[Row]], None]) -> Trained:
     """Train ``decoder`` in place for the run's budget, going on from its newest checkpoint.
 
     Args:
@@ -222,10 +226,39 @@ def _run(
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
-        try:
-            trainer.fit(module, loader)
-        finally:
-            recorder.close()
+        with compiled(module.decoder, _worth_compiling(settled)):
+            try:
+                trainer.fit(module, loader)
+            finally:
+                recorder.close()
+
+
+def _worth_compiling(settled: Settled) -> bool:
+    """Whether a run is long enough to win back the time that compiling takes."""
+    wanted = settled.config.train.compile
+    if isinstance(wanted, bool):
+        return wanted
+    compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+    flops = flops_per_token(settled.shape, settled.config.train.context_length)["training"] * settled.tokens
+    return compiler and flops > _COMPILE_FROM_FLOPS
+
+
+@contextlib.contextmanager
+def compiled(decoder: Decoder, wanted: bool) -> Iterator[None]:
+    """Layers are compiled within the block: one piece of code for all of them, since they are alike, for the batch's shape.
+
+    Afterwards they are plain again, so that the many shapes of an evaluation do not compile anew each.
+    """
+    if not wanted:
+        yield
+        return
+    for layer in decoder.layers:
+        layer.compile(dynamic=False)
+    try:
+        yield
+    finally:
+        for layer in decoder.layers:
+            layer._compiled_call_impl = None
 
 
 def _cut_curve(path: Path, step: int) -> None:

@@ -1,0 +1,69 @@
+"""What training a shape costs: memory, and arithmetic by the conventions that published figures use.
+
+Nothing here imports torch. The exact count of operations is ``shapes.flops_per_token``.
+"""
+
+from __future__ import annotations
+
+from tinylm_ablate.arch.shapes import Shape, matrices, parameters
+
+#: Bytes of the logits' chunk and its copies in the loss; a bound for a CPU, and little beside the rest on a GPU.
+_LOSS_BYTES = 32 * 2**20
+
+
+def flops_6n(shape: Shape) -> int:
+    """Training FLOPs a token as 6 N, N all parameters: the convention of TinyLlama (arXiv 2401.02385) and of Kaplan et al."""
+    return 6 * parameters(shape)["total"]
+
+
+def flops_6n_attention(shape: Shape, context_length: int) -> int:
+    """Training FLOPs a token as 6 N + 12 * depth * width * T, attention not halved for its mask: PaLM's convention (arXiv
+    2204.02311, Appendix B), which llm-foundry's tables use."""
+    return flops_6n(shape) + 12 * shape.depth * shape.heads * shape.head_dim * context_length
+
+
+def training_memory(
+    shape: Shape, micro_batch: int, context_length: int, precision: str = "fp32", checkpointing: bool = False
+) -> int:
+    """Bytes that one step of training needs at its peak, without the libraries' own few hundred megabytes.
+
+    Weights, gradients and the two moments of Adam are fp32, 16 bytes a parameter. Counted beside them are what the layers keep
+    for the backward pass, written one operation after another (a compiler keeps less), the copies of the matrices in bf16, and
+    the loss with the head's gradient, but never all logits. Temporaries of the backward pass are taken as one layer's
+    activations. The activations are those of the code, checked by a test; the whole is an estimate.
+
+    Args:
+        shape: The decoder.
+        micro_batch: Sequences in one forward pass.
+        context_length: Tokens of a sequence.
+        precision: "fp32", or "bf16" with weights in fp32.
+        checkpointing: Whether layers keep only their input.
+    """
+    kept = layer_activations(shape, micro_batch, context_length, precision)
+    stream = 4 * micro_batch * context_length * shape.width
+    layers = shape.depth * stream + kept if checkpointing else shape.depth * kept
+    copies = 2 * layer_entries(shape) * (1 if checkpointing else shape.depth) if precision != "fp32" else 0
+    head = 4 * shape.vocab_size * shape.width
+    ends = 5 * stream + head + (head // 2 if precision != "fp32" else 0)
+    return 16 * parameters(shape)["total"] + layers + kept + copies + ends + _LOSS_BYTES
+
+
+def layer_activations(shape: Shape, micro_batch: int, context_length: int, precision: str = "fp32") -> int:
+    """Bytes that one layer keeps for its backward pass, weights and their copies apart."""
+    size = 4 if precision == "fp32" else 2
+    inner, turned = shape.heads * shape.head_dim, (shape.heads + shape.kv_heads) * shape.head_dim
+    # Shared keys and values are repeated for their heads; otherwise the values keep the whole product that they are part of.
+    values = 2 * inner if shape.kv_heads < shape.heads else 3 * inner
+    norms = 2 * (4 * 2 * shape.width + 4 + size * shape.width)
+    attention = size * (turned + values + inner) + 4 * shape.heads
+    terms = shape.activations + 1 if shape.activations > 1 else 1
+    ffn = size * shape.ffn_width * (3 + terms)
+    shortcuts = size * 2 * shape.shortcuts * shape.shortcut_width
+    if shape.shortcuts and precision != "fp32":
+        shortcuts += size * shape.width  # their input is rounded a second time
+    return micro_batch * context_length * (norms + attention + ffn + shortcuts)
+
+
+def layer_entries(shape: Shape) -> int:
+    """Entries of the matrices of one layer."""
+    return sum(rows * columns for parts in matrices(shape).values() for rows, columns in parts.values())

@@ -1,0 +1,71 @@
+"""The tensors of a Llama-shaped model under Hugging Face's names, and the axes that couple them.
+
+Nothing here imports torch, so that a grid is checked in an instant.
+"""
+
+from __future__ import annotations
+
+from tinylm_ablate.arch.shapes import Shape
+
+EMBEDDING = "model.embed_tokens.weight"
+NORM = "model.norm.weight"
+HEAD = "lm_head.weight"
+
+#: The tensors of a layer, with the axis that their rows and their columns belong to.
+PARTS: dict[str, tuple[str, ...]] = {
+    "input_layernorm": ("width",),
+    "self_attn.q_proj": ("heads", "width"),
+    "self_attn.k_proj": ("kv_heads", "width"),
+    "self_attn.v_proj": ("kv_heads", "width"),
+    "self_attn.o_proj": ("width", "heads"),
+    "post_attention_layernorm": ("width",),
+    "mlp.gate_proj": ("ffn", "width"),
+    "mlp.up_proj": ("ffn", "width"),
+    "mlp.down_proj": ("width", "ffn"),
+}
+
+
+def tensor_name(layer: int, part: str) -> str:
+    """Hugging Face's name of a layer's tensor."""
+    return f"model.layers.{layer}.{part}.weight"
+
+
+def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a Llama-shaped model under Hugging Face's names, with its size; rows are outputs."""
+    length = {
+        "width": shape.width, "heads": shape.heads * shape.head_dim, "kv_heads": shape.kv_heads * shape.head_dim,
+        "ffn": shape.ffn_width,
+    }  # fmt: skip
+    sizes: dict[str, tuple[int, ...]] = {EMBEDDING: (shape.vocab_size, shape.width), NORM: (shape.width,)}
+    for layer in range(shape.depth):
+        sizes |= {tensor_name(layer, part): tuple(length[axis] for axis in axes) for part, axes in PARTS.items()}
+    if not shape.tied:
+        sizes[HEAD] = (shape.vocab_size, shape.width)
+    return sizes
+
+
+def check_shapes(parent: Shape, child: Shape) -> list[str]:
+    """Why ``child`` cannot be cut from ``parent``, one line a reason; depth and vocabulary never stand in the way."""
+    mistakes = [
+        f"arch.{key}={wanted}: the child's {words}, more than the parent's {available}"
+        for key, words, wanted, available in (
+            ("width", "channels", child.width, parent.width),
+            ("ffn_width", "FFN neurons", child.ffn_width, parent.ffn_width),
+        )
+        if wanted > available
+    ]
+    if child.head_dim != parent.head_dim:
+        mistakes.append(f"arch.head_dim={child.head_dim}: heads are inherited whole, and the parent's have {parent.head_dim}")
+    elif child.heads > parent.heads:
+        mistakes.append(f"arch.width={child.width}: that is {child.heads} heads, more than the parent's {parent.heads}")
+    if child.tied and not parent.tied:
+        mistakes.append("arch.tied=true: the parent's head is a matrix of its own; use arch.tied=false")
+    if child.rope_theta != parent.rope_theta:
+        mistakes.append(f"arch.rope_theta={child.rope_theta:g}: the parent's heads were trained with {parent.rope_theta:g}")
+    for who, shape in (("parent", parent), ("child", child)):
+        if not shape.is_llama:
+            mistakes.append(
+                f"arch.activations={shape.activations}, arch.shortcuts={shape.shortcuts}: inheritance covers Llama's blocks "
+                f"only (1 and 0), and the {who} has others"
+            )
+    return mistakes

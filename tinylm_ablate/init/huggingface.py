@@ -1,0 +1,282 @@
+"""Weights under Hugging Face's names: the models that our runs leave behind, and folders for and from other programs.
+
+A model is a folder in Hugging Face's layout. Llama's blocks are written so that ``AutoModelForCausalLM`` reads them. PanGu-pi's
+are kept in the same layout under a model type of our own, which nobody else will take for Llama.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinylm_ablate.arch.shapes import Shape, matrices
+from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import building
+from tinylm_ablate.init.coupled import EMBEDDING, HEAD, NORM, tensor_name
+from tinylm_ablate.init.parents import LazyState, check_tensors, shape_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tinylm_ablate.arch.decoder import Decoder
+    from tinylm_ablate.tokenizer.vocabulary import Vocabulary
+
+#: "model_type" of a shape with PanGu-pi's modules, and the settings that such a config.json has beside Llama's.
+PANGU = "tinylm_pangu_pi"
+_PANGU_SETTINGS = ("activations", "shortcuts", "shortcut_ratio")
+
+#: The mapping, used both ways: a module of our layers -> Hugging Face's modules whose rows are stacked in it, in order.
+_MODULES: dict[str, tuple[str, ...]] = {
+    "attention_norm": ("input_layernorm",),
+    "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attention.out": ("self_attn.o_proj",),
+    "ffn_norm": ("post_attention_layernorm",),
+    "ffn.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "ffn.down": ("mlp.down_proj",),
+}
+
+
+def names(shape: Shape) -> dict[str, tuple[str, ...]]:
+    """Every tensor of a decoder -> the tensors of Hugging Face's Llama that are stacked in it, in order.
+
+    PanGu-pi's tensors, which Llama lacks, keep our name behind "model.".
+    """
+    table: dict[str, tuple[str, ...]] = {"embedding.weight": (EMBEDDING,)}
+    for layer in range(shape.depth):
+        ours = f"layers.{layer}."
+        table |= {f"{ours}{name}.weight": tuple(tensor_name(layer, part) for part in parts) for name, parts in _MODULES.items()}
+        extra = ["shortcuts.down.weight", "shortcuts.up.weight"] if shape.shortcuts else []
+        extra += ["ffn.activation.scales", "ffn.activation.shifts"] if shape.activations > 1 else []
+        table |= {ours + name: (f"model.{ours}{name}",) for name in extra}
+    table["norm.weight"] = (NORM,)
+    if not shape.tied:
+        table["head.weight"] = (HEAD,)
+    return table
+
+
+def to_huggingface(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
+    """A decoder's state under Hugging Face's names; the tensors are views of the ones given."""
+    import torch
+
+    rows = {stored: [size[0] for size in parts.values()] for stored, parts in matrices(shape).items()}
+    result: dict[str, Tensor] = {}
+    for ours, theirs in names(shape).items():
+        module = ours.removesuffix(".weight").split(".", 2)[-1]
+        pieces = torch.split(state[ours], rows[module]) if len(theirs) > 1 else (state[ours],)
+        result |= zip(theirs, pieces, strict=True)
+    return result
+
+
+def from_huggingface(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
+    """The state that ``Decoder(shape).load_state_dict`` takes, from tensors under Hugging Face's names.
+
+    Args:
+        state: The tensors; of a lazy mapping, each is read once. A copy of a tied head and tables of the rotary embedding,
+            which some programs write, are passed over.
+        shape: The decoder.
+
+    Raises:
+        UserError: Tensors are missing, or have no place in the decoder.
+    """
+    import torch
+
+    table = names(shape)
+    wanted = {name for theirs in table.values() for name in theirs}
+    missing = [name for theirs in table.values() for name in theirs if name not in state]
+    spare = {HEAD} if shape.tied else set()
+    unexpected = [name for name in state if name not in wanted | spare and not name.endswith("rotary_emb.inv_freq")]
+    if missing or unexpected:
+        said = [
+            f"{len(found)} {words}, such as {found[0]}"
+            for found, words in ((missing, "tensors are missing"), (unexpected, "tensors have no place in the decoder"))
+            if found
+        ]
+        raise UserError(f"weights that do not fit their shape: {'; '.join(said)}")
+    return {
+        ours: state[theirs[0]] if len(theirs) == 1 else torch.cat([state[name] for name in theirs])
+        for ours, theirs in table.items()
+    }
+
+
+def huggingface_config(shape: Shape, context_length: int, end_of_text: int | None) -> dict[str, Any]:
+    """The content of ``config.json``: Llama's, with PanGu-pi's settings beside it where the shape has them.
+
+    Args:
+        shape: The decoder.
+        context_length: Tokens of a sequence in training.
+        end_of_text: The id that stands behind each document, and so before the next.
+    """
+    config: dict[str, Any] = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": shape.vocab_size,
+        "hidden_size": shape.width,
+        "intermediate_size": shape.ffn_width,
+        "num_hidden_layers": shape.depth,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": context_length,
+        "rms_norm_eps": shape.norm_eps,
+        # The first is read by transformers 5, the second by earlier ones and by other programs.
+        "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta},
+        "rope_theta": shape.rope_theta,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "mlp_bias": False,
+        "tie_word_embeddings": shape.tied,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        "pad_token_id": None,
+        "use_cache": True,
+    }
+    if not shape.is_llama:
+        config |= {"architectures": None, "model_type": PANGU} | {name: getattr(shape, name) for name in _PANGU_SETTINGS}
+    return config
+
+
+def shape_of_config(config: Mapping[str, Any], path: Path = Path("config.json")) -> Shape:
+    """The shape that a ``config.json`` describes.
+
+    Args:
+        config: Its content.
+        path: The file, for messages.
+
+    Raises:
+        UserError: It describes a model that our decoder cannot express; all reasons at once.
+    """
+    llama = {**config, "model_type": "llama"} if config.get("model_type") == PANGU else config
+    biases = [f"{name} is true, and the decoder has no biases" for name in ("attention_bias", "mlp_bias") if config.get(name)]
+    try:
+        shape, window = shape_of(llama, path)
+    except UserError as error:
+        raise UserError("; ".join([str(error), *biases])) from None
+    if window is not None and window < config.get("max_position_embeddings", 0):
+        biases.append(f"sliding_window is {window}, and the decoder looks back to the start")
+    if biases:
+        raise UserError(f"{path}: {'; '.join(biases)}")
+    if llama is config:
+        return shape
+    activations, shortcuts, ratio = (int(config[name]) for name in _PANGU_SETTINGS)
+    return dataclasses.replace(shape, activations=activations, shortcuts=shortcuts, shortcut_ratio=ratio)
+
+
+def export(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    shape: Shape,
+    tokenizer_json: Path | None,
+    context_length: int,
+    end_of_text: int | None,
+) -> None:
+    """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load; it appears whole or not at all.
+
+    Args:
+        folder: A folder that does not exist yet.
+        state: A decoder's state.
+        shape: Its shape.
+        tokenizer_json: The tokenizer's file, or None to write none.
+        context_length: Tokens of a sequence in training.
+        end_of_text: The id that stands behind each document.
+
+    Raises:
+        UserError: Hugging Face's Llama has no such blocks, or the folder exists.
+    """
+    if not shape.is_llama:
+        raise UserError(
+            f"arch.activations={shape.activations}, arch.shortcuts={shape.shortcuts}: Hugging Face's Llama has neither series "
+            "activations nor augmented shortcuts, so it is not exported; allowed: arch.activations=1 arch.shortcuts=0"
+        )
+    if folder.exists():
+        raise UserError(f"{folder}: exists already; name a new folder")
+    _write(folder, state, shape, tokenizer_json, context_length, end_of_text)
+
+
+def save_model(folder: Path, decoder: Decoder, vocabulary: Vocabulary, context_length: int) -> None:
+    """Keep the model of a run, of any shape, with its tokenizer; an earlier one in its place is replaced."""
+    shutil.rmtree(folder, ignore_errors=True)
+    tokenizer_json = vocabulary.folder / "tokenizer.json"
+    _write(folder, decoder.state_dict(), decoder.shape, tokenizer_json, context_length, vocabulary.end_of_text)
+
+
+def load(folder: Path) -> tuple[Shape, dict[str, Tensor]]:
+    """The shape and the decoder's state of a folder in Hugging Face's layout, with one or more safetensors files.
+
+    Tensors are read one after another, and keep the type that they are stored in.
+
+    Raises:
+        UserError: There is no model, it is damaged, or our decoder cannot express it.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); name a folder that holds a model") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: not a JSON object")
+    shape = shape_of_config(config, path)
+    stored = LazyState(folder)
+    if shape.is_llama and (mistakes := check_tensors(stored.sizes, shape)):
+        raise UserError(f"{folder}: {'; '.join(mistakes)}")
+    try:
+        return shape, from_huggingface(stored, shape)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
+
+
+def load_model(folder: Path) -> Decoder:
+    """The decoder of a folder, with its weights in fp32."""
+    import torch
+
+    from tinylm_ablate.arch.decoder import Decoder
+
+    shape, state = load(folder)
+    with torch.device("meta"):
+        decoder = Decoder(shape)
+    decoder.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+    return decoder.requires_grad_()
+
+
+def _write(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    shape: Shape,
+    tokenizer_json: Path | None,
+    context_length: int,
+    end_of_text: int | None,
+) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().contiguous() for name, tensor in to_huggingface(state, shape).items()}
+    config = huggingface_config(shape, context_length, end_of_text)
+    config["dtype"] = str(tensors[EMBEDDING].dtype).removeprefix("torch.")
+    with building(folder) as temporary:
+        save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+        _write_json(temporary / "config.json", config)
+        _write_json(temporary / "generation_config.json", {"bos_token_id": end_of_text, "eos_token_id": end_of_text})
+        if tokenizer_json is not None:
+            content = tokenizer_json.read_text(encoding="utf-8")
+            settings = _tokenizer_config(json.loads(content), context_length, end_of_text)
+            (temporary / "tokenizer.json").write_text(content, encoding="utf-8")
+            _write_json(temporary / "tokenizer_config.json", settings)
+
+
+def _tokenizer_config(tokenizer: dict[str, Any], context_length: int, end_of_text: int | None) -> dict[str, Any]:
+    text = next((token["content"] for token in tokenizer.get("added_tokens", ()) if token["id"] == end_of_text), None)
+    special = {} if text is None else {"bos_token": text, "eos_token": text, "pad_token": text}
+    return {
+        # The class that takes tokenizer.json as it is; a Llama one would put its own steps in the place of the file's.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": context_length,
+        "clean_up_tokenization_spaces": False,
+        **special,
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
