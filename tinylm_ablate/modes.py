@@ -80,7 +80,7 @@ def _export(config: Config) -> None:
 
 
 def _tokenizer(folder: Path) -> tuple[Tokenizer, int | None]:
-    """The tokenizer of a model's folder, and its end-of-text id if its ``generation_config.json`` or ``config.json`` has one."""
+    """The tokenizer of a model's folder, and its end-of-text id if ``config.json`` has one."""
     from tokenizers import Tokenizer
 
     try:

@@ -16,7 +16,7 @@ from tinylm_ablate.tokenizer import count
 from tinylm_ablate.tokenizer.count import count_entries
 from tinylm_ablate.tokenizer.importing import import_tokenizer
 from tinylm_ablate.tokenizer.junctions import Junctions
-from tinylm_ablate.tokenizer.lossless import State, open_tokenizer
+from tinylm_ablate.tokenizer.lossless import State, open_tokenizer, special_token
 
 SIZE = 600
 
@@ -90,6 +90,20 @@ def test_an_unforeseen_pre_tokenizer_is_counted_the_slow_way(bpe: tuple[State, s
     by_pieces = count._Encoder(state, SIZE).pieces(count.Counter(Junctions(state).pieces(texts)))
     assert not np.array_equal(by_pieces, directly(state, texts))
     assert np.array_equal(count_entries(state, SIZE, texts), directly(state, texts))
+
+
+def test_ordinary_added_tokens_are_counted(bpe: tuple[State, str], texts: list[str]) -> None:
+    """They are found in the text before it is split, so no cut may go through them."""
+    state = copy.deepcopy(bpe[0])
+    for at, content in enumerate(["<think>", "模型，训练", " the river"]):
+        state["added_tokens"].append(special_token(content, SIZE + at) | {"special": False})
+        state["model"]["vocab"][content] = SIZE + at
+    state["model"]["vocab"]["鱻鱻"] = SIZE + 3  # an entry that is not written in the byte alphabet
+    mixed = [*texts, "a<think>b <think>!", "语言模型，训练模型"] * 2
+    by_pieces = count._Encoder(state, SIZE + 4).pieces(count.Counter(Junctions(state).pieces(mixed)))
+    assert np.array_equal(by_pieces[:SIZE], directly(state, mixed)[:SIZE])
+    assert by_pieces[SIZE:].tolist()[:2] == [4, 2]
+    assert by_pieces[SIZE + 2] > 50
 
 
 def test_no_text_counts_nothing(state: State) -> None:

@@ -67,8 +67,8 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str) -> str:
         "",
         f"parameters by part: {_parts(rows)}",
         f"{len(rows)} runs, {len(rows) - len(waiting)} finished; to do: {sum(r['tokens'] for r in waiting):,} tokens, "
-        f"{sum(r['tokens'] * r['flops'] for r in waiting):.3g} FLOPs, {_time(sum(r['seconds'] for r in waiting))} of training here, "
-        "evaluation not counted",
+        f"{sum(r['tokens'] * r['flops'] for r in waiting):.3g} FLOPs, "
+        f"{_time(sum(r['seconds'] for r in waiting))} of training here, evaluation not counted",
     ]
     if parents:
         lines.append(f"and {len(parents)} parent(s) that are trained once:")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
 #: Raised when the same settings begin to give another vocabulary, so that nothing made before is taken for it.
-_FORMAT = 1
+_FORMAT = 2
 #: Text of the validation split on which bytes per token are measured, bytes a language.
 _SAMPLE_BYTES = 1_000_000
 _NO_SOURCE = "tokenizer.source=null: tokenizer.kind=file needs a file: tokenizer.json, tiktoken ranks or a SentencePiece model"
@@ -38,9 +38,8 @@ def mistakes(config: TokenizerConfig, vocab_size: int, source_vocab_size: int) -
         vocab_size, source_vocab_size: The sizes that the settings come to at the scale.
     """
     if config.kind == "bpe":
-        return (
-            [] if vocab_size >= MIN_VOCAB_SIZE else [f"tokenizer.vocab_size={vocab_size}: allowed: at least {MIN_VOCAB_SIZE}"]
-        )
+        too_small = f"tokenizer.vocab_size={vocab_size}: allowed: at least {MIN_VOCAB_SIZE}"
+        return [too_small] if vocab_size < MIN_VOCAB_SIZE else []
     if config.kind == "file" and config.source is None:
         return [_NO_SOURCE]
     most, special, of = source_vocab_size, 1, "tokenizer.source_vocab_size"

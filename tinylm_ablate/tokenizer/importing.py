@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import sha256_file
-from tinylm_ablate.tokenizer.alphabet import BYTE_PIECES, SPACE, byte_characters
+from tinylm_ablate.tokenizer.alphabet import SPACE, byte_characters
 from tinylm_ablate.tokenizer.lossless import State, make_lossless, special_token
 from tinylm_ablate.tokenizer.merges import last_pair
 
@@ -33,7 +33,7 @@ _EXPECTED = "expected a tokenizer.json, a file of tiktoken ranks, or a SentenceP
 _CONFIG = "tokenizer_config.json"
 _RANK_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+")
 #: The fields of SentencePiece's ModelProto that say what a piece is.
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 _SENTENCEPIECE_BPE = 2
 
 
@@ -195,7 +195,7 @@ def _read_sentencepiece(content: bytes, path: Path) -> State:
     tokens = [
         special_token(piece.piece, pieces[piece.piece])
         for piece in proto.pieces
-        if piece.type in (_UNKNOWN, _CONTROL, _USER_DEFINED) and piece.piece not in BYTE_PIECES
+        if piece.type in (_UNKNOWN, _CONTROL, _USER_DEFINED)
     ]
     prefix = {"type": "Prepend", "prepend": SPACE} if proto.normalizer_spec.add_dummy_prefix else None
     model = {"type": "BPE", "byte_fallback": True, "ignore_merges": False, "vocab": pieces, "merges": merges}

@@ -130,13 +130,17 @@ def _entry_units(state: State) -> Iterable[list[int]]:
 
     Of a character cut off at the end the first byte stands for all, of one cut off at the beginning the last.
     """
+    # Ordinary added tokens are found in the text as they stand.
+    yield from (list(map(ord, token["content"])) for token in state["added_tokens"] if not token["special"])
     apart = set(added(state)) | set(BYTE_PIECES)
     entries = (entry for entry in state["model"]["vocab"] if len(entry) > 1 and entry not in apart)
     if state["model"]["byte_fallback"]:
-        yield from ([ord(character) for character in entry.replace(SPACE, " ")] for entry in entries)
+        yield from (list(map(ord, entry.replace(SPACE, " "))) for entry in entries)
         return
     values = byte_values()
     for entry in entries:
+        if not values.keys() >= set(entry):
+            continue  # no text is written with such characters
         content = bytes(values[character] for character in entry)
         start = 0
         while start < len(content) and content[start] & 0xC0 == 0x80:

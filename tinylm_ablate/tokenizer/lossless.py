@@ -115,9 +115,9 @@ def make_lossless(state: State, source: Path | str, end_of_text: str | None = No
     if model.get("type") != "BPE" or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         kind = model.get("type") if model.get("type") != "BPE" else "BPE with marked word ends"
         raise UserError(f"{source}: the model is {kind}; expected a BPE, byte-level or with byte fallback")
-    tokens = [dict(token, lstrip=False, rstrip=False) for token in state["added_tokens"]]
     # Where an added token stands outside the vocabulary, the library hands out the next free id instead of the file's.
-    vocab = dict(model["vocab"]) | {token["content"]: token["id"] for token in tokens}
+    vocab = {token["content"]: token["id"] for token in state["added_tokens"]} | model["vocab"]
+    tokens = [dict(token, id=vocab[token["content"]], lstrip=False, rstrip=False) for token in state["added_tokens"]]
     if len(set(vocab.values())) != len(vocab):
         raise UserError(f"{source}: two entries share an id; expected one id for each entry of the vocabulary")
 
@@ -235,9 +235,8 @@ def _check(state: State, source: Path | str) -> None:
     except Exception as error:
         raise UserError(f"{source}: expected a tokenizer that the library `tokenizers` can open: {error}") from error
     for probe in _PROBES:
-        if (
-            back := tokenizer.decode(tokenizer.encode(probe, add_special_tokens=False).ids, skip_special_tokens=False)
-        ) != probe:
+        ids = tokenizer.encode(probe, add_special_tokens=False).ids
+        if (back := tokenizer.decode(ids, skip_special_tokens=False)) != probe:
             raise UserError(f"{source}: loses text, which bits per byte does not allow: {probe!r} comes back as {back!r}")
     special = {token["id"] for token in state["added_tokens"] if token["special"]}
     for token in state["added_tokens"]:

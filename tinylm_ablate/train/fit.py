@@ -182,6 +182,7 @@ def fit(decoder: Decoder, tokens: np.ndarray, settled: Settled, folder: Path, on
         RunFailed: A loss or gradient was not finite; the weights were left as they were.
     """
     train = settled.config.train
+    folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads((os.cpu_count() or 1) if isinstance(train.threads, str) else train.threads)
     module = TrainingModule(decoder, settled)
     restored = checkpoint.restore(folder / "checkpoint", decoder, optimizer := module.configure_optimizers())

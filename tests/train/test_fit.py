@@ -1,0 +1,149 @@
+"""Training: what it computes, what stops it, and that a run that goes on is the run that never stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.data.batches import Batches
+from tinylm_ablate.errors import Interrupted, RunFailed
+from tinylm_ablate.init.random import initialise
+from tinylm_ablate.optimizer.schedule import factor, warmup_steps
+from tinylm_ablate.settle import Settled
+from tinylm_ablate.train.fit import fit
+
+
+def ignore(rows: list[dict[str, float]]) -> None:
+    del rows
+
+
+def decoder_of(settled: Settled) -> Decoder:
+    decoder = Decoder(settled.shape)
+    initialise(decoder, settled.config.init, settled.config.seed)
+    return decoder
+
+
+def weights(decoder: Decoder) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in decoder.state_dict().items()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def curve(folder: Path) -> list[tuple[float, float, float]]:
+    rows = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    return [(row["step"], row["loss"], row["learning_rate"]) for row in rows]
+
+
+def test_steps_are_those_of_a_plain_loop(settled: Settled, tokens: np.ndarray, tmp_path: Path) -> None:
+    """Against AdamW, clipping, accumulation and schedule written out by hand."""
+    trained = decoder_of(settled)
+    fit(trained, tokens, settled, tmp_path, ignore)
+
+    plain, config = decoder_of(settled), settled.config.optimizer
+    matrices = [p for p in plain.parameters() if p.ndim > 1]
+    vectors = [p for p in plain.parameters() if p.ndim == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}], betas=(0.9, 0.95)
+    )
+    batches = Batches(tokens, 32, settled.config.seed, round=0)
+    warmup = warmup_steps(config, settled.steps, settled.config.train.batch_tokens)
+    for step in range(settled.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settled.learning_rate * factor(config, step, settled.steps, warmup)
+        batch = torch.from_numpy(batches.inputs(np.arange(4 * step, 4 * step + 4)))
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(plain(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        optimizer.step()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_it_learns(settled: Settled, tokens: np.ndarray, tmp_path: Path) -> None:
+    settled.config.init.std = 0.2
+    result = fit(decoder_of(settled), tokens, settled, tmp_path, ignore)
+    losses = [loss for _, loss, _ in curve(tmp_path)]
+    assert len(losses) == settled.steps
+    assert result.loss < losses[0] - 0.05
+    assert result.tokens_per_second > 0
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 11])
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(settled: Settled, tokens: np.ndarray, tmp_path: Path, stop_at: int) -> None:
+    whole = decoder_of(settled)
+    fit(whole, tokens, settled, tmp_path / "whole", ignore)
+
+    def stop(rows: list[dict[str, float]]) -> None:
+        if rows[-1]["step"] == stop_at:
+            signal.raise_signal(signal.SIGTERM)
+
+    folder = tmp_path / "parts"
+    with pytest.raises(Interrupted, match=rf"stopped at step {stop_at} of 12; saved in .*same command goes on"):
+        fit(decoder_of(settled), tokens, settled, folder, stop)
+    parts = decoder_of(settled)
+    fit(parts, tokens, settled, folder, ignore)
+    assert same(weights(whole), weights(parts))
+    assert curve(folder) == curve(tmp_path / "whole")
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(settled: Settled, tokens: np.ndarray, tmp_path: Path) -> None:
+    whole = decoder_of(settled)
+    fit(whole, tokens, settled, tmp_path / "whole", ignore)
+    folder = tmp_path / "parts"
+    settled.config.train.checkpoint_minutes = 1e-9  # after every step
+
+    def stop(rows: list[dict[str, float]]) -> None:
+        if rows[-1]["step"] == 6:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        fit(decoder_of(settled), tokens, settled, folder, stop)
+    kept = sorted((folder / "checkpoint").iterdir())
+    assert [path.name for path in kept] == ["step-000000005", "step-000000006"]
+    with (kept[-1] / "model.safetensors").open("r+b") as stream:
+        stream.seek(-8, 2)
+        stream.write(b"\xff" * 8)
+    parts = decoder_of(settled)
+    with pytest.warns(UserWarning, match=r"step-000000006 is damaged .*the one before it is used"):
+        fit(parts, tokens, settled, folder, ignore)
+    assert same(weights(whole), weights(parts))
+    assert curve(folder) == curve(tmp_path / "whole")
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_move(settled: Settled, tokens: np.ndarray, tmp_path: Path) -> None:
+    decoder = decoder_of(settled)
+    moved: list[dict[str, Tensor]] = []
+    loss, calls = decoder.loss, 0
+
+    def breaking(*arguments: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 8:  # the second micro batch of step 4
+            moved.append(weights(decoder))
+            return loss(*arguments) * float("nan")
+        return loss(*arguments)
+
+    decoder.loss = breaking  # type: ignore[method-assign, assignment]
+    with pytest.raises(RunFailed, match=r"step 4 of 12: loss nan, .*micro batch 7; the weights were not changed"):
+        fit(decoder, tokens, settled, tmp_path, ignore)
+    assert same(moved[0], weights(decoder))
+
+
+def test_compiled_layers_compute_the_same(settled: Settled, tokens: np.ndarray, tmp_path: Path) -> None:
+    short = dataclasses.replace(settled, steps=2, tokens=256)
+    plain, quick = decoder_of(short), decoder_of(short)
+    fit(plain, tokens, short, tmp_path / "plain", ignore)
+    short.config.train.compile = True
+    fit(quick, tokens, short, tmp_path / "quick", ignore)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(quick.state_dict()[name], value, rtol=1e-4, atol=1e-5)
