@@ -41,7 +41,7 @@ IMPOSSIBLE = [
     (["train.tokens_per_parameter=1e15"], "train.tokens_per_parameter=1e+15: allowed: at most 2^63 tokens"),
     (["train.tokens=null", "train.tokens_per_parameter=null"], "train.tokens=null: allowed: a number of tokens"),
     (["train.batch_tokens=1000"], "train.batch_tokens=1000: allowed: a multiple of train.context_length=256"),
-    (["train.micro_batch=5"], "train.micro_batch=5: allowed: a divisor of the 32 sequences"),
+    (["train.micro_batch=5"], "train.micro_batch=5: allowed: a divisor of the 8 sequences"),
     (["train.precision=fp8"], "train.precision=fp8: allowed: auto, fp32, bf16"),
     (["optimizer.beta2=1.0"], "optimizer.beta2=1.0: allowed: a number at least 0 and below 1"),
     (["optimizer.scaling.base_lr=-1"], "optimizer.scaling.base_lr=-1.0: allowed: a number above 0"),

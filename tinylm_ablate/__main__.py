@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 
@@ -19,6 +20,7 @@ def main() -> None:
         return
     # argparse takes positional overrides in one piece only, so that a -m between them would be refused.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in {"-m", "--multirun"})
+    sys.argv[1:] = [_literal_prompt(argument) for argument in sys.argv[1:]]
     # Threads that wait for the others sleep. Where something else wants a core, as in most grids, threads that spin while
     # they wait make a step up to ten times slower (docs/LAB.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -51,6 +53,8 @@ def main() -> None:
             raise
         overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
         _fail(str(ConfigError(compose.diagnose(overrides) or [str(error).strip().splitlines()[0]])), 2)
+    except BrokenPipeError:  # whoever read our output, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on from the last checkpoint", 130)
     except Interrupted as stop:
@@ -59,6 +63,17 @@ def main() -> None:
         if tracebacks:
             raise
         _fail(str(error), 1)
+
+
+def _literal_prompt(argument: str) -> str:
+    """``prompt=`` takes any text as it stands, where Hydra's grammar wants quotes around most of it."""
+    key, equals, text = argument.partition("=")
+    if key != "prompt" or not equals or (len(text) > 1 and text[0] == text[-1] and text[0] in "'\""):
+        return argument
+    # Backslashes are taken as they are, except before what they escape: a quote, and the start of an interpolation.
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    text = re.sub(r"(\\+)$", r"\1\1", re.sub(r"(\\*)'", r"\1\1\\'", text))
+    return f"prompt='{text}'"
 
 
 def _fail(message: str, code: int) -> None:

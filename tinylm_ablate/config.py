@@ -66,6 +66,7 @@ class ScaleConfig:
     context_length: int = setting("tokens in a training sequence at this scale", at_least=2)
     batch_tokens: int = setting("tokens in a batch at this scale", at_least=1, at_most=MAX_TOKENS)
     learning_rate: float = setting("peak learning rate for that batch", above=0)
+    init_std: float = setting("sigma of the random rules at this scale", above=0)
     tokens_per_parameter: float = setting("default budget at this scale; the paper's is about 52", above=0)
 
 
@@ -120,7 +121,12 @@ class ArchConfig:
     ffn_width: int | str = setting("FFN neurons; 'auto' follows the expanding rate", choices=("auto",), dial=True, at_least=1)
     ffn_multiple: int | str = setting("ffn_width=auto is rounded up to a multiple of this", dial=True, at_least=1)
     head_dim: int | str = setting("channels of one attention head; even", dial=True, at_least=2)
-    kv_heads: int | str = setting("key-value heads; 'auto' is one for each head", choices=("auto",), at_least=1)
+    kv_heads: int | str = setting(
+        "key-value heads; 'auto' is one for each head, 'heads/N' one for N of them",
+        choices=("auto", "heads/N"),
+        at_least=1,
+        free=True,
+    )
     tied: bool = setting("share the matrix of embedding and head")
     rope_theta: float = setting("base of the rotary embedding", above=0)
     norm_eps: float = setting("epsilon of RMSNorm", above=0)
@@ -189,6 +195,9 @@ class TrainConfig:
     tokens_per_parameter: float | None = setting(
         "budget over the parameters of the paper's baseline at this scale, the same for every arm of a grid", above=0
     )
+    share: float = setting(
+        "the run trains on this share of the budget; a parent on the whole (Table 10: 0.05)", above=0, at_most=100
+    )
     context_length: int = setting("tokens in a sequence", at_least=2)
     batch_tokens: int = setting("tokens in an optimizer step; a multiple of context_length", at_least=1, at_most=MAX_TOKENS)
     micro_batch: int | str = setting(
@@ -209,6 +218,21 @@ class TrainConfig:
 
 
 @dataclass
+class DecodeConfig:
+    """speed of generation with random weights, by the paper's protocol (Tables 2, 3, 12)"""
+
+    measure: bool = setting("measure it, once for each shape on each machine", numerics=False)
+    batch: int = setting("sequences", at_least=1, numerics=False)
+    prefix: int = setting("tokens of the prompt", at_least=1, numerics=False)
+    new_tokens: int = setting("tokens to add", at_least=1, numerics=False)
+    precision: str = setting(
+        "of weights and arithmetic; 'auto' is the paper's fp16 on a GPU and fp32 on a CPU",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        numerics=False,
+    )
+
+
+@dataclass
 class EvaluateConfig:
     """what is measured at the end: bits per byte and a four-way cloze, per language"""
 
@@ -216,6 +240,7 @@ class EvaluateConfig:
     cloze_questions: int = setting("cloze questions a language; 0 for none", at_least=0)
     cloze_context: int = setting("characters before the gap", at_least=1)
     cloze_continuation: int = setting("characters of each of the four continuations", at_least=1)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
 
 
 @dataclass
@@ -242,6 +267,9 @@ class ExperimentConfig:
     paper: str | None = setting("the paper's own numbers: a CSV in tinylm_ablate/report/paper", free=True, numerics=False)
     axis: list[str] = field(default_factory=list)
     paper_axis: list[str] = field(default_factory=list)
+    note: str | None = setting("what a reader must know beside the table", free=True, numerics=False)
+    correlate: list[str] = field(default_factory=list)
+    figures: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -274,13 +302,14 @@ class GridConfig:
 class Config:
     """One run, whole."""
 
-    mode: str = setting("what to do", choices=("run", "plan", "generate", "export"), numerics=False)
+    mode: str = setting("what to do", choices=("run", "plan", "generate", "export", "coverage"), numerics=False)
     seed: int = setting("seed of initial weights and data order", at_least=0, at_most=2**31 - 1)
     seeds: int | None = setting(
         "in a multirun: seeds 0 to seeds-1 as an axis of the grid", at_least=1, at_most=10_000, numerics=False
     )
     runs_dir: str = setting("folder of the runs", free=True, numerics=False)
     cache_dir: str = setting("folder of text, tokenizers and token shards that runs share", free=True, numerics=False)
+    results_dir: str = setting("mode=coverage: folder of tables and figures", free=True, numerics=False)
     model: str | None = setting(
         "mode=generate or export: a run or a Hugging Face folder; null is the run that the config describes",
         free=True,

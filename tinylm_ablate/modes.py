@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def perform(config: Config) -> None:
     """Do what ``config.mode`` says."""
     progress.configure(config.progress)
-    {"run": _run, "plan": _plan, "generate": _generate, "export": _export}[config.mode](config)
+    modes = {"run": _run, "plan": _plan, "generate": _generate, "export": _export, "coverage": _coverage}
+    modes[config.mode](config)
 
 
 def _run(config: Config) -> None:
@@ -41,6 +42,12 @@ def _plan(config: Config) -> None:
     print(plans([("the run", settle(config))], config.plan.format))
 
 
+def _coverage(config: Config) -> None:
+    from tinylm_ablate.grid.coverage import write_coverage
+
+    print(write_coverage([settle(config)]))
+
+
 def _generate(config: Config) -> None:
     import torch
 
@@ -50,12 +57,13 @@ def _generate(config: Config) -> None:
     if not config.prompt:
         raise ConfigError(["prompt=: allowed: the text to go on from, as in prompt='Once upon a time'"])
     folder = _model_folder(config)
+    decoder = load_model(folder).eval()
     tokenizer, end_of_text = _tokenizer(folder)
     prompt = tokenizer.encode(config.prompt, add_special_tokens=False).ids
     start = prompt if end_of_text is None else [end_of_text, *prompt]
     settings = config.generate
     tokens = generate(
-        load_model(folder).eval(),
+        decoder,
         torch.tensor([start]),
         settings.new_tokens,
         temperature=settings.temperature,

@@ -28,7 +28,8 @@ def run(config: Config) -> Record:
     text -> tokenizer -> architecture -> initial weights -> training -> evaluation -> record
 
     Everything is kept in ``runs_dir/<identity>``: ``config.yaml`` as it was composed, ``provenance.json``, ``curve.jsonl``,
-    ``model/`` and, written last and atomically, ``metrics.json``: a run is finished when that file exists.
+    ``matrix_std.json``, ``model/`` and, written last and atomically, ``metrics.json``: a run is finished when that file exists.
+    The speed of generation is not part of what a run is; where it is asked of a finished one, it is measured and added.
 
     Raises:
         ConfigError: The config has mistakes; nothing was done.
@@ -37,7 +38,7 @@ def run(config: Config) -> Record:
     settled = settle(config)
     record = finished(settled.folder)
     if record is not None:
-        return record
+        return _with_decode_speed(settled, record)
     folder = settled.folder
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -69,6 +70,7 @@ def _do(settled: Settled, folder: Path) -> Record:
     from tinylm_ablate.evaluate import evaluate
     from tinylm_ablate.init.build import initial_decoder
     from tinylm_ablate.init.huggingface import save_model
+    from tinylm_ablate.init.random import matrix_std
     from tinylm_ablate.tokenizer.build import open_vocabulary
     from tinylm_ablate.tracking import open_tracker
     from tinylm_ablate.train.fit import fit
@@ -87,6 +89,7 @@ def _do(settled: Settled, folder: Path) -> Record:
     shards = open_shards(corpus, vocabulary, cache)
 
     decoder, origin = initial_decoder(settled, vocabulary)
+    initial_std = matrix_std(decoder)
 
     tracker = open_tracker(config.tracking, Path(config.runs_dir))
     tracked = tracker.start_run(
@@ -102,8 +105,11 @@ def _do(settled: Settled, folder: Path) -> Record:
     if config.train.keep_model:
         save_model(folder / "model", decoder, vocabulary, config.train.context_length)
     evaluation.save(folder)
+    rows = [{**before, "trained_std": after["std"]} for before, after in zip(initial_std, matrix_std(decoder), strict=True)]
+    write_atomic(folder / "matrix_std.json", json.dumps(rows))
     record = _record(settled, vocabulary.summary, corpus.summary, origin, trained, evaluation.metrics)
-    write_atomic(folder / "metrics.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False))
+    record = _with_decode_speed(settled, record)
+    write_atomic(folder / "metrics.json", _as_json(record))
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     tracked.finish(
         evaluation.metrics | record["metrics"], [folder / "config.yaml", folder / "metrics.json"], "FINISHED", settled.tokens
@@ -137,6 +143,27 @@ def _record(
         | {"train/loss": trained.loss, "train/seconds": trained.seconds, "train/tokens_per_second": trained.tokens_per_second},
         "provenance": provenance(),
     }
+
+
+def _with_decode_speed(settled: Settled, record: Record) -> Record:
+    """The record with the speed of generation, if the config asks for it; a finished run's file is written anew."""
+    config = settled.config
+    if not config.evaluate.decode.measure:
+        return record
+    from tinylm_ablate.evaluate.speed import METRIC, decode_speed_once, protocol
+
+    wanted = protocol(config.evaluate.decode, config.train.device, config.train.threads)
+    if METRIC in record["metrics"] and record.get("decode") == wanted:
+        return record
+    speed = decode_speed_once(settled.shape, wanted, Path(config.cache_dir))
+    record = record | {"decode": wanted, "metrics": record["metrics"] | {METRIC: speed}}
+    if finished(settled.folder) is not None:
+        write_atomic(settled.folder / "metrics.json", _as_json(record))
+    return record
+
+
+def _as_json(record: Record) -> str:
+    return json.dumps(record, indent=1, sort_keys=True, allow_nan=False)
 
 
 def _run_name(config: Config) -> str:

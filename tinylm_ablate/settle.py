@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,8 @@ def meaning(settled: Settled) -> dict[str, Any]:
         init |= {name: getattr(config.init, name) for name in ("criterion", "keep_first", "keep_last")}
     optimizer = dataclasses.asdict(config.optimizer)
     del optimizer["scaling"]
+    evaluate = dataclasses.asdict(config.evaluate)
+    del evaluate["decode"]  # the speed of a shape, not of its weights
     return {
         "schema": IDENTITY_SCHEMA,
         "seed": config.seed,
@@ -155,7 +158,7 @@ def meaning(settled: Settled) -> dict[str, Any]:
             "precision": settled.precision,
             "on_nonfinite": config.train.on_nonfinite,
         },
-        "evaluate": dataclasses.asdict(config.evaluate),
+        "evaluate": evaluate,
     }
 
 
@@ -182,13 +185,23 @@ def _budget(config: Config) -> tuple[tuple[int, int, int, int, float], list[str]
     else:
         tokens = 0
         mistakes.append("train.tokens=null: allowed: a number of tokens, or set train.tokens_per_parameter")
+    whole = tokens
+    if train.share != 1:
+        tokens = math.floor(train.share * whole + 1e-6)
+    if whole <= MAX_TOKENS < tokens:
+        mistakes.append(f"train.share={train.share:g}: allowed: at most 2^63 tokens in all")
     sequences, rest = divmod(train.batch_tokens, train.context_length)
     if rest:
         mistakes.append(
             f"train.batch_tokens={train.batch_tokens}: allowed: a multiple of train.context_length={train.context_length}"
         )
-    elif 0 < tokens < train.batch_tokens:
-        mistakes.append(f"train.tokens={tokens}: allowed: at least one batch, train.batch_tokens={train.batch_tokens}")
+    elif 0 < whole < train.batch_tokens:
+        mistakes.append(f"train.tokens={whole}: allowed: at least one batch, train.batch_tokens={train.batch_tokens}")
+    elif whole and tokens < train.batch_tokens:
+        mistakes.append(
+            f"train.share={train.share:g}: {tokens:,} of {whole:,} tokens; allowed: at least one batch, "
+            f"train.batch_tokens={train.batch_tokens}"
+        )
     sequences = max(sequences, 1)
     micro_batch = train.micro_batch
     if isinstance(micro_batch, str):
@@ -219,6 +232,7 @@ def _parent(config: Config) -> Settled:
     if init.method == "inherit":
         arch.depth, arch.width, arch.ffn_width = init.parent_depth, init.parent_width, init.parent_ffn_width
         parent.seed = init.parent_seed
+    parent.train.share = 1.0
     if init.parent_tokens is not None:
         parent.train.tokens = init.parent_tokens
     init.method = "random"

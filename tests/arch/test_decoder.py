@@ -174,8 +174,11 @@ def test_layers_can_be_compiled():
 
     if shutil.which("c++") is None and shutil.which("g++") is None:
         pytest.skip("no C++ compiler")
-    decoder, tokens = random_decoder(dataclasses.replace(LLAMA, depth=1)), some_tokens(LLAMA)
-    expected = decoder.loss(tokens[:, :-1], tokens[:, 1:])
-    for layer in decoder.layers:
-        layer.compile()
-    torch.testing.assert_close(decoder.loss(tokens[:, :-1], tokens[:, 1:]), expected)
+    tokens = some_tokens(LLAMA)
+    plain, compiled = (random_decoder(dataclasses.replace(LLAMA, depth=1, kv_heads=2)) for _ in range(2))
+    for layer in compiled.layers:
+        layer.compile(fullgraph=True)
+    for decoder in (plain, compiled):
+        decoder.loss(tokens[:, :-1], tokens[:, 1:]).backward()
+    for ours, theirs in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)

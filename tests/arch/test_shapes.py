@@ -127,6 +127,8 @@ def test_no_other_width_is_nearer_to_the_budget(depth, rate, kv_heads, budget, t
         ({"parameters": 1000}, ["arch.parameters=1000: no width reaches this budget at arch.depth=20; the smallest"]),
         ({"depth": 2000}, ["arch.parameters=auto, the paper's baseline at scale s32: 931,896: no width reaches this budget"]),
         ({"head_dim": 9, "ffn_multiple": "x"}, ["arch.head_dim=9", "arch.ffn_multiple=x: allowed"]),
+        ({"width": 64, "kv_heads": "heads/3"}, ["arch.kv_heads=heads/3: allowed with 8 heads: auto, heads/2, heads/4"]),
+        ({"kv_heads": "heads/0"}, ["arch.kv_heads=heads/0: allowed"]),
         ({"width": 20, "kv_heads": 0, "ffn_width": 0}, ["arch.ffn_width=0: allowed: at least 1", "arch.kv_heads=0"]),
     ],
 )  # fmt: skip

@@ -70,11 +70,11 @@ def test_steps_are_those_of_a_plain_loop(settled: Settled, tokens: np.ndarray, t
 
 
 def test_it_learns(settled: Settled, tokens: np.ndarray, tmp_path: Path) -> None:
-    settled.config.init.std = 0.2
-    result = fit(decoder_of(settled), tokens, settled, tmp_path, ignore)
+    longer = dataclasses.replace(settled, steps=60, tokens=60 * 128)
+    result = fit(decoder_of(longer), tokens, longer, tmp_path, ignore)
     losses = [loss for _, loss, _ in curve(tmp_path)]
-    assert len(losses) == settled.steps
-    assert result.loss < losses[0] - 0.05
+    assert len(losses) == 60
+    assert result.loss < losses[0] - 0.5
     assert result.tokens_per_second > 0
 
 

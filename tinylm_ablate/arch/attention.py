@@ -1,9 +1,9 @@
 """Causal attention: PyTorch's kernels on a GPU, and products over blocks on a CPU.
 
-On a CPU, PyTorch's fused attention does a fraction of the arithmetic that plain matrix products do there (a tenth with heads of
-8 channels), most of all in bf16. So here the scores are made block by block, small enough to stay in the cache, with what lies
-in the future of a whole block left out. The softmax weights are kept for the backward pass, T/2 numbers for each head and
-token, since making them again is most of the work.
+On a CPU, PyTorch's fused attention does a fraction of the arithmetic that plain matrix products do there, most of all in bf16
+and with small heads. So here the scores are made block by block, small enough to stay in the cache, and what lies in the
+future of a whole block is left out. As in FlashAttention (Dao et al. 2022, arXiv 2205.14135) nothing of the size of the scores
+is kept: the backward pass makes them again, which costs no more than writing them to memory and reading them back.
 
 All operands are (N, channels, T), N = batch * heads: with the few channels of a head as rows, every product runs near the speed
 of large ones.
@@ -41,23 +41,24 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     group = heads // keys.shape[2]
     if queries.device.type != "cpu":
         queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
-        mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=group > 1)
-        return mixed.transpose(1, 2).reshape(batch, length, heads * size)
+        fused = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=group > 1)
+        return fused.transpose(1, 2).reshape(batch, length, heads * size)
     if group > 1:
         keys, values = keys.repeat_interleave(group, dim=2), values.repeat_interleave(group, dim=2)
     operands = [part.permute(0, 2, 3, 1).reshape(batch * heads, size, length) for part in (queries, keys, values)]
+    mixed: Tensor
     if torch.is_grad_enabled() and any(operand.requires_grad for operand in operands):
         mixed = _Attention.apply(*operands)  # type: ignore[no-untyped-call]
     else:
-        mixed, _ = _attend(*operands, False)
+        mixed = _attend(*operands)
     return mixed.view(batch, heads, size, length).permute(0, 3, 1, 2).reshape(batch, length, heads * size)
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        mixed, weights = _attend(queries, keys, values, True)
-        ctx.save_for_backward(queries, keys, values, mixed, weights)
+        mixed: Tensor = _attend(queries, keys, values)
+        ctx.save_for_backward(queries, keys, values, mixed)
         return mixed
 
     @staticmethod
@@ -67,78 +68,67 @@ class _Attention(torch.autograd.Function):
         return slopes
 
 
+# As operators of their own, both are one opaque step to torch.compile.
 @torch.library.custom_op("tinylm_ablate::attend", mutates_args=())
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
-    """The mixed values, (N, head_dim, T), and with ``keep`` the softmax weights of all blocks, one after another."""
-    count, size, length = queries.shape
-    mixed = torch.empty_like(queries)
-    kept = queries.new_empty(_kept(count, length) if keep else 0)
-    future = torch.full((_BLOCK, _BLOCK), float("-inf"), dtype=queries.dtype).triu(1)
-    for start, end, offset in _blocks(count, length):
-        block = (end - start, end)
-        mask = torch.zeros(block, dtype=queries.dtype)
-        mask[:, start:] = future[: end - start, : end - start]
-        weights = kept[offset : offset + count * block[0] * block[1]].view(count, *block) if keep else None
-        for part in _parts(count, *block, queries.element_size()):
-            scores = torch.baddbmm(mask, queries[part, :, start:end].mT, keys[part, :, :end], alpha=1 / math.sqrt(size))
-            found = scores.softmax(-1) if weights is None else torch.softmax(scores, -1, out=weights[part])  # type: ignore[call-overload]
-            mixed[part, :, start:end] = values[part, :, :end] @ found.mT
-    return mixed, kept
+def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """The mixed values, (N, head_dim, T)."""
+    mixed: Tensor = torch.empty_like(queries)
+    for part, block, past, weights, _ in _weights(queries, keys):
+        mixed[part, :, block] = values[part, :, past] @ weights.mT
+    return mixed
 
 
 @torch.library.custom_op("tinylm_ablate::attend_backward", mutates_args=())
 def _attend_backward(
-    grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mixed: Tensor, kept: Tensor
+    grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mixed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values, from that of the mixed values."""
-    count, size, length = queries.shape
     grad_queries = torch.empty_like(queries)
     # Summed over blocks in fp32.
     grad_keys, grad_values = (torch.zeros(queries.shape, dtype=torch.float32) for _ in range(2))
-    # The softmax's gradient takes from each slope the mean slope of its row: sum over keys of weight * slope = grad . mixed.
+    # The gradient of a softmax takes from each slope the mean slope of its row: sum over keys of weight * slope = grad . mixed.
     mean = -(grad.float() * mixed).sum(1).to(grad.dtype).unsqueeze(2)
-    for start, end, offset in _blocks(count, length):
-        block = (end - start, end)
-        weights = kept[offset : offset + count * block[0] * block[1]].view(count, *block)
-        for part in _parts(count, *block, queries.element_size()):
-            slope = grad[part, :, start:end]
-            scores = torch.baddbmm(mean[part, start:end], slope.mT, values[part, :, :end]).mul_(weights[part])
-            grad_queries[part, :, start:end] = keys[part, :, :end] @ scores.mT
-            grad_keys[part, :, :end] += queries[part, :, start:end] @ scores
-            grad_values[part, :, :end] += slope @ weights[part]
-    scale = 1 / math.sqrt(size)
+    for part, block, past, weights, scratch in _weights(queries, keys):
+        slopes = torch.baddbmm(mean[part, block], grad[part, :, block].mT, values[part, :, past], out=scratch).mul_(weights)
+        grad_queries[part, :, block] = keys[part, :, past] @ slopes.mT
+        grad_keys[part, :, past] += queries[part, :, block] @ slopes
+        grad_values[part, :, past] += grad[part, :, block] @ weights
+    scale = 1 / math.sqrt(queries.shape[1])
     return grad_queries.mul_(scale), grad_keys.mul_(scale).to(queries.dtype), grad_values.to(queries.dtype)
 
 
 @_attend.register_fake
-def _(queries: Tensor, keys: Tensor, values: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+def _(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     del keys, values
-    return torch.empty_like(queries), queries.new_empty(_kept(queries.shape[0], queries.shape[2]) if keep else 0)
+    return torch.empty_like(queries)
 
 
 @_attend_backward.register_fake
-def _(
-    grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mixed: Tensor, kept: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    del grad, mixed, kept
+def _(grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    del grad, mixed
     return torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
 
 
-def _blocks(count: int, length: int) -> Iterator[tuple[int, int, int]]:
-    """First query, last key and place of the kept weights of each block."""
-    offset = 0
-    for start in range(0, length, _BLOCK):
-        end = min(start + _BLOCK, length)
-        yield start, end, offset
-        offset += count * (end - start) * end
+def _weights(queries: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, slice, Tensor, Tensor]]:
+    """The softmax weights, tile by tile.
 
-
-def _kept(count: int, length: int) -> int:
-    """Softmax weights of all blocks."""
-    return sum(count * (end - start) * end for start, end, _ in _blocks(count, length))
-
-
-def _parts(count: int, rows: int, columns: int, size: int) -> Iterator[slice]:
-    """Slices of the N products, each with scores that fit into the cache."""
-    step = max(1, torch.get_num_threads() * _CACHE_BYTES // (rows * columns * size))
-    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+    Yields:
+        Slices of the N products, of the queries of a block and of the keys up to its end; the weights of those keys for those
+        queries; and scratch memory of the same size. Both are overwritten by the next tile.
+    """
+    count, size, length = queries.shape
+    rows = min(_BLOCK, length)
+    step = max(1, min(count, torch.get_num_threads() * _CACHE_BYTES // (rows * length * queries.element_size())))
+    memory = queries.new_empty(2, step * rows * length)
+    future = torch.full((rows, rows), float("-inf"), dtype=queries.dtype).triu(1)
+    for start in range(0, length, rows):
+        end = min(start + rows, length)
+        mask = torch.zeros(end - start, end, dtype=queries.dtype)
+        mask[:, start:] = future[: end - start, : end - start]
+        block, past = slice(start, end), slice(end)
+        for first in range(0, count, step):
+            part = slice(first, min(first + step, count))
+            tile = (part.stop - first, end - start, end)
+            weights, scratch = (buffer[: math.prod(tile)].view(tile) for buffer in memory)
+            torch.baddbmm(mask, queries[part, :, block].mT, keys[part, :, past], alpha=1 / math.sqrt(size), out=scratch)
+            yield part, block, past, torch.softmax(scratch, -1, out=weights), scratch

@@ -51,11 +51,9 @@ def training_memory(
 def layer_activations(shape: Shape, micro_batch: int, context_length: int, precision: str = "fp32") -> int:
     """Bytes that one layer keeps for its backward pass, weights and their copies apart."""
     size = 4 if precision == "fp32" else 2
-    inner, turned = shape.heads * shape.head_dim, (shape.heads + shape.kv_heads) * shape.head_dim
-    # Shared keys and values are repeated for their heads; otherwise the values keep the whole product that they are part of.
-    values = 2 * inner if shape.kv_heads < shape.heads else 3 * inner
     norms = 2 * (4 * 2 * shape.width + 4 + size * shape.width)
-    attention = size * (turned + values + inner) + 4 * shape.heads
+    # Queries, keys and values (repeated where heads share them), their mix, and the same as input of the output projection.
+    attention = size * 5 * shape.heads * shape.head_dim
     terms = shape.activations + 1 if shape.activations > 1 else 1
     ffn = size * shape.ffn_width * (3 + terms)
     shortcuts = size * 2 * shape.shortcuts * shape.shortcut_width

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tinylm_ablate.arch.attention import causal_attention
 from tinylm_ablate.arch.layers import Matrix, RMSNorm, Rotary, rotate
 from tinylm_ablate.arch.loss import next_token_loss
 from tinylm_ablate.arch.pangu import AugmentedShortcuts, SeriesActivation
@@ -41,14 +42,7 @@ class Attention(nn.Module):
         turned, values = torch.split(heads, [self.heads + self.kv_heads, self.kv_heads], dim=2)
         turned = rotate(turned, cos.to(heads.dtype), sin.to(heads.dtype))
         queries, keys = torch.split(turned, [self.heads, self.kv_heads], dim=2)
-        if self.kv_heads < self.heads:
-            group = self.heads // self.kv_heads
-            keys, values = keys.repeat_interleave(group, dim=2), values.repeat_interleave(group, dim=2)
-        mixed = F.scaled_dot_product_attention(
-            queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), is_causal=True
-        )
-        mixed = mixed.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim)
-        out: Tensor = self.out(mixed)
+        out: Tensor = self.out(causal_attention(queries, keys, values))
         return out
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ from tinylm_ablate.scale import at_scale
 
 #: The paper's head size: "N/s" of a head size keeps its ratio to this one.
 _PAPER_HEAD_DIM = 128
+
+#: "heads/N": one key-value head for N heads.
+_GROUPS = re.compile(r"heads\s*/\s*([1-9]\d*)")
 
 #: Widths are searched up to this many steps; far more than any memory holds.
 _MAX_STEPS = 2**24
@@ -195,7 +199,7 @@ class _Resolver:
         head_dim = self.head_dim()
         multiple = self.size("arch.ffn_multiple", arch.ffn_multiple)
         ffn_width = None if arch.ffn_width == "auto" else self.size("arch.ffn_width", arch.ffn_width)
-        kv_heads = None if arch.kv_heads == "auto" else self.size("arch.kv_heads", arch.kv_heads)
+        kv_heads, group = self.kv_heads()
         width = None if arch.width == "auto" else self.size("arch.width", arch.width)
         if self.vocab_size < 1:
             self.mistake("tokenizer.vocab_size", self.vocab_size, "allowed: at least 1")
@@ -209,14 +213,14 @@ class _Resolver:
             heads = width // head_dim
             neurons = ffn_width or math.ceil(arch.expanding_rate * width / multiple - 1e-6) * multiple
             return Shape(
-                arch.depth, width, neurons, heads, kv_heads or heads, head_dim, self.vocab_size, arch.tied, arch.rope_theta,
-                arch.norm_eps, arch.activations, arch.shortcuts, arch.shortcut_ratio,
+                arch.depth, width, neurons, heads, kv_heads or heads // group, head_dim, self.vocab_size, arch.tied,
+                arch.rope_theta, arch.norm_eps, arch.activations, arch.shortcuts, arch.shortcut_ratio,
             )  # fmt: skip
 
         if width is None:
-            width = self.solve(of_width, step=head_dim * (kv_heads or 1))
+            width = self.solve(of_width, step=head_dim * (kv_heads or group))
         else:
-            self.check_width(width, head_dim, kv_heads)
+            self.check_width(width, head_dim, kv_heads, group)
         if self.mistakes:
             raise ConfigError(self.mistakes)
         return of_width(width)
@@ -239,7 +243,19 @@ class _Resolver:
         )  # fmt: skip
         return None
 
-    def check_width(self, width: int, head_dim: int, kv_heads: int | None) -> None:
+    def kv_heads(self) -> tuple[int | None, int]:
+        """Key-value heads if their number is given, and otherwise None and how many heads share one."""
+        value = self.arch.kv_heads
+        if isinstance(value, int):
+            return self.size("arch.kv_heads", value), 1
+        if value == "auto":
+            return None, 1
+        if match := _GROUPS.fullmatch(value):
+            return None, int(match[1])
+        self.mistake("arch.kv_heads", value, "allowed: auto, a whole number, or heads/N as in heads/2")
+        return None, 1
+
+    def check_width(self, width: int, head_dim: int, kv_heads: int | None, group: int) -> None:
         """What must hold between a given width, its heads and its shortcuts."""
         heads, rest = divmod(width, head_dim)
         if rest or not heads:
@@ -251,6 +267,9 @@ class _Resolver:
         elif kv_heads and heads % kv_heads:
             divisors = ", ".join(str(number) for number in range(1, heads + 1) if heads % number == 0)
             self.mistake("arch.kv_heads", kv_heads, f"allowed with {heads} heads: auto, {divisors}")
+        elif heads % group:
+            groups = ", ".join(f"heads/{number}" for number in range(2, heads + 1) if heads % number == 0)
+            self.mistake("arch.kv_heads", self.arch.kv_heads, f"allowed with {heads} heads: auto, {groups}")
         if self.arch.shortcuts and self.arch.shortcut_ratio > width:
             self.mistake("arch.shortcut_ratio", self.arch.shortcut_ratio, f"allowed: at most the width, {width}")
 

@@ -9,7 +9,8 @@ from typing import Any
 from tinylm_ablate import progress
 from tinylm_ablate.arch.costs import training_memory
 from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
-from tinylm_ablate.grid.calibrate import seconds_per_sequence
+from tinylm_ablate.grid.calibrate import seconds_per_token
+from tinylm_ablate.optimizer.schedule import factor, warmup_steps
 from tinylm_ablate.settle import Settled
 
 _COLUMNS = {
@@ -24,12 +25,15 @@ def plan(name: str, settled: Settled) -> dict[str, Any]:
 
     Returns:
         ``depth width ffn_width heads vocab_size parameters embedding_head_share`` (percent) ``flops`` (of training, a token)
-        ``tokens steps memory_bytes seconds`` (measured on this machine, training alone), with ``name``, ``identity``,
-        ``parts`` (parameters by part), ``kv_heads``, ``learning_rate`` and ``finished`` beside them.
+        ``tokens steps memory_bytes seconds`` (estimated on this machine, training alone), and beside them ``name``,
+        ``identity``, ``kv_heads``, ``parts`` (parameters by part), the course of the learning rate, ``finished``, and
+        ``parent``: the identity of the run that this one starts from, or None.
     """
     shape, train = settled.shape, settled.config.train
     counts = parameters(shape)
-    per_sequence = seconds_per_sequence(shape, train.context_length, settled.micro_batch, settled.precision)
+    optimizer = settled.config.optimizer
+    warmup = warmup_steps(optimizer, settled.steps, train.batch_tokens)
+    seconds = seconds_per_token(shape, train.context_length, settled.micro_batch, settled.precision, train.threads)
     return {
         "name": name,
         "identity": settled.identity,
@@ -46,9 +50,13 @@ def plan(name: str, settled: Settled) -> dict[str, Any]:
         "tokens": settled.tokens,
         "steps": settled.steps,
         "learning_rate": settled.learning_rate,
+        "warmup_steps": warmup,
+        "final_learning_rate": settled.learning_rate * factor(optimizer, settled.steps - 1, settled.steps, warmup),
+        "schedule": optimizer.schedule,
         "memory_bytes": training_memory(shape, settled.micro_batch, train.context_length, settled.precision),
-        "seconds": round(per_sequence * settled.tokens / train.context_length, 3),
+        "seconds": round(seconds * settled.tokens, 3),
         "finished": (settled.folder / "metrics.json").exists(),
+        "parent": settled.parent.identity if settled.parent is not None else None,
     }
 
 
@@ -57,32 +65,56 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str) -> str:
     rows = [plan(name, settled) for name, settled in progress.bar(cells, description="plan", unit="cell")]
     if form == "json":
         return "\n".join(json.dumps(row) for row in rows)
-    from tabulate import tabulate
-
-    table = [[_shown(key, row[key]) for key in _COLUMNS] for row in rows]
-    waiting = [row for row in rows if not row["finished"]]
-    parents = {settled.parent.identity: settled.parent for _, settled in cells if settled.parent is not None}
+    waiting = list({row["identity"]: row for row in rows if not row["finished"]}.values())
+    runs = len({row["identity"] for row in rows})
     lines = [
-        tabulate(table, headers=list(_COLUMNS.values()), disable_numparse=True, colalign=["left"] + ["right"] * 12),
+        _table([[_shown(key, row[key]) for key in _COLUMNS] for row in rows], list(_COLUMNS.values())),
         "",
-        f"parameters by part: {_parts(rows)}",
-        f"{len(rows)} runs, {len(rows) - len(waiting)} finished; to do: {sum(r['tokens'] for r in waiting):,} tokens, "
-        f"{sum(r['tokens'] * r['flops'] for r in waiting):.3g} FLOPs, "
-        f"{_time(sum(r['seconds'] for r in waiting))} of training here, evaluation not counted",
+        f"parameters by part{_parts(rows)}",
+        *_schedules(rows),
+        f"{runs} runs, {runs - len(waiting)} finished; to do: {sum(row['tokens'] for row in waiting):,} tokens, "
+        f"{sum(row['tokens'] * row['flops'] for row in waiting):.3g} FLOPs, "
+        f"{_time(sum(row['seconds'] for row in waiting))} of training here, evaluation not counted",
     ]
-    if parents:
-        lines.append(f"and {len(parents)} parent(s) that are trained once:")
-        lines.append(plans([(f"parent {identity}", parent) for identity, parent in parents.items()], "table"))
+    known = {row["identity"] for row in rows}
+    parents = {settled.parent.identity: settled.parent for _, settled in cells if settled.parent is not None}
+    apart = [(f"parent {identity}", parent) for identity, parent in parents.items() if identity not in known]
+    if apart:
+        lines += ["", f"and {len(apart)} {'parent that is' if len(apart) == 1 else 'parents that are'} trained once:"]
+        lines.append(plans(apart, "table"))
     return "\n".join(lines)
 
 
+def _table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
+    from tabulate import tabulate
+
+    return tabulate(rows, headers=head, disable_numparse=True, colalign=["left"] + ["right"] * (len(head) - 1))
+
+
 def _parts(rows: Sequence[dict[str, Any]]) -> str:
-    first = rows[0]["parts"]
-    if all(row["parts"] == first for row in rows):
-        return ", ".join(f"{part} {count:,}" for part, count in first.items() if count)
-    return "; ".join(
-        f"[{row['name']}] " + ", ".join(f"{part} {count:,}" for part, count in row["parts"].items() if count) for row in rows
+    """A line where all cells have the same, otherwise a table with the first cell of each kind."""
+    kinds = list({tuple(row["parts"].values()): row for row in reversed(rows)}.values())[::-1]
+    if len(kinds) == 1:
+        return ": " + ", ".join(f"{part} {count:,}" for part, count in rows[0]["parts"].items() if count)
+    parts = [part for part in rows[0]["parts"] if any(row["parts"][part] for row in kinds)]
+    return (
+        ":\n"
+        + _table([[row["name"], *(f"{row['parts'][part]:,}" for part in parts)] for row in kinds], ["cell", *parts])
+        + "\n"
     )
+
+
+def _schedules(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The course of the learning rate, a line for each one that occurs."""
+    keys = ("learning_rate", "warmup_steps", "schedule", "final_learning_rate", "steps")
+    courses: dict[tuple[Any, ...], str] = {}
+    for row in rows:
+        courses.setdefault(tuple(row[key] for key in keys), row["name"])
+    return [
+        f"learning rate{f' [{name}]' if len(courses) > 1 else ''}: up to {peak:.3g} over {warmup:,} of {steps:,} steps, "
+        + ("then constant" if schedule == "constant" else f"then {schedule} to {final:.3g} at the last")
+        for (peak, warmup, schedule, final, steps), name in courses.items()
+    ]
 
 
 def _shown(key: str, value: Any) -> str:

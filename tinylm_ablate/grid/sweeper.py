@@ -85,6 +85,13 @@ class GridSweeper(Sweeper):
 
             print(plans([(cell.name, job.settled) for job in jobs for cell in (job.cell, *job.also)], base.plan.format))
             return []
+        if base.mode == "coverage":
+            from tinylm_ablate.grid.coverage import write_coverage
+
+            print(write_coverage([job.settled for job in jobs]))
+            return []
+        if base.mode != "run":
+            raise ConfigError([f"mode={base.mode}: it is about one model; allowed without -m"])
         grid = _write_grid(base, jobs, arguments)
         records = self._walk(shared, jobs, base, grid)
         return _conclude(jobs, records, grid)
@@ -114,7 +121,7 @@ class GridSweeper(Sweeper):
     def _walk(self, shared: Sequence[str], jobs: Sequence[_Job], base: Config, grid: _Grid) -> dict[str, Record]:
         from tinylm_ablate.tracking import open_tracker
 
-        records = {job.settled.identity: record for job in jobs if (record := finished(job.settled.folder))}
+        records = {job.settled.identity: run(job.settled.config) for job in jobs if finished(job.settled.folder)}
         for job in jobs:
             if job.settled.identity in records:
                 _say(f"skip   {job.cell.name}: finished, see {job.settled.folder}")
@@ -180,6 +187,9 @@ def _write_grid(base: Config, jobs: Sequence[_Job], arguments: Sequence[str]) ->
         "axis": list(dict.fromkeys(key for _, cell in cells for key in cell.values)),
         "paper": base.experiment.paper,
         "paper_axis": base.experiment.paper_axis,
+        "note": base.experiment.note,
+        "correlate": base.experiment.correlate,
+        "figures": base.experiment.figures,
         "cells": [{"identity": job.settled.identity, "name": cell.name, "overrides": dict(cell.values)} for job, cell in cells],
     }
     path = Path(base.runs_dir) / "grids" / f"{identity}.json"

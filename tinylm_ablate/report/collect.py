@@ -1,6 +1,6 @@
 """What a report is made from, kept small enough for a repository: ``results/runs.csv``, ``results/grids/``,
-``results/curves/``. It grows by the runs that are found and never shrinks, so that a report can be made again from a clone that
-has no runs."""
+``results/curves/``, ``results/matrix_std/``. It grows by the runs that are found and never shrinks, so that a report can be
+made again from a clone that has no runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
+from tinylm_ablate.report import weights
 from tinylm_ablate.report.curves import thin
 from tinylm_ablate.report.records import Row, parse_grid, read_rows, to_csv
 
@@ -34,11 +35,17 @@ def collect(runs_dir: Path, results: Path, problems: list[str]) -> None:
         rows = kept_rows(results)
         rows.update({str(row["identity"]): row for row in fresh})
         write_atomic(results / RUNS, to_csv(rows[identity] for identity in sorted(rows)))
-        members = _collect_grids(runs_dir, results, rows.keys(), problems)
+        members, weighed = _collect_grids(runs_dir, results, rows.keys(), problems)
         for row in fresh:
             curve = runs_dir / str(row["identity"]) / "curve.jsonl"
             if str(row["identity"]) in members and curve.is_file():
                 write_atomic(results / "curves" / f"{row['identity']}.csv", thin(curve))
+            deviations = curve.with_name("matrix_std.json")
+            if str(row["identity"]) in weighed and deviations.is_file():
+                try:
+                    write_atomic(results / weights.NAME / f"{row['identity']}.csv", weights.compact(deviations))
+                except (ValueError, KeyError, TypeError) as error:
+                    problems.append(f"{deviations}: cannot be read and is left out: {error}")
     except OSError as error:
         raise UserError(f"{results} cannot be written: {error.strerror}") from error
 
@@ -57,10 +64,11 @@ def kept_rows(results: Path) -> dict[str, Row]:
         raise UserError(f"{path} cannot be read ({error}): restore it, or delete it and run the report again") from None
 
 
-def _collect_grids(runs_dir: Path, results: Path, identities: Iterable[str], problems: list[str]) -> set[str]:
-    """Copy the grids with finished runs; returns the runs that are in one."""
+def _collect_grids(runs_dir: Path, results: Path, identities: Iterable[str], problems: list[str]) -> tuple[set[str], set[str]]:
+    """Copy the grids with finished runs; returns the runs that are in one, and those whose weights' deviations are drawn."""
     finished = set(identities)
     members: set[str] = set()
+    weighed: set[str] = set()
     for path in sorted(runs_dir.glob("grids/*.json")):
         try:
             grid = parse_grid(path)
@@ -74,4 +82,6 @@ def _collect_grids(runs_dir: Path, results: Path, identities: Iterable[str], pro
         if len(missing) < len(grid.cells):
             write_atomic(results / "grids" / path.name, text)
             members |= {cell.identity for cell in grid.cells}
-    return members
+            if weights.NAME in grid.figures:
+                weighed |= {cell.identity for cell in grid.cells}
+    return members, weighed

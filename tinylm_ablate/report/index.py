@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from tinylm_ablate.report.compare import WITHIN_NOISE
 from tinylm_ablate.report.markdown import table
@@ -22,17 +23,33 @@ _READING = f"""## How to read the tables
 ## What is kept
 
 `runs.csv` has a row a run with all settings and measures, `grids/` says which runs make up a table, `curves/` holds thinned
-loss curves. From these three `make report` writes everything else again, byte for byte, and it adds the finished runs that it
-finds in `runs/`. To forget a run, delete its row.
+loss curves, and `matrix_std/` the spread of weights where a table draws it. From these `make report` writes the tables and
+their figures again, byte for byte, and it adds the finished runs that it finds in `runs/`. To forget a run, delete its row.
 """
 
 
-def index(experiments: Sequence[Experiment], runs: int) -> str:
+def other_pages(results: Path, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Pages in ``results`` that were not made from runs, such as that of ``mode=coverage``: stem and heading, sorted.
+
+    Args:
+        results: Folder of the results.
+        names: Stems of the pages that were made from runs.
+    """
+    found = []
+    for path in sorted(results.glob("*.md")):
+        if path.stem not in {*names, "README"}:
+            heading = path.read_text(encoding="utf-8").partition("\n")[0]
+            found.append((path.stem, heading.lstrip("# ")))
+    return found
+
+
+def index(experiments: Sequence[Experiment], runs: int, pages: Sequence[tuple[str, str]] = ()) -> str:
     """The front page in Markdown.
 
     Args:
         experiments: In the order of the table.
         runs: Rows of ``runs.csv``.
+        pages: Further pages: stem and heading.
     """
     rows = [
         [
@@ -46,5 +63,7 @@ def index(experiments: Sequence[Experiment], runs: int) -> str:
         for experiment in experiments
     ]
     listed = table(["table", "what it shows", "arms", "seeds", "runs", "data"], rows, words=2) if rows else "No grid yet."
+    if pages:
+        listed += "\n\n" + "\n".join(f"- [{stem}]({stem}.md): {heading}" for stem, heading in pages)
     single = f"{runs} {'run' if runs == 1 else 'runs'} in [runs.csv](runs.csv)."
     return f"# Results\n\n{listed}\n\n{single}\n\n{_READING}"

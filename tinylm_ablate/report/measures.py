@@ -55,7 +55,8 @@ class Measure:
 PARAMETERS = Measure("parameters.total", "parameters", "count")
 TOKENS = Measure("tokens", "tokens", "count")
 SPEED = Measure("train/tokens_per_second", "training tokens/s", "rate")
-COST = (SPEED, Measure("train/seconds", "training s", "rate"))
+DECODE = Measure("decode/tokens_per_second", "decode tokens/s", "rate")
+COST = (SPEED, Measure("train/seconds", "training s", "rate"), DECODE)
 
 
 def bits(columns: Iterable[str], split: str) -> list[Measure]:

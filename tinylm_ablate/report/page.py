@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinylm_ablate.report import measures
-from tinylm_ablate.report.arms import Section
+from tinylm_ablate.report.arms import Arm, Section
 from tinylm_ablate.report.compare import Result, compare, written
 from tinylm_ablate.report.markdown import table
 from tinylm_ablate.report.measures import Measure
@@ -23,6 +23,12 @@ _FOLLOWS = {
     "shape.kv_heads": "KV heads", "shape.vocab_size": "vocabulary", "embedding_head_share": "embedding + head %",
 }  # fmt: skip
 
+#: What the paper prints beside quality -> the same of our runs.
+_COUNTERPARTS = {
+    "pehl_percent": "embedding_head_share", "accumulated_frequency_percent": "vocabulary.accumulated_frequency_percent",
+    "width": "shape.width", "heads": "shape.heads", "tokens_per_second_v100": measures.DECODE.column,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -31,16 +37,20 @@ class Experiment:
     Attributes:
         name: Stem of its files.
         title: Its heading.
+        note: What a reader must know beside the table.
         sections: Its arms.
         printed: The paper's rows for the arms of each section, or None.
         figures: A figure's path relative to the page, for each section; None where there is no curve.
+        more: Further parts of each section, in Markdown.
     """
 
     name: str
     title: str
+    note: str
     sections: Sequence[Section]
     printed: Sequence[Printed | None]
     figures: Sequence[str | None]
+    more: Sequence[Sequence[str]]
 
     @property
     def runs(self) -> int:
@@ -50,11 +60,12 @@ class Experiment:
 
 def page(experiment: Experiment) -> str:
     """The experiment in Markdown: quality, validation and cost, the paper beside it, curves, and what may be concluded."""
-    parts = [f"# {experiment.title}"]
-    for section, printed, figure in zip(experiment.sections, experiment.printed, experiment.figures, strict=True):
+    parts = [f"# {experiment.title}", experiment.note]
+    shown = zip(experiment.sections, experiment.printed, experiment.figures, experiment.more, strict=True)
+    for section, printed, figure, more in shown:
         if section.label:
             parts.append(f"## {section.label}")
-        parts += _section(section, printed, figure)
+        parts += [*_section(section, printed, figure), *more]
     parts.append(
         f"Per seed and with all digits: [{experiment.name}.csv]({experiment.name}.csv) and [runs.csv](runs.csv). "
         "How to read this: [README.md](README.md)."
@@ -71,7 +82,7 @@ def comma_separated(experiment: Experiment) -> str:
         shown = [measures.PARAMETERS, measures.TOKENS]
         for split in ("test", "validation"):
             shown += [*measures.bits(columns, split), *measures.cloze(columns, split)]
-        shown += measures.COST
+        shown += _cost(section)
         results = {measure.column: compare(section.arms, measure) for measure in shown}
         for index, arm in enumerate(section.arms):
             row = {"setting": section.label, **arm.place, "seeds": str(len(arm.runs))}
@@ -94,9 +105,9 @@ def _section(section: Section, printed: Printed | None, figure: str | None) -> l
     follows = [key for key in _FOLLOWS if _differs(section, key)]
     primary = measures.bits(columns, "test")[-1:]
     quality = [*measures.bits(columns, "test"), *measures.cloze(columns, "test")]
-    cost = [*measures.bits(columns, "validation"), *measures.COST]
+    cost = [*measures.bits(columns, "validation"), *_cost(section)]
     marks = section.seeds > 1
-    places = [[*arm.place.values(), *(_number(arm.common(key)) for key in follows)] for arm in section.arms]
+    places = [[*_place(arm), *(_number(arm.common(key)) for key in follows)] for arm in section.arms]
     head = [*section.axis, *(_FOLLOWS[key] for key in follows)]
     counts = [measures.PARAMETERS, measures.TOKENS]
 
@@ -113,7 +124,7 @@ def _section(section: Section, printed: Printed | None, figure: str | None) -> l
     first_table = [[*line, *(gap[index] for gap in gaps)] for index, line in enumerate(lines([*counts, *quality], seeds))]
     gap_heads = [f"{measure.title}, to the best [95 %]" for measure in primary] if gaps else []
     words = len(section.axis)
-    plain = [[*arm.place.values()] for arm in section.arms]
+    plain = [_place(arm) for arm in section.arms]
     parts = [
         _intro(section),
         table([*head, "seeds", *(m.title for m in (*counts, *quality)), *gap_heads], first_table, words),
@@ -121,6 +132,7 @@ def _section(section: Section, printed: Printed | None, figure: str | None) -> l
         _errors(section, [*primary, *measures.cloze(columns, "test")[-1:]]),
         "### Validation and cost",
         table([*section.axis, *(measure.title for measure in cost)], lines(cost, plain), words),
+        _protocol(section),
     ]
     if printed is not None:
         parts += _beside(section, printed, [*primary, *measures.cloze(columns, "test")[-1:]])
@@ -177,17 +189,75 @@ def _beside(section: Section, printed: Printed, shown: Sequence[Measure]) -> lis
     if not any(printed.rows):
         return []
     results = [compare(section.arms, measure) for measure in shown]
+    known = set(_columns(section))
+    also = {column: own for column, own in _COUNTERPARTS.items() if column in printed.columns and own in known}
+    # What stands for the same thing stands side by side, before the measures of quality, which do not.
+    columns = [*also, *(column for column in printed.columns if column not in also)]
     rows = []
     for index, (arm, paper) in enumerate(zip(section.arms, printed.rows, strict=True)):
+        cells = _place(arm)
+        for column in columns:
+            if column in also:
+                cells.append(_mean(arm, also[column]))
+            cells.append((paper or {}).get(column, "–"))
         ours = [measure.text(result[index].mean) for measure, result in zip(shown, results, strict=True)]
-        rows.append([*arm.place.values(), *ours, *((paper or {}).get(column, "–") for column in printed.columns)])
-    head = [*section.axis, *(f"here: {m.title}" for m in shown), *(f"paper: {c.replace('_', ' ')}" for c in printed.columns)]
+        rows.append([*cells[: len(section.axis) + 2 * len(also)], *ours, *cells[len(section.axis) + 2 * len(also) :]])
+    pairs = [f"{whose}: {_words(column)}" for column in also for whose in ("here", "paper")]
+    rest = [f"paper: {_words(column)}" for column in columns if column not in also]
+    head = [*section.axis, *pairs, *(f"here: {m.title}" for m in shown), *rest]
     return [
         "### Beside the paper",
         table(head, rows, len(section.axis)),
         f"The paper's numbers are `{printed.name}`, single runs of its 1B models on its own text and tasks: "
         "the order of the arms can be compared, the values cannot.",
     ]
+
+
+def _cost(section: Section) -> list[Measure]:
+    """The costs that were measured in every arm: the speed of decoding is, where the experiment asks for it."""
+    arms = [arm for arm in section.arms if arm.runs]
+    return [measure for measure in measures.COST if all(arm.by_seed(measure.column) for arm in arms)]
+
+
+def _protocol(section: Section) -> str:
+    """How the speed of decoding was measured, in a line; empty where it was not."""
+    if measures.DECODE not in _cost(section):
+        return ""
+    keys = ("batch", "prefix", "new_tokens", "precision", "threads", "device", "machine")
+    found = {
+        tuple(run.values.get(f"decode.{key}") for key in keys)
+        for arm in section.arms
+        for seed, run in arm.runs.items()
+        if seed in arm.by_seed(measures.DECODE.column)
+    }
+    lines = [
+        f"{_number(new)} new tokens after {_number(prefix)}, batch {_number(batch)}, random weights in {precision}, "
+        f"on {machine}" + (f" with threads={_number(threads)}" if device == "cpu" else "")
+        for batch, prefix, new, precision, threads, device, machine in sorted(found, key=str)
+    ]
+    paper = "The paper: 510 new tokens after 2, batch 20, FP16, one V100."
+    return f"decode tokens/s, of the whole batch: {'; or '.join(lines)}. {paper}"
+
+
+def _place(arm: Arm) -> list[str]:
+    """Where an arm stands, long numbers cut: 2.6666666666666665 is 2.667."""
+    return [
+        f"{float(text):.4g}" if len(text) > 8 and number(text) is not None and "/" not in text else text
+        for text in arm.place.values()
+    ]
+
+
+def _mean(arm: Arm, column: str) -> str:
+    values = list(arm.by_seed(column).values())
+    mean = math.fsum(values) / len(values) if values else math.nan
+    if column == measures.DECODE.column or math.isnan(mean):
+        return measures.DECODE.text(mean)
+    return _number(mean)
+
+
+def _words(column: str) -> str:
+    known = {"pehl_percent": "embedding + head %", "tokens_per_second_v100": "tokens/s"}
+    return known.get(column, column.replace("_percent", " %").replace("_", " "))
 
 
 def _columns(section: Section) -> list[str]:
@@ -197,6 +267,8 @@ def _columns(section: Section) -> list[str]:
 def _differs(section: Section, key: str) -> bool:
     """Whether a column tells arms apart and does not only repeat an axis."""
     values = [arm.common(key) for arm in section.arms if arm.runs]
+    if key == "shape.kv_heads" and all(arm.common(key) == arm.common("shape.heads") for arm in section.arms):
+        return False
     repeats = any(all(number(arm.place[axis]) == arm.common(key) for arm in section.arms if arm.runs) for axis in section.axis)
     return len({value for value in values if value is not None}) > 1 and not repeats
 

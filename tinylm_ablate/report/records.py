@@ -56,6 +56,9 @@ class Grid:
         paper: Stem of the paper's CSV, or None.
         paper_axis: Columns of that CSV that say which row belongs to a cell.
         cells: In the order of the grid.
+        note: What a reader must know beside the table.
+        correlate: Columns whose rank correlation with quality is shown.
+        figures: More figures, by name.
     """
 
     name: str
@@ -64,6 +67,9 @@ class Grid:
     paper: str | None
     paper_axis: Sequence[str]
     cells: Sequence[Cell] = field(repr=False)
+    note: str = ""
+    correlate: Sequence[str] = ()
+    figures: Sequence[str] = ()
 
 
 def read_rows(runs_dir: Path, problems: list[str] | None = None) -> list[Row]:
@@ -126,9 +132,11 @@ def parse_grid(path: Path) -> Grid:
         Cell(str(cell["identity"]), {str(key): str(value) for key, value in cell["overrides"].items()})
         for cell in content["cells"]
     ]
-    axis, paper_axis = ([str(key) for key in content.get(name) or []] for name in ("axis", "paper_axis"))
-    paper = content.get("paper")
-    return Grid(str(content["name"]), str(content["title"]), axis, None if paper is None else str(paper), paper_axis, cells)
+    lists = ([str(key) for key in content.get(name) or []] for name in ("axis", "paper_axis", "correlate", "figures"))
+    axis, paper_axis, correlate, figures = lists
+    paper, note = content.get("paper"), str(content.get("note") or "")
+    name, title = str(content["name"]), str(content["title"])
+    return Grid(name, title, axis, None if paper is None else str(paper), paper_axis, cells, note, correlate, figures)
 
 
 def flat_record(record: Mapping[str, Any]) -> Row:

@@ -1,0 +1,75 @@
+"""Attention by blocks against softmax(QK^T)V written out in double precision."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tinylm_ablate.arch import attention as module
+from tinylm_ablate.arch.attention import causal_attention
+
+
+def written_out(queries, keys, values):
+    """(B, T, heads, size) each -> (B, T, heads * size), in double precision."""
+    group = queries.shape[2] // keys.shape[2]
+    queries, keys, values = (part.double() for part in (queries, keys, values))
+    keys, values = (part.repeat_interleave(group, dim=2) for part in (keys, values))
+    scores = torch.einsum("bqhd,bkhd->bhqk", queries, keys) / math.sqrt(queries.shape[3])
+    future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+    weights = scores.masked_fill(future, float("-inf")).softmax(-1)
+    return torch.einsum("bhqk,bkhd->bqhd", weights, values).flatten(2)
+
+
+def operands(length, heads, kv_heads, size, dtype=torch.float32):
+    """Slices of one product, as in the decoder."""
+    generator = torch.Generator().manual_seed(length)
+    product = torch.randn(3, length, heads + 2 * kv_heads, size, generator=generator).to(dtype).requires_grad_()
+    return product, torch.split(product, [heads, kv_heads, kv_heads], dim=2)
+
+
+@pytest.mark.parametrize("length", [1, 5, 128, 129, 300])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (3, 1)])
+@pytest.mark.parametrize("cache", [1, 2**20], ids=["many tiles", "few tiles"])
+def test_values_and_gradients_are_exact(length, heads, kv_heads, cache, monkeypatch):
+    monkeypatch.setattr(module, "_CACHE_BYTES", cache)
+    product, parts = operands(length, heads, kv_heads, 8)
+    found, expected = causal_attention(*parts), written_out(*parts)
+    torch.testing.assert_close(found, expected.float())
+    slope = torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
+    (ours,) = torch.autograd.grad(found, product, slope)
+    (theirs,) = torch.autograd.grad(expected, product, slope.double())
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(causal_attention(*parts), found)
+
+
+def test_bf16_is_as_near_as_pytorchs():
+    product, parts = operands(300, 4, 4, 16, torch.bfloat16)
+    slope = torch.randn(3, 300, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected = written_out(*parts)
+    (exact,) = torch.autograd.grad(expected, product, slope.double())
+    errors = []
+    for found in (causal_attention(*parts), pytorchs(*parts)):
+        (gradient,) = torch.autograd.grad(found, product, slope)
+        pairs = ((found.detach(), expected.detach()), (gradient, exact))
+        errors.append([float((one - other).norm() / other.norm()) for one, other in pairs])
+    for ours, theirs in zip(*errors, strict=True):
+        assert ours < max(1.5 * theirs, 0.01)
+
+
+def pytorchs(queries, keys, values):
+    parts = (part.transpose(1, 2) for part in (queries, keys, values))
+    return F.scaled_dot_product_attention(*parts, is_causal=True).transpose(1, 2).flatten(2)
+
+
+def test_large_scores_do_not_overflow():
+    product, _ = operands(200, 2, 2, 8)
+    parts = torch.split(100 * product, [2, 2, 2], dim=2)
+    found = causal_attention(*parts)
+    # A score of 1e5 is rounded to a hundredth in fp32.
+    torch.testing.assert_close(found, written_out(*parts).float(), rtol=1e-2, atol=0.1)
+    found.sum().backward()
+    assert bool(product.grad.isfinite().all())
