@@ -28,7 +28,7 @@ from tinylm_ablate.tokenizer.train import MIN_VOCAB_SIZE
 IDENTITY_SCHEMA = 1
 
 #: Matrix products in bf16 pay from this width on; below it the casts cost more than they save (docs/LAB.md).
-BF16_FROM_WIDTH = 128
+BF16_FROM_WIDTH = 32
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,207 @@
+"""Every experiment that is shipped: it composes and settles at any scale, with the quantities that the paper prints."""
+
+from __future__ import annotations
+
+import csv
+import random
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+
+from tinylm_ablate import paths
+from tinylm_ablate.arch.shapes import Shape, baseline_parameters, embedding_head_share, parameters
+from tinylm_ablate.grid.cells import expand
+from tinylm_ablate.grid.compose import register, typed
+from tinylm_ablate.report.printed import FOLDER, printed
+from tinylm_ablate.report.records import Grid
+from tinylm_ablate.settle import Settled, settle
+
+NAMES = sorted(path.stem for path in paths.experiments_dir().glob("*.yaml"))
+
+#: The cell of each table that stands for the paper's common row, 34.39 41.48 47.70.
+BASELINES = {
+    "table01_tokenizer": ("tokenizer.vocab_size", "48000/s"),
+    "table02_depth_width": ("arch.depth", "20"),
+    "table03_expanding_rate": ("arch.expanding_rate", "2.6666666666666665"),
+    "table04_random_init": ("init", "internlm"),
+    "table12_heads": ("arch.head_dim", "128/s"),
+    "table13_weight_decay": ("optimizer.weight_decay", "0.1"),
+}
+
+
+@cache
+def cells(name: str, *overrides: str) -> list[tuple[dict[str, str], Settled]]:
+    """Where each cell of an experiment stands, and what it settles to; as the sweeper composes them."""
+    given = [f"+experiments={name}", "cache_dir=nowhere", *overrides]
+    register()
+    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+        whole = hydra_compose("config", overrides=given, return_hydra_config=True)
+        params = OmegaConf.to_container(whole.hydra.sweeper).get("params")  # type: ignore[union-attr]
+        base = typed(whole)
+        shared, found = expand(params, given, base.grid, None)
+        return [
+            (dict(cell.values), settle(typed(hydra_compose("config", overrides=[*shared, *cell.overrides])))) for cell in found
+        ]
+
+
+def shapes(name: str, scale: str = "paper") -> list[Shape]:
+    return [settled.shape for _, settled in cells(name, f"scale={scale}")]
+
+
+def test_the_papers_experiments_are_all_there() -> None:
+    wanted = {*BASELINES, "table10_gqa", "figure02_coverage", "figure04_shapes"}
+    assert wanted <= set(NAMES)
+
+
+#: The demo has a budget of its own, which is no whole batch of the paper's.
+CELLS = [(name, scale) for name in NAMES for scale in ("paper", "s32") if (name, scale) != ("demo", "paper")]
+
+
+@pytest.mark.parametrize(("name", "scale"), CELLS)
+def test_every_cell_settles_to_a_run_of_its_own(name: str, scale: str) -> None:
+    found = cells(name, f"scale={scale}")
+    assert len({settled.identity for _, settled in found}) == len(found)
+    config = found[0][1].config
+    assert config.experiment.name == name
+    assert set(config.experiment.axis) <= {key for place, _ in found for key in place} | {"seed"}
+    assert config.experiment.paper is None or (FOLDER / f"{config.experiment.paper}.csv").is_file()
+
+
+@pytest.mark.parametrize("scale", ["paper", "s8", "s32"])
+def test_one_baseline_run_serves_all_tables(scale: str) -> None:
+    identities = set()
+    for name, (axis, value) in BASELINES.items():
+        found = [settled for place, settled in cells(name, f"scale={scale}") if place[axis] == value]
+        assert len(found) == 1, (name, [place for place, _ in cells(name, f"scale={scale}")])
+        identities.add(found[0].identity)
+    assert len(identities) == 1
+
+
+@pytest.mark.parametrize("name", [name for name in BASELINES])
+def test_every_row_of_the_paper_has_its_arm(name: str) -> None:
+    found = cells(name, "scale=s32")
+    experiment = found[0][1].config.experiment
+    grid = Grid(name, "", list(found[0][0]), experiment.paper, experiment.paper_axis, [])
+    problems: list[str] = []
+    table = printed([grid], [place for place, _ in found], problems)
+    assert table is not None and not problems
+    averages = [row["average"] for row in table.rows if row is not None]
+    with (FOLDER / f"{experiment.paper}.csv").open() as stream:
+        assert sorted(averages) == sorted(row["average"] for row in csv.DictReader(stream))
+    assert len(averages) == len(found)
+
+
+def test_every_cell_of_a_grid_has_the_same_budget_and_recipe() -> None:
+    for name in BASELINES:
+        found = [settled for _, settled in cells(name, "scale=paper")]
+        assert {settled.tokens for settled in found} == {50_357 * 983_040}
+        assert {settled.learning_rate for settled in found} == {1e-4}
+
+
+def test_table_1_at_the_papers_scale() -> None:
+    found = shapes("table01_tokenizer")
+    assert [(shape.vocab_size, shape.depth) for shape in found] == [
+        (8000, 24), (16000, 23), (32000, 22), (48000, 20), (72000, 18), (100883, 15)
+    ]  # fmt: skip
+    for shape, millions, share in zip(
+        found, (964.6, 954.3, 972.6, 952.0, 960.0, 946.5), (2.97, 6.01, 11.79, 18.07, 26.88, 38.19), strict=True
+    ):
+        assert parameters(shape)["total"] / 1e6 == pytest.approx(millions, abs=0.06)
+        assert embedding_head_share(shape) == pytest.approx(share, abs=0.02)
+
+
+def test_table_1_keeps_its_shares_at_s16() -> None:
+    for small, large in zip(shapes("table01_tokenizer", "s16"), shapes("table01_tokenizer"), strict=True):
+        assert embedding_head_share(small) == pytest.approx(embedding_head_share(large), abs=0.05)
+
+
+def test_table_2_at_the_papers_scale() -> None:
+    found = [(shape.depth, shape.width, shape.ffn_width, shape.heads) for shape in shapes("table02_depth_width")]
+    assert found == [(40, 1280, 3584, 10), (30, 1536, 4096, 12), (20, 1792, 4864, 14), (15, 2048, 5632, 16), (9, 2560, 6912, 20)]
+
+
+def test_table_3_at_the_papers_scale() -> None:
+    found = shapes("table03_expanding_rate")
+    assert [(shape.width, shape.ffn_width) for shape in found] == [(2304, 2304), (2048, 4096), (1792, 4864), (1536, 6144)]
+    assert {shape.depth for shape in found} == {20}
+    millions = [round(parameters(shape)["total"] / 1e6, 1) for shape in found]
+    assert millions == [964.5, 1035.6, 952.0, 902.5]
+
+
+def test_table_4_is_four_rules_of_one_sigma() -> None:
+    found = [settled.config.init for _, settled in cells("table04_random_init", "scale=paper")]
+    assert [init.rule for init in found] == ["constant", "gpt2", "internlm", "depthwise"]
+    assert {init.std for init in found} == {0.02}
+
+
+@pytest.mark.parametrize("scale", ["paper", "s32"])
+def test_table_10_pools_half_of_the_heads_and_goes_on_with_a_twentieth(scale: str) -> None:
+    found = {place["arm"]: settled for place, settled in cells("table10_gqa", f"scale={scale}")}
+    factor = {"paper": 1, "s32": 32}[scale]
+    assert {(settled.shape.depth, settled.shape.width) for settled in found.values()} == {(22, 2048 // factor)}
+    heads = 2048 // factor // found["mha"].shape.head_dim
+    assert {arm: settled.shape.kv_heads for arm, settled in found.items()} == {
+        "mha": heads, "mha_continued": heads, "gqa": heads // 2, "gqa_from_scratch": heads // 2
+    }  # fmt: skip
+    if scale == "paper":
+        assert heads // 2 == 8
+    for arm in ("mha_continued", "gqa"):
+        parent = found[arm].parent
+        assert parent is not None and parent.identity == found["mha"].identity
+        assert 0.045 < found[arm].tokens / found["mha"].tokens <= 0.05
+    assert found["gqa_from_scratch"].tokens == found["mha"].tokens
+    assert found["gqa_from_scratch"].parent is None
+
+
+def test_table_12_at_the_papers_scale() -> None:
+    found = shapes("table12_heads")
+    assert [(shape.heads, shape.head_dim, shape.width) for shape in found] == [(14, 128, 1792), (28, 64, 1792), (56, 32, 1792)]
+    assert len({parameters(shape)["total"] for shape in found}) == 1
+
+
+def test_table_13_decays() -> None:
+    found = [settled.config.optimizer.weight_decay for _, settled in cells("table13_weight_decay", "scale=paper")]
+    assert found == [0.2, 0.1, 0.01, 0.001, 0.0001]
+
+
+def test_the_speed_of_decoding_is_measured_where_the_paper_prints_it() -> None:
+    measured = {name for name in NAMES if cells(name, "scale=s32")[0][1].config.evaluate.decode.measure}
+    assert measured == {"table02_depth_width", "table03_expanding_rate", "table12_heads"}
+    decode = cells("table02_depth_width", "scale=s32")[0][1].config.evaluate.decode
+    assert (decode.batch, decode.prefix, decode.new_tokens) == (20, 2, 510)
+
+
+def test_figure_4_is_thirty_shapes_from_a_stated_seed() -> None:
+    draw = random.Random(4)
+    expected = [(draw.randint(10, 40), round(draw.uniform(1, 4), 2)) for _ in range(30)]
+    found = cells("figure04_shapes", "scale=paper")
+    assert [(settled.config.arch.depth, settled.config.arch.expanding_rate) for _, settled in found] == expected
+    baseline = cells("table02_depth_width", "scale=paper")[0][1]
+    for _, settled in found:
+        assert parameters(settled.shape)["total"] == pytest.approx(952e6, rel=0.1)
+        assert settled.shape.ffn_width / settled.shape.width == pytest.approx(settled.config.arch.expanding_rate, rel=0.02)
+        assert settled.tokens == pytest.approx(baseline.tokens / 10, rel=1e-3)
+
+
+def test_figure_4_is_about_equal_at_a_small_scale_too() -> None:
+    found = [settled for _, settled in cells("figure04_shapes", "scale=s32")]
+    budget = baseline_parameters(found[0].config.scale)
+    assert max(abs(parameters(settled.shape)["total"] / budget - 1) for settled in found) < 0.15
+
+
+def test_figure_2_trains_nothing() -> None:
+    ((_, settled),) = cells("figure02_coverage", "scale=s32")
+    assert settled.config.mode == "coverage"
+    assert settled.config.tokenizer.kind == "compact"
+
+
+def test_the_settings_of_an_experiment_are_its_own_keys_alone(tmp_path: Path) -> None:
+    """A budget from the command line reaches every cell, so that ``make paper`` can set it."""
+    for name in ("table02_depth_width", "table10_gqa"):
+        found = [settled for _, settled in cells(name, "scale=s32", f"runs_dir={tmp_path}", "train.tokens_per_parameter=4")]
+        whole = max(settled.tokens for settled in found)
+        assert whole == pytest.approx(4 * baseline_parameters(found[0].config.scale), rel=0.01)
