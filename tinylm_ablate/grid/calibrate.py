@@ -68,8 +68,12 @@ def _measured(shape: Shape, tokens: int, sequences: int, precision: str, threads
     """Seconds a token of a shape at its whole depth, from one and two of its layers."""
     import torch
 
+    before = torch.get_num_threads()
     torch.set_num_threads((os.cpu_count() or 1) if isinstance(threads, str) else threads)
-    one, two = (_step_seconds(dataclasses.replace(shape, depth=depth), tokens, sequences, precision) for depth in (1, 2))
+    try:
+        one, two = (_step_seconds(dataclasses.replace(shape, depth=depth), tokens, sequences, precision) for depth in (1, 2))
+    finally:
+        torch.set_num_threads(before)
     return (one + max(0.0, two - one) * (shape.depth - 1)) / (sequences * tokens)
 
 

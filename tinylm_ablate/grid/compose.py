@@ -75,6 +75,10 @@ def diagnose(overrides: Sequence[str]) -> list[str]:
     mistakes: list[str] = []
     sound: list[list[str]] = []
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        try:
+            typed(hydra_compose("config"))
+        except COMPOSITION_ERRORS as error:
+            return [f"the defaults in {conf_dir()} do not compose: {_first_line(error.__cause__ or error)}"]
         for text in overrides:
             try:
                 override = OverridesParser.create().parse_override(text)

@@ -147,10 +147,9 @@ class GridSweeper(Sweeper):
             ]
             (result,) = self.launcher.launch([[*shared, *job.cell.overrides, *extra]], initial_job_idx=number - 1)
             _take(job, result, records)
-            if job.error:
-                _say(f"failed {job.cell.name}: {job.error}")
-                if base.grid.on_failure == "stop":
-                    break
+            _say(_outcome(job, records))
+            if job.error and base.grid.on_failure == "stop":
+                break
         tracker.finish_grid(nest, _table(jobs, records))
         return records
 
@@ -170,6 +169,17 @@ def _take(job: _Job, result: JobReturn, records: dict[str, Record]) -> None:
         raise
     except Exception as error:
         job.error = _one_line(error)
+
+
+def _outcome(job: _Job, records: dict[str, Record]) -> str:
+    """The line that ends a cell."""
+    if job.error:
+        return f"failed {job.cell.name}: {job.error}"
+    metrics = records[job.settled.identity]["metrics"]
+    return (
+        f"done   {job.cell.name}: {metrics['test/bits_per_byte/all']:.4f} bits per byte on test, "
+        f"{metrics['train/seconds']:.0f} s of training"
+    )
 
 
 def _write_grid(base: Config, jobs: Sequence[_Job], arguments: Sequence[str]) -> _Grid:

@@ -1,0 +1,138 @@
+"""What runs would be and cost, without training them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers import TINY
+from tinylm_ablate.arch.shapes import Shape, flops_per_token
+from tinylm_ablate.grid.calibrate import seconds_per_token
+from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.grid.plan import plan, plans
+from tinylm_ablate.settle import Settled, settle
+
+FIELDS = (
+    "depth width ffn_width heads vocab_size parameters embedding_head_share flops tokens steps memory_bytes seconds".split()
+)
+
+#: Overrides that describe a public model, and its count.
+PUBLIC = {
+    "TinyLlama-1.1B": ("22 2048 5632 64 4 32000 false", 1_100_048_384),
+    "MobileLLM-125M": ("30 576 1536 64 3 32000 true", 124_635_456),
+    "MobileLLM-1B": ("54 1280 3584 64 5 32000 true", 1_005_461_760),
+    "Sheared-LLaMA-1.3B": ("24 2048 5504 128 16 32000 false", 1_345_423_360),
+    "SmolLM2-135M": ("30 576 1536 64 3 49152 true", 134_515_008),
+    "the paper's LLM1B.py": ("20 1792 4864 128 14 48000 false", 951_983_872),
+}
+
+#: Runs a command and tells its peak memory in bytes; a fresh process, since a process knows only the largest of its children.
+MEASURE = (
+    "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:]).returncode; "
+    "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss; "
+    "print('PEAK', peak * (1 if sys.platform == 'darwin' else 1024), file=sys.stderr); sys.exit(code)"
+)
+
+
+def settled(folder: Path, *overrides: str) -> Settled:
+    return settle(compose([f"runs_dir={folder}", *overrides]))
+
+
+def test_table_1_planned_at_the_papers_scale_as_json(tmp_path: Path) -> None:
+    arguments = ["-m", "+experiments=table01_tokenizer", "scale=paper", "mode=plan", "plan.format=json", "seeds=1"]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, sys.executable, "-m", "tinylm_ablate", *arguments],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 6
+    assert all(set(FIELDS) <= row.keys() for row in rows)
+    shares = [row["embedding_head_share"] for row in rows]
+    assert shares == pytest.approx([2.97, 6.01, 11.79, 18.07, 26.88, 38.19], abs=0.02)
+    assert [round(row["parameters"] / 1e6, 1) for row in rows] == [964.6, 954.3, 972.6, 952.0, 960.0, 946.5]
+    assert [row["depth"] for row in rows] == [24, 23, 22, 20, 18, 15]
+    assert {(row["width"], row["ffn_width"], row["heads"]) for row in rows} == {(1792, 4864, 14)}
+    assert all(row["seconds"] > 0 and row["memory_bytes"] > 16 * row["parameters"] for row in rows)
+    assert all(row["steps"] * 983_040 == row["tokens"] for row in rows)
+    peak = int(done.stderr.split("PEAK ")[1].split()[0])
+    assert peak < 4 * 2**30
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_shapes_are_counted_exactly(name: str, tmp_path: Path) -> None:
+    values, expected = PUBLIC[name]
+    keys = ("arch.depth", "arch.width", "arch.ffn_width", "arch.head_dim", "arch.kv_heads", "tokenizer.vocab_size", "arch.tied")
+    overrides = [f"{key}={value}" for key, value in zip(keys, values.split(), strict=True)]
+    row = plan(name, settled(tmp_path, "scale=paper", *overrides))
+    assert row["parameters"] == expected == sum(row["parts"].values())
+
+
+def test_a_plan_agrees_with_the_run_that_it_describes(tmp_path: Path) -> None:
+    run = settled(tmp_path, *TINY)
+    row = plan("tiny", run)
+    assert row["identity"] == run.identity
+    assert (row["tokens"], row["steps"]) == (512, 4) == (run.tokens, run.steps)
+    assert row["flops"] == flops_per_token(run.shape, 32)["training"]
+    assert row["seconds"] > 0
+    assert not row["finished"]
+    run.folder.mkdir()
+    (run.folder / "metrics.json").write_text("{}")
+    assert plan("tiny", run)["finished"]
+
+
+def test_the_course_of_the_learning_rate_is_told(tmp_path: Path) -> None:
+    run = settled(tmp_path, *TINY, "train.tokens=12800", "optimizer.schedule=linear", "optimizer.final=0.25")
+    row = plan("tiny", run)
+    assert row["warmup_steps"] == 3  # 3 % of 100
+    assert row["final_learning_rate"] == pytest.approx(0.25 * run.learning_rate, rel=0.05)
+    told = plans([("tiny", run)], "table")
+    assert f"learning rate: up to {run.learning_rate:.3g} over 3 of 100 steps, then linear to" in told
+    constant = settled(tmp_path, *TINY, "optimizer.schedule=constant")
+    told = plans([("first", run), ("second", constant)], "table")
+    assert "learning rate [first]" in told
+    assert "learning rate [second]" in told and "then constant" in told
+
+
+def test_totals_count_equal_and_finished_runs_once(tmp_path: Path) -> None:
+    first, second = settled(tmp_path, *TINY), settled(tmp_path, *TINY, "seed=1")
+    told = plans([("first", first), ("its twin", first), ("second", second)], "table")
+    assert "2 runs, 0 finished; to do: 1,024 tokens" in told
+    second.folder.mkdir()
+    (second.folder / "metrics.json").write_text("{}")
+    assert "2 runs, 1 finished; to do: 512 tokens" in plans([("first", first), ("second", second)], "table")
+
+
+def test_a_parent_is_planned_once_and_apart(tmp_path: Path) -> None:
+    pooled = ["arch.width=64", "arch.head_dim=16", "train.share=0.5", "init=pool"]
+    base = [entry for entry in TINY if not entry.startswith("arch.width")]
+    runs = [settled(tmp_path, *base, *pooled, f"arch.kv_heads={heads}") for heads in ("auto", "heads/2", "heads/4")]
+    parents = {run.parent.identity for run in runs if run.parent is not None}
+    assert len(parents) == 1
+    told = plans([(f"cell {number}", run) for number, run in enumerate(runs)], "table")
+    assert "and 1 parent that is trained once" in told and told.count(f"parent {parents.pop()}") == 1
+    assert "3 runs, 0 finished; to do: 768 tokens" in told and "1 run, 0 finished; to do: 512 tokens" in told
+    mha = settled(tmp_path, *base, "arch.width=64", "arch.head_dim=16")
+    assert "parent" not in plans([("mha", mha), ("gqa", runs[1])], "table")
+
+
+def test_the_parts_of_a_grid_are_a_table_where_they_differ(tmp_path: Path) -> None:
+    small, large = settled(tmp_path, *TINY), settled(tmp_path, *TINY, "arch.depth=3")
+    assert "parameters by part: embedding 4,800, head 4,800," in plans([("a", small), ("b", small)], "table")
+    told = plans([("small", small), ("large", large)], "table").split("parameters by part:")[1]
+    assert [line.split()[0] for line in told.splitlines()[1:5]] == ["cell", "------", "small", "large"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU measures these shapes themselves")
+def test_shapes_too_large_to_measure_are_estimated_by_their_flops() -> None:
+    large = Shape(depth=20, width=1792, ffn_width=4864, heads=14, kv_heads=14, head_dim=128, vocab_size=48000)
+    deeper = Shape(depth=40, width=1792, ffn_width=4864, heads=14, kv_heads=14, head_dim=128, vocab_size=48000)
+    first, second = (seconds_per_token(shape, 2048, 30, "fp32", 1) for shape in (large, deeper))
+    ratio = flops_per_token(deeper, 2048)["training"] / flops_per_token(large, 2048)["training"]
+    assert second / first == pytest.approx(ratio)

@@ -1,0 +1,98 @@
+"""What belongs to a run's identity, and what a share of the budget and groups of heads come to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import TINY
+from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.settle import Settled, settle
+
+POOL = ["arch.width=64", "arch.head_dim=8", "init=pool"]
+
+
+def settled(*overrides: str) -> Settled:
+    return settle(compose(["runs_dir=nowhere", *TINY, *overrides]))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "evaluate.decode.measure=true", "evaluate.decode.new_tokens=7", "results_dir=elsewhere", "experiment.note=words",
+        "experiment.correlate=[shape.depth]", "experiment.figures=[matrix_std]", "experiment.name=other", "mode=plan",
+    ],
+)  # fmt: skip
+def test_what_changes_no_number_changes_no_identity(override: str) -> None:
+    assert settled(override).identity == settled().identity
+
+
+@pytest.mark.parametrize("override", ["train.share=0.5", "seed=1", "evaluate.max_bytes=1999", "init.std=0.03"])
+def test_what_changes_a_number_changes_the_identity(override: str) -> None:
+    assert settled(override).identity != settled().identity
+
+
+def test_a_share_is_the_budget_that_it_comes_to() -> None:
+    half = settled("train.share=0.5")
+    assert (half.tokens, half.steps) == (256, 2)
+    assert half.identity == settled("train.tokens=256").identity
+    assert settled("train.share=2").tokens == 1024
+    assert settled("train.tokens=12800", "train.share=0.05").tokens == 640
+    # A budget near the largest that there is passes through unrounded.
+    assert settled(f"train.tokens={2**63 - 1}").tokens == (2**63 - 1) // 128 * 128
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.share=0.1", "train.share=0.1: 51 of 512 tokens; allowed: at least one batch, train.batch_tokens=128"),
+        ("train.share=1e-9", "train.share=1e-09: 0 of 512 tokens"),
+        ("train.share=0", "train.share=0.0: allowed: a number above 0"),
+    ],
+)
+def test_a_share_below_one_batch_is_a_mistake(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        settled(override)
+    assert len(caught.value.mistakes) == 1
+    assert message in caught.value.mistakes[0]
+
+
+def test_a_parent_trains_on_the_whole_budget_as_a_run_of_its_own_would() -> None:
+    child = settled(*POOL, "arch.kv_heads=heads/2", "train.share=0.5", "seed=3")
+    assert child.parent is not None
+    assert child.parent.identity == settled(*POOL[:2], "seed=3").identity
+    assert (child.tokens, child.parent.tokens) == (256, 512)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("auto", 8), ("heads/1", 8), ("heads/2", 4), ("heads / 8", 1), ("2", 2)])
+def test_key_value_heads_relative_to_the_heads(value: str, expected: int) -> None:
+    shape = settled(
+        "arch.width=64", "arch.head_dim=8", f"arch.kv_heads='{value}'" if "/" in value else f"arch.kv_heads={value}"
+    )
+    assert (shape.shape.heads, shape.shape.kv_heads) == (8, expected)
+
+
+def test_an_automatic_width_divides_into_the_groups() -> None:
+    for group in (2, 3, 5):
+        shape = settled("arch.width=auto", f"arch.kv_heads=heads/{group}").shape
+        assert shape.heads == group * shape.kv_heads
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("heads/3", "arch.kv_heads=heads/3: allowed with 8 heads: auto, heads/2, heads/4, heads/8"),
+        ("heads/0", "allowed: auto, a whole number, or heads/N"),
+        ("half", "allowed: auto, a whole number, or heads/N"),
+    ],
+)
+def test_groups_that_do_not_come_out_are_a_mistake(value: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settled("arch.width=64", "arch.head_dim=8", f"arch.kv_heads={value}")
+
+
+def test_pooling_refuses_another_width() -> None:
+    with pytest.raises(ConfigError, match="pooled from the parent's 8"):
+        settled(*POOL, "arch.kv_heads=3")
