@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinylm_ablate import progress
-from tinylm_ablate.config import Config
+from tinylm_ablate.config import Config, check_values
 from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.settle import settle
 
@@ -106,6 +106,8 @@ def _model_folder(config: Config) -> Path:
         if not folder.is_dir():
             raise UserError(f"model=null: the run that the config describes has no model yet in {folder}; name one with model=")
         return folder
+    if mistakes := check_values(config):
+        raise ConfigError(mistakes)
     for folder in (Path(config.runs_dir) / config.model / "model", Path(config.model) / "model", Path(config.model)):
         if folder.is_dir():
             return folder

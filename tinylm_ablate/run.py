@@ -93,7 +93,7 @@ def _do(settled: Settled, folder: Path) -> Record:
 
     tracker = open_tracker(config.tracking, Path(config.runs_dir))
     tracked = tracker.start_run(
-        folder, _run_name(config), config.tracking.parent, _parameters(settled), {"identity": settled.identity}
+        folder, _run_name(config), config.tracking.parent, parameters_of(settled), {"identity": settled.identity}
     )
     try:
         trained = fit(decoder, shards.tokens("train"), settled, folder, tracked.log)
@@ -170,10 +170,31 @@ def _run_name(config: Config) -> str:
     return config.tracking.run_name or f"{config.experiment.name} seed={config.seed}"
 
 
-def _parameters(settled: Settled) -> dict[str, Any]:
-    """The settled settings as MLflow parameters: dotted keys, so that those that differ stand in columns."""
+#: Settings that say nothing about a run in a table of runs; all of them stand in its ``config.yaml``.
+_UNTOLD = ("tracking.", "experiment.", "grid.", "generate.", "plan.", "scale.")
+_UNTOLD_KEYS = {"mode", "model", "prompt", "folder", "progress", "runs_dir", "cache_dir", "results_dir", "seeds"}
+
+
+def parameters_of(settled: Settled) -> dict[str, Any]:
+    """The settings as MLflow's parameters, under dotted keys; ``arch`` and ``tokenizer.vocab_size`` as what they came to."""
+    from tinylm_ablate.arch.shapes import embedding_head_share, parameters
     from tinylm_ablate.config import walk
 
-    values = {key: value for key, value, _ in walk(settled.config) if not key.startswith(("tracking.", "experiment.", "grid."))}
-    shape = {f"shape.{key}": value for key, value in dataclasses.asdict(settled.shape).items()}
-    return values | shape | {"tokens": settled.tokens, "learning_rate": settled.learning_rate, "identity": settled.identity}
+    shape = settled.shape
+    told = {
+        key: value
+        for key, value, _ in walk(settled.config)
+        if value is not None and key not in _UNTOLD_KEYS and not key.startswith(_UNTOLD)
+    }
+    told |= {f"arch.{key}": value for key, value in dataclasses.asdict(shape).items() if key != "vocab_size"}
+    return told | {
+        "scale": settled.config.scale.name,
+        "tokenizer.vocab_size": shape.vocab_size,
+        "arch.parameters": parameters(shape)["total"],
+        "embedding_head_share": round(embedding_head_share(shape), 2),
+        "init.parent": settled.parent.identity if settled.parent else settled.config.init.parent or "none",
+        "train.tokens": settled.tokens,
+        "train.steps": settled.steps,
+        "learning_rate": settled.learning_rate,
+        "precision": settled.precision,
+    }

@@ -81,7 +81,7 @@ def test_one_baseline_run_serves_all_tables(scale: str) -> None:
     assert len(identities) == 1
 
 
-@pytest.mark.parametrize("name", [name for name in BASELINES])
+@pytest.mark.parametrize("name", list(BASELINES))
 def test_every_row_of_the_paper_has_its_arm(name: str) -> None:
     found = cells(name, "scale=s32")
     experiment = found[0][1].config.experiment

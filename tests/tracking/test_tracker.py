@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import atexit
+import base64
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -50,7 +52,7 @@ def test_a_grid_holds_its_cells(client, settings, runs_dir):
     parent = client.get_run(grid)
     assert parent.info.run_name == "table02_depth_width"
     assert parent.info.status == "FINISHED"
-    assert parent.data.tags["mlflow.note.content"].startswith("| depth |")
+    assert parent.data.tags["mlflow.note.content"].startswith("table02_depth_width: Depth against width\n\n| depth |")
     assert {file.path for file in client.list_artifacts(grid)} == {"table.md", "curve.svg"}
     assert (runs_dir / "mlartifacts").is_dir()
     cells = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{grid}'")
@@ -286,3 +288,19 @@ def test_an_address_that_cannot_work_is_told_at_once(settings, runs_dir, uri):
 def test_mlflow_is_not_imported_before_it_is_used():
     code = "import sys, tinylm_ablate.tracking, tinylm_ablate.tracking.ui; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_grid_that_goes_on_is_the_same_run_and_gets_a_view(client, settings, runs_dir):
+    for status in ("KILLED", "FINISHED"):
+        tracker = open_tracker(settings, runs_dir)
+        grid = tracker.start_grid("grid", "title", identity="0123456789abcdef")
+        tracker.finish_grid(grid, "table", status=status, columns=["arch.depth"])
+    (run,) = client.search_runs([client.get_experiment_by_name(settings.experiment).experiment_id])
+    assert run.info.status == "FINISHED"
+    (view,) = [
+        json.loads(value)
+        for key, value in client.get_experiment(run.info.experiment_id).tags.items()
+        if key.startswith("mlflow.sharedViewState.")
+    ]
+    state = json.loads(zlib.decompress(base64.b64decode(view["state"].removeprefix("deflate;"))))
+    assert state["selectedColumns"][:2] == ["params.`arch.depth`", "metrics.`test/bits_per_byte/all`"]

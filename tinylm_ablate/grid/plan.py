@@ -72,7 +72,8 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str) -> str:
         "",
         f"parameters by part{_parts(rows)}",
         *_schedules(rows),
-        f"{runs} {'run' if runs == 1 else 'runs'}, {runs - len(waiting)} finished; to do: {sum(row['tokens'] for row in waiting):,} tokens, "
+        f"{runs} {'run' if runs == 1 else 'runs'}, {runs - len(waiting)} finished; to do: "
+        f"{sum(row['tokens'] for row in waiting):,} tokens, "
         f"{sum(row['tokens'] * row['flops'] for row in waiting):.3g} FLOPs, "
         f"{_time(sum(row['seconds'] for row in waiting))} of training here, evaluation not counted",
     ]

@@ -25,7 +25,7 @@ from tinylm_ablate.errors import ConfigError, Interrupted, UserError
 from tinylm_ablate.files import fingerprint, write_atomic
 from tinylm_ablate.grid.cells import Cell, expand
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, typed
-from tinylm_ablate.run import Record, finished, run
+from tinylm_ablate.run import Record, finished, parameters_of, run
 from tinylm_ablate.settle import Settled, settle
 
 
@@ -130,9 +130,21 @@ class GridSweeper(Sweeper):
         waiting = [job for job in jobs if job.settled.identity not in records]
         if not waiting:
             return records
-        assert self.launcher is not None
         tracker = open_tracker(base.tracking, Path(base.runs_dir))
-        nest = tracker.start_grid(grid.name, grid.title)
+        nest = tracker.start_grid(grid.name, grid.title, identity=grid.path.stem)
+        status = "KILLED"
+        try:
+            self._train(shared, waiting, base, nest, records)
+            status = "FAILED" if any(job.error for job in waiting) else "FINISHED"
+        finally:
+            tracker.finish_grid(nest, _table(jobs, records), status=status, columns=_columns(jobs))
+        return records
+
+    def _train(
+        self, shared: Sequence[str], waiting: Sequence[_Job], base: Config, nest: str | None, records: dict[str, Record]
+    ) -> None:
+        """Train what is not finished: parents first, then cell by cell."""
+        assert self.launcher is not None
         for parent in {job.settled.parent.identity: job.settled.parent for job in waiting if job.settled.parent}.values():
             if finished(parent.folder) is None:
                 shape = parent.shape
@@ -150,8 +162,12 @@ class GridSweeper(Sweeper):
             _say(_outcome(job, records))
             if job.error and base.grid.on_failure == "stop":
                 break
-        tracker.finish_grid(nest, _table(jobs, records))
-        return records
+
+
+def _columns(jobs: Sequence[_Job]) -> list[str]:
+    """The parameters that differ between the cells, as MLflow knows them."""
+    rows = [parameters_of(job.settled) for job in jobs]
+    return [key for key in rows[0] if len({str(row.get(key)) for row in rows}) > 1]
 
 
 def _take(job: _Job, result: JobReturn, records: dict[str, Record]) -> None:
@@ -163,12 +179,10 @@ def _take(job: _Job, result: JobReturn, records: dict[str, Record]) -> None:
         else:
             records[job.settled.identity] = record
         return
-    try:
-        _ = result.return_value
-    except Interrupted:
-        raise
-    except Exception as error:
-        job.error = _one_line(error)
+    error = result._return_value  # its property would print the overrides before it raises
+    if isinstance(error, Interrupted) or not isinstance(error, Exception):
+        raise error
+    job.error = _one_line(error)
 
 
 def _outcome(job: _Job, records: dict[str, Record]) -> str:

@@ -31,6 +31,9 @@ PENDING = "tracking_pending.jsonl"
 #: Which run of the store a folder belongs to, so that a training that goes on goes on there too.
 _LINK = "tracking.json"
 
+#: What a grid's view shows beside the parameters that differ; the first one ranks.
+_VIEW_METRICS = ("test/bits_per_byte/all", "validation/bits_per_byte/all", "test/cloze/all", "train/tokens_per_second")
+
 #: Longest wait between two attempts to reach a store; well below ``outbox.ABANDONED_SECONDS``.
 _LONGEST_WAIT = 300.0
 
@@ -64,11 +67,26 @@ class TrackedRun:
 class Tracker:
     """Tracking; this one goes nowhere (``tracking=none``)."""
 
-    def start_grid(self, name: str, description: str = "", tags: Mapping[str, str] | None = None) -> str | None:
-        """Open the run that the cells of a grid are nested in; returns its id for their ``parent``."""
+    def start_grid(
+        self, name: str, description: str = "", tags: Mapping[str, str] | None = None, identity: str | None = None
+    ) -> str | None:
+        """Open the run that the cells of a grid are nested in; returns its id for their ``parent``.
 
-    def finish_grid(self, grid: str | None, table: str, figures: Iterable[Path] = (), status: str = "FINISHED") -> None:
-        """Close it with its table (Markdown), which becomes its description, and figures."""
+        A grid that was tracked before under the same ``identity`` goes on in the same run.
+        """
+
+    def finish_grid(
+        self,
+        grid: str | None,
+        table: str,
+        figures: Iterable[Path] = (),
+        status: str = "FINISHED",
+        columns: Sequence[str] = (),
+    ) -> None:
+        """Close it with its table (Markdown), which becomes its description, and figures.
+
+        ``columns`` are parameters that differ between the cells: the page of runs gets a view with them as columns.
+        """
 
     def start_run(
         self, folder: Path, name: str, parent: str | None, parameters: Mapping[str, Any], tags: Mapping[str, str]
@@ -167,26 +185,45 @@ class MlflowTracker(Tracker):
     def __init__(self, store: Store, runs_dir: Path, flush_seconds: float) -> None:
         self._store, self._runs_dir, self._flush_seconds = store, runs_dir, flush_seconds
         self._open: dict[str, Outbox] = {}
+        self._titles: dict[str, str] = {}
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._wait = 0.0
         self._try_at = 0.0
 
-    def start_grid(self, name: str, description: str = "", tags: Mapping[str, str] | None = None) -> str | None:
-        outbox = Outbox(self._runs_dir / "grids" / PENDING)
+    def start_grid(
+        self, name: str, description: str = "", tags: Mapping[str, str] | None = None, identity: str | None = None
+    ) -> str | None:
+        link = None if identity is None else self._runs_dir / "grids" / f"{identity}.{_LINK}"
+        outbox = self._linked(link) if link is not None else None
+        if outbox is None:
+            outbox = Outbox(self._runs_dir / "grids" / PENDING)
         outbox.file = outbox.file.with_name(f"{outbox.key}.{PENDING}")
         self._begin(outbox, name, None, description, {}, tags or {})
+        self._titles[outbox.key] = f"{name}: {description}" if description else name
+        if link is not None:
+            self._write_link(link, outbox)
         return outbox.id
 
-    def finish_grid(self, grid: str | None, table: str, figures: Iterable[Path] = (), status: str = "FINISHED") -> None:
+    def finish_grid(
+        self,
+        grid: str | None,
+        table: str,
+        figures: Iterable[Path] = (),
+        status: str = "FINISHED",
+        columns: Sequence[str] = (),
+    ) -> None:
         outbox = next((box for box in self._open.values() if grid in (box.run_id, box.key)), None)
         if outbox is None:
             return
-        outbox.add("tag", key="mlflow.note.content", value=table)
+        title = self._titles.pop(outbox.key, "")
+        outbox.add("tag", key="mlflow.note.content", value=f"{title}\n\n{table}")
         outbox.add("text", name="table.md", content=table)
         for path in figures:
             if path.is_file():
                 outbox.add("artifact", path=str(path.resolve()))
+        if columns:
+            outbox.add("view", name=title[:80], key=outbox.key, parameters=list(columns), metrics=list(_VIEW_METRICS))
         outbox.add("close", status=status)
         self.end(outbox)
 
@@ -195,8 +232,7 @@ class MlflowTracker(Tracker):
     ) -> TrackedRun:
         outbox = self._earlier(folder)
         self._begin(outbox, name, parent, "", parameters, tags)
-        link = {"uri": self._store.uri, "key": outbox.key, "run_id": outbox.run_id}
-        write_atomic(folder / _LINK, json.dumps(link, indent=1))
+        self._write_link(folder / _LINK, outbox)
         return _MlflowRun(self, outbox)
 
     def send_pending(self) -> int:
@@ -262,11 +298,19 @@ class MlflowTracker(Tracker):
         if (folder / PENDING).exists():
             with contextlib.suppress(ValueError, OSError):
                 return Outbox.read(folder / PENDING)
+        linked = self._linked(folder / _LINK)
+        return Outbox(folder / PENDING) if linked is None else linked  # an outbox with nothing in it is false
+
+    def _write_link(self, path: Path, outbox: Outbox) -> None:
+        write_atomic(path, json.dumps({"uri": self._store.uri, "key": outbox.key, "run_id": outbox.run_id}, indent=1))
+
+    def _linked(self, path: Path) -> Outbox | None:
+        """The run of this store that a link names."""
         with contextlib.suppress(ValueError, OSError, KeyError):
-            link = json.loads((folder / _LINK).read_text())
+            link = json.loads(path.read_text())
             if link["uri"] == self._store.uri:
-                return Outbox(folder / PENDING, link["key"], link["run_id"])
-        return Outbox(folder / PENDING)
+                return Outbox(path.parent / PENDING, link["key"], link["run_id"])
+        return None
 
     def _send_on(self) -> None:
         while not self._stop.wait(self._flush_seconds):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tinylm_ablate.errors import UserError
+from tinylm_ablate.tracking.store import VIEW_TAG
 
 HOST = "127.0.0.1"
 
@@ -47,7 +51,7 @@ def serve(runs_dir: Path, port: int) -> int:
     try:
         if not _wait_for(server, port):
             raise UserError(f"MLflow did not start:\n{log.read_text()[-2000:].strip()}")
-        print(f"http://{HOST}:{port}  (Ctrl-C ends it)", flush=True)
+        print(f"{_address(database, port)}  (Ctrl-C ends it)", flush=True)
         return server.wait()
     except KeyboardInterrupt:
         return 0
@@ -58,6 +62,25 @@ def serve(runs_dir: Path, port: int) -> int:
                 server.wait(timeout=10)
             except subprocess.TimeoutExpired:
                 server.kill()
+
+
+def _address(database: Path, port: int) -> str:
+    """The page of runs (MLflow's front page is about something else), in the view of the grid that ended last."""
+    page = f"http://{HOST}:{port}"
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as store:
+        newest = store.execute(
+            "SELECT experiment_id FROM runs WHERE lifecycle_stage = 'active' ORDER BY start_time DESC LIMIT 1"
+        ).fetchone()
+        if newest is None:
+            return page
+        page += f"/#/experiments/{newest[0]}/runs?workflowType=machine_learning"
+        views = store.execute(
+            "SELECT key, value FROM experiment_tags WHERE experiment_id = ? AND key LIKE ?", (newest[0], f"{VIEW_TAG}%")
+        ).fetchall()
+        if views:
+            key, _ = max(views, key=lambda view: json.loads(view[1]).get("updatedAt", 0))
+            page += f"&viewStateShareKey={key.removeprefix(VIEW_TAG)}"
+    return page
 
 
 def _check_port(port: int) -> None:
@@ -86,7 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
     parser.add_argument("--port", type=int, default=PORT, help=f"port on {HOST} (default: {PORT})")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # so that the server ends with us
+    # So that the server ends with us, also where a shell has started us with Ctrl-C ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     try:
         return serve(options.runs_dir, options.port)
     except UserError as error:
