@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from omegaconf import OmegaConf
 from tests.helpers import TINY
 from tinylm_ablate.__main__ import _literal_prompt
 from tinylm_ablate.config import Config
+from tinylm_ablate.data.corpus import Corpus
 from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.init.huggingface import load_model
@@ -192,3 +195,27 @@ def test_a_prompt_is_taken_literally(text: str) -> None:
 def test_only_the_prompt_is_taken_literally() -> None:
     for argument in ("prompt='x y'", 'prompt="x"', "+prompt=a,b", "arch.depth=1,2", "-m", "prompt"):
         assert _literal_prompt(argument) == argument
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tinylm_ablate", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_grid_is_no_place_for_generation(tmp_path: Path) -> None:
+    done = command(tmp_path, "-m", "mode=generate", "prompt=x", "seed=0,1")
+    assert done.returncode == 2
+    assert "mode=generate: it is about one model; allowed without -m" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_grid_of_seeds_makes_one_coverage(small_data: list[str], small_corpus: Corpus, tmp_path: Path) -> None:
+    """As ``make paper`` calls every experiment, with seeds and a budget."""
+    sizes = ["tokenizer.train_bytes=20000", "tokenizer.source_vocab_size=400", "tokenizer.vocab_size=300"]
+    cache = f"cache_dir={small_corpus.folder.parents[1]}"
+    done = command(tmp_path, "-m", "+experiments=figure02_coverage", "seeds=2", *small_data, *sizes, cache)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("BPE trained on this text") == 6
+    assert (tmp_path / "results" / "figure02_coverage.md").exists()
+    assert not (tmp_path / "runs").exists()

@@ -11,12 +11,15 @@ import torch
 from tests.helpers import TINY
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.config import Config
+from tinylm_ablate.data.corpus import open_corpus
 from tinylm_ablate.evaluate.speed import METRIC, decode_speed_once, protocol
 from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.init.build import initial_decoder
 from tinylm_ablate.init.huggingface import load_model
 from tinylm_ablate.init.random import initialise, matrix_std
 from tinylm_ablate.run import Record, finished, run
 from tinylm_ablate.settle import settle
+from tinylm_ablate.tokenizer.build import open_vocabulary
 
 DECODE = ["evaluate.decode.measure=true", "evaluate.decode.batch=3", "evaluate.decode.new_tokens=6"]
 
@@ -86,3 +89,30 @@ def test_a_measurement_is_kept_by_shape_and_protocol(tmp_path: Path, plain: tupl
     assert json.loads(file.read_text()) == {"tokens_per_second": first, **wanted}
     decode_speed_once(shape, wanted | {"precision": "bf16"}, tmp_path)
     assert len(list((tmp_path / "decode").glob("*.json"))) == 2
+
+
+def test_table_10_starts_from_the_trained_parent(place: list[str]) -> None:
+    """The control arm from its very weights, the grouped one from the means of its key-value heads."""
+    wide = [*place, "arch.width=32", "arch.head_dim=8"]
+    children = {}
+    for heads in ("auto", "heads/2"):
+        settled = settle(compose([*wide, "init=pool", "train.share=0.25", f"arch.kv_heads={heads}"]))
+        assert settled.parent is not None
+        parent = settled.parent
+        run(parent.config)
+        cache = Path(settled.config.cache_dir)
+        corpus = open_corpus(settled.config.data, cache)
+        vocabulary = open_vocabulary(settled.config.tokenizer, settled.shape.vocab_size, 0, corpus, cache)
+        children[heads], _ = initial_decoder(settled, vocabulary)
+    trained = load_model(parent.folder / "model")
+    assert all(torch.equal(children["auto"].state_dict()[name], value) for name, value in trained.state_dict().items())
+    for ours, theirs in zip(children["heads/2"].blocks, trained.blocks, strict=True):
+        queries, keys, values = ours.attention.qkv.weight.split([32, 16, 16])
+        rows = theirs.attention.qkv.weight.split(32)
+        assert torch.equal(queries, rows[0])
+        for pooled, whole in ((keys, rows[1]), (values, rows[2])):
+            torch.testing.assert_close(pooled, whole.view(2, 2, 8, 32).mean(1).reshape(16, 32))
+        assert torch.equal(ours.ffn.down.weight, theirs.ffn.down.weight)
+    record = run(compose([*wide, "init=pool", "train.share=0.25", "arch.kv_heads=heads/2"]))
+    assert (record["tokens"], record["shape"]["kv_heads"]) == (128, 2)
+    assert record["init"]["method"] == "pool"

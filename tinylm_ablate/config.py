@@ -225,6 +225,7 @@ class DecodeConfig:
     batch: int = setting("sequences", at_least=1, numerics=False)
     prefix: int = setting("tokens of the prompt", at_least=1, numerics=False)
     new_tokens: int = setting("tokens to add", at_least=1, numerics=False)
+    repeats: int = setting("measurements, of which the fastest counts", at_least=1, numerics=False)
     precision: str = setting(
         "of weights and arithmetic; 'auto' is the paper's fp16 on a GPU and fp32 on a CPU",
         choices=("auto", "fp32", "bf16", "fp16"),

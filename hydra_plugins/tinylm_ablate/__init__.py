@@ -1,4 +1,4 @@
-"""Hydra makes plugins only of classes that are defined in this package; the sweeper itself is ``tinylm_ablate.grid.sweeper``."""
+"""Hydra makes plugins only of classes that are defined here; the sweeper itself is ``tinylm_ablate.grid.sweeper``."""
 
 from tinylm_ablate.grid import sweeper
 

@@ -223,7 +223,7 @@ def _protocol(section: Section) -> str:
     """How the speed of decoding was measured, in a line; empty where it was not."""
     if measures.DECODE not in _cost(section):
         return ""
-    keys = ("batch", "prefix", "new_tokens", "precision", "threads", "device", "machine")
+    keys = ("batch", "prefix", "new_tokens", "repeats", "precision", "threads", "device", "machine")
     found = {
         tuple(run.values.get(f"decode.{key}") for key in keys)
         for arm in section.arms
@@ -231,9 +231,10 @@ def _protocol(section: Section) -> str:
         if seed in arm.by_seed(measures.DECODE.column)
     }
     lines = [
-        f"{_number(new)} new tokens after {_number(prefix)}, batch {_number(batch)}, random weights in {precision}, "
+        f"{_number(new)} new tokens after {_number(prefix)}, batch {_number(batch)}, the fastest of {_number(repeats)}, "
+        f"random weights in {precision}, "
         f"on {machine}" + (f" with threads={_number(threads)}" if device == "cpu" else "")
-        for batch, prefix, new, precision, threads, device, machine in sorted(found, key=str)
+        for batch, prefix, new, repeats, precision, threads, device, machine in sorted(found, key=str)
     ]
     paper = "The paper: 510 new tokens after 2, batch 20, FP16, one V100."
     return f"decode tokens/s, of the whole batch: {'; or '.join(lines)}. {paper}"

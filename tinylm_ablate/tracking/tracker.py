@@ -194,7 +194,7 @@ class MlflowTracker(Tracker):
     def start_grid(
         self, name: str, description: str = "", tags: Mapping[str, str] | None = None, identity: str | None = None
     ) -> str | None:
-        link = None if identity is None else self._runs_dir / "grids" / f"{identity}.{_LINK}"
+        link = None if identity is None else self._runs_dir / "grids" / f"{identity}.tracking"
         outbox = self._linked(link) if link is not None else None
         if outbox is None:
             outbox = Outbox(self._runs_dir / "grids" / PENDING)
