@@ -43,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup ## train a small real grid on real text and print its table (about 6 minutes on 2 cores)
 	$(RUN) -m +experiments=demo $(OVERRIDES)
-	$(RUN).report
+	$(RUN).report --runs-dir $(RUNS)
 
 test: setup ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -54,10 +54,10 @@ lint: setup ## check style, formatting and types
 	$(BIN)/python -m mypy
 
 report: setup ## write the tables of the runs to results/
-	$(RUN).report
+	$(RUN).report --runs-dir $(RUNS)
 
 ui: setup ## serve the MLflow page of the runs on this machine
-	$(RUN).tracking.ui
+	$(RUN).tracking.ui --runs-dir $(RUNS)
 
 bench: setup ## measure speed against peers
 	@if test -d benchmarks; then $(BIN)/python -m benchmarks; else echo "make bench: this checkout has no benchmarks/ yet; nothing was measured" >&2; exit 1; fi
@@ -72,7 +72,7 @@ paper: setup ## run every experiment of the paper: SCALE, SEEDS, TOKENS_PER_PARA
 			$(if $(TOKENS_PER_PARAMETER),train.tokens_per_parameter=$(TOKENS_PER_PARAMETER)) $(OVERRIDES) || failed="$$failed $$name"; \
 	done; \
 	test -z "$$failed" || { echo "make paper: failed:$$failed; the same command runs what is missing" >&2; exit 1; }
-	$(RUN).report
+	$(RUN).report --runs-dir $(RUNS)
 
 clean: ## remove build products and caches; keep runs/ and the virtual environment
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

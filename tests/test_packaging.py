@@ -62,7 +62,7 @@ def shipped(folder: str) -> Iterator[str]:
 
 
 def test_wheel_holds_the_package_and_the_configuration_and_nothing_else(wheel: Path) -> None:
-    expected = set(shipped("tinylm_ablate"))
+    expected = set(shipped("tinylm_ablate")) | set(shipped("hydra_plugins"))
     expected |= {f"tinylm_ablate/{path}" for folder in ("conf", "experiments") for path in shipped(folder)}
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}

@@ -28,6 +28,8 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole, and we say them in our own way
 
     import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import DictConfig
 
     from tinylm_ablate.errors import ConfigError, Interrupted, RunFailed, UserError
@@ -40,10 +42,18 @@ def main() -> None:
     def task(config: DictConfig) -> None:
         from tinylm_ablate.modes import perform
 
-        perform(compose.typed(config))
+        try:
+            perform(compose.typed(config))
+        except Exception as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # the sweeper tells it
+            failed.append(error)  # raised here, Hydra would print all overrides first
 
+    failed: list[Exception] = []
     try:
         task()
+        if failed:
+            raise failed[0]
     except UserError as error:
         if tracebacks:
             raise
@@ -52,7 +62,8 @@ def main() -> None:
         if tracebacks:
             raise
         overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-        _fail(str(ConfigError(compose.diagnose(overrides) or [str(error).strip().splitlines()[0]])), 2)
+        grid = bool({"-m", "--multirun"} & set(sys.argv[1:]))
+        _fail(str(ConfigError(compose.diagnose(overrides, grid) or [str(error).strip().splitlines()[0]])), 2)
     except BrokenPipeError:  # whoever read our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:

@@ -1,8 +1,8 @@
 """The typed schema of every config group, and what each value may be.
 
 Defaults live in ``conf/``, never here: every field is missing until a YAML file or the command line gives it. Each field
-carries its help and its bounds, so that the checks, ``docs/config.md`` and the error messages come from one place.
-Checks that need more than one group (widths, heads, splits) stand in ``tinylm_ablate.grid.validate``.
+carries its help and its bounds, so that the checks and the error messages come from one place. Checks that need more than one
+value stand in ``tinylm_ablate.settle``.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class ScalingConfig:
     """lr = (batch / base_batch) ** exponent * base_lr"""
 
     base_lr: float = setting("peak learning rate at the base batch", above=0)
-    base_batch_tokens: int = setting("the base batch, tokens", at_least=1)
+    base_batch_tokens: int = setting("the base batch, tokens", at_least=1, at_most=MAX_TOKENS)
     exponent: float = setting("the rule's r; the paper advises 0.5 above the critical batch", at_least=-4, at_most=4)
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 def perform(config: Config) -> None:
     """Do what ``config.mode`` says."""
+    if config.mode not in {"run", "plan"} and (mistakes := check_values(config)):
+        raise ConfigError(mistakes)
     progress.configure(config.progress)
     modes = {"run": _run, "plan": _plan, "generate": _generate, "export": _export, "coverage": _coverage}
     modes[config.mode](config)
@@ -106,8 +108,6 @@ def _model_folder(config: Config) -> Path:
         if not folder.is_dir():
             raise UserError(f"model=null: the run that the config describes has no model yet in {folder}; name one with model=")
         return folder
-    if mistakes := check_values(config):
-        raise ConfigError(mistakes)
     for folder in (Path(config.runs_dir) / config.model / "model", Path(config.model) / "model", Path(config.model)):
         if folder.is_dir():
             return folder

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
 from tinylm_ablate import progress
 from tinylm_ablate.config import Config
+from tinylm_ablate.data.once import locked, writing
 from tinylm_ablate.errors import Interrupted, UserError
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.provenance import provenance
@@ -40,17 +42,21 @@ def run(config: Config) -> Record:
     if record is not None:
         return _with_decode_speed(settled, record)
     folder = settled.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        record = _do(settled, folder)
-    except (UserError, Interrupted):
-        raise
-    except Exception:
-        # Kept beside the run, since a grid goes on and its terminal scrolls away.
-        write_atomic(folder / "error.txt", traceback.format_exc())
-        raise
-    (folder / "error.txt").unlink(missing_ok=True)
-    return record
+    with writing(folder, None, "the run"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / "run", "this run"):
+            if (record := finished(folder)) is not None:  # another process has done it meanwhile
+                return _with_decode_speed(settled, record)
+            try:
+                record = _do(settled, folder)
+            except (UserError, Interrupted):
+                raise
+            except Exception:
+                # Kept beside the run, since a grid goes on and its terminal scrolls away.
+                write_atomic(folder / "error.txt", traceback.format_exc())
+                raise
+            (folder / "error.txt").unlink(missing_ok=True)
+            return record
 
 
 def finished(folder: Path) -> Record | None:
@@ -58,7 +64,10 @@ def finished(folder: Path) -> Record | None:
     path = folder / "metrics.json"
     if not path.exists():
         return None
-    record: Record = json.loads(path.read_text())
+    try:
+        record: Record = json.loads(path.read_text())
+    except ValueError:
+        raise UserError(f"{path}: the record is damaged; remove the folder {folder}, and the run is done again") from None
     return record
 
 
@@ -95,26 +104,39 @@ def _do(settled: Settled, folder: Path) -> Record:
     tracked = tracker.start_run(
         folder, _run_name(config), config.tracking.parent, parameters_of(settled), {"identity": settled.identity}
     )
+    passes = settled.tokens / max(1, shards.count("train"))
+    if passes > 1:
+        print(f"note: {settled.tokens:,} tokens are {passes:.1f} passes over the training text", file=sys.stderr)
     try:
         trained = fit(decoder, shards.tokens("train"), settled, folder, tracked.log)
+        decoder.to(_device(config.train.device))
         evaluation = evaluate(decoder, vocabulary, corpus, config.evaluate, config.train.context_length)
+        decoder.cpu()
+        if config.train.keep_model:
+            save_model(folder / "model", decoder, vocabulary, config.train.context_length)
+        evaluation.save(folder)
+        rows = [{**before, "trained_std": after["std"]} for before, after in zip(initial_std, matrix_std(decoder), strict=True)]
+        write_atomic(folder / "matrix_std.json", json.dumps(rows))
+        record = _record(settled, vocabulary.summary, corpus.summary, origin, trained, evaluation.metrics) | {"passes": passes}
+        record = _with_decode_speed(settled, record)
+        write_atomic(folder / "metrics.json", _as_json(record))
     except BaseException as error:
         tracked.finish({}, [], "FAILED" if isinstance(error, Exception) and not isinstance(error, Interrupted) else "KILLED")
         raise
-
-    if config.train.keep_model:
-        save_model(folder / "model", decoder, vocabulary, config.train.context_length)
-    evaluation.save(folder)
-    rows = [{**before, "trained_std": after["std"]} for before, after in zip(initial_std, matrix_std(decoder), strict=True)]
-    write_atomic(folder / "matrix_std.json", json.dumps(rows))
-    record = _record(settled, vocabulary.summary, corpus.summary, origin, trained, evaluation.metrics)
-    record = _with_decode_speed(settled, record)
-    write_atomic(folder / "metrics.json", _as_json(record))
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     tracked.finish(
         evaluation.metrics | record["metrics"], [folder / "config.yaml", folder / "metrics.json"], "FINISHED", settled.tokens
     )
     return record
+
+
+def _device(wanted: str) -> str:
+    """Where to evaluate: where Lightning trained, which leaves the weights on the CPU."""
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _record(

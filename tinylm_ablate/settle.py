@@ -23,9 +23,13 @@ from tinylm_ablate.scale import at_scale
 from tinylm_ablate.tokenizer.build import mistakes as vocabulary_mistakes
 from tinylm_ablate.tokenizer.build import resolved_size, vocabulary_fingerprint
 from tinylm_ablate.tokenizer.train import MIN_VOCAB_SIZE
+from tinylm_ablate.tracking.check import tracking_mistakes
 
 #: Raised by hand when the same settings come to mean other numbers, so that older records are not taken for new ones.
 IDENTITY_SCHEMA = 1
+
+#: micro_batch=auto: most tokens in a forward pass, so that the paper's own scale fits a GPU.
+_MICRO_TOKENS = 16_384
 
 #: Matrix products in bf16 pay from this width on; below it the casts cost more than they save (docs/LAB.md).
 BF16_FROM_WIDTH = 32
@@ -86,7 +90,7 @@ def settle(config: Config) -> Settled:
 
     if config.seeds is not None:
         mistakes.append(f"seeds={config.seeds}: an axis of a multirun: add -m, or set seed=")
-    mistakes += data_mistakes(config.data)
+    mistakes += data_mistakes(config.data) + tracking_mistakes(config.tracking)
     vocab_size = source_vocab_size = 0
     if sound("tokenizer", "scale"):
         vocab_size, source_vocab_size, found = _vocabulary_sizes(config)
@@ -101,14 +105,19 @@ def settle(config: Config) -> Settled:
     if sound("train", "scale", "optimizer"):
         budget, found = _budget(config)
         mistakes += found
+    if config.train.device == "cuda" and config.mode != "plan":
+        import torch
+
+        if not torch.cuda.is_available():
+            mistakes.append("train.device=cuda: no such device is found here; allowed: auto, cpu")
     if config.data.validation_share + config.data.test_share >= 0.9 and sound("data"):
         share = config.data.validation_share + config.data.test_share
         mistakes.append(
             f"data.test_share={config.data.test_share}: with data.validation_share it takes {share:.0%}; allowed: under 90%"
         )
-    if config.init.method == "inherit" and (config.arch.activations > 1 or config.arch.shortcuts > 0):
+    if config.init.method != "random" and (config.arch.activations > 1 or config.arch.shortcuts > 0):
         mistakes.append(
-            "init.method=inherit: allowed with arch.activations=1 and arch.shortcuts=0, the Llama block that parents have"
+            f"init.method={config.init.method}: allowed with arch.activations=1 and arch.shortcuts=0"
         )
     if mistakes or shape is None or budget is None:
         raise ConfigError(mistakes)
@@ -130,15 +139,24 @@ def settle(config: Config) -> Settled:
 
 
 def meaning(settled: Settled) -> dict[str, Any]:
-    """Everything that can change a run's numbers, as plain data: the content of its identity."""
+    """Everything that can change a run's numbers, as plain data: the content of its identity. Settings at rest are left out."""
     config = settled.config
     init = {"method": config.init.method, "rule": config.init.rule, "std": config.init.std}
     if config.init.method != "random":
         init["parent"] = settled.parent.identity if settled.parent else _reference_fingerprint(config)
     if config.init.method == "inherit":
         init |= {name: getattr(config.init, name) for name in ("criterion", "keep_first", "keep_last")}
+    if config.init.method != "random":
+        del init["rule"]  # only rows without a counterpart are drawn, by std alone
     optimizer = dataclasses.asdict(config.optimizer)
     del optimizer["scaling"]
+    if config.optimizer.schedule != "wsd":
+        del optimizer["decay_share"]
+    if config.optimizer.schedule == "constant":
+        del optimizer["final"]
+    shape = dataclasses.asdict(settled.shape)
+    if not settled.shape.shortcuts:
+        del shape["shortcut_ratio"]
     evaluate = dataclasses.asdict(config.evaluate)
     del evaluate["decode"]  # the speed of a shape, not of its weights
     return {
@@ -146,7 +164,7 @@ def meaning(settled: Settled) -> dict[str, Any]:
         "seed": config.seed,
         "text": settled.text,
         "vocabulary": settled.vocabulary,
-        "shape": dataclasses.asdict(settled.shape),
+        "shape": shape,
         "init": init,
         "optimizer": optimizer | {"learning_rate": settled.learning_rate},
         "rounds": dataclasses.asdict(config.rounds),
@@ -179,7 +197,8 @@ def _budget(config: Config) -> tuple[tuple[int, int, int, int, float], list[str]
     if train.tokens is not None:
         tokens = train.tokens
     elif train.tokens_per_parameter is not None:
-        tokens = round(train.tokens_per_parameter * baseline_parameters(config.scale))
+        wanted = train.tokens_per_parameter * baseline_parameters(config.scale)
+        tokens = round(min(wanted, 2.0 * MAX_TOKENS))
         if tokens > MAX_TOKENS:
             mistakes.append(f"train.tokens_per_parameter={train.tokens_per_parameter:g}: allowed: at most 2^63 tokens in all")
     else:
@@ -205,7 +224,8 @@ def _budget(config: Config) -> tuple[tuple[int, int, int, int, float], list[str]
     sequences = max(sequences, 1)
     micro_batch = train.micro_batch
     if isinstance(micro_batch, str):
-        micro_batch = max(size for size in range(1, min(32, sequences) + 1) if sequences % size == 0)
+        most = max(1, min(32, _MICRO_TOKENS // train.context_length, sequences))
+        micro_batch = max(size for size in range(1, most + 1) if sequences % size == 0)
     elif sequences % micro_batch:
         mistakes.append(f"train.micro_batch={micro_batch}: allowed: a divisor of the {sequences} sequences of a batch")
     try:
@@ -256,7 +276,7 @@ def _check_parent(config: Config, child: Shape, parent: Settled | None) -> None:
         opened = open_parent(str(config.init.parent), Path(config.runs_dir))
         shape, mistakes = opened.shape, check_parent(opened, child, config.train.context_length)
     if config.init.method == "pool":
-        mistakes = check_pool(shape, child)
+        mistakes = list(dict.fromkeys([*mistakes, *check_pool(shape, child)]))
     if mistakes:
         raise ConfigError(mistakes)
 

@@ -14,7 +14,7 @@ from tinylm_ablate.files import building
 
 #: What the system answers when a write finds no room: full disk, used-up quota, limit on the size of a file.
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_NO_RIGHT = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_NO_RIGHT = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
 
 
 def build_once(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ValueType
 
 from tinylm_ablate.config import GridConfig
 from tinylm_ablate.errors import ConfigError
@@ -53,17 +54,21 @@ def expand(
     named = {override.key_or_group for override in given}
     texts = [f"{key}={_text(value)}" for key, value in (params or {}).items() if key not in named]
     shared: list[str] = []
+    mistakes: list[str] = []
     axes: dict[str, list[_Step]] = {}
     for override in [*parser.parse_overrides(texts), *given]:
         key = override.key_or_group
-        if override.is_sweep_override():
+        if override.value_type in (ValueType.GLOB_CHOICE_SWEEP, ValueType.INTERVAL_SWEEP):
+            mistakes.append(f"{override.input_line}: a grid takes lists, choice(...) and range(...)")
+        elif override.is_sweep_override():
             axes[key] = [((f"{override.get_key_element()}={v}",), {key: _bare(v)}) for v in override.sweep_string_iterator()]
         elif key != "seeds":
             shared.append(str(override.input_line))
     if grid.arms:
         axes["arm"] = [(tuple(overrides), {"arm": arm}) for arm, overrides in grid.arms.items()]
-    mistakes = []
     if seeds is not None:
+        if seeds < 1:
+            mistakes.append(f"seeds={seeds}: allowed: a number at least 1")
         if "seed" in axes or any(text.startswith("seed=") for text in shared):
             mistakes.append(f"seeds={seeds}: allowed without seed=, which sets the same axis")
         axes["seed"] = [((f"seed={seed}",), {"seed": str(seed)}) for seed in range(seeds)]
@@ -72,13 +77,28 @@ def expand(
     mistakes += found
     if mistakes:
         raise ConfigError(mistakes)
-    cells = []
-    for steps in itertools.product(*axes.values()):
-        values = {key: value for _, named_values in steps for key, value in named_values.items()}
-        if not any(all(values.get(key) == value for key, value in rule.items()) for rule in excluded):
-            overrides = (text for step_overrides, _ in steps for text in step_overrides)
-            cells.append(Cell(("seeds=null", *overrides), values))
+    products = [
+        ({key: value for _, named in steps for key, value in named.items()}, [text for texts, _ in steps for text in texts])
+        for steps in itertools.product(*axes.values())
+    ]
+    for rule in excluded:
+        if not any(_matches(values, rule) for values, _ in products):
+            text = " ".join(f"{key}={value}" for key, value in rule.items())
+            mistakes.append(f"grid.exclude=[{text}]: no cell has these values")
+    cells = [
+        Cell(("seeds=null", *overrides), values)
+        for values, overrides in products
+        if not any(_matches(values, rule) for rule in excluded)
+    ]
+    if not cells and not mistakes:
+        mistakes.append("grid.exclude: leaves no cell of this grid")
+    if mistakes:
+        raise ConfigError(mistakes)
     return shared, cells
+
+
+def _matches(values: Mapping[str, str], rule: Mapping[str, str]) -> bool:
+    return all(values.get(key) == value for key, value in rule.items())
 
 
 def _zip(axes: dict[str, list[_Step]], groups: Sequence[Sequence[str]]) -> list[str]:

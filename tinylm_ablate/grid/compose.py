@@ -12,7 +12,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -64,8 +64,12 @@ def compose(overrides: Sequence[str]) -> Config:
         return typed(hydra_compose("config", overrides=list(overrides)))
 
 
-def diagnose(overrides: Sequence[str]) -> list[str]:
+def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
     """What is wrong with overrides that do not compose: each is tried alone, so that all mistakes are told at once.
+
+    Args:
+        overrides: The command line's.
+        grid: Whether it asked for a grid, where an override may have several values.
 
     Returns:
         One line a mistake; empty if each override is sound by itself.
@@ -82,11 +86,14 @@ def diagnose(overrides: Sequence[str]) -> list[str]:
         for text in overrides:
             try:
                 override = OverridesParser.create().parse_override(text)
+                singles = _singles(override, text)
             except COMPOSITION_ERRORS as error:
                 mistakes.append(f"{text}: not understood: {_first_line(error)}")
                 continue
+            if override.is_sweep_override() and not grid:
+                mistakes.append(f"{text}: several values make a grid: add -m")
             sound.append([])
-            for single in _singles(override, text):
+            for single in singles:
                 try:
                     composed = hydra_compose(
                         "config", overrides=[single], return_hydra_config=single.lstrip("+~").startswith("hydra")
@@ -123,6 +130,8 @@ def _settled(choices: list[list[str]]) -> list[str]:
 def _singles(override: Override, text: str) -> list[str]:
     if not override.is_sweep_override():
         return [text]
+    if override.value_type in (ValueType.GLOB_CHOICE_SWEEP, ValueType.INTERVAL_SWEEP):
+        raise HydraException("a grid takes lists, choice(...) and range(...)")
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 

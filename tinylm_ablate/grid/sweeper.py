@@ -150,15 +150,23 @@ class GridSweeper(Sweeper):
                 shape = parent.shape
                 _say(f"parent {parent.identity}: {shape.depth} layers, width {shape.width}, {parent.tokens:,} tokens")
                 parent.config.tracking.parent = nest
-                run(parent.config)
+                try:
+                    run(parent.config)
+                except Interrupted:
+                    raise
+                except Exception as error:
+                    for job in waiting:
+                        if job.settled.parent is not None and job.settled.parent.identity == parent.identity:
+                            job.error = f"its parent {parent.identity} failed: {_one_line(error)}"
         for number, job in enumerate(waiting, 1):
             _say(f"[{number}/{len(waiting)}] {job.cell.name}")
-            extra = [
-                "tracking.parent=null" if nest is None else f"tracking.parent='{nest}'",
-                f"tracking.run_name={_quote(job.cell.name)}",
-            ]
-            (result,) = self.launcher.launch([[*shared, *job.cell.overrides, *extra]], initial_job_idx=number - 1)
-            _take(job, result, records)
+            if not job.error:  # a parent that failed has said so already
+                extra = [
+                    "tracking.parent=null" if nest is None else f"tracking.parent='{nest}'",
+                    f"tracking.run_name={_quote(job.cell.name)}",
+                ]
+                (result,) = self.launcher.launch([[*shared, *job.cell.overrides, *extra]], initial_job_idx=number - 1)
+                _take(job, result, records)
             _say(_outcome(job, records))
             if job.error and base.grid.on_failure == "stop":
                 break
@@ -167,7 +175,8 @@ class GridSweeper(Sweeper):
 def _columns(jobs: Sequence[_Job]) -> list[str]:
     """The parameters that differ between the cells, as MLflow knows them."""
     rows = [parameters_of(job.settled) for job in jobs]
-    return [key for key in rows[0] if len({str(row.get(key)) for row in rows}) > 1]
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return [key for key in keys if len({str(row.get(key)) for row in rows}) > 1]
 
 
 def _take(job: _Job, result: JobReturn, records: dict[str, Record]) -> None:
@@ -228,7 +237,8 @@ def _conclude(jobs: Sequence[_Job], records: dict[str, Record], grid: _Grid) -> 
     print(_table(jobs, records))
     _say(f"{len(done)} done, {len(failed)} failed{f', {left} not started' if left else ''}; described in {grid.path}")
     for job in failed:
-        _say(f"failed {job.cell.name}: {job.error} (see {job.settled.folder / 'error.txt'})")
+        log = job.settled.folder / "error.txt"
+        _say(f"failed {job.cell.name}: {job.error}{f' (see {log})' if log.exists() else ''}")
     if failed:
         raise SystemExit(1)
     return [records[job.settled.identity] for job in done]

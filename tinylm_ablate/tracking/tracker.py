@@ -18,8 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinylm_ablate.errors import UserError
+from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import write_atomic
+from tinylm_ablate.tracking.check import tracking_mistakes
 from tinylm_ablate.tracking.outbox import Outbox
 from tinylm_ablate.tracking.store import MOST_METRICS, ParentMissing, Store, store
 
@@ -115,23 +116,17 @@ def open_tracker(tracking: TrackingConfig, runs_dir: Path) -> Tracker:
     """The tracker of a config. Nothing is reached, or even imported, before the first run is started.
 
     Raises:
-        UserError: ``tracking.uri`` is of a kind that MLflow no longer takes.
+        ConfigError: ``tracking.uri`` is of a kind that MLflow no longer takes.
     """
     if tracking.kind == "none":
         return Tracker()
+    if mistakes := tracking_mistakes(tracking):
+        raise ConfigError(mistakes)
     folder = runs_dir.resolve()
     uri, artifacts = tracking.uri, tracking.artifacts
     if uri is None:
         uri = f"sqlite:///{folder / 'mlflow.db'}"
         artifacts = artifacts or str(folder / "mlartifacts")
-    elif "://" not in uri and uri not in {"databricks", "databricks-uc"}:
-        raise UserError(
-            f"tracking.uri={uri}: allowed: sqlite:///FILE, http://HOST:PORT, or null for an sqlite file in runs_dir"
-        )
-    elif uri.startswith("file:"):
-        raise UserError(
-            f"tracking.uri={uri}: MLflow keeps no runs in plain files any more; allowed: sqlite:///FILE, http://HOST:PORT"
-        )
     elif uri.startswith("sqlite:///") and artifacts is None:
         artifacts = str(folder / "mlartifacts")
     if artifacts is not None and "://" not in artifacts:

@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import signal
+import sysconfig
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from typing import Any
 import lightning.pytorch as lightning
 import numpy as np
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -91,7 +93,11 @@ class Recorder(lightning.Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Take over the signals (after Lightning has set its own) and draw the bar."""
-        del trainer
+        for optimizer in trainer.optimizers:
+            # Lightning moves a restored state to the device but for "step", which fused AdamW wants beside the weights.
+            for parameter, values in optimizer.state.items():
+                if isinstance(values.get("step"), Tensor):
+                    values["step"] = values["step"].to(parameter.device)
         assert isinstance(module, TrainingModule)
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
@@ -226,10 +232,15 @@ def _run(
             enable_model_summary=False,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
+            plugins=[LightningEnvironment()],  # one process a run: what a cluster's scheduler set for others is not for us
         )
         with compiled(module.decoder, _worth_compiling(settled)):
             try:
                 trainer.fit(module, loader)
+            except SystemExit:  # what Lightning makes of Ctrl-C
+                if recorder.signum:
+                    raise KeyboardInterrupt from None
+                raise
             finally:
                 recorder.close()
 
@@ -241,7 +252,8 @@ def _worth_compiling(settled: Settled) -> bool:
         return wanted
     compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
     flops = flops_per_token(settled.shape, settled.config.train.context_length)["training"] * settled.tokens
-    return compiler and flops > _COMPILE_FROM_FLOPS
+    headers = (Path(sysconfig.get_path("include")) / "Python.h").is_file()  # what a compiled layer includes
+    return compiler and headers and flops > _COMPILE_FROM_FLOPS
 
 
 @contextlib.contextmanager
