@@ -212,7 +212,7 @@ def test_paper_runs_all_but_the_demo_and_tells_what_failed(workshop: Path) -> No
     done = make(workshop, "paper")
     assert done.returncode == 0, done.stderr
     assert "tokens_per_parameter" not in done.stdout, "without a budget the scale's own is taken"
-    assert done.stdout.rstrip().endswith("python -m tinylm_ablate.report")
+    assert done.stdout.rstrip().endswith("python -m tinylm_ablate.report --runs-dir runs")
 
 
 @needs_make
