@@ -116,9 +116,7 @@ def settle(config: Config) -> Settled:
             f"data.test_share={config.data.test_share}: with data.validation_share it takes {share:.0%}; allowed: under 90%"
         )
     if config.init.method != "random" and (config.arch.activations > 1 or config.arch.shortcuts > 0):
-        mistakes.append(
-            f"init.method={config.init.method}: allowed with arch.activations=1 and arch.shortcuts=0"
-        )
+        mistakes.append(f"init.method={config.init.method}: allowed with arch.activations=1 and arch.shortcuts=0")
     if mistakes or shape is None or budget is None:
         raise ConfigError(mistakes)
     tokens, steps, micro_batch, accumulation, learning_rate = budget

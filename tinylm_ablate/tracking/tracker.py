@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.tracking.check import tracking_mistakes
-from tinylm_ablate.tracking.outbox import Outbox
+from tinylm_ablate.tracking.outbox import UNSENT, Outbox
 from tinylm_ablate.tracking.store import MOST_METRICS, ParentMissing, Store, store
 
 if TYPE_CHECKING:
@@ -218,7 +218,8 @@ class MlflowTracker(Tracker):
             if path.is_file():
                 outbox.add("artifact", path=str(path.resolve()))
         if columns:
-            outbox.add("view", name=title[:80], key=outbox.key, parameters=list(columns), metrics=list(_VIEW_METRICS))
+            key = outbox.key.removeprefix(UNSENT).strip("-")
+            outbox.add("view", name=title[:80], key=key, parameters=list(columns), metrics=list(_VIEW_METRICS))
         outbox.add("close", status=status)
         self.end(outbox)
 
