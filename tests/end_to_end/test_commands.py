@@ -91,6 +91,8 @@ def test_mlflow_holds_the_grid_with_its_cells_nested(grid: tuple[Path, list[str]
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     cells = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert sorted(run.info.run_name for run in cells) == [f"arch.depth={d} seed={s}" for d in (1, 2) for s in (0, 1)]
+    assert {artifact.path for artifact in client.list_artifacts(parent.info.run_id)} >= {"table.md"}
+    assert any(artifact.path.endswith("_loss.svg") for artifact in client.list_artifacts(parent.info.run_id))
     for run in cells:
         assert run.info.status == "FINISHED"
         history = client.get_metric_history(run.info.run_id, "loss")

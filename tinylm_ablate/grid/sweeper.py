@@ -137,7 +137,8 @@ class GridSweeper(Sweeper):
             self._train(shared, waiting, base, nest, records)
             status = "FAILED" if any(job.error for job in waiting) else "FINISHED"
         finally:
-            tracker.finish_grid(nest, _table(jobs, records), status=status, columns=_columns(jobs))
+            figures = _figures(jobs, grid) if nest is not None else []
+            tracker.finish_grid(nest, _table(jobs, records), figures, status, _columns(jobs))
         return records
 
     def _train(
@@ -170,6 +171,14 @@ class GridSweeper(Sweeper):
             _say(_outcome(job, records))
             if job.error and base.grid.on_failure == "stop":
                 break
+
+
+def _figures(jobs: Sequence[_Job], grid: _Grid) -> list[Path]:
+    """The grid's loss curves, so far as there are any."""
+    from tinylm_ablate.grid.figure import draw_losses
+
+    cells = [(job.cell.name, job.settled.folder / "curve.jsonl") for job in jobs]
+    return draw_losses(cells, grid.name, grid.path.with_name(f"{grid.path.stem}_loss"))
 
 
 def _columns(jobs: Sequence[_Job]) -> list[str]:
