@@ -116,3 +116,15 @@ def test_table_10_starts_from_the_trained_parent(place: list[str]) -> None:
     record = run(compose([*wide, "init=pool", "train.share=0.25", "arch.kv_heads=heads/2"]))
     assert (record["tokens"], record["shape"]["kv_heads"]) == (128, 2)
     assert record["init"]["method"] == "pool"
+
+
+def test_a_run_without_weights_is_done_again_when_they_are_wanted(place: list[str]) -> None:
+    bare = compose([*place, "seed=9", "train.keep_model=false"])
+    folder = settle(bare).folder
+    first = run(bare)
+    assert not (folder / "model").exists()
+    assert run(bare) == first
+    again = run(compose([*place, "seed=9"]))
+    assert (folder / "model" / "model.safetensors").exists()
+    assert again["identity"] == first["identity"]
+    assert again["metrics"]["test/bits_per_byte/all"] == first["metrics"]["test/bits_per_byte/all"]

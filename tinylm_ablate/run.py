@@ -38,14 +38,14 @@ def run(config: Config) -> Record:
         UserError: The text, the tokenizer or the parent cannot be used.
     """
     settled = settle(config)
-    record = finished(settled.folder)
+    record = _as_asked(settled)
     if record is not None:
         return _with_decode_speed(settled, record)
     folder = settled.folder
     with writing(folder, None, "the run"):
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "run", "this run"):
-            if (record := finished(folder)) is not None:  # another process has done it meanwhile
+            if (record := _as_asked(settled)) is not None:  # another process has done it meanwhile
                 return _with_decode_speed(settled, record)
             try:
                 record = _do(settled, folder)
@@ -69,6 +69,13 @@ def finished(folder: Path) -> Record | None:
     except ValueError:
         raise UserError(f"{path}: the record is damaged; remove the folder {folder}, and the run is done again") from None
     return record
+
+
+def _as_asked(settled: Settled) -> Record | None:
+    """The record of a finished run; None also where its weights are wanted and were not kept."""
+    record = finished(settled.folder)
+    wanted = settled.config.train.keep_model
+    return None if wanted and not (settled.folder / "model").is_dir() else record
 
 
 def _do(settled: Settled, folder: Path) -> Record:
