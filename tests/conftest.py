@@ -7,41 +7,28 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-import hydra
 import pytest
-from hydra import initialize_config_dir
-from omegaconf import OmegaConf
 
-from tinylm_ablate import config
 from tinylm_ablate.config import Config
 from tinylm_ablate.data.corpus import SPLITS, Corpus, open_corpus
-from tinylm_ablate.paths import conf_dir
+from tinylm_ablate.grid.compose import compose as compose_shipped
 
 #: Documents of each language in ``small_corpus``, by the split of the default corpus that they come from. A text's split
 #: follows from its hash, so those of one split alone would not fill all splits again.
 SMALL_DOCUMENTS = {"train": 240, "validation": 30, "test": 30}
 
 
-def compose_config(overrides: list[str]) -> Config:
-    """The typed config of the shipped ``conf/`` with these overrides."""
-    config.register()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        composed = OmegaConf.to_object(hydra.compose("config", overrides=overrides))
-    assert isinstance(composed, config.Config)
-    return composed
-
-
 @pytest.fixture(scope="session")
 def compose() -> Callable[[list[str]], Config]:
     """``compose(["arch.depth=4"])`` is the typed config of the shipped ``conf/`` with these overrides."""
-    return compose_config
+    return compose_shipped
 
 
 @pytest.fixture(scope="session")
 def corpus() -> Corpus:
     """The default corpus, fetched and built once in the checkout's own cache; only for a few tests, as it is 20 MB."""
     cache = Path(__file__).resolve().parents[1] / "runs" / "cache"
-    return open_corpus(compose_config([]).data, cache)
+    return open_corpus(compose_shipped([]).data, cache)
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +47,6 @@ def small_data(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> list
 @pytest.fixture(scope="session")
 def small_corpus(small_data: list[str], tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """The corpus of ``small_data``, both languages in every split; its cache folder is ``small_corpus.folder.parents[1]``."""
-    small = open_corpus(compose_config(small_data).data, tmp_path_factory.mktemp("cache"))
+    small = open_corpus(compose_shipped(small_data).data, tmp_path_factory.mktemp("cache"))
     assert all(small.summary["documents"][split].keys() == set(small.languages) for split in SPLITS)
     return small

@@ -25,13 +25,13 @@ def perform(config: Config) -> None:
 
 
 def _run(config: Config) -> None:
-    from tinylm_ablate.run import finished, run
+    from tinylm_ablate.run import complete, finished
 
     settled = settle(config)
     nested = config.tracking.run_name is not None  # a cell of a grid, whose sweeper tells the story
     if finished(settled.folder) is not None and not nested:
         print(f"already finished: {settled.folder}")
-    record = run(config)
+    record = complete(settled)
     if not nested:
         from tinylm_ablate.report import summary_table
 

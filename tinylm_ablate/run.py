@@ -37,7 +37,11 @@ def run(config: Config) -> Record:
         ConfigError: The config has mistakes; nothing was done.
         UserError: The text, the tokenizer or the parent cannot be used.
     """
-    settled = settle(config)
+    return complete(settle(config))
+
+
+def complete(settled: Settled) -> Record:
+    """``run``, for one that is settled already."""
     record = _as_asked(settled)
     if record is not None:
         return _with_decode_speed(settled, record)
@@ -95,7 +99,7 @@ def _do(settled: Settled, folder: Path) -> Record:
     progress.configure(config.progress)
     cache = Path(config.cache_dir)
     if settled.parent is not None:
-        run(settled.parent.config)
+        complete(settled.parent)
 
     write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
     write_atomic(folder / "provenance.json", json.dumps(provenance(), indent=2))

@@ -169,10 +169,10 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[2]]
-from conftest import compose_config
+from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.data.corpus import open_corpus
 from tinylm_ablate.errors import UserError
-data = compose_config(["data=files", f"data.path={sys.argv[3]}", "data.validation_share=0.2", "data.test_share=0.2"]).data
+data = compose(["data=files", f"data.path={sys.argv[3]}", "data.validation_share=0.2", "data.test_share=0.2"]).data
 limit = int(sys.argv[5])
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -137,7 +137,7 @@ def _singles(override: Override, text: str) -> list[str]:
 
 def _explain(text: str, override: Override, error: Exception) -> str:
     key = override.key_or_group
-    keys = {known: rule for known, _, rule in schema.walk(_anything())}
+    keys = {known: rule for known, _, rule in schema.walk(Config())}
     if key in GROUPS or key == "experiments":
         folder = experiments_dir() if key == "experiments" else conf_dir() / key
         names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
@@ -148,11 +148,6 @@ def _explain(text: str, override: Override, error: Exception) -> str:
     near = difflib.get_close_matches(key, [*keys, *GROUPS], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"{text}: there is no such key{hint}"
-
-
-def _anything() -> Config:
-    """A config for its keys alone."""
-    return Config()
 
 
 def _first_line(error: BaseException) -> str:

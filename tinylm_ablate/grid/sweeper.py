@@ -25,7 +25,7 @@ from tinylm_ablate.errors import ConfigError, Interrupted, UserError
 from tinylm_ablate.files import fingerprint, write_atomic
 from tinylm_ablate.grid.cells import Cell, expand
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, typed
-from tinylm_ablate.run import Record, finished, parameters_of, run
+from tinylm_ablate.run import Record, complete, finished, parameters_of
 from tinylm_ablate.settle import Settled, settle
 
 
@@ -121,7 +121,7 @@ class GridSweeper(Sweeper):
     def _walk(self, shared: Sequence[str], jobs: Sequence[_Job], base: Config, grid: _Grid) -> dict[str, Record]:
         from tinylm_ablate.tracking import open_tracker
 
-        records = {job.settled.identity: run(job.settled.config) for job in jobs if finished(job.settled.folder)}
+        records = {job.settled.identity: complete(job.settled) for job in jobs if finished(job.settled.folder)}
         for job in jobs:
             if job.settled.identity in records:
                 _say(f"skip   {job.cell.name}: finished, see {job.settled.folder}")
@@ -152,7 +152,7 @@ class GridSweeper(Sweeper):
                 _say(f"parent {parent.identity}: {shape.depth} layers, width {shape.width}, {parent.tokens:,} tokens")
                 parent.config.tracking.parent = nest
                 try:
-                    run(parent.config)
+                    complete(parent)
                 except Interrupted:
                     raise
                 except Exception as error:

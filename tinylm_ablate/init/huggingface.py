@@ -17,7 +17,7 @@ from tinylm_ablate.arch.shapes import Shape, matrices
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import building
 from tinylm_ablate.init.coupled import EMBEDDING, HEAD, NORM, tensor_name
-from tinylm_ablate.init.parents import LazyState, check_tensors, shape_of
+from tinylm_ablate.init.parents import LazyState, check_tensors, read_config, shape_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -213,12 +213,7 @@ def load(folder: Path) -> tuple[Shape, dict[str, Tensor]]:
         UserError: There is no model, it is damaged, or our decoder cannot express it.
     """
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); name a folder that holds a model") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: not a JSON object")
+    config = read_config(path, "name a folder that holds a model")
     shape = shape_of_config(config, path)
     stored = LazyState(folder)
     if shape.is_llama and (mistakes := check_tensors(stored.sizes, shape)):

@@ -140,7 +140,7 @@ def open_parent(reference: str, runs_dir: Path) -> Parent:
     if reference in gguf.PACKAGED or reference.endswith(".gguf"):
         return _open_gguf(reference)
     folder = _find(reference, runs_dir)
-    config = _config(folder / "config.json")
+    config = read_config(folder / "config.json")
     shape, window = shape_of(config, folder / "config.json")
     state = LazyState(folder)
     vocabulary = FolderVocabulary.read(folder)
@@ -272,13 +272,14 @@ def _find(reference: str, runs_dir: Path) -> Path:
     raise UserError(f"init.parent={reference}: no such folder, and no run of that name in {runs_dir}")
 
 
-def _config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, remedy: str = "copy it again") -> dict[str, Any]:
+    """A model's ``config.json``; ``remedy`` ends the message where it is not one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); copy it again") from error
+        raise UserError(f"{path}: not readable as JSON ({error}); {remedy}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object; copy it again")
+        raise UserError(f"{path}: not a JSON object; {remedy}")
     return content
 
 
@@ -287,7 +288,7 @@ def _listed(folder: Path) -> dict[str, str]:
     path = folder / "model.safetensors.index.json"
     if not path.is_file():
         return {}
-    listed = _config(path).get("weight_map")
+    listed = read_config(path).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(file, str) and Path(file).name == file for file in listed.values()):
         raise UserError(f"{path}: weight_map is not a list of files in this folder; copy it again")
     return listed
