@@ -39,15 +39,16 @@ def main() -> None:
     compose.register()
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
-    def task(config: DictConfig) -> None:
-        from tinylm_ablate.modes import perform
+    def task(config: DictConfig) -> object:
+        from tinylm_ablate.modes import perform, perform_cell
 
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return perform_cell(compose.typed(config))  # the sweeper tells what becomes of it
         try:
             perform(compose.typed(config))
         except Exception as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # the sweeper tells it
             failed.append(error)  # raised here, Hydra would print all overrides first
+        return None
 
     failed: list[Exception] = []
     try:

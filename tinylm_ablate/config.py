@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -133,6 +134,8 @@ class ArchConfig:
     activations: int = setting("terms n of the series informed activation; 1 is the plain FFN", at_least=1, at_most=4)
     shortcuts: int = setting("augmented shortcuts T beside attention; 0 is none", at_least=0, at_most=8)
     shortcut_ratio: int = setting("bottleneck of a shortcut: its inner width is width/ratio", at_least=1)
+    qkv_bias: bool = setting("biases of queries, keys and values, as in Qwen2")
+    qk_norm: bool = setting("norms of each head's queries and keys, as in Qwen3")
 
 
 @dataclass
@@ -148,19 +151,42 @@ class InitConfig:
     parent_ffn_width: int | str = setting("FFN width of the trained parent", dial=True, at_least=1)
     parent_seed: int = setting("seed of the trained parent, the same for every seed of a grid", at_least=0, at_most=2**31 - 1)
     parent_tokens: int | None = setting("budget of the trained parent; null is the run's own", at_least=1, at_most=MAX_TOKENS)
-    criterion: str = setting("how neurons are chosen", choices=("l1", "l2"))
+    criterion: str = setting("how neurons are chosen", choices=("l1", "l2", "taylor", "learned", "random"))
+    layers: str = setting(
+        "how layers are chosen: a rule, or the parent's layers as '0-3,7,9-11'",
+        choices=("middle", "even", "importance"),
+        free=True,
+    )
     keep_first: int = setting("first layers that are always kept", at_least=0)
     keep_last: int = setting("last layers that are always kept", at_least=0)
+    calibration_tokens: int = setting(
+        "training text that the criteria taylor and learned and layers=importance look at, tokens", at_least=1
+    )
+    masks: MasksConfig = field(default_factory=lambda: MasksConfig())
+
+
+@dataclass
+class MasksConfig:
+    """criterion=learned: hard-concrete gates trained with Lagrange multipliers (Sheared-LLaMA, arXiv 2310.06694)"""
+
+    learning_rate: float = setting("learning rate of the gates and of the multipliers", above=0)
+    weight_learning_rate: float = setting("learning rate of the weights, trained beside the gates; 0 freezes them", at_least=0)
+    warmup: float = setting(
+        "share of the steps in which the target goes from the parent's shape to the child's", at_least=0, at_most=1
+    )
+    batch_tokens: int = setting("tokens in a step; calibration_tokens over this are the steps", at_least=1, at_most=MAX_TOKENS)
+    temperature: float = setting("beta of the hard-concrete distribution", above=0)
 
 
 @dataclass
 class OptimizerConfig:
     """the optimizer, its schedule, and the rule from batch to learning rate (Section 4.1)"""
 
-    name: str = setting("algorithm", choices=("adamw",))
+    name: str = setting("algorithm", choices=("adamw", "lion", "muon", "schedule_free"))
     scaling: ScalingConfig = field(default_factory=lambda: ScalingConfig())
     beta1: float = setting("decay of the first moment", at_least=0, below=1)
     beta2: float = setting("decay of the second moment", at_least=0, below=1)
+    momentum: float = setting("name=muon: decay of the matrices' momentum", at_least=0, below=1)
     eps: float = setting("epsilon of the update", above=0)
     weight_decay: float = setting("decoupled weight decay (Table 13)", at_least=0)
     decay: str = setting("what decays: matrices only, or all parameters", choices=("matrices", "all"))
@@ -173,18 +199,34 @@ class OptimizerConfig:
 
 @dataclass
 class ScalingConfig:
-    """lr = (batch / base_batch) ** exponent * base_lr"""
+    """lr = (batch / base_batch) ** exponent * base_lr * multiplier"""
 
     base_lr: float = setting("peak learning rate at the base batch", above=0)
     base_batch_tokens: int = setting("the base batch, tokens", at_least=1, at_most=MAX_TOKENS)
     exponent: float = setting("the rule's r; the paper advises 0.5 above the critical batch", at_least=-4, at_most=4)
+    multiplier: float = setting("of base_lr, for an optimizer that takes smaller or larger steps than AdamW", above=0)
 
 
 @dataclass
 class RoundsConfig:
     """passes over the data (Section 4.2)"""
 
-    count: int = setting("rounds of training", at_least=1, at_most=1)
+    count: int = setting("rounds of training", at_least=1, at_most=16)
+    sampling_rate: float = setting(
+        "share of the first round's batches that a later round trains on; 0 is one round", at_least=0, at_most=1
+    )
+    rule: str = setting(
+        "how they are drawn: by their loss, evenly, the highest losses, or none: every batch again, whatever the rate",
+        choices=("loss", "uniform", "top", "none"),
+    )
+    temperature: float = setting("rule=loss: p = softmax(loss / temperature), losses in nats", above=0)
+    parts: int = setting("equal parts of the first round in which batches are drawn, and whose forgetting is told", at_least=1)
+    schedule: str = setting(
+        "later rounds: 'rewarm' starts schedule and optimizer anew, 'continue' has one schedule over all rounds, "
+        "'constant' goes on at the first round's last learning rate",
+        choices=("rewarm", "continue", "constant"),
+    )
+    forgetting: bool = setting("measure the final model's loss of every training batch (Figure 9)", numerics=False)
 
 
 @dataclass
@@ -200,6 +242,9 @@ class TrainConfig:
     )
     context_length: int = setting("tokens in a sequence", at_least=2)
     batch_tokens: int = setting("tokens in an optimizer step; a multiple of context_length", at_least=1, at_most=MAX_TOKENS)
+    batch_multiple: int = setting(
+        "batch_tokens is this many times the scale's, unless it is set itself", at_least=1, at_most=2**20, numerics=False
+    )
     micro_batch: int | str = setting(
         "sequences in one forward pass; 'auto' takes the largest within 32", choices=("auto",), at_least=1
     )
@@ -213,7 +258,14 @@ class TrainConfig:
     threads: int | str = setting("CPU threads; 'auto' is one a core", choices=("auto",), at_least=1, numerics=False)
     checkpoint_minutes: float = setting("minutes between checkpoints", above=0, numerics=False)
     log_every: int = setting("optimizer steps between two points of the curve", at_least=1, numerics=False)
-    on_nonfinite: str = setting("what a loss that is not finite does", choices=("stop",))
+    on_nonfinite: str = setting(
+        "what a loss or gradient that is not finite does: stop before the update, or skip it", choices=("stop", "skip")
+    )
+    spike_deviations: float = setting(
+        "a loss this many standard deviations over the recent mean is logged as a spike, with its batch",
+        above=0,
+        numerics=False,
+    )
     keep_model: bool = setting("keep the final weights", numerics=False)
 
 
@@ -241,6 +293,11 @@ class EvaluateConfig:
     cloze_questions: int = setting("cloze questions a language; 0 for none", at_least=0)
     cloze_context: int = setting("characters before the gap", at_least=1)
     cloze_continuation: int = setting("characters of each of the four continuations", at_least=1)
+    layer_skip: int = setting(
+        "measure the model, a finished one too, with 1 to this many adjacent layers skipped at each position (Figure 5)",
+        at_least=0,
+        numerics=False,
+    )
     decode: DecodeConfig = field(default_factory=DecodeConfig)
 
 
@@ -297,13 +354,38 @@ class GridConfig:
     exclude: list[str] = field(default_factory=list)
     arms: dict[str, list[str]] = field(default_factory=dict)
     on_failure: str = setting("what a failed cell does to the others", choices=("continue", "stop"), numerics=False)
+    retries: int = setting("how often a failed cell is tried again", at_least=0, at_most=100, numerics=False)
+    require_clean: bool = setting("refuse to run from a git tree with uncommitted changes", numerics=False)
+    lease_seconds: float = setting(
+        "a worker that has not said for this long that it is alive loses its cell to another", above=0, numerics=False
+    )
+    part: str | None = setting(
+        "in a job of a grid: the run to do among those that its cell needs; a multirun sets it", free=True, numerics=False
+    )
+
+
+@dataclass
+class SearchConfig:
+    """hydra/sweeper=optuna: a search over ranges in place of a grid of values"""
+
+    name: str | None = setting("name of the study; null makes one from what is searched", free=True, numerics=False)
+    trials: int = setting(
+        "trials in all, over all sessions of the study; those off the budget are free", at_least=1, numerics=False
+    )
+    objectives: list[str] = field(default_factory=list)
+    parameters: list[int] = field(default_factory=list)
+    sampler: str = setting("how trials are proposed", choices=("tpe", "random"), numerics=False)
+    pruner: str = setting(
+        "how weak trials are given up while they train", choices=("none", "median", "hyperband"), numerics=False
+    )
+    seed: int = setting("seed of the sampler", at_least=0, at_most=2**31 - 1, numerics=False)
 
 
 @dataclass
 class Config:
     """One run, whole."""
 
-    mode: str = setting("what to do", choices=("run", "plan", "generate", "export", "coverage"), numerics=False)
+    mode: str = setting("what to do", choices=("run", "plan", "status", "generate", "export", "coverage"), numerics=False)
     seed: int = setting("seed of initial weights and data order", at_least=0, at_most=2**31 - 1)
     seeds: int | None = setting(
         "in a multirun: seeds 0 to seeds-1 as an axis of the grid", at_least=1, at_most=10_000, numerics=False
@@ -331,6 +413,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     grid: GridConfig = field(default_factory=GridConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
 
@@ -344,9 +427,11 @@ GROUPS: dict[str, type] = {
 
 
 def register() -> None:
-    """Give Hydra the schema: ``schema`` for the root, and ``<group>/schema`` for each group."""
+    """Give Hydra the schema, ``schema`` for the root and ``<group>/schema`` for each group, and the resolver ``times``."""
     from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
 
+    OmegaConf.register_new_resolver("times", operator.mul, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     for group, node in GROUPS.items():

@@ -38,3 +38,10 @@ class Interrupted(Exception):
     def __init__(self, signum: int, message: str) -> None:
         self.signum = signum
         super().__init__(message)
+
+
+class Pruned(Interrupted):
+    """A search gave a run up while it trained; its state was saved, and it can go on from there."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(0, message)

@@ -14,28 +14,42 @@ from tinylm_ablate.settle import settle
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from tinylm_ablate.grid.outcome import Outcome
+
 
 def perform(config: Config) -> None:
     """Do what ``config.mode`` says."""
     if config.mode not in {"run", "plan"} and (mistakes := check_values(config)):
         raise ConfigError(mistakes)
     progress.configure(config.progress)
-    modes = {"run": _run, "plan": _plan, "generate": _generate, "export": _export, "coverage": _coverage}
+    modes = {
+        "run": _run, "plan": _plan, "generate": _generate, "export": _export, "coverage": _coverage, "status": _status,
+    }  # fmt: skip
     modes[config.mode](config)
 
 
+def perform_cell(config: Config) -> Outcome:
+    """Do a cell of a grid, or the run ``grid.part`` that it needs; the grid's sweeper tells the story."""
+    from tinylm_ablate.grid.needs import part
+    from tinylm_ablate.grid.work import attempt
+
+    return attempt(part(settle(config), config.grid.part))
+
+
 def _run(config: Config) -> None:
+    from tinylm_ablate.report import summary_table
     from tinylm_ablate.run import complete, finished
 
     settled = settle(config)
-    nested = config.tracking.run_name is not None  # a cell of a grid, whose sweeper tells the story
-    if finished(settled.folder) is not None and not nested:
+    if finished(settled.folder) is not None:
         print(f"already finished: {settled.folder}")
-    record = complete(settled)
-    if not nested:
-        from tinylm_ablate.report import summary_table
+    print(summary_table([({"run": settled.identity}, complete(settled))]))
 
-        print(summary_table([({"run": settled.identity}, record)]))
+
+def _status(config: Config) -> None:
+    from tinylm_ablate.grid.status import show_status
+
+    show_status([("the run", settle(config))])
 
 
 def _plan(config: Config) -> None:

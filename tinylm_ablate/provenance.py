@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylm_ablate import __version__
+from tinylm_ablate.errors import UserError
 
 _PACKAGES = (
     "torch",
@@ -45,6 +46,24 @@ def provenance() -> dict[str, Any]:
         },
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
+
+
+def require_clean() -> None:
+    """Refuse a checkout that differs from its commit. An installed package has no checkout; its version says what it is.
+
+    Raises:
+        UserError: Files differ from the commit.
+    """
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return
+    changed = (_git(root, "status", "--porcelain", "--untracked-files=all") or "").splitlines()
+    if changed:
+        names = ", ".join(line[3:] for line in changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        raise UserError(
+            f"grid.require_clean=true: {root} differs from its commit in {names}; nothing was run. "
+            "Commit these files, or set grid.require_clean=false"
+        )
 
 
 def _version(name: str) -> str | None:

@@ -6,22 +6,28 @@ import dataclasses
 import json
 import shutil
 import sys
-import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate import progress
 from tinylm_ablate.config import Config
-from tinylm_ablate.data.once import locked, writing
+from tinylm_ablate.data.once import writing
 from tinylm_ablate.errors import Interrupted, UserError
 from tinylm_ablate.files import write_atomic
+from tinylm_ablate.grid.claims import held
+from tinylm_ablate.grid.outcome import attempts
 from tinylm_ablate.provenance import provenance
 from tinylm_ablate.settle import Settled, settle
+
+if TYPE_CHECKING:
+    from tinylm_ablate.arch.decoder import Decoder
 
 #: Version of the layout of ``metrics.json``.
 RECORD_SCHEMA = 1
 
 Record = dict[str, Any]
+Watch = Callable[[dict[str, float]], bool]
 
 
 def run(config: Config) -> Record:
@@ -31,7 +37,8 @@ def run(config: Config) -> Record:
 
     Everything is kept in ``runs_dir/<identity>``: ``config.yaml`` as it was composed, ``provenance.json``, ``curve.jsonl``,
     ``matrix_std.json``, ``model/`` and, written last and atomically, ``metrics.json``: a run is finished when that file exists.
-    The speed of generation is not part of what a run is; where it is asked of a finished one, it is measured and added.
+    The speed of generation and the skipping of layers are not part of what a run is; where they are asked of a finished one,
+    they are measured and added.
 
     Raises:
         ConfigError: The config has mistakes; nothing was done.
@@ -40,27 +47,26 @@ def run(config: Config) -> Record:
     return complete(settle(config))
 
 
-def complete(settled: Settled) -> Record:
-    """``run``, for one that is settled already."""
-    record = _as_asked(settled)
+def complete(settled: Settled, watch: Watch | None = None, wait: bool = True) -> Record:
+    """``run``, for one that is settled already.
+
+    Args:
+        settled: The run.
+        watch: Called with every new row of the curve; True gives the run up.
+        wait: Wait for another worker that does this run, where it would raise.
+
+    Raises:
+        Pruned: ``watch`` gave the run up; the same command without it goes on from there.
+        Busy: Another worker does it.
+    """
+    record = as_asked(settled)
     if record is not None:
-        return _with_decode_speed(settled, record)
-    folder = settled.folder
-    with writing(folder, None, "the run"):
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / "run", "this run"):
-            if (record := _as_asked(settled)) is not None:  # another process has done it meanwhile
-                return _with_decode_speed(settled, record)
-            try:
-                record = _do(settled, folder)
-            except (UserError, Interrupted):
-                raise
-            except Exception:
-                # Kept beside the run, since a grid goes on and its terminal scrolls away.
-                write_atomic(folder / "error.txt", traceback.format_exc())
-                raise
-            (folder / "error.txt").unlink(missing_ok=True)
-            return record
+        return _with_extras(settled, record)
+    folder, grid = settled.folder, settled.config.grid
+    with writing(folder, None, "the run"), held(folder, grid.lease_seconds, wait):
+        if (record := as_asked(settled)) is not None:  # another worker has done it meanwhile
+            return _with_extras(settled, record)
+        return attempts(lambda: _do(settled, folder, watch), folder, grid.retries)
 
 
 def finished(folder: Path) -> Record | None:
@@ -75,14 +81,15 @@ def finished(folder: Path) -> Record | None:
     return record
 
 
-def _as_asked(settled: Settled) -> Record | None:
-    """The record of a finished run; None also where its weights are wanted and were not kept."""
+def as_asked(settled: Settled) -> Record | None:
+    """The record of a finished run; None also where its weights or the optimizer's state are wanted and were not kept."""
     record = finished(settled.folder)
-    wanted = settled.config.train.keep_model
-    return None if wanted and not (settled.folder / "model").is_dir() else record
+    lost = settled.config.train.keep_model and not (settled.folder / "model").is_dir()
+    lost |= settled.keep_state and not any((settled.folder / "checkpoint").glob("step-*"))
+    return None if lost else record
 
 
-def _do(settled: Settled, folder: Path) -> Record:
+def _do(settled: Settled, folder: Path, watch: Watch | None) -> Record:
     from omegaconf import OmegaConf
 
     from tinylm_ablate.data.corpus import open_corpus
@@ -91,6 +98,7 @@ def _do(settled: Settled, folder: Path) -> Record:
     from tinylm_ablate.init.build import initial_decoder
     from tinylm_ablate.init.huggingface import save_model
     from tinylm_ablate.init.random import matrix_std
+    from tinylm_ablate.rounds.next import curve_of, next_round
     from tinylm_ablate.tokenizer.build import open_vocabulary
     from tinylm_ablate.tracking import open_tracker
     from tinylm_ablate.train.fit import fit
@@ -98,7 +106,9 @@ def _do(settled: Settled, folder: Path) -> Record:
     config = settled.config
     progress.configure(config.progress)
     cache = Path(config.cache_dir)
-    if settled.parent is not None:
+    if settled.previous is not None:
+        complete(settled.previous)
+    elif settled.parent is not None:
         complete(settled.parent)
 
     write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
@@ -108,18 +118,29 @@ def _do(settled: Settled, folder: Path) -> Record:
     vocabulary = open_vocabulary(config.tokenizer, settled.shape.vocab_size, settled.source_vocab_size, corpus, cache)
     shards = open_shards(corpus, vocabulary, cache)
 
-    decoder, origin = initial_decoder(settled, vocabulary)
-    initial_std = matrix_std(decoder)
+    rounds: list[Record] = []
+    if settled.previous is None:
+        decoder, origin = initial_decoder(settled, vocabulary)
+        initial_std, start = matrix_std(decoder), None
+    else:
+        decoder, origin, initial_std, start, rounds = next_round(settled, shards.tokens("train"))
 
     tracker = open_tracker(config.tracking, Path(config.runs_dir))
     tracked = tracker.start_run(
         folder, _run_name(config), config.tracking.parent, parameters_of(settled), {"identity": settled.identity}
     )
+    if settled.previous is not None and not (folder / "curve.jsonl").exists():
+        tracked.log(curve_of(settled.previous, folder))
     passes = settled.tokens / max(1, shards.count("train"))
     if passes > 1:
         print(f"note: {settled.tokens:,} tokens are {passes:.1f} passes over the training text", file=sys.stderr)
+
+    def on_rows(rows: list[dict[str, float]]) -> bool:
+        tracked.log(rows)
+        return watch is not None and any(watch(row) for row in rows)
+
     try:
-        trained = fit(decoder, shards.tokens("train"), settled, folder, tracked.log)
+        trained = fit(decoder, shards.tokens("train"), settled, folder, on_rows, start)
         decoder.to(_device(config.train.device))
         evaluation = evaluate(decoder, vocabulary, corpus, config.evaluate, config.train.context_length)
         decoder.cpu()
@@ -129,12 +150,14 @@ def _do(settled: Settled, folder: Path) -> Record:
         rows = [{**before, "trained_std": after["std"]} for before, after in zip(initial_std, matrix_std(decoder), strict=True)]
         write_atomic(folder / "matrix_std.json", json.dumps(rows))
         record = _record(settled, vocabulary.summary, corpus.summary, origin, trained, evaluation.metrics) | {"passes": passes}
-        record = _with_decode_speed(settled, record)
+        record |= {"rounds": rounds} if rounds else {}
+        record = _extended(settled, record, decoder)
         write_atomic(folder / "metrics.json", _as_json(record))
     except BaseException as error:
         tracked.finish({}, [], "FAILED" if isinstance(error, Exception) and not isinstance(error, Interrupted) else "KILLED")
         raise
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    if not settled.keep_state:
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     tracked.finish(
         evaluation.metrics | record["metrics"], [folder / "config.yaml", folder / "metrics.json"], "FINISHED", settled.tokens
     )
@@ -173,13 +196,34 @@ def _record(
         "data": corpus,
         "init": origin,
         "metrics": metrics
-        | {"train/loss": trained.loss, "train/seconds": trained.seconds, "train/tokens_per_second": trained.tokens_per_second},
+        | {
+            "train/loss": trained.loss,
+            "train/seconds": trained.seconds,
+            "train/tokens_per_second": trained.tokens_per_second,
+            "train/skipped_steps": trained.skipped,
+        },
         "provenance": provenance(),
     }
 
 
+def _with_extras(settled: Settled, record: Record) -> Record:
+    """The record of a finished run with what the config asks for beyond it; its file is then written anew."""
+    extended = _extended(settled, record)
+    if extended is not record:
+        write_atomic(settled.folder / "metrics.json", _as_json(extended))
+    return extended
+
+
+def _extended(settled: Settled, record: Record, decoder: Decoder | None = None) -> Record:
+    """The record with what is measured beside the run, where the config asks for it and it is not there yet."""
+    from tinylm_ablate.rounds.forgetting import with_forgetting
+
+    record = _with_layer_skip(settled, _with_decode_speed(settled, record), decoder)
+    return with_forgetting(settled, record) if settled.config.rounds.forgetting else record
+
+
 def _with_decode_speed(settled: Settled, record: Record) -> Record:
-    """The record with the speed of generation, if the config asks for it; a finished run's file is written anew."""
+    """The record with the speed of generation, if the config asks for it."""
     config = settled.config
     if not config.evaluate.decode.measure:
         return record
@@ -189,10 +233,51 @@ def _with_decode_speed(settled: Settled, record: Record) -> Record:
     if METRIC in record["metrics"] and record.get("decode") == wanted:
         return record
     speed = decode_speed_once(settled.shape, wanted, Path(config.cache_dir))
-    record = record | {"decode": wanted, "metrics": record["metrics"] | {METRIC: speed}}
-    if finished(settled.folder) is not None:
-        write_atomic(settled.folder / "metrics.json", _as_json(record))
-    return record
+    return record | {"decode": wanted, "metrics": record["metrics"] | {METRIC: speed}}
+
+
+def _with_layer_skip(settled: Settled, record: Record, decoder: Decoder | None = None) -> Record:
+    """The record with what skipping layers does, if the config asks for it; the rows are in ``layer_skip.parquet``.
+
+    Args:
+        settled: The run.
+        record: Its record.
+        decoder: The trained model, on the CPU; by default the one that the run kept.
+    """
+    config, folder = settled.config, settled.folder
+    wanted = config.evaluate.layer_skip
+    if not wanted:
+        return record
+    from tinylm_ablate.evaluate.layer_skip import read, save, suffices, summary
+
+    rows = read(folder) if decoder is None else []
+    if not suffices(rows, wanted, settled.shape.depth):
+        rows = _skip_layers(settled, decoder)
+        save(rows, folder)
+    extended = record | {"metrics": record["metrics"] | summary(rows)}
+    return record if extended == record else extended
+
+
+def _skip_layers(settled: Settled, decoder: Decoder | None) -> list[Record]:
+    from tinylm_ablate.data.corpus import open_corpus
+    from tinylm_ablate.evaluate.layer_skip import layer_skip
+    from tinylm_ablate.init.huggingface import load_model
+    from tinylm_ablate.tokenizer.build import open_vocabulary
+
+    config, folder = settled.config, settled.folder
+    if decoder is None and not (folder / "model").is_dir():
+        raise UserError(
+            f"evaluate.layer_skip={config.evaluate.layer_skip}: the weights of {folder} were not kept; "
+            "with train.keep_model=true the run is done again"
+        )
+    progress.configure(config.progress)
+    cache = Path(config.cache_dir)
+    corpus = open_corpus(config.data, cache)
+    vocabulary = open_vocabulary(config.tokenizer, settled.shape.vocab_size, settled.source_vocab_size, corpus, cache)
+    model = (load_model(folder / "model") if decoder is None else decoder).to(_device(config.train.device))
+    rows = layer_skip(model, vocabulary, corpus, config.evaluate, config.train.context_length)
+    model.cpu()
+    return rows
 
 
 def _as_json(record: Record) -> str:
@@ -204,7 +289,7 @@ def _run_name(config: Config) -> str:
 
 
 #: Settings that say nothing about a run in a table of runs; all of them stand in its ``config.yaml``.
-_UNTOLD = ("tracking.", "experiment.", "grid.", "generate.", "plan.", "scale.")
+_UNTOLD = ("tracking.", "experiment.", "grid.", "search.", "generate.", "plan.", "scale.")
 _UNTOLD_KEYS = {"mode", "model", "prompt", "folder", "progress", "runs_dir", "cache_dir", "results_dir", "seeds"}
 
 

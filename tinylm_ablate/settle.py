@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinylm_ablate.arch.shapes import Shape, baseline_parameters, resolve
+from tinylm_ablate.arch.shapes import Shape, baseline_parameters, plain, resolve
 from tinylm_ablate.config import MAX_TOKENS, Config, check_values
 from tinylm_ablate.data.check import data_mistakes
 from tinylm_ablate.data.corpus import text_fingerprint
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import fingerprint
+from tinylm_ablate.rounds.plan import Rounds, split_rounds
 from tinylm_ablate.scale import at_scale
 from tinylm_ablate.tokenizer.build import mistakes as vocabulary_mistakes
 from tinylm_ablate.tokenizer.build import resolved_size, vocabulary_fingerprint
@@ -43,13 +44,16 @@ class Settled:
         config: The config it came from.
         shape: The decoder.
         source_vocab_size: Entries of the large tokenizer that a compact one is cut from.
-        tokens: Tokens that the run trains on: ``steps`` whole batches.
-        steps: Optimizer steps.
+        tokens: Tokens that the run trains on, over all of its rounds: ``steps`` whole batches.
+        steps: Optimizer steps, over all of its rounds.
+        rounds: Where each round begins and ends.
         micro_batch: Sequences in a forward pass.
         accumulation: Forward passes in an optimizer step.
         learning_rate: Peak learning rate.
         precision: "fp32" or "bf16".
-        parent: The run that is to be trained before this one, or None.
+        parent: The run that is to be trained before this one, to take weights from, or None.
+        previous: The run of all rounds but the last, which this one goes on from, or None.
+        keep_state: Whether the state of the optimizer is kept at the end, for the next round.
         text: Fingerprint of the text.
         vocabulary: Fingerprint of the tokenizer.
         identity: Name of the run: a fingerprint of everything that can change its numbers, and of nothing else.
@@ -60,11 +64,14 @@ class Settled:
     source_vocab_size: int
     tokens: int
     steps: int
+    rounds: Rounds
     micro_batch: int
     accumulation: int
     learning_rate: float
     precision: str
     parent: Settled | None
+    previous: Settled | None
+    keep_state: bool
     text: str
     vocabulary: str
     identity: str
@@ -77,6 +84,9 @@ class Settled:
 
 def settle(config: Config) -> Settled:
     """Settle a config.
+
+    A run of several rounds goes on from the run of all but its last (``previous``), so that arms that share their first rounds
+    train them once.
 
     Raises:
         ConfigError: With every mistake that can be told before any text is read.
@@ -117,9 +127,14 @@ def settle(config: Config) -> Settled:
         )
     if config.init.method != "random" and (config.arch.activations > 1 or config.arch.shortcuts > 0):
         mistakes.append(f"init.method={config.init.method}: allowed with arch.activations=1 and arch.shortcuts=0")
-    if mistakes or shape is None or budget is None:
+    if config.rounds.forgetting and not config.train.keep_model:
+        mistakes.append("rounds.forgetting=true: allowed with train.keep_model=true")
+    rounds = None
+    if budget is not None and sound("rounds"):
+        rounds, found = split_rounds(config.rounds, budget.steps)
+        mistakes += found
+    if mistakes or shape is None or budget is None or rounds is None:
         raise ConfigError(mistakes)
-    tokens, steps, micro_batch, accumulation, learning_rate = budget
     precision = config.train.precision
     if precision == "auto":
         precision = "bf16" if shape.width >= BF16_FROM_WIDTH else "fp32"
@@ -129,10 +144,28 @@ def settle(config: Config) -> Settled:
     if config.init.method != "random":
         _check_parent(config, shape, parent)
     settled = Settled(
-        config=config, shape=shape, source_vocab_size=source_vocab_size, tokens=tokens, steps=steps, micro_batch=micro_batch,
-        accumulation=accumulation, learning_rate=learning_rate, precision=precision, parent=parent, text=text,
+        config=config, shape=shape, source_vocab_size=source_vocab_size, tokens=rounds.steps * config.train.batch_tokens,
+        steps=rounds.steps, rounds=rounds, micro_batch=budget.micro_batch, accumulation=budget.accumulation,
+        learning_rate=budget.learning_rate, precision=precision, parent=parent, previous=None, keep_state=False, text=text,
         vocabulary=vocabulary, identity="",
     )  # fmt: skip
+    return _named(settled)
+
+
+def _named(settled: Settled) -> Settled:
+    """The run with its previous rounds and its identity."""
+    rounds = settled.rounds
+    if rounds.count > 1:
+        before = rounds.before()
+        config = copy.deepcopy(settled.config)
+        config.rounds.count, config.rounds.forgetting, config.train.keep_model = before.count, False, True
+        if config.tracking.run_name is not None:
+            config.tracking.run_name += f", round {before.count} of {rounds.count}"
+        previous = dataclasses.replace(
+            settled, config=config, steps=before.steps, tokens=before.steps * config.train.batch_tokens, rounds=before,
+            keep_state=rounds.schedule != "rewarm",
+        )  # fmt: skip
+        settled = dataclasses.replace(settled, previous=_named(previous))
     return dataclasses.replace(settled, identity=fingerprint(meaning(settled)))
 
 
@@ -152,11 +185,21 @@ def meaning(settled: Settled) -> dict[str, Any]:
         del optimizer["decay_share"]
     if config.optimizer.schedule == "constant":
         del optimizer["final"]
-    shape = dataclasses.asdict(settled.shape)
+    if config.optimizer.name != "muon":
+        del optimizer["momentum"]
+    shape = plain(settled.shape)
     if not settled.shape.shortcuts:
         del shape["shortcut_ratio"]
+    if config.init.method == "inherit":
+        if config.init.layers != "middle":
+            init["layers"] = config.init.layers
+        if config.init.criterion in ("taylor", "learned") or config.init.layers == "importance":
+            init["calibration_tokens"] = config.init.calibration_tokens
+        if config.init.criterion == "learned":
+            init["masks"] = dataclasses.asdict(config.init.masks)
     evaluate = dataclasses.asdict(config.evaluate)
     del evaluate["decode"]  # the speed of a shape, not of its weights
+    del evaluate["layer_skip"]  # measured beside the rest, on a finished run too
     return {
         "schema": IDENTITY_SCHEMA,
         "seed": config.seed,
@@ -165,7 +208,7 @@ def meaning(settled: Settled) -> dict[str, Any]:
         "shape": shape,
         "init": init,
         "optimizer": optimizer | {"learning_rate": settled.learning_rate},
-        "rounds": dataclasses.asdict(config.rounds),
+        "rounds": settled.rounds.meaning(),
         "train": {
             "steps": settled.steps,
             "context_length": config.train.context_length,
@@ -188,8 +231,17 @@ def _vocabulary_sizes(config: Config) -> tuple[int, int, list[str]]:
     return size, source, mistakes
 
 
-def _budget(config: Config) -> tuple[tuple[int, int, int, int, float], list[str]]:
-    """Tokens, steps, micro batch, accumulation and peak learning rate."""
+@dataclass(frozen=True)
+class _Budget:
+    """Steps of the first round, how a batch is made, and the peak learning rate."""
+
+    steps: int
+    micro_batch: int
+    accumulation: int
+    learning_rate: float
+
+
+def _budget(config: Config) -> tuple[_Budget, list[str]]:
     train, scaling = config.train, config.optimizer.scaling
     mistakes = []
     if train.tokens is not None:
@@ -227,7 +279,7 @@ def _budget(config: Config) -> tuple[tuple[int, int, int, int, float], list[str]
     elif sequences % micro_batch:
         mistakes.append(f"train.micro_batch={micro_batch}: allowed: a divisor of the {sequences} sequences of a batch")
     try:
-        rate = (train.batch_tokens / scaling.base_batch_tokens) ** scaling.exponent * scaling.base_lr
+        rate = (train.batch_tokens / scaling.base_batch_tokens) ** scaling.exponent * scaling.base_lr * scaling.multiplier
     except OverflowError:
         rate = float("inf")
     if not 0 < rate < 1e3:
@@ -235,7 +287,7 @@ def _budget(config: Config) -> tuple[tuple[int, int, int, int, float], list[str]
             f"optimizer.scaling.exponent={scaling.exponent:g}: it gives a learning rate of {rate:g}; allowed: below 1000"
         )
     steps = max(1, tokens // train.batch_tokens)
-    return (steps * train.batch_tokens, steps, micro_batch, max(1, sequences // micro_batch), rate), mistakes
+    return _Budget(steps, micro_batch, max(1, sequences // micro_batch), rate), mistakes
 
 
 def _parent(config: Config) -> Settled:
@@ -251,6 +303,7 @@ def _parent(config: Config) -> Settled:
         arch.depth, arch.width, arch.ffn_width = init.parent_depth, init.parent_width, init.parent_ffn_width
         parent.seed = init.parent_seed
     parent.train.share = 1.0
+    parent.rounds.count, parent.rounds.forgetting = 1, False
     if init.parent_tokens is not None:
         parent.train.tokens = init.parent_tokens
     init.method = "random"

@@ -1,7 +1,11 @@
-"""Hydra makes plugins only of classes that are defined here; the sweeper itself is ``tinylm_ablate.grid.sweeper``."""
+"""Hydra makes plugins only of classes that are defined here; the sweepers themselves are in ``tinylm_ablate.grid``."""
 
-from tinylm_ablate.grid import sweeper
+from tinylm_ablate.grid import search, sweeper
 
 
 class GridSweeper(sweeper.GridSweeper):
     """The sweeper that ``conf/hydra/sweeper/grid.yaml`` names."""
+
+
+class OptunaSweeper(search.OptunaSweeper):
+    """The sweeper that ``conf/hydra/sweeper/optuna.yaml`` names."""

@@ -22,6 +22,8 @@ SHAPES = {
     "one key-value head": dataclasses.replace(LLAMA, kv_heads=1),
     "pangu": dataclasses.replace(LLAMA, activations=3, shortcuts=2, shortcut_ratio=4),
     "heads wider than the stream": dataclasses.replace(LLAMA, head_dim=16),
+    "biases": dataclasses.replace(LLAMA, kv_heads=2, qkv_bias=True),
+    "norms of queries and keys": dataclasses.replace(LLAMA, kv_heads=2, qk_norm=True),
 }
 
 

@@ -16,6 +16,8 @@ SHAPES = {
     "llama": LLAMA,
     "grouped, tied": dataclasses.replace(LLAMA, kv_heads=2, tied=True),
     "one key-value head": dataclasses.replace(LLAMA, kv_heads=1),
+    "biases": dataclasses.replace(LLAMA, kv_heads=2, qkv_bias=True),
+    "norms of queries and keys": dataclasses.replace(LLAMA, kv_heads=2, qk_norm=True),
     "pangu": dataclasses.replace(LLAMA, kv_heads=2, activations=2, shortcuts=1, shortcut_ratio=4),
 }
 

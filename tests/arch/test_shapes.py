@@ -17,6 +17,7 @@ from tinylm_ablate.arch.shapes import (
     flops_per_token,
     matrices,
     parameters,
+    plain,
     resolve,
 )
 from tinylm_ablate.errors import ConfigError
@@ -33,6 +34,8 @@ PUBLIC = {
     "MobileLLM-1B": (Shape(54, 1280, 3584, 20, 5, 64, 32000, tied=True), 1_005_461_760),
     "Sheared-LLaMA-1.3B": (Shape(24, 2048, 5504, 16, 16, 128, 32000), 1_345_423_360),
     "SmolLM2-135M": (Shape(30, 576, 1536, 9, 3, 64, 49152, tied=True), 134_515_008),
+    "Qwen2-0.5B": (Shape(24, 896, 4864, 14, 2, 64, 151936, tied=True, qkv_bias=True), 494_032_768),
+    "Qwen3-0.6B": (Shape(28, 1024, 3072, 16, 8, 128, 151936, tied=True, qk_norm=True), 596_049_920),
     "the paper's LLM1B.py": (Shape(20, 1792, 4864, 14, 14, 128, 48000), 951_983_872),
 }
 
@@ -167,7 +170,28 @@ def test_shortcuts_and_activations_are_counted():
     assert shape.is_llama and not pangu.is_llama
 
 
-@pytest.mark.parametrize("changes", [{"kv_heads": 3}, {"head_dim": 5}, {"depth": 0}, {"activations": 0}])
+def test_biases_and_norms_cost_no_products_and_leave_no_trace_where_they_are_off():
+    shape = Shape(2, 64, 96, 4, 2, 16, 100)
+    for name, added in (("qkv_bias", 2 * (4 + 2 * 2) * 16), ("qk_norm", 2 * 2 * 16)):
+        other = dataclasses.replace(shape, **{name: True})
+        assert parameters(other)["total"] - parameters(shape)["total"] == added
+        assert flops_per_token(other, 8) == flops_per_token(shape, 8)
+        assert plain(other) == {**plain(shape), name: True}
+    assert not {"qkv_bias", "qk_norm"} & plain(shape).keys()
+    assert plain(shape)["activations"] == 1 and plain(shape)["tied"] is False
+
+
+def test_biases_and_norms_come_from_the_configuration(scale_of, arch_of):
+    assert resolve(arch_of(qkv_bias=True), scale_of("s32"), 1500).qkv_bias
+    assert resolve(arch_of(qk_norm=True), scale_of("s32"), 1500).qk_norm
+    with pytest.raises(ConfigError) as error:
+        resolve(arch_of(qkv_bias=True, qk_norm=True), scale_of("s32"), 1500)
+    assert error.value.mistakes == ["arch.qk_norm=true: allowed with arch.qkv_bias=false; together no other program reads them"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"kv_heads": 3}, {"head_dim": 5}, {"depth": 0}, {"activations": 0}, {"qkv_bias": True, "qk_norm": True}]
+)
 def test_impossible_shapes_are_refused(changes):
     with pytest.raises(ValueError):
         dataclasses.replace(Shape(2, 64, 96, 4, 4, 16, 100), **changes)

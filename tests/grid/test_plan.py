@@ -11,11 +11,15 @@ import pytest
 import torch
 
 from tests.helpers import TINY
-from tinylm_ablate.arch.shapes import Shape, flops_per_token
-from tinylm_ablate.grid.calibrate import seconds_per_token
+from tinylm_ablate.arch.shapes import Shape, flops_per_token, parameters
+from tinylm_ablate.data.corpus import Corpus
+from tinylm_ablate.data.shards import open_shards
+from tinylm_ablate.grid.calibrate import speed
 from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.grid.cost import shard_bytes
 from tinylm_ablate.grid.plan import plan, plans
 from tinylm_ablate.settle import Settled, settle
+from tinylm_ablate.tokenizer.build import open_vocabulary
 
 FIELDS = {
     "depth", "width", "ffn_width", "heads", "vocab_size", "parameters", "embedding_head_share", "flops", "tokens", "steps",
@@ -104,10 +108,11 @@ def test_the_course_of_the_learning_rate_is_told(tmp_path: Path) -> None:
 def test_totals_count_equal_and_finished_runs_once(tmp_path: Path) -> None:
     first, second = settled(tmp_path, *TINY), settled(tmp_path, *TINY, "seed=1")
     told = plans([("first", first), ("its twin", first), ("second", second)], "table")
-    assert "2 runs, 0 finished; to do: 1,024 tokens" in told
+    flops = 1024 * flops_per_token(first.shape, 32)["training"]
+    assert f"2 runs, 0 finished; to do: 2, 1,024 tokens, {flops:.3g} FLOPs" in told
     second.folder.mkdir()
     (second.folder / "metrics.json").write_text("{}")
-    assert "2 runs, 1 finished; to do: 512 tokens" in plans([("first", first), ("second", second)], "table")
+    assert "2 runs, 1 finished; to do: 1, 512 tokens" in plans([("first", first), ("second", second)], "table")
 
 
 def test_a_parent_is_planned_once_and_apart(tmp_path: Path) -> None:
@@ -117,10 +122,46 @@ def test_a_parent_is_planned_once_and_apart(tmp_path: Path) -> None:
     parents = {run.parent.identity for run in runs if run.parent is not None}
     assert len(parents) == 1
     told = plans([(f"cell {number}", run) for number, run in enumerate(runs)], "table")
-    assert "and 1 parent that is trained once" in told and told.count(f"parent {parents.pop()}") == 1
-    assert "3 runs, 0 finished; to do: 768 tokens" in told and "1 run, 0 finished; to do: 512 tokens" in told
+    assert "and 1 run that is trained once" in told and told.count(parents.pop()) == 1
+    assert "4 runs, 0 finished; to do: 4, 1,280 tokens" in told  # 3 x 256 and 512
     mha = settled(tmp_path, *base, "arch.width=64", "arch.head_dim=16")
-    assert "parent" not in plans([("mha", mha), ("gqa", runs[1])], "table")
+    told = plans([("mha", mha), ("gqa", runs[1])], "table")
+    assert "trained once" not in told and "2 runs, 0 finished; to do: 2, 768 tokens" in told
+
+
+def test_earlier_rounds_are_counted_once(tmp_path: Path) -> None:
+    """A run of three rounds, and one of two whose last differs: four trainings, of which two share the first round."""
+    rounds = ["rounds=two", "rounds.sampling_rate=0.5", "rounds.parts=1"]
+    three = settled(tmp_path, *TINY, *rounds, "rounds.count=3", "rounds.rule=uniform")
+    two = settled(tmp_path, *TINY, *rounds, "rounds.rule=top")
+    assert three.previous is not None and three.previous.previous is not None and two.previous is not None
+    assert two.previous.identity == three.previous.previous.identity
+    told = plans([("three", three), ("two", two)], "table")
+    assert "and 2 runs that are trained once" in told
+    assert f"4 runs, 0 finished; to do: 4, {512 + 3 * 256:,} tokens" in told
+    row = plan("three", three)
+    assert (row["tokens"], row["own_tokens"]) == (1024, 256)
+
+
+def test_the_disk_that_a_grid_takes_is_told(tmp_path: Path) -> None:
+    run = settled(tmp_path, *TINY)
+    row = plan("tiny", run)
+    assert row["model_bytes"] == 4 * row["parameters"]
+    assert row["checkpoint_bytes"] == 3 * 3 * row["model_bytes"]
+    assert plan("none", settled(tmp_path, *TINY, "train.keep_model=false"))["model_bytes"] == 0
+    told = plans([("tiny", run)], "table")
+    assert "disk: 56.1 kB of models, 505.2 kB of checkpoints while the largest trains, 0 bytes of token shards, " in told
+    assert "shards of a text that has not been read" in told
+
+
+def test_the_size_of_shards_is_near_the_truth(small_corpus: Corpus, small_data: list[str], tmp_path: Path) -> None:
+    cache = small_corpus.folder.parents[1]
+    run = settled(tmp_path, *TINY, *small_data, f"cache_dir={cache}")
+    guessed = shard_bytes(run)
+    vocabulary = open_vocabulary(run.config.tokenizer, run.shape.vocab_size, 0, small_corpus, cache)
+    shards = open_shards(small_corpus, vocabulary, cache)
+    assert guessed == pytest.approx(2 * sum(shards.summary["tokens"].values()), rel=0.25)
+    assert shard_bytes(run) == 0
 
 
 def test_the_parts_of_a_grid_are_a_table_where_they_differ(tmp_path: Path) -> None:
@@ -134,6 +175,8 @@ def test_the_parts_of_a_grid_are_a_table_where_they_differ(tmp_path: Path) -> No
 def test_shapes_too_large_to_measure_are_estimated_by_their_flops() -> None:
     large = Shape(depth=20, width=1792, ffn_width=4864, heads=14, kv_heads=14, head_dim=128, vocab_size=48000)
     deeper = Shape(depth=40, width=1792, ffn_width=4864, heads=14, kv_heads=14, head_dim=128, vocab_size=48000)
-    first, second = (seconds_per_token(shape, 2048, 30, "fp32", 1) for shape in (large, deeper))
+    optimizer = compose([]).optimizer
+    first, second = (speed(shape, 2048, 30, "fp32", 1, optimizer) for shape in (large, deeper))
     ratio = flops_per_token(deeper, 2048)["training"] / flops_per_token(large, 2048)["training"]
-    assert second / first == pytest.approx(ratio)
+    assert second.training / first.training == pytest.approx(ratio) == second.forward / first.forward
+    assert second.optimizer / first.optimizer == pytest.approx(parameters(deeper)["total"] / parameters(large)["total"])

@@ -1,4 +1,4 @@
-"""Equality with transformers' Llama in both directions, and folders that do not fit."""
+"""Equality with transformers' Llama, Qwen2 and Qwen3 in both directions, and folders that do not fit."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tinylm_ablate.init.huggingface import (
     huggingface_config,
     load,
     load_model,
+    model_type,
     names,
     save_model,
     shape_of_config,
@@ -37,6 +38,10 @@ SHAPES = {
 } | {
     "another base": dataclasses.replace(LLAMA, rope_theta=500000.0, norm_eps=1e-6),
     "wide heads": dataclasses.replace(LLAMA, head_dim=16),
+    "qwen2": dataclasses.replace(LLAMA, kv_heads=2, qkv_bias=True, norm_eps=1e-6),
+    "qwen2, tied": dataclasses.replace(LLAMA, tied=True, qkv_bias=True),
+    "qwen3": dataclasses.replace(LLAMA, kv_heads=2, qk_norm=True, norm_eps=1e-6),
+    "qwen3, wide heads, tied": dataclasses.replace(LLAMA, kv_heads=1, head_dim=16, tied=True, qk_norm=True),
 }  # fmt: skip
 PANGU = dataclasses.replace(LLAMA, kv_heads=2, activations=2, shortcuts=1, shortcut_ratio=8)
 
@@ -61,14 +66,20 @@ def random_decoder(shape: Shape) -> Decoder:
     initialise(decoder, InitConfig(rule="constant", std=0.1), seed=1)
     generator = torch.Generator().manual_seed(2)
     for name, parameter in decoder.named_parameters():
-        if "norm" in name:
-            torch.nn.init.normal_(parameter, 1.0, 0.2, generator=generator)
+        if "norm" in name or name.endswith("bias"):
+            torch.nn.init.normal_(parameter, float("norm" in name), 0.2, generator=generator)
     return decoder
 
 
-def transformers_llama(decoder: Decoder):
-    config = transformers.LlamaConfig(**huggingface_config(decoder.shape, 64, 0))
-    model = transformers.LlamaForCausalLM(config)
+def as_config(shape: Shape):
+    """What transformers makes of our config.json."""
+    kind = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[model_type(shape)]
+    return getattr(transformers, f"{kind}Config")(**huggingface_config(shape, 64, 0))
+
+
+def transformers_model(decoder: Decoder):
+    config = as_config(decoder.shape)
+    model = getattr(transformers, type(config).__name__.replace("Config", "ForCausalLM"))(config)
     problems = model.load_state_dict(to_huggingface(decoder.state_dict(), decoder.shape), strict=False)
     assert not problems.unexpected_keys
     assert set(problems.missing_keys) <= ({"lm_head.weight"} if decoder.shape.tied else set())
@@ -82,7 +93,7 @@ def some_tokens(length: int = 33) -> torch.Tensor:
 
 def test_logits_loss_and_every_gradient_are_those_of_transformers(shape):
     decoder = random_decoder(shape)
-    model, tokens = transformers_llama(decoder), some_tokens()
+    model, tokens = transformers_model(decoder), some_tokens()
     theirs = model(input_ids=tokens, labels=tokens)
     torch.testing.assert_close(decoder(tokens), theirs.logits)
     loss = decoder.loss(tokens[:, :-1], tokens[:, 1:])
@@ -100,7 +111,7 @@ def test_names_are_those_of_transformers_and_go_both_ways(shape):
     decoder = random_decoder(shape)
     state = decoder.state_dict()
     theirs = to_huggingface(state, shape)
-    assert set(theirs) == {name for name, _ in transformers_llama(decoder).named_parameters()}
+    assert set(theirs) == {name for name, _ in transformers_model(decoder).named_parameters()}
     assert sum(tensor.numel() for tensor in theirs.values()) == parameters(shape)["total"]
     back = from_huggingface(theirs, shape)
     assert back.keys() == state.keys()
@@ -117,7 +128,7 @@ def test_pangu_goes_both_ways_too():
 def test_config_goes_both_ways(shape):
     for one in (shape, PANGU):
         assert shape_of_config(json.loads(json.dumps(huggingface_config(one, 64, 0)))) == one
-    written = transformers.LlamaConfig(**huggingface_config(shape, 64, 0)).to_dict()
+    written = as_config(shape).to_dict()
     assert shape_of_config(written) == shape
     earlier = {k: v for k, v in huggingface_config(shape, 64, 0).items() if k not in ("rope_parameters", "head_dim")}
     if shape.heads * shape.head_dim == shape.width:
@@ -155,15 +166,15 @@ def tokenizer_json(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_an_exported_folder_is_what_transformers_loads(tied, tokenizer_json, tmp_path):
-    shape = dataclasses.replace(LLAMA, kv_heads=2, vocab_size=300, tied=tied)
+@pytest.mark.parametrize("changes", [{}, {"tied": True}, {"qkv_bias": True}, {"qk_norm": True}], ids=str)
+def test_an_exported_folder_is_what_transformers_loads(changes, tokenizer_json, tmp_path):
+    shape = dataclasses.replace(LLAMA, kv_heads=2, vocab_size=300, **changes)
     decoder = random_decoder(shape)
     folder = tmp_path / "model"
     export(folder, decoder.state_dict(), shape, tokenizer_json, 64, 0)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    assert isinstance(model, transformers.LlamaForCausalLM)
+    assert type(model).__name__ == huggingface_config(shape, 64, 0)["architectures"][0]
     assert model.config.rope_parameters["rope_theta"] == shape.rope_theta
     ours = Tokenizer.from_file(str(tokenizer_json))
     for text in ("the thought", "  then\n\tthe one", "的一是 不了 <3 é 🙂"):
@@ -181,7 +192,7 @@ def test_an_exported_folder_is_what_transformers_loads(tied, tokenizer_json, tmp
 
 def test_what_transformers_writes_is_loaded_in_shards(tmp_path):
     decoder = random_decoder(dataclasses.replace(LLAMA, kv_heads=2))
-    transformers_llama(decoder).save_pretrained(tmp_path, max_shard_size="20KB")
+    transformers_model(decoder).save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     shape, state = load(tmp_path)
     assert shape == decoder.shape

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.init.layers import choose_layers, spread
+from tinylm_ablate.init.layers import check_layers, choose_layers, parse_layers, spread
 
 depths = st.integers(1, 60)
 
@@ -86,5 +88,69 @@ def test_a_list_that_does_not_fit_is_refused(listed: list[int], told: str) -> No
 def test_impossible_arguments() -> None:
     with pytest.raises(ValueError, match="depths"):
         choose_layers(0, 3, 0, 0)
-    with pytest.raises(ValueError, match="unknown rule"):
+    with pytest.raises(UserError, match=r"init\.layers=best: allowed: middle, even, importance"):
         choose_layers(3, 3, 0, 0, "best")
+    with pytest.raises(ValueError, match="needs the costs of 3 layers"):
+        choose_layers(3, 2, 0, 0, "importance", [1.0, 2.0])
+
+
+@given(costs=st.lists(st.floats(-1, 5), min_size=1, max_size=40), data=st.data())
+def test_importance_leaves_out_what_costs_least(costs: list[float], data: st.DataObject) -> None:
+    depth = len(costs)
+    child = data.draw(st.integers(1, depth))
+    first = data.draw(st.integers(0, child))
+    last = data.draw(st.integers(0, child - first))
+    choice = choose_layers(depth, child, first, last, "importance", costs)
+    assert len(choice.layers) == len(set(choice.layers)) == child
+    assert list(choice.layers) == sorted(choice.layers)
+    ends = {*range(first), *range(depth - last, depth)}
+    assert ends <= set(choice.layers)
+    free = set(choice.layers) - ends
+    assert all(costs[kept] >= costs[gone] for kept in free for gone in choice.dropped)
+    assert choice.costs == (tuple(costs) if child < depth else None)
+    assert choice.record()["kept"] == list(choice.layers)
+
+
+def test_importance_by_hand() -> None:
+    choice = choose_layers(6, 3, 1, 1, "importance", [0.0, 0.4, 0.1, 0.3, 0.2, 0.0])
+    assert choice.layers == (0, 1, 5)
+    assert choice.record() == {
+        "rule": "importance", "words": choice.words, "kept": [0, 1, 5], "dropped": [2, 3, 4], "repeated": {},
+        "skipping_costs": [0.0, 0.4, 0.1, 0.3, 0.2, 0.0],
+    }  # fmt: skip
+    assert choose_layers(6, 3, 0, 0, "importance", [1.0] * 6).layers == (0, 1, 2)
+    # A deeper child repeats layers as it would by "middle"; nothing is measured for it.
+    assert choose_layers(4, 6, 1, 1, "importance").layers == choose_layers(4, 6, 1, 1, "middle").layers
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [("0-3,7,9-11", (0, 1, 2, 3, 7, 9, 10, 11)), ("5", (5,)), (" 1 - 2 , 4 ", (1, 2, 4)), ("0,0,1", (0, 0, 1))],
+)
+def test_a_list_is_written_with_ranges(text: str, layers: tuple[int, ...]) -> None:
+    assert parse_layers(text) == layers
+    assert choose_layers(12, len(layers), 3, 1, text).layers == layers
+
+
+@pytest.mark.parametrize("text", ["", "middel", "1-", "-3", "1;2", "1,,2", "0.5"])
+def test_what_is_no_list_is_refused(text: str) -> None:
+    with pytest.raises(
+        UserError, match=r"init\.layers=.*allowed: middle, even, importance, or the parent's layers as '0-3,7,9-11'"
+    ):
+        parse_layers(text)
+
+
+@pytest.mark.parametrize(
+    ("layers", "child", "told"),
+    [
+        ("middle", 3, []), ("importance", 3, []), ("even", 1, []), ("0-2", 3, []),
+        ("importance", 1, ["init.keep_first=1, init.keep_last=1: together 2, more than the child's 1 layers"]),
+        ("0-3", 3, ["init.layers=0,1,2,3: it names 4 layers and the child has 3 (arch.depth)"]),
+        ("best", 3, ["init.layers=best: allowed"]),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_before_anything_is_measured(layers: str, child: int, told: list[str]) -> None:
+    init: Any = SimpleNamespace(layers=layers, keep_first=1, keep_last=1)
+    found = check_layers(init, 6, child)
+    assert len(found) == len(told)
+    assert all(mistake.startswith(expected) for mistake, expected in zip(found, told, strict=True))

@@ -131,12 +131,23 @@ def test_mistral_is_llama_within_its_window(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [("Qwen2", "biases in attention or FFN (as in Qwen2)"), ("Qwen3", "norms of queries and keys (as in Qwen3)")],
-)
-def test_what_the_decoder_does_not_have_is_refused(tmp_path: Path, kind: str, reason: str) -> None:
-    assert reason in refusal(save(tmp_path / "model", kind))
+@pytest.mark.parametrize(("kind", "own"), [("Qwen2", {"qkv_bias": True}), ("Qwen3", {"qk_norm": True})])
+def test_biases_and_norms_of_qwen_are_of_the_shape(tmp_path: Path, kind: str, own: dict[str, bool]) -> None:
+    parent = opened(save(tmp_path / "model", kind))
+    assert parent.shape == replace(SHAPE, **own)
+    assert dict(parent.state.sizes if isinstance(parent.state, LazyState) else {}) == tensor_sizes(parent.shape)
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Qwen3"])
+def test_other_biases_are_refused(tmp_path: Path, kind: str) -> None:
+    assert "biases beside those of Qwen2's queries, keys and values" in refusal(
+        save(tmp_path / "model", kind, attention_bias=True)
+    )
+
+
+def test_norms_of_queries_in_another_model_are_refused(folder: Path) -> None:
+    rewrite(folder, lambda state: state.update({"model.layers.0.self_attn.q_norm.weight": torch.ones(4)}))
+    assert "norms of queries and keys in a model of another type" in refusal(folder)
 
 
 @pytest.mark.parametrize(

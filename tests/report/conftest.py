@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 
@@ -72,6 +75,27 @@ class Runs:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content | changes))
         return path
+
+    def documents(self, identity: str, spread: float = 0.0, seed: int = 0) -> None:
+        """Documents and questions of a run that add up to its record; ``spread`` is the deviation of its bits a byte over
+        documents."""
+        metrics = json.loads((self.folder / identity / "metrics.json").read_text())["metrics"]
+        source, rows, asked = np.random.default_rng(seed), [], []
+        for language in ("en", "zh"):
+            sizes = np.random.default_rng(7).integers(200, 2000, 40)
+            noise = source.normal(0, spread, 40)
+            noise -= (noise * sizes).sum() / sizes.sum()
+            nats = (metrics[f"test/bits_per_byte/{language}"] + noise) * sizes * math.log(2)
+            for split in ("validation", "test"):
+                rows += [(split, language, f"{language}{n:030d}", nats[n], int(sizes[n]), int(sizes[n])) for n in range(40)]
+            right = round(40 * metrics[f"test/cloze/{language}"])
+            asked += [("test", language, f"{language}{n:030d}", n < right, 0.1) for n in range(40)]
+        pd.DataFrame(rows, columns=["split", "language", "document", "nats", "bytes", "tokens"]).to_parquet(
+            self.folder / identity / "documents.parquet"
+        )
+        pd.DataFrame(asked, columns=["split", "language", "question", "correct", "margin"]).to_parquet(
+            self.folder / identity / "questions.parquet"
+        )
 
     def depths(self, bits: dict[int, list[float]], name: str = "table02_depth_width", **changes: Any) -> None:
         """A grid of depths; a value a seed."""

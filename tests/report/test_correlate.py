@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinylm_ablate.report.__main__ import main
-from tinylm_ablate.report.correlate import spearman
+from tinylm_ablate.report.trend import correlation as spearman
 
 
 def test_a_monotone_relation_is_one_and_its_reverse_minus_one():

@@ -14,7 +14,7 @@ from tinylm_ablate.report import summary_table
 from tinylm_ablate.report.__main__ import main, write_report
 from tinylm_ablate.report.curves import POINTS, thin
 
-GRID = {40: [1.50, 1.52, 1.51], 20: [1.61, 1.60, 1.62], 9: [1.62, 1.58, 1.63]}
+GRID = {40: [1.50, 1.52, 1.51], 20: [1.60, 1.615, 1.61], 9: [1.62, 1.63, 1.63]}
 
 
 def contents(folder):
@@ -198,7 +198,7 @@ def test_the_summary_of_a_grid_fits_a_terminal(runs):
     assert lines[0].split("|")[1].strip() == "arch.depth"
     assert len({len(line) for line in lines[:5]}) == 1 and len(lines[0]) < 130
     assert any("**1.5100 ± 0.0100**" in line for line in lines)
-    assert "95 % t-interval" in text
+    assert "paired t-test" in text
     single = summary_table([({"run": "abc"}, rows[0][1])])
     assert "abc" in single and "interval" not in single and "One seed" not in single
     assert "One seed" in summary_table([rows[0], rows[3]])

@@ -9,7 +9,16 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinylm_ablate.report.statistics import mean_and_deviation, paired_difference
+from tests.report.planted import BITS, section
+from tinylm_ablate.report.documents import estimate, sums
+from tinylm_ablate.report.statistics import (
+    Estimate,
+    contrast,
+    hierarchical_bootstrap,
+    holm,
+    mean_and_deviation,
+    ratio_variance,
+)
 
 values = st.lists(st.floats(0.5, 3.0), min_size=2, max_size=8)
 
@@ -25,33 +34,127 @@ def test_too_few_values_have_no_spread():
     assert mean_and_deviation([2.0])[0] == 2.0
     assert math.isnan(mean_and_deviation([2.0])[1])
     assert all(math.isnan(value) for value in mean_and_deviation([]))
-    assert paired_difference({0: 1.0}, {0: 2.0}) is None
-    assert paired_difference({0: 1.0, 1: 1.0}, {1: 2.0, 2: 2.0}) is None
+    assert contrast([{0: 1.0}, {1: 2.0}], (1, -1)) is None
+    single = contrast([{0: 1.0, 1: 1.0}, {1: 2.0, 2: 2.0}], (1, -1))
+    assert single is not None and single.interval() == (-math.inf, math.inf)
+    assert single.p_value() == 1.0 and single.seeds_to_decide(1.0) is None
 
 
 @given(values, st.integers(0, 2**31))
-def test_the_interval_is_scipys(sample, seed):
+def test_interval_and_p_value_are_scipys(sample, seed):
     other = np.random.default_rng(seed).normal(1, 0.3, len(sample))
-    difference = paired_difference(dict(enumerate(sample)), dict(enumerate(other.tolist())))
-    assert difference is not None
-    expected = scipy.stats.ttest_rel(sample, other).confidence_interval(0.95)
-    assert (difference.low, difference.high) == pytest.approx((expected.low, expected.high), rel=1e-6, abs=1e-9)
+    found = contrast([dict(enumerate(sample)), dict(enumerate(other.tolist()))], (1, -1))
+    assert found is not None
+    expected = scipy.stats.ttest_rel(sample, other)
+    interval = expected.confidence_interval(0.95)
+    assert found.interval() == pytest.approx((interval.low, interval.high), rel=1e-6, abs=1e-9)
+    assert found.p_value() == pytest.approx(expected.pvalue, rel=1e-6, abs=2e-12)
+
+
+def test_a_weighted_sum_of_arms_is_scipys_over_its_sums():
+    source = np.random.default_rng(3)
+    first, second, third = (source.normal(0, 1, 6) for _ in range(3))
+    arms = [dict(enumerate(arm.tolist())) for arm in (first, second, third)]
+    found = contrast(arms, (1, -0.5, -0.5))
+    expected = scipy.stats.ttest_1samp(first - (second + third) / 2, 0.3)
+    assert found is not None and found.p_value(0.3) == pytest.approx(expected.pvalue, rel=1e-6)
 
 
 def test_only_common_seeds_are_paired():
-    first, second = {0: 1.0, 1: 2.0, 5: 100.0}, {0: 0.5, 1: 1.4, 7: -100.0}
-    difference = paired_difference(first, second)
-    assert difference is not None
-    assert difference.mean == pytest.approx(0.55)
-    assert difference.pairs == 2
+    found = contrast([{0: 1.0, 1: 2.0, 5: 100.0}, {0: 0.5, 1: 1.4, 7: -100.0}], (1, -1))
+    assert found is not None and found.mean == pytest.approx(0.55) and found.pairs == 2
 
 
-def test_the_interval_covers_no_effect_as_often_as_it_says():
-    source = np.random.default_rng(0)
-    decided = 0
-    for _ in range(2000):
-        noise = source.normal(0, 1, (2, 3))
-        difference = paired_difference(dict(enumerate(noise[0].tolist())), dict(enumerate(noise[1].tolist())))
-        assert difference is not None
-        decided += difference.decided
-    assert 0.035 < decided / 2000 < 0.065
+def test_documents_widen_an_interval_by_their_own_quantile():
+    t = scipy.stats.t.ppf
+    found = Estimate(1.0, 0.3, 3, ((0.04, 50), (0.01, 20)))
+    expected = t(0.975, 2) ** 2 * 0.09 / 3 + t(0.975, 50) ** 2 * 0.04 + t(0.975, 20) ** 2 * 0.01
+    assert found.reach() == pytest.approx(math.sqrt(expected))
+    assert found.reach(1 - found.p_value()) == pytest.approx(1.0, rel=1e-6)
+
+
+def test_the_variance_over_documents_is_that_of_their_ratio():
+    """Against the bootstrap over documents, which makes none of the delta method's approximations."""
+    source = np.random.default_rng(5)
+    sizes = source.integers(200, 2000, 200).astype(float)
+    own = sizes * source.normal(0.1, 0.3, 200)
+    variance, free = ratio_variance(own, sizes)
+    drawn = source.integers(200, size=(20_000, 200))
+    ratios = own[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    assert free == 199 and math.sqrt(variance) == pytest.approx(ratios.std(), rel=0.03)
+
+
+def test_the_bootstrap_is_scipys_where_only_seeds_vary():
+    source = np.random.default_rng(2)
+    seeds = source.normal(1, 0.5, 12)
+    low, high = hierarchical_bootstrap([(np.repeat(seeds[:, None], 30, axis=1), np.ones(30))], resamples=20_000)
+    expected = scipy.stats.bootstrap((seeds,), np.mean, method="percentile", n_resamples=20_000, random_state=1).confidence_interval
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.02)
+    assert (low, high) == hierarchical_bootstrap([(np.repeat(seeds[:, None], 30, axis=1), np.ones(30))], resamples=20_000)
+
+
+def test_the_bootstrap_is_scipys_where_only_documents_vary():
+    source = np.random.default_rng(4)
+    own = source.normal(1, 0.5, 60)
+    low, high = hierarchical_bootstrap([(np.repeat(own[None], 3, axis=0), np.ones(60))], resamples=20_000)
+    expected = scipy.stats.bootstrap((own,), np.mean, method="percentile", n_resamples=20_000, random_state=1).confidence_interval
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.02)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_rejects_what_his_procedure_rejects(p_values):
+    """Step by step as in his paper: from the smallest p-value on, until one is not below 0.05 / (how many are left)."""
+    adjusted = holm(p_values)
+    expected = set()
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        if p_values[index] * (len(p_values) - rank) >= 0.05:
+            break
+        expected.add(index)
+    assert {index for index, p in enumerate(adjusted) if p < 0.05} == expected
+    assert all(p <= q <= 1 for p, q in zip(p_values, adjusted, strict=True))
+
+
+def test_seeds_that_would_decide_are_the_fewest():
+    found = Estimate(0.05, 0.04, 2, ((1e-4, 80),))
+    needed = found.seeds_to_decide(0.05)
+    assert needed is not None
+    assert found.reach(seeds=needed) < 0.05 <= found.reach(seeds=needed - 1)
+    # Documents alone leave it open: 1.99 * 0.03 is more than 0.05.
+    assert Estimate(0.05, 0.04, 2, ((9e-4, 80),)).seeds_to_decide(0.05) is None
+    assert Estimate(0.05, 0.0, 5).seeds_to_decide(0.0) is None
+
+
+#: Deviation over seeds, and over documents: seeds alone matter; both; documents above all.
+NOISE = ((0.02, 0.05), (0.02, 0.2), (0.005, 0.2))
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("noise", NOISE)
+def test_no_effect_is_found_where_there_is_none(seeds, noise):
+    """1,000 simulations without a difference but in the seeds and documents that happened to be drawn."""
+    source = np.random.default_rng(11)
+    false = {"ours": 0, "seeds alone": 0}
+    for _ in range(1000):
+        arms = section(source, {"a": 0.0, "b": 0.0}, seeds, *noise).arms
+        by_seed = [arm.by_seed(BITS) for arm in arms]
+        found = estimate(by_seed, [arm.scores() for arm in arms], (1, -1), BITS)
+        alone = contrast(by_seed, (1, -1))
+        assert found is not None and alone is not None
+        false["ours"] += found.low > 0 or found.high < 0
+        false["seeds alone"] += alone.low > 0 or alone.high < 0
+    assert false["ours"] <= 50
+    if noise == NOISE[2]:  # why documents count: seeds share them, so that they do not show in the spread over seeds
+        assert false["seeds alone"] > 150
+
+
+@pytest.mark.parametrize(("seeds", "least"), [(2, 0.35), (3, 0.2), (5, 0.12)])
+def test_a_bootstrap_over_few_seeds_finds_what_is_not_there(seeds, least):
+    """Why no verdict rests on it: far more than 5 % of its intervals leave zero out where nothing differs but the seeds."""
+    source = np.random.default_rng(12)
+    false = 0
+    for _ in range(300):
+        arms = section(source, {"a": 0.0, "b": 0.0}, seeds, 0.02, 0.0, 20).arms
+        parts = sums([arm.by_seed(BITS) for arm in arms], [arm.scores() for arm in arms], (1, -1), BITS)
+        low, high = hierarchical_bootstrap(parts, 300)
+        false += low > 0 or high < 0
+    assert false / 300 > least

@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.helpers import TINY
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.data.batches import Batches
 from tinylm_ablate.errors import Interrupted, RunFailed
+from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.init.random import initialise
 from tinylm_ablate.optimizer.schedule import factor, warmup_steps
-from tinylm_ablate.settle import Settled
+from tinylm_ablate.settle import Settled, settle
 from tinylm_ablate.train.fit import fit
 
 
@@ -147,3 +149,71 @@ def test_compiled_layers_compute_the_same(settled: Settled, tokens: np.ndarray, 
     fit(quick, tokens, short, tmp_path / "quick", ignore)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(quick.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_that_is_not_finite_can_be_skipped(settled: Settled, tokens: np.ndarray, tmp_path: Path) -> None:
+    settled.config.train.on_nonfinite = "skip"
+    decoder = decoder_of(settled)
+    seen: list[dict[str, Tensor]] = []
+    loss, calls = decoder.loss, 0
+
+    def breaking(*arguments: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls in (8, 9):  # the end of step 4, and the beginning of step 5 after a skipped update
+            seen.append(weights(decoder))
+        return loss(*arguments) * (float("nan") if calls == 8 else 1.0)
+
+    decoder.loss = breaking  # type: ignore[method-assign, assignment]
+    trained = fit(decoder, tokens, settled, tmp_path, ignore)
+    assert same(*seen)
+    assert trained.skipped == 1
+    assert [step for step, _, _ in curve(tmp_path)] == [1, 2, 3, *range(5, 13)]
+    (event,) = (json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines())
+    assert (event["event"], event["step"], event["batch"]) == ("skipped", 4, 3)
+    assert len(event["sequences"]) == 4
+
+
+def test_a_spike_is_logged_with_its_batch(settled: Settled, tokens: np.ndarray, tmp_path: Path) -> None:
+    longer = dataclasses.replace(settled, steps=40, tokens=40 * 128)
+    decoder = decoder_of(longer)
+    loss, calls = decoder.loss, 0
+
+    def spiking(*arguments: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return loss(*arguments) * (20.0 if calls in (59, 60) else 1.0)
+
+    decoder.loss = spiking  # type: ignore[method-assign, assignment]
+    fit(decoder, tokens, longer, tmp_path, ignore)
+    first = json.loads((tmp_path / "events.jsonl").read_text().splitlines()[0])
+    assert (first["event"], first["step"], first["batch"]) == ("spike", 30, 29)
+    batches = Batches(tokens, 32, settled.config.seed, round=0)
+    assert first["sequences"] == batches.ids(np.arange(4 * 29, 4 * 30)).tolist()
+
+
+@pytest.mark.parametrize("name", ["lion", "muon", "schedule_free"])
+def test_every_optimizer_learns_and_resumes_bit_for_bit(name: str, tokens: np.ndarray, tmp_path: Path) -> None:
+    overrides = [
+        *TINY,
+        f"optimizer={name}",
+        "optimizer.scaling.base_lr=0.02",
+        "train.tokens=3840",
+        "train.log_every=1",
+        f"runs_dir={tmp_path}",
+    ]
+    settled = settle(compose(overrides))
+    whole = decoder_of(settled)
+    trained = fit(whole, tokens, settled, tmp_path / "whole", ignore)
+    assert trained.loss < curve(tmp_path / "whole")[0][1] - 0.1
+
+    def stop(rows: list[dict[str, float]]) -> None:
+        if rows[-1]["step"] == 13:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        fit(decoder_of(settled), tokens, settled, tmp_path / "parts", stop)
+    parts = decoder_of(settled)
+    fit(parts, tokens, settled, tmp_path / "parts", ignore)
+    assert same(weights(whole), weights(parts))
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")

@@ -54,6 +54,12 @@ def layer_activations(shape: Shape, micro_batch: int, context_length: int, preci
     norms = 2 * (4 * 2 * shape.width + 4 + size * shape.width)
     # Queries, keys and values (repeated where heads share them), their mix, and the same as input of the output projection.
     attention = size * 5 * shape.heads * shape.head_dim
+    if shape.qk_norm:
+        # Queries and keys in fp32 before their norm (then in one memory with the values, unless they are a copy), and after it
+        # without its weights; and the root of each.
+        turned = shape.heads + shape.kv_heads
+        together = turned + (shape.kv_heads if precision == "fp32" else 0)
+        attention += 4 * shape.head_dim * together + size * shape.head_dim * turned + 4 * turned
     terms = shape.activations + 1 if shape.activations > 1 else 1
     ffn = size * shape.ffn_width * (3 + terms)
     shortcuts = size * 2 * shape.shortcuts * shape.shortcut_width

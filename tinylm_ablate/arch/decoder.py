@@ -7,11 +7,14 @@ For token ids t, with x of (B, T, width):
                       x = x + down(silu(gate(norm(x))) * up(norm(x)))
     logits = head(norm(x))
 
+Biases of queries, keys and values (Qwen2) and norms of queries and keys (Qwen3) are options, for parents that have them.
+
 Counting, Hugging Face's names, generation and initial weights live beside this file, not in it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
@@ -32,7 +35,9 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = shape.heads, shape.kv_heads, shape.head_dim
-        self.qkv = Matrix((shape.heads + 2 * shape.kv_heads) * shape.head_dim, shape.width)
+        self.qkv = Matrix((shape.heads + 2 * shape.kv_heads) * shape.head_dim, shape.width, shape.qkv_bias)
+        self.q_norm = RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else None
+        self.k_norm = RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else None
         self.out = Matrix(shape.width, shape.heads * shape.head_dim)
 
     def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -40,10 +45,17 @@ class Attention(nn.Module):
         batch, length, _ = hidden.shape
         heads = self.qkv(hidden).view(batch, length, -1, self.head_dim)
         turned, values = torch.split(heads, [self.heads + self.kv_heads, self.kv_heads], dim=2)
-        turned = rotate(turned, cos.to(heads.dtype), sin.to(heads.dtype))
+        turned = rotate(self.normed(turned), cos.to(heads.dtype), sin.to(heads.dtype))
         queries, keys = torch.split(turned, [self.heads, self.kv_heads], dim=2)
         out: Tensor = self.out(causal_attention(queries, keys, values))
         return out
+
+    def normed(self, heads: Tensor) -> Tensor:
+        """Queries and keys, (..., heads + kv_heads, head_dim), before they are turned: with their norms, if there are any."""
+        if self.q_norm is None or self.k_norm is None:
+            return heads
+        weights = (self.q_norm.weight.expand(self.heads, -1), self.k_norm.weight.expand(self.kv_heads, -1))
+        return F.rms_norm(heads, (self.head_dim,), eps=self.q_norm.eps) * torch.cat(weights).to(heads.dtype)
 
 
 class FeedForward(nn.Module):
@@ -114,16 +126,19 @@ class Decoder(nn.Module):
         """The matrix from the last hidden state to the logits, (V, width)."""
         return self.embedding.weight if self.head is None else self.head.weight
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """The normalised state before the head: (B, T) token ids -> (B, T, width)."""
-        cos, sin = self.rotary.tables(tokens.shape[1], tokens.device)
-        x = self.embedding(tokens)
-        for layer in self.blocks:
+    def through(self, x: Tensor, layers: Sequence[Layer]) -> Tensor:
+        """The residual stream after some of the layers: (B, T, width) -> (B, T, width)."""
+        cos, sin = self.rotary.tables(x.shape[1], x.device)
+        for layer in layers:
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, cos, sin, use_reentrant=False)
             else:
                 x = layer(x, cos, sin)
-        out: Tensor = self.norm(x)
+        return x
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """The normalised state before the head: (B, T) token ids -> (B, T, width)."""
+        out: Tensor = self.norm(self.through(self.embedding(tokens), self.blocks))
         return out
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -141,5 +156,12 @@ class Decoder(nn.Module):
         Returns:
             A scalar, or (B, T) with zeros where a target does not count; fp32.
         """
-        losses = next_token_loss(self.hidden(tokens).flatten(0, 1), self.head_weight, targets.flatten(), reduction)
+        return self._loss(self.hidden(tokens), targets, reduction)
+
+    def stream_loss(self, x: Tensor, targets: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
+        """``loss``, of the residual stream behind the last layer, (B, T, width)."""
+        return self._loss(self.norm(x), targets, reduction)
+
+    def _loss(self, hidden: Tensor, targets: Tensor, reduction: Literal["mean", "none"]) -> Tensor:
+        losses = next_token_loss(hidden.flatten(0, 1), self.head_weight, targets.flatten(), reduction)
         return losses if reduction == "mean" else losses.view(targets.shape)

@@ -77,7 +77,7 @@ class _CachedLayer:
         self.layer = layer
         attention = layer.attention
         self.heads, self.kv_heads, self.size = attention.heads, attention.kv_heads, attention.head_dim
-        self.qkv, self.out = attention.qkv.weight.mT, attention.out.weight.mT
+        self.qkv, self.bias, self.out = attention.qkv.weight.mT, attention.qkv.bias, attention.out.weight.mT
         self.gate_up, self.down = layer.ffn.gate_up.weight.mT, layer.ffn.down.weight.mT
         self.keys = self.qkv.new_empty(batch * self.kv_heads, self.size, length)
         self.values = self.qkv.new_empty(batch * self.kv_heads, length, self.size)
@@ -88,7 +88,8 @@ class _CachedLayer:
         hidden = _norm(x, layer.attention_norm)
         heads = layer.attention.qkv(hidden).view(batch, count, -1, self.size)
         turned, values = torch.split(heads, [self.heads + self.kv_heads, self.kv_heads], dim=2)
-        queries, keys = torch.split(rotate(turned, cos, sin), [self.heads, self.kv_heads], dim=2)
+        turned = rotate(layer.attention.normed(turned), cos, sin)
+        queries, keys = torch.split(turned, [self.heads, self.kv_heads], dim=2)
         self.keys.view(batch, self.kv_heads, self.size, -1)[..., :count] = keys.permute(0, 2, 3, 1)
         self.values.view(batch, self.kv_heads, -1, self.size)[:, :, :count] = values.transpose(1, 2)
         x = x + layer.attention.out(causal_attention(queries, keys, values))
@@ -101,8 +102,9 @@ class _CachedLayer:
         """One token of each sequence, (B, width) -> (B, width)."""
         layer, batch, size = self.layer, x.shape[0], self.size
         hidden = _norm(x, layer.attention_norm)
-        heads = torch.mm(hidden, self.qkv).view(batch, -1, size)
-        turned, values = torch.split(heads, [self.heads + self.kv_heads, self.kv_heads], dim=1)
+        heads = torch.mm(hidden, self.qkv) if self.bias is None else torch.addmm(self.bias, hidden, self.qkv)
+        turned, values = torch.split(heads.view(batch, -1, size), [self.heads + self.kv_heads, self.kv_heads], dim=1)
+        turned = layer.attention.normed(turned)
         turned = torch.addcmul(turned * cos, turned.index_select(2, exchange), sin)
         queries, keys = torch.split(turned, [self.heads, self.kv_heads], dim=1)
         self.keys[..., position] = keys.reshape(-1, size)

@@ -8,15 +8,17 @@ from torch import Tensor, nn
 
 
 class Matrix(nn.Module):
-    """x -> x W^T, W of (rows, columns). Zero until initial weights are drawn or loaded, which costs nothing at any size."""
+    """x -> x W^T + b, W of (rows, columns), b of (rows,) if there is one. Zero until initial weights are drawn or loaded, which
+    costs nothing at any size."""
 
-    def __init__(self, rows: int, columns: int) -> None:
+    def __init__(self, rows: int, columns: int, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(rows, columns))
+        self.bias = nn.Parameter(torch.zeros(rows)) if bias else None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., columns) -> (..., rows)."""
-        return F.linear(hidden, self.weight)
+        return F.linear(hidden, self.weight, self.bias)
 
 
 class RMSNorm(nn.Module):

@@ -11,7 +11,8 @@ import bisect
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from tinylm_ablate.config import ArchConfig, ScaleConfig
 from tinylm_ablate.errors import ConfigError
@@ -45,6 +46,9 @@ class Shape:
         activations: Terms n of PanGu-pi's series informed activation; 1 is plain SwiGLU.
         shortcuts: Augmented shortcuts T beside attention; 0 is none.
         shortcut_ratio: r: the inner width of a shortcut is width/r.
+        qkv_bias: Whether queries, keys and values have biases (Qwen2, arXiv 2407.10671).
+        qk_norm: Whether each head's queries and keys are normalised before they are turned, with one weight for all query heads
+            of a layer and one for all its key heads (Qwen3, arXiv 2505.09388).
     """
 
     depth: int
@@ -60,6 +64,8 @@ class Shape:
     activations: int = 1
     shortcuts: int = 0
     shortcut_ratio: int = 32
+    qkv_bias: bool = False
+    qk_norm: bool = False
 
     def __post_init__(self) -> None:
         sizes = (self.depth, self.width, self.ffn_width, self.heads, self.kv_heads, self.head_dim, self.vocab_size)
@@ -67,6 +73,8 @@ class Shape:
             raise ValueError(f"a size is below its minimum: {self}")
         if self.heads % self.kv_heads or self.head_dim % 2:
             raise ValueError(f"key-value heads must divide the heads, and a head size is even: {self}")
+        if self.qkv_bias and self.qk_norm:
+            raise ValueError(f"biases and norms of queries and keys at once, which no other program reads: {self}")
 
     @property
     def shortcut_width(self) -> int:
@@ -75,8 +83,15 @@ class Shape:
 
     @property
     def is_llama(self) -> bool:
-        """Whether the blocks are Llama's, so that the shape can be written for other programs."""
+        """Whether the blocks are Llama's or Qwen's, so that the shape can be written for other programs."""
         return self.activations == 1 and self.shortcuts == 0
+
+
+def plain(shape: Shape) -> dict[str, Any]:
+    """The sizes as plain data for fingerprints. What came to shapes later is left out where it is off, so that a shape has the
+    fingerprint that it had before."""
+    later = ("qkv_bias", "qk_norm")
+    return {name: value for name, value in asdict(shape).items() if value or name not in later}
 
 
 def matrices(shape: Shape) -> dict[str, dict[str, tuple[int, int]]]:
@@ -104,14 +119,16 @@ def matrices(shape: Shape) -> dict[str, dict[str, tuple[int, int]]]:
 def parameters(shape: Shape) -> dict[str, int]:
     """Parameters by part, and their ``total``. With ``tied``, the shared matrix counts once, as ``embedding``."""
     size = {name: sum(rows * columns for rows, columns in parts.values()) for name, parts in matrices(shape).items()}
+    biases = (shape.heads + 2 * shape.kv_heads) * shape.head_dim if shape.qkv_bias else 0
+    head_norms = 2 * shape.head_dim if shape.qk_norm else 0
     counts = {
         "embedding": shape.vocab_size * shape.width,
         "head": 0 if shape.tied else shape.vocab_size * shape.width,
-        "attention": shape.depth * (size["attention.qkv"] + size["attention.out"]),
+        "attention": shape.depth * (size["attention.qkv"] + biases + size["attention.out"]),
         "ffn": shape.depth * (size["ffn.gate_up"] + size["ffn.down"]),
         "shortcuts": shape.depth * (size.get("shortcuts.down", 0) + size.get("shortcuts.up", 0)),
         "activations": shape.depth * 2 * shape.activations * shape.ffn_width if shape.activations > 1 else 0,
-        "norms": (2 * shape.depth + 1) * shape.width,
+        "norms": (2 * shape.depth + 1) * shape.width + shape.depth * head_norms,
     }
     return {**counts, "total": sum(counts.values())}
 
@@ -126,7 +143,8 @@ def flops_per_token(shape: Shape, context_length: int) -> dict[str, int]:
     """Floating-point operations of the matrix products for one token, two for each multiply-add, exactly.
 
     Attention's scores and weighted values are counted causally: the token at position p meets p + 1 keys, so the mean over a
-    sequence of T is (T + 1) / 2. Embedding look-up, norms, activations, softmax and the rotary embedding are not counted.
+    sequence of T is (T + 1) / 2. Embedding look-up, biases, norms, activations, softmax and the rotary embedding are not
+    counted.
 
     Args:
         shape: The decoder.
@@ -201,6 +219,8 @@ class _Resolver:
         ffn_width = None if arch.ffn_width == "auto" else self.size("arch.ffn_width", arch.ffn_width)
         kv_heads, group = self.kv_heads()
         width = None if arch.width == "auto" else self.size("arch.width", arch.width)
+        if arch.qkv_bias and arch.qk_norm:
+            self.mistake("arch.qk_norm", "true", "allowed with arch.qkv_bias=false; together no other program reads them")
         if self.vocab_size < 1:
             self.mistake("tokenizer.vocab_size", self.vocab_size, "allowed: at least 1")
         if arch.depth < 1:
@@ -214,7 +234,8 @@ class _Resolver:
             neurons = ffn_width or math.ceil(arch.expanding_rate * width / multiple - 1e-6) * multiple
             return Shape(
                 arch.depth, width, neurons, heads, kv_heads or heads // group, head_dim, self.vocab_size, arch.tied,
-                arch.rope_theta, arch.norm_eps, arch.activations, arch.shortcuts, arch.shortcut_ratio,
+                arch.rope_theta, arch.norm_eps, arch.activations, arch.shortcuts, arch.shortcut_ratio, arch.qkv_bias,
+                arch.qk_norm,
             )  # fmt: skip
 
         if width is None:

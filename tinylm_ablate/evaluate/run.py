@@ -46,7 +46,7 @@ class Evaluation:
         for name, rows in (("documents", self.documents), ("questions", self.questions)):
             if rows:
                 paths.append(folder / f"{name}.parquet")
-                _write_parquet(paths[-1], rows)
+                write_parquet(paths[-1], rows)
         return paths
 
 
@@ -108,7 +108,8 @@ def _named(prefix: str, values: Mapping[str, float], suffix: str = "") -> dict[s
     return {f"{prefix}/{language}{suffix}": value for language, value in values.items()}
 
 
-def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as a Parquet file, whole or not at all."""
     import pyarrow
     import pyarrow.parquet
 

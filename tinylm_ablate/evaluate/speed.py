@@ -5,12 +5,11 @@ It does not depend on the weights, so it belongs to no single run: all seeds of 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-from tinylm_ablate.arch.shapes import Shape
+from tinylm_ablate.arch.shapes import Shape, plain
 from tinylm_ablate.config import DecodeConfig
 from tinylm_ablate.data.once import locked
 from tinylm_ablate.files import fingerprint, write_atomic
@@ -57,7 +56,7 @@ def decode_speed_once(shape: Shape, wanted: dict[str, Any], cache_dir: Path) -> 
         cache_dir: Folder that runs share. Two measurements never stand beside each other; other work may.
     """
     folder = cache_dir / "decode"
-    path = folder / f"{fingerprint({'shape': dataclasses.asdict(shape), **wanted})}.json"
+    path = folder / f"{fingerprint({'shape': plain(shape), **wanted})}.json"
     with locked(folder / "measuring", "a measurement of decode speed"):
         if not path.exists():
             write_atomic(path, json.dumps({"tokens_per_second": _measure(shape, wanted), **wanted}, indent=1, sort_keys=True))

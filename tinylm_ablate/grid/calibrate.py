@@ -1,9 +1,9 @@
-"""How fast this machine trains a shape, from a second or two of measurement.
+"""What a run costs on this machine, from a second or two of measurement.
 
 A decoder costs a + b * depth for one sequence, since its layers are alike, so one and two layers of the real width, on a real
-sequence, give a and b. A shape whose two layers are too much for that is estimated from a model of medium size, by the ratio
-of their FLOPs: on matrices of that size a machine is about as fast as on larger ones. A model of a billion parameters is
-timed without ever being built.
+sequence, give a and b: for the passes of training, for the forward pass of evaluation and for a step of the optimizer. A shape
+whose two layers are too much for that is estimated from a model of medium size, by the ratio of their FLOPs: on matrices of
+that size a machine is about as fast as on larger ones. A model of a billion parameters is timed without ever being built.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from tinylm_ablate.arch.shapes import Shape, flops_per_token
+from tinylm_ablate.arch.shapes import Shape, flops_per_token, parameters
+from tinylm_ablate.config import OptimizerConfig
 
 #: Training FLOPs of a step that is measured; about a tenth of a second on two cores, less on a GPU.
 _STEP_FLOPS = {"cpu": 1e10, "cuda": 2e13}
@@ -27,10 +29,25 @@ _LEAST_STEPS = 2
 _LEAST_SECONDS = 0.1
 
 
-def seconds_per_token(shape: Shape, context_length: int, micro_batch: int, precision: str, threads: int | str) -> float:
-    """Seconds of forward and backward pass for one token of training, on this machine's CPU or GPU.
+@dataclass(frozen=True)
+class Speed:
+    """How fast this machine is with a shape.
 
-    Optimizer steps and evaluation are not counted, and layers are not compiled: a compiled run is faster.
+    Attributes:
+        training: Seconds of forward and backward pass for one token.
+        forward: Seconds of an evaluation's forward pass for one token, in fp32.
+        optimizer: Seconds of one optimizer step, gradients clipped.
+    """
+
+    training: float
+    forward: float
+    optimizer: float
+
+
+def speed(
+    shape: Shape, context_length: int, micro_batch: int, precision: str, threads: int | str, optimizer: OptimizerConfig
+) -> Speed:
+    """Measure a shape on this machine's CPU or GPU; layers are not compiled, and a compiled run is faster.
 
     Args:
         shape: The decoder.
@@ -38,14 +55,19 @@ def seconds_per_token(shape: Shape, context_length: int, micro_batch: int, preci
         micro_batch: Sequences in one forward pass.
         precision: "fp32" or "bf16".
         threads: CPU threads; "auto" is one a core.
+        optimizer: Whose step is measured.
     """
     limit = _STEP_FLOPS[_device()]
     measured, tokens, sequences = shape, context_length, micro_batch
     if _two_layers(shape, context_length) > limit:
         measured, tokens, sequences = _MEDIUM, _MEDIUM_TOKENS, micro_batch
     sequences = max(1, min(sequences, int(limit / _two_layers(measured, tokens))))
-    seconds = _measured(measured, tokens, sequences, precision, threads)
-    return seconds * _flops(shape, context_length) / _flops(measured, tokens)
+    found = _measured(measured, tokens, sequences, precision, threads, optimizer)
+    if measured is shape:
+        return found
+    ratio = _flops(shape, context_length) / _flops(measured, tokens)
+    entries = parameters(shape)["total"] / parameters(measured)["total"]
+    return Speed(found.training * ratio, found.forward * ratio, found.optimizer * entries)
 
 
 def _two_layers(shape: Shape, context_length: int) -> int:
@@ -63,36 +85,77 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@lru_cache(maxsize=256)
-def _measured(shape: Shape, tokens: int, sequences: int, precision: str, threads: int | str) -> float:
-    """Seconds a token of a shape at its whole depth, from one and two of its layers."""
+#: What was measured in this process.
+_known: dict[tuple[object, ...], Speed] = {}
+
+
+def _measured(
+    shape: Shape, tokens: int, sequences: int, precision: str, threads: int | str, optimizer: OptimizerConfig
+) -> Speed:
+    """A shape at its whole depth, from one and two of its layers."""
     import torch
 
+    key = (shape, tokens, sequences, precision, threads, optimizer.name)
+    if key in _known:
+        return _known[key]
     before = torch.get_num_threads()
     torch.set_num_threads((os.cpu_count() or 1) if isinstance(threads, str) else threads)
     try:
-        one, two = (_step_seconds(dataclasses.replace(shape, depth=depth), tokens, sequences, precision) for depth in (1, 2))
+        one, two = (
+            _timed(dataclasses.replace(shape, depth=depth), tokens, sequences, precision, optimizer) for depth in (1, 2)
+        )
     finally:
         torch.set_num_threads(before)
-    return (one + max(0.0, two - one) * (shape.depth - 1)) / (sequences * tokens)
+
+    def whole(first: float, second: float) -> float:
+        return first + max(0.0, second - first) * (shape.depth - 1)
+
+    count = sequences * tokens
+    _known[key] = Speed(
+        whole(one.training, two.training) / count,
+        whole(one.forward, two.forward) / count,
+        whole(one.optimizer, two.optimizer),
+    )
+    return _known[key]
 
 
-def _step_seconds(shape: Shape, tokens: int, sequences: int, precision: str) -> float:
-    """The shortest of some steps: what else the machine does can only make a step longer."""
+def _timed(shape: Shape, tokens: int, sequences: int, precision: str, optimizer: OptimizerConfig) -> Speed:
+    """One decoder, built and run: seconds of its passes over a whole batch, and of a step."""
     import torch
 
     from tinylm_ablate.arch.decoder import Decoder
+    from tinylm_ablate.optimizer.build import build_optimizer
 
     device = _device()
     decoder = Decoder(shape).to(device)
     ids = torch.randint(shape.vocab_size, (sequences, tokens + 1), device=device)
-    times: list[float] = []
-    while len(times) < 1 + _LEAST_STEPS or sum(times) < _LEAST_SECONDS:
-        start = time.perf_counter()
+    stepper = build_optimizer(decoder, optimizer, 1e-9)
+
+    def train() -> None:
+        decoder.zero_grad(set_to_none=True)
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             loss = decoder.loss(ids[:, :-1], ids[:, 1:])
         loss.backward()  # type: ignore[no-untyped-call]
-        decoder.zero_grad(set_to_none=True)
+
+    def step() -> None:
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        stepper.step()
+
+    def forward() -> None:
+        with torch.inference_mode():
+            decoder.loss(ids[:, :-1], ids[:, 1:], reduction="none")
+
+    return Speed(*(_shortest(do, device) for do in (train, forward, step)))
+
+
+def _shortest(do: Callable[[], None], device: str) -> float:
+    """The shortest of some times, seconds: what else the machine does can only make it longer."""
+    import torch
+
+    times: list[float] = []
+    while len(times) < 1 + _LEAST_STEPS or sum(times) < _LEAST_SECONDS:
+        start = time.perf_counter()
+        do()
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)

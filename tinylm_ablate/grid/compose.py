@@ -78,6 +78,7 @@ def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
     GlobalHydra.instance().clear()
     mistakes: list[str] = []
     sound: list[list[str]] = []
+    search = "hydra/sweeper=optuna" in overrides
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
             typed(hydra_compose("config"))
@@ -86,9 +87,12 @@ def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
         for text in overrides:
             try:
                 override = OverridesParser.create().parse_override(text)
-                singles = _singles(override, text)
+                singles = _singles(override, text, search)
             except COMPOSITION_ERRORS as error:
                 mistakes.append(f"{text}: not understood: {_first_line(error)}")
+                continue
+            except ConfigError as error:
+                mistakes += error.mistakes
                 continue
             if override.is_sweep_override() and not grid:
                 mistakes.append(f"{text}: several values make a grid: add -m")
@@ -127,9 +131,13 @@ def _settled(choices: list[list[str]]) -> list[str]:
     return mistakes
 
 
-def _singles(override: Override, text: str) -> list[str]:
+def _singles(override: Override, text: str, search: bool) -> list[str]:
     if not override.is_sweep_override():
         return [text]
+    if search:
+        from tinylm_ablate.grid.space import axis
+
+        return axis(override).probes()
     if override.value_type in (ValueType.GLOB_CHOICE_SWEEP, ValueType.INTERVAL_SWEEP):
         raise HydraException("a grid takes lists, choice(...) and range(...)")
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]

@@ -9,7 +9,8 @@ from typing import Any
 from tinylm_ablate import progress
 from tinylm_ablate.arch.costs import training_memory
 from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
-from tinylm_ablate.grid.calibrate import seconds_per_token
+from tinylm_ablate.grid.cost import cost, shard_bytes
+from tinylm_ablate.grid.needs import before
 from tinylm_ablate.optimizer.schedule import factor, warmup_steps
 from tinylm_ablate.settle import Settled
 
@@ -25,15 +26,17 @@ def plan(name: str, settled: Settled) -> dict[str, Any]:
 
     Returns:
         ``depth width ffn_width heads vocab_size parameters embedding_head_share`` (percent) ``flops`` (of training, a token)
-        ``tokens steps memory_bytes seconds`` (estimated on this machine, training alone), and beside them ``name``,
-        ``identity``, ``kv_heads``, ``parts`` (parameters by part), the course of the learning rate, ``finished``, and
-        ``parent``: the identity of the run that this one starts from, or None.
+        ``tokens steps memory_bytes seconds`` (estimated on this machine: training, evaluation and start), and beside them
+        ``name``, ``identity``, ``kv_heads``, ``parts`` (parameters by part), the course of the learning rate, ``finished``,
+        ``parent`` and ``previous`` (identities of the runs that this one starts from, or None), and what the run costs
+        without these: ``own_tokens``, ``own_flops``, ``training_seconds``, ``evaluation_seconds``, ``model_bytes`` (that it
+        keeps) and ``checkpoint_bytes`` (while it trains).
     """
     shape, train = settled.shape, settled.config.train
     counts = parameters(shape)
     optimizer = settled.config.optimizer
     warmup = warmup_steps(optimizer, settled.steps, train.batch_tokens)
-    seconds = seconds_per_token(shape, train.context_length, settled.micro_batch, settled.precision, train.threads)
+    costs = cost(settled)
     return {
         "name": name,
         "identity": settled.identity,
@@ -54,36 +57,65 @@ def plan(name: str, settled: Settled) -> dict[str, Any]:
         "final_learning_rate": settled.learning_rate * factor(optimizer, settled.steps - 1, settled.steps, warmup),
         "schedule": optimizer.schedule,
         "memory_bytes": training_memory(shape, settled.micro_batch, train.context_length, settled.precision),
-        "seconds": round(seconds * settled.tokens, 3),
+        "seconds": round(costs.seconds, 3),
+        "training_seconds": round(costs.training, 3),
+        "evaluation_seconds": round(costs.evaluation, 3),
+        "own_tokens": costs.tokens,
+        "own_flops": costs.flops,
+        "model_bytes": costs.model_bytes,
+        "checkpoint_bytes": costs.checkpoint_bytes,
         "finished": (settled.folder / "metrics.json").exists(),
         "parent": settled.parent.identity if settled.parent is not None else None,
+        "previous": settled.previous.identity if settled.previous is not None else None,
     }
 
 
 def plans(cells: Sequence[tuple[str, Settled]], form: str) -> str:
-    """The plans of all cells, as a table with totals or as one JSON object a line."""
-    rows = [plan(name, settled) for name, settled in progress.bar(cells, description="plan", unit="cell")]
+    """The plans of all cells and of the runs that they need, as tables with totals, or the cells as one JSON object a line."""
+    known = {settled.identity for _, settled in cells}
+    needed = {run.identity: run for _, settled in cells for run in before(settled) if run.identity not in known}
+    apart = [(f"{run.identity}", run) for run in needed.values()] if form == "table" else []
+    named = [*cells, *apart]
+    rows = [plan(name, settled) for name, settled in progress.bar(named, description="plan", unit="run")]
     if form == "json":
         return "\n".join(json.dumps(row) for row in rows)
-    waiting = list({row["identity"]: row for row in rows if not row["finished"]}.values())
-    runs = len({row["identity"] for row in rows})
-    lines = [
-        _table([[_shown(key, row[key]) for key in _COLUMNS] for row in rows], list(_COLUMNS.values())),
-        "",
-        f"parameters by part{_parts(rows)}",
-        *_schedules(rows),
-        f"{runs} {'run' if runs == 1 else 'runs'}, {runs - len(waiting)} finished; to do: "
-        f"{sum(row['tokens'] for row in waiting):,} tokens, "
-        f"{sum(row['tokens'] * row['flops'] for row in waiting):.3g} FLOPs, "
-        f"{_time(sum(row['seconds'] for row in waiting))} of training here, evaluation not counted",
+    first, others = rows[: len(cells)], rows[len(cells) :]
+    lines = [_runs(first), "", f"parameters by part{_parts(first)}", *_schedules(first)]
+    if others:
+        told = "run that is" if len(others) == 1 else "runs that are"
+        lines += ["", f"and {len(others)} {told} trained once, for those above to start from:", _runs(others)]
+    return "\n".join([*lines, "", *_totals(rows, [settled for _, settled in named])])
+
+
+def _runs(rows: Sequence[dict[str, Any]]) -> str:
+    return _table([[_shown(key, row[key]) for key in _COLUMNS] for row in rows], list(_COLUMNS.values()))
+
+
+def _totals(rows: Sequence[dict[str, Any]], settled: Sequence[Settled]) -> list[str]:
+    """What is left to do, all runs counted once: tokens, FLOPs, time and disk."""
+    runs = {row["identity"]: row for row in rows}
+    waiting = [row for row in runs.values() if not row["finished"]]
+    open_runs = {run.identity: run for run in settled if not runs[run.identity]["finished"]}.values()
+    training, evaluation = (sum(row[f"{name}_seconds"] for row in waiting) for name in ("training", "evaluation"))
+    shards = [shard_bytes(run) for run in {(run.text, run.vocabulary): run for run in open_runs}.values()]
+    known = [size for size in shards if size is not None]
+    unread = ", shards of a text that has not been read" if len(known) < len(shards) else ""
+    return [
+        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {len(runs) - len(waiting)} finished; to do: {len(waiting)}, "
+        f"{sum(row['own_tokens'] for row in waiting):,} tokens, {sum(row['own_flops'] for row in waiting):.3g} FLOPs",
+        f"time here, one after another: {duration(sum(row['seconds'] for row in waiting))} "
+        f"({duration(training)} of training, {duration(evaluation)} of evaluation)",
+        f"disk: {_size(sum(row['model_bytes'] for row in waiting))} of models, "
+        f"{_size(max((row['checkpoint_bytes'] for row in waiting), default=0))} of checkpoints while the largest trains, "
+        f"{_size(sum(known))} of token shards{unread}",
     ]
-    known = {row["identity"] for row in rows}
-    parents = {settled.parent.identity: settled.parent for _, settled in cells if settled.parent is not None}
-    apart = [(f"parent {identity}", parent) for identity, parent in parents.items() if identity not in known]
-    if apart:
-        lines += ["", f"and {len(apart)} {'parent that is' if len(apart) == 1 else 'parents that are'} trained once:"]
-        lines.append(plans(apart, "table"))
-    return "\n".join(lines)
+
+
+def _size(count: int) -> str:
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count} bytes"
 
 
 def _table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
@@ -123,7 +155,7 @@ def _shown(key: str, value: Any) -> str:
         case "memory_bytes":
             return f"{value / 2**20:,.0f} MiB" if value < 2**33 else f"{value / 2**30:,.1f} GiB"
         case "seconds":
-            return _time(value)
+            return duration(value)
         case "flops":
             return f"{value:.3g}"
         case "embedding_head_share":
@@ -134,7 +166,8 @@ def _shown(key: str, value: Any) -> str:
             return f"{value:,}"
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in words, in the unit that suits it."""
     for unit, size in (("years", 365 * 86400), ("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"

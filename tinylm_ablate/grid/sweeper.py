@@ -1,32 +1,39 @@
 """The sweeper behind ``-m``: a grid is checked whole before its first cell starts, and survives its cells.
 
-Identical cells run once, finished ones are skipped, a parent that several cells need is trained once, and one cell that fails
-leaves the others alone. What happens to each cell is told as it happens, and once more at the end.
+Identical cells run once, finished ones are skipped, a run that several cells need is trained once, and one cell that fails
+leaves the others alone. The same command started several times, also on several machines that share the folder of the runs,
+works on one grid (``tinylm_ablate.grid.work``). What happens to each cell is told as it happens, and once more at the end.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from tinylm_ablate.config import Config
-from tinylm_ablate.errors import ConfigError, Interrupted, UserError
+from tinylm_ablate.data.once import locked
+from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.files import fingerprint, write_atomic
 from tinylm_ablate.grid.cells import Cell, expand
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, typed
-from tinylm_ablate.run import Record, complete, finished, parameters_of
+from tinylm_ablate.grid.outcome import LOG, Outcome, one_line, say
+from tinylm_ablate.grid.work import Walk, Work, gather, outcome_of
+from tinylm_ablate.provenance import require_clean
+from tinylm_ablate.run import Record, as_asked, complete, parameters_of
 from tinylm_ablate.settle import Settled, settle
+
+#: What installs the launchers that are not Hydra's own.
+_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 
 
 @dataclass
@@ -36,7 +43,6 @@ class _Job:
     cell: Cell
     settled: Settled
     also: list[Cell] = field(default_factory=list)
-    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,9 +70,7 @@ class GridSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what Hydra hands over, and make the launcher."""
         self.config, self.hydra_context = config, hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        self.launcher = launcher_of(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> list[Record]:
         """Run the grid and print what became of it.
@@ -90,11 +94,17 @@ class GridSweeper(Sweeper):
 
             print(write_coverage([job.settled for job in jobs]))
             return []
+        if base.mode == "status":
+            from tinylm_ablate.grid.status import show_status
+
+            show_status([(cell.name, job.settled) for job in jobs for cell in (job.cell, *job.also)])
+            return []
         if base.mode != "run":
             raise ConfigError([f"mode={base.mode}: it is about one model; allowed without -m"])
+        if base.grid.require_clean:
+            require_clean()
         grid = _write_grid(base, jobs, arguments)
-        records = self._walk(shared, jobs, base, grid)
-        return _conclude(jobs, records, grid)
+        return self._run(shared, jobs, base, grid)
 
     def _settle(self, shared: Sequence[str], cells: Sequence[Cell]) -> list[_Job]:
         """Compose and settle every cell; equal runs become one job."""
@@ -109,7 +119,7 @@ class GridSweeper(Sweeper):
                 for mistake in error.mistakes:
                     mistakes.setdefault(mistake, []).append(cell.name)
             except COMPOSITION_ERRORS as error:
-                mistakes.setdefault(_one_line(error.__cause__ or error), []).append(cell.name)
+                mistakes.setdefault(one_line(error.__cause__ or error), []).append(cell.name)
             else:
                 job = jobs.setdefault(settled.identity, _Job(cell, settled))
                 if job.cell is not cell:
@@ -118,59 +128,61 @@ class GridSweeper(Sweeper):
             raise ConfigError([f"{mistake}{_where(names, len(cells))}" for mistake, names in mistakes.items()])
         return list(jobs.values())
 
-    def _walk(self, shared: Sequence[str], jobs: Sequence[_Job], base: Config, grid: _Grid) -> dict[str, Record]:
+    def _run(self, shared: Sequence[str], jobs: Sequence[_Job], base: Config, grid: _Grid) -> list[Record]:
         from tinylm_ablate.tracking import open_tracker
 
-        records = {job.settled.identity: complete(job.settled) for job in jobs if finished(job.settled.folder)}
+        cells = [(job.cell.name, job.settled, [*shared, *job.cell.overrides]) for job in jobs]
         for job in jobs:
-            if job.settled.identity in records:
-                _say(f"skip   {job.cell.name}: finished, see {job.settled.folder}")
+            if as_asked(job.settled) is not None:
+                complete(job.settled)  # what is asked beside the run, such as the speed of generation
+                say(f"skip   {job.cell.name}: finished, see {job.settled.folder}")
             for twin in job.also:
-                _say(f"skip   {twin.name}: the same run as {job.cell.name}")
-        waiting = [job for job in jobs if job.settled.identity not in records]
-        if not waiting:
-            return records
-        tracker = open_tracker(base.tracking, Path(base.runs_dir))
-        nest = tracker.start_grid(grid.name, grid.title, identity=grid.path.stem)
-        status = "KILLED"
-        try:
-            self._train(shared, waiting, base, nest, records)
-            status = "FAILED" if any(job.error for job in waiting) else "FINISHED"
-        finally:
-            figures = _figures(jobs, grid) if nest is not None else []
-            tracker.finish_grid(nest, _table(jobs, records), figures, status, _columns(jobs))
-        return records
+                say(f"skip   {twin.name}: the same run as {job.cell.name}")
+        works = gather([cell for cell in cells if as_asked(cell[1]) is None])
+        if works:
+            tracker = open_tracker(base.tracking, Path(base.runs_dir))
+            with locked(grid.path, "this grid's entry in MLflow"):
+                nest = tracker.start_grid(grid.name, grid.title, identity=grid.path.stem)
+            for work in works:
+                parent = "null" if nest is None else f"'{nest}'"
+                work.overrides = [*work.overrides, f"tracking.parent={parent}", f"tracking.run_name={_quote(work.cell)}"]
+            status = "KILLED"
+            try:
+                walk = Walk(
+                    works,
+                    self._launch,
+                    together=not isinstance(self.launcher, BasicLauncher),
+                    stop=base.grid.on_failure == "stop",
+                )
+                walk.go()
+                status = "FAILED" if any(work.error for work in works) else "FINISHED"
+            finally:
+                figures = _figures(jobs, grid) if nest is not None else []
+                tracker.finish_grid(nest, _table(jobs), figures, status, _columns(jobs))
+        return _conclude(jobs, works, grid)
 
-    def _train(
-        self, shared: Sequence[str], waiting: Sequence[_Job], base: Config, nest: str | None, records: dict[str, Record]
-    ) -> None:
-        """Train what is not finished: parents first, then cell by cell."""
+    def _launch(self, works: Sequence[Work], first: int) -> list[Outcome]:
         assert self.launcher is not None
-        for parent in {job.settled.parent.identity: job.settled.parent for job in waiting if job.settled.parent}.values():
-            if finished(parent.folder) is None:
-                shape = parent.shape
-                _say(f"parent {parent.identity}: {shape.depth} layers, width {shape.width}, {parent.tokens:,} tokens")
-                parent.config.tracking.parent = nest
-                try:
-                    complete(parent)
-                except Interrupted:
-                    raise
-                except Exception as error:
-                    for job in waiting:
-                        if job.settled.parent is not None and job.settled.parent.identity == parent.identity:
-                            job.error = f"its parent {parent.identity} failed: {_one_line(error)}"
-        for number, job in enumerate(waiting, 1):
-            _say(f"[{number}/{len(waiting)}] {job.cell.name}")
-            if not job.error:  # a parent that failed has said so already
-                extra = [
-                    "tracking.parent=null" if nest is None else f"tracking.parent='{nest}'",
-                    f"tracking.run_name={_quote(job.cell.name)}",
-                ]
-                (result,) = self.launcher.launch([[*shared, *job.cell.overrides, *extra]], initial_job_idx=number - 1)
-                _take(job, result, records)
-            _say(_outcome(job, records))
-            if job.error and base.grid.on_failure == "stop":
-                break
+        results = self.launcher.launch([list(work.overrides) for work in works], initial_job_idx=first)
+        return [outcome_of(result) for result in results]
+
+
+def launcher_of(hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> Launcher:
+    """The launcher that the config names.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    try:
+        return Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
+    except Exception as error:
+        name = str(config.hydra.runtime.choices.get("hydra/launcher"))
+        if name not in _EXTRAS:
+            raise
+        raise UserError(
+            f"hydra/launcher={name}: cannot be used ({one_line(error)}); "
+            f"install it with pip install 'tinylm-ablate[{_EXTRAS[name]}]'"
+        ) from error
 
 
 def _figures(jobs: Sequence[_Job], grid: _Grid) -> list[Path]:
@@ -186,32 +198,6 @@ def _columns(jobs: Sequence[_Job]) -> list[str]:
     rows = [parameters_of(job.settled) for job in jobs]
     keys = dict.fromkeys(key for row in rows for key in row)
     return [key for key in keys if len({str(row.get(key)) for row in rows}) > 1]
-
-
-def _take(job: _Job, result: JobReturn, records: dict[str, Record]) -> None:
-    """Put a job's result where it belongs; an interruption ends the grid."""
-    if result.status == JobStatus.COMPLETED:
-        record = finished(job.settled.folder)
-        if record is None:
-            job.error = "ended without a record"
-        else:
-            records[job.settled.identity] = record
-        return
-    error = result._return_value  # its property would print the overrides before it raises
-    if isinstance(error, Interrupted) or not isinstance(error, Exception):
-        raise error
-    job.error = _one_line(error)
-
-
-def _outcome(job: _Job, records: dict[str, Record]) -> str:
-    """The line that ends a cell."""
-    if job.error:
-        return f"failed {job.cell.name}: {job.error}"
-    metrics = records[job.settled.identity]["metrics"]
-    return (
-        f"done   {job.cell.name}: {metrics['test/bits_per_byte/all']:.4f} bits per byte on test, "
-        f"{metrics['train/seconds']:.0f} s of training"
-    )
 
 
 def _write_grid(base: Config, jobs: Sequence[_Job], arguments: Sequence[str]) -> _Grid:
@@ -239,28 +225,36 @@ def _write_grid(base: Config, jobs: Sequence[_Job], arguments: Sequence[str]) ->
     return _Grid(name, title, path)
 
 
-def _conclude(jobs: Sequence[_Job], records: dict[str, Record], grid: _Grid) -> list[Record]:
-    done = [job for job in jobs if job.settled.identity in records]
-    failed = [job for job in jobs if job.error]
-    left = len(jobs) - len(done) - len(failed)
-    print(_table(jobs, records))
-    _say(f"{len(done)} done, {len(failed)} failed{f', {left} not started' if left else ''}; described in {grid.path}")
-    for job in failed:
-        log = job.settled.folder / "error.txt"
-        _say(f"failed {job.cell.name}: {job.error}{f' (see {log})' if log.exists() else ''}")
+def _conclude(jobs: Sequence[_Job], works: Sequence[Work], grid: _Grid) -> list[Record]:
+    """Tell what became of each cell, at the end."""
+    states = {work.identity: work.state for work in works}
+    done = [job for job in jobs if states.get(job.settled.identity) == "done"]
+    skipped = [job for job in jobs if states.get(job.settled.identity, "skipped") == "skipped"]
+    failed = [work for work in works if work.state == "failed"]
+    left = sum(work.state == "waiting" for work in works)
+    print(_table(jobs))
+    counts = [f"{len(done)} done", *([f"{len(skipped)} skipped"] if skipped else []), f"{len(failed)} failed"]
+    say(f"{', '.join(counts)}{f', {left} not started' if left else ''}; described in {grid.path}")
+    for title, names in (("done", done), ("skipped", skipped)):
+        if names and (failed or skipped):
+            say(f"{title}: {', '.join(job.cell.name for job in names)}")
+    for work in failed:
+        log = work.settled.folder / LOG
+        say(f"failed {work.name}: {work.error}{f' (see {log})' if log.exists() else ''}")
     if failed:
         raise SystemExit(1)
-    return [records[job.settled.identity] for job in done]
+    return [record for job in jobs if (record := as_asked(job.settled)) is not None]
 
 
-def _table(jobs: Sequence[_Job], records: dict[str, Record]) -> str:
+def _table(jobs: Sequence[_Job]) -> str:
     from tinylm_ablate.report import summary_table
 
+    records = {job.settled.identity: as_asked(job.settled) for job in jobs}
     rows = [
-        (dict(cell.values), records[job.settled.identity])
+        (dict(cell.values), record)
         for job in jobs
         for cell in (job.cell, *job.also)
-        if job.settled.identity in records
+        if (record := records[job.settled.identity]) is not None
     ]
     return summary_table(rows)
 
@@ -273,14 +267,3 @@ def _where(names: Sequence[str], cells: int) -> str:
 
 def _quote(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    if isinstance(error, UserError):
-        return " ".join(line.strip() for line in lines)
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

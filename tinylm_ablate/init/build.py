@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from tinylm_ablate.arch.decoder import Decoder
-from tinylm_ablate.init.huggingface import from_huggingface
+from tinylm_ablate.data.corpus import open_corpus
+from tinylm_ablate.init.calibrate import Calibration, loss_gradients, open_calibration
+from tinylm_ablate.init.huggingface import take_decoder
+from tinylm_ablate.init.importance import open_layers
 from tinylm_ablate.init.inherit import inherit, open_scores
-from tinylm_ablate.init.parents import open_parent
+from tinylm_ablate.init.layers import LayerChoice
+from tinylm_ablate.init.masks import open_masks
+from tinylm_ablate.init.neurons import Scores, score
+from tinylm_ablate.init.parents import Parent, open_parent
 from tinylm_ablate.init.random import initialise
 from tinylm_ablate.settle import Settled
 from tinylm_ablate.tokenizer.vocabulary import Vocabulary
@@ -26,16 +36,51 @@ def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, 
 
     Raises:
         UserError: The parent cannot be inherited from.
+        RunFailed: The loss of learned masks was not finite.
     """
     config, shape = settled.config, settled.shape
-    decoder = Decoder(shape)
     if config.init.method == "random":
+        decoder = Decoder(shape)
         initialise(decoder, config.init, config.seed)
         return decoder, {"method": "random", "rule": config.init.rule, "std": config.init.std}
-    runs = Path(config.runs_dir)
+    cache = Path(config.cache_dir)
     reference = settled.parent.identity if settled.parent is not None else str(config.init.parent)
-    parent = open_parent(reference, runs)
-    scores = open_scores(parent, config.init.criterion, Path(config.cache_dir))
-    state, record = inherit(parent, shape, vocabulary, config.init, config.seed, scores=scores)
-    decoder.load_state_dict(from_huggingface(state, shape))
-    return decoder, record
+    parent = open_parent(reference, Path(config.runs_dir))
+    # Nothing is read of the text before a criterion asks for it.
+    calibration = open_calibration(
+        parent, open_corpus(config.data, cache), vocabulary, config.init.calibration_tokens, config.train.context_length, cache
+    )
+    if not isinstance(config.train.threads, str):
+        torch.set_num_threads(config.train.threads)
+    layers = open_layers(parent, shape.depth, config.init, calibration, cache, _device(config.train.device))
+    scores, weights, found = _scores(settled, parent, layers, calibration)
+    state, record = inherit(parent, shape, vocabulary, config.init, config.seed, layers=layers, scores=scores, weights=weights)
+    record["neurons"] |= found
+    return take_decoder(state, shape), record
+
+
+def _scores(
+    settled: Settled, parent: Parent, layers: LayerChoice, calibration: Calibration
+) -> tuple[Scores, Mapping[str, Tensor] | None, dict[str, Any]]:
+    """Scores of the parent's units by the run's criterion, weights in the place of the parent's, and what to record."""
+    init, cache, device = settled.config.init, Path(settled.config.cache_dir), _device(settled.config.train.device)
+    # Pooling keeps every unit, whatever its score.
+    criterion = "l2" if init.method == "pool" else init.criterion
+    found = {"calibration_tokens": calibration.sequences * calibration.context_length}
+    if criterion == "learned":
+        masks = open_masks(parent, settled.shape, layers.layers, calibration, init.masks, cache, settled.precision, device)
+        told = {name: value for name, value in masks.record.items() if name != "curve"}
+        return masks.scores, masks.state, found | {"masks": told}
+    if criterion == "taylor":
+
+        def compute() -> Scores:
+            return score(parent.state, parent.shape, "taylor", loss_gradients(parent, calibration, device))
+
+        return open_scores(parent, "taylor", cache, compute, calibration.fingerprint), None, found
+    return open_scores(parent, criterion, cache), None, {}
+
+
+def _device(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""The tensors of a Llama-shaped model under Hugging Face's names, and the axes that couple them.
+"""The tensors of a model of Llama's or Qwen's shape under Hugging Face's names, and the axes that couple them.
 
 Nothing here imports torch, so that a grid is checked in an instant.
 """
@@ -11,7 +11,7 @@ EMBEDDING = "model.embed_tokens.weight"
 NORM = "model.norm.weight"
 HEAD = "lm_head.weight"
 
-#: The tensors of a layer, with the axis that their rows and their columns belong to.
+#: The tensors of a layer of Llama's, with the axis that their rows and their columns belong to.
 PARTS: dict[str, tuple[str, ...]] = {
     "input_layernorm": ("width",),
     "self_attn.q_proj": ("heads", "width"),
@@ -25,20 +25,38 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 
 
+_BIASES: dict[str, tuple[str, ...]] = {
+    "self_attn.q_proj.bias": ("heads",),
+    "self_attn.k_proj.bias": ("kv_heads",),
+    "self_attn.v_proj.bias": ("kv_heads",),
+}
+_HEAD_NORMS: dict[str, tuple[str, ...]] = {"self_attn.q_norm": ("head_dim",), "self_attn.k_norm": ("head_dim",)}
+
+
+def layer_parts(shape: Shape) -> dict[str, tuple[str, ...]]:
+    """The tensors of a layer of this shape: ``PARTS``, and the biases and norms of queries and keys that it has.
+
+    A bias belongs to its head as the row beside it does. The axis "head_dim" of a norm is shared by all heads of a layer and is
+    never cut.
+    """
+    return PARTS | (_BIASES if shape.qkv_bias else {}) | (_HEAD_NORMS if shape.qk_norm else {})
+
+
 def tensor_name(layer: int, part: str) -> str:
     """Hugging Face's name of a layer's tensor."""
-    return f"model.layers.{layer}.{part}.weight"
+    return f"model.layers.{layer}.{part}" + ("" if part.endswith(".bias") else ".weight")
 
 
 def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a Llama-shaped model under Hugging Face's names, with its size; rows are outputs."""
+    """Every tensor of a model of Llama's or Qwen's shape under Hugging Face's names, with its size; rows are outputs."""
     length = {
         "width": shape.width, "heads": shape.heads * shape.head_dim, "kv_heads": shape.kv_heads * shape.head_dim,
-        "ffn": shape.ffn_width,
+        "ffn": shape.ffn_width, "head_dim": shape.head_dim,
     }  # fmt: skip
+    parts = layer_parts(shape)
     sizes: dict[str, tuple[int, ...]] = {EMBEDDING: (shape.vocab_size, shape.width), NORM: (shape.width,)}
     for layer in range(shape.depth):
-        sizes |= {tensor_name(layer, part): tuple(length[axis] for axis in axes) for part, axes in PARTS.items()}
+        sizes |= {tensor_name(layer, part): tuple(length[axis] for axis in axes) for part, axes in parts.items()}
     if not shape.tied:
         sizes[HEAD] = (shape.vocab_size, shape.width)
     return sizes
@@ -62,6 +80,11 @@ def check_shapes(parent: Shape, child: Shape) -> list[str]:
         mistakes.append("arch.tied=true: the parent's head is a matrix of its own; use arch.tied=false")
     if child.rope_theta != parent.rope_theta:
         mistakes.append(f"arch.rope_theta={child.rope_theta:g}: the parent's heads were trained with {parent.rope_theta:g}")
+    for key, what in (("qkv_bias", "biases of queries, keys and values"), ("qk_norm", "norms of queries and keys")):
+        has, wanted = getattr(parent, key), getattr(child, key)
+        if has != wanted:
+            reason = f"the parent has {what}, and does not work without them" if has else f"the parent has no {what}"
+            mistakes.append(f"arch.{key}={str(wanted).lower()}: {reason}; use arch.{key}={str(has).lower()}")
     for who, shape in (("parent", parent), ("child", child)):
         if not shape.is_llama:
             mistakes.append(

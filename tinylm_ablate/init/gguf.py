@@ -1,7 +1,7 @@
-"""Weights and vocabulary of a GGUF file, for models of Llama's architecture.
+"""Weights and vocabulary of a GGUF file, for models of Llama's, Qwen2's or Qwen3's architecture.
 
-GGUF stores the rows of q and k in pairs of neighbours, (0, half), (1, half + 1), …, where Hugging Face's layout has the first
-half of a head before the second; and it names tensors in its own way. Quantised tensors are expanded when they are read.
+GGUF names tensors in its own way. Of Llama it stores the rows of q and k in pairs of neighbours, (0, half), (1, half + 1), …,
+where Hugging Face's layout has the first half of a head before the second. Quantised tensors are expanded when they are read.
 The format is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, read by the package ``gguf``.
 """
 
@@ -31,9 +31,11 @@ _OUTER = {
 }
 _PARTS = {
     "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+    "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }  # fmt: skip
+#: "general.architecture" -> what its blocks have beside Llama's.
+_ARCHITECTURES: dict[str, dict[str, bool]] = {"llama": {}, "qwen2": {"qkv_bias": True}, "qwen3": {"qk_norm": True}}
 #: What ``tokenizer.ggml.token_type`` says of an entry.
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 
@@ -85,17 +87,17 @@ def shape_of(file: GGUFReader, path: Path) -> Shape:
     """The shape that the metadata describes.
 
     Raises:
-        UserError: Another architecture than Llama's, or settings that the decoder does not have.
+        UserError: An architecture or settings that the decoder does not have.
     """
     kind = value(file, "general.architecture")
-    if kind != "llama":
-        raise UserError(f"{path}: general.architecture is {kind!r}; allowed: llama")
-    scaling = value(file, "llama.rope.scaling.type", "none")
+    if kind not in _ARCHITECTURES:
+        raise UserError(f"{path}: general.architecture is {kind!r}; allowed: {', '.join(_ARCHITECTURES)}")
+    scaling = value(file, f"{kind}.rope.scaling.type", "none")
     names = {tensor.name for tensor in file.tensors}
     if scaling != "none" or "rope_freqs.weight" in names:
         raise UserError(f"{path}: its rotary embedding is scaled for long texts, which the decoder does not do")
     sizes = {
-        name: value(file, f"llama.{key}")
+        name: value(file, f"{kind}.{key}")
         for name, key in (
             ("depth", "block_count"), ("width", "embedding_length"), ("ffn_width", "feed_forward_length"),
             ("heads", "attention.head_count"),
@@ -104,18 +106,19 @@ def shape_of(file: GGUFReader, path: Path) -> Shape:
     embedding = next((tensor for tensor in file.tensors if tensor.name == "token_embd.weight"), None)
     if embedding is None or not all(isinstance(size, int) for size in sizes.values()):
         raise UserError(f"{path}: sizes are missing among its metadata: {sizes}")
-    head_dim = int(value(file, "llama.attention.key_length", sizes["width"] // sizes["heads"]))
-    if value(file, "llama.rope.dimension_count", head_dim) != head_dim:
+    head_dim = int(value(file, f"{kind}.attention.key_length", sizes["width"] // sizes["heads"]))
+    if value(file, f"{kind}.rope.dimension_count", head_dim) != head_dim:
         raise UserError(f"{path}: its rotary embedding turns a part of each head only, which the decoder does not do")
     try:
         return Shape(
             **sizes,
-            kv_heads=int(value(file, "llama.attention.head_count_kv", sizes["heads"])),
+            kv_heads=int(value(file, f"{kind}.attention.head_count_kv", sizes["heads"])),
             head_dim=head_dim,
             vocab_size=int(embedding.shape[1]),
             tied="output.weight" not in names,
-            rope_theta=float(value(file, "llama.rope.freq_base", 10000.0)),
-            norm_eps=_short(float(value(file, "llama.attention.layer_norm_rms_epsilon", 1e-5))),
+            rope_theta=float(value(file, f"{kind}.rope.freq_base", 10000.0)),
+            norm_eps=_short(float(value(file, f"{kind}.attention.layer_norm_rms_epsilon", 1e-5))),
+            **_ARCHITECTURES[kind],
         )
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: {error}") from error
@@ -136,10 +139,15 @@ class GgufState(Mapping[str, Tensor]):
 
     def __init__(self, path: Path, file: GGUFReader) -> None:
         self._tensors = {_name(tensor.name): tensor for tensor in file.tensors}
-        self._heads = {
-            "q_proj.weight": value(file, "llama.attention.head_count"),
-            "k_proj.weight": value(file, "llama.attention.head_count_kv", value(file, "llama.attention.head_count")),
-        }
+        #: Whose rows stand in pairs, with the number of their heads.
+        self._heads = (
+            {
+                "q_proj.weight": value(file, "llama.attention.head_count"),
+                "k_proj.weight": value(file, "llama.attention.head_count_kv", value(file, "llama.attention.head_count")),
+            }
+            if value(file, "general.architecture") == "llama"
+            else {}
+        )
         self.files = dict.fromkeys(self._tensors, path)
         # GGUF counts dimensions from the innermost.
         self.sizes = {name: tuple(int(size) for size in reversed(tensor.shape)) for name, tensor in self._tensors.items()}

@@ -1,7 +1,7 @@
 """Weights under Hugging Face's names: the models that our runs leave behind, and folders for and from other programs.
 
-A model is a folder in Hugging Face's layout. Llama's blocks are written so that ``AutoModelForCausalLM`` reads them. PanGu-pi's
-are kept in the same layout under a model type of our own, which nobody else will take for Llama.
+A model is a folder in Hugging Face's layout. The blocks of Llama, Qwen2 and Qwen3 are written so that ``AutoModelForCausalLM``
+reads them. PanGu-pi's are kept in the same layout under a model type of our own, which nobody else will take for Llama.
 """
 
 from __future__ import annotations
@@ -28,27 +28,37 @@ if TYPE_CHECKING:
 #: "model_type" of a shape with PanGu-pi's modules, and the settings that such a config.json has beside Llama's.
 PANGU = "tinylm_pangu_pi"
 _PANGU_SETTINGS = ("activations", "shortcuts", "shortcut_ratio")
+_QWEN_SETTINGS = ("qkv_bias", "qk_norm")
+
+#: "model_type" -> the class of transformers.
+_CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
 #: The mapping, used both ways: a module of our layers -> Hugging Face's modules whose rows are stacked in it, in order.
 _MODULES: dict[str, tuple[str, ...]] = {
     "attention_norm": ("input_layernorm",),
     "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attention.q_norm": ("self_attn.q_norm",),
+    "attention.k_norm": ("self_attn.k_norm",),
     "attention.out": ("self_attn.o_proj",),
     "ffn_norm": ("post_attention_layernorm",),
     "ffn.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
     "ffn.down": ("mlp.down_proj",),
 }
+_HEAD_NORMS = ("attention.q_norm", "attention.k_norm")
 
 
 def names(shape: Shape) -> dict[str, tuple[str, ...]]:
-    """Every tensor of a decoder -> the tensors of Hugging Face's Llama that are stacked in it, in order.
+    """Every tensor of a decoder -> the tensors of Hugging Face's Llama or Qwen that are stacked in it, in order.
 
     PanGu-pi's tensors, which Llama lacks, keep our name behind "model.".
     """
     table: dict[str, tuple[str, ...]] = {"embedding.weight": (EMBEDDING,)}
+    modules = {ours: theirs for ours, theirs in _MODULES.items() if shape.qk_norm or ours not in _HEAD_NORMS}
     for layer in range(shape.depth):
         ours = f"layers.{layer}."
-        table |= {f"{ours}{name}.weight": tuple(tensor_name(layer, part) for part in parts) for name, parts in _MODULES.items()}
+        table |= {f"{ours}{name}.weight": tuple(tensor_name(layer, part) for part in parts) for name, parts in modules.items()}
+        if shape.qkv_bias:
+            table[f"{ours}attention.qkv.bias"] = tuple(tensor_name(layer, f"{part}.bias") for part in _MODULES["attention.qkv"])
         extra = ["shortcuts.down.weight", "shortcuts.up.weight"] if shape.shortcuts else []
         extra += ["ffn.activation.scales", "ffn.activation.shifts"] if shape.activations > 1 else []
         table |= {ours + name: (f"model.{ours}{name}",) for name in extra}
@@ -65,7 +75,7 @@ def to_huggingface(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tenso
     rows = {stored: [size[0] for size in parts.values()] for stored, parts in matrices(shape).items()}
     result: dict[str, Tensor] = {}
     for ours, theirs in names(shape).items():
-        module = ours.removesuffix(".weight").split(".", 2)[-1]
+        module = ours.rpartition(".")[0].split(".", 2)[-1]
         pieces = torch.split(state[ours], rows[module]) if len(theirs) > 1 else (state[ours],)
         result |= zip(theirs, pieces, strict=True)
     return result
@@ -85,6 +95,40 @@ def from_huggingface(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Ten
     import torch
 
     table = names(shape)
+    _check_names(state, shape)
+    return {
+        ours: state[theirs[0]] if len(theirs) == 1 else torch.cat([state[name] for name in theirs])
+        for ours, theirs in table.items()
+    }
+
+
+def take_decoder(state: dict[str, Tensor], shape: Shape) -> Decoder:
+    """The decoder of tensors under Hugging Face's names, taken out of ``state``, so that little is in memory twice at any time.
+
+    Args:
+        state: The tensors, in the precision that the decoder is to have; empty afterwards.
+        shape: The decoder.
+
+    Raises:
+        UserError: Tensors are missing, or have no place in the decoder.
+    """
+    import torch
+
+    from tinylm_ablate.arch.decoder import Decoder
+
+    _check_names(state, shape)
+    taken: dict[str, Tensor] = {}
+    for ours, theirs in names(shape).items():
+        taken[ours] = state.pop(theirs[0]) if len(theirs) == 1 else torch.cat([state.pop(name) for name in theirs])
+    state.clear()
+    with torch.device("meta"):
+        decoder = Decoder(shape)
+    decoder.load_state_dict(taken, assign=True)
+    return decoder.requires_grad_()
+
+
+def _check_names(state: Mapping[str, Tensor], shape: Shape) -> None:
+    table = names(shape)
     wanted = {name for theirs in table.values() for name in theirs}
     missing = [name for theirs in table.values() for name in theirs if name not in state]
     spare = {HEAD} if shape.tied else set()
@@ -96,23 +140,27 @@ def from_huggingface(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Ten
             if found
         ]
         raise UserError(f"weights that do not fit their shape: {'; '.join(said)}")
-    return {
-        ours: state[theirs[0]] if len(theirs) == 1 else torch.cat([state[name] for name in theirs])
-        for ours, theirs in table.items()
-    }
+
+
+def model_type(shape: Shape) -> str:
+    """The "model_type" of a shape: the one that other programs know its blocks by, or our own."""
+    if not shape.is_llama:
+        return PANGU
+    return "qwen2" if shape.qkv_bias else "qwen3" if shape.qk_norm else "llama"
 
 
 def huggingface_config(shape: Shape, context_length: int, end_of_text: int | None) -> dict[str, Any]:
-    """The content of ``config.json``: Llama's, with PanGu-pi's settings beside it where the shape has them.
+    """The content of ``config.json``: Llama's or Qwen's, with PanGu-pi's settings beside it where the shape has them.
 
     Args:
         shape: The decoder.
         context_length: Tokens of a sequence in training.
         end_of_text: The id that stands behind each document, and so before the next.
     """
+    kind = model_type(shape)
     config: dict[str, Any] = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [_CLASSES[kind]] if kind in _CLASSES else None,
+        "model_type": kind,
         "vocab_size": shape.vocab_size,
         "hidden_size": shape.width,
         "intermediate_size": shape.ffn_width,
@@ -135,8 +183,8 @@ def huggingface_config(shape: Shape, context_length: int, end_of_text: int | Non
         "pad_token_id": None,
         "use_cache": True,
     }
-    if not shape.is_llama:
-        config |= {"architectures": None, "model_type": PANGU} | {name: getattr(shape, name) for name in _PANGU_SETTINGS}
+    if kind == PANGU:
+        config |= {name: getattr(shape, name) for name in (*_PANGU_SETTINGS, *_QWEN_SETTINGS)}
     return config
 
 
@@ -151,7 +199,11 @@ def shape_of_config(config: Mapping[str, Any], path: Path = Path("config.json"))
         UserError: It describes a model that our decoder cannot express; all reasons at once.
     """
     llama = {**config, "model_type": "llama"} if config.get("model_type") == PANGU else config
-    biases = [f"{name} is true, and the decoder has no biases" for name in ("attention_bias", "mlp_bias") if config.get(name)]
+    biases = [
+        f"{name} is true, and the decoder has no biases but those of Qwen2"
+        for name in ("attention_bias", "mlp_bias")
+        if config.get(name)
+    ]
     try:
         shape, window = shape_of(llama, path)
     except UserError as error:
@@ -163,7 +215,10 @@ def shape_of_config(config: Mapping[str, Any], path: Path = Path("config.json"))
     if llama is config:
         return shape
     activations, shortcuts, ratio = (int(config[name]) for name in _PANGU_SETTINGS)
-    return dataclasses.replace(shape, activations=activations, shortcuts=shortcuts, shortcut_ratio=ratio)
+    bias, norm = (bool(config.get(name)) for name in _QWEN_SETTINGS)
+    return dataclasses.replace(
+        shape, activations=activations, shortcuts=shortcuts, shortcut_ratio=ratio, qkv_bias=bias, qk_norm=norm
+    )
 
 
 def export(
@@ -185,7 +240,7 @@ def export(
         end_of_text: The id that stands behind each document.
 
     Raises:
-        UserError: Hugging Face's Llama has no such blocks, or the folder exists.
+        UserError: Hugging Face has no model with such blocks, or the folder exists.
     """
     if not shape.is_llama:
         raise UserError(

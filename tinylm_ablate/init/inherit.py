@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from tinylm_ablate.data.once import locked, writing
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.init.coupled import EMBEDDING, HEAD
 from tinylm_ablate.init.layers import LayerChoice, choose_layers
-from tinylm_ablate.init.neurons import Scores, choose_units, cut, score
+from tinylm_ablate.init.neurons import Scores, choose_units, cut, random_scores, score
 from tinylm_ablate.init.parents import Parent, check_parent
 from tinylm_ablate.init.pool import check_pool
 from tinylm_ablate.init.vocabulary import Entries, map_rows
@@ -32,6 +33,7 @@ def inherit(
     *,
     layers: LayerChoice | None = None,
     scores: Scores | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Cut a child out of a parent.
 
@@ -43,6 +45,7 @@ def inherit(
         seed: Seed of those rows.
         layers: The choice of layers, if it was made elsewhere; otherwise "middle" with ``init.keep_first`` and ``keep_last``.
         scores: Scores of the parent's units (see ``open_scores``); otherwise they are computed.
+        weights: What takes the place of the parent's weights, of the same sizes: those that were trained beside learned masks.
 
     Returns:
         The child's weights in single precision under Hugging Face's Llama names (a tied child has no head), and what was
@@ -60,11 +63,11 @@ def inherit(
     if child_vocabulary.size != child_shape.vocab_size:
         raise ValueError(f"a vocabulary of {child_vocabulary.size} for a shape of {child_shape.vocab_size}")
     layers = layers or choose_layers(parent.shape.depth, child_shape.depth, init.keep_first, init.keep_last)
-    scores = scores or score(parent.state, parent.shape, init.criterion)
+    scores = scores or _scores(parent, init.criterion)
     units = choose_units(scores, parent.shape, child_shape, layers.layers)
     row_map = map_rows(child_vocabulary, parent.vocabulary, parent.shape.vocab_size)
 
-    state = cut(parent.state, parent.shape, child_shape, layers.layers, units, torch.float32)
+    state = cut(parent.state if weights is None else weights, parent.shape, child_shape, layers.layers, units, torch.float32)
     generator = torch.Generator().manual_seed(seed)
     for name in (EMBEDDING, HEAD):
         if name in state:
@@ -78,13 +81,7 @@ def inherit(
             "description": parent.description,
             "shape": dataclasses.asdict(parent.shape),
         },
-        "layers": {
-            "rule": layers.rule,
-            "words": layers.words,
-            "kept": list(layers.layers),
-            "dropped": list(layers.dropped),
-            "repeated": {str(layer): count for layer, count in layers.repeated.items()},
-        },
+        "layers": layers.record(),
         "neurons": {
             "criterion": scores.criterion,
             **_kept(parent.shape, child_shape),
@@ -104,15 +101,26 @@ def open_scores(
         parent: Whose units.
         criterion: How they are scored.
         cache_dir: Folder that runs share.
-        compute: How to compute scores that need more than the weights (gradients, masks); by default ``score`` does.
+        compute: How to compute scores that need more than the weights (gradients); "random" and the norms need no more.
         variant: What else the scores depend on, such as the fingerprint of the calibration text.
+
+    Raises:
+        UserError: The weights are not finite, or the scores cannot be written.
     """
     name = "-".join(part for part in (parent.fingerprint, criterion, variant) if part)
     path = cache_dir / "scores" / f"{name}.safetensors"
+    what = "the scores of the parent"
     if not path.is_file():
-        made = compute() if compute is not None else score(parent.state, parent.shape, criterion)
-        made.save(path)
+        with writing(path.parent, None, what), locked(path, what):
+            if not path.is_file():  # else another process has made them meanwhile
+                (compute() if compute is not None else _scores(parent, criterion)).save(path)
     return Scores.load(path)
+
+
+def _scores(parent: Parent, criterion: str) -> Scores:
+    if criterion == "random":
+        return random_scores(parent.shape, parent.fingerprint)
+    return score(parent.state, parent.shape, criterion)
 
 
 def _kept(parent: Shape, child: Shape) -> dict[str, dict[str, int]]:

@@ -5,7 +5,9 @@ so drops intermediate layers; it prints neither a formula nor a list of indices.
 
 - "middle": the first ``keep_first`` and last ``keep_last`` layers stay, the intermediate ones are spread evenly.
 - "even": all layers are spread evenly; nothing is protected.
-- an explicit list of parent layers.
+- "importance": the first ``keep_first`` and last ``keep_last`` layers stay; of the intermediate ones those go whose skipping
+  costs least (``tinylm_ablate.init.importance``). Each layer is judged alone, with all others in place.
+- an explicit list of parent layers, "0-3,7,9-11".
 
 A child deeper than its parent reuses layers by the same formula: an intermediate layer is then repeated in place, each
 about equally often. That is the interleaved kind of depth growth; SOLAR (Kim et al. 2023, arXiv 2312.15166) and G_stack (Du
@@ -15,14 +17,21 @@ inserts copies that start as the identity.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate.errors import UserError
 
-RULES = ("middle", "even")
+if TYPE_CHECKING:
+    from tinylm_ablate.config import InitConfig
+
+RULES = ("middle", "even", "importance")
+
+_RANGE = re.compile(r"(\d+)(?:\s*-\s*(\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +41,16 @@ class LayerChoice:
     Attributes:
         layers: For each child layer in order, the index of its layer in the parent.
         parent_depth: Layers of the parent.
-        rule: "middle", "even" or "list".
+        rule: "middle", "even", "importance" or "list".
         words: One sentence for the record.
+        costs: rule "importance": what skipping each layer of the parent costs, nats a token.
     """
 
     layers: tuple[int, ...]
     parent_depth: int
     rule: str
     words: str
+    costs: tuple[float, ...] | None = None
 
     @property
     def dropped(self) -> tuple[int, ...]:
@@ -51,34 +62,76 @@ class LayerChoice:
         """Parent layers that the child has more than once, with how often."""
         return {layer: count for layer, count in sorted(Counter(self.layers).items()) if count > 1}
 
+    def record(self) -> dict[str, Any]:
+        """What was done, ready for JSON."""
+        return {
+            "rule": self.rule,
+            "words": self.words,
+            "kept": list(self.layers),
+            "dropped": list(self.dropped),
+            "repeated": {str(layer): count for layer, count in self.repeated.items()},
+        } | ({} if self.costs is None else {"skipping_costs": list(self.costs)})
+
 
 def choose_layers(
-    parent_depth: int, child_depth: int, keep_first: int, keep_last: int, rule: str | Sequence[int] = "middle"
+    parent_depth: int,
+    child_depth: int,
+    keep_first: int,
+    keep_last: int,
+    rule: str | Sequence[int] = "middle",
+    costs: Sequence[float] | None = None,
 ) -> LayerChoice:
     """Choose a parent layer for each layer of the child.
 
     Args:
         parent_depth: Layers of the parent, at least 1.
         child_depth: Layers of the child, at least 1.
-        keep_first: rule "middle": this many first layers stay, each once.
-        keep_last: rule "middle": this many last layers stay, each once.
-        rule: "middle", "even", or the list of parent layers, ascending.
+        keep_first: rules "middle" and "importance": this many first layers stay, each once.
+        keep_last: rules "middle" and "importance": this many last layers stay, each once.
+        rule: "middle", "even", "importance", or the list of parent layers, ascending.
+        costs: rule "importance", for a child with fewer layers: what skipping each layer of the parent costs.
 
     Raises:
-        UserError: More layers are to be kept than the child has, or the list does not fit.
-        ValueError: A depth below 1, or an unknown rule.
+        UserError: More layers are to be kept than the child has, the list does not fit, or an unknown rule.
+        ValueError: A depth below 1, or costs that are missing.
     """
     if parent_depth < 1 or child_depth < 1 or keep_first < 0 or keep_last < 0:
         raise ValueError(f"impossible depths: parent {parent_depth}, child {child_depth}, keep {keep_first} and {keep_last}")
-    if not isinstance(rule, str):
-        return _listed(parent_depth, child_depth, rule)
+    if not isinstance(rule, str) or rule not in RULES:
+        return _listed(parent_depth, child_depth, parse_layers(rule) if isinstance(rule, str) else rule)
     if rule == "even":
-        layers, words = spread(parent_depth, child_depth), "all layers spread evenly"
-    elif rule == "middle":
-        layers, words = _middle(parent_depth, child_depth, keep_first, keep_last)
-    else:
-        raise ValueError(f"unknown rule {rule!r}; there are {', '.join(RULES)} and a list of layers")
+        return _choice(spread(parent_depth, child_depth), parent_depth, rule, "all layers spread evenly")
+    if rule == "importance" and child_depth < parent_depth:
+        if costs is None or len(costs) != parent_depth:
+            raise ValueError(f"the rule 'importance' needs the costs of {parent_depth} layers")
+        layers, words = _important(child_depth, keep_first, keep_last, costs)
+        return _choice(layers, parent_depth, rule, words, tuple(costs))
+    layers, words = _middle(parent_depth, child_depth, keep_first, keep_last)
     return _choice(layers, parent_depth, rule, words)
+
+
+def check_layers(init: InitConfig, parent_depth: int, child_depth: int) -> list[str]:
+    """Why ``init`` cannot choose the child's layers, one line a reason; nothing is measured."""
+    try:
+        choose_layers(parent_depth, child_depth, init.keep_first, init.keep_last, init.layers, [0.0] * parent_depth)
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """The layers that "0-3,7,9-11" names.
+
+    Raises:
+        UserError: It is no such list.
+    """
+    layers: list[int] = []
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        if match is None:
+            raise UserError(f"init.layers={text}: allowed: {', '.join(RULES)}, or the parent's layers as '0-3,7,9-11'")
+        layers += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return tuple(layers)
 
 
 def spread(count: int, wanted: int) -> tuple[int, ...]:
@@ -95,11 +148,8 @@ def _middle(parent_depth: int, child_depth: int, keep_first: int, keep_last: int
     if child_depth == parent_depth:
         return tuple(range(parent_depth)), "every layer kept"
     kept = keep_first + keep_last
-    if child_depth < parent_depth and kept > child_depth:
-        raise UserError(
-            f"init.keep_first={keep_first}, init.keep_last={keep_last}: together {kept}, more than the child's "
-            f"{child_depth} layers (arch.depth); lower them"
-        )
+    if child_depth < parent_depth:
+        _check_kept(child_depth, keep_first, keep_last)
     if kept >= parent_depth:
         # Only a child deeper than its parent comes here: nothing is intermediate, so every layer takes its share of the growth.
         return spread(parent_depth, child_depth), "all layers repeated evenly, for the parent has no intermediate ones"
@@ -113,6 +163,25 @@ def _middle(parent_depth: int, child_depth: int, keep_first: int, keep_last: int
     return layers, f"first {keep_first} and last {keep_last} kept, the {parent_depth - kept} between {deed} evenly"
 
 
+def _important(child_depth: int, keep_first: int, keep_last: int, costs: Sequence[float]) -> tuple[tuple[int, ...], str]:
+    _check_kept(child_depth, keep_first, keep_last)
+    depth = len(costs)
+    intermediate = range(keep_first, depth - keep_last)
+    # Of equal costs the later layer goes.
+    dropped = sorted(intermediate, key=lambda layer: (costs[layer], -layer))[: depth - child_depth]
+    words = f"first {keep_first} and last {keep_last} kept, of the {len(intermediate)} between the costliest to skip"
+    return tuple(layer for layer in range(depth) if layer not in dropped), words
+
+
+def _check_kept(child_depth: int, keep_first: int, keep_last: int) -> None:
+    kept = keep_first + keep_last
+    if kept > child_depth:
+        raise UserError(
+            f"init.keep_first={keep_first}, init.keep_last={keep_last}: together {kept}, more than the child's "
+            f"{child_depth} layers (arch.depth); lower them"
+        )
+
+
 def _listed(parent_depth: int, child_depth: int, listed: Sequence[int]) -> LayerChoice:
     layers = tuple(listed)
     mistakes = []
@@ -123,11 +192,13 @@ def _listed(parent_depth: int, child_depth: int, listed: Sequence[int]) -> Layer
     if any(after < before for before, after in pairwise(layers)):
         mistakes.append("the layers are not in ascending order")
     if mistakes:
-        raise UserError(f"list of layers {list(layers)}: {'; '.join(mistakes)}")
+        raise UserError(f"init.layers={','.join(map(str, layers))}: {'; '.join(mistakes)}")
     return _choice(layers, parent_depth, "list", "layers as listed")
 
 
-def _choice(layers: tuple[int, ...], parent_depth: int, rule: str, words: str) -> LayerChoice:
+def _choice(
+    layers: tuple[int, ...], parent_depth: int, rule: str, words: str, costs: tuple[float, ...] | None = None
+) -> LayerChoice:
     dropped = parent_depth - len(set(layers))
     reused = len(layers) - len(set(layers))
     parts = [f"{parent_depth} layers to {len(layers)}: {words}"]
@@ -135,4 +206,4 @@ def _choice(layers: tuple[int, ...], parent_depth: int, rule: str, words: str) -
         parts.append(f"{dropped} dropped")
     if reused:
         parts.append(f"{reused} are repetitions")
-    return LayerChoice(layers, parent_depth, rule, "; ".join(parts))
+    return LayerChoice(layers, parent_depth, rule, "; ".join(parts), costs)

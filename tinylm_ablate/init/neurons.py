@@ -8,10 +8,11 @@ Neurons come in coupled structures; a unit leaves with all the weights that belo
 
 The score of a unit is a sum over all its weights, as in LLM-Pruner (Ma et al. 2023, arXiv 2305.11627), which the paper cites
 for its three heuristics and for which it prints no formula: |w| for "l1", w^2 for "l2" (no root), |w g| for "taylor" with g
-the gradient of the loss on calibration text. All units of an axis have equally many weights, so that the sum and the mean
-over a group choose the same. Scores depend on the parent and the criterion alone: they are kept per layer, so that any child
-can be cut from them without reading the parent again. A criterion that does not look at single weights (learned masks) fills
-``Scores`` in its own way and uses the same cut.
+the gradient of the mean loss on calibration text (``tinylm_ablate.init.calibrate``). All units of an axis have equally many
+weights, so that the sum and the mean over a group choose the same. Scores depend on the parent and the criterion alone: they
+are kept per layer, so that any child can be cut from them without reading the parent again. A criterion that does not look at
+single weights ("random", the control, and learned masks in ``tinylm_ablate.init.masks``) fills ``Scores`` in its own way and
+uses the same cut.
 
 Nothing is rescaled after a cut: RMSNorm divides by the root mean square of the channels that are left.
 """
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.init.coupled import EMBEDDING, HEAD, NORM, PARTS, tensor_name
+from tinylm_ablate.init.coupled import EMBEDDING, HEAD, NORM, layer_parts, tensor_name
 from tinylm_ablate.init.coupled import check_shapes as check_shapes
 from tinylm_ablate.init.pool import mean_heads
 
@@ -115,7 +116,9 @@ def score(state: Mapping[str, Tensor], shape: Shape, criterion: str, gradients: 
         "ffn": zeros(shape.depth, shape.ffn_width),
     }
     for layer in range(shape.depth):
-        for part, axes in PARTS.items():
+        for part, axes in layer_parts(shape).items():
+            if not totals.keys() >= set(axes):
+                continue  # belongs to no unit alone, as the norm that all heads of a layer share
             for axis, summed in zip(axes, sums(tensor_name(layer, part)), strict=True):
                 units = totals[axis].shape[1]
                 totals[axis][layer] += summed.reshape(units, -1).sum(1)
@@ -124,6 +127,28 @@ def score(state: Mapping[str, Tensor], shape: Shape, criterion: str, gradients: 
     if not all(bool(total.isfinite().all()) for total in totals.values()):
         raise UserError(f"the parent's weights{' or their gradients' if gradients else ''} hold values that are not finite")
     return Scores(criterion, **totals)
+
+
+def random_scores(shape: Shape, key: str) -> Scores:
+    """Scores that are drawn evenly from [0, 1): the control arm, which chooses units blindly.
+
+    Args:
+        shape: Shape of the parent.
+        key: Hexadecimal digits that seed the draw, the parent's fingerprint: the same parent has the same scores everywhere.
+    """
+    generator = torch.Generator().manual_seed(int(key, 16) % 2**63)
+
+    def drawn(rows: int, columns: int) -> Tensor:
+        return torch.rand(rows, columns, dtype=torch.float64, generator=generator)
+
+    depth = shape.depth
+    return Scores(
+        "random",
+        width=drawn(depth + 1, shape.width),
+        heads=drawn(depth, shape.heads),
+        kv_heads=drawn(depth, shape.kv_heads),
+        ffn=drawn(depth, shape.ffn_width),
+    )
 
 
 def _sums(weight: Tensor, gradient: Tensor | None, element: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, ...]:
@@ -163,6 +188,11 @@ class Units:
     shares: dict[str, float]
 
 
+def heads_together(parent: Shape, child: Shape) -> int:
+    """Query heads of a unit: a whole group where both have equal groups, else the greatest common part of both groups."""
+    return math.gcd(parent.heads // parent.kv_heads, child.heads // child.kv_heads)
+
+
 def choose_units(scores: Scores, parent: Shape, child: Shape, layers: Sequence[int]) -> Units:
     """Choose the best units of the layers that are kept; of equal ones the first.
 
@@ -173,7 +203,7 @@ def choose_units(scores: Scores, parent: Shape, child: Shape, layers: Sequence[i
     kept_layers = sorted(set(layers))
     width_scores = scores.width[[*kept_layers, parent.depth]].sum(0)
     width = _best(width_scores, child.width)
-    together = math.gcd(parent.heads // parent.kv_heads, child.heads // child.kv_heads)
+    together = heads_together(parent, child)
     split = parent.heads // parent.kv_heads // together
     queries, keys, ffn = {}, {}, {}
     kept, total = {"heads": 0.0, "ffn": 0.0}, {"heads": 0.0, "ffn": 0.0}
@@ -226,6 +256,7 @@ def cut(
             "heads": _members(units.queries[layer], parent.head_dim),
             "kv_heads": _members(units.keys[layer], parent.head_dim),
             "ffn": units.ffn[layer],
+            "head_dim": torch.arange(parent.head_dim),
         }
         for layer in units.queries
     }
@@ -239,7 +270,7 @@ def cut(
 
     result = {EMBEDDING: kept(EMBEDDING, units.width)}
     for layer, source in enumerate(layers):
-        for part, axes in PARTS.items():
+        for part, axes in layer_parts(parent).items():
             weight = kept(tensor_name(source, part), *(chosen[source][axis] for axis in axes))
             pool = units.pool if axes[0] == "kv_heads" else 1
             result[tensor_name(layer, part)] = mean_heads(weight, parent.head_dim, pool)

@@ -6,7 +6,6 @@ little more memory than itself. What our decoder cannot express is refused with 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinylm_ablate.arch.shapes import Shape, parameters
+from tinylm_ablate.arch.shapes import Shape, parameters, plain
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import fingerprint, sha256_file
 from tinylm_ablate.init import gguf
@@ -25,14 +24,14 @@ from tinylm_ablate.init.vocabulary import FolderVocabulary
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Values of "model_type" whose blocks are Llama's, given that no tensor is left over.
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+#: Values of "model_type" whose blocks the decoder has, given that no tensor is left over, and what they have beside Llama's.
+MODEL_TYPES: dict[str, dict[str, bool]] = {"llama": {}, "mistral": {}, "qwen2": {"qkv_bias": True}, "qwen3": {"qk_norm": True}}
 
 #: What a tensor that the decoder has no place for tells about the model.
 _FOREIGN = {
-    ".bias": "biases in attention or FFN (as in Qwen2), which the decoder does not have",
-    "self_attn.q_norm.weight": "norms of queries and keys (as in Qwen3), which the decoder does not have",
-    "self_attn.k_norm.weight": "norms of queries and keys (as in Qwen3), which the decoder does not have",
+    ".bias": "biases beside those of Qwen2's queries, keys and values, which the decoder does not have",
+    "self_attn.q_norm.weight": "norms of queries and keys in a model of another type than qwen3",
+    "self_attn.k_norm.weight": "norms of queries and keys in a model of another type than qwen3",
 }
 
 _WEIGHT_TYPES = {"F64", "F32", "F16", "BF16"}
@@ -123,7 +122,7 @@ class Parent:
         else:
             contents = [f"{name} {_sha256(self.state[name])}" for name in sorted(self.state)]
         vocabulary = None if self.vocabulary is None else self.vocabulary.fingerprint
-        return fingerprint({"shape": dataclasses.asdict(self.shape), "weights": contents, "vocabulary": vocabulary})
+        return fingerprint({"shape": plain(self.shape), "weights": contents, "vocabulary": vocabulary})
 
 
 def open_parent(reference: str, runs_dir: Path) -> Parent:
@@ -196,7 +195,7 @@ def shape_of(config: Mapping[str, Any], path: Path) -> tuple[Shape, int | None]:
     """
     kind = config.get("model_type")
     if kind not in MODEL_TYPES:
-        raise UserError(f"{path}: model_type is {kind!r}; allowed: {', '.join(MODEL_TYPES)} without biases and query norms")
+        raise UserError(f"{path}: model_type is {kind!r}; allowed: {', '.join(MODEL_TYPES)}")
     rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
     mistakes = [
         f"{key} is {value!r}, and the decoder knows only {only}"
@@ -223,6 +222,7 @@ def shape_of(config: Mapping[str, Any], path: Path) -> tuple[Shape, int | None]:
             tied=bool(config.get("tie_word_embeddings", False)),
             rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
             norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+            **MODEL_TYPES[kind],
         )  # fmt: skip
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: {error}") from error

@@ -2,7 +2,8 @@
 
 The paper mean-pools the key and value heads of a trained model in each of 8 groups and then goes on training; the method is
 that of Ainslie et al. 2023 (arXiv 2305.13245). Query heads and the output projection stay as they are. Rotary embedding
-turns every head alike, so the mean of keys before it is the mean of keys after it.
+turns every head alike, so the mean of keys before it is the mean of keys after it. Biases are pooled as their rows are. A norm
+of keys is left as it is; what is pooled are the keys before it.
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ if TYPE_CHECKING:
 
     from tinylm_ablate.arch.shapes import Shape
 
-POOLED = ("self_attn.k_proj.weight", "self_attn.v_proj.weight")
+POOLED = tuple(f"self_attn.{part}.{kind}" for part in ("k_proj", "v_proj") for kind in ("weight", "bias"))
 
 
 def mean_heads(weight: Tensor, head_dim: int, group: int) -> Tensor:
     """The mean of each ``group`` neighbouring heads.
 
     Args:
-        weight: (heads * head_dim, inputs), the rows of a key or value projection.
+        weight: (heads * head_dim, inputs), the rows of a key or value projection, or (heads * head_dim,), its bias.
         head_dim: Rows of one head.
         group: How many heads become one; divides their number.
 
     Returns:
-        (heads / group * head_dim, inputs), of the same type; the mean itself is taken in single precision at least.
+        The same with heads / group heads, of the same type; the mean itself is taken in single precision at least.
     """
     if group == 1:
         return weight
     heads = weight.shape[0] // head_dim
-    stacked = weight.reshape(heads // group, group, head_dim, weight.shape[1])
+    stacked = weight.reshape(heads // group, group, head_dim, *weight.shape[1:])
     wide = stacked if stacked.element_size() >= 4 else stacked.float()
-    return wide.mean(1).reshape(heads // group * head_dim, weight.shape[1]).to(weight.dtype)
+    return wide.mean(1).flatten(0, 1).to(weight.dtype)
 
 
 def check_pool(parent: Shape, child: Shape) -> list[str]:

@@ -46,6 +46,12 @@ def initialise(decoder: Decoder, init: InitConfig, seed: int) -> None:
     with torch.no_grad():
         for norm in (decoder.norm, *(part for layer in decoder.blocks for part in (layer.attention_norm, layer.ffn_norm))):
             norm.weight.fill_(1.0)
+        for attention in (layer.attention for layer in decoder.blocks):
+            for head_norm in (attention.q_norm, attention.k_norm):
+                if head_norm is not None:
+                    head_norm.weight.fill_(1.0)
+            if attention.qkv.bias is not None:
+                attention.qkv.bias.zero_()
         _draw(decoder.embedding.weight, init.std, seed, "embedding")
         if decoder.head is not None:
             _draw(decoder.head.weight, init.std, seed, "head")

@@ -8,22 +8,24 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.report import correlate, curves, weights
+from tinylm_ablate.report import convergence, correlate, curves, documents, latex, layer_skip, site, verdicts, weights
 from tinylm_ablate.report.arms import Section, sections
+from tinylm_ablate.report.claims import read_claims
 from tinylm_ablate.report.collect import RUNS, collect, kept_rows
-from tinylm_ablate.report.index import index, other_pages
+from tinylm_ablate.report.index import OWN, index, other_pages
+from tinylm_ablate.report.judge import Judgement, judge
 from tinylm_ablate.report.page import Experiment, comma_separated, page
 from tinylm_ablate.report.printed import printed
-from tinylm_ablate.report.records import Grid, frame, read_grids, to_csv
+from tinylm_ablate.report.records import Grid, frame, read_grids, readable, to_csv
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 _NOTHING = """nothing to report yet: no finished run in {runs_dir}, and no {kept}.
@@ -31,15 +33,21 @@ _NOTHING = """nothing to report yet: no finished run in {runs_dir}, and no {kept
     python -m tinylm_ablate -m arch.depth=20,40 seeds=2"""
 
 
-def write_report(runs_dir: Path, results: Path) -> tuple[list[Experiment], list[str]]:
+def write_report(runs_dir: Path, results: Path, claims: Path | None = None) -> tuple[list[Experiment], list[str]]:
     """Take over the runs of ``runs_dir`` and write the tables of all that ``results`` knows.
+
+    Args:
+        runs_dir: Folder of the runs.
+        results: Folder of the results.
+        claims: Folder of a user's own claims, beside those of the paper.
 
     Returns:
         The experiments, in alphabetical order, and a line for each thing that was left out.
 
     Raises:
-        UserError: A folder cannot be read or written.
+        UserError: A folder cannot be read or written, what is kept in ``results`` is damaged, or a claim has mistakes.
     """
+    listed = read_claims(claims)
     problems: list[str] = []
     collect(runs_dir, results, problems)
     kept = kept_rows(results)
@@ -51,38 +59,69 @@ def write_report(runs_dir: Path, results: Path) -> tuple[list[Experiment], list[
     named: dict[str, list[Grid]] = {}
     for grid in read_grids(results, problems):
         named.setdefault(grid.name, []).append(grid)
+    scores = documents.read(results, sorted(kept))
     try:
-        experiments = [_write(name, named[name], records, results, problems) for name in sorted(named)]
-        pages = other_pages(results, [experiment.name for experiment in experiments])
-        write_atomic(results / "README.md", index(experiments, len(records), pages))
+        found = {name: sections(grids, records, scores) for name, grids in named.items()}
+        judged = {claim.name: judge(claim, found.get(claim.experiment, [])) for claim in listed}
+        experiments = [
+            _experiment(name, named[name], found[name], judged, results, problems)
+            for name in progress.bar(sorted(named), description="tables", unit="table")
+        ]
+        for identity in sorted(kept):
+            write_atomic(results / "records" / f"{identity}.json", readable(kept[identity]))
+        _write_pages(experiments, [judgement for own in judged.values() for judgement in own], len(records), results)
     except OSError as error:
         raise UserError(f"{results} cannot be written: {error.strerror}") from error
     return experiments, problems
 
 
-def _write(name: str, grids: Sequence[Grid], records: pd.DataFrame, results: Path, problems: list[str]) -> Experiment:
-    found = sections(grids, records)
-    name = _stem(name)
+def _experiment(
+    name: str,
+    grids: Sequence[Grid],
+    found: Sequence[Section],
+    judged: Mapping[str, Sequence[Judgement]],
+    results: Path,
+    problems: list[str],
+) -> Experiment:
+    """All that is shown of the grids of one name; its figures are written."""
+    stem = _stem(name)
     grid = grids[-1]
-    stems = [f"{name}{f'_{number}' if number > 1 else ''}" for number in range(1, len(found) + 1)]
-    experiment = Experiment(
-        name,
+    stems = [f"{stem}{f'_{number}' if number > 1 else ''}" for number in range(1, len(found) + 1)]
+    own = [judgement for judgements in judged.values() for judgement in judgements if judgement.claim.experiment == name]
+    return Experiment(
+        stem,
         grid.title,
         grid.note,
         found,
         [printed(grids, [arm.place for arm in section.arms], problems) for section in found],
         [_loss(section, f"{stem}_loss", results) for section, stem in zip(found, stems, strict=True)],
         [_more(section, stem, grid, results) for section, stem in zip(found, stems, strict=True)],
+        [[judgement for judgement in own if judgement.setting == section.label] for section in found],
     )
-    write_atomic(results / f"{name}.md", page(experiment))
-    write_atomic(results / f"{name}.csv", comma_separated(experiment))
-    return experiment
+
+
+def _write_pages(experiments: Sequence[Experiment], judgements: Sequence[Judgement], runs: int, results: Path) -> None:
+    """Every page in Markdown, CSV, LaTeX and HTML, and the two front pages."""
+    pages = {experiment.name: page(experiment) for experiment in experiments}
+    for experiment in experiments:
+        write_atomic(results / f"{experiment.name}.csv", comma_separated(experiment))
+    stems = [*pages, "claims"]
+    verdict = verdicts.page(judgements, set(pages))
+    write_atomic(results / "claims.csv", verdicts.comma_separated(judgements))
+    for stem, text in zip(stems, [*pages.values(), verdict], strict=True):
+        write_atomic(results / f"{stem}.md", text)
+        write_atomic(results / f"{stem}.tex", latex.tables(text, stem))
+        write_atomic(results / f"{stem}.html", site.single(stem, text, results))
+    others = other_pages(results, list(pages))
+    write_atomic(results / "README.md", index(experiments, runs, others, judgements))
+    pages |= {stem: (results / f"{stem}.md").read_text(encoding="utf-8") for stem, _ in others}
+    write_atomic(results / "index.html", site.site([(name, pages[name]) for name in site.order(list(pages))], verdict, results))
 
 
 def _stem(name: str) -> str:
     """A file's stem for the name of an experiment, which a user may choose freely; never one of the report's own files."""
     stem = re.sub(r"[^\w.+-]+", "_", name).lstrip(".") or "_"
-    return f"{stem}_" if stem.lower() in {"runs", "readme"} else stem
+    return f"{stem}_" if stem.lower() in {name.lower() for name in OWN} else stem
 
 
 def _more(section: Section, stem: str, grid: Grid, results: Path) -> list[str]:
@@ -99,6 +138,10 @@ def _more(section: Section, stem: str, grid: Grid, results: Path) -> list[str]:
         if path := _written(figure, f"{stem}_{weights.NAME}", results):
             parts.append("### Standard deviation of each matrix by layer")
             parts.append(f"![Standard deviation by layer, a panel an arm; after training, and dashed before it]({path})")
+    if layer_skip.NAME in grid.figures:
+        parts += layer_skip.shown(section, results, lambda figure: _written(figure, f"{stem}_{layer_skip.NAME}", results))
+    if convergence.NAME in grid.figures:
+        parts += convergence.shown(section, results)
     return parts
 
 
@@ -124,9 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tinylm_ablate.report", description="Write the tables of the runs.")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where to write (default: results)")
+    parser.add_argument("--claims", type=Path, help="folder of your own claims, one YAML file each (see report/claims.py)")
     options = parser.parse_args(arguments)
     try:
-        experiments, problems = write_report(options.runs_dir, options.results)
+        experiments, problems = write_report(options.runs_dir, options.results, options.claims)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -137,6 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     for experiment in experiments:
         print(f"{options.results / experiment.name}.md: {experiment.title} ({experiment.runs} runs)")
+    print(f"{options.results / 'index.html'}: all in one page; {options.results / 'claims.md'}: verdicts on the paper's claims")
     print(f"{options.results / 'README.md'}: all tables; {options.results / RUNS}: all runs")
     return 0
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate.config import Config, walk
+from tinylm_ablate.report.documents import Scores
+from tinylm_ablate.report.printed import number
 from tinylm_ablate.report.records import Grid
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ class Run:
     identity: str
     seed: int
     values: Mapping[str, Any]
+    scores: Scores | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -48,6 +51,15 @@ class Arm:
             for seed, value in found.items()
             if isinstance(value, int | float) and not isinstance(value, bool) and value == value
         }
+
+    def scores(self) -> dict[int, Scores]:
+        """What each document came to, by seed; runs of which that is not known are left out."""
+        return {seed: run.scores for seed, run in sorted(self.runs.items()) if run.scores is not None}
+
+    @property
+    def label(self) -> str:
+        """Where it stands, in short: the values alone, long numbers cut."""
+        return ", ".join(map(short, self.place.values())) or "all runs"
 
     def common(self, column: str) -> Any:
         """What all runs of the arm have in a column, or None if they differ or there are none."""
@@ -78,12 +90,17 @@ class Section:
         return max((len(arm.runs) for arm in self.arms), default=0)
 
 
-def sections(grids: Sequence[Grid], records: pd.DataFrame) -> list[Section]:
+def sections(grids: Sequence[Grid], records: pd.DataFrame, scores: Mapping[str, Scores] | None = None) -> list[Section]:
     """The sections of grids that share a name, sorted by label.
 
     Arms of several grids are put together: the same experiment with more seeds, or with another arm. Runs whose other settings
     differ (another scale, text or budget) come into sections of their own, for they cannot be compared. A setting counts as
     other if it differs between runs, can change a run's numbers, and is neither an axis nor follows one within a grid.
+
+    Args:
+        grids: Grids of one name.
+        records: A row a finished run.
+        scores: What each document came to in a run, by identity, where it is known.
     """
     rows = {str(row["identity"]): row for row in records.to_dict("records")}
     axis = list(dict.fromkeys(key for grid in grids for key in grid.axis if key != SEED))
@@ -101,7 +118,8 @@ def sections(grids: Sequence[Grid], records: pd.DataFrame) -> list[Section]:
             if arm is None:
                 section.arms.append(arm := Arm(place))
             if cell.identity in rows:
-                run = Run(cell.identity, int(row["seed"]), {str(key): value for key, value in row.items()})
+                values = {str(key): value for key, value in row.items()}
+                run = Run(cell.identity, int(row["seed"]), values, (scores or {}).get(cell.identity))
                 if arm.runs.setdefault(run.seed, run).identity != run.identity:
                     section.doubles.append(run.identity)
     for setting, label in _labels(telling, list(found)).items():
@@ -154,6 +172,11 @@ def _default(row: Mapping[Hashable, Any], key: str) -> str:
     """Where a run stands on an axis that its own grid did not have."""
     value = _plain(row.get(key, row.get(f"{key}.name")))
     return "" if value is None else str(value)
+
+
+def short(text: str) -> str:
+    """A value on an axis, long numbers cut: 2.6666666666666665 is 2.667."""
+    return f"{float(text):.4g}" if len(text) > 8 and number(text) is not None and "/" not in text else text
 
 
 def _plain(value: Any) -> Hashable:

@@ -1,6 +1,6 @@
 """What a report is made from, kept small enough for a repository: ``results/runs.csv``, ``results/grids/``,
-``results/curves/``, ``results/matrix_std/``. It grows by the runs that are found and never shrinks, so that a report can be
-made again from a clone that has no runs."""
+``results/curves/``, ``results/documents/``, ``results/matrix_std/``, ``results/layer_skip/``. It grows by the runs that are
+found and never shrinks, so that a report can be made again from a clone that has no runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
+from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.report import weights
+from tinylm_ablate.report import documents, layer_skip, weights
 from tinylm_ablate.report.curves import thin
-from tinylm_ablate.report.records import Row, parse_grid, read_rows, to_csv
+from tinylm_ablate.report.records import Row, check_rows, parse_grid, read_rows, to_csv
 
 RUNS = "runs.csv"
 
@@ -36,10 +37,12 @@ def collect(runs_dir: Path, results: Path, problems: list[str]) -> None:
         rows.update({str(row["identity"]): row for row in fresh})
         write_atomic(results / RUNS, to_csv(rows[identity] for identity in sorted(rows)))
         members, weighed = _collect_grids(runs_dir, results, rows.keys(), problems)
-        for row in fresh:
+        for row in progress.bar(fresh, description="reading runs", unit="run"):
             curve = runs_dir / str(row["identity"]) / "curve.jsonl"
             if str(row["identity"]) in members and curve.is_file():
                 write_atomic(results / "curves" / f"{row['identity']}.csv", thin(curve))
+                _collect_documents(curve.parent, row, results, problems)
+                layer_skip.collect(curve.parent, results, problems)
             deviations = curve.with_name("matrix_std.json")
             if str(row["identity"]) in weighed and deviations.is_file():
                 try:
@@ -48,6 +51,22 @@ def collect(runs_dir: Path, results: Path, problems: list[str]) -> None:
                     problems.append(f"{deviations}: cannot be read and is left out: {error}")
     except OSError as error:
         raise UserError(f"{results} cannot be written: {error.strerror}") from error
+
+
+def _collect_documents(folder: Path, row: Row, results: Path, problems: list[str]) -> None:
+    """Take over what each document came to in a run, if it is there and agrees with the run's record."""
+    identity = str(row["identity"])
+    try:
+        found = documents.compact(folder, row)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problems.append(f"{folder}: its documents cannot be used, so its intervals cover seeds alone: {error}")
+        return
+    if found is not None:
+        items, listed, values = found
+        path = results / documents.NAME / f"items-{items}.csv"
+        if not path.is_file():
+            write_atomic(path, listed)
+        write_atomic(results / documents.NAME / f"{identity}.json", values)
 
 
 def kept_rows(results: Path) -> dict[str, Row]:
@@ -59,9 +78,10 @@ def kept_rows(results: Path) -> dict[str, Row]:
         with path.open(newline="") as stream:
             # Empty cells are left out: a column may be another run's.
             rows = [{key: value for key, value in row.items() if value != ""} for row in csv.DictReader(stream)]
-        return {row["identity"]: dict(row) for row in rows}
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        check_rows(rows)
+    except (OSError, ValueError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}): restore it, or delete it and run the report again") from None
+    return {row["identity"]: dict(row) for row in rows}
 
 
 def _collect_grids(runs_dir: Path, results: Path, identities: Iterable[str], problems: list[str]) -> tuple[set[str], set[str]]:

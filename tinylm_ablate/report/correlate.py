@@ -5,48 +5,17 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tinylm_ablate.report import measures
-from tinylm_ablate.report.arms import Arm, Section
+from tinylm_ablate.report.arms import Section
 from tinylm_ablate.report.markdown import table
 from tinylm_ablate.report.measures import Measure
 from tinylm_ablate.report.printed import FOLDER
-from tinylm_ablate.report.statistics import mean_and_deviation
+from tinylm_ablate.report.trend import Correlation, correlation, points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """Spearman's rank correlation over the arms of a section.
-
-    Attributes:
-        rho: -1 to 1; NaN if one of the two does not vary, or with fewer than three arms.
-        low, high: 95 % interval by Fisher's transformation with the variance of Bonett and Wright (2000); NaN below four arms.
-        arms: Number of arms.
-    """
-
-    rho: float
-    low: float
-    high: float
-    arms: int
-
-
-def spearman(first: Sequence[float], second: Sequence[float]) -> Correlation:
-    """The rank correlation of two equally long lists; equal values share their mean rank."""
-    count = len(first)
-    if count < 3 or len(set(first)) == 1 or len(set(second)) == 1:
-        return Correlation(math.nan, math.nan, math.nan, count)
-    from scipy.stats import spearmanr
-
-    rho = max(-1.0, min(1.0, float(spearmanr(first, second).statistic)))
-    if count < 4 or abs(rho) > 1 - 1e-12:
-        return Correlation(rho, math.nan, math.nan, count)
-    reach = 1.959964 * math.sqrt((1 + rho * rho / 2) / (count - 3))
-    return Correlation(rho, math.tanh(math.atanh(rho) - reach), math.tanh(math.atanh(rho) + reach), count)
 
 
 def correlations(section: Section, columns: Sequence[str], paper: str | None) -> list[str]:
@@ -116,33 +85,20 @@ def _quality(measure: Measure) -> str:
 
 
 def _correlation(section: Section, column: str, measure: Measure) -> Correlation:
-    points = _points(section, column, measure)
-    return spearman([x for x, _ in points], [measure.better * y for _, y in points])
+    places, quality = points(section, [column], measure.column, measure.better)
+    return correlation(places[column], quality)
 
 
 def _points(section: Section, column: str, measure: Measure) -> list[tuple[float, float]]:
     """Value of the column and mean of the measure, for each arm that has both."""
-    found = []
-    for arm in section.arms:
-        values = list(arm.by_seed(measure.column).values())
-        place = _place(arm, column)
-        if values and place is not None:
-            found.append((place, mean_and_deviation(values)[0]))
-    return found
-
-
-def _place(arm: Arm, column: str) -> float | None:
-    value = arm.common(column)
-    try:
-        return float(arm.place.get(column, "") if value is None else value)
-    except (TypeError, ValueError):
-        return None
+    places, quality = points(section, [column], measure.column, measure.better)
+    return [(x, measure.better * y) for x, y in zip(places[column], quality, strict=True)]
 
 
 def _text(found: Correlation) -> str:
     if math.isnan(found.rho):
         return "–"
-    text = f"{found.rho:+.3f}" + ("" if math.isnan(found.low) else f" [{found.low:+.2f}, {found.high:+.2f}]")
+    text = f"{found.rho:+.3f}" + ("" if math.isinf(found.low) else f" [{found.low:+.2f}, {found.high:+.2f}]")
     return text.replace("-", "−")
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tinylm_ablate.errors import UserError
 from tinylm_ablate.report.arms import Section
 
 if TYPE_CHECKING:
@@ -52,11 +53,18 @@ def thin(path: Path) -> str:
 
 
 def read(path: Path) -> Curve | None:
-    """Tokens and losses of a thinned curve, or None if there is none."""
+    """Tokens and losses of a thinned curve, or None if there is none.
+
+    Raises:
+        UserError: The file has other columns, or cells that are no numbers.
+    """
     if not path.is_file():
         return None
-    with path.open(newline="") as stream:
-        rows = [(float(row["tokens"]), float(row["loss"])) for row in csv.DictReader(stream)]
+    try:
+        with path.open(newline="") as stream:
+            rows = [(float(row["tokens"]), float(row["loss"])) for row in csv.DictReader(stream)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no curve with the columns tokens and loss ({error}): restore it, or delete it") from None
     if not rows:
         return None
     tokens, losses = np.array(rows).T

@@ -6,25 +6,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tinylm_ablate.report.compare import WITHIN_NOISE
+from tinylm_ablate.report.judge import Judgement
 from tinylm_ablate.report.markdown import table
 from tinylm_ablate.report.page import Experiment
+from tinylm_ablate.report.verdicts import counted
 
-_READING = f"""## How to read the tables
+#: Stems of pages that are the report's own; no experiment has such a name.
+OWN = frozenset({"README", "claims", "index", "runs"})
+
+READING = f"""## How to read the tables
 
 - **bits/byte** of held-out text, fewer is better: the sum of the losses over the UTF-8 bytes, so that tokenizers compare.
   `all` is the unweighted mean over the languages.
 - **cloze %**: which of four continuations is the true one; guessing gives 25 %.
 - **a ± b**: mean and sample standard deviation over the seeds.
-- **{WITHIN_NOISE}**: cannot be told from the best of its column. The arms are paired by seed, and the 95 % t-interval of the
-  difference holds zero (or fewer than two seeds are common). **Bold**: every other arm is worse beyond that. Intervals are
-  not corrected for the number of arms. With one seed nothing can be concluded, and nothing is marked.
+- **[a, b]**: a 95 % interval over seeds and held-out documents. Arms are paired by seed (the same data in the same order) and
+  by document. Two seeds say little, and the interval says so: it has Student's quantile for the seeds, 12.7 with two.
+- **{WITHIN_NOISE}**: within noise of the best of its column, by the paired test with Holm's correction over all pairs of arms.
+  Such differences are never bold. **Bold**: every other arm is worse beyond noise. With one seed nothing can be concluded, and
+  nothing is marked.
 - **training tokens/s** and **training s** depend on the machine and on what else it did.
 
 ## What is kept
 
 `runs.csv` has a row a run with all settings and measures, `grids/` says which runs make up a table, `curves/` holds thinned
-loss curves, and `matrix_std/` the spread of weights where a table draws it. From these `make report` writes the tables and
-their figures again, byte for byte, and it adds the finished runs that it finds in `runs/`. To forget a run, delete its row.
+loss curves, `documents/` what each held-out document and question came to, and `matrix_std/` the spread of weights where a
+table draws it. From these `make report` writes all else again, byte for byte, and it adds the finished runs that it finds in
+`runs/`; a run that is there already is replaced. To forget a run, delete its row.
 """
 
 
@@ -37,19 +45,22 @@ def other_pages(results: Path, names: Sequence[str]) -> list[tuple[str, str]]:
     """
     found = []
     for path in sorted(results.glob("*.md")):
-        if path.stem not in {*names, "README"}:
+        if path.stem not in {*names, *OWN}:
             heading = path.read_text(encoding="utf-8").partition("\n")[0]
             found.append((path.stem, heading.lstrip("# ")))
     return found
 
 
-def index(experiments: Sequence[Experiment], runs: int, pages: Sequence[tuple[str, str]] = ()) -> str:
+def index(
+    experiments: Sequence[Experiment], runs: int, pages: Sequence[tuple[str, str]] = (), judgements: Sequence[Judgement] = ()
+) -> str:
     """The front page in Markdown.
 
     Args:
         experiments: In the order of the table.
         runs: Rows of ``runs.csv``.
         pages: Further pages: stem and heading.
+        judgements: All verdicts.
     """
     rows = [
         [
@@ -58,7 +69,7 @@ def index(experiments: Sequence[Experiment], runs: int, pages: Sequence[tuple[st
             str(sum(len(section.arms) for section in experiment.sections)),
             str(max((section.seeds for section in experiment.sections), default=0)),
             str(experiment.runs),
-            f"[CSV]({experiment.name}.csv)",
+            f"[CSV]({experiment.name}.csv), [LaTeX]({experiment.name}.tex), [HTML]({experiment.name}.html)",
         ]
         for experiment in experiments
     ]
@@ -66,4 +77,10 @@ def index(experiments: Sequence[Experiment], runs: int, pages: Sequence[tuple[st
     if pages:
         listed += "\n\n" + "\n".join(f"- [{stem}]({stem}.md): {heading}" for stem, heading in pages)
     single = f"{runs} {'run' if runs == 1 else 'runs'} in [runs.csv](runs.csv)."
-    return f"# Results\n\n{listed}\n\n{single}\n\n{_READING}"
+    told = ""
+    if judgements:
+        told = (
+            f"[Verdicts on the paper's claims](claims.md): {counted(judgements)} All in one page, for a browser: "
+            "[index.html](index.html).\n\n"
+        )
+    return f"# Results\n\n{told}{listed}\n\n{single}\n\n{READING}"

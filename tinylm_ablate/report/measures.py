@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["bits", "share", "count", "rate"]
+Kind = Literal["bits", "share", "count", "rate", "number"]
 
 _BITS = re.compile(r"(validation|test)/bits_per_byte/([^/]+)")
 _CLOZE = re.compile(r"(validation|test)/cloze/([^/]+)")
@@ -24,7 +24,8 @@ class Measure:
     Attributes:
         column: Its column.
         title: Head of the column in a table.
-        kind: How it is written: bits with four decimals, a share in percent, a count with k, M and G, or a rate a second.
+        kind: How it is written: bits with four decimals, a share in percent, a count with k, M and G, a rate a second,
+            or a number with four digits.
         better: -1 where less is better, 1 where more is, 0 where it is not compared.
     """
 
@@ -46,6 +47,8 @@ class Measure:
                 return count(value)
             case "rate":
                 return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+            case "number":
+                return f"{value:.4g}"
 
     def signed(self, value: float) -> str:
         """A difference, with its sign."""
@@ -56,7 +59,8 @@ PARAMETERS = Measure("parameters.total", "parameters", "count")
 TOKENS = Measure("tokens", "tokens", "count")
 SPEED = Measure("train/tokens_per_second", "training tokens/s", "rate")
 DECODE = Measure("decode/tokens_per_second", "decode tokens/s", "rate")
-COST = (SPEED, Measure("train/seconds", "training s", "rate"), DECODE)
+SECONDS = Measure("train/seconds", "training s", "rate")
+COST = (SPEED, SECONDS, DECODE)
 
 
 def bits(columns: Iterable[str], split: str) -> list[Measure]:
@@ -69,6 +73,30 @@ def cloze(columns: Iterable[str], split: str) -> list[Measure]:
     """Share of right answers, a language each; the mean over them last."""
     languages = _languages(columns, _CLOZE, split)
     return [Measure(f"{split}/cloze/{name}", f"cloze {name} %", "share", 1) for name in languages]
+
+
+def by_name(column: str, better: int) -> Measure:
+    """The measure of any column: bits and shares as in the tables, and others as numbers.
+
+    Args:
+        column: Such as "test/bits_per_byte/all" or "forgetting/part_1".
+        better: -1 where less is better, 1 where more is.
+    """
+    if match := _BITS.fullmatch(column):
+        return Measure(column, f"bits/byte {match[2]}" + _split(match[1]), "bits", better)
+    if match := _CLOZE.fullmatch(column):
+        return Measure(column, f"cloze {match[2]} %" + _split(match[1]), "share", better)
+    titles = {measure.column: measure.title for measure in (PARAMETERS, TOKENS, *COST)}
+    return Measure(column, titles.get(column, column), "bits" if "/bits_per_byte/" in column else "number", better)
+
+
+def named(column: str) -> str:
+    """What a column is called in a table."""
+    return by_name(column, 0).title
+
+
+def _split(split: str) -> str:
+    return "" if split == "test" else f", {split}"
 
 
 def _languages(columns: Iterable[str], pattern: re.Pattern[str], split: str) -> list[str]:

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinylm_ablate.report import measures
-from tinylm_ablate.report.arms import Arm, Section
+from tinylm_ablate.report.arms import Arm, Run, Section, short
 from tinylm_ablate.report.compare import Result, compare, written
+from tinylm_ablate.report.judge import Judgement
 from tinylm_ablate.report.markdown import table
 from tinylm_ablate.report.measures import Measure
+from tinylm_ablate.report.paired import tests
 from tinylm_ablate.report.printed import Printed, number
+from tinylm_ablate.report.statistics import mean_and_deviation
 from tinylm_ablate.report.summary import verdict
+from tinylm_ablate.report.verdicts import own
 
 #: What follows from the axes and is shown where it differs between arms.
 _FOLLOWS = {
@@ -42,6 +46,7 @@ class Experiment:
         printed: The paper's rows for the arms of each section, or None.
         figures: A figure's path relative to the page, for each section; None where there is no curve.
         more: Further parts of each section, in Markdown.
+        judgements: Verdicts on the claims about each section.
     """
 
     name: str
@@ -51,6 +56,7 @@ class Experiment:
     printed: Sequence[Printed | None]
     figures: Sequence[str | None]
     more: Sequence[Sequence[str]]
+    judgements: Sequence[Sequence[Judgement]]
 
     @property
     def runs(self) -> int:
@@ -59,16 +65,18 @@ class Experiment:
 
 
 def page(experiment: Experiment) -> str:
-    """The experiment in Markdown: quality, validation and cost, the paper beside it, curves, and what may be concluded."""
+    """The experiment in Markdown: quality, verdicts, the paper beside it, paired tests, validation and cost, curves, runs."""
     parts = [f"# {experiment.title}", experiment.note]
-    shown = zip(experiment.sections, experiment.printed, experiment.figures, experiment.more, strict=True)
-    for section, printed, figure, more in shown:
-        if section.label:
-            parts.append(f"## {section.label}")
-        parts += [*_section(section, printed, figure), *more]
+    shown = zip(
+        experiment.sections, experiment.printed, experiment.figures, experiment.more, experiment.judgements, strict=True
+    )
+    for section, printed, figure, more, judgements in shown:
+        # A heading also where there is a single section, so that those below it follow without a gap.
+        parts.append(f"## {section.label or 'Results'}")
+        parts += [*_section(section, printed, figure, judgements), *more, *_runs(section)]
     parts.append(
-        f"Per seed and with all digits: [{experiment.name}.csv]({experiment.name}.csv) and [runs.csv](runs.csv). "
-        "How to read this: [README.md](README.md)."
+        f"Per seed and with all digits: [{experiment.name}.csv]({experiment.name}.csv) and [runs.csv](runs.csv); the tables in "
+        f"LaTeX: [{experiment.name}.tex]({experiment.name}.tex). How to read this: [README.md](README.md)."
     )
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -100,7 +108,7 @@ def comma_separated(experiment: Experiment) -> str:
     return stream.getvalue()
 
 
-def _section(section: Section, printed: Printed | None, figure: str | None) -> list[str]:
+def _section(section: Section, printed: Printed | None, figure: str | None, judgements: Sequence[Judgement]) -> list[str]:
     columns = _columns(section)
     follows = [key for key in _FOLLOWS if _differs(section, key)]
     primary = measures.bits(columns, "test")[-1:]
@@ -110,32 +118,37 @@ def _section(section: Section, printed: Printed | None, figure: str | None) -> l
     places = [[*_place(arm), *(_number(arm.common(key)) for key in follows)] for arm in section.arms]
     head = [*section.axis, *(_FOLLOWS[key] for key in follows)]
     counts = [measures.PARAMETERS, measures.TOKENS]
+    results = {measure.column: compare(section.arms, measure) for measure in (*counts, *quality, *cost)}
 
     def lines(shown: Sequence[Measure], first: Sequence[Sequence[str]]) -> list[list[str]]:
-        results = [compare(section.arms, measure) for measure in shown]
         return [
-            [*cells]
-            + [written(result[index], measure, len(arm.runs), marks) for measure, result in zip(shown, results, strict=True)]
+            [*cells, *(written(results[measure.column][index], measure, len(arm.runs), marks) for measure in shown)]
             for index, (arm, cells) in enumerate(zip(section.arms, first, strict=True))
         ]
 
     seeds = [[*place, str(len(arm.runs))] for place, arm in zip(places, section.arms, strict=True)]
-    gaps = [[_gap(result, measure) for result in compare(section.arms, measure)] for measure in primary] if marks else []
+    gaps = [[_gap(result, measure) for result in results[measure.column]] for measure in primary] if marks else []
     first_table = [[*line, *(gap[index] for gap in gaps)] for index, line in enumerate(lines([*counts, *quality], seeds))]
     gap_heads = [f"{measure.title}, to the best [95 %]" for measure in primary] if gaps else []
     words = len(section.axis)
     plain = [_place(arm) for arm in section.arms]
+    shown = [*primary, *measures.cloze(columns, "test")[-1:]]
     parts = [
         _intro(section),
         table([*head, "seeds", *(m.title for m in (*counts, *quality)), *gap_heads], first_table, words),
         verdict(section.arms),
-        _errors(section, [*primary, *measures.cloze(columns, "test")[-1:]]),
+        _errors(section, shown),
+        *own(judgements),
+    ]
+    if printed is not None:
+        parts += _beside(section, printed, shown)
+    for measure in primary:
+        parts += tests(section, measure)
+    parts += [
         "### Validation and cost",
         table([*section.axis, *(measure.title for measure in cost)], lines(cost, plain), words),
         _protocol(section),
     ]
-    if printed is not None:
-        parts += _beside(section, printed, [*primary, *measures.cloze(columns, "test")[-1:]])
     if figure is not None:
         note = (
             " The vocabularies differ, so these losses, nats a token, do not compare between arms; bits per byte do."
@@ -146,6 +159,34 @@ def _section(section: Section, printed: Printed | None, figure: str | None) -> l
     if section.doubles:
         parts.append(f"Left out, since another run of the same arm has the same seed: {', '.join(section.doubles)}.")
     return parts
+
+
+def _runs(section: Section) -> list[str]:
+    """What each run cost, with a link to its record."""
+    rows = [
+        [
+            f"[{run.identity}](records/{run.identity}.json)",
+            arm.label,
+            str(run.seed),
+            *(measure.text(_value(run, measure.column)) for measure in (measures.PARAMETERS, measures.TOKENS)),
+            _exponent(_value(run, "flops_per_token.training") * _value(run, measures.TOKENS.column)),
+            *(measure.text(_value(run, measure.column)) for measure in (measures.SECONDS, measures.SPEED)),
+            str(run.values.get("provenance.machine.accelerator") or run.values.get("provenance.machine.processor") or "–"),
+        ]
+        for arm in section.arms
+        for _, run in sorted(arm.runs.items())
+    ]
+    head = ["run", "arm", "seed", "parameters", "tokens", "training FLOPs", "training s", "training tokens/s", "machine"]
+    return ["### Runs and what they cost", table(head, rows, 2)] if rows else []
+
+
+def _value(run: Run, column: str) -> float:
+    value = run.values.get(column)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def _exponent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2e}".replace("e+", "e")
 
 
 def _intro(section: Section) -> str:
@@ -179,7 +220,7 @@ def _errors(section: Section, shown: Sequence[Measure]) -> str:
 def _gap(result: Result, measure: Measure) -> str:
     if result.best:
         return "best"
-    if result.difference is None:
+    if result.difference is None or math.isinf(result.difference.reach()):
         return "–"
     gap = result.difference
     return f"{measure.signed(gap.mean)} [{measure.signed(gap.low)}, {measure.signed(gap.high)}]"
@@ -188,19 +229,18 @@ def _gap(result: Result, measure: Measure) -> str:
 def _beside(section: Section, printed: Printed, shown: Sequence[Measure]) -> list[str]:
     if not any(printed.rows):
         return []
-    results = [compare(section.arms, measure) for measure in shown]
     known = set(_columns(section))
     also = {column: own for column, own in _COUNTERPARTS.items() if column in printed.columns and own in known}
     # What stands for the same thing stands side by side, before the measures of quality, which do not.
     columns = [*also, *(column for column in printed.columns if column not in also)]
     rows = []
-    for index, (arm, paper) in enumerate(zip(section.arms, printed.rows, strict=True)):
+    for arm, paper in zip(section.arms, printed.rows, strict=True):
         cells = _place(arm)
         for column in columns:
             if column in also:
                 cells.append(_mean(arm, also[column]))
             cells.append((paper or {}).get(column, "–"))
-        ours = [measure.text(result[index].mean) for measure, result in zip(shown, results, strict=True)]
+        ours = [measure.text(mean_and_deviation(list(arm.by_seed(measure.column).values()))[0]) for measure in shown]
         rows.append([*cells[: len(section.axis) + 2 * len(also)], *ours, *cells[len(section.axis) + 2 * len(also) :]])
     pairs = [f"{whose}: {_words(column)}" for column in also for whose in ("here", "paper")]
     rest = [f"paper: {_words(column)}" for column in columns if column not in also]
@@ -241,11 +281,7 @@ def _protocol(section: Section) -> str:
 
 
 def _place(arm: Arm) -> list[str]:
-    """Where an arm stands, long numbers cut: 2.6666666666666665 is 2.667."""
-    return [
-        f"{float(text):.4g}" if len(text) > 8 and number(text) is not None and "/" not in text else text
-        for text in arm.place.values()
-    ]
+    return [short(text) for text in arm.place.values()]
 
 
 def _mean(arm: Arm, column: str) -> str:
@@ -284,8 +320,8 @@ def _columns_of(measure: Measure, result: Result) -> Mapping[str, str]:
         cells |= {
             f"{name}/best": str(result.best).lower(),
             f"{name}/difference": "" if gap is None else _digits(gap.mean),
-            f"{name}/low": "" if gap is None else _digits(gap.low),
-            f"{name}/high": "" if gap is None else _digits(gap.high),
+            f"{name}/low": "" if gap is None or math.isinf(gap.low) else _digits(gap.low),
+            f"{name}/high": "" if gap is None or math.isinf(gap.high) else _digits(gap.high),
         }
     return cells
 

@@ -34,6 +34,9 @@ _PREFIXES = {
 _LEFT_OUT = ("text.sources", "text.files", "provenance.packages", "provenance.command", "schema", "grid.", "experiment.")
 _LONGEST_LIST = 64
 
+#: Columns with these beginnings hold numbers.
+_NUMBERS = ("test/", "validation/", "train/", "forgetting/", "layer_skip/", "parameters.", "flops_per_token.")
+
 Row = dict[str, Any]
 
 
@@ -168,6 +171,55 @@ def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return stream.getvalue()
+
+
+def check_rows(rows: Sequence[Mapping[str, str]]) -> None:
+    """The schema of ``runs.csv``: an identity of its own and a whole seed in each row, and numbers where numbers belong.
+
+    Args:
+        rows: As texts, without empty cells.
+
+    Raises:
+        ValueError: Naming the first line and column that break it.
+    """
+    known: set[str] = set()
+    for line, row in enumerate(rows, 2):
+        if None in row:
+            raise ValueError(f"line {line}: more cells than columns")
+        for key in ("identity", "seed"):
+            if key not in row:
+                raise ValueError(f"line {line}: {key} is missing")
+        if row["identity"] in known:
+            raise ValueError(f"line {line}: identity={row['identity']} stands in an earlier line too")
+        known.add(row["identity"])
+        for key, value in row.items():
+            if key == "seed" and not value.removeprefix("-").isdecimal():
+                raise ValueError(f"line {line}: seed={value} is no whole number")
+            if key.startswith(_NUMBERS) and not _is_number(value):
+                raise ValueError(f"line {line}: {key}={value} is no number")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def readable(row: Mapping[str, str]) -> str:
+    """A row of ``runs.csv`` for a reader: JSON with a line for each column."""
+
+    def value(key: str, text: str) -> Any:
+        if key == "identity" or key.endswith("fingerprint"):
+            return text
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+
+    content = {key: value(key, row[key]) for key in ("identity", "seed", *sorted(row.keys() - {"identity", "seed"}))}
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def frame(text: str) -> pd.DataFrame:

@@ -27,14 +27,16 @@ def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optim
     target = folder / f"step-{step:09d}"
     if target.exists():
         return target
-    tensors, scalars = _flatten(optimizer.state_dict()["state"])
+    described = optimizer.state_dict()
+    tensors, scalars = _flatten(described["state"])
+    groups = [_scalars(group) for group in described["param_groups"]]
     with building(target) as temporary:
         save_file(
             {name: value.contiguous() for name, value in _unique(model.state_dict()).items()}, temporary / "model.safetensors"
         )
         save_file(tensors, temporary / "optimizer.safetensors")
         hashes = {name: sha256_file(temporary / name) for name in ("model.safetensors", "optimizer.safetensors")}
-        content = {"step": step, "sha256": hashes, "optimizer": scalars, "state": state}
+        content = {"step": step, "sha256": hashes, "optimizer": scalars, "groups": groups, "state": state}
         write_atomic(temporary / "state.json", json.dumps(content))
     for old in checkpoints(folder)[:-_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
@@ -60,6 +62,8 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
         model.load_state_dict(load_file(path / "model.safetensors"), strict=False)
         described = optimizer.state_dict()
         described["state"] = _unflatten(load_file(path / "optimizer.safetensors"), content["optimizer"])
+        for group, saved in zip(described["param_groups"], content.get("groups", []), strict=False):
+            group |= saved
         optimizer.load_state_dict(described)
         return int(content["step"]), dict(content["state"])
     return None
@@ -74,6 +78,11 @@ def _unique(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Each tensor once: tied matrices stand under two names, and safetensors refuses shared memory."""
     seen: dict[int, str] = {}
     return {name: value for name, value in state.items() if seen.setdefault(value.data_ptr(), name) == name}
+
+
+def _scalars(group: dict[str, Any]) -> dict[str, Any]:
+    """What an optimizer keeps for a whole group of parameters, such as the sums of schedule-free averaging."""
+    return {name: value for name, value in group.items() if isinstance(value, bool | int | float)}
 
 
 def _flatten(state: dict[int, dict[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -6,16 +6,15 @@ are left, with weights and optimizer restored and the loader set to the first ba
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
 import os
-import shutil
 import signal
-import sysconfig
+import statistics
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,15 +32,35 @@ from tinylm_ablate import progress
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.data.batches import Batches
-from tinylm_ablate.errors import Interrupted
+from tinylm_ablate.errors import Interrupted, Pruned, RunFailed
+from tinylm_ablate.optimizer.build import use_averages
 from tinylm_ablate.settle import Settled
 from tinylm_ablate.train import checkpoint
+from tinylm_ablate.train.compile import compiled, worth_compiling
 from tinylm_ablate.train.module import TrainingModule
 
 Row = dict[str, float]
 
-#: From about ten seconds of training on two cores, compiled layers are done sooner (docs/LAB.md).
-_COMPILE_FROM_FLOPS = 5e11
+#: Takes new rows of the curve; True gives the run up.
+OnRows = Callable[[list[Row]], bool | None]
+
+#: Losses that a spike is told against, and the fewest that tell anything.
+_RECENT, _LEAST_RECENT = 50, 20
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a fit begins that goes on from another run's rounds.
+
+    Attributes:
+        seconds: Time that was spent in training before.
+        order: Ids of the batches of this round in their order, (steps of the round,); None is the order of the first round.
+        checkpoints: Folder of a checkpoint at that point, whose state of the optimizer is taken over; None starts a new one.
+    """
+
+    seconds: float = 0.0
+    order: np.ndarray | None = None
+    checkpoints: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -52,35 +71,57 @@ class Trained:
         loss: Mean training loss of the last twentieth of the steps, nats per token.
         seconds: Time in training, over all sessions of the run.
         tokens_per_second: Tokens of the run over that time.
+        skipped: Steps that were skipped, since their loss or gradient was not finite.
     """
 
     loss: float
     seconds: float
     tokens_per_second: float
+    skipped: int
 
 
 class MicroBatches(IterableDataset[Tensor]):
-    """Micro batches (B, T + 1) of token ids from the one after ``first``, in the order of the run."""
+    """Micro batches (B, T + 1) of token ids of the steps from ``first`` on, in the order of the run.
 
-    def __init__(self, batches: Batches, micro_batch: int, first: int, last: int) -> None:
-        self.batches, self.micro_batch, self.first, self.last = batches, micro_batch, first, last
+    Args:
+        batches: The text's windows in the order of the first round.
+        settled: The run.
+        first: Step to begin with.
+        order: Ids of the batches of the last round, or None for the first round's own.
+    """
+
+    def __init__(self, batches: Batches, settled: Settled, first: int, order: np.ndarray | None) -> None:
+        self.batches, self.settled, self.first, self.order = batches, settled, first, order
+
+    def batch_id(self, step: int) -> int:
+        """The batch of the first round that step ``step`` (from 0) trains on."""
+        return step if self.order is None else int(self.order[step - self.settled.rounds.start])
+
+    def positions(self, batch: int) -> np.ndarray:
+        """Positions of a batch's sequences, (sequences,)."""
+        sequences = self.settled.accumulation * self.settled.micro_batch
+        return np.arange(batch * sequences, (batch + 1) * sequences, dtype=np.int64)
 
     def __iter__(self) -> Iterator[Tensor]:
-        for index in range(self.first, self.last):
-            positions = np.arange(index * self.micro_batch, (index + 1) * self.micro_batch, dtype=np.int64)
-            yield torch.from_numpy(self.batches.inputs(positions))
+        for step in range(self.first, self.settled.steps):
+            for positions in np.split(self.positions(self.batch_id(step)), self.settled.accumulation):
+                yield torch.from_numpy(self.batches.inputs(positions))
 
 
 class Recorder(lightning.Callback):
-    """Curve, progress bar, checkpoints and the answer to a signal, at the end of each optimizer step."""
+    """Curve, events, progress bar, checkpoints and the answer to a signal, at the end of each optimizer step."""
 
-    def __init__(self, settled: Settled, folder: Path, state: dict[str, Any], on_rows: Callable[[list[Row]], None]) -> None:
-        self.settled, self.folder, self.on_rows = settled, folder, on_rows
+    def __init__(
+        self, settled: Settled, folder: Path, state: dict[str, Any], data: MicroBatches, on_rows: OnRows
+    ) -> None:
+        self.settled, self.folder, self.data, self.on_rows = settled, folder, data, on_rows
         self.seconds: float = state.get("seconds", 0.0)
         self.pending: list[float] = state.get("pending", [])
         self.tail: list[float] = state.get("tail", [])
+        self.recent: deque[float] = deque(state.get("recent", []), maxlen=_RECENT)
+        self.skipped: int = state.get("skipped", 0)
         self.signum = 0
-        self._micro: list[float] = []
+        self.given_up = False
         self._clock = self._saved = time.monotonic()
         self._marked = self.seconds
         self._marked_tokens = 0
@@ -89,7 +130,10 @@ class Recorder(lightning.Callback):
 
     def state(self) -> dict[str, Any]:
         """What the next session of this run needs to continue the curve."""
-        return {"seconds": self.seconds, "pending": self.pending, "tail": self.tail}
+        return {
+            "seconds": self.seconds, "pending": self.pending, "tail": self.tail, "recent": list(self.recent),
+            "skipped": self.skipped,
+        }  # fmt: skip
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Take over the signals (after Lightning has set its own) and draw the bar."""
@@ -129,17 +173,39 @@ class Recorder(lightning.Callback):
         now = time.monotonic()
         self.seconds += now - self._clock
         self._clock = now
-        self.pending.append(loss)
-        self.tail = [*self.tail, loss][-max(1, steps // 20) :]
+        self._record(module, step, loss)
         if step % train.log_every == 0 or step == steps:
             self._log(module, step)
         self._bar.update(train.batch_tokens)
-        if step == steps or self.signum or now - self._saved > 60 * train.checkpoint_minutes:
+        if step == steps or self.signum or self.given_up or now - self._saved > 60 * train.checkpoint_minutes:
             self._save(trainer, module)
-        if self.signum:
+        if self.signum or self.given_up:
             trainer.should_stop = True
 
+    def _record(self, module: TrainingModule, step: int, loss: float) -> None:
+        """Take a step's loss into the curve; tell a spike, and a step that was skipped, with its batch."""
+        if module.skipped:
+            self.skipped += 1
+            self._tell("skipped", step, {"loss": str(loss), "gradient_norm": str(module.gradient_norm)})
+            return
+        if len(self.recent) >= _LEAST_RECENT:
+            mean, spread = statistics.fmean(self.recent), statistics.stdev(self.recent)
+            if loss > mean + self.settled.config.train.spike_deviations * spread:
+                self._tell("spike", step, {"loss": loss, "recent_mean": mean, "recent_std": spread})
+        self.recent.append(loss)
+        self.pending.append(loss)
+        self.tail = [*self.tail, loss][-max(1, self.settled.steps // 20) :]
+
+    def _tell(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        batch = self.data.batch_id(step - 1)
+        event = {"step": step, "event": kind, **values, "batch": batch}
+        event["sequences"] = self.data.batches.ids(self.data.positions(batch)).tolist()
+        with (self.folder / "events.jsonl").open("a") as stream:
+            stream.write(json.dumps(event) + "\n")
+
     def _log(self, module: TrainingModule, step: int) -> None:
+        if not self.pending:  # all steps since the last row were skipped
+            return
         batch_tokens = self.settled.config.train.batch_tokens
         tokens = step * batch_tokens
         rate = (tokens - self._marked_tokens) / max(1e-9, self.seconds - self._marked)
@@ -147,13 +213,13 @@ class Recorder(lightning.Callback):
         row: Row = {
             "step": step, "tokens": tokens, "loss": math.fsum(self.pending) / len(self.pending),
             "learning_rate": module.trainer.optimizers[0].param_groups[0]["lr"],
-            "gradient_norm": module.gradient_norm, "tokens_per_second": rate, "seconds": self.seconds,
+            "gradient_norm": module.last_norm, "tokens_per_second": rate, "seconds": self.seconds,
         }  # fmt: skip
         self.pending = []
         self._bar.set_postfix_str(f"loss {row['loss']:.3f}")
         with (self.folder / "curve.jsonl").open("a") as stream:
             stream.write(json.dumps(row) + "\n")
-        self.on_rows([row])
+        self.given_up = bool(self.on_rows([row]))
 
     def _save(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
         checkpoint.save(self.folder / "checkpoint", module.step, module.decoder, trainer.optimizers[0], self.state())
@@ -173,46 +239,69 @@ class Recorder(lightning.Callback):
             self._bar.close()
 
 
-def fit(decoder: Decoder, tokens: np.ndarray, settled: Settled, folder: Path, on_rows: Callable[[list[Row]], None]) -> Trained:
-    """Train ``decoder`` in place for the run's budget, going on from its newest checkpoint.
+def fit(
+    decoder: Decoder,
+    tokens: np.ndarray,
+    settled: Settled,
+    folder: Path,
+    on_rows: OnRows,
+    start: Start | None = None,
+) -> Trained:
+    """Train ``decoder`` in place for the last round of the run, going on from its newest checkpoint.
 
     Args:
-        decoder: Initial weights; they are replaced where a checkpoint exists.
+        decoder: The weights that the round begins with; they are replaced where a checkpoint exists.
         tokens: The training text as token ids, (n,).
         settled: The run.
-        folder: The run's folder; the curve and the checkpoints go there.
-        on_rows: Called with every new row of the curve.
+        folder: The run's folder; the curve, ``events.jsonl`` (loss spikes and skipped steps) and the checkpoints go there.
+        on_rows: Called with every new row of the curve; True gives the run up.
+        start: What earlier rounds left; None for the first.
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C; the state was saved.
+        Pruned: ``on_rows`` gave the run up; the state was saved.
         RunFailed: A loss or gradient was not finite; the weights were left as they were.
     """
+    start = start or Start()
     train = settled.config.train
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads((os.cpu_count() or 1) if isinstance(train.threads, str) else train.threads)
     module = TrainingModule(decoder, settled)
     restored = checkpoint.restore(folder / "checkpoint", decoder, optimizer := module.configure_optimizers())
-    module.first_step, state = restored or (0, {})
-    _cut_curve(folder / "curve.jsonl", module.first_step)
-    recorder = Recorder(settled, folder, state, on_rows)
+    if restored is None and start.checkpoints is not None:
+        before = checkpoint.restore(start.checkpoints, decoder, optimizer)
+        if before is None:
+            raise RunFailed(f"{start.checkpoints}: no sound checkpoint to go on from; remove its run, and it is done again")
+    module.first_step, state = restored or (settled.rounds.start, {"seconds": start.seconds})
+    for name in ("curve.jsonl", "events.jsonl"):
+        _cut_lines(folder / name, module.first_step)
+    data = MicroBatches(
+        Batches(tokens, train.context_length, settled.config.seed, round=0), settled, module.first_step, start.order
+    )
+    recorder = Recorder(settled, folder, state, data, on_rows)
     if module.first_step < settled.steps:
-        _run(module, optimizer, recorder, tokens, settled)
+        _run(module, optimizer, recorder, data)
     if recorder.signum:
         raise Interrupted(
             recorder.signum,
             f"stopped at step {module.step} of {settled.steps}; saved in {folder}. The same command goes on from there",
         )
-    loss = math.fsum(recorder.tail) / max(1, len(recorder.tail))
-    return Trained(loss, recorder.seconds, settled.tokens / max(recorder.seconds, 1e-9))
+    if recorder.given_up:
+        raise Pruned(f"given up at step {module.step} of {settled.steps}; saved in {folder}")
+    if not recorder.tail:
+        raise RunFailed(
+            f"{recorder.skipped} steps were skipped, and none of the last was finite; see {folder / 'events.jsonl'}"
+        )
+    use_averages(optimizer)
+    loss = math.fsum(recorder.tail) / len(recorder.tail)
+    return Trained(loss, recorder.seconds, settled.tokens / max(recorder.seconds, 1e-9), recorder.skipped)
 
 
-def _run(
-    module: TrainingModule, optimizer: torch.optim.Optimizer, recorder: Recorder, tokens: np.ndarray, settled: Settled
-) -> None:
+def _run(module: TrainingModule, optimizer: torch.optim.Optimizer, recorder: Recorder, data: MicroBatches) -> None:
+    settled = recorder.settled
     train = settled.config.train
-    batches = Batches(tokens, train.context_length, settled.config.seed, round=0)
-    first, last = module.first_step * settled.accumulation, settled.steps * settled.accumulation
-    loader = DataLoader(MicroBatches(batches, settled.micro_batch, first, last), batch_size=None)
+    loader = DataLoader(data, batch_size=None)
+    training_flops = flops_per_token(settled.shape, train.context_length)["training"] * settled.tokens
     module.restored_optimizer = optimizer
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -234,7 +323,7 @@ def _run(
             num_sanity_val_steps=0,
             plugins=[LightningEnvironment()],  # one process a run: what a cluster's scheduler set for others is not for us
         )
-        with compiled(module.decoder, _worth_compiling(settled)):
+        with compiled(module.decoder, worth_compiling(settled, training_flops)):
             try:
                 trainer.fit(module, loader)
             except SystemExit:  # what Lightning makes of Ctrl-C
@@ -245,36 +334,7 @@ def _run(
                 recorder.close()
 
 
-def _worth_compiling(settled: Settled) -> bool:
-    """Whether a run is long enough to win back the time that compiling takes."""
-    wanted = settled.config.train.compile
-    if isinstance(wanted, bool):
-        return wanted
-    compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
-    flops = flops_per_token(settled.shape, settled.config.train.context_length)["training"] * settled.tokens
-    headers = (Path(sysconfig.get_path("include")) / "Python.h").is_file()  # what a compiled layer includes
-    return compiler and headers and flops > _COMPILE_FROM_FLOPS
-
-
-@contextlib.contextmanager
-def compiled(decoder: Decoder, wanted: bool) -> Iterator[None]:
-    """Layers are compiled within the block: one piece of code for all of them, since they are alike, for the batch's shape.
-
-    Afterwards they are plain again, so that the many shapes of an evaluation do not compile anew each.
-    """
-    if not wanted:
-        yield
-        return
-    for layer in decoder.layers:
-        layer.compile(dynamic=False)
-    try:
-        yield
-    finally:
-        for layer in decoder.layers:
-            layer._compiled_call_impl = None
-
-
-def _cut_curve(path: Path, step: int) -> None:
+def _cut_lines(path: Path, step: int) -> None:
     """Drop the rows after ``step``: they were written by a session whose later steps were lost."""
     if not path.exists():
         return

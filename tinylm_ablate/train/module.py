@@ -32,9 +32,9 @@ class TrainingModule(lightning.LightningModule):
         self.settled = settled
         self.first_step = first_step
         self.restored_optimizer: torch.optim.Optimizer | None = None
-        self.gradient_norm = math.nan
+        self.gradient_norm = self.last_norm = math.nan
+        self.skipped = False
         self.step_losses: deque[Tensor] = deque(maxlen=settled.accumulation)
-        self._warmup = warmup_steps(settled.config.optimizer, settled.steps, settled.config.train.batch_tokens)
 
     @property
     def step(self) -> int:
@@ -60,18 +60,24 @@ class TrainingModule(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip to the norm, and stop before the update where the norm or a loss is not finite."""
-        del optimizer, gradient_clip_val, gradient_clip_algorithm
+        """Clip to the norm; where the norm or a loss is not finite, stop or skip before the update."""
+        del gradient_clip_val, gradient_clip_algorithm
         norm = nn.utils.clip_grad_norm_(self.decoder.parameters(), self.settled.config.optimizer.clip)
         self.gradient_norm = float(norm)
         losses = [float(loss) for loss in self.step_losses]
-        if not math.isfinite(self.gradient_norm) or not all(math.isfinite(loss) for loss in losses):
+        finite = math.isfinite(self.gradient_norm) and all(math.isfinite(loss) for loss in losses)
+        self.skipped = not finite
+        if finite:
+            self.last_norm = self.gradient_norm
+        elif self.settled.config.train.on_nonfinite == "skip":
+            optimizer.zero_grad(set_to_none=True)  # without gradients the update leaves weights and state alone
+        else:
             per_step = self.settled.accumulation
             bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), 0)
             raise RunFailed(
                 f"step {self.step + 1} of {self.settled.steps}: loss {losses[bad]:g}, gradient norm {self.gradient_norm:g} "
                 f"in micro batch {self.step * per_step + bad}; the weights were not changed. "
-                f"Try a lower optimizer.scaling.base_lr or train.precision=fp32"
+                f"Try a lower optimizer.scaling.base_lr, train.precision=fp32 or train.on_nonfinite=skip"
             )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -82,8 +88,10 @@ class TrainingModule(lightning.LightningModule):
 
     def learning_rate(self) -> float:
         """The learning rate of the coming optimizer step."""
-        config = self.settled.config.optimizer
-        return self.settled.learning_rate * factor(config, self.step, self.settled.steps, self._warmup)
+        config = self.settled.config
+        place, steps = self.settled.rounds.place(self.step)
+        warmup = warmup_steps(config.optimizer, steps, config.train.batch_tokens)
+        return self.settled.learning_rate * factor(config.optimizer, place, steps, warmup)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
         """Free the gradients rather than filling them with zeros."""

@@ -1,0 +1,230 @@
+"""Searches, as a user types them, on a small real text."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from tests.helpers import TINY
+from tinylm_ablate.arch.shapes import parameters
+from tinylm_ablate.errors import Pruned
+from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.grid.trials import off_budget
+from tinylm_ablate.run import complete, finished
+from tinylm_ablate.settle import settle
+
+
+def test_how_far_a_shape_is_off_the_budget() -> None:
+    assert [off_budget(count, [100, 200]) for count in (100, 150, 200, 50, 300)] == [0, 0, 0, 0.5, 0.5]
+    assert off_budget(7, []) == 0
+
+
+@pytest.fixture(scope="module")
+def data(small_data: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return [*small_data, *TINY, f"cache_dir={tmp_path_factory.mktemp('cache')}"]
+
+
+def test_a_run_that_was_given_up_goes_on_bit_for_bit(data: list[str], tmp_path: Path) -> None:
+    settings = [*data, "train.tokens=1536", "train.log_every=1"]
+    whole, parts = (settle(compose([*settings, f"runs_dir={tmp_path / name}"])) for name in ("whole", "parts"))
+    record = complete(whole)
+    with pytest.raises(Pruned, match="given up at step 7 of 12"):
+        complete(parts, lambda row: row["step"] == 7)
+    assert finished(parts.folder) is None
+    assert [path.name for path in (parts.folder / "checkpoint").iterdir()] == ["step-000000007"]
+    assert not (parts.folder / "error.txt").exists()
+    assert complete(parts)["metrics"]["test/bits_per_byte/all"] == record["metrics"]["test/bits_per_byte/all"]
+    one, other = (load_file(settled.folder / "model" / "model.safetensors") for settled in (whole, parts))
+    assert all((one[name] == other[name]).all() for name in one)
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    start = [sys.executable, "-m", "tinylm_ablate", "-m", "hydra/sweeper=optuna", *arguments]
+    return subprocess.run(start, cwd=folder, capture_output=True, text=True, check=False, timeout=200)
+
+
+def described(folder: Path) -> dict[str, Any]:
+    (path,) = folder.glob("runs/search/*.json")
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+RATE = "optimizer.scaling.base_lr=tag(log, interval(1e-4, 1e-1))"
+LONGER = [
+    "train.tokens=12800",
+    "train.checkpoint_minutes=0.001",
+    "search.trials=4",
+    RATE,
+    "arch.depth=range(1,4)",
+    "init=choice(gpt2,internlm)",
+]
+
+
+@pytest.fixture(scope="module")
+def whole(data: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A search that nothing disturbed: its folder, and what was told."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = command(folder, *data, *LONGER, "tracking=mlflow")
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout + done.stderr
+
+
+def test_a_search_trains_its_trials_and_tells_the_best(whole: tuple[Path, str]) -> None:
+    folder, told = whole
+    found = described(folder)
+    assert found["counts"] == {"done": 4} and len(found["trials"]) == 4
+    values = {}
+    for trial in found["trials"]:
+        record = json.loads((folder / "runs" / trial["identity"] / "metrics.json").read_text())
+        values[trial["number"]] = record["metrics"]["validation/bits_per_byte/all"]
+        assert trial["values"] == {"validation/bits_per_byte/all": values[trial["number"]]}
+        assert record["shape"]["depth"] == int(trial["overrides"]["arch.depth"])
+        assert record["config"]["optimizer"]["scaling"]["base_lr"] == float(trial["overrides"]["optimizer.scaling.base_lr"])
+        assert record["parameters"]["total"] == trial["parameters"]
+    assert found["front"] == [min(values, key=values.__getitem__)]
+    assert "4 done" in told and "| trial | optimizer.scaling.base_lr | arch.depth | init" in told
+    suffixes = {path.suffix for path in (folder / "runs" / "search").iterdir()}
+    assert suffixes == {".db", ".json", ".svg", ".png", ".lock"}
+
+
+def test_the_trials_are_nested_in_mlflow(whole: tuple[Path, str]) -> None:
+    from mlflow import MlflowClient
+
+    folder, _ = whole
+    client = MlflowClient(f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "tinylm_ablate"]
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert parent.info.run_name == described(folder)["name"] and parent.info.status == "FINISHED"
+    trials = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert sorted(run.info.run_name.split(":")[0] for run in trials) == [f"trial {number}" for number in range(4)]
+    assert not any(key.startswith("search.") for run in trials for key in run.data.params)
+
+
+def test_a_search_that_was_killed_loses_no_trial(data: list[str], whole: tuple[Path, str], tmp_path: Path) -> None:
+    start = [sys.executable, "-m", "tinylm_ablate", "-m", "hydra/sweeper=optuna", *data, *LONGER]
+    with subprocess.Popen(start, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            records = list(tmp_path.glob("runs/*/metrics.json"))
+            if records and any(
+                not (path.parents[1] / "metrics.json").exists() for path in tmp_path.glob("runs/*/checkpoint/step-*")
+            ):
+                break
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL and records
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/metrics.json")}
+    assert 1 <= len(before) < 4
+    (database,) = tmp_path.glob("runs/search/*.db")
+    with sqlite3.connect(database) as connection:
+        assert ("RUNNING",) in connection.execute("select state from trials").fetchall()
+    rest = command(tmp_path, *data, *LONGER)
+    assert rest.returncode == 0, rest.stderr
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
+    one, other = described(whole[0]), described(tmp_path)
+    assert [(t["overrides"], t["values"], t["identity"]) for t in one["trials"]] == [
+        (t["overrides"], t["values"], t["identity"]) for t in other["trials"]
+    ]
+    # A larger total goes on with the same study.
+    more = command(tmp_path, *data, *LONGER, "search.trials=5")
+    assert more.returncode == 0 and "4 of 5 trials so far" in more.stderr and "5 done" in more.stderr, more.stderr
+
+
+def test_several_objectives_within_a_budget(data: list[str], tmp_path: Path) -> None:
+    objectives = "search.objectives=[validation/bits_per_byte/all,decode/tokens_per_second]"
+    decode = ["evaluate.decode.new_tokens=6", "evaluate.decode.batch=2", "evaluate.decode.repeats=1"]
+    plan = {depth: settle(compose([*data, f"arch.depth={depth}"])) for depth in range(1, 6)}
+    counts = {depth: parameters(settled.shape)["total"] for depth, settled in plan.items()}
+    budget = f"search.parameters=[{counts[2]},{counts[3]}]"
+    done = command(tmp_path, *data, objectives, *decode, budget, "search.trials=3", "arch.depth=range(1,6)", RATE)
+    assert done.returncode == 0, done.stderr
+    found = described(tmp_path)
+    trained = [trial for trial in found["trials"] if trial["state"] == "done"]
+    rejected = [trial for trial in found["trials"] if trial["state"] == "rejected"]
+    assert len(trained) == 3 and rejected
+    assert {trial["overrides"]["arch.depth"] for trial in trained} <= {"2", "3"}
+    assert {trial["overrides"]["arch.depth"] for trial in rejected} <= {"1", "4", "5"}
+    assert not any((tmp_path / "runs" / trial["identity"]).exists() for trial in rejected)
+    assert [o["direction"] for o in found["objectives"]] == ["minimise", "maximise"]
+    assert set(found["front"]) <= {trial["number"] for trial in trained}
+    assert len(list((tmp_path / "runs" / "search").glob("*.svg"))) == 1
+
+
+def test_weak_trials_are_given_up_and_keep_their_checkpoint(data: list[str], tmp_path: Path) -> None:
+    rate = "optimizer.scaling.base_lr=tag(log, interval(1e-6, 1e-1))"
+    settings = ["search.pruner=median", "search.sampler=random", "search.trials=10", "train.tokens=5120", "train.log_every=1"]
+    done = command(tmp_path, *data, "arch.depth=1", rate, *settings)
+    assert done.returncode == 0, done.stderr
+    found = described(tmp_path)
+    pruned = [trial for trial in found["trials"] if trial["state"] == "pruned"]
+    assert pruned and found["counts"] == {"done": 10 - len(pruned), "pruned": len(pruned)}
+    for trial in pruned:
+        run = tmp_path / "runs" / trial["identity"]
+        assert (
+            list((run / "checkpoint").glob("step-*"))
+            and not (run / "metrics.json").exists()
+            and not (run / "error.txt").exists()
+        )
+
+
+def test_a_trial_that_diverges_leaves_the_search_alone(data: list[str], tmp_path: Path) -> None:
+    overflow = ["optimizer.clip=1e30", "optimizer.scaling.exponent=0", "optimizer.weight_decay=1.0", "train.tokens=2560"]
+    done = command(
+        tmp_path, *data, *overflow, "optimizer.scaling.base_lr=0.003,900", "search.trials=4", "search.sampler=random"
+    )
+    assert done.returncode == 0, done.stderr
+    states = {trial["overrides"]["optimizer.scaling.base_lr"]: trial["state"] for trial in described(tmp_path)["trials"]}
+    assert states == {"0.003": "done", "900": "failed"}
+
+
+def test_all_mistakes_are_told_before_anything_is_spent(tmp_path: Path) -> None:
+    mistakes = {
+        "search.objectives=[quality]": "search.objectives=[quality]: allowed: validation/bits_per_byte/LANGUAGE",
+        "search.parameters=[5,1]": "search.parameters=[5, 1]: allowed: [low,high]",
+        "search.name=a/b": "search.name=a/b: allowed: letters",
+        "search.trials=0": "search.trials=0: allowed: a number at least 1",
+        "search.pruner=weakest": "search.pruner=weakest: allowed: none, median, hyperband",
+        "seeds=2": "seeds=2: a trial is one run",
+        "arch.depth=range(0,5)": "arch.depth=0: allowed: a number at least 1",
+        "train.micro_batch=int(interval(1,5))": "train.micro_batch=5: allowed: a divisor",
+        "init=choice(gpt2,gpt3)": "init=gpt3: there is no such choice",
+        "arch.dpeth=1": "arch.dpeth=1: there is no such key; did you mean arch.depth?",
+    }
+    composed = [key for key in mistakes if not key.startswith(("init", "arch.dpeth"))]
+    for asked, exact in ((composed, True), (list(mistakes), False)):
+        done = command(tmp_path, *asked)
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+        told = [message for key, message in mistakes.items() if message in done.stderr]
+        wanted = [mistakes[key] for key in asked]
+        assert told == wanted if exact else {mistakes["arch.dpeth=1"], mistakes["init=choice(gpt2,gpt3)"]} <= set(told), (
+            done.stderr
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["arch.depth=2"], "something to search over"),
+        (["arch.depth=1,2", "search.pruner=median", "search.objectives=[train/loss,train/seconds]"], "with one objective"),
+        (["tokenizer.vocab_size=300,400", "search.pruner=median"], "cannot be compared between texts or tokenizers"),
+        (["arch.depth=1,2", "search.objectives=[validation/bits_per_byte/de]"], "no such language; allowed: all, en, zh"),
+        (["arch.depth=1,2", "mode=plan"], "mode=plan: allowed with hydra/sweeper=grid"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_searched_is_told(arguments: list[str], message: str, data: list[str], tmp_path: Path) -> None:
+    done = command(tmp_path, *data, *arguments)
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert list(tmp_path.iterdir()) == []

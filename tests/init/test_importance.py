@@ -1,0 +1,117 @@
+"""What skipping a layer of a parent costs, and the layers that are chosen by it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.init.test_inherit import PARENT, parent
+from tinylm_ablate.errors import UserError
+from tinylm_ablate.init import importance as module
+from tinylm_ablate.init.calibrate import Calibration
+from tinylm_ablate.init.importance import layer_importance, open_importance, open_layers
+from tinylm_ablate.init.parents import Parent
+
+
+def calibration(sequences: int = 5, length: int = 12) -> Calibration:
+    tokens = np.random.default_rng(0).integers(0, PARENT.vocab_size, 400)
+    return Calibration(length, sequences, "c" * 16, lambda: tokens)
+
+
+def loss_in_transformers(source: Parent, without: int | None, text: Calibration) -> float:
+    """The mean loss of the parent as transformers' model of its remaining layers."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = source.shape
+    kept = [layer for layer in range(shape.depth) if layer != without]
+    config = LlamaConfig(
+        vocab_size=shape.vocab_size, hidden_size=shape.width, intermediate_size=shape.ffn_width, num_hidden_layers=len(kept),
+        num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, head_dim=shape.head_dim,
+        rms_norm_eps=shape.norm_eps,
+    )  # fmt: skip
+    state = {name: weight for name, weight in source.state.items() if ".layers." not in name}
+    for new, old in enumerate(kept):
+        prefix = f"model.layers.{old}."
+        state |= {
+            f"model.layers.{new}.{name.removeprefix(prefix)}": source.state[name]
+            for name in source.state
+            if name.startswith(prefix)
+        }
+    model: Any = LlamaForCausalLM(config)
+    model.eval().load_state_dict(state)
+    (tokens,) = text.batches(0, text.sequences)
+    with torch.no_grad():
+        logits = model(tokens[:, :-1]).logits
+    return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
+
+
+def test_losses_are_those_of_the_model_without_the_layer() -> None:
+    source, text = parent(), calibration()
+    found = layer_importance(source, text)
+    assert found.whole == pytest.approx(loss_in_transformers(source, None, text), rel=1e-5)
+    for layer, loss in enumerate(found.skipped):
+        assert loss == pytest.approx(loss_in_transformers(source, layer, text), rel=1e-5)
+    assert found.costs == pytest.approx([loss - found.whole for loss in found.skipped])
+
+
+def test_a_layer_that_does_nothing_costs_nothing_and_goes_first(tmp_path: Path) -> None:
+    source = parent()
+    idle = 3
+    state = dict(source.state)
+    for part in ("self_attn.o_proj", "mlp.down_proj"):
+        state[f"model.layers.{idle}.{part}.weight"] = torch.zeros_like(state[f"model.layers.{idle}.{part}.weight"])
+    source = replace(source, state=state)
+    assert layer_importance(source, calibration()).costs[idle] == pytest.approx(0, abs=1e-6)
+    init: Any = SimpleNamespace(method="inherit", layers=f"0-{idle - 1},{idle + 1}-5", keep_first=0, keep_last=0)
+    listed = open_layers(source, 5, init, calibration(), tmp_path)
+    assert not list(tmp_path.iterdir()), "a list needs no measurement"
+    ordered = sorted(layer_importance(source, calibration()).costs)
+    init.layers = "importance"
+    chosen = open_layers(source, 5, init, calibration(), tmp_path)
+    if ordered[0] >= -1e-6:
+        assert chosen.layers == listed.layers
+    assert chosen.dropped == (int(np.argmin(layer_importance(source, calibration()).costs)),)
+    assert chosen.record()["skipping_costs"] == list(chosen.costs or ())
+
+
+def test_costs_are_measured_once_for_a_parent_and_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = parent()
+    first = open_importance(source, calibration(), tmp_path)
+    (file,) = (tmp_path / "scores").glob("*.json")
+    assert json.loads(file.read_text())["whole"] == first.whole
+    open_importance(source, replace(calibration(), fingerprint="d" * 16), tmp_path)
+    louder = replace(source, state={name: 1.5 * weight for name, weight in source.state.items()})
+    assert open_importance(louder, calibration(), tmp_path) != first
+    assert len(list((tmp_path / "scores").glob("*.json"))) == 3
+    monkeypatch.setattr(module, "layer_importance", lambda *_: pytest.fail("measured again"))
+    assert open_importance(source, calibration(), tmp_path) == first
+    init: Any = SimpleNamespace(method="inherit", layers="importance", keep_first=2, keep_last=1)
+    chosen = open_layers(source, 4, init, calibration(), tmp_path)
+    assert {0, 1, 5} <= set(chosen.layers) and chosen.costs == first.costs
+    assert open_layers(source, 6, init, calibration(), tmp_path / "empty").layers == tuple(range(6))
+    pool: Any = SimpleNamespace(method="pool", layers="0-3", keep_first=2, keep_last=1)
+    assert open_layers(source, 6, pool, calibration(), tmp_path / "empty").layers == tuple(range(6))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"whole": 1}', '{"whole": 1, "skipped": [1, 2]}'])
+def test_a_damaged_file_is_told(tmp_path: Path, content: str) -> None:
+    source = parent()
+    open_importance(source, calibration(), tmp_path)
+    (file,) = (tmp_path / "scores").glob("*.json")
+    file.write_text(content)
+    with pytest.raises(UserError, match="delete it"):
+        open_importance(source, calibration(), tmp_path)
+
+
+def test_weights_that_are_not_finite_are_told() -> None:
+    source = parent()
+    broken = {name: weight * (torch.nan if "down_proj" in name else 1) for name, weight in source.state.items()}
+    with pytest.raises(UserError, match="is not finite"):
+        layer_importance(replace(source, state=broken), calibration())

@@ -1,0 +1,83 @@
+"""What a search looks at: names of metrics, and which way each is better."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinylm_ablate.config import Config, EvaluateConfig
+from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.evaluate.speed import METRIC as DECODE_SPEED
+
+#: Metrics of a run that may be searched on, as patterns, and whether more is better. "all" is the mean over the languages.
+_KNOWN = {
+    r"(validation|test)/bits_per_byte/[^/]+": False,
+    r"test/cloze/[^/]+": True,
+    re.escape(DECODE_SPEED): True,
+    r"train/loss": False,
+    r"train/seconds": False,
+    r"train/tokens_per_second": True,
+}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric of a run, and whether more of it is better."""
+
+    name: str
+    maximise: bool
+
+    @property
+    def language(self) -> str | None:
+        """The language that it is about; None where there is none, or where it is all of them."""
+        split, _, rest = self.name.partition("/")
+        language = rest.partition("/")[2] if split in {"validation", "test"} else ""
+        return None if language in {"", "all"} else language
+
+    @property
+    def title(self) -> str:
+        """The name with an arrow to where it is better."""
+        return f"{self.name} {'↑' if self.maximise else '↓'}"
+
+
+def parse_objectives(names: Sequence[str], evaluate: EvaluateConfig) -> tuple[list[Objective], list[str]]:
+    """The objectives, and what is wrong with them."""
+    found: list[Objective] = []
+    mistakes: list[str] = []
+    if not names:
+        mistakes.append("search.objectives=[]: allowed: at least one metric, such as validation/bits_per_byte/all")
+    for name in dict.fromkeys(names):
+        maximise = next((more for pattern, more in _KNOWN.items() if re.fullmatch(pattern, name)), None)
+        if maximise is None:
+            mistakes.append(
+                f"search.objectives=[{name}]: allowed: validation/bits_per_byte/LANGUAGE, test/bits_per_byte/LANGUAGE, "
+                f"test/cloze/LANGUAGE (LANGUAGE may be all), {DECODE_SPEED}, train/loss, train/seconds, train/tokens_per_second"
+            )
+        elif name.startswith("test/cloze/") and not evaluate.cloze_questions:
+            mistakes.append(f"search.objectives=[{name}]: allowed with evaluate.cloze_questions above 0")
+        else:
+            found.append(Objective(name, maximise))
+    return found, mistakes
+
+
+def check_languages(objectives: Sequence[Objective], config: Config) -> None:
+    """Refuse metrics of languages that the text does not hold.
+
+    Raises:
+        ConfigError: There are some.
+        UserError: The text cannot be read.
+    """
+    from tinylm_ablate.data.corpus import open_corpus
+
+    if all(objective.language is None for objective in objectives):
+        return
+    known = open_corpus(config.data, Path(config.cache_dir)).languages
+    mistakes = [
+        f"search.objectives=[{objective.name}]: the text has no such language; allowed: all, {', '.join(known)}"
+        for objective in objectives
+        if objective.language is not None and objective.language not in known
+    ]
+    if mistakes:
+        raise ConfigError(mistakes)

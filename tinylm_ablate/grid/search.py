@@ -1,0 +1,219 @@
+"""The sweeper behind ``hydra/sweeper=optuna``: a search over ranges, one trial a run, that goes on where it was stopped.
+
+Before the first trial the ends of every range and every choice are settled, so that mistakes are told before anything is
+spent. A trial whose shape is off the parameter budget is settled and not trained. What is searched on is validation text
+unless the user says otherwise, so that the test text stays unseen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from tinylm_ablate.config import Config, SearchConfig
+from tinylm_ablate.data.once import writing
+from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.files import fingerprint
+from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, diagnose, typed
+from tinylm_ablate.grid.outcome import one_line, say
+from tinylm_ablate.run import Record, finished, parameters_of
+from tinylm_ablate.settle import Settled, settle
+
+if TYPE_CHECKING:
+    from tinylm_ablate.grid.objectives import Objective
+    from tinylm_ablate.grid.space import Axis
+    from tinylm_ablate.grid.study import Study
+
+
+class OptunaSweeper(Sweeper):
+    """Hydra's interface to a search.
+
+    Args:
+        params: Axes from an experiment file: key to values.
+    """
+
+    def __init__(self, params: dict[str, Any] | None = None) -> None:
+        self.params = params
+        self.config: DictConfig | None = None
+        self.hydra_context: HydraContext | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra hands over; trials are trained in this process, so there is no launcher."""
+        del task_function
+        self.config, self.hydra_context = config, hydra_context
+
+    def sweep(self, arguments: list[str]) -> list[Record]:
+        """Search until the study has its trials, and print what was found.
+
+        Raises:
+            ConfigError: Mistakes in the settings or the space; nothing was run.
+            SystemExit: With 1 if a trial failed of anything but a loss that is not finite, or if none was done.
+        """
+        from tinylm_ablate.grid.study import REJECTED, Study
+
+        assert self.config is not None
+        base = typed(self.config)
+        shared, axes, objectives, probes = self._check(base, arguments)
+        asked = _asked(base.search, axes, objectives, probes)
+        name = base.search.name or f"search-{fingerprint(asked)[:8]}"
+        folder = Path(base.runs_dir) / "search"
+        with writing(folder, None, "the search"):
+            study = Study(folder, name, axes, objectives, base.search, asked)
+        told = sum(result.state != REJECTED for result in study.results())
+        say(f"search {name}: {told} of {base.search.trials} trials so far, kept in {study.path}")
+        return self._search(base, shared, study, objectives, probes)
+
+    def _check(self, base: Config, arguments: Sequence[str]) -> tuple[list[str], list[Axis], list[Objective], list[Settled]]:
+        """Everything that can be told before a trial starts, with all mistakes at once."""
+        from tinylm_ablate.evaluate.speed import METRIC as DECODE_SPEED
+        from tinylm_ablate.grid.objectives import check_languages, parse_objectives
+        from tinylm_ablate.grid.space import parse_space
+
+        params = OmegaConf.to_container(self.params) if isinstance(self.params, DictConfig) else self.params
+        objectives, mistakes = parse_objectives(base.search.objectives, base.evaluate)
+        assert self.config is not None
+        mistakes += _search_mistakes(base, str(self.config.hydra.runtime.choices.get("hydra/launcher", "basic")))
+        try:
+            shared, axes = parse_space(params, arguments)
+            if any(objective.name == DECODE_SPEED for objective in objectives):
+                shared.append("evaluate.decode.measure=true")
+            probes, found = self._probe(shared, axes)
+        except (ConfigError, *COMPOSITION_ERRORS) as error:
+            # Each override is tried alone, so that what else is wrong is told with it.
+            first = error.mistakes if isinstance(error, ConfigError) else []
+            told = [*mistakes, *first, *diagnose(["hydra/sweeper=optuna", *arguments])]
+            raise ConfigError(told or [one_line(error.__cause__ or error)]) from None
+        mistakes += found
+        if base.search.pruner != "none" and len({(probe.text, probe.vocabulary) for probe in probes}) > 1:
+            mistakes.append(
+                f"search.pruner={base.search.pruner}: losses a token cannot be compared between texts or tokenizers; "
+                "allowed: none"
+            )
+        if mistakes:
+            raise ConfigError(mistakes)
+        check_languages(objectives, base)
+        for objective in objectives:
+            if objective.name.startswith("test/"):
+                say(f"note: {objective.name}: what is chosen by test text flatters itself on it; choose by validation text")
+        return shared, axes, objectives, probes
+
+    def _probe(self, shared: Sequence[str], axes: Sequence[Axis]) -> tuple[list[Settled], list[str]]:
+        """Settle the first value of every axis, then each other probe in its place."""
+        first = [axis.probes()[0] for axis in axes]
+        trials = [("", first)] + [
+            (probe, [*first[:place], probe, *first[place + 1 :]])
+            for place, axis in enumerate(axes)
+            for probe in axis.probes()[1:]
+        ]
+        probes: list[Settled] = []
+        mistakes: dict[str, list[str]] = {}
+        for name, overrides in trials:
+            try:
+                probes.append(self._settle(shared, overrides))
+            except ConfigError as error:
+                for mistake in error.mistakes:
+                    mistakes.setdefault(mistake, []).append(name or " ".join(first))
+        return probes, [
+            mistake if len(names) == len(trials) or names[0].partition("=")[0] in mistake else f"{mistake} (with {names[0]})"
+            for mistake, names in mistakes.items()
+        ]
+
+    def _settle(self, shared: Sequence[str], overrides: Sequence[str]) -> Settled:
+        assert self.config is not None and self.hydra_context is not None
+        composed = self.hydra_context.config_loader.load_sweep_config(self.config, [*shared, *overrides, "seeds=null"])
+        return settle(typed(composed))
+
+    def _search(
+        self,
+        base: Config,
+        shared: Sequence[str],
+        study: Study,
+        objectives: Sequence[Objective],
+        probes: Sequence[Settled],
+    ) -> list[Record]:
+        from tinylm_ablate.grid.front import draw_search, found_table, summary, write_search
+        from tinylm_ablate.grid.trials import Trials
+        from tinylm_ablate.tracking import open_tracker
+
+        runs_dir = Path(base.runs_dir)
+        named = base.experiment.name != "adhoc"
+        title = base.experiment.title if named else " ".join(f"{axis.key}={axis.text}" for axis in study.axes)
+        tracker = open_tracker(base.tracking, runs_dir)
+        nest = tracker.start_grid(study.name, title, identity=study.name)
+        trials = Trials(base, study, objectives, lambda overrides: self._settle(shared, overrides), nest)
+        status = "KILLED"
+        try:
+            trials.go()
+            status = "FAILED" if trials.broken else "FINISHED"
+        finally:
+            results, front = study.results(), study.front()
+            path = study.path.with_suffix(".json")
+            about = {
+                "name": study.name, "title": title, "experiment": base.experiment.name, "scale": base.scale.name,
+                "space": {axis.key: axis.text for axis in study.axes}, "budget": list(base.search.parameters),
+                "sampler": base.search.sampler, "pruner": base.search.pruner, "seed": base.search.seed,
+            }  # fmt: skip
+            write_search(path, about, objectives, results, front)
+            figures = draw_search(objectives, results, front, study.name, path.with_suffix(""))
+            found = found_table(objectives, results, front, runs_dir)
+            tracker.finish_grid(nest, found, figures, status, _columns(probes))
+        print(found, flush=True)
+        say(f"{summary(results)}; described in {path}")
+        if others := study.running():
+            say(f"{others} more at work in other processes")
+        done = [result.identity for result in results if result.values]
+        if trials.broken or not done:
+            raise SystemExit(1)
+        return [record for identity in dict.fromkeys(done) if (record := finished(runs_dir / identity)) is not None]
+
+
+def _search_mistakes(base: Config, launcher: str) -> list[str]:
+    """What cannot be in a search."""
+    search, mistakes = base.search, []
+    if base.mode != "run":
+        mistakes.append(f"mode={base.mode}: allowed with hydra/sweeper=grid")
+    if base.seeds is not None:
+        mistakes.append(f"seeds={base.seeds}: a trial is one run; allowed with hydra/sweeper=grid")
+    mistakes += [
+        f"grid.{name}: allowed with hydra/sweeper=grid" for name in ("zip", "exclude", "arms") if getattr(base.grid, name)
+    ]
+    if launcher != "basic":
+        mistakes.append(
+            f"hydra/launcher={launcher}: allowed: basic; to train several trials at once, start the same command several times"
+        )
+    if search.name is not None and not re.fullmatch(r"[\w.-]+", search.name):
+        mistakes.append(f"search.name={search.name}: allowed: letters, digits, and the signs _ . -")
+    budget = search.parameters
+    if budget and (len(budget) != 2 or not 0 < budget[0] <= budget[1]):
+        mistakes.append(f"search.parameters={budget}: allowed: [low,high], the least and the most parameters, or []")
+    if search.pruner != "none" and len(search.objectives) > 1:
+        mistakes.append(f"search.pruner={search.pruner}: allowed with one objective; with several: none")
+    return mistakes
+
+
+def _asked(
+    search: SearchConfig, axes: Sequence[Axis], objectives: Sequence[Objective], probes: Sequence[Settled]
+) -> dict[str, Any]:
+    """What a study means: everything that its trials and their values depend on."""
+    return {
+        "space": {axis.key: axis.text for axis in axes},
+        "objectives": [objective.name for objective in objectives],
+        "search.parameters": list(search.parameters),
+        "search.sampler": search.sampler,
+        "search.pruner": search.pruner,
+        "search.seed": search.seed,
+        "fingerprint of the other settings": fingerprint([probe.identity for probe in probes]),
+    }
+
+
+def _columns(probes: Sequence[Settled]) -> list[str]:
+    """The parameters that differ between the probes, as MLflow knows them."""
+    rows = [parameters_of(probe) for probe in probes]
+    keys: Mapping[str, None] = dict.fromkeys(key for row in rows for key in row)
+    return [key for key in keys if len({str(row.get(key)) for row in rows}) > 1]

@@ -1,0 +1,153 @@
+"""What a search ranges over: Hydra's sweep overrides as Optuna's distributions.
+
+``a,b`` and ``choice(a,b)`` are a choice without order. ``range(10,40)`` are the numbers 10 to 39, ``range(10,40,5)`` every
+fifth of them: the end is left out, as Hydra has it. ``interval(0.1,0.5)`` is a real number, ``int(interval(16,64))`` a whole
+one, both ends within. ``tag(log, …)`` draws evenly over the logarithm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Sweep
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from tinylm_ablate.errors import ConfigError
+
+_TAGS = {"log", "int"}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of the space.
+
+    Attributes:
+        key: What it overrides, as on the command line.
+        text: Its values, as on the command line.
+        distribution: The same for Optuna; a choice is between texts.
+    """
+
+    key: str
+    text: str
+    distribution: BaseDistribution
+
+    def value(self, value: object) -> str:
+        """One of Optuna's values, as on the command line."""
+        return repr(value) if isinstance(value, float) else str(value)
+
+    def probes(self) -> list[str]:
+        """The overrides to try before anything is spent: every choice, or both ends."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            values = self.distribution.choices
+        else:
+            assert isinstance(self.distribution, IntDistribution | FloatDistribution)
+            values = tuple(dict.fromkeys((self.distribution.low, self.distribution.high)))
+        return [f"{self.key}={self.value(value)}" for value in values]
+
+
+def parse_space(params: Mapping[str, object] | None, arguments: Sequence[str]) -> tuple[list[str], list[Axis]]:
+    """The overrides that all trials share, and the axes.
+
+    Args:
+        params: Axes from an experiment file, key to values; an argument with the same key wins.
+        arguments: Overrides from the command line; those with several values are axes.
+
+    Raises:
+        ConfigError: Ranges without a value, tags that are not known, or no axis at all.
+    """
+    parser = OverridesParser.create()
+    given = parser.parse_overrides(list(arguments))
+    named = {override.key_or_group for override in given}
+    texts = [f"{key}={_text(value)}" for key, value in (params or {}).items() if key not in named]
+    shared: list[str] = []
+    axes: dict[str, Axis] = {}
+    mistakes: list[str] = []
+    for override in [*parser.parse_overrides(texts), *given]:
+        if not override.is_sweep_override():
+            shared.append(str(override.input_line))
+            continue
+        try:
+            axes[override.key_or_group] = axis(override)
+        except ConfigError as error:
+            mistakes += error.mistakes
+    if not axes and not mistakes:
+        mistakes.append(
+            "a search needs something to search over: allowed: choice(a,b), range(10,40), interval(0.1,0.5), "
+            "int(interval(16,64)), tag(log, interval(1e-4,1e-2))"
+        )
+    if mistakes:
+        raise ConfigError(mistakes)
+    return shared, list(axes.values())
+
+
+def axis(override: Override) -> Axis:
+    """The axis of one override with several values.
+
+    Raises:
+        ConfigError: It has no value, or is of a kind that a search does not take.
+    """
+    key, text, sweep = override.get_key_element(), override.get_value_string(), override.value()
+    if isinstance(sweep, Sweep) and sweep.tags - _TAGS:
+        raise _mistake(override, "allowed tags: log, int")
+    match sweep:
+        case ChoiceSweep():
+            if sweep.tags:
+                raise _mistake(override, "a choice has no order, and takes no tag")
+            return Axis(key, text, CategoricalDistribution([Override._get_value_element_as_str(v) for v in sweep.list]))
+        case RangeSweep():
+            return Axis(key, text, _range(override, sweep))
+        case IntervalSweep():
+            return Axis(key, text, _interval(override, sweep))
+        case _:
+            raise _mistake(override, "a search takes lists, choice(…), range(…), interval(…) and int(interval(…))")
+
+
+def _range(override: Override, sweep: RangeSweep) -> BaseDistribution:
+    assert sweep.start is not None and sweep.stop is not None
+    log = "log" in sweep.tags
+    if not sweep.step:
+        raise _mistake(override, "a step of 0; allowed: any other number")
+    if log and sweep.step != 1:
+        raise _mistake(override, "tag(log, …) over a range takes steps of 1")
+    values = sweep.range()
+    if isinstance(values, range):
+        if not values:
+            raise _mistake(override, "holds no number; the end is left out")
+        low, high = sorted((values[0], values[-1]))
+        _check_log(override, log, low)
+        return IntDistribution(low, high, log=log, step=abs(values.step))
+    reals = sorted(values)
+    if not reals:
+        raise _mistake(override, "holds no number; the end is left out")
+    _check_log(override, log, reals[0])
+    return FloatDistribution(reals[0], reals[-1], log=log, step=None if log else abs(float(sweep.step)))
+
+
+def _interval(override: Override, sweep: IntervalSweep) -> BaseDistribution:
+    assert sweep.start is not None and sweep.end is not None
+    log = "log" in sweep.tags
+    if not math.isfinite(sweep.start) or not math.isfinite(sweep.end):
+        raise _mistake(override, "allowed: two finite numbers")
+    if sweep.start > sweep.end:
+        raise _mistake(override, "its first end is above its second")
+    _check_log(override, log, sweep.start)
+    if "int" in sweep.tags or isinstance(sweep.start, int):
+        return IntDistribution(int(sweep.start), int(sweep.end), log=log)
+    return FloatDistribution(sweep.start, sweep.end, log=log)
+
+
+def _check_log(override: Override, log: bool, low: float) -> None:
+    if log and low <= 0:
+        raise _mistake(override, "tag(log, …) takes numbers above 0")
+
+
+def _mistake(override: Override, what: str) -> ConfigError:
+    return ConfigError([f"{override.input_line}: {what}"])
+
+
+def _text(value: object) -> str:
+    """A parameter of an experiment file as an override."""
+    return ",".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)

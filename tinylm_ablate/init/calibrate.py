@@ -1,0 +1,176 @@
+"""Calibration text: what the criteria that look beyond single weights are shown, in the parent's own tokens.
+
+It is a part of the child's training text, ``init.calibration_tokens`` long and the same for every seed and child, so that a
+parent is scored once. Where parent and child share their tokenizer the run's shards are read; for any other parent a sample of
+the documents is encoded with the parent's tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tinylm_ablate import progress
+from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.data.batches import Batches
+from tinylm_ablate.data.corpus import Corpus
+from tinylm_ablate.data.shards import open_shards
+from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import fingerprint, sha256_file
+from tinylm_ablate.init.huggingface import from_huggingface, to_huggingface
+
+if TYPE_CHECKING:
+    from tinylm_ablate.init.parents import Parent
+    from tinylm_ablate.init.vocabulary import FolderVocabulary
+    from tinylm_ablate.tokenizer.vocabulary import Vocabulary
+
+#: The order of the sequences: that of a round which no run trains, and so not the order that any child sees.
+_SEED, _ROUND = 0, 2**32
+
+#: Most tokens in a forward pass.
+_MICRO_TOKENS = 4_096
+
+#: Text that is taken up for a token of the sample: more than any tokenizer puts into one on average.
+_BYTES_PER_TOKEN = 8
+_BATCH_DOCUMENTS = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Calibration text of a parent; tokens are read, or made, when they are first asked for.
+
+    Attributes:
+        context_length: Tokens of a sequence.
+        sequences: Sequences of the whole budget.
+        fingerprint: Identity of text, tokenizer, budget and length of the sequences.
+        load: Makes the tokens, one long row.
+    """
+
+    context_length: int
+    sequences: int
+    fingerprint: str
+    load: Callable[[], npt.NDArray[Any]]
+
+    @cached_property
+    def _batches(self) -> Batches:
+        return Batches(self.load(), self.context_length, _SEED, _ROUND)
+
+    def batches(self, first: int, last: int) -> Iterator[Tensor]:
+        """The sequences ``first`` to ``last`` - 1 in micro batches of token ids, (B, context_length + 1).
+
+        Where the text is shorter than the budget, it comes again in another order.
+        """
+        size = max(1, _MICRO_TOKENS // self.context_length)
+        for start in range(first, last, size):
+            positions = np.arange(start, min(start + size, last), dtype=np.int64)
+            yield torch.from_numpy(self._batches.inputs(positions))
+
+
+def open_calibration(
+    parent: Parent, corpus: Corpus, vocabulary: Vocabulary, tokens: int, context_length: int, cache_dir: Path
+) -> Calibration:
+    """The calibration text of a parent.
+
+    Args:
+        parent: Whose tokenizer is used.
+        corpus: The child's text, of which the training split is read.
+        vocabulary: The child's tokenizer.
+        tokens: The budget; whole sequences of it are read, at least one.
+        context_length: Tokens of a sequence.
+        cache_dir: Where the run's shards are.
+
+    Raises:
+        ValueError: The parent has no tokenizer.
+    """
+    own = parent.vocabulary
+    if own is None:
+        raise ValueError(f"{parent.reference}: no tokenizer")
+    sequences = max(1, tokens // context_length)
+    shared = sha256_file(vocabulary.folder / "tokenizer.json").startswith(own.fingerprint)
+
+    def load() -> npt.NDArray[Any]:
+        if shared:
+            return open_shards(corpus, vocabulary, cache_dir).tokens("train")
+        return _sample(corpus, own, sequences * context_length + 1, parent)
+
+    content = {"text": corpus.fingerprint, "vocabulary": own.fingerprint, "sequences": sequences, "length": context_length}
+    return Calibration(context_length, sequences, fingerprint(content), load)
+
+
+def _sample(corpus: Corpus, vocabulary: FolderVocabulary, wanted: int, parent: Parent) -> npt.NDArray[Any]:
+    """``wanted`` tokens of documents in the order of their hashes, whatever their order in the text, or all that there are."""
+    from tokenizers import Tokenizer
+
+    share = min(1.0, _BYTES_PER_TOKEN * wanted / max(1, corpus.bytes("train")))
+    chosen: list[tuple[str, str]] = []
+    with progress.bar(total=corpus.bytes("train"), description="calibration text", unit="B") as bar:
+        for document in corpus.documents("train"):
+            # The first half of a hash decides the split.
+            place = document.hash[len(document.hash) // 2 :]
+            if int(place, 16) < share * 16 ** len(place):
+                chosen.append((place, document.text))
+            bar.update(len(document.text.encode()))
+    chosen.sort()
+    tokenizer = Tokenizer.from_str(vocabulary.tokenizer.to_str())
+    tokenizer.encode_special_tokens = True  # text that spells a special token is text
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    end = [] if vocabulary.end_of_text is None else [vocabulary.end_of_text]
+    ids: list[int] = []
+    for start in range(0, len(chosen), _BATCH_DOCUMENTS):
+        texts = [text for _, text in chosen[start : start + _BATCH_DOCUMENTS]]
+        for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+            ids += encoding.ids + end
+        if len(ids) >= wanted:
+            break
+    tokens = np.array(ids[:wanted], dtype=np.int64)
+    if len(tokens) and tokens.max() >= parent.shape.vocab_size:
+        raise UserError(
+            f"init.parent={parent.reference}: its tokenizer gives the id {tokens.max()}, and its embedding has "
+            f"{parent.shape.vocab_size} rows; the tokenizer is another model's"
+        )
+    return tokens
+
+
+def loss_gradients(parent: Parent, calibration: Calibration, device: str = "cpu") -> dict[str, Tensor]:
+    """The gradient of the mean loss on the calibration text with respect to every weight, in single precision.
+
+    Memory: the parent's weights and their gradients, two copies in single precision, and the activations of a micro batch.
+
+    Args:
+        parent: The model; its own tokens are predicted.
+        calibration: Its text.
+        device: "cpu" or "cuda".
+
+    Returns:
+        Gradients under Hugging Face's names, on the CPU; a tied matrix has one, the sum of both uses.
+    """
+    decoder = parent_decoder(parent).to(device)
+    total = calibration.sequences
+    with progress.bar(total=total * calibration.context_length, description="gradients of the parent", unit="tok") as bar:
+        for batch in calibration.batches(0, total):
+            tokens = batch.to(device)
+            loss = decoder.loss(tokens[:, :-1], tokens[:, 1:])
+            (loss * (len(tokens) / total)).backward()  # type: ignore[no-untyped-call]
+            bar.update(len(tokens) * calibration.context_length)
+            bar.set_postfix_str(f"loss {float(loss.detach()):.3f}")
+    gradients = {name: parameter.grad.cpu() for name, parameter in decoder.named_parameters() if parameter.grad is not None}
+    return to_huggingface(gradients, parent.shape)
+
+
+def parent_decoder(parent: Parent) -> Decoder:
+    """The parent as our decoder, in single precision and in memory of its own."""
+    with torch.device("meta"):
+        decoder = Decoder(parent.shape)
+    weights = from_huggingface(parent.state, parent.shape)
+    state = {name: weight.to(torch.float32, copy=True) for name, weight in weights.items()}
+    decoder.load_state_dict(state, assign=True)
+    return decoder.requires_grad_()

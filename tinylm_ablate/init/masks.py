@@ -1,0 +1,296 @@
+"""Learned masks: which units of the parent a child keeps is trained, with Lagrange multipliers on the number of each kind.
+
+The paper prints no formula and cites Sheared-LLaMA (Xia et al. 2023, arXiv 2310.06694), whose method this is: every unit has a
+gate with a probability P of being open (``tinylm_ablate.init.gates``), and is drawn open or closed in each step.
+
+Each axis has its own target, the child's size: one for the hidden channels, one in each layer for heads and for FFN neurons.
+With s the expected share of closed gates and t its target, the gates (and the weights beside them) go down and the multipliers
+l1, l2, which start at 0, go up the slope of
+
+    loss(gated parent) + sum over targets of l1 (s - t) + l2 (s - t)^2,
+
+while t grows from 0 to the child's over the first ``masks.warmup`` of the steps. In the end the units with the highest P are
+kept, as many as the child has, and their gates' values are folded into the weights. An axis that the child has whole gets no
+gates, so that the parent's own shape gives the parent's own weights.
+
+What other criteria have once for a parent, this one has once for a parent and a target: the child's sizes and layers belong to
+the name of what is saved. Its scores and weights have the parent's sizes all the same, so that the cut is that of all criteria.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tinylm_ablate import progress
+from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.arch.shapes import Shape, parameters
+from tinylm_ablate.data.once import build_once
+from tinylm_ablate.errors import RunFailed
+from tinylm_ablate.files import fingerprint
+from tinylm_ablate.init.calibrate import Calibration, parent_decoder
+from tinylm_ablate.init.gates import Gates, fold, gated, gates_for
+from tinylm_ablate.init.huggingface import to_huggingface
+from tinylm_ablate.init.neurons import Scores
+from tinylm_ablate.init.parents import LazyState, Parent
+
+if TYPE_CHECKING:
+    from tinylm_ablate.config import MasksConfig
+
+#: Of Sheared-LLaMA's published configuration.
+_BETAS, _CLIP = (0.9, 0.95), 1.0
+
+_SEED = 0
+
+#: An axis that ends further from its target than this share of the units that were to be closed is told.
+_FAR = 0.1
+
+_SCORES, _WEIGHTS, _RECORD = "scores.safetensors", "weights", "masks.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What was learned for one parent and one target.
+
+    Attributes:
+        scores: The probability of each unit to be open; 0 in layers that the child does not have.
+        state: The trained weights with the gates' values folded in, under the parent's names (Hugging Face's) and of its sizes,
+            in single precision; layers that the child does not have are missing.
+        record: ``steps``, ``loss`` of the last one in nats, ``distance`` {axis: for each target, how many units more than the
+            child's are expected to be open}, and ``curve``, for each step the loss and each axis' largest distance.
+    """
+
+    scores: Scores
+    state: Mapping[str, Tensor]
+    record: dict[str, Any]
+
+    def save(self, folder: Path) -> None:
+        """Write scores, weights (safetensors) and record into an empty folder."""
+        from safetensors.torch import save_file
+
+        self.scores.save(folder / _SCORES)
+        (folder / _WEIGHTS).mkdir()
+        save_file(dict(self.state), folder / _WEIGHTS / "model.safetensors")
+        (folder / _RECORD).write_text(json.dumps(self.record, allow_nan=False))
+
+    @classmethod
+    def load(cls, folder: Path) -> Learned:
+        """Read what ``save`` wrote; weights are read when they are asked for."""
+        state = LazyState(folder / _WEIGHTS)
+        return cls(Scores.load(folder / _SCORES), state, json.loads((folder / _RECORD).read_text()))
+
+
+def open_masks(
+    parent: Parent,
+    child: Shape,
+    layers: Sequence[int],
+    calibration: Calibration,
+    masks: MasksConfig,
+    cache_dir: Path,
+    precision: str = "fp32",
+    device: str = "cpu",
+) -> Learned:
+    """``learn``, once: kept in ``cache_dir/scores`` under the parent, the child's sizes and layers, and all settings.
+
+    On the disk it takes as much as the parent in single precision.
+    """
+    content = {
+        "text": calibration.fingerprint,
+        "sizes": [child.width, child.heads, child.kv_heads, child.ffn_width],
+        "layers": sorted(set(layers)),
+        "masks": dataclasses.asdict(masks),
+        "precision": precision,
+    }
+    folder = cache_dir / "scores" / f"{parent.fingerprint}-learned-{fingerprint(content)}"
+    build_once(
+        folder,
+        is_whole=lambda built: (built / _RECORD).is_file(),
+        build=lambda unfinished: learn(parent, child, layers, calibration, masks, precision, device).save(unfinished),
+        needed=4 * parameters(parent.shape)["total"],
+        what="the learned masks",
+    )
+    return Learned.load(folder)
+
+
+def learn(
+    parent: Parent,
+    child: Shape,
+    layers: Sequence[int],
+    calibration: Calibration,
+    masks: MasksConfig,
+    precision: str = "fp32",
+    device: str = "cpu",
+) -> Learned:
+    """Train gates for a child, and weights beside them.
+
+    Memory, in copies of the parent in single precision: its weights, the gated weights and their gradients; where the weights
+    are trained, also their gradients and the optimizer's two moments.
+
+    Args:
+        parent: The model; its weights are not changed.
+        child: The target.
+        layers: Parent layer of each child layer; the others are left out.
+        calibration: The text; it is read once.
+        masks: Learning rates, batch, warm-up and beta.
+        precision: Of the matrix products, "fp32" or "bf16".
+        device: "cpu" or "cuda".
+
+    Raises:
+        RunFailed: The loss was not finite.
+    """
+    kept = sorted(set(layers))
+    shape = dataclasses.replace(parent.shape, depth=len(kept))
+    decoder = parent_decoder(parent).to(device)
+    decoder.layers = nn.ModuleList(decoder.layers[layer] for layer in kept)
+    weights = {name: parameter.detach().clone() for name, parameter in decoder.named_parameters()}
+    gates = gates_for(shape, child, masks.temperature)
+    for gate in gates.values():
+        gate.to(device)
+    curve = _train(decoder, shape, weights, gates, calibration, masks, precision) if gates else []
+    _tell_far(gates)
+    with torch.no_grad():
+        folded = fold(weights, shape, {axis: gate.values() for axis, gate in gates.items()})
+    state = to_huggingface({name: weight.detach().cpu() for name, weight in folded.items()}, shape)
+    record = {
+        "steps": len(curve),
+        "loss": curve[-1]["loss"] if curve else None,
+        "distance": {axis: [float(d) for d in gate.distance()] for axis, gate in gates.items()},
+        "curve": curve,
+    }
+    return Learned(_scores(parent.shape, kept, gates), _renamed(state, kept), record)
+
+
+def _train(
+    decoder: Decoder,
+    shape: Shape,
+    weights: dict[str, Tensor],
+    gates: dict[str, Gates],
+    calibration: Calibration,
+    masks: MasksConfig,
+    precision: str,
+) -> list[dict[str, float]]:
+    """Train gates, multipliers and ``weights`` in place; ``decoder`` is where the gated weights are put."""
+    groups: list[dict[str, Any]] = [
+        {"params": [gate.log_alpha for gate in gates.values()], "lr": masks.learning_rate},
+        {"params": [gate.multipliers for gate in gates.values()], "lr": masks.learning_rate, "maximize": True},
+    ]
+    trained = list(weights.values()) if masks.weight_learning_rate > 0 else []
+    if trained:
+        for weight in trained:
+            weight.requires_grad_()
+        groups.append({"params": trained, "lr": masks.weight_learning_rate})
+    optimizer = torch.optim.AdamW(groups, betas=_BETAS, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(_SEED)
+    sequences = max(1, masks.batch_tokens // calibration.context_length)
+    steps = max(1, calibration.sequences // sequences)
+    curve = []
+    with progress.bar(total=steps, description="learning masks", unit="step") as bar:
+        for step in range(steps):
+            current = gated(weights, shape, {axis: gate.sample(generator) for axis, gate in gates.items()})
+            optimizer.zero_grad()
+            batches = calibration.batches(step * sequences, (step + 1) * sequences)
+            total = backward(decoder, current, batches, sequences, precision)
+            if not math.isfinite(total):
+                raise RunFailed(
+                    f"learned masks: the loss of step {step + 1} of {steps} is {total}; try a lower "
+                    "init.masks.weight_learning_rate or init.masks.learning_rate"
+                )
+            reached = min(1.0, (step + 1) / (masks.warmup * steps)) if masks.warmup else 1.0
+            torch.stack([gate.penalty(reached) for gate in gates.values()]).sum().backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(trained, _CLIP)
+            optimizer.step()
+            for gate in gates.values():
+                gate.clamp()
+            far = {axis: _largest(gate) for axis, gate in gates.items()}
+            curve.append({"loss": total, **far})
+            bar.set_postfix_str(f"loss {total:.3f}, " + ", ".join(f"{axis} {units:+.1f}" for axis, units in far.items()))
+            bar.update()
+    return curve
+
+
+def backward(
+    decoder: Decoder, weights: Mapping[str, Tensor], batches: Iterable[Tensor], sequences: int, precision: str = "fp32"
+) -> float:
+    """The mean loss with other weights, whose gradients are sent back to whatever they were computed from.
+
+    The decoder holds copies, so that a pass over a micro batch is that of an ordinary model, and the way back from the weights
+    is gone once for all of them.
+
+    Args:
+        decoder: Where the weights are put.
+        weights: Under the decoder's names; some have a history.
+        batches: Token ids, (B, T + 1) each.
+        sequences: Of all batches together.
+        precision: Of the matrix products.
+    """
+    used = dict(decoder.named_parameters())
+    with torch.no_grad():
+        for name, parameter in used.items():
+            parameter.requires_grad_(weights[name].requires_grad)
+            parameter.grad = None
+            parameter.copy_(weights[name])
+    total = 0.0
+    device = decoder.norm.weight.device
+    for batch in batches:
+        tokens = batch.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            loss = decoder.loss(tokens[:, :-1], tokens[:, 1:]) * (len(tokens) / sequences)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+    changed = [name for name in used if weights[name].requires_grad]
+    torch.autograd.backward([weights[name] for name in changed], [used[name].grad for name in changed])
+    return total
+
+
+def _largest(gates: Gates) -> float:
+    """The distance of the target that is furthest away."""
+    distances = gates.distance()
+    return float(distances[distances.abs().argmax()])
+
+
+def _tell_far(gates: Mapping[str, Gates]) -> None:
+    """Tell axes that ended far from their targets: there the cut, not the masks, decided."""
+    for axis, gate in gates.items():
+        distance = _largest(gate)
+        if abs(distance) > max(1.0, _FAR * (gate.units - gate.kept)):
+            print(
+                f"note: the masks of {axis} ended {distance:+.1f} units from their target of {gate.kept} of {gate.units}; give "
+                "them more steps with a larger init.calibration_tokens or a smaller init.masks.batch_tokens",
+                file=sys.stderr,
+            )
+
+
+def _scores(parent: Shape, kept: Sequence[int], gates: Mapping[str, Gates]) -> Scores:
+    """The probabilities of being open as scores; the width's, which all layers share, stand in the row of the embedding."""
+    sizes = {"width": parent.width, "heads": parent.heads, "ffn": parent.ffn_width}
+    tables = {axis: torch.zeros(parent.depth, size, dtype=torch.float64) for axis, size in sizes.items()}
+    tables["width"] = torch.zeros(parent.depth + 1, parent.width, dtype=torch.float64)
+    rows = {"width": [parent.depth], "heads": list(kept), "ffn": list(kept)}
+    for axis, table in tables.items():
+        table[rows[axis]] = 1.0
+        if axis in gates:
+            open_ = gates[axis].probability().detach().double().cpu()
+            size = table.shape[1] // open_.shape[1]
+            table[rows[axis]] = open_.repeat_interleave(size, dim=1) / size
+    return Scores("learned", kv_heads=torch.zeros(parent.depth, parent.kv_heads, dtype=torch.float64), **tables)
+
+
+def _renamed(state: Mapping[str, Tensor], kept: Sequence[int]) -> dict[str, Tensor]:
+    """The layers of ``state`` under the indices that they have in the parent."""
+    prefix = "model.layers."
+    result = {}
+    for name, weight in state.items():
+        if name.startswith(prefix):
+            layer, _, part = name.removeprefix(prefix).partition(".")
+            name = f"{prefix}{kept[int(layer)]}.{part}"
+        result[name] = weight
+    return result

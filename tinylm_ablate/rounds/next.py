@@ -1,0 +1,65 @@
+"""How a round begins: from the weights that the rounds before it left, with the batches that are drawn for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import write_atomic
+from tinylm_ablate.init.huggingface import load_model
+from tinylm_ablate.rounds.draw import draw
+from tinylm_ablate.rounds.losses import batch_losses
+from tinylm_ablate.settle import Settled
+from tinylm_ablate.train.fit import Row, Start
+
+#: Rules that look at the losses of batches.
+_NEED_LOSSES = ("loss", "top")
+
+
+def next_round(
+    settled: Settled, tokens: npt.NDArray[Any]
+) -> tuple[Decoder, dict[str, Any], list[dict[str, Any]], Start, list[dict[str, Any]]]:
+    """Everything that the last round of a run begins with.
+
+    Args:
+        settled: A run of two rounds or more, whose ``previous`` is finished.
+        tokens: The training text as token ids, (n,).
+
+    Returns:
+        The decoder; where its first weights came from; the standard deviations that they had; where the fit starts; and the
+        record of all draws so far.
+
+    Raises:
+        UserError: What the previous rounds left cannot be read.
+    """
+    previous = settled.previous
+    assert previous is not None
+    folder = previous.folder
+    try:
+        record = json.loads((folder / "metrics.json").read_text())
+        initial_std = json.loads((folder / "matrix_std.json").read_text())
+        decoder = load_model(folder / "model")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder}: its weights and record cannot be read ({error}); remove it, and it is done again"
+        ) from error
+    losses = batch_losses(previous, decoder, tokens, folder) if settled.rounds.rule in _NEED_LOSSES else None
+    drawn = draw(settled.rounds, losses, settled.config.seed)
+    start = Start(
+        seconds=record["metrics"]["train/seconds"],
+        order=drawn.batches,
+        checkpoints=folder / "checkpoint" if previous.keep_state else None,
+    )
+    return decoder, record["init"], initial_std, start, [*record.get("rounds", []), drawn.record]
+
+
+def curve_of(previous: Settled, folder: Path) -> list[Row]:
+    """Begin the curve in ``folder`` with that of the rounds before; returns its rows."""
+    text = (previous.folder / "curve.jsonl").read_text()
+    write_atomic(folder / "curve.jsonl", text)
+    return [json.loads(line) for line in text.splitlines()]

@@ -1,0 +1,43 @@
+"""Whether and how the layers of a decoder are compiled."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.settle import Settled
+
+#: From about ten seconds of training on two cores, compiled layers are done sooner (docs/LAB.md).
+_COMPILE_FROM_FLOPS = 5e11
+
+
+def worth_compiling(settled: Settled, flops: float) -> bool:
+    """Whether work of ``flops`` floating-point operations is long enough to win back the time that compiling takes."""
+    wanted = settled.config.train.compile
+    if isinstance(wanted, bool):
+        return wanted
+    compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+    headers = (Path(sysconfig.get_path("include")) / "Python.h").is_file()  # what a compiled layer includes
+    return compiler and headers and flops > _COMPILE_FROM_FLOPS
+
+
+@contextlib.contextmanager
+def compiled(decoder: Decoder, wanted: bool) -> Iterator[None]:
+    """Layers are compiled within the block: one piece of code for all of them, since they are alike, for the batch's shape.
+
+    Afterwards they are plain again, so that the many shapes of an evaluation do not compile anew each.
+    """
+    if not wanted:
+        yield
+        return
+    for layer in decoder.layers:
+        layer.compile(dynamic=False)
+    try:
+        yield
+    finally:
+        for layer in decoder.layers:
+            layer._compiled_call_impl = None
