@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tinylm_ablate.config import OptimizerConfig
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.optimizer.schedule import factor, warmup_steps
+from tinylm_ablate.optimizer.schedule import drawn, factor, run_factor, warmup_steps
+from tinylm_ablate.rounds.plan import split_rounds
 
 
 @cache
@@ -52,3 +53,17 @@ def test_a_rate_rises_to_the_peak_and_never_again(schedule: str, steps: int, dat
     assert all(0 < rate <= 1 for rate in rates)
     assert rates[:warmup] == sorted(rates[:warmup])
     assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
+
+
+def test_rounds_have_a_course_of_their_own() -> None:
+    config = optimizer(warmup=0.0)
+    two = dataclasses.replace(compose(["rounds=two"]).rounds, parts=1)
+    laid_out, _ = split_rounds(two, 100)
+    assert laid_out is not None
+    rates = [run_factor(config, laid_out, step, 1) for step in range(150)]
+    assert rates[:100] == [factor(config, step, 100, 0) for step in range(100)]
+    assert rates[100:] == [factor(config, step, 50, 0) for step in range(50)]
+    line = drawn(config, laid_out, 1, columns=30)
+    assert len(line) == 30
+    assert line[0] == line[20] == "█"
+    assert line[19] == line[29] == "▁"

@@ -26,9 +26,9 @@ folder=$(mktemp -d)
 chmod 755 "$folder"
 mkdir "$folder"/state "$folder"/spool "$folder"/bin
 host=$(hostname -s)
-ports=($(python3 -c 'import socket
+read -r -a ports < <(python3 -c 'import socket
 sockets = [socket.create_server(("", 0)) for _ in range(2)]
-print(*(s.getsockname()[1] for s in sockets))'))
+print(*(s.getsockname()[1] for s in sockets))')
 
 finish() {
   code=$?
@@ -81,6 +81,21 @@ NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(awk '/MemTotal/ {pr
 PartitionName=all Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
 export SLURM_CONF="$folder/slurm.conf"
+
+# Accounting needs a database server. submitit asks sacct for no more than the state of its jobs, which scontrol knows as well.
+cat > "$folder/bin/sacct" <<'SACCT'
+#!/bin/bash
+echo 'JobID|State|NodeList'
+scontrol --oneliner show job 2> /dev/null | awk '{
+  delete v
+  for (i = 1; i <= NF; i++) { n = index($i, "="); v[substr($i, 1, n - 1)] = substr($i, n + 1) }
+  task = v["ArrayTaskId"]
+  if (task ~ /[-,%]/) task = "[" task "]"
+  if (v["JobId"]) print (v["ArrayJobId"] ? v["ArrayJobId"] "_" task : v["JobId"]) "|" v["JobState"] "|" v["NodeList"]
+}'
+SACCT
+chmod +x "$folder/bin/sacct"
+export PATH="$folder/bin:$PATH"
 
 "$slurmctld" -i
 "$slurmd" -d "$slurmstepd"

@@ -11,7 +11,7 @@ from tinylm_ablate.arch.costs import training_memory
 from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
 from tinylm_ablate.grid.cost import cost, shard_bytes
 from tinylm_ablate.grid.needs import before
-from tinylm_ablate.optimizer.schedule import factor, warmup_steps
+from tinylm_ablate.optimizer.schedule import drawn, run_factor, warmup_steps
 from tinylm_ablate.settle import Settled
 
 _COLUMNS = {
@@ -35,7 +35,7 @@ def plan(name: str, settled: Settled) -> dict[str, Any]:
     shape, train = settled.shape, settled.config.train
     counts = parameters(shape)
     optimizer = settled.config.optimizer
-    warmup = warmup_steps(optimizer, settled.steps, train.batch_tokens)
+    warmup = warmup_steps(optimizer, settled.rounds.place(0)[1], train.batch_tokens)
     costs = cost(settled)
     return {
         "name": name,
@@ -54,8 +54,10 @@ def plan(name: str, settled: Settled) -> dict[str, Any]:
         "steps": settled.steps,
         "learning_rate": settled.learning_rate,
         "warmup_steps": warmup,
-        "final_learning_rate": settled.learning_rate * factor(optimizer, settled.steps - 1, settled.steps, warmup),
+        "final_learning_rate": settled.learning_rate
+        * run_factor(optimizer, settled.rounds, settled.steps - 1, train.batch_tokens),
         "schedule": optimizer.schedule,
+        "schedule_drawn": drawn(optimizer, settled.rounds, train.batch_tokens),
         "memory_bytes": training_memory(shape, settled.micro_batch, train.context_length, settled.precision),
         "seconds": round(costs.seconds, 3),
         "training_seconds": round(costs.training, 3),
@@ -139,14 +141,15 @@ def _parts(rows: Sequence[dict[str, Any]]) -> str:
 
 def _schedules(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The course of the learning rate, a line for each one that occurs."""
-    keys = ("learning_rate", "warmup_steps", "schedule", "final_learning_rate", "steps")
+    keys = ("learning_rate", "warmup_steps", "schedule", "final_learning_rate", "steps", "schedule_drawn")
     courses: dict[tuple[Any, ...], str] = {}
     for row in rows:
         courses.setdefault(tuple(row[key] for key in keys), row["name"])
     return [
         f"learning rate{f' [{name}]' if len(courses) > 1 else ''}: up to {peak:.3g} over {warmup:,} of {steps:,} steps, "
         + ("then constant" if schedule == "constant" else f"then {schedule} to {final:.3g} at the last")
-        for (peak, warmup, schedule, final, steps), name in courses.items()
+        + f"  {course}"
+        for (peak, warmup, schedule, final, steps, course), name in courses.items()
     ]
 
 

@@ -5,12 +5,28 @@ from __future__ import annotations
 import math
 
 from tinylm_ablate.config import OptimizerConfig
+from tinylm_ablate.rounds.plan import Rounds
 
 
 def warmup_steps(optimizer: OptimizerConfig, steps: int, batch_tokens: int) -> int:
     """Optimizer steps of warm-up: a share of all steps if ``optimizer.warmup`` is below 1, otherwise that many tokens."""
     wanted = optimizer.warmup * steps if optimizer.warmup < 1 else optimizer.warmup / batch_tokens
     return min(steps, math.ceil(wanted))
+
+
+def run_factor(optimizer: OptimizerConfig, rounds: Rounds, step: int, batch_tokens: int) -> float:
+    """The learning rate of step ``step`` (from 0) of a run over the peak, whatever round it is in."""
+    place, steps = rounds.place(step)
+    return factor(optimizer, place, steps, warmup_steps(optimizer, steps, batch_tokens))
+
+
+def drawn(optimizer: OptimizerConfig, rounds: Rounds, batch_tokens: int, columns: int = 32) -> str:
+    """The course of the learning rate over all rounds as a line of blocks, the highest being the peak."""
+    blocks = "▁▂▃▄▅▆▇█"
+    columns = min(columns, rounds.steps)
+    middles = [(2 * column + 1) * rounds.steps // (2 * columns) for column in range(columns)]
+    heights = (run_factor(optimizer, rounds, step, batch_tokens) for step in middles)
+    return "".join(blocks[min(7, int(8 * height))] for height in heights)
 
 
 def factor(optimizer: OptimizerConfig, step: int, steps: int, warmup: int) -> float:

@@ -15,7 +15,19 @@ from typing import TYPE_CHECKING
 from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.report import convergence, correlate, curves, documents, latex, layer_skip, site, verdicts, weights
+from tinylm_ablate.report import (
+    batch_lr,
+    convergence,
+    correlate,
+    curves,
+    documents,
+    forgetting,
+    latex,
+    layer_skip,
+    site,
+    verdicts,
+    weights,
+)
 from tinylm_ablate.report.arms import Section, sections
 from tinylm_ablate.report.claims import read_claims
 from tinylm_ablate.report.collect import RUNS, collect, kept_rows
@@ -142,6 +154,10 @@ def _more(section: Section, stem: str, grid: Grid, results: Path) -> list[str]:
         parts += layer_skip.shown(section, results, lambda figure: _written(figure, f"{stem}_{layer_skip.NAME}", results))
     if convergence.NAME in grid.figures:
         parts += convergence.shown(section, results)
+    for module in (forgetting, batch_lr):
+        if module.NAME in grid.figures:
+            name = f"{stem}_{module.NAME}"
+            parts += module.shown(section, lambda figure, name=name: _written(figure, name, results))
     return parts
 
 

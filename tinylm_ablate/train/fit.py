@@ -111,9 +111,7 @@ class MicroBatches(IterableDataset[Tensor]):
 class Recorder(lightning.Callback):
     """Curve, events, progress bar, checkpoints and the answer to a signal, at the end of each optimizer step."""
 
-    def __init__(
-        self, settled: Settled, folder: Path, state: dict[str, Any], data: MicroBatches, on_rows: OnRows
-    ) -> None:
+    def __init__(self, settled: Settled, folder: Path, state: dict[str, Any], data: MicroBatches, on_rows: OnRows) -> None:
         self.settled, self.folder, self.data, self.on_rows = settled, folder, data, on_rows
         self.seconds: float = state.get("seconds", 0.0)
         self.pending: list[float] = state.get("pending", [])

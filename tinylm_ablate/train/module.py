@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import RunFailed
 from tinylm_ablate.optimizer.build import build_optimizer
-from tinylm_ablate.optimizer.schedule import factor, warmup_steps
+from tinylm_ablate.optimizer.schedule import run_factor
 from tinylm_ablate.settle import Settled
 
 
@@ -89,9 +89,8 @@ class TrainingModule(lightning.LightningModule):
     def learning_rate(self) -> float:
         """The learning rate of the coming optimizer step."""
         config = self.settled.config
-        place, steps = self.settled.rounds.place(self.step)
-        warmup = warmup_steps(config.optimizer, steps, config.train.batch_tokens)
-        return self.settled.learning_rate * factor(config.optimizer, place, steps, warmup)
+        rounds, batch_tokens = self.settled.rounds, config.train.batch_tokens
+        return self.settled.learning_rate * run_factor(config.optimizer, rounds, self.step, batch_tokens)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
         """Free the gradients rather than filling them with zeros."""

@@ -1,0 +1,95 @@
+"""A small model that has learned something, so that its units matter: random weights would not tell useful from useless."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.arch.shapes import Shape
+from tinylm_ablate.init.calibrate import Calibration
+from tinylm_ablate.init.huggingface import to_huggingface
+from tinylm_ablate.init.parents import Parent
+
+TRAINED = Shape(depth=3, width=32, ffn_width=32, heads=4, kv_heads=2, head_dim=8, vocab_size=64)
+LENGTH = 32
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Products this small are slower on more threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def puzzle() -> np.ndarray:
+    """Tokens, most of which follow from the token before or from the one before that."""
+    draw = np.random.default_rng(0)
+    after, later = draw.permutation(64), draw.permutation(64)
+    tokens, kind = draw.integers(0, 64, 60_000), draw.random(60_000)
+    for i in range(2, len(tokens)):
+        if kind[i] < 0.9:
+            tokens[i] = after[tokens[i - 1]] if kind[i] < 0.4 else later[tokens[i - 2]]
+    return tokens
+
+
+@pytest.fixture
+def calibration(puzzle: np.ndarray) -> Callable[[int], Calibration]:
+    """``calibration(n)`` is n sequences of the puzzle."""
+    return lambda sequences: Calibration(LENGTH, sequences, f"puzzle{sequences}", lambda: puzzle)
+
+
+@pytest.fixture(scope="session")
+def _trained(puzzle: np.ndarray) -> Parent:
+    torch.manual_seed(0)
+    decoder = Decoder(TRAINED)
+    for parameter in decoder.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, 0, 0.15)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=4e-3)
+    draw = np.random.default_rng(1)
+    for _ in range(250):
+        rows = np.stack([puzzle[start : start + LENGTH + 1] for start in draw.integers(0, 50_000, 32)])
+        batch = torch.from_numpy(rows)
+        loss = decoder.loss(batch[:, :-1], batch[:, 1:])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert float(loss.detach()) < 2.2  # 4.16 is to know nothing
+    return Parent("trained", Path("nowhere"), TRAINED, to_huggingface(decoder.state_dict(), TRAINED), None)
+
+
+@pytest.fixture
+def trained(_trained: Parent) -> Parent:
+    """A model that was trained on the puzzle; its weights are a copy."""
+    return replace(_trained, state={name: weight.clone() for name, weight in _trained.state.items()})
+
+
+@pytest.fixture
+def planted(trained: Parent) -> Parent:
+    """The same with three units that do nothing and have large weights: channel 1, key-value group 0 of layer 1 (heads 0 and
+    1), FFN neuron 3 of layer 2."""
+    state = dict(trained.state)
+    state["model.embed_tokens.weight"][:, 1] = 0
+    state["lm_head.weight"][:, 1] *= 5
+    for layer in range(TRAINED.depth):
+        prefix = f"model.layers.{layer}."
+        for writer in ("self_attn.o_proj", "mlp.down_proj"):
+            state[f"{prefix}{writer}.weight"][1] = 0
+        for reader in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"):
+            state[f"{prefix}{reader}.weight"][:, 1] *= 5
+    state["model.layers.1.self_attn.o_proj.weight"][:, :16] = 0
+    for part, rows in (("q", 16), ("k", 8), ("v", 8)):
+        state[f"model.layers.1.self_attn.{part}_proj.weight"][:rows] *= 5
+    state["model.layers.2.mlp.down_proj.weight"][:, 3] = 0
+    for part in ("gate", "up"):
+        state[f"model.layers.2.mlp.{part}_proj.weight"][3] *= 5
+    return replace(trained, state=state)
