@@ -20,7 +20,7 @@ else
 fi
 export PATH="$PATH:/usr/sbin"
 munged=$(program munged) slurmctld=$(program slurmctld) slurmd=$(program slurmd) slurmstepd=$(program slurmstepd)
-for name in sbatch srun scontrol sinfo; do program "$name" > /dev/null; done
+for name in sbatch srun scancel scontrol sinfo squeue; do program "$name" > /dev/null; done
 
 folder=$(mktemp -d)
 chmod 755 "$folder"
@@ -34,6 +34,15 @@ finish() {
   code=$?
   trap - EXIT
   [ $code -eq 0 ] || tail -n 40 "$folder"/*.log >&2 || true
+  # Jobs outlive their daemons, so they are ended first.
+  if [ -f "$folder/slurmctld.pid" ]; then
+    scancel --user="$(id -un)" --full --signal=KILL 2> /dev/null || true
+    scancel --user="$(id -un)" 2> /dev/null || true
+    for _ in $(seq 40); do
+      [ -n "$(squeue --noheader 2> /dev/null)" ] || break
+      sleep 0.5
+    done
+  fi
   for pid in "$folder"/slurmd.pid "$folder"/slurmctld.pid "$folder"/munged.pid; do
     [ -f "$pid" ] && kill "$(cat "$pid")" 2> /dev/null || true
   done

@@ -22,7 +22,9 @@ _MAX_LOGITS = 2**28
 class LanguageModel(Protocol):
     """What is asked of a model: the decoder has it, and a few lines around any other causal model give it."""
 
-    training: bool
+    @property
+    def training(self) -> bool:
+        """Whether it is in the mode of training."""
 
     def train(self, mode: bool = True) -> Any:
         """Switch between training and evaluation."""

@@ -1,0 +1,166 @@
+"""Grids as users start them: retries, failures, launchers, status, and what is refused before anything is spent."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import TINY
+from tinylm_ablate.grid.claims import claimed
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: A learning rate that overflows after some steps, and settings that let it.
+OVERFLOW = ["optimizer.clip=1e30", "optimizer.scaling.exponent=0", "train.tokens=2560", "optimizer.weight_decay=1.0"]
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tinylm_ablate", *arguments]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def command(folder: Path, *arguments: str, code: int = 0) -> str:
+    with start(folder, *arguments) as process:
+        out, told = process.communicate(timeout=220)
+    assert process.returncode == code, out + told
+    return out + told
+
+
+@pytest.fixture(scope="module")
+def settings(small_data: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return ["-m", *TINY, *small_data, f"cache_dir={tmp_path_factory.mktemp('cache')}"]
+
+
+def finished(folder: Path) -> int:
+    return len(list((folder / "runs").glob("*/metrics.json")))
+
+
+def test_a_failed_cell_is_tried_again_and_its_log_is_kept(settings: list[str], tmp_path: Path) -> None:
+    rates = "optimizer.scaling.base_lr=900,0.003"
+    told = command(tmp_path, *settings, rates, *OVERFLOW, "grid.retries=2", code=1)
+    assert "attempt 1 of 3 failed" in told and "attempt 2 of 3 failed" in told
+    assert "1 done, 1 failed" in told and "done: optimizer.scaling.base_lr=0.003" in told
+    (log,) = (tmp_path / "runs").glob("*/error.txt")
+    lines = log.read_text().splitlines()
+    assert "the weights were not changed" in lines[0] and lines[1].startswith("attempt 3 of 3")
+    assert "Traceback" in log.read_text() and "RunFailed" in lines[-1]
+    assert f"failed optimizer.scaling.base_lr=900: {lines[0]} (see {log.relative_to(tmp_path)})" in told
+    status = command(tmp_path, *settings, rates, *OVERFLOW, "mode=status")
+    assert "1 finished, 1 failed" in status and lines[0][:40] in status
+    again = command(tmp_path, *settings, rates, *OVERFLOW, code=1)
+    assert "0 done, 1 skipped, 1 failed" in again and "attempt" not in again
+
+
+def test_a_grid_can_stop_at_the_first_failure(settings: list[str], tmp_path: Path) -> None:
+    rates = "optimizer.scaling.base_lr=900,0.003,0.002"
+    told = command(tmp_path, *settings, rates, *OVERFLOW, "grid.on_failure=stop", code=1)
+    assert "0 done, 1 failed, 2 not started" in told
+    assert finished(tmp_path) == 0
+
+
+def test_a_dirty_checkout_is_refused_before_anything_is_spent(settings: list[str], tmp_path: Path) -> None:
+    """A copy of the package in a checkout of its own, first clean, then with one line more."""
+    checkout = tmp_path / "checkout"
+    for name in ("tinylm_ablate", "hydra_plugins", "conf", "experiments"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-C", str(checkout), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (checkout / ".gitignore").write_text("__pycache__/\nruns/\n")
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
+        subprocess.run([*git, *arguments], check=True)
+    told = command(checkout, *settings, "seeds=1", "grid.require_clean=true")
+    assert "1 done, 0 failed" in told
+    (checkout / "tinylm_ablate" / "more.py").write_text("")
+    told = command(checkout, *settings, "seed=1,2", "grid.require_clean=true", code=2)
+    assert "grid.require_clean=true" in told and "tinylm_ablate/more.py" in told and "nothing was run" in told
+    assert finished(checkout) == 1
+
+
+def test_the_status_of_a_grid(settings: list[str], tmp_path: Path) -> None:
+    """Before it starts, while it runs, and after its worker was killed; on a terminal until it is finished."""
+    cells = [*settings, "seeds=2", "train.tokens=64000", "train.log_every=1", "train.checkpoint_minutes=0.001"]
+    assert "2 waiting" in command(tmp_path, *cells, "mode=status")
+    assert not (tmp_path / "runs").exists()
+    with start(tmp_path, *cells) as worker:
+        deadline = time.monotonic() + 200
+        while not list((tmp_path / "runs").glob("*/curve.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(worker.pid, signal.SIGSTOP)  # as long as it stands, it does not lose its claim
+        told = command(tmp_path, *cells, "mode=status")
+        assert "1 running, 1 waiting" in told and f"process {worker.pid}" in told
+        os.kill(worker.pid, signal.SIGKILL)
+    assert "1 stopped, 1 waiting" in command(tmp_path, *cells, "mode=status")
+    short = [*settings, "seeds=2"]
+    command(tmp_path, *short)
+    screen, theirs = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "tinylm_ablate", *short, "mode=status"],
+        cwd=tmp_path, stdout=theirs, stderr=subprocess.PIPE, check=False, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "2 finished" in os.read(screen, 100_000).decode()
+
+
+needs_joblib = pytest.mark.skipif(
+    importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None, reason="the extra joblib is not installed"
+)
+needs_submitit = pytest.mark.skipif(
+    importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None, reason="the extra slurm is not installed"
+)
+
+
+@pytest.mark.slow
+@needs_joblib
+def test_joblib_launches_all_cells_at_once_after_their_parent(settings: list[str], tmp_path: Path) -> None:
+    parent = ["init=inherit", "init.parent_depth=3", "init.parent_width=32", "init.parent_ffn_width=48"]
+    parent += ["init.keep_first=1", "init.keep_last=1"]
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    told = command(tmp_path, *settings, *parent, "seeds=3", *launcher)
+    assert "3 done, 0 failed" in told
+    assert told.index("done   parent") < told.index("[2/4] seed=0") < told.index("[4/4] seed=2") < told.index("done   seed=0")
+    assert finished(tmp_path) == 4
+    assert "0 done, 3 skipped" in command(tmp_path, *settings, *parent, "seeds=3", *launcher)
+
+
+@pytest.mark.slow
+@needs_submitit
+def test_a_job_that_is_killed_is_launched_again(settings: list[str], tmp_path: Path) -> None:
+    cells = [*settings, "seeds=2", "train.tokens=64000", "grid.retries=1", "grid.lease_seconds=2"]
+    with start(tmp_path, *cells, "hydra/launcher=submitit_local") as grid:
+        deadline = time.monotonic() + 150
+        while not (found := list((tmp_path / "runs").glob("*/curve.jsonl"))) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(claimed(tmp_path / "runs")[found[0].parent.name].pid, signal.SIGKILL)
+        out, told = grid.communicate(timeout=220)
+    assert grid.returncode == 0, out + told
+    assert "its job ended without a word" in told and "2 done, 0 failed" in told
+    assert finished(tmp_path) == 2
+    assert (tmp_path / "runs" / ".submitit").is_dir()
+
+
+@pytest.mark.slow
+@needs_submitit
+def test_slurm_runs_a_grid(settings: list[str], tmp_path: Path) -> None:
+    script = ROOT / "tests" / "slurm" / "run.sh"
+    grid = [*settings, "seeds=3", "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1"]
+    done = subprocess.run(
+        [str(script), sys.executable, "-m", "tinylm_ablate", *grid],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=230,
+    )  # fmt: skip
+    if done.returncode == 77:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 done, 0 failed" in done.stderr and finished(tmp_path) == 3
+    records = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*/metrics.json")]
+    assert sorted(record["seed"] for record in records) == [0, 1, 2]
+    assert len(list((tmp_path / "runs" / ".submitit").glob("*/*_result.pkl"))) == 3
