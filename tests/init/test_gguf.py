@@ -24,7 +24,8 @@ SHAPE = Shape(2, 64, 96, 4, 2, 16, 300, tied=True, rope_theta=1e5)
 NAMES = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "embed_tokens": "token_embd", "norm": "output_norm",
+    "mlp.up_proj": "ffn_up", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+    "mlp.down_proj": "ffn_down", "embed_tokens": "token_embd", "norm": "output_norm",
 }  # fmt: skip
 
 
@@ -62,17 +63,18 @@ def write(
     for name, method in extra.items():
         getattr(writer, name)(method)
     for name, weight in state.items():
-        parts = name.removesuffix(".weight").split(".")
+        name, _, kind = name.rpartition(".")
+        parts = name.split(".")
         own = f"blk.{parts[2]}.{NAMES['.'.join(parts[3:])]}" if parts[1] == "layers" else NAMES[parts[1]]
         array = weight.numpy()
         for end, heads in (("q_proj", SHAPE.heads), ("k_proj", SHAPE.kv_heads)):
-            if parts[-1] == end:
+            if parts[-1] == end and architecture == "llama":
                 array = array.reshape(heads, 2, SHAPE.head_dim // 2, -1).swapaxes(1, 2).reshape(array.shape)
         if quantised and array.ndim == 2:
-            kind = gguf.GGMLQuantizationType.Q8_0
-            writer.add_tensor(f"{own}.weight", gguf.quants.quantize(array, kind), raw_dtype=kind)
+            q8 = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(f"{own}.{kind}", gguf.quants.quantize(array, q8), raw_dtype=q8)
         else:
-            writer.add_tensor(f"{own}.weight", array)
+            writer.add_tensor(f"{own}.{kind}", array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -90,6 +92,17 @@ def test_weights_come_back(tmp_path: Path, quantised: bool) -> None:
     for name, weight in state.items():
         torch.testing.assert_close(parent.state[name], weight, atol=0.02 if quantised else 0, rtol=0)
     assert len(parent.fingerprint) == 16
+
+
+@pytest.mark.parametrize("own", [{"qkv_bias": True}, {"qk_norm": True}], ids=["qwen2", "qwen3"])
+def test_qwens_rows_are_not_permuted_and_its_biases_and_norms_come_back(tmp_path: Path, own: dict[str, bool]) -> None:
+    shape = replace(SHAPE, **own)
+    state = random_state(shape)
+    kind = "qwen2" if shape.qkv_bias else "qwen3"
+    parent = open_parent(str(write(tmp_path / "model.gguf", state, architecture=kind)), tmp_path)
+    assert parent.shape == shape
+    assert parent.state.keys() == state.keys()
+    assert all(torch.equal(parent.state[name], weight) for name, weight in state.items())
 
 
 def test_a_byte_level_vocabulary_comes_back(tmp_path: Path) -> None:

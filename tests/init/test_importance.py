@@ -100,6 +100,33 @@ def test_costs_are_measured_once_for_a_parent_and_a_text(tmp_path: Path, monkeyp
     assert open_layers(source, 6, pool, calibration(), tmp_path / "empty").layers == tuple(range(6))
 
 
+def test_a_run_drops_the_layers_that_cost_least(small_data: list[str], tmp_path: Path) -> None:
+    from tests.helpers import TINY
+    from tinylm_ablate.grid.compose import compose
+    from tinylm_ablate.run import run
+    from tinylm_ablate.settle import settle
+
+    place = [*TINY, *small_data, f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache", "init=inherit"]
+    place += ["init.parent_depth=5", "init.parent_width=16", "init.parent_ffn_width=24", "init.calibration_tokens=500"]
+    place += ["init.keep_first=1", "init.keep_last=0"]
+    record = run(compose([*place, "init.layers=importance"]))
+    layers = record["init"]["layers"]
+    costs = layers["skipping_costs"]
+    assert len(costs) == 5 and layers["rule"] == "importance"
+    assert layers["kept"] == sorted([0, max(range(1, 5), key=lambda layer: costs[layer])])
+    (scores,) = (tmp_path / "cache" / "scores").glob("*-layers-*.json")
+    saved = json.loads(scores.read_text())
+    assert [loss - saved["whole"] for loss in saved["skipped"]] == costs
+    stamp = scores.stat().st_mtime_ns
+    other = run(compose([*place, "init.layers=importance", "seed=1"]))
+    assert other["init"]["layers"] == layers and scores.stat().st_mtime_ns == stamp
+    listed = run(compose([*place, "init.layers='1,3'"]))
+    assert listed["init"]["layers"]["kept"] == [1, 3] and listed["init"]["layers"]["rule"] == "list"
+    runs = [settle(compose([*place, f"init.layers={layers}"])) for layers in ("middle", "even", "importance", "'1,3'")]
+    assert len({settled.identity for settled in runs}) == 4
+    assert len({settled.parent.identity for settled in runs if settled.parent}) == 1
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"whole": 1}', '{"whole": 1, "skipped": [1, 2]}'])
 def test_a_damaged_file_is_told(tmp_path: Path, content: str) -> None:
     source = parent()

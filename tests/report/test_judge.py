@@ -142,7 +142,15 @@ def test_counts_need_one_seed_and_a_bound_is_a_bound():
 
 def test_ratios_are_compared_as_ratios():
     arms = [arm({"arm": name}, [{"speed": speed}]) for name, speed in (("a", 50.0), ("b", 100.0))]
-    test = {"kind": "ordering", "better": ["a"], "than": ["b"], "metric": "speed", "direction": "less", "exact": True, "relative": True}
+    test = {
+        "kind": "ordering",
+        "better": ["a"],
+        "than": ["b"],
+        "metric": "speed",
+        "direction": "less",
+        "exact": True,
+        "relative": True,
+    }
     for smallest, expected in ((0.9, REPRODUCED), (1.1, CONTRADICTED)):
         (found,) = judge(claim([{**test, "smallest": smallest}], ("a", "b")), [Section("", ["arm"], arms)])
         assert found.verdict == expected
@@ -165,7 +173,7 @@ TREND = {"kind": "trend", "column": "shape.depth", "largest_of": ["other"], "sma
     [
         (lambda depth, source: 3 - 0.02 * depth + source.normal(0, 0.05), REPRODUCED),
         (lambda depth, source: 3 + 0.02 * depth + source.normal(0, 0.05), CONTRADICTED),
-        (lambda depth, source: 3 + source.normal(0, 0.05), UNDECIDED),
+        (lambda _, source: 3 + source.normal(0, 0.05), UNDECIDED),
     ],
 )
 def test_a_trend_has_its_verdict(quality, expected):
@@ -179,14 +187,19 @@ def test_a_trend_over_few_arms_is_undecided():
 
 
 def test_the_papers_own_effect_is_computed_from_its_table():
-    paper = {"table": "table01_tokenizer", "key": "vocab_size", "column": "average", "rows": {"a": 48000, "b": 8000, "c": 100883}}
+    paper = {
+        "table": "table01_tokenizer",
+        "key": "vocab_size",
+        "column": "average",
+        "rows": {"a": 48000, "b": 8000, "c": 100883},
+    }
     own = claim([{"kind": "middle", "arm": "a", "ends": ["b", "c"], "smallest": 0.01, **COMMON}], paper=paper)
     assert [finding.paper for finding in judge(own, [])[0].findings] == pytest.approx([41.19 - 37.94, 41.19 - 40.40])
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_at_most_five_percent_of_verdicts_are_false(seeds):
-    """1,000 simulations each: at the smallest effect that matters every verdict is false, and without an effect "reproduced"."""
+    """1,000 simulations each: at the smallest effect that matters any verdict is false, and without an effect "reproduced"."""
     source = np.random.default_rng(21)
     false = {"at the bound": 0, "without effect": 0, "of several": 0, "equal at the bound": 0}
     for _ in range(1000):

@@ -116,7 +116,12 @@ def test_the_front_page_is_read_from_verdicts_over_the_ladder_to_the_tables(resu
         )
     ]  # fmt: skip
     assert places == sorted(places)
-    assert order(["demo", "figure04_x", "table01_x", "figure01_ladder"]) == ["figure01_ladder", "table01_x", "figure04_x", "demo"]
+    assert order(["demo", "figure04_x", "table01_x", "figure01_ladder"]) == [
+        "figure01_ladder",
+        "table01_x",
+        "figure04_x",
+        "demo",
+    ]
     assert 'class="not-run"' in text and "42.02" in text and "records/table02_depth_width-40-0.json" in text
     record = json.loads((results / "records" / "table02_depth_width-40-0.json").read_text())
     assert record["arch.depth"] == 40 and record["identity"] == "table02_depth_width-40-0"
@@ -203,7 +208,11 @@ def test_from_five_seeds_on_the_bootstrap_is_shown(runs, tmp_path):
         ("runs.csv", lambda text: re.sub(r"-40-0,0,", "-40-0,x,", text), "seed=x is no whole number"),
         ("runs.csv", lambda text: text.replace(",1.5,", ",much,"), "=much is no number"),
         ("curves/table02_depth_width-40-0.csv", lambda text: text.replace("loss", "gain"), "is no curve with the columns"),
-        ("documents/table02_depth_width-40-0.json", lambda text: text.replace('"schema": 1', '"schema": 9'), "schema 9 is not 1"),
+        (
+            "documents/table02_depth_width-40-0.json",
+            lambda text: text.replace('"schema": 1', '"schema": 9'),
+            "schema 9 is not 1",
+        ),
         ("documents/table02_depth_width-40-0.json", lambda text: text.replace("[", "[1.0, "), "values for the"),
         ("documents/items-*.csv", lambda text: text.replace("size", "weight", 1), "its first line is not"),
         ("documents/items-*.csv", lambda text: text.replace("bits_per_byte,", "joules,", 1), "a measure is one of"),

@@ -88,7 +88,9 @@ def test_the_bootstrap_is_scipys_where_only_seeds_vary():
     source = np.random.default_rng(2)
     seeds = source.normal(1, 0.5, 12)
     low, high = hierarchical_bootstrap([(np.repeat(seeds[:, None], 30, axis=1), np.ones(30))], resamples=20_000)
-    expected = scipy.stats.bootstrap((seeds,), np.mean, method="percentile", n_resamples=20_000, random_state=1).confidence_interval
+    expected = scipy.stats.bootstrap(
+        (seeds,), np.mean, method="percentile", n_resamples=20_000, random_state=1
+    ).confidence_interval
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.02)
     assert (low, high) == hierarchical_bootstrap([(np.repeat(seeds[:, None], 30, axis=1), np.ones(30))], resamples=20_000)
 
@@ -97,7 +99,9 @@ def test_the_bootstrap_is_scipys_where_only_documents_vary():
     source = np.random.default_rng(4)
     own = source.normal(1, 0.5, 60)
     low, high = hierarchical_bootstrap([(np.repeat(own[None], 3, axis=0), np.ones(60))], resamples=20_000)
-    expected = scipy.stats.bootstrap((own,), np.mean, method="percentile", n_resamples=20_000, random_state=1).confidence_interval
+    expected = scipy.stats.bootstrap(
+        (own,), np.mean, method="percentile", n_resamples=20_000, random_state=1
+    ).confidence_interval
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.02)
 
 

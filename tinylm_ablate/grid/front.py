@@ -80,11 +80,19 @@ def found_table(objectives: Sequence[Objective], results: Sequence[Result], fron
         values = [_short(result.place[key]) for key in keys]
         rows.append(
             [
-                str(result.number), *values, *(f"{value:.4f}" if abs(value) < 100 else f"{value:.5g}" for value in result.values), *tests,
-                f"{result.parameters:,}", result.identity,
+                str(result.number),
+                *values,
+                *map(_number, result.values),
+                *tests,
+                f"{result.parameters:,}",
+                result.identity,
             ]
-        )  # fmt: skip
+        )
     return table(head, rows, words=1 + len(keys))
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:.5g}"
 
 
 def _short(value: str) -> str:

@@ -1,4 +1,4 @@
-"""How far a grid is (``mode=status``): what each cell, and each run that it needs, is doing, by the files that workers leave."""
+"""How far a grid is (``mode=status``): what each cell and each run that it needs is doing, by the files of its workers."""
 
 from __future__ import annotations
 

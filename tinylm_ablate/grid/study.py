@@ -147,17 +147,16 @@ class Study:
             broken: It failed of something that says nothing about its parameters, so that the sampler is to forget it.
         """
         about = {"state": state, "identity": identity, "parameters": parameters, "reason": reason}
-        trial.set_user_attr("outcome", about)
-        if violation > 0:
-            trial.set_constraint("possible", violation)
-        if state == DONE:
-            self._study.tell(trial, list(values))
-        else:
-            # A run that diverged is told like a weak one: Optuna's samplers learn nothing from a trial that failed.
-            self._study.tell(trial, state=TrialState.FAIL if broken else TrialState.PRUNED)
-        lock = self._locks.pop(trial.number)
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+        with self._alone():  # or another process would find the lock free, and the trial still running
+            trial.set_user_attr("outcome", about)
+            if violation > 0:
+                trial.set_constraint("possible", violation)
+            if state == DONE:
+                self._study.tell(trial, list(values))
+            else:
+                # A run that diverged is told like a weak one: Optuna's samplers learn nothing from a trial that failed.
+                self._study.tell(trial, state=TrialState.FAIL if broken else TrialState.PRUNED)
+            _let_go(self._locks.pop(trial.number))
         return Result(trial.number, state, self.place(trial), list(values), identity, parameters, reason)
 
     def results(self) -> list[Result]:
@@ -213,8 +212,7 @@ class Study:
             if trial.params and trial.number not in again:
                 self._study.enqueue_trial(trial.params, user_attrs={_AGAIN: trial.number})
             self._study.tell(trial.number, state=TrialState.FAIL)
-            Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
+            _let_go(lock)
 
     def _check_asked(self, asked: dict[str, Any]) -> None:
         before = self._study.user_attrs.get(_ASKED)
@@ -269,6 +267,11 @@ class Watch:
                 new = True
         self._reported = reached
         return new and reached < POINTS and self._trial.should_prune()
+
+
+def _let_go(lock: filelock.BaseFileLock) -> None:
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
 
 
 def _counts(trial: FrozenTrial) -> bool:

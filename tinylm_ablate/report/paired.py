@@ -56,7 +56,7 @@ def _note(count: int, shown: int, pairs: list[Pair], bootstrap: bool) -> str:
     sentences.append("Seeds that would decide: after the correction, if means and spreads stay as they are.")
     if bootstrap:
         sentences.append(
-            f"The hierarchical bootstrap over seeds and documents, shown from {BOOTSTRAP_SEEDS} seeds on, decides nothing: with "
+            f"The hierarchical bootstrap over seeds and documents, told from {BOOTSTRAP_SEEDS} seeds on, decides nothing: with "
             "so few seeds it is too narrow."
         )
     return " ".join(sentences)

@@ -5,8 +5,8 @@ documents. Two runs of one seed see the same text in the same order, and all run
 arms are compared by their difference within each seed, and within each document.
 
 **Why verdicts rest on t-intervals and not on the bootstrap.** With n seeds the hierarchical bootstrap resamples n numbers, of
-which 2 have 3 means; its variance is (n - 1)/n of the unbiased one, and its tails are no heavier for how little n seeds tell. In
-simulations without any effect its 95 % intervals leave zero out in 43 % of cases with 2 seeds, 26 % with 3 and 16 % with 5
+which 2 have 3 means; its variance is (n - 1)/n of the unbiased one, and its tails are no heavier for how little n seeds tell.
+In simulations without any effect its 95 % intervals leave zero out in 43 % of cases with 2 seeds, 26 % with 3 and 16 % with 5
 (``tests/report/test_statistics.py``), against the 5 % that they promise. Student's t knows how little 2 seeds say: its quantile
 is 12.7 in place of 1.96. It assumes that differences over seeds are about normal, which nothing can check with a few of them.
 

@@ -54,6 +54,6 @@ def verdict(arms: Sequence[Arm]) -> str:
     if max(len(arm.runs) for arm in arms) < 2:
         return "One seed: nothing can be concluded from these differences."
     return (
-        f"{WITHIN_NOISE} cannot be told from the best of its column: the paired t-test over seeds, and documents where they are "
-        "known, finds no difference at 5 % after Holm's correction for all pairs. Bold: every other arm is worse than that."
+        f"{WITHIN_NOISE} cannot be told from the best of its column: the paired t-test over seeds, and documents where they "
+        "are known, finds no difference at 5 % after Holm's correction for all pairs. Bold: every other arm is worse than that."
     )
