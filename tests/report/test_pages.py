@@ -68,7 +68,8 @@ class Page(HTMLParser):
 
 
 def test_the_blocks_of_a_page_are_found():
-    page = "# One\n\nText of\ntwo lines.\n\n- a\n- b\n  more\n\n| x | y |\n|:---|---:|\n| a\\|b | 1 |\n\n![What it shows](f/g.svg)\n"
+    page = "# One\n\nText of\ntwo lines.\n\n- a\n- b\n  more\n\n| x | y |\n|:---|---:|\n| a\\|b | 1 |\n\n"
+    page += "![What it shows](f/g.svg)\n"
     assert parse(page) == [
         Heading(1, "One"),
         Paragraph("Text of two lines."),
