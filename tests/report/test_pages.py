@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from tests.report.conftest import Runs
 from tinylm_ablate.files import sha256_file
 from tinylm_ablate.report.__main__ import main
 from tinylm_ablate.report.blocks import Figure, Heading, Items, Paragraph, Table, inline, parse
@@ -26,16 +27,24 @@ def contents(folder):
     return {str(path.relative_to(folder)): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.fixture
-def results(runs, tmp_path):
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Runs, and the results made from them, once; tests take copies."""
+    folder = tmp_path_factory.mktemp("built")
+    runs = Runs(folder / "runs")
     runs.depths(GRID, paper="table02_depth_width", paper_axis=["depth"])
     runs.depths({40: [1.0, 1.1], 9: [2.0, 2.2]}, name="figure01_ladder")
-    for number, folder in enumerate(sorted(path.name for path in runs.folder.iterdir() if path.name != "grids")):
-        runs.documents(folder, 0.05, number)
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "figure02_coverage.md").write_text("# Coverage\n\nA page of another command.\n")
-    assert main(["--runs-dir", str(runs.folder), "--results", str(tmp_path / "results")]) == 0
-    return tmp_path / "results"
+    for number, identity in enumerate(sorted(path.name for path in runs.folder.iterdir() if path.name != "grids")):
+        runs.documents(identity, 0.05, number)
+    (folder / "results").mkdir()
+    (folder / "results" / "figure02_coverage.md").write_text("# Coverage\n\nA page of another command.\n")
+    assert main(["--runs-dir", str(runs.folder), "--results", str(folder / "results")]) == 0
+    return runs, folder / "results"
+
+
+@pytest.fixture
+def results(built, tmp_path):
+    return shutil.copytree(built[1], tmp_path / "results")
 
 
 class Page(HTMLParser):
@@ -146,9 +155,9 @@ def test_latex_tables_are_balanced_and_escaped(results):
     assert tables("| a_b | 5 % |\n|:---|---:|\n| $x$ | **1** |\n", "t").count(r"\_") == 1
 
 
-def test_a_clone_without_runs_makes_every_byte_again(results, runs, tmp_path):
+def test_a_clone_without_runs_makes_every_byte_again(built, results, tmp_path):
     before = contents(results)
-    assert main(["--runs-dir", str(runs.folder), "--results", str(results)]) == 0
+    assert main(["--runs-dir", str(built[0].folder), "--results", str(results)]) == 0
     assert contents(results) == before
     clone = tmp_path / "clone"
     for kept in ("runs.csv", "figure02_coverage.md", "grids", "curves", "documents"):
@@ -158,13 +167,13 @@ def test_a_clone_without_runs_makes_every_byte_again(results, runs, tmp_path):
     assert contents(clone) == before
 
 
-def test_documents_widen_the_intervals(results, runs, tmp_path):
+def test_documents_widen_the_intervals(built, results, tmp_path):
     with (results / "table02_depth_width.csv").open() as stream:
         wide = {row["arch.depth"]: row for row in csv.DictReader(stream)}
-    for path in runs.folder.glob("*/documents.parquet"):
-        path.unlink()
     alone = tmp_path / "alone"
-    assert main(["--runs-dir", str(runs.folder), "--results", str(alone)]) == 0
+    shutil.copytree(results, alone)
+    shutil.rmtree(alone / "documents")
+    assert main(["--runs-dir", str(tmp_path / "none"), "--results", str(alone)]) == 0
     with (alone / "table02_depth_width.csv").open() as stream:
         narrow = {row["arch.depth"]: row for row in csv.DictReader(stream)}
     column = "test/bits_per_byte/all"

@@ -46,8 +46,10 @@ from tinylm_ablate.init.parents import LazyState, Parent
 if TYPE_CHECKING:
     from tinylm_ablate.config import MasksConfig
 
-#: Of Sheared-LLaMA's published configuration.
+#: Of Sheared-LLaMA's published configuration, as is the schedule: all learning rates rise over the first tenth of the steps, and
+#: fall along a cosine to a tenth of their peak.
 _BETAS, _CLIP = (0.9, 0.95), 1.0
+_RISE, _FINAL = 0.1, 0.1
 
 _SEED = 0
 
@@ -192,6 +194,7 @@ def _train(
     generator = torch.Generator().manual_seed(_SEED)
     sequences = max(1, masks.batch_tokens // calibration.context_length)
     steps = max(1, calibration.sequences // sequences)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     curve = []
     with progress.bar(total=steps, description="learning masks", unit="step") as bar:
         for step in range(steps):
@@ -208,6 +211,7 @@ def _train(
             torch.stack([gate.penalty(reached) for gate in gates.values()]).sum().backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(trained, _CLIP)
             optimizer.step()
+            schedule.step()
             for gate in gates.values():
                 gate.clamp()
             far = {axis: _largest(gate) for axis, gate in gates.items()}
@@ -215,6 +219,14 @@ def _train(
             bar.set_postfix_str(f"loss {total:.3f}, " + ", ".join(f"{axis} {units:+.1f}" for axis, units in far.items()))
             bar.update()
     return curve
+
+
+def _rate(step: int, steps: int) -> float:
+    """The learning rates of a step, from 0 on, over their peaks."""
+    rise = math.ceil(_RISE * steps)
+    if step < rise:
+        return (step + 1) / rise
+    return _FINAL + (1 - _FINAL) * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))) / 2
 
 
 def backward(
