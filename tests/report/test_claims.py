@@ -119,3 +119,23 @@ def test_all_mistakes_are_told_at_once(tmp_path, capsys):
     assert error.count("experiment is missing") == 2 and error.count("tests is missing") == 2
     with pytest.raises(UserError, match="is no folder"):
         read_claims(tmp_path / "none")
+
+
+def test_the_first_and_the_last_layer_are_held_against_those_between(runs, tmp_path):
+    import pandas as pd
+
+    cells = {}
+    for arm in ("20_layers", "40_layers"):
+        for seed in range(3):
+            identity = runs.add(f"{arm}-{seed}", seed, 1.5)
+            bits = [5.0 + seed / 100, 2.0, 2.2, 2.1 + seed / 50, 3.0]
+            rows = [(1, first, value, value, 0.3) for first, value in enumerate(bits)] + [(0, 0, 1.5, 1.5, 0.3)]
+            frame = pd.DataFrame(rows, columns=["skipped", "first", "loss", "bits_per_byte", "cloze"])
+            frame.to_parquet(runs.folder / identity / "layer_skip.parquet")
+            cells[identity] = {"arm": arm, "seed": seed}
+    runs.grid("figure05_layer_skip", cells, figures=["layer_skip"])
+    assert main(["--runs-dir", str(runs.folder), "--results", str(tmp_path / "results")]) == 0
+    rows = [line for line in (tmp_path / "results" / "claims.csv").read_text().splitlines() if line.startswith("figure05")]
+    assert len(rows) == 4 and all(",reproduced," in row for row in rows)
+    # The first layer costs 5.01 in the mean, those between 2.1 and two thirds of a hundredth more.
+    assert float(rows[0].split(",")[8]) == pytest.approx(5.01 - (2.0 + 2.2 + 2.12) / 3)

@@ -167,7 +167,7 @@ def test_a_clone_without_runs_makes_every_byte_again(built, results, tmp_path):
     assert contents(clone) == before
 
 
-def test_documents_widen_the_intervals(built, results, tmp_path):
+def test_documents_widen_the_intervals(results, tmp_path):
     with (results / "table02_depth_width.csv").open() as stream:
         wide = {row["arch.depth"]: row for row in csv.DictReader(stream)}
     alone = tmp_path / "alone"

@@ -31,6 +31,7 @@ from tinylm_ablate.report import (
 from tinylm_ablate.report.arms import Section, sections
 from tinylm_ablate.report.claims import read_claims
 from tinylm_ablate.report.collect import RUNS, collect, kept_rows
+from tinylm_ablate.report.edges import with_edges
 from tinylm_ablate.report.index import OWN, index, other_pages
 from tinylm_ablate.report.judge import Judgement, judge
 from tinylm_ablate.report.page import Experiment, comma_separated, page
@@ -67,7 +68,7 @@ def write_report(runs_dir: Path, results: Path, claims: Path | None = None) -> t
         if other_pages(results, []):
             write_atomic(results / "README.md", index([], 0, other_pages(results, [])))
         return [], problems
-    records = frame(to_csv(kept[identity] for identity in sorted(kept)))
+    records = with_edges(frame(to_csv(kept[identity] for identity in sorted(kept))), results)
     named: dict[str, list[Grid]] = {}
     for grid in read_grids(results, problems):
         named.setdefault(grid.name, []).append(grid)

@@ -1,0 +1,55 @@
+"""A grid of 200 tiny cells of which 10 fail while they train: what a cell costs beside its training, and that failures stay apart.
+
+    python benchmarks/many_cells.py [CELLS [FAILURES]]
+
+The cells that fail have a learning rate that overflows. Prints seconds a cell, from the times at which cells end, and exits
+with 1 where the grid did not end as it should, or a cell after the first took longer than a second.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+TINY = [
+    "arch.depth=1", "arch.width=16", "arch.ffn_width=24", "tokenizer=bpe", "tokenizer.vocab_size=300",
+    "tokenizer.train_bytes=20000", "train.context_length=32", "train.batch_tokens=128", "train.tokens=2560",
+    "train.threads=1", "train.compile=false", "evaluate.max_bytes=2000", "evaluate.cloze_questions=4", "tracking=none",
+    "optimizer.clip=1e30", "optimizer.scaling.exponent=0", "optimizer.weight_decay=1.0",
+]  # fmt: skip
+
+
+def main(cells: int, failures: int) -> int:
+    """Run the grid; the exit code."""
+    seeds = cells // 2
+    with tempfile.TemporaryDirectory() as folder:
+        # Two learning rates; the one that overflows is left with as many seeds as are to fail.
+        excluded = [f"optimizer.scaling.base_lr=900 seed={seed}" for seed in range(failures, seeds)]
+        rates = ["900", "0.003"] if cells == 2 * failures else ["900", "0.003", "0.002"]
+        keep = [f"optimizer.scaling.base_lr=0.002 seed={seed}" for seed in range(cells - seeds - failures, seeds)]
+        exclude = ",".join(f"'{rule}'" for rule in [*excluded, *(keep if len(rates) == 3 else [])])
+        grid = [
+            sys.executable, "-m", "tinylm_ablate", "-m", *TINY, f"optimizer.scaling.base_lr={','.join(rates)}", f"seeds={seeds}",
+            f"grid.exclude=[{exclude}]", f"runs_dir={folder}/runs", "cache_dir=runs/cache",
+        ]  # fmt: skip
+        ends: list[float] = []
+        last = ""
+        with subprocess.Popen(grid, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if line.startswith(("done  ", "failed")) and len(ends) < cells:
+                    ends.append(time.monotonic())
+                last = line if " done, " in line else last
+    each = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    median = statistics.median(each)
+    print(f"{len(ends)} cells; {last.strip().split(';')[0]}; {median:.2f} s a cell (median), {max(each):.2f} s at most")
+    sound = process.returncode == 1 and f"{cells - failures} done, {failures} failed" in last
+    return int(not sound or median > 1)
+
+
+if __name__ == "__main__":
+    given = [int(text) for text in sys.argv[1:]]
+    raise SystemExit(main(*[*given, *(200, 10)[len(given) :]]))
