@@ -1,4 +1,4 @@
-"""A grid of 200 tiny cells of which 10 fail while they train: what a cell costs beside its training, and that failures stay apart.
+"""A grid of 200 tiny cells of which 10 fail while they train: what a cell costs beside its training, and what a failure does.
 
     python benchmarks/many_cells.py [CELLS [FAILURES]]
 
@@ -8,6 +8,7 @@ with 1 where the grid did not end as it should, or a cell after the first took l
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import subprocess
 import sys
@@ -24,17 +25,12 @@ TINY = [
 
 def main(cells: int, failures: int) -> int:
     """Run the grid; the exit code."""
-    seeds = cells // 2
+    seeds = cells - failures
+    # Every seed with a sound learning rate, and the first ones also with the one that overflows.
+    exclude = ",".join(f"'optimizer.scaling.base_lr=900 seed={seed}'" for seed in range(failures, seeds))
     with tempfile.TemporaryDirectory() as folder:
-        # Two learning rates; the one that overflows is left with as many seeds as are to fail.
-        excluded = [f"optimizer.scaling.base_lr=900 seed={seed}" for seed in range(failures, seeds)]
-        rates = ["900", "0.003"] if cells == 2 * failures else ["900", "0.003", "0.002"]
-        keep = [f"optimizer.scaling.base_lr=0.002 seed={seed}" for seed in range(cells - seeds - failures, seeds)]
-        exclude = ",".join(f"'{rule}'" for rule in [*excluded, *(keep if len(rates) == 3 else [])])
-        grid = [
-            sys.executable, "-m", "tinylm_ablate", "-m", *TINY, f"optimizer.scaling.base_lr={','.join(rates)}", f"seeds={seeds}",
-            f"grid.exclude=[{exclude}]", f"runs_dir={folder}/runs", "cache_dir=runs/cache",
-        ]  # fmt: skip
+        grid = [sys.executable, "-m", "tinylm_ablate", "-m", *TINY, "optimizer.scaling.base_lr=900,0.003", f"seeds={seeds}"]
+        grid += [f"grid.exclude=[{exclude}]", f"runs_dir={folder}/runs", "cache_dir=runs/cache"]
         ends: list[float] = []
         last = ""
         with subprocess.Popen(grid, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
@@ -43,7 +39,7 @@ def main(cells: int, failures: int) -> int:
                 if line.startswith(("done  ", "failed")) and len(ends) < cells:
                     ends.append(time.monotonic())
                 last = line if " done, " in line else last
-    each = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    each = [after - before for before, after in itertools.pairwise(ends)]
     median = statistics.median(each)
     print(f"{len(ends)} cells; {last.strip().split(';')[0]}; {median:.2f} s a cell (median), {max(each):.2f} s at most")
     sound = process.returncode == 1 and f"{cells - failures} done, {failures} failed" in last

@@ -89,6 +89,19 @@ def test_too_few_seeds_are_undecided_and_told_how_many_would_do():
     assert verdict(ORDERING, {"a": 0.0, "b": 0.15}, seeds=30, seed_spread=0.03, document_spread=0.05).verdict == REPRODUCED
 
 
+@pytest.mark.parametrize("effects", [{"a": 0.1, "b": 0.05, "c": 0.0}, {"a": 0.0, "b": 0.12, "c": 0.24}])
+def test_more_seeds_than_there_are_would_decide_what_is_undecided(effects):
+    """Also for a contradiction among several comparisons, which takes a wider interval than the one that is shown."""
+    open_ = 0
+    for seed in range(40):
+        (found,) = judge(claim(CHAIN), [section(np.random.default_rng(seed), effects, 3, 0.03, 0.05)])
+        for finding in found.findings:
+            if finding.verdict == UNDECIDED and finding.needed is not None:
+                open_ += 1
+                assert finding.needed > 3
+    assert open_ > 5
+
+
 def test_what_has_not_run_has_no_verdict():
     assert [found.verdict for found in judge(claim(CHAIN), [])] == [NOT_RUN]
     partly = section(np.random.default_rng(1), {"a": 0.0, "b": 0.4}, 4)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -151,7 +150,7 @@ class GridSweeper(Sweeper):
                 walk = Walk(
                     works,
                     self._launch,
-                    together=not isinstance(self.launcher, BasicLauncher),
+                    together=type(self.launcher).__name__ != "BasicLauncher",  # Hydra may load the class a second time
                     stop=base.grid.on_failure == "stop",
                 )
                 walk.go()

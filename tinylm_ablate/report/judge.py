@@ -184,10 +184,17 @@ def _compared(claim: Claim, test: Test, arms: Mapping[str, Arm], count: int) -> 
             findings.append(Finding(test, label, columns, None, 0, None, paper, UNDECIDED))
             continue
         verdict = decide(found, test.margin, test.kind == "equivalence", count)
-        distance = abs((abs(found.mean) if test.kind == "equivalence" else found.mean) - test.margin)
-        needed = found.seeds_to_decide(distance) if verdict == UNDECIDED else None
+        needed = _needed(found, test, count) if verdict == UNDECIDED else None
         findings.append(Finding(test, label, columns, found, found.pairs, needed, paper, verdict))
     return findings
+
+
+def _needed(found: Estimate, test: Test, count: int) -> int | None:
+    """Seeds that would decide it for the side on which it lies now, each with its own confidence (see ``decide``)."""
+    equivalence = test.kind == "equivalence"
+    beyond = (abs(found.mean) if equivalence else found.mean) - test.margin
+    contradicts = (beyond > 0) == equivalence
+    return found.seeds_to_decide(abs(beyond), 1 - (1 - _CONFIDENCE) / count if contradicts else _CONFIDENCE)
 
 
 def decide(effect: Interval, smallest: float, equivalence: bool = False, count: int = 1) -> str:
