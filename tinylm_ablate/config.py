@@ -248,7 +248,11 @@ class TrainConfig:
     micro_batch: int | str = setting(
         "sequences in one forward pass; 'auto' takes the largest within 32", choices=("auto",), at_least=1
     )
-    precision: str = setting("arithmetic of the matrix products", choices=("auto", "fp32", "bf16"))
+    precision: str = setting(
+        "arithmetic of the matrix products; 'auto' is bf16 where the processor has instructions for it and the model is 32 "
+        "wide or more, and fp32 elsewhere: name it where machines of several kinds share a grid",
+        choices=("auto", "fp32", "bf16"),
+    )
     device: str = setting("where to train", choices=("auto", "cpu", "cuda", "mps"), numerics=False)
     compile: bool | str = setting(
         "compile the layers; 'auto' does where a C++ compiler is found and the run is long enough to win by it",

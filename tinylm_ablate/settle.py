@@ -19,6 +19,7 @@ from tinylm_ablate.data.check import data_mistakes
 from tinylm_ablate.data.corpus import text_fingerprint
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import fingerprint
+from tinylm_ablate.hardware import fast_bf16
 from tinylm_ablate.rounds.plan import Rounds, split_rounds
 from tinylm_ablate.scale import at_scale
 from tinylm_ablate.tokenizer.build import mistakes as vocabulary_mistakes
@@ -32,7 +33,8 @@ IDENTITY_SCHEMA = 1
 #: micro_batch=auto: most tokens in a forward pass, so that the paper's own scale fits a GPU.
 _MICRO_TOKENS = 16_384
 
-#: Matrix products in bf16 pay from this width on; below it the casts cost more than they save (docs/LAB.md).
+#: Where a processor has instructions for them, matrix products in bf16 pay from this width on; below it the casts cost more
+#: than they save (docs/LAB.md).
 BF16_FROM_WIDTH = 32
 
 
@@ -137,7 +139,7 @@ def settle(config: Config) -> Settled:
         raise ConfigError(mistakes)
     precision = config.train.precision
     if precision == "auto":
-        precision = "bf16" if shape.width >= BF16_FROM_WIDTH else "fp32"
+        precision = "bf16" if shape.width >= BF16_FROM_WIDTH and fast_bf16(config.train.device) else "fp32"
     text = text_fingerprint(config.data, Path(config.cache_dir))
     vocabulary = vocabulary_fingerprint(config.tokenizer, vocab_size, source_vocab_size, text)
     parent = _parent(config) if config.init.method != "random" and config.init.parent is None else None

@@ -46,8 +46,8 @@ from tinylm_ablate.init.parents import LazyState, Parent
 if TYPE_CHECKING:
     from tinylm_ablate.config import MasksConfig
 
-#: Of Sheared-LLaMA's published configuration, as is the schedule: all learning rates rise over the first tenth of the steps, and
-#: fall along a cosine to a tenth of their peak.
+#: Of Sheared-LLaMA's published configuration, as is the schedule: all learning rates rise over the first tenth of the steps,
+#: and fall along a cosine to a tenth of their peak.
 _BETAS, _CLIP = (0.9, 0.95), 1.0
 _RISE, _FINAL = 0.1, 0.1
 

@@ -19,8 +19,8 @@ READING = (
     "interval is above the smallest effect that matters. Contradicted: the whole interval is below it, so that no effect that "
     "matters is left. Undecided: it lies in the interval. For 'no difference' the interval is to lie within plus and minus "
     "that effect, or outside of it. A claim of several comparisons is reproduced if each is, and contradicted if one is, by an "
-    "interval widened for their number (Bonferroni), which is not shown. The paper's effects are in its own unit, mostly points of mean accuracy, of single runs: "
-    "they have no interval."
+    "interval widened for their number (Bonferroni), which is not shown. The paper's effects are in its own unit, mostly "
+    "points of mean accuracy, of single runs: they have no interval."
 )
 
 

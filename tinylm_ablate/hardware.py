@@ -1,0 +1,41 @@
+"""What this machine's processors are good at, told without importing torch where there is no GPU."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+#: Instructions that multiply matrices in bf16: x86's and Arm's names for them in /proc/cpuinfo. Without them a product in bf16
+#: is emulated, tens of times slower than in fp32 (docs/LAB.md).
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+#: One of these is there where a driver of NVIDIA, of AMD or of WSL runs.
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+
+
+def fast_bf16(device: str) -> bool:
+    """Whether matrix products in bf16 are native to what a run would train on.
+
+    Args:
+        device: ``train.device``: "auto", "cpu", "cuda" or "mps".
+    """
+    if device == "cuda" or (device == "auto" and any(Path(path).exists() for path in _GPU_DEVICES)):
+        import torch
+
+        if torch.cuda.is_available():
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device in ("auto", "cpu") and not _BF16_FLAGS.isdisjoint(cpu_flags())
+
+
+@functools.cache
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """The extensions that Linux lists for the first processor; empty on other systems."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
