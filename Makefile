@@ -12,8 +12,9 @@ SCALE ?= s32
 SEEDS ?= 2
 TOKENS_PER_PARAMETER ?=
 ARGS ?=
-# Folder of the runs, and more arguments for pytest.
+# Folder of the runs; test processes at once ("auto": one a core, "0": none beside pytest's own), and more arguments for pytest.
 RUNS ?= runs
+JOBS ?= auto
 PYTEST_ARGS ?=
 
 BIN = $(VENV)/bin
@@ -28,7 +29,7 @@ OVERRIDES = runs_dir=$(RUNS) $(ARGS)
 help: ## list every target (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "Variables: PYTHON VENV TORCH_ARGS RUNS ARGS PYTEST_ARGS; for paper: SCALE=$(SCALE) SEEDS=$(SEEDS) TOKENS_PER_PARAMETER=$(TOKENS_PER_PARAMETER)"
+	@echo "Variables: PYTHON VENV TORCH_ARGS RUNS ARGS JOBS PYTEST_ARGS; for paper: SCALE=$(SCALE) SEEDS=$(SEEDS) TOKENS_PER_PARAMETER=$(TOKENS_PER_PARAMETER)"
 
 setup: $(STAMP) ## make the virtual environment and install the pinned dependencies
 
@@ -46,7 +47,7 @@ demo: setup ## train a small real grid on real text and print its table (about 6
 	$(RUN).report --runs-dir $(RUNS)
 
 test: setup ## run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 lint: setup ## check style, formatting and types
 	$(BIN)/python -m ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 from tinylm_ablate.config import Config
 from tinylm_ablate.data.corpus import SPLITS, Corpus, open_corpus
 from tinylm_ablate.grid.compose import compose as compose_shipped
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core: more threads than that only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 #: Documents of each language in ``small_corpus``, by the split of the default corpus that they come from. A text's split
 #: follows from its hash, so those of one split alone would not fill all splits again.
