@@ -74,22 +74,19 @@ def trained(_trained: Parent) -> Parent:
 
 
 @pytest.fixture
-def planted(trained: Parent) -> Parent:
-    """The same with three units that do nothing and have large weights: channel 1, key-value group 0 of layer 1 (heads 0 and
-    1), FFN neuron 3 of layer 2."""
-    state = dict(trained.state)
-    state["model.embed_tokens.weight"][:, 1] = 0
-    state["lm_head.weight"][:, 1] *= 5
-    for layer in range(TRAINED.depth):
-        prefix = f"model.layers.{layer}."
-        for writer in ("self_attn.o_proj", "mlp.down_proj"):
-            state[f"{prefix}{writer}.weight"][1] = 0
-        for reader in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"):
-            state[f"{prefix}{reader}.weight"][:, 1] *= 5
-    state["model.layers.1.self_attn.o_proj.weight"][:, :16] = 0
-    for part, rows in (("q", 16), ("k", 8), ("v", 8)):
-        state[f"model.layers.1.self_attn.{part}_proj.weight"][:rows] *= 5
-    state["model.layers.2.mlp.down_proj.weight"][:, 3] = 0
-    for part in ("gate", "up"):
-        state[f"model.layers.2.mlp.{part}_proj.weight"][3] *= 5
-    return replace(trained, state=state)
+def planted(trained: Parent) -> Callable[[str], Parent]:
+    """``planted(axis)``: the same with one unit of an axis that writes noise: channel 1, key-value group 0 of layer 1 (heads 0
+    and 1), or FFN neuron 3 of layer 2. One that does nothing would not do: some that were learned cost under 0.001 nats."""
+    places = {
+        "width": ("model.embed_tokens.weight", slice(1, 2)),
+        "heads": ("model.layers.1.self_attn.o_proj.weight", slice(0, 16)),
+        "ffn": ("model.layers.2.mlp.down_proj.weight", slice(3, 4)),
+    }
+
+    def plant(axis: str) -> Parent:
+        name, columns = places[axis]
+        noise = torch.randn(trained.state[name].shape, generator=torch.Generator().manual_seed(5))
+        trained.state[name][:, columns] = 2 * noise[:, columns]
+        return trained
+
+    return plant

@@ -184,10 +184,10 @@ def test_an_exported_folder_is_what_transformers_loads(changes, tokenizer_json, 
     assert tokenizer.eos_token == "<|end|>" and tokenizer.eos_token_id == 0 == model.config.eos_token_id
     tokens = tokenizer("the one that thought of 的一", return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        torch.testing.assert_close(decoder(tokens), model(tokens).logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(decoder.double()(tokens), model.double()(tokens).logits, rtol=1e-5, atol=1e-5)
     loaded, state = load(folder)
     assert loaded == shape
-    assert all(torch.equal(state[name], tensor) for name, tensor in decoder.state_dict().items())
+    assert all(torch.equal(state[name], tensor) for name, tensor in decoder.float().state_dict().items())
 
 
 def test_what_transformers_writes_is_loaded_in_shards(tmp_path):

@@ -49,7 +49,8 @@ def random_weights(shape: Shape, seed: int = 0) -> dict[str, Tensor]:
 
 
 def logits(shape: Shape, weights: dict[str, Tensor]) -> Tensor:
-    decoder = Decoder(shape)
+    """In double precision, where what differs beyond rounding shows."""
+    decoder = Decoder(shape).double()
     decoder.load_state_dict(weights)
     with torch.no_grad():
         result: Tensor = decoder(TOKENS)
@@ -113,12 +114,12 @@ def test_the_penalty_is_the_lagrangian_of_each_target() -> None:
 def test_the_gated_forward_is_the_cut_forward(changes: dict[str, Any], soft: bool) -> None:
     shape = replace(SHAPE, **changes)
     child = replace(shape, width=26, ffn_width=20, heads=2, kv_heads=shape.kv_heads // 2)
-    weights = random_weights(shape)
+    weights = {name: weight.double() for name, weight in random_weights(shape).items()}
     units = choose_units(score(to_huggingface(weights, shape), shape, "l2"), shape, child, range(3))
-    gates = hard(shape, units, soft)
+    gates = {axis: values.double() for axis, values in hard(shape, units, soft).items()}
     folded = to_huggingface(fold(weights, shape, gates), shape)
     pruned = from_huggingface(cut(folded, shape, child, range(3), units), child)
-    torch.testing.assert_close(logits(shape, gated(weights, shape, gates)), logits(child, pruned), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits(shape, gated(weights, shape, gates)), logits(child, pruned), rtol=1e-9, atol=1e-9)
 
 
 def test_open_gates_change_nothing() -> None:
@@ -172,7 +173,7 @@ def test_masks_reach_their_targets_and_the_cut_has_the_childs_shape(trained: Par
     assert result.record["steps"] == 300
     assert result.record["distance"].keys() == {"width", "heads", "ffn"}
     assert len(result.record["distance"]["ffn"]) == 2
-    assert all(abs(distance) < 1.5 for distances in result.record["distance"].values() for distance in distances)
+    assert all(abs(distance) < 0.5 for distances in result.record["distance"].values() for distance in distances)
     pruned = cut(result.state, SHAPE, child, [0, 2], result.scores)
     assert {name: tuple(weight.shape) for name, weight in pruned.items()} == tensor_sizes(child)
     # Far better from the first step on than the parent's own weights by another criterion.
@@ -195,7 +196,8 @@ def loss_of(shape: Shape, state: dict[str, Tensor], calibration: Calibrations) -
 
 
 @pytest.mark.parametrize("axis", ["width", "heads", "ffn"])
-def test_a_unit_that_does_nothing_goes_first(planted: Parent, calibration: Calibrations, axis: str) -> None:
+def test_a_unit_that_does_harm_goes_first(planted: Callable[[str], Parent], calibration: Calibrations, axis: str) -> None:
+    """However large its weights: another criterion keeps it."""
     changes = {"width": {"width": 31}, "heads": {"heads": 2, "kv_heads": 1}, "ffn": {"ffn_width": 31}}
     child = replace(SHAPE, **changes[axis])
 
@@ -206,8 +208,9 @@ def test_a_unit_that_does_nothing_goes_first(planted: Parent, calibration: Calib
         return [sorted(set(range(every)) - set(row.tolist())) for row in kept]
 
     row, unit = {"width": (0, 1), "heads": (1, 0), "ffn": (2, 3)}[axis]
-    assert gone(l2(planted))[row] != [unit]
-    result = learn(planted, child, range(3), calibration(8 * 120), settings())
+    parent = planted(axis)
+    assert gone(l2(parent))[row] != [unit]
+    result = learn(parent, child, range(3), calibration(8 * 120), settings())
     assert gone(result.scores)[row] == [unit]
 
 

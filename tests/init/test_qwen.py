@@ -33,12 +33,12 @@ def tokens() -> torch.Tensor:
 
 
 def theirs(shape: Shape, state: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Logits of transformers."""
+    """Logits of transformers, in double precision: the biases make them large, and what differs beyond rounding shows."""
     import transformers
 
     kind = {"qwen2": "Qwen2", "qwen3": "Qwen3"}[model_type(shape)]
     config = getattr(transformers, f"{kind}Config")(**huggingface_config(shape, 64, 0))
-    model: Any = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    model: Any = getattr(transformers, f"{kind}ForCausalLM")(config).eval().double()
     model.load_state_dict(state)
     with torch.no_grad():
         logits: torch.Tensor = model(tokens()).logits
@@ -46,10 +46,14 @@ def theirs(shape: Shape, state: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def ours(shape: Shape, state: dict[str, torch.Tensor]) -> torch.Tensor:
-    decoder = Decoder(shape)
-    decoder.load_state_dict(from_huggingface(state, shape))
     with torch.no_grad():
-        return decoder(tokens())
+        return double_decoder(shape, state)(tokens())
+
+
+def double_decoder(shape: Shape, state: dict[str, torch.Tensor]) -> Decoder:
+    decoder = Decoder(shape).double()
+    decoder.load_state_dict(from_huggingface(state, shape))
+    return decoder
 
 
 @QWENS
@@ -57,8 +61,7 @@ def test_logits_are_those_of_transformers_with_and_without_the_cache(shape: Shap
     state = random_state(shape)
     expected = theirs(shape, state)
     torch.testing.assert_close(ours(shape, state), expected, rtol=1e-5, atol=1e-5)
-    decoder = Decoder(shape)
-    decoder.load_state_dict(from_huggingface(state, shape))
+    decoder = double_decoder(shape, state)
     with torch.no_grad():
         cached = Cached(decoder, batch=2, length=20)
         steps = [cached.read(tokens()[:, :7]), *(cached.read(tokens()[:, [position]]) for position in range(7, 20))]

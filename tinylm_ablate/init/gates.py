@@ -63,10 +63,9 @@ class Gates(nn.Module):
         return torch.sigmoid(self.log_alpha - self.temperature * math.log(-_LOW / _HIGH))
 
     def penalty(self, share: float) -> Tensor:
-        """The Lagrangian's terms when the ceilings have gone ``share`` of the way to the child's sizes."""
-        ceiling = 1 - share * (1 - self.kept / self.units)
-        excess = self.probability().mean(1) - ceiling
-        return (self.multipliers[0] * excess + self.multipliers[1] * excess.clamp(min=0).square()).sum()
+        """The Lagrangian's terms when the targets have gone ``share`` of the way to the child's sizes."""
+        excess = 1 - self.probability().mean(1) - share * (1 - self.kept / self.units)
+        return (self.multipliers[0] * excess + self.multipliers[1] * excess.square()).sum()
 
     @torch.no_grad()
     def distance(self) -> Tensor:
@@ -75,9 +74,8 @@ class Gates(nn.Module):
 
     @torch.no_grad()
     def clamp(self) -> None:
-        """Keep log alpha within its bounds, and the multipliers at 0 or above."""
+        """Keep log alpha within its bounds."""
         self.log_alpha.clamp_(-_BOUND, _BOUND)
-        self.multipliers.clamp_(min=0)
 
 
 def _stretched(logits: Tensor) -> Tensor:

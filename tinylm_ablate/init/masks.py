@@ -51,6 +51,10 @@ if TYPE_CHECKING:
 _BETAS, _CLIP = (0.9, 0.95), 1.0
 _RISE, _FINAL = 0.1, 0.1
 
+#: Ours: no momentum for gates and multipliers, which are a control loop. A momentum of 0.9 acts ten steps late, in which a gate
+#: crosses its whole range at a rate of 1; over a few hundred steps the axes then swing about their targets instead of settling.
+_GATE_BETAS = (0.0, 0.95)
+
 _SEED = 0
 
 #: An axis that ends further from its target than this share of the units that were to be closed is told.
@@ -182,8 +186,13 @@ def _train(
 ) -> list[dict[str, float]]:
     """Train gates, multipliers and ``weights`` in place; ``decoder`` is where the gated weights are put."""
     groups: list[dict[str, Any]] = [
-        {"params": [gate.log_alpha for gate in gates.values()], "lr": masks.learning_rate},
-        {"params": [gate.multipliers for gate in gates.values()], "lr": masks.learning_rate, "maximize": True},
+        {"params": [gate.log_alpha for gate in gates.values()], "lr": masks.learning_rate, "betas": _GATE_BETAS},
+        {
+            "params": [gate.multipliers for gate in gates.values()],
+            "lr": masks.learning_rate,
+            "betas": _GATE_BETAS,
+            "maximize": True,
+        },
     ]
     trained = list(weights.values()) if masks.weight_learning_rate > 0 else []
     if trained:
