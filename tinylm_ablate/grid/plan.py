@@ -9,6 +9,7 @@ from typing import Any
 from tinylm_ablate import progress
 from tinylm_ablate.arch.costs import training_memory
 from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
+from tinylm_ablate.grid.calibrate import busy
 from tinylm_ablate.grid.cost import cost, shard_bytes
 from tinylm_ablate.grid.needs import before
 from tinylm_ablate.optimizer.schedule import drawn, run_factor, warmup_steps
@@ -106,7 +107,8 @@ def _totals(rows: Sequence[dict[str, Any]], settled: Sequence[Settled]) -> list[
         f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {len(runs) - len(waiting)} finished; to do: {len(waiting)}, "
         f"{sum(row['own_tokens'] for row in waiting):,} tokens, {sum(row['own_flops'] for row in waiting):.3g} FLOPs",
         f"time here, one after another: {duration(sum(row['seconds'] for row in waiting))} "
-        f"({duration(training)} of training, {duration(evaluation)} of evaluation)",
+        f"({duration(training)} of training, {duration(evaluation)} of evaluation)"
+        + ("; other programs use this machine now, and that is what it would be without them" if busy() else ""),
         f"disk: {_size(sum(row['model_bytes'] for row in waiting))} of models, "
         f"{_size(max((row['checkpoint_bytes'] for row in waiting), default=0))} of checkpoints while the largest trains, "
         f"{_size(sum(known))} of token shards{unread}",
