@@ -85,10 +85,15 @@ def _flops(shape: Shape, context_length: int) -> int:
     return flops_per_token(shape, context_length)["training"]
 
 
-def _device() -> str:
+def on_gpu() -> bool:
+    """Whether runs train on a GPU here."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.cuda.is_available()
+
+
+def _device() -> str:
+    return "cuda" if on_gpu() else "cpu"
 
 
 #: What was measured in this process, and how long it took: processor time and time, seconds.

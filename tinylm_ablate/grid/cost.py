@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylm_ablate.arch.shapes import flops_per_token, parameters
-from tinylm_ablate.grid.calibrate import speed
+from tinylm_ablate.grid.calibrate import on_gpu, speed
 from tinylm_ablate.settle import Settled
 
 #: Seconds of a run that do not depend on its shape: opening the text, making the trainer, writing what is kept. Measured on
@@ -79,6 +79,8 @@ def cost(settled: Settled) -> Cost:
         passes, start = passes / _COMPILED_GAIN, start + _COMPILE_SECONDS
     if settled.previous is not None and settled.rounds.rule in {"loss", "top"}:
         start += settled.rounds.first * train.batch_tokens * measured.forward
+    if on_gpu():  # CPU processes share the cores that one of them would have
+        passes /= train.devices
     training = passes + steps * (measured.optimizer + settled.accumulation * _LOOP_SECONDS)
     count = parameters(shape)["total"]
     state = 4 * count * (1 + _MOMENTS[optimizer.name])
