@@ -21,12 +21,13 @@ from omegaconf import DictConfig, open_dict
 
 from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
+from tinylm_ablate.provenance import COMMAND
 
 if TYPE_CHECKING:
     import ray
 
 #: What a task is told of the environment that the grid was started in.
-_CARRIED = ("OMP_WAIT_POLICY", "HYDRA_FULL_ERROR", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+_CARRIED = (COMMAND, "OMP_WAIT_POLICY", "HYDRA_FULL_ERROR", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
 #: How long tasks that were told to stop may take to save where they are, seconds.
 _STOP_SECONDS = 60.0
