@@ -35,7 +35,9 @@ def main() -> None:
     from tinylm_ablate.errors import ConfigError, Interrupted, RunFailed, UserError
     from tinylm_ablate.grid import compose
     from tinylm_ablate.paths import conf_dir
+    from tinylm_ablate.provenance import carry_command
 
+    carry_command()
     compose.register()
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")

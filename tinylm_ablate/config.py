@@ -254,6 +254,12 @@ class TrainConfig:
         choices=("auto", "fp32", "bf16"),
     )
     device: str = setting("where to train", choices=("auto", "cpu", "cuda", "mps"), numerics=False)
+    devices: int = setting("GPUs, or CPU processes, of one machine that share a run", at_least=1, at_most=64, numerics=False)
+    strategy: str = setting(
+        "devices above 1: each holds all weights (Lightning's DDP), or a part of them (its FSDP2)",
+        choices=("ddp", "fsdp"),
+        numerics=False,
+    )
     compile: bool | str = setting(
         "compile the layers; 'auto' does where a C++ compiler is found and the run is long enough to win by it",
         choices=("auto",),

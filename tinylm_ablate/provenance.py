@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -25,8 +26,12 @@ _PACKAGES = (
     "mlflow",
     "numpy",
     "pandas",
+    "pytorch-optimizer",
     "safetensors",
 )
+
+#: Variable of the environment by which a grid tells its workers' processes what was typed.
+COMMAND = "TINYLM_ABLATE_COMMAND"
 
 
 @cache
@@ -44,8 +49,18 @@ def provenance() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "accelerator": _accelerator(),
         },
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": _command(),
     }
+
+
+def carry_command() -> None:
+    """Let the processes that this one starts, through whichever launcher, know the command line."""
+    os.environ[COMMAND] = json.dumps([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _command() -> list[str]:
+    carried = os.environ.get(COMMAND)
+    return [str(word) for word in json.loads(carried)] if carried else [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
 def require_clean() -> None:

@@ -112,7 +112,7 @@ def _do(settled: Settled, folder: Path, watch: Watch | None) -> Record:
         complete(settled.parent)
 
     write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
-    write_atomic(folder / "provenance.json", json.dumps(provenance(), indent=2))
+    write_atomic(folder / "provenance.json", json.dumps(_provenance(settled), indent=2))
 
     corpus = open_corpus(config.data, cache)
     vocabulary = open_vocabulary(config.tokenizer, settled.shape.vocab_size, settled.source_vocab_size, corpus, cache)
@@ -202,8 +202,13 @@ def _record(
             "train/tokens_per_second": trained.tokens_per_second,
             "train/skipped_steps": trained.skipped,
         },
-        "provenance": provenance(),
+        "provenance": _provenance(settled),
     }
+
+
+def _provenance(settled: Settled) -> Record:
+    """Code, versions and machine, and what the run reads: fingerprints of its text and its tokenizer."""
+    return provenance() | {"text": settled.text, "vocabulary": settled.vocabulary}
 
 
 def _with_extras(settled: Settled, record: Record) -> Record:

@@ -122,6 +122,8 @@ def settle(config: Config) -> Settled:
 
         if not torch.cuda.is_available():
             mistakes.append("train.device=cuda: no such device is found here; allowed: auto, cpu")
+    if config.train.devices > 1 and sound("train"):
+        mistakes += _devices_mistakes(config)
     if config.data.validation_share + config.data.test_share >= 0.9 and sound("data"):
         share = config.data.validation_share + config.data.test_share
         mistakes.append(
@@ -290,6 +292,29 @@ def _budget(config: Config) -> tuple[_Budget, list[str]]:
         )
     steps = max(1, tokens // train.batch_tokens)
     return _Budget(steps, micro_batch, max(1, sequences // micro_batch), rate), mistakes
+
+
+def _devices_mistakes(config: Config) -> list[str]:
+    train = config.train
+    mistakes = []
+    if (train.batch_tokens // train.context_length) % train.devices:
+        sequences = train.batch_tokens // train.context_length
+        mistakes.append(f"train.devices={train.devices}: allowed: a divisor of the {sequences} sequences of a batch")
+    if train.device == "mps":
+        mistakes.append(f"train.devices={train.devices}: allowed with train.device=cpu or cuda")
+    if train.strategy == "fsdp" and config.optimizer.name != "adamw":
+        mistakes.append(
+            f"train.strategy=fsdp: allowed with optimizer=adamw; optimizer={config.optimizer.name} needs whole weights"
+        )
+    if train.device != "cpu" and config.mode != "plan":
+        import torch
+
+        found = torch.cuda.device_count()
+        if torch.cuda.is_available() and found < train.devices:
+            mistakes.append(
+                f"train.devices={train.devices}: allowed: up to the {found} GPUs of this machine, or train.device=cpu"
+            )
+    return mistakes
 
 
 def _parent(config: Config) -> Settled:

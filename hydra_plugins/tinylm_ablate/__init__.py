@@ -1,6 +1,6 @@
-"""Hydra makes plugins only of classes that are defined here; the sweepers themselves are in ``tinylm_ablate.grid``."""
+"""Hydra makes plugins only of classes that are defined here; sweepers and launcher themselves are in ``tinylm_ablate.grid``."""
 
-from tinylm_ablate.grid import search, sweeper
+from tinylm_ablate.grid import ray, search, sweeper
 
 
 class GridSweeper(sweeper.GridSweeper):
@@ -9,3 +9,7 @@ class GridSweeper(sweeper.GridSweeper):
 
 class OptunaSweeper(search.OptunaSweeper):
     """The sweeper that ``conf/hydra/sweeper/optuna.yaml`` names."""
+
+
+class RayLauncher(ray.RayLauncher):
+    """The launcher that ``conf/hydra/launcher/ray.yaml`` names."""

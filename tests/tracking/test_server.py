@@ -39,9 +39,9 @@ def wait_until(condition, seconds: float = 120) -> None:
 
 
 @contextmanager
-def server(runs_dir, port):
+def server(runs_dir, port, database=None):
     command = [
-        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{runs_dir}/mlflow.db",
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database or f"sqlite:///{runs_dir}/mlflow.db",
         "--artifacts-destination", str(runs_dir / "served"), "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
     ]  # fmt: skip
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -56,13 +56,25 @@ def server(runs_dir, port):
         process.wait()
 
 
+#: An address of an empty database; ``tests/tracking/postgres.sh COMMAND`` gives one on PostgreSQL.
+DATABASE = os.environ.get("TRACKING_DATABASE")
+
+
 @pytest.mark.slow
-def test_a_server_that_is_killed_in_mid_run_gets_everything_later(settings, runs_dir, folder):
+@pytest.mark.parametrize(
+    "database",
+    [
+        None,
+        pytest.param(DATABASE, marks=pytest.mark.skipif(DATABASE is None, reason="see tests/tracking/postgres.sh")),
+    ],
+    ids=["sqlite", "postgresql"],
+)
+def test_a_server_that_is_killed_in_mid_run_gets_everything_later(settings, runs_dir, folder, database):
     port = free_port()
     settings.uri, settings.flush_seconds = f"http://127.0.0.1:{port}", 0.1
     tracker = open_tracker(settings, runs_dir)
     (folder / "config.yaml").write_text("arch: {}")
-    with server(runs_dir, port):
+    with server(runs_dir, port, database):
         grid = tracker.start_grid("grid")
         run = tracker.start_run(folder, "first", grid, {"seed": 0}, {})
         assert not run.id.startswith("unsent-")
@@ -79,7 +91,7 @@ def test_a_server_that_is_killed_in_mid_run_gets_everything_later(settings, runs
     second.finish({"test/bits_per_byte/all": 3.0}, [])
     tracker.finish_grid(grid, "table")
 
-    with server(runs_dir, port):
+    with server(runs_dir, port, database):
         assert open_tracker(settings, runs_dir).send_pending() == 3
         from mlflow import MlflowClient
 

@@ -4,18 +4,21 @@ A decoder costs a + b * depth for one sequence, since its layers are alike, so o
 sequence, give a and b: for the passes of training, for the forward pass of evaluation and for a step of the optimizer. A shape
 whose two layers are too much for that is estimated from a model of medium size, by the ratio of their FLOPs: on matrices of
 that size a machine is about as fast as on larger ones. A model of a billion parameters is timed without ever being built.
+
+On a CPU the clock is the processor time of the thread that leads the others. It has its share of every piece of work that they
+divide, and stands still while another program has the core, so that a plan made on a busy machine is that of an idle one.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from tinylm_ablate.arch.shapes import Shape, flops_per_token, parameters
 from tinylm_ablate.config import OptimizerConfig
+from tinylm_ablate.machine import thread_count
 
 #: Training FLOPs of a step that is measured; about a tenth of a second on two cores, less on a GPU.
 _STEP_FLOPS = {"cpu": 1e10, "cuda": 2e13}
@@ -25,8 +28,11 @@ _MEDIUM = Shape(depth=20, width=512, ffn_width=1408, heads=4, kv_heads=4, head_d
 _MEDIUM_TOKENS = 256
 
 #: A step is measured at least this often and this long, after one that is not counted.
-_LEAST_STEPS = 2
-_LEAST_SECONDS = 0.1
+_LEAST_STEPS = 3
+_LEAST_SECONDS = 0.15
+
+#: Where the measured thread had less of a core than this, the machine is busy.
+_IDLE_SHARE = 0.7
 
 
 @dataclass(frozen=True)
@@ -79,14 +85,26 @@ def _flops(shape: Shape, context_length: int) -> int:
     return flops_per_token(shape, context_length)["training"]
 
 
-def _device() -> str:
+def on_gpu() -> bool:
+    """Whether runs train on a GPU here."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.cuda.is_available()
 
 
-#: What was measured in this process.
+def _device() -> str:
+    return "cuda" if on_gpu() else "cpu"
+
+
+#: What was measured in this process, and how long it took: processor time and time, seconds.
 _known: dict[tuple[object, ...], Speed] = {}
+_spent = [0.0, 0.0]
+
+
+def busy() -> bool:
+    """Whether other programs had much of the cores while this process measured."""
+    processor, passed = _spent
+    return processor < _IDLE_SHARE * passed
 
 
 def _measured(
@@ -99,7 +117,7 @@ def _measured(
     if key in _known:
         return _known[key]
     before = torch.get_num_threads()
-    torch.set_num_threads((os.cpu_count() or 1) if isinstance(threads, str) else threads)
+    torch.set_num_threads(thread_count(threads))
     try:
         one, two = (
             _timed(dataclasses.replace(shape, depth=depth), tokens, sequences, precision, optimizer) for depth in (1, 2)
@@ -152,11 +170,15 @@ def _shortest(do: Callable[[], None], device: str) -> float:
     """The shortest of some times, seconds: what else the machine does can only make it longer."""
     import torch
 
+    clock = time.perf_counter if device == "cuda" else time.thread_time
     times: list[float] = []
+    begin = time.perf_counter()
     while len(times) < 1 + _LEAST_STEPS or sum(times) < _LEAST_SECONDS:
-        start = time.perf_counter()
+        start = clock()
         do()
         if device == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
+    _spent[0] += sum(times)
+    _spent[1] += time.perf_counter() - begin
     return min(times[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylm_ablate.arch.shapes import flops_per_token, parameters
-from tinylm_ablate.grid.calibrate import speed
+from tinylm_ablate.grid.calibrate import on_gpu, speed
 from tinylm_ablate.settle import Settled
 
 #: Seconds of a run that do not depend on its shape: opening the text, making the trainer, writing what is kept. Measured on
@@ -19,9 +20,13 @@ _START_SECONDS = 1.0
 #: Seconds that a micro batch costs beside its passes: the loop around it.
 _LOOP_SECONDS = 0.002
 
-#: What compiled layers win in training, and what compiling costs, seconds.
-_COMPILED_GAIN = 1.2
-_COMPILE_SECONDS = 2.0
+#: What compiled layers win in training, and what compiling costs, seconds: the first time, and when the code is there already.
+_COMPILED_GAIN = 1.15
+_COMPILE_SECONDS = 25.0
+_COMPILED_SECONDS = 2.5
+
+#: Seconds before the first run of a program: what it imports.
+PROGRAM_SECONDS = 8.0
 
 #: Bytes of text a token: one for a vocabulary of bytes, and about half a byte more for each doubling, up to this.
 _MOST_BYTES_PER_TOKEN = 4.5
@@ -64,8 +69,13 @@ class Cost:
         return self.training + self.evaluation + self.start
 
 
-def cost(settled: Settled) -> Cost:
-    """The cost of one run, some of it measured (a second or two for a shape)."""
+def cost(settled: Settled, compiled: bool = False) -> Cost:
+    """The cost of one run, some of it measured (a second or two for a shape).
+
+    Args:
+        settled: The run.
+        compiled: Whether a run before it has compiled the same code.
+    """
     from tinylm_ablate.train.compile import worth_compiling
 
     shape, train, optimizer = settled.shape, settled.config.train, settled.config.optimizer
@@ -76,9 +86,11 @@ def cost(settled: Settled) -> Cost:
     passes = tokens * measured.training
     start = _START_SECONDS
     if worth_compiling(settled, per_token["training"] * settled.tokens):
-        passes, start = passes / _COMPILED_GAIN, start + _COMPILE_SECONDS
+        passes, start = passes / _COMPILED_GAIN, start + (_COMPILED_SECONDS if compiled else _COMPILE_SECONDS)
     if settled.previous is not None and settled.rounds.rule in {"loss", "top"}:
         start += settled.rounds.first * train.batch_tokens * measured.forward
+    if on_gpu():  # CPU processes share the cores that one of them would have
+        passes /= train.devices
     training = passes + steps * (measured.optimizer + settled.accumulation * _LOOP_SECONDS)
     count = parameters(shape)["total"]
     state = 4 * count * (1 + _MOMENTS[optimizer.name])
@@ -90,6 +102,16 @@ def cost(settled: Settled) -> Cost:
         start=start,
         model_bytes=(4 * count if train.keep_model else 0) + (state if settled.keep_state else 0),
         checkpoint_bytes=_CHECKPOINTS * state,
+    )
+
+
+def code_of(settled: Settled) -> tuple[object, ...]:
+    """What tells apart the code that runs compile: the shape of a layer and of a batch."""
+    return (
+        dataclasses.replace(settled.shape, depth=1),
+        settled.micro_batch,
+        settled.precision,
+        settled.config.train.context_length,
     )
 
 

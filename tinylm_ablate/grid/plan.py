@@ -9,7 +9,8 @@ from typing import Any
 from tinylm_ablate import progress
 from tinylm_ablate.arch.costs import training_memory
 from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
-from tinylm_ablate.grid.cost import cost, shard_bytes
+from tinylm_ablate.grid.calibrate import busy
+from tinylm_ablate.grid.cost import PROGRAM_SECONDS, code_of, cost, shard_bytes
 from tinylm_ablate.grid.needs import before
 from tinylm_ablate.optimizer.schedule import drawn, run_factor, warmup_steps
 from tinylm_ablate.settle import Settled
@@ -21,8 +22,13 @@ _COLUMNS = {
 }  # fmt: skip
 
 
-def plan(name: str, settled: Settled) -> dict[str, Any]:
+def plan(name: str, settled: Settled, compiled: bool = False) -> dict[str, Any]:
     """One run as plain data.
+
+    Args:
+        name: How it is called.
+        settled: The run.
+        compiled: Whether a run before it has compiled the same code.
 
     Returns:
         ``depth width ffn_width heads vocab_size parameters embedding_head_share`` (percent) ``flops`` (of training, a token)
@@ -36,7 +42,7 @@ def plan(name: str, settled: Settled) -> dict[str, Any]:
     counts = parameters(shape)
     optimizer = settled.config.optimizer
     warmup = warmup_steps(optimizer, settled.rounds.place(0)[1], train.batch_tokens)
-    costs = cost(settled)
+    costs = cost(settled, compiled)
     return {
         "name": name,
         "identity": settled.identity,
@@ -78,7 +84,11 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str) -> str:
     needed = {run.identity: run for _, settled in cells for run in before(settled) if run.identity not in known}
     apart = [(f"{run.identity}", run) for run in needed.values()] if form == "table" else []
     named = [*cells, *apart]
-    rows = [plan(name, settled) for name, settled in progress.bar(named, description="plan", unit="run")]
+    rows: list[dict[str, Any]] = []
+    compiled: set[tuple[object, ...]] = set()
+    for name, settled in progress.bar(named, description="plan", unit="run"):
+        rows.append(plan(name, settled, code_of(settled) in compiled))
+        compiled.add(code_of(settled))
     if form == "json":
         return "\n".join(json.dumps(row) for row in rows)
     first, others = rows[: len(cells)], rows[len(cells) :]
@@ -105,8 +115,9 @@ def _totals(rows: Sequence[dict[str, Any]], settled: Sequence[Settled]) -> list[
     return [
         f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {len(runs) - len(waiting)} finished; to do: {len(waiting)}, "
         f"{sum(row['own_tokens'] for row in waiting):,} tokens, {sum(row['own_flops'] for row in waiting):.3g} FLOPs",
-        f"time here, one after another: {duration(sum(row['seconds'] for row in waiting))} "
-        f"({duration(training)} of training, {duration(evaluation)} of evaluation)",
+        f"time here, one after another: {duration(sum((row['seconds'] for row in waiting), start=PROGRAM_SECONDS))} "
+        f"({duration(training)} of training, {duration(evaluation)} of evaluation)"
+        + ("; other programs use this machine now, and that is what it would be without them" if busy() else ""),
         f"disk: {_size(sum(row['model_bytes'] for row in waiting))} of models, "
         f"{_size(max((row['checkpoint_bytes'] for row in waiting), default=0))} of checkpoints while the largest trains, "
         f"{_size(sum(known))} of token shards{unread}",

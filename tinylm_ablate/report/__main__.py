@@ -37,6 +37,7 @@ from tinylm_ablate.report.judge import Judgement, judge
 from tinylm_ablate.report.page import Experiment, comma_separated, page
 from tinylm_ablate.report.printed import printed
 from tinylm_ablate.report.records import Grid, frame, read_grids, readable, to_csv
+from tinylm_ablate.report.searches import write_searches
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,6 +64,7 @@ def write_report(runs_dir: Path, results: Path, claims: Path | None = None) -> t
     listed = read_claims(claims)
     problems: list[str] = []
     collect(runs_dir, results, problems)
+    write_searches(runs_dir, results, problems)
     kept = kept_rows(results)
     if not kept:
         if other_pages(results, []):

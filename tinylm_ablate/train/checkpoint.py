@@ -18,22 +18,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tinylm_ablate.files import building, sha256_file, write_atomic
+from tinylm_ablate.train.devices import whole
 
 _KEPT = 2
 
 
-def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
-    """Write the checkpoint of optimizer step ``step`` into ``folder`` and drop all but the newest two."""
+def save(
+    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], write: bool = True
+) -> Path:
+    """Write the checkpoint of optimizer step ``step`` into ``folder`` and drop all but the newest two.
+
+    Weights that lie in parts on several devices are gathered: each process must call this, and one of them writes.
+    """
     target = folder / f"step-{step:09d}"
-    if target.exists():
-        return target
     described = optimizer.state_dict()
     tensors, scalars = _flatten(described["state"])
+    weights = _unique({name: whole(value) for name, value in model.state_dict().items()})
+    if not write or target.exists():
+        return target
     groups = [_scalars(group) for group in described["param_groups"]]
     with building(target) as temporary:
-        save_file(
-            {name: value.contiguous() for name, value in _unique(model.state_dict()).items()}, temporary / "model.safetensors"
-        )
+        save_file({name: value.contiguous() for name, value in weights.items()}, temporary / "model.safetensors")
         save_file(tensors, temporary / "optimizer.safetensors")
         hashes = {name: sha256_file(temporary / name) for name in ("model.safetensors", "optimizer.safetensors")}
         content = {"step": step, "sha256": hashes, "optimizer": scalars, "groups": groups, "state": state}
@@ -91,7 +96,7 @@ def _flatten(state: dict[int, dict[str, Any]]) -> tuple[dict[str, Tensor], dict[
     for index, entries in state.items():
         for name, value in entries.items():
             if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value.contiguous()
+                tensors[f"{index}.{name}"] = whole(value).contiguous()
             else:
                 scalars[f"{index}.{name}"] = value
     return tensors, scalars

@@ -6,10 +6,10 @@ are left, with weights and optimizer restored and the loader set to the first ba
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
-import os
 import signal
 import statistics
 import time
@@ -24,7 +24,6 @@ from typing import Any
 import lightning.pytorch as lightning
 import numpy as np
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -33,10 +32,12 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.data.batches import Batches
 from tinylm_ablate.errors import Interrupted, Pruned, RunFailed
+from tinylm_ablate.machine import thread_count
 from tinylm_ablate.optimizer.build import use_averages
 from tinylm_ablate.settle import Settled
 from tinylm_ablate.train import checkpoint
 from tinylm_ablate.train.compile import compiled, worth_compiling
+from tinylm_ablate.train.devices import Environment, Share, agreed, share_weights, strategy, team
 from tinylm_ablate.train.module import TrainingModule
 
 Row = dict[str, float]
@@ -88,10 +89,11 @@ class MicroBatches(IterableDataset[Tensor]):
         settled: The run.
         first: Step to begin with.
         order: Ids of the batches of the last round, or None for the first round's own.
+        share: The part of each step's micro batches that is wanted.
     """
 
-    def __init__(self, batches: Batches, settled: Settled, first: int, order: np.ndarray | None) -> None:
-        self.batches, self.settled, self.first, self.order = batches, settled, first, order
+    def __init__(self, batches: Batches, settled: Settled, first: int, order: np.ndarray | None, share: Share) -> None:
+        self.batches, self.settled, self.first, self.order, self.share = batches, settled, first, order, share
 
     def batch_id(self, step: int) -> int:
         """The batch of the first round that step ``step`` (from 0) trains on."""
@@ -103,8 +105,10 @@ class MicroBatches(IterableDataset[Tensor]):
         return np.arange(batch * sequences, (batch + 1) * sequences, dtype=np.int64)
 
     def __iter__(self) -> Iterator[Tensor]:
+        share = self.share
         for step in range(self.first, self.settled.steps):
-            for positions in np.split(self.positions(self.batch_id(step)), self.settled.accumulation):
+            parts = np.split(self.positions(self.batch_id(step)), share.accumulation * share.devices)
+            for positions in parts[share.rank :: share.devices]:
                 yield torch.from_numpy(self.batches.inputs(positions))
 
 
@@ -164,10 +168,10 @@ class Recorder(lightning.Callback):
         """Record a finished optimizer step."""
         del outputs, batch
         assert isinstance(module, TrainingModule)
-        if (batch_idx + 1) % self.settled.accumulation:
+        if (batch_idx + 1) % module.share.accumulation:
             return
         step, steps, train = module.step, self.settled.steps, self.settled.config.train
-        loss = math.fsum(float(value) for value in module.step_losses) / len(module.step_losses)
+        loss = math.fsum(module.losses) / len(module.losses)
         now = time.monotonic()
         self.seconds += now - self._clock
         self._clock = now
@@ -175,9 +179,11 @@ class Recorder(lightning.Callback):
         if step % train.log_every == 0 or step == steps:
             self._log(module, step)
         self._bar.update(train.batch_tokens)
-        if step == steps or self.signum or self.given_up or now - self._saved > 60 * train.checkpoint_minutes:
+        stop = bool(self.signum or self.given_up)
+        stop, save = agreed(stop, stop or step == steps or now - self._saved > 60 * train.checkpoint_minutes)
+        if save:
             self._save(trainer, module)
-        if self.signum or self.given_up:
+        if stop:
             trainer.should_stop = True
 
     def _record(self, module: TrainingModule, step: int, loss: float) -> None:
@@ -237,6 +243,33 @@ class Recorder(lightning.Callback):
             self._bar.close()
 
 
+class Follower(lightning.Callback):
+    """What the processes of the other devices do at the end of each optimizer step: as the first one says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Leave the signals to the first process (after Lightning has set its own)."""
+        del trainer, module
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take part in a checkpoint, and stop where the first process stops."""
+        del outputs, batch
+        assert isinstance(module, TrainingModule)
+        if (batch_idx + 1) % module.share.accumulation:
+            return
+        stop, save = agreed(False, False)
+        if save and module.sharded:
+            checkpoint.save(self.folder / "checkpoint", module.step, module.decoder, trainer.optimizers[0], {}, write=False)
+        if stop:
+            trainer.should_stop = True
+
+
 def fit(
     decoder: Decoder,
     tokens: np.ndarray,
@@ -261,24 +294,22 @@ def fit(
         RunFailed: A loss or gradient was not finite; the weights were left as they were.
     """
     start = start or Start()
-    train = settled.config.train
     folder.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads((os.cpu_count() or 1) if isinstance(train.threads, str) else train.threads)
-    module = TrainingModule(decoder, settled)
-    restored = checkpoint.restore(folder / "checkpoint", decoder, optimizer := module.configure_optimizers())
-    if restored is None and start.checkpoints is not None:
-        before = checkpoint.restore(start.checkpoints, decoder, optimizer)
-        if before is None:
-            raise RunFailed(f"{start.checkpoints}: no sound checkpoint to go on from; remove its run, and it is done again")
-    module.first_step, state = restored or (settled.rounds.start, {"seconds": start.seconds})
+    module, optimizer, state = _begin(decoder, settled, folder, start)
     for name in ("curve.jsonl", "events.jsonl"):
         _cut_lines(folder / name, module.first_step)
-    data = MicroBatches(
-        Batches(tokens, train.context_length, settled.config.seed, round=0), settled, module.first_step, start.order
-    )
+    data = _data(module, tokens, start)
     recorder = Recorder(settled, folder, state, data, on_rows)
     if module.first_step < settled.steps:
-        _run(module, optimizer, recorder, data)
+        with team(settled, _follow, settled, folder, start, _reopened(tokens)):
+            try:
+                _run(module, optimizer, recorder, data)
+            except SystemExit:  # what Lightning makes of Ctrl-C
+                if recorder.signum:
+                    raise KeyboardInterrupt from None
+                raise
+            finally:
+                recorder.close()
     if recorder.signum:
         raise Interrupted(
             recorder.signum,
@@ -286,6 +317,8 @@ def fit(
         )
     if recorder.given_up:
         raise Pruned(f"given up at step {module.step} of {settled.steps}; saved in {folder}")
+    if module.sharded:  # the whole weights are in the last checkpoint
+        checkpoint.restore(folder / "checkpoint", decoder, optimizer)
     if not recorder.tail:
         raise RunFailed(
             f"{recorder.skipped} steps were skipped, and none of the last was finite; see {folder / 'events.jsonl'}"
@@ -295,10 +328,47 @@ def fit(
     return Trained(loss, recorder.seconds, settled.tokens / max(recorder.seconds, 1e-9), recorder.skipped)
 
 
-def _run(module: TrainingModule, optimizer: torch.optim.Optimizer, recorder: Recorder, data: MicroBatches) -> None:
-    settled = recorder.settled
+def _follow(rank: int, settled: Settled, folder: Path, start: Start, tokens: Callable[[], np.ndarray]) -> None:
+    """``fit`` in the process of another device."""
+    progress.configure("off")
+    module, optimizer, _ = _begin(Decoder(settled.shape), settled, folder, start, rank)
+    _run(module, optimizer, Follower(folder), _data(module, tokens(), start))
+
+
+def _reopened(tokens: np.ndarray) -> Callable[[], np.ndarray]:
+    """What gives the tokens in another process: a file is opened there again, and not sent."""
+    if isinstance(tokens, np.memmap) and tokens.nbytes == Path(str(tokens.filename)).stat().st_size:
+        return functools.partial(np.memmap, tokens.filename, tokens.dtype, "r")
+    return functools.partial(np.asarray, np.asarray(tokens))
+
+
+def _begin(
+    decoder: Decoder, settled: Settled, folder: Path, start: Start, rank: int = 0
+) -> tuple[TrainingModule, torch.optim.Optimizer, dict[str, Any]]:
+    """The module with its first step set, the optimizer, and the state of the recorder, from the newest checkpoint."""
+    train = settled.config.train
+    torch.set_num_threads(thread_count(train.threads, train.devices))
+    module = TrainingModule(decoder, settled, rank)
+    restored = checkpoint.restore(folder / "checkpoint", decoder, optimizer := module.configure_optimizers())
+    if restored is None and start.checkpoints is not None:
+        before = checkpoint.restore(start.checkpoints, decoder, optimizer)
+        if before is None:
+            raise RunFailed(f"{start.checkpoints}: no sound checkpoint to go on from; remove its run, and it is done again")
+    module.first_step, state = restored or (settled.rounds.start, {"seconds": start.seconds})
+    return module, optimizer, state
+
+
+def _data(module: TrainingModule, tokens: np.ndarray, start: Start) -> MicroBatches:
+    settled = module.settled
+    batches = Batches(tokens, settled.config.train.context_length, settled.config.seed, round=0)
+    return MicroBatches(batches, settled, module.first_step, start.order, module.share)
+
+
+def _run(module: TrainingModule, optimizer: torch.optim.Optimizer, callback: lightning.Callback, data: MicroBatches) -> None:
+    settled = module.settled
     train = settled.config.train
     loader = DataLoader(data, batch_size=None)
+    share_weights(module.decoder)
     training_flops = flops_per_token(settled.shape, train.context_length)["training"] * settled.tokens
     module.restored_optimizer = optimizer
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -307,29 +377,23 @@ def _run(module: TrainingModule, optimizer: torch.optim.Optimizer, recorder: Rec
         warnings.filterwarnings("ignore", module="lightning")
         trainer = lightning.Trainer(
             accelerator={"cuda": "gpu"}.get(train.device, train.device),
-            devices=1,
+            devices=train.devices,
+            strategy=strategy(settled),
             precision="bf16-mixed" if settled.precision == "bf16" else "32-true",
             max_steps=settled.steps - module.first_step,
             max_epochs=-1,
-            accumulate_grad_batches=settled.accumulation,
-            callbacks=[recorder],
+            accumulate_grad_batches=module.share.accumulation,
+            callbacks=[callback],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
-            plugins=[LightningEnvironment()],  # one process a run: what a cluster's scheduler set for others is not for us
+            plugins=[Environment(module.share.rank)],
         )
-        with compiled(module.decoder, worth_compiling(settled, training_flops)):
-            try:
-                trainer.fit(module, loader)
-            except SystemExit:  # what Lightning makes of Ctrl-C
-                if recorder.signum:
-                    raise KeyboardInterrupt from None
-                raise
-            finally:
-                recorder.close()
+        with compiled(module.decoder, not module.sharded and worth_compiling(settled, training_flops)):
+            trainer.fit(module, loader)
 
 
 def _cut_lines(path: Path, step: int) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import lightning.pytorch as lightning
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import RunFailed
 from tinylm_ablate.optimizer.build import build_optimizer
 from tinylm_ablate.optimizer.schedule import run_factor
 from tinylm_ablate.settle import Settled
+from tinylm_ablate.train.devices import clipped, gathered, shard, shard_state, share
 
 
 class TrainingModule(lightning.LightningModule):
@@ -23,18 +24,24 @@ class TrainingModule(lightning.LightningModule):
     Args:
         decoder: Maps (B, T) token ids and (B, T) targets to a mean loss in nats.
         settled: The run's numbers: learning rate, schedule, clipping.
+        rank: Number of the device that this process trains on.
+
+    Attributes:
         first_step: Optimizer steps that were done before, by a run that this one goes on from.
+        losses: The losses of the last optimizer step, of all devices, a micro batch each.
     """
 
-    def __init__(self, decoder: Decoder, settled: Settled, first_step: int = 0) -> None:
+    def __init__(self, decoder: Decoder, settled: Settled, rank: int = 0) -> None:
         super().__init__()
         self.decoder = decoder
         self.settled = settled
-        self.first_step = first_step
+        self.share = share(settled, rank)
+        self.first_step = 0
+        self.losses: list[float] = []
         self.restored_optimizer: torch.optim.Optimizer | None = None
         self.gradient_norm = self.last_norm = math.nan
         self.skipped = False
-        self.step_losses: deque[Tensor] = deque(maxlen=settled.accumulation)
+        self.step_losses: deque[Tensor] = deque(maxlen=self.share.accumulation)
 
     @property
     def step(self) -> int:
@@ -50,9 +57,23 @@ class TrainingModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer; its learning rate is set before every step by the schedule."""
-        if self.restored_optimizer is not None:
-            return self.restored_optimizer
-        return build_optimizer(self.decoder, self.settled.config.optimizer, self.settled.learning_rate)
+        restored = self.restored_optimizer
+        if restored is not None and not self.sharded:
+            return restored
+        optimizer = build_optimizer(self.decoder, self.settled.config.optimizer, self.settled.learning_rate)
+        if restored is not None:
+            shard_state(optimizer, restored.state_dict())
+        return optimizer
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each device holds a part of the weights."""
+        return self.share.devices > 1 and self.settled.config.train.strategy == "fsdp"
+
+    def configure_model(self) -> None:
+        """Shard the weights, where they are to be."""
+        if self.sharded:
+            self.decoder = shard(self.decoder, self.device_mesh["data_parallel"])
 
     def configure_gradient_clipping(
         self,
@@ -62,9 +83,8 @@ class TrainingModule(lightning.LightningModule):
     ) -> None:
         """Clip to the norm; where the norm or a loss is not finite, stop or skip before the update."""
         del gradient_clip_val, gradient_clip_algorithm
-        norm = nn.utils.clip_grad_norm_(self.decoder.parameters(), self.settled.config.optimizer.clip)
-        self.gradient_norm = float(norm)
-        losses = [float(loss) for loss in self.step_losses]
+        self.gradient_norm = clipped(self.decoder, self.settled.config.optimizer.clip)
+        self.losses = losses = gathered([float(loss) for loss in self.step_losses])
         finite = math.isfinite(self.gradient_norm) and all(math.isfinite(loss) for loss in losses)
         self.skipped = not finite
         if finite:
@@ -72,7 +92,7 @@ class TrainingModule(lightning.LightningModule):
         elif self.settled.config.train.on_nonfinite == "skip":
             optimizer.zero_grad(set_to_none=True)  # without gradients the update leaves weights and state alone
         else:
-            per_step = self.settled.accumulation
+            per_step = len(losses)
             bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), 0)
             raise RunFailed(
                 f"step {self.step + 1} of {self.settled.steps}: loss {losses[bad]:g}, gradient norm {self.gradient_norm:g} "

@@ -1,0 +1,246 @@
+"""One run on several devices of this machine: a process for each, which Lightning's DDP or FSDP2 binds together.
+
+The run's own process is the first of them. It alone keeps the curve and the checkpoints and answers signals. It starts the
+others itself: Lightning would start the command line again for each, and each of these would be a grid of its own.
+
+A batch is the same whatever the number of devices: its micro batches are dealt out in turn, and cut finer where there are fewer
+than devices. So numbers differ by the order of sums alone, and the devices are no part of a run's identity.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.errors import RunFailed
+from tinylm_ablate.settle import Settled
+
+#: How long processes wait for each other, at most.
+_PATIENCE = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of the devices does of each optimizer step.
+
+    Attributes:
+        rank: Its number.
+        devices: How many there are.
+        micro_batch: Sequences in one of its forward passes.
+        accumulation: Its forward passes in an optimizer step.
+    """
+
+    rank: int
+    devices: int
+    micro_batch: int
+    accumulation: int
+
+
+def share(settled: Settled, rank: int = 0) -> Share:
+    """The share of device ``rank``: micro batches of the run's size, or the largest below it that deal out evenly."""
+    devices = settled.config.train.devices
+    sequences = settled.accumulation * settled.micro_batch // devices
+    micro_batch = max(size for size in range(1, settled.micro_batch + 1) if sequences % size == 0)
+    return Share(rank, devices, micro_batch, sequences // micro_batch)
+
+
+class Environment(LightningEnvironment):
+    """Tells Lightning that the processes are there, whatever a cluster's scheduler has set for others.
+
+    Args:
+        rank: Number of this process.
+    """
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self._rank = rank
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Lightning is to start none."""
+        return True
+
+    def local_rank(self) -> int:
+        """Number of this process on this machine, which is the only one."""
+        return self._rank
+
+    def node_rank(self) -> int:
+        """There is one machine."""
+        return 0
+
+
+def strategy(settled: Settled) -> Strategy | str:
+    """How Lightning is to bind the processes together."""
+    train = settled.config.train
+    if train.devices == 1:
+        return "auto"
+    if train.strategy == "fsdp":
+        return ModelParallelStrategy(data_parallel_size=train.devices, tensor_parallel_size=1)
+    return DDPStrategy()
+
+
+@contextlib.contextmanager
+def team(settled: Settled, follow: Callable[..., None], *arguments: Any) -> Iterator[None]:
+    """The first process of a run with the others at its side: each calls ``follow(rank, *arguments)``.
+
+    Raises:
+        RunFailed: Another process has died.
+    """
+    devices = settled.config.train.devices
+    if devices == 1:
+        yield
+        return
+    # Forks of a process that has imported everything and done nothing yet: the next run's processes start at once.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tinylm_ablate.train.fit"])
+    with tempfile.TemporaryDirectory(prefix="tinylm-") as folder:
+        meeting = f"file://{folder}/meeting"
+        others = [
+            context.Process(target=_other, args=(rank, devices, meeting, follow, arguments), name=f"device {rank}")
+            for rank in range(1, devices)
+        ]
+        with _main_module_left_alone():
+            for process in others:
+                process.start()
+        try:
+            with _together(0, devices, meeting):
+                try:
+                    yield
+                except RuntimeError as error:  # what a collective raises when another process has gone
+                    for process in others:
+                        process.join(1)
+                    dead = [f"{process.name} (exit code {process.exitcode})" for process in others if process.exitcode]
+                    if dead:
+                        raise RunFailed(f"the process of {', '.join(dead)} ended; the same command goes on") from error
+                    raise
+            for process in others:
+                process.join(_PATIENCE.total_seconds())
+        finally:
+            for process in others:
+                process.kill()
+                process.join()
+
+
+def _other(rank: int, devices: int, meeting: str, follow: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """A process beside the first: it ends with it, and leaves signals to it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def ends_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=ends_with_parent, daemon=True).start()
+    try:
+        with _together(rank, devices, meeting):
+            follow(rank, *arguments)
+    except RunFailed:
+        return  # the first process says so
+
+
+@contextlib.contextmanager
+def _together(rank: int, devices: int, meeting: str) -> Iterator[None]:
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all of them are here
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=devices, timeout=_PATIENCE)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _main_module_left_alone() -> Iterator[None]:
+    """New processes are not to import the program that this one was started with: what they need, they import themselves."""
+    main = sys.modules["__main__"]
+    kept = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update(kept)
+
+
+def share_weights(decoder: Decoder) -> None:
+    """Give the first process' weights to all."""
+    if distributed.is_initialized():
+        with torch.no_grad():
+            for parameter in decoder.parameters():
+                distributed.broadcast(parameter, 0)
+
+
+def gathered(losses: list[float]) -> list[float]:
+    """The losses of an optimizer step from all processes, in the order of the batch."""
+    if not distributed.is_initialized():
+        return losses
+    mine = torch.tensor(losses, dtype=torch.float64)
+    parts = [torch.empty_like(mine) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, mine)
+    return torch.stack(parts, 1).flatten().tolist()
+
+
+def agreed(*answers: bool) -> list[bool]:
+    """The first process' answers, in all."""
+    if not distributed.is_initialized():
+        return list(answers)
+    told = torch.tensor(answers, dtype=torch.uint8)
+    distributed.broadcast(told, 0)
+    return [bool(answer) for answer in told]
+
+
+def shard(decoder: Decoder, mesh: Any) -> Decoder:
+    """A copy of which each device holds a part (FSDP2), layer by layer."""
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    copied = copy.deepcopy(decoder)
+    for layer in copied.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(copied, mesh=mesh)
+    register_fsdp_forward_method(copied, "loss")
+    return copied
+
+
+def shard_state(optimizer: torch.optim.Optimizer, whole: dict[str, Any]) -> None:
+    """Give the state of an optimizer of whole parameters to one of sharded ones."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def part(parameter: Tensor, value: Any) -> Any:
+        if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
+            return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+        return value
+
+    state = {
+        index: {name: part(parameters[index], value) for name, value in values.items()}
+        for index, values in whole["state"].items()
+    }
+    optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor that may lie in parts on the devices, whole; all processes must ask for it."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def clipped(module: nn.Module, clip: float) -> float:
+    """Clip the gradients to a norm; tell what it was."""
+    return float(whole(nn.utils.clip_grad_norm_(module.parameters(), clip)))
