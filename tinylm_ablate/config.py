@@ -250,8 +250,14 @@ class TrainConfig:
     )
     precision: str = setting(
         "arithmetic of the matrix products; 'auto' is bf16 where the processor has instructions for it and the model is 32 "
-        "wide or more, and fp32 elsewhere: name it where machines of several kinds share a grid",
-        choices=("auto", "fp32", "bf16"),
+        "wide or more, and fp32 elsewhere: name it where machines of several kinds share a grid. 'bf16-true' also keeps "
+        "weights, gradients and the optimizer's state in bf16: half the memory, and small updates are lost to rounding",
+        choices=("auto", "fp32", "bf16", "bf16-true"),
+    )
+    recompute: bool = setting(
+        "keep only the input of each layer and compute the rest again in the backward pass (activation checkpointing): far "
+        "less memory, a third more arithmetic, the same numbers",
+        numerics=False,
     )
     device: str = setting("where to train", choices=("auto", "cpu", "cuda", "mps"), numerics=False)
     devices: int = setting("GPUs, or CPU processes, of one machine that share a run", at_least=1, at_most=64, numerics=False)

@@ -1,8 +1,9 @@
-"""What this machine's processors are good at, told without importing torch where there is no GPU."""
+"""What this machine has for a process, and what it is good at, told without importing torch where there is no GPU."""
 
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 #: Instructions that multiply matrices in bf16: x86's and Arm's names for them in /proc/cpuinfo. Without them a product in bf16
@@ -39,3 +40,15 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
         if key.strip() in ("flags", "Features"):
             return frozenset(value.split())
     return frozenset()
+
+
+def cores() -> int:
+    """Cores that this process may run on; a scheduler may have lent it fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def thread_count(threads: int | str, processes: int = 1) -> int:
+    """Threads of one of so many processes that work together, by ``train.threads``: "auto" is one a core."""
+    return max(1, cores() // processes) if isinstance(threads, str) else threads

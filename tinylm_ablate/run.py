@@ -176,9 +176,13 @@ def _device(wanted: str) -> str:
 def _record(
     settled: Settled, vocabulary: Record, corpus: Record, origin: Record, trained: Any, metrics: dict[str, float]
 ) -> Record:
+    from tinylm_ablate.arch.costs import flops_6n_attention, flops_utilisation
     from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
 
     shape, train = settled.shape, settled.config.train
+    accelerator = provenance()["machine"]["accelerator"] if _device(train.device) == "cuda" else None
+    flops = flops_6n_attention(shape, train.context_length)
+    utilisation = flops_utilisation(flops, trained.tokens_per_second, accelerator)
     return {
         "schema": RECORD_SCHEMA,
         "identity": settled.identity,
@@ -201,7 +205,8 @@ def _record(
             "train/seconds": trained.seconds,
             "train/tokens_per_second": trained.tokens_per_second,
             "train/skipped_steps": trained.skipped,
-        },
+        }
+        | ({} if utilisation is None else {"train/model_flops_utilisation": utilisation}),
         "provenance": _provenance(settled),
     }
 

@@ -52,7 +52,7 @@ class Settled:
         micro_batch: Sequences in a forward pass.
         accumulation: Forward passes in an optimizer step.
         learning_rate: Peak learning rate.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "bf16-true".
         parent: The run that is to be trained before this one, to take weights from, or None.
         previous: The run of all rounds but the last, which this one goes on from, or None.
         keep_state: Whether the state of the optimizer is kept at the end, for the next round.

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.helpers import TINY
@@ -217,3 +218,35 @@ def test_every_optimizer_learns_and_resumes_bit_for_bit(name: str, tokens: np.nd
     fit(parts, tokens, settled, tmp_path / "parts", ignore)
     assert same(weights(whole), weights(parts))
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+
+
+def other(settled: Settled, *overrides: str) -> Settled:
+    """The same run with other settings."""
+    runs_dir = settled.config.runs_dir
+    return settle(
+        compose([*TINY, f"runs_dir={runs_dir}", "train.tokens=1536", "train.micro_batch=2", "train.log_every=1", *overrides])
+    )
+
+
+def test_recomputed_activations_change_nothing(settled: Settled, tokens: np.ndarray, tmp_path: Path) -> None:
+    plain, recomputed = decoder_of(settled), decoder_of(settled)
+    fit(plain, tokens, settled, tmp_path / "plain", ignore)
+    again = other(settled, "train.recompute=true")
+    assert again.identity == settled.identity
+    fit(recomputed, tokens, again, tmp_path / "recomputed", ignore)
+    assert same(weights(plain), weights(recomputed))
+
+
+def test_everything_in_bf16(settled: Settled, tokens: np.ndarray, tmp_path: Path) -> None:
+    """Weights and moments are bf16 in the checkpoint, and training goes as in fp32 but for rounding."""
+    half = other(settled, "train.precision=bf16-true")
+    assert half.identity != settled.identity
+    found = fit(rounded := decoder_of(half), tokens, half, tmp_path / "half", ignore)
+    expected = fit(decoder_of(settled), tokens, settled, tmp_path / "plain", ignore)
+    assert found.loss == pytest.approx(expected.loss, rel=0.02)
+    for name, value in weights(rounded).items():
+        assert value.dtype == torch.float32 and torch.equal(value, value.bfloat16().float()), name
+    (folder,) = (tmp_path / "half" / "checkpoint").glob("step-*")
+    for file in ("model", "optimizer"):
+        tensors = load_file(folder / f"{file}.safetensors")
+        assert all(tensor.dtype == torch.bfloat16 for tensor in tensors.values() if tensor.ndim)

@@ -10,6 +10,9 @@ from tinylm_ablate.arch.shapes import Shape, matrices, parameters
 #: Bytes of the logits' chunk and its copies in the loss; a bound for a CPU, and little beside the rest on a GPU.
 _LOSS_BYTES = 32 * 2**20
 
+#: Dense bf16 FLOP/s by NVIDIA's data sheets, by what a device's name holds; the first that fits counts.
+_PEAKS = {"A100": 312e12, "H100 PCIe": 756e12, "H100": 989.4e12, "H200": 989.4e12}
+
 
 def flops_6n(shape: Shape) -> int:
     """Training FLOPs a token as 6 N, N all parameters: the convention of TinyLlama (arXiv 2401.02385) and of Kaplan et al."""
@@ -17,9 +20,33 @@ def flops_6n(shape: Shape) -> int:
 
 
 def flops_6n_attention(shape: Shape, context_length: int) -> int:
+    """``palm_flops`` of a shape."""
+    return palm_flops(parameters(shape)["total"], shape.depth, shape.heads * shape.head_dim, context_length)
+
+
+def palm_flops(count: int, depth: int, width: int, context_length: int) -> int:
     """Training FLOPs a token as 6 N + 12 * depth * width * T, attention not halved for its mask: PaLM's convention (arXiv
-    2204.02311, Appendix B), which llm-foundry's tables use."""
-    return flops_6n(shape) + 12 * shape.depth * shape.heads * shape.head_dim * context_length
+    2204.02311, Appendix B), which llm-foundry's tables use.
+
+    Args:
+        count: All parameters N.
+        depth: Layers.
+        width: Channels of all heads together.
+        context_length: Tokens T of a sequence.
+    """
+    return 6 * count + 12 * depth * width * context_length
+
+
+def flops_utilisation(flops: float, tokens_per_second: float, accelerator: str | None) -> float | None:
+    """Model FLOPs utilisation, percent of the dense bf16 peak of a GPU; None where its peak is not known here.
+
+    Args:
+        flops: Training FLOPs a token, by whatever convention; recomputation is never counted.
+        tokens_per_second: On one GPU.
+        accelerator: The name that its driver gives.
+    """
+    peak = next((peak for name, peak in _PEAKS.items() if name in (accelerator or "")), None)
+    return None if peak is None else 100 * flops * tokens_per_second / peak
 
 
 def training_memory(
@@ -27,25 +54,29 @@ def training_memory(
 ) -> int:
     """Bytes that one step of training needs at its peak, without the libraries' own few hundred megabytes.
 
-    Weights, gradients and the two moments of Adam are fp32, 16 bytes a parameter. Counted beside them are what the layers keep
-    for the backward pass, written one operation after another (a compiler keeps less), the copies of the matrices in bf16, and
-    the loss with the head's gradient, but never all logits. Temporaries of the backward pass are taken as one layer's
+    Weights, gradients and the two moments of Adam are 16 bytes a parameter in fp32. Counted beside them are what the layers
+    keep for the backward pass, written one operation after another (a compiler keeps less), the copies of the matrices in bf16,
+    and the loss with the head's gradient, but never all logits. Temporaries of the backward pass are taken as one layer's
     activations. The activations are those of the code, checked by a test; the whole is an estimate.
 
     Args:
         shape: The decoder.
         micro_batch: Sequences in one forward pass.
         context_length: Tokens of a sequence.
-        precision: "fp32", or "bf16" with weights in fp32.
+        precision: "fp32", "bf16" with weights in fp32, or "bf16-true" with weights, gradients and moments in bf16 as well,
+            which is taken to multiply in fp32, as on a processor without instructions for bf16.
         checkpointing: Whether layers keep only their input.
     """
+    entry = 8 if precision == "bf16-true" else 16
+    if precision == "bf16-true":
+        precision = "fp32"
     kept = layer_activations(shape, micro_batch, context_length, precision)
     stream = 4 * micro_batch * context_length * shape.width
     layers = shape.depth * stream + kept if checkpointing else shape.depth * kept
     copies = 2 * layer_entries(shape) * (1 if checkpointing else shape.depth) if precision != "fp32" else 0
     head = 4 * shape.vocab_size * shape.width
     ends = 5 * stream + head + (head // 2 if precision != "fp32" else 0)
-    return 16 * parameters(shape)["total"] + layers + kept + copies + ends + _LOSS_BYTES
+    return entry * parameters(shape)["total"] + layers + kept + copies + ends + _LOSS_BYTES
 
 
 def layer_activations(shape: Shape, micro_batch: int, context_length: int, precision: str = "fp32") -> int:

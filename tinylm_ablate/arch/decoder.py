@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tinylm_ablate.arch.attention import causal_attention
-from tinylm_ablate.arch.layers import Matrix, RMSNorm, Rotary, rotate
+from tinylm_ablate.arch.layers import Matrix, RMSNorm, Rotary, like, rotate
 from tinylm_ablate.arch.loss import next_token_loss
 from tinylm_ablate.arch.pangu import AugmentedShortcuts, SeriesActivation
 from tinylm_ablate.arch.shapes import Shape
@@ -104,12 +104,14 @@ class Decoder(nn.Module):
         shape: Its sizes.
         checkpointing: Whether training keeps only the input of each layer and computes the rest again in the backward pass:
             about a third more arithmetic, and far less memory.
+        stream: What the residual stream is in, where it is finer than what the weights are kept in.
     """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
         self.checkpointing = False
+        self.stream: torch.dtype | None = None
         self.embedding = nn.Embedding(shape.vocab_size, shape.width, _weight=torch.zeros(shape.vocab_size, shape.width))
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.depth))
         self.norm = RMSNorm(shape.width, shape.norm_eps)
@@ -138,12 +140,14 @@ class Decoder(nn.Module):
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """The normalised state before the head: (B, T) token ids -> (B, T, width)."""
-        out: Tensor = self.norm(self.through(self.embedding(tokens), self.blocks))
+        x: Tensor = self.embedding(tokens)
+        out: Tensor = self.norm(self.through(x if self.stream is None else x.to(self.stream), self.blocks))
         return out
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) token ids -> (B, T, V) logits, in the precision of the matrix products."""
-        return F.linear(self.hidden(tokens), self.head_weight)
+        hidden = self.hidden(tokens)
+        return F.linear(hidden, like(self.head_weight, hidden))
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
         """Cross-entropy of the next token in nats, without ever holding the (B, T, V) logits.

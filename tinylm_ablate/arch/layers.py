@@ -7,6 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def like(weight: Tensor, hidden: Tensor) -> Tensor:
+    """A weight that is kept in less precision than the fp32 that it meets; a finer one stays as it is, for autocast to round."""
+    return weight.float() if hidden.dtype == torch.float32 else weight
+
+
 class Matrix(nn.Module):
     """x -> x W^T + b, W of (rows, columns), b of (rows,) if there is one. Zero until initial weights are drawn or loaded, which
     costs nothing at any size."""
@@ -18,7 +23,7 @@ class Matrix(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., columns) -> (..., rows)."""
-        return F.linear(hidden, self.weight, self.bias)
+        return F.linear(hidden, like(self.weight, hidden), None if self.bias is None else like(self.bias, hidden))
 
 
 class RMSNorm(nn.Module):
@@ -31,7 +36,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
-        return F.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(hidden, self.weight.shape, like(self.weight, hidden), self.eps)
 
 
 class Rotary:

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from tinylm_ablate.arch.layers import like
+
 #: A target that does not count.
 IGNORED = -100
 
@@ -47,7 +49,7 @@ def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, reduction: 
 
 
 def _losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(F.linear(hidden, weight).float(), targets, ignore_index=IGNORED, reduction="none")
+    return F.cross_entropy(F.linear(hidden, like(weight, hidden)).float(), targets, ignore_index=IGNORED, reduction="none")
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from tinylm_ablate.arch.shapes import Shape, flops_per_token, parameters
 from tinylm_ablate.config import OptimizerConfig
-from tinylm_ablate.machine import thread_count
+from tinylm_ablate.hardware import thread_count
 
 #: Training FLOPs of a step that is measured; about a tenth of a second on two cores, less on a GPU.
 _STEP_FLOPS = {"cpu": 1e10, "cuda": 2e13}

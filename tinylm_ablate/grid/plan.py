@@ -64,7 +64,7 @@ def plan(name: str, settled: Settled, compiled: bool = False) -> dict[str, Any]:
         * run_factor(optimizer, settled.rounds, settled.steps - 1, train.batch_tokens),
         "schedule": optimizer.schedule,
         "schedule_drawn": drawn(optimizer, settled.rounds, train.batch_tokens),
-        "memory_bytes": training_memory(shape, settled.micro_batch, train.context_length, settled.precision),
+        "memory_bytes": training_memory(shape, settled.micro_batch, train.context_length, settled.precision, train.recompute),
         "seconds": round(costs.seconds, 3),
         "training_seconds": round(costs.training, 3),
         "evaluation_seconds": round(costs.evaluation, 3),

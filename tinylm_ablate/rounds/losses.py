@@ -18,7 +18,7 @@ from tinylm_ablate.data.batches import Batches
 from tinylm_ablate.data.once import locked
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.machine import thread_count
+from tinylm_ablate.hardware import thread_count
 from tinylm_ablate.settle import Settled
 from tinylm_ablate.train.compile import compiled, worth_compiling
 

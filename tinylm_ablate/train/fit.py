@@ -32,7 +32,7 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.data.batches import Batches
 from tinylm_ablate.errors import Interrupted, Pruned, RunFailed
-from tinylm_ablate.machine import thread_count
+from tinylm_ablate.hardware import fast_bf16, thread_count
 from tinylm_ablate.optimizer.build import use_averages
 from tinylm_ablate.settle import Settled
 from tinylm_ablate.train import checkpoint
@@ -324,6 +324,8 @@ def fit(
             f"{recorder.skipped} steps were skipped, and none of the last was finite; see {folder / 'events.jsonl'}"
         )
     use_averages(optimizer)
+    decoder.checkpointing, decoder.stream = False, None
+    decoder.float()
     loss = math.fsum(recorder.tail) / len(recorder.tail)
     return Trained(loss, recorder.seconds, settled.tokens / max(recorder.seconds, 1e-9), recorder.skipped)
 
@@ -348,6 +350,10 @@ def _begin(
     """The module with its first step set, the optimizer, and the state of the recorder, from the newest checkpoint."""
     train = settled.config.train
     torch.set_num_threads(thread_count(train.threads, train.devices))
+    if settled.precision == "bf16-true":
+        decoder.to(torch.bfloat16)
+        decoder.stream = torch.float32
+    decoder.checkpointing = train.recompute
     module = TrainingModule(decoder, settled, rank)
     restored = checkpoint.restore(folder / "checkpoint", decoder, optimizer := module.configure_optimizers())
     if restored is None and start.checkpoints is not None:
@@ -379,7 +385,7 @@ def _run(module: TrainingModule, optimizer: torch.optim.Optimizer, callback: lig
             accelerator={"cuda": "gpu"}.get(train.device, train.device),
             devices=train.devices,
             strategy=strategy(settled),
-            precision="bf16-mixed" if settled.precision == "bf16" else "32-true",
+            precision="bf16-mixed" if _multiplies_bf16(settled) else "32-true",
             max_steps=settled.steps - module.first_step,
             max_epochs=-1,
             accumulate_grad_batches=module.share.accumulation,
@@ -394,6 +400,12 @@ def _run(module: TrainingModule, optimizer: torch.optim.Optimizer, callback: lig
         )
         with compiled(module.decoder, not module.sharded and worth_compiling(settled, training_flops)):
             trainer.fit(module, loader)
+
+
+def _multiplies_bf16(settled: Settled) -> bool:
+    """Whether products are rounded to bf16; with "bf16-true", which is about memory, only where that is no slower."""
+    precision = settled.precision
+    return precision == "bf16" or (precision == "bf16-true" and fast_bf16(settled.config.train.device))
 
 
 def _cut_lines(path: Path, step: int) -> None:

@@ -1,0 +1,58 @@
+"""How long the program takes before it does anything: ``--help``, and a run until its first step, shards being there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.measure import Result, quartiles
+
+PARTS = ("help", "first step")
+RUN = [
+    "scale=s32", "train.tokens=2048", "train.compile=false", "evaluate.max_bytes=2000", "evaluate.cloze_questions=0",
+    "cache_dir=runs/cache", "progress=off",
+]  # fmt: skip
+
+
+def run(part: str, windows: int) -> Result:
+    """Seconds from the start of the process, with MLflow as it is by default and without it."""
+    if part == "help":
+        return {"seconds": quartiles([_help() for _ in range(windows + 1)][1:])}
+    return {
+        "mlflow": quartiles([_first_step("tracking=mlflow") for _ in range(windows)]),
+        "none": quartiles([_first_step("tracking=none") for _ in range(windows)]),
+        "slowest_imports": _imports(),
+    }
+
+
+def _help() -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "tinylm_ablate", "--help"], capture_output=True, check=True)
+    return time.perf_counter() - start
+
+
+def _first_step(tracking: str) -> float:
+    """When the first row of the curve was written, less the time of the step, less when the process was started."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.time()
+        command = [sys.executable, "-m", "tinylm_ablate", *RUN, tracking, f"runs_dir={folder}", "train.log_every=1"]
+        subprocess.run(command, capture_output=True, check=True)
+        (curve,) = Path(folder).glob("*/curve.jsonl")
+        row = json.loads(curve.read_text().splitlines()[0])
+        seconds = curve.stat().st_mtime - row["seconds"] - start
+    print(f"  {tracking}: {seconds:.2f} s", file=sys.stderr, flush=True)
+    return seconds
+
+
+def _imports(least: float = 0.4) -> dict[str, float]:
+    """Modules that take long to import, what they import included, seconds by ``-X importtime``."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", "import tinylm_ablate.train.fit"], capture_output=True, text=True, check=True
+    )
+    rows = [line.split("|") for line in done.stderr.splitlines() if line.count("|") == 2 and "[us]" not in line]
+    long = {name.strip(): round(int(total) / 1e6, 2) for _, total, name in rows if int(total) > least * 1e6}
+    return dict(sorted(long.items(), key=lambda item: -item[1]))
