@@ -20,8 +20,8 @@ READING = (
     "interval is above the smallest effect that matters. Contradicted: the whole interval is below it, so that no effect that "
     "matters is left. Undecided: it lies in the interval. For 'no difference' the interval is to lie within plus and minus "
     "that effect, or outside of it. A claim of several comparisons is reproduced if each is, and contradicted if one is, by an "
-    "interval widened for their number (Bonferroni), which is not shown. Each claim stands by itself: of many that do not hold, "
-    "one in twenty may get a false verdict. Where an experiment was run at several budgets, the largest counts. The "
+    "interval widened for their number (Bonferroni), which is not shown. Each claim stands by itself: one in twenty that do "
+    "not hold may get a false verdict. Where an experiment was run at several budgets, the largest counts. The "
     "paper's effects are in its own unit, mostly points of mean accuracy, of single runs: they have no interval."
 )
 
