@@ -73,11 +73,11 @@ def test_experiments_that_are_one_grid_share_their_runs(settings: list[str], tmp
     """Two experiments with a cell in common, of which the second asks for more; others that are none are told first."""
     (tmp_path / "experiments").mkdir()
     for name, content in {
-        "depths": "hydra: {sweeper: {params: {arch.depth: '1,2'}}}",
+        "decays": "hydra: {sweeper: {params: {optimizer.weight_decay: '0.1,0.2'}}}",
         "rules": "evaluate: {decode: {measure: true, new_tokens: 4, repeats: 1}}\n"
         "grid: {arms: {one: [], other: [init=constant]}}",
-        "both": "grid: {experiments: [depths, rules]}",
-        "broken": "grid: {experiments: [depths, both, nothing]}",
+        "both": "grid: {experiments: [decays, rules]}",
+        "broken": "grid: {experiments: [decays, both, nothing]}",
     }.items():
         head = "" if "experiments" in content else f"experiment: {{name: {name}, title: About {name}}}\n"
         (tmp_path / "experiments" / f"{name}.yaml").write_text(f"# @package _global_\n{head}{content}\n")
@@ -87,18 +87,18 @@ def test_experiments_that_are_one_grid_share_their_runs(settings: list[str], tmp
     both = [*settings, "+experiments=both"]
     assert "3 runs, 0 finished" in command(tmp_path, *both, "mode=plan")
     told = command(tmp_path, *both)
-    assert "skip   rules: arm=one: the same run as depths: arch.depth=2" in told
-    assert "3 done, 0 failed" in told and "depths: About depths" in told and "rules: About rules" in told
+    assert "skip   rules: arm=one: the same run as decays: optimizer.weight_decay=0.1" in told
+    assert "3 done, 0 failed" in told and "decays: About decays" in told and "rules: About rules" in told
     grids = {json.loads(path.read_text())["name"]: path for path in (tmp_path / "runs" / "grids").glob("*.json")}
-    assert grids.keys() == {"depths", "rules"}
+    assert grids.keys() == {"decays", "rules"}
     records = {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*/metrics.json")}
     assert len(records) == 3
     for cell in json.loads(grids["rules"].read_text())["cells"]:
         assert "decode/tokens_per_second" in records[cell["identity"]]["metrics"]
     assert "0 done, 3 skipped" in command(tmp_path, *both)
-    before = grids["depths"].read_bytes()
-    assert "0 done, 2 skipped" in command(tmp_path, *settings, "+experiments=depths")
-    assert grids["depths"].read_bytes() == before and len(list((tmp_path / "runs" / "grids").glob("*.json"))) == 2
+    before = grids["decays"].read_bytes()
+    assert "0 done, 2 skipped" in command(tmp_path, *settings, "+experiments=decays")
+    assert grids["decays"].read_bytes() == before and len(list((tmp_path / "runs" / "grids").glob("*.json"))) == 2
 
 
 def test_a_dirty_checkout_is_refused_before_anything_is_spent(settings: list[str], tmp_path: Path) -> None:
