@@ -20,7 +20,6 @@ PYTEST_ARGS ?=
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 RUN = $(BIN)/python -m tinylm_ablate
-EXPERIMENTS = $(filter-out demo,$(sort $(basename $(notdir $(wildcard experiments/*.yaml)))))
 OVERRIDES = runs_dir=$(RUNS) $(ARGS)
 
 .DEFAULT_GOAL := help
@@ -63,17 +62,17 @@ ui: setup ## serve the MLflow page of the runs on this machine
 bench: setup ## measure speed against peers
 	@if test -d benchmarks; then $(BIN)/python -m benchmarks; else echo "make bench: this checkout has no benchmarks/ yet; nothing was measured" >&2; exit 1; fi
 
-# An experiment that fails leaves the others alone; Ctrl-C ends them all. What was finished is not trained again.
-paper: setup ## run every experiment of the paper: SCALE, SEEDS, TOKENS_PER_PARAMETER
-	@test -n "$(EXPERIMENTS)" || { echo "make paper: experiments/ holds no experiment besides the demo yet; nothing was run" >&2; exit 1; }
-	@trap 'exit 130' INT TERM; failed=; \
-	for name in $(EXPERIMENTS); do \
-		echo "== $$name"; \
-		$(RUN) -m +experiments=$$name scale=$(SCALE) seeds=$(SEEDS) \
-			$(if $(TOKENS_PER_PARAMETER),train.tokens_per_parameter=$(TOKENS_PER_PARAMETER)) $(OVERRIDES) || failed="$$failed $$name"; \
-	done; \
-	test -z "$$failed" || { echo "make paper: failed:$$failed; the same command runs what is missing" >&2; exit 1; }
-	$(RUN).report --runs-dir $(RUNS)
+# One grid of all experiments, so that what several of them share is trained once. The plan with its hours comes first, then it
+# starts; Ctrl-C ends it, and the same command goes on. Figure 2 is counted and not trained. An experiment that fails leaves the
+# others alone, and the report is made of what there is.
+PAPER = scale=$(SCALE) $(if $(TOKENS_PER_PARAMETER),train.tokens_per_parameter=$(TOKENS_PER_PARAMETER)) $(OVERRIDES)
+paper: setup ## run every experiment of the paper, plan and hours first: SCALE, SEEDS, TOKENS_PER_PARAMETER
+	$(RUN) -m +experiments=paper seeds=$(SEEDS) $(PAPER) mode=plan
+	$(RUN) +experiments=figure02_coverage $(PAPER)
+	@status=0; $(RUN) -m +experiments=paper seeds=$(SEEDS) $(PAPER) || status=$$?; \
+	test $$status -lt 128 || exit $$status; \
+	$(RUN).report --runs-dir $(RUNS) || exit $$?; \
+	test $$status = 0 || { echo "make paper: some runs failed; the same command does what is missing" >&2; exit $$status; }
 
 clean: ## remove build products and caches; keep runs/ and the virtual environment
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -167,18 +167,15 @@ def test_everything_that_the_dependencies_need_is_pinned() -> None:
 
 @pytest.fixture
 def workshop(tmp_path: Path) -> Path:
-    """The Makefile with three experiments and an environment whose ``python`` writes its arguments down.
+    """The Makefile and an environment whose ``python`` writes its arguments down.
 
-    That python fails on what asks for the experiment "broken".
+    That python fails on a grid that is asked for data=broken, but plans it.
     """
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
-    (tmp_path / "experiments").mkdir()
-    for name in ("demo", "broken", "sound"):
-        (tmp_path / "experiments" / f"{name}.yaml").touch()
     python = tmp_path / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\necho "python $*"\ncase "$*" in *=broken*) exit 1;; esac\n')
+    python.write_text('#!/bin/sh\necho "python $*"\ncase "$*" in *mode=plan*) ;; *" -m +"*=broken*) exit 1;; esac\n')
     python.chmod(0o755)
     (tmp_path / "venv" / ".installed").touch()
     return tmp_path
@@ -201,14 +198,17 @@ def test_help_is_the_default_and_lists_every_target() -> None:
 
 
 @needs_make
-def test_paper_runs_all_but_the_demo_and_tells_what_failed(workshop: Path) -> None:
-    done = make(workshop, "paper", "SCALE=s8", "SEEDS=3", "TOKENS_PER_PARAMETER=0.5", "RUNS=elsewhere")
-    assert done.returncode != 0
-    assert re.findall(r"experiments=(\w+)", done.stdout) == ["broken", "sound"]
-    assert "scale=s8 seeds=3 train.tokens_per_parameter=0.5 runs_dir=elsewhere" in done.stdout
-    assert "failed: broken;" in done.stderr
-
-    (workshop / "experiments" / "broken.yaml").unlink()
+def test_paper_is_planned_then_run_as_one_grid_and_reported(workshop: Path) -> None:
+    asked = ("SCALE=s8", "SEEDS=3", "TOKENS_PER_PARAMETER=0.5", "RUNS=elsewhere", "ARGS=data=broken")
+    settings = "scale=s8 train.tokens_per_parameter=0.5 runs_dir=elsewhere data=broken"
+    done = make(workshop, "paper", *asked)
+    assert done.returncode != 0 and "some runs failed; the same command does what is missing" in done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("python ")] == [
+        f"python -m tinylm_ablate -m +experiments=paper seeds=3 {settings} mode=plan",
+        f"python -m tinylm_ablate +experiments=figure02_coverage {settings}",
+        f"python -m tinylm_ablate -m +experiments=paper seeds=3 {settings}",
+        "python -m tinylm_ablate.report --runs-dir elsewhere",
+    ]
     done = make(workshop, "paper")
     assert done.returncode == 0, done.stderr
     assert "tokens_per_parameter" not in done.stdout, "without a budget the scale's own is taken"
@@ -216,12 +216,10 @@ def test_paper_runs_all_but_the_demo_and_tells_what_failed(workshop: Path) -> No
 
 
 @needs_make
-def test_targets_with_nothing_to_do_say_so(workshop: Path) -> None:
-    shutil.rmtree(workshop / "experiments")
-    for target, reason in (("paper", "no experiment"), ("bench", "nothing was measured")):
-        done = make(workshop, target)
-        assert done.returncode != 0
-        assert reason in done.stderr
+def test_what_has_nothing_to_do_says_so(workshop: Path) -> None:
+    done = make(workshop, "bench")
+    assert done.returncode != 0
+    assert "nothing was measured" in done.stderr
 
 
 @needs_make

@@ -369,6 +369,7 @@ class GridConfig:
     zip: list[list[str]] = field(default_factory=list)
     exclude: list[str] = field(default_factory=list)
     arms: dict[str, list[str]] = field(default_factory=dict)
+    experiments: list[str] = field(default_factory=list)
     on_failure: str = setting("what a failed cell does to the others", choices=("continue", "stop"), numerics=False)
     retries: int = setting("how often a failed cell is tried again", at_least=0, at_most=100, numerics=False)
     require_clean: bool = setting("refuse to run from a git tree with uncommitted changes", numerics=False)
@@ -463,6 +464,16 @@ def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, An
             yield from walk(value, f"{key}.")
         else:
             yield key, value, dict(item.metadata)
+
+
+def nullable(config: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of values for which null means something."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from nullable(value, f"{prefix}{item.name}.")
+        elif str(item.type).endswith("| None"):
+            yield f"{prefix}{item.name}"
 
 
 def allowed(rule: dict[str, Any]) -> str:

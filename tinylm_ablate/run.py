@@ -100,7 +100,7 @@ def _do(settled: Settled, folder: Path, watch: Watch | None) -> Record:
     from tinylm_ablate.init.random import matrix_std
     from tinylm_ablate.rounds.next import curve_of, next_round
     from tinylm_ablate.tokenizer.build import open_vocabulary
-    from tinylm_ablate.tracking import open_tracker
+    from tinylm_ablate.tracking import RUN_FILES, open_tracker
     from tinylm_ablate.train.fit import fit
 
     config = settled.config
@@ -158,9 +158,8 @@ def _do(settled: Settled, folder: Path, watch: Watch | None) -> Record:
         raise
     if not settled.keep_state:
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    tracked.finish(
-        evaluation.metrics | record["metrics"], [folder / "config.yaml", folder / "metrics.json"], "FINISHED", settled.tokens
-    )
+    results = evaluation.metrics | record["metrics"]
+    tracked.finish(results, [folder / name for name in RUN_FILES], "FINISHED", settled.tokens)
     return record
 
 
@@ -220,7 +219,11 @@ def _with_extras(settled: Settled, record: Record) -> Record:
     """The record of a finished run with what the config asks for beyond it; its file is then written anew."""
     extended = _extended(settled, record)
     if extended is not record:
+        from tinylm_ablate.tracking import open_tracker
+
         write_atomic(settled.folder / "metrics.json", _as_json(extended))
+        tracker = open_tracker(settled.config.tracking, Path(settled.config.runs_dir))
+        tracker.amend(settled.folder, extended["metrics"], settled.tokens)
     return extended
 
 

@@ -69,6 +69,38 @@ def test_a_grid_can_stop_at_the_first_failure(settings: list[str], tmp_path: Pat
     assert finished(tmp_path) == 0
 
 
+def test_experiments_that_are_one_grid_share_their_runs(settings: list[str], tmp_path: Path) -> None:
+    """Two experiments with a cell in common, of which the second asks for more; others that are none are told first."""
+    (tmp_path / "experiments").mkdir()
+    for name, content in {
+        "decays": "hydra: {sweeper: {params: {optimizer.weight_decay: '0.1,0.2'}}}",
+        "rules": "evaluate: {decode: {measure: true, new_tokens: 4, repeats: 1}}\n"
+        "grid: {arms: {one: [], other: [init=constant]}}",
+        "both": "grid: {experiments: [decays, rules]}",
+        "broken": "grid: {experiments: [decays, both, nothing]}",
+    }.items():
+        head = "" if "experiments" in content else f"experiment: {{name: {name}, title: About {name}}}\n"
+        (tmp_path / "experiments" / f"{name}.yaml").write_text(f"# @package _global_\n{head}{content}\n")
+    told = command(tmp_path, *settings, "+experiments=broken", code=2)
+    assert "grid.experiments: both: is no experiment that trains a grid of its own" in told
+    assert "grid.experiments: nothing: " in told and not (tmp_path / "runs").exists()
+    both = [*settings, "+experiments=both"]
+    assert "3 runs, 0 finished" in command(tmp_path, *both, "mode=plan")
+    told = command(tmp_path, *both)
+    assert "skip   rules: arm=one: the same run as decays: optimizer.weight_decay=0.1" in told
+    assert "3 done, 0 failed" in told and "decays: About decays" in told and "rules: About rules" in told
+    grids = {json.loads(path.read_text())["name"]: path for path in (tmp_path / "runs" / "grids").glob("*.json")}
+    assert grids.keys() == {"decays", "rules"}
+    records = {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*/metrics.json")}
+    assert len(records) == 3
+    for cell in json.loads(grids["rules"].read_text())["cells"]:
+        assert "decode/tokens_per_second" in records[cell["identity"]]["metrics"]
+    assert "0 done, 3 skipped" in command(tmp_path, *both)
+    before = grids["decays"].read_bytes()
+    assert "0 done, 2 skipped" in command(tmp_path, *settings, "+experiments=decays")
+    assert grids["decays"].read_bytes() == before and len(list((tmp_path / "runs" / "grids").glob("*.json"))) == 2
+
+
 def test_a_dirty_checkout_is_refused_before_anything_is_spent(settings: list[str], tmp_path: Path) -> None:
     """A copy of the package in a checkout of its own, first clean, then with one line more."""
     checkout = tmp_path / "checkout"

@@ -20,7 +20,9 @@ from tinylm_ablate.report.printed import FOLDER, printed
 from tinylm_ablate.report.records import Grid
 from tinylm_ablate.settle import Settled, settle
 
-NAMES = sorted(path.stem for path in paths.experiments_dir().glob("*.yaml"))
+#: All experiments together have no cells of their own.
+PAPER = "paper"
+NAMES = sorted(path.stem for path in paths.experiments_dir().glob("*.yaml") if path.stem != PAPER)
 
 #: The cell of each table that stands for the paper's common row, 34.39 41.48 47.70.
 BASELINES = {
@@ -183,6 +185,38 @@ def test_the_speed_of_decoding_is_measured_where_the_paper_prints_it() -> None:
     assert measured == {"table02_depth_width", "table03_expanding_rate", "table12_heads"}
     decode = cells("table02_depth_width", "scale=s32")[0][1].config.evaluate.decode
     assert (decode.batch, decode.prefix, decode.new_tokens) == (20, 2, 510)
+
+
+def test_the_papers_grid_has_every_experiment_that_trains() -> None:
+    ((_, settled),) = cells(PAPER)
+    assert sorted(settled.config.grid.experiments) == sorted(set(NAMES) - {"demo", "figure02_coverage"})
+    assert settled.config.grid.experiments[0] == "figure01_ladder"
+
+
+def test_the_ladder_takes_one_step_after_another() -> None:
+    found = {place["arm"]: settled for place, settled in cells("figure01_ladder", "scale=paper")}
+    shapes = {arm: (own.shape.vocab_size, own.shape.depth, own.shape.width) for arm, own in found.items()}
+    assert list(shapes.items()) == [
+        ("base", (100883, 12, 2048)),
+        ("tokenizer", (48000, 15, 2048)),
+        ("architecture", (48000, 20, 1792)),
+        ("inheritance", (48000, 20, 1792)),
+        ("rounds", (48000, 20, 1792)),
+    ]
+    sizes = [parameters(own.shape)["total"] for own in found.values()]
+    assert max(sizes) / min(sizes) < 1.09
+    tokens = [own.tokens for own in found.values()]
+    assert len(set(tokens[:4])) == 1 and tokens[4] == pytest.approx(1.5 * tokens[3], rel=1e-3)
+    assert found["inheritance"].parent is not None and found["architecture"].parent is None
+    assert found["rounds"].previous is not None and found["rounds"].previous.identity == found["inheritance"].identity
+
+
+def test_the_ladder_trains_little_that_other_tables_do_not() -> None:
+    ladder = {place["arm"]: settled.identity for place, settled in cells("figure01_ladder", "scale=s32")}
+    tables = {
+        settled.identity for name in ("table02_depth_width", "table05_inheritance") for _, settled in cells(name, "scale=s32")
+    }
+    assert {arm for arm, identity in ladder.items() if identity not in tables} == {"base", "rounds"}
 
 
 def test_figure_4_is_thirty_shapes_from_a_stated_seed() -> None:

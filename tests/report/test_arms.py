@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tinylm_ablate.report import read_grids, read_records
@@ -138,3 +140,54 @@ def test_counts_are_written_short():
         "952M",
         "1.6T",
     ]
+
+
+def changed(runs, identity, **values):
+    """Change settings of a run that is there already: dotted keys with "__" for the dot."""
+    path = runs.folder / identity / "metrics.json"
+    record = json.loads(path.read_text())
+    for key, value in values.items():
+        *path_, last = key.split("__")
+        node = record
+        for name in path_:
+            node = node[name]
+        if value is None:
+            del node[last]
+        else:
+            node[last] = value
+    path.write_text(json.dumps(record))
+
+
+def budgets(runs):
+    """One experiment at two budgets, the larger one run later and in two of three arms."""
+    runs.depths({40: [1.0, 1.1], 20: [2.0, 2.2], 9: [2.5, 2.6]})
+    cells = {}
+    for depth, value in ((40, 1.9), (20, 1.5)):
+        for seed in range(2):
+            identity = runs.add(f"large-{depth}-{seed}", seed, value + seed / 1000, depth=depth, tokens=2_000_000)
+            changed(runs, identity, config__train__tokens=2_000_000)
+            cells[identity] = {"arch.depth": depth, "seed": seed}
+    runs.grid("table02_depth_width", cells, file="0-first-by-name")
+
+
+def test_the_largest_budget_comes_first_and_says_so(runs):
+    budgets(runs)
+    large, small = found(runs)
+    assert (large.label, small.label) == ("train.tokens=2000000", "train.tokens=500000")
+    assert large.question == small.question and not large.smaller and small.smaller
+    cells = {runs.add(f"s16-{depth}", 0, 1.5, depth=depth, scale="s16"): {"arch.depth": depth} for depth in (40, 20)}
+    runs.grid("table02_depth_width", cells, file="scale")
+    assert [(section.label.partition(",")[0], section.smaller) for section in found(runs)] == [
+        ("scale.name=s32", False), ("scale.name=s16", False), ("scale.name=s32", True)
+    ]  # fmt: skip
+
+
+def test_records_older_than_a_setting_are_not_set_apart(runs):
+    """A setting that was added at rest is missing from older records; more seeds are run today and join them."""
+    runs.depths({40: [1.0, 1.1], 20: [2.0, 2.2]})
+    for identity in [path.name for path in runs.folder.glob("table02*")]:
+        changed(runs, identity, config__init__rule=None, config__arch__tied=None)
+    cells = {runs.add(f"later-{depth}", 2, 1.5, depth=depth): {"arch.depth": depth, "seed": 2} for depth in (40, 20)}
+    runs.grid("table02_depth_width", cells, file="later")
+    (section,) = found(runs)
+    assert section.label == "" and section.seeds == 3

@@ -16,7 +16,7 @@ from tinylm_ablate.report.__main__ import main
 from tinylm_ablate.report.blocks import Figure, Heading, Items, Paragraph, Table, inline, parse
 from tinylm_ablate.report.html import render
 from tinylm_ablate.report.latex import tables
-from tinylm_ablate.report.site import order
+from tinylm_ablate.report.printed import order
 
 GRID = {40: [1.50, 1.52, 1.51], 20: [1.60, 1.615, 1.61], 9: [1.62, 1.63, 1.63]}
 VOID = {"meta", "img", "br", "link"}
@@ -33,7 +33,7 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("built")
     runs = Runs(folder / "runs")
     runs.depths(GRID, paper="table02_depth_width", paper_axis=["depth"])
-    runs.depths({40: [1.0, 1.1], 9: [2.0, 2.2]}, name="figure01_ladder")
+    runs.depths({40: [1.0, 1.1], 9: [2.0, 2.2]}, name="figure01_ladder", figures=["ladder"])
     for number, identity in enumerate(sorted(path.name for path in runs.folder.iterdir() if path.name != "grids")):
         runs.documents(identity, 0.05, number)
     (folder / "results").mkdir()
@@ -117,12 +117,13 @@ def test_a_page_is_whole_and_well_formed(results, name):
             assert (results / link.partition("#")[0]).is_file(), link
 
 
-def test_the_front_page_is_read_from_verdicts_over_the_ladder_to_the_tables(results):
+def test_the_front_page_is_read_from_the_ladder_over_verdicts_to_the_tables(results):
     text = (results / "index.html").read_text()
     places = [
         text.index(part)
         for part in (
-            'id="verdicts"', 'id="figure01_ladder"', 'id="table02_depth_width"', 'id="figure02_coverage"', 'id="reading"'
+            "13 runs of models", 'id="figure01_ladder"', 'id="verdicts"', 'id="table02_depth_width"', 'id="figure02_coverage"',
+            'id="comparisons"', 'id="reading"',
         )
     ]  # fmt: skip
     assert places == sorted(places)

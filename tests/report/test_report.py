@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.report.test_arms import budgets
 from tinylm_ablate.files import sha256_file
 from tinylm_ablate.report import summary_table
 from tinylm_ablate.report.__main__ import main, write_report
@@ -205,3 +206,28 @@ def test_the_summary_of_a_grid_fits_a_terminal(runs):
     assert "abc" in single and "interval" not in single and "One seed" not in single
     assert "One seed" in summary_table([rows[0], rows[3]])
     assert summary_table([]) == ""
+
+
+def test_two_budgets_stand_beside_each_other_and_the_larger_counts(runs, tmp_path):
+    budgets(runs)
+    results = tmp_path / "results"
+    assert report(runs, results) == 0
+    text = (results / "table02_depth_width.md").read_text()
+    assert text.index("## train.tokens=2000000") < text.index("## train.tokens=500000")
+    assert text.count("The verdict at a larger budget counts in place of this one.") == 0  # the larger one lacks an arm
+    (results / "mine").mkdir()
+    (results / "mine" / "deep.yaml").write_text(
+        "title: Deeper is better\nsource: mine\nexperiment: table02_depth_width\n"
+        "arms: {deep: {arch.depth: 40}, shallow: {arch.depth: 20}}\n"
+        "tests: [{kind: ordering, order: [deep, shallow], metric: test/bits_per_byte/all, direction: less, smallest: 0}]\n"
+    )
+    write_report(tmp_path / "none", results, results / "mine")
+    text = (results / "table02_depth_width.md").read_text()
+    assert text.count("The verdict at a larger budget counts in place of this one.") == 1
+    claims = (results / "claims.md").read_text()
+    assert "1 contradicted" in claims and "1 more at smaller budgets" in claims
+    (row,) = [line for line in claims.splitlines() if line.startswith("| Deeper is better")]
+    assert "contradicted" in row and "train.tokens=2000000" in row
+    with (results / "claims.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["claim"] == "deep"]
+    assert [row["larger_budget_counts"] for row in rows] == ["false", "true"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 
@@ -9,8 +10,8 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.report.planted import BITS, section
-from tinylm_ablate.report.documents import estimate, sums
+from tests.report.planted import BITS, MOST_FALSE, section, simulated
+from tinylm_ablate.report.documents import Scores, estimate, sums
 from tinylm_ablate.report.statistics import (
     Estimate,
     contrast,
@@ -132,23 +133,50 @@ def test_seeds_that_would_decide_are_the_fewest():
 NOISE = ((0.02, 0.05), (0.02, 0.2), (0.005, 0.2))
 
 
+def test_simulations_say_what_the_report_would_say_of_their_data():
+    """What is simulated all at once below goes the report's own way here, from each document's bits on."""
+    (bits, sizes), found = simulated(np.random.default_rng(10), [0.0, 0.0], 3, count=20)
+    for number in range(20):
+        values, scores = [], []
+        for arm in bits[number]:
+            parts = [
+                {("bits_per_byte", name): (own * size * math.log(2), size)
+                 for name, own, size in zip(("en", "zh"), seed, sizes[number], strict=True)}
+                for seed in arm
+            ]  # fmt: skip
+            means = [np.mean([own.sum() / size.sum() for own, size in groups.values()]) / math.log(2) for groups in parts]
+            values.append(dict(enumerate(map(float, means))))
+            scores.append({seed: Scores("items", groups) for seed, groups in enumerate(parts)})
+        told = estimate(values, scores, (1, -1), BITS)
+        assert told is not None
+        assert told.interval() == pytest.approx(found[0, 1][number].interval(), rel=1e-9)
+
+
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("noise", NOISE)
 def test_no_effect_is_found_where_there_is_none(seeds, noise):
     """1,000 simulations without a difference but in the seeds and documents that happened to be drawn."""
-    source = np.random.default_rng(11)
-    false = {"ours": 0, "seeds alone": 0}
-    for _ in range(1000):
-        arms = section(source, {"a": 0.0, "b": 0.0}, seeds, *noise).arms
-        by_seed = [arm.by_seed(BITS) for arm in arms]
-        found = estimate(by_seed, [arm.scores() for arm in arms], (1, -1), BITS)
-        alone = contrast(by_seed, (1, -1))
-        assert found is not None and alone is not None
-        false["ours"] += found.low > 0 or found.high < 0
-        false["seeds alone"] += alone.low > 0 or alone.high < 0
-    assert false["ours"] <= 50
+    _, found = simulated(np.random.default_rng(11), [0.0, 0.0], seeds, *noise)
+    false = sum(own.low > 0 or own.high < 0 for own in found[0, 1])
+    assert false <= MOST_FALSE
     if noise == NOISE[2]:  # why documents count: seeds share them, so that they do not show in the spread over seeds
-        assert false["seeds alone"] > 150
+        alone = [dataclasses.replace(own, documents=()) for own in found[0, 1]]
+        assert sum(own.low > 0 or own.high < 0 for own in alone) > 150
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_a_table_without_effects_has_a_mark_in_five_percent_of_cases_at_most(seeds):
+    """1,000 tables of four arms: after Holm's correction hardly one has any pair that differs."""
+    _, found = simulated(np.random.default_rng(13), [0.0] * 4, seeds, 0.02, 0.05)
+
+    def differ(number, confidence):
+        return any(abs(own[number].mean) > own[number].reach(confidence) for own in found.values())
+
+    # Holm rejects something if and only if the smallest of six p-values is below 0.05 / 6.
+    corrected = [differ(number, 1 - 0.05 / 6) for number in range(1000)]
+    for number in range(20):
+        assert corrected[number] == (min(holm([own[number].p_value() for own in found.values()])) < 0.05)
+    assert sum(corrected) <= MOST_FALSE < sum(differ(number, 0.95) for number in range(1000))
 
 
 @pytest.mark.parametrize(("seeds", "least"), [(2, 0.35), (3, 0.2), (5, 0.12)])

@@ -8,8 +8,8 @@ works on one grid (``tinylm_ablate.grid.work``). What happens to each cell is to
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +23,15 @@ from tinylm_ablate.config import Config
 from tinylm_ablate.data.once import locked
 from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.files import fingerprint, write_atomic
-from tinylm_ablate.grid.cells import Cell, expand
-from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, typed
+from tinylm_ablate.grid.compose import typed
 from tinylm_ablate.grid.outcome import LOG, Outcome, one_line, say
+from tinylm_ablate.grid.parts import Job, Part, parts, settle_all
 from tinylm_ablate.grid.work import Walk, Work, gather, outcome_of
 from tinylm_ablate.provenance import require_clean
 from tinylm_ablate.run import Record, as_asked, complete, parameters_of
-from tinylm_ablate.settle import Settled, settle
 
 #: What installs the launchers that are not Hydra's own.
 _EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
-
-
-@dataclass
-class _Job:
-    """A cell with its settled run; ``also`` are cells that mean the same run."""
-
-    cell: Cell
-    settled: Settled
-    also: list[Cell] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -78,15 +68,16 @@ class GridSweeper(Sweeper):
             ConfigError: Mistakes in any cell; nothing was run.
             SystemExit: With 1 if a cell failed.
         """
-        assert self.config is not None
+        assert self.config is not None and self.hydra_context is not None
         base = typed(self.config)
         params = OmegaConf.to_container(self.params) if isinstance(self.params, DictConfig) else self.params
-        shared, cells = expand(params, arguments, base.grid, base.seeds)
-        jobs = self._settle(shared, cells)
+        found = parts(self.config, self.hydra_context, params, arguments)  # type: ignore[arg-type]
+        jobs = settle_all(self.config, self.hydra_context, found)
+        named = [(name, job.settled) for job in jobs for name in (job.name, *job.also)]
         if base.mode == "plan":
             from tinylm_ablate.grid.plan import plans
 
-            print(plans([(cell.name, job.settled) for job in jobs for cell in (job.cell, *job.also)], base.plan.format))
+            print(plans(named, base.plan.format))
             return []
         if base.mode == "coverage":
             from tinylm_ablate.grid.coverage import write_coverage
@@ -96,55 +87,34 @@ class GridSweeper(Sweeper):
         if base.mode == "status":
             from tinylm_ablate.grid.status import show_status
 
-            show_status([(cell.name, job.settled) for job in jobs for cell in (job.cell, *job.also)])
+            show_status(named)
             return []
         if base.mode != "run":
             raise ConfigError([f"mode={base.mode}: it is about one model; allowed without -m"])
         if base.grid.require_clean:
             require_clean()
-        grid = _write_grid(base, jobs, arguments)
-        return self._run(shared, jobs, base, grid)
+        return self._run(jobs, base, {part: _write_grid(part) for part in found})
 
-    def _settle(self, shared: Sequence[str], cells: Sequence[Cell]) -> list[_Job]:
-        """Compose and settle every cell; equal runs become one job."""
-        assert self.config is not None and self.hydra_context is not None
-        jobs: dict[str, _Job] = {}
-        mistakes: dict[str, list[str]] = {}
-        for cell in cells:
-            try:
-                composed = self.hydra_context.config_loader.load_sweep_config(self.config, [*shared, *cell.overrides])
-                settled = settle(typed(composed))
-            except ConfigError as error:
-                for mistake in error.mistakes:
-                    mistakes.setdefault(mistake, []).append(cell.name)
-            except COMPOSITION_ERRORS as error:
-                mistakes.setdefault(one_line(error.__cause__ or error), []).append(cell.name)
-            else:
-                job = jobs.setdefault(settled.identity, _Job(cell, settled))
-                if job.cell is not cell:
-                    job.also.append(cell)
-        if mistakes:
-            raise ConfigError([f"{mistake}{_where(names, len(cells))}" for mistake, names in mistakes.items()])
-        return list(jobs.values())
-
-    def _run(self, shared: Sequence[str], jobs: Sequence[_Job], base: Config, grid: _Grid) -> list[Record]:
+    def _run(self, jobs: Sequence[Job], base: Config, grids: Mapping[Part, _Grid]) -> list[Record]:
         from tinylm_ablate.tracking import open_tracker
 
-        cells = [(job.cell.name, job.settled, [*shared, *job.cell.overrides]) for job in jobs]
+        waiting = []
         for job in jobs:
-            if as_asked(job.settled) is not None:
+            if as_asked(job.settled) is None:
+                waiting.append(job)
+            else:
                 complete(job.settled)  # what is asked beside the run, such as the speed of generation
-                say(f"skip   {job.cell.name}: finished, see {job.settled.folder}")
+                say(f"skip   {job.name}: finished, see {job.settled.folder}")
             for twin in job.also:
-                say(f"skip   {twin.name}: the same run as {job.cell.name}")
-        works = gather([cell for cell in cells if as_asked(cell[1]) is None])
-        if works:
+                say(f"skip   {twin}: the same run as {job.name}")
+        works: list[Work] = []
+        if waiting:
             tracker = open_tracker(base.tracking, Path(base.runs_dir))
-            with locked(grid.path, "this grid's entry in MLflow"):
-                nest = tracker.start_grid(grid.name, grid.title, identity=grid.path.stem)
-            for work in works:
-                parent = "null" if nest is None else f"'{nest}'"
-                work.overrides = [*work.overrides, f"tracking.parent={parent}", f"tracking.run_name={_quote(work.cell)}"]
+            nests: dict[Part, str | None] = {}
+            for part, grid in grids.items():
+                with locked(grid.path, "this grid's entry in MLflow"):
+                    nests[part] = tracker.start_grid(grid.name, grid.title, identity=grid.path.stem)
+            works = gather([(job.name, job.settled, [*job.overrides, *_nested(job, nests[job.part])]) for job in waiting])
             status = "KILLED"
             try:
                 walk = Walk(
@@ -156,9 +126,10 @@ class GridSweeper(Sweeper):
                 walk.go()
                 status = "FAILED" if any(work.error for work in works) else "FINISHED"
             finally:
-                figures = _figures(jobs, grid) if nest is not None else []
-                tracker.finish_grid(nest, _table(jobs), figures, status, _columns(jobs))
-        return _conclude(jobs, works, grid)
+                for part, nest in nests.items():
+                    files = [grids[part].path, *_figures(part, grids[part])] if nest is not None else []
+                    tracker.finish_grid(nest, _table(part), files, status, _columns(part.runs))
+        return _conclude(jobs, works, grids)
 
     def _launch(self, works: Sequence[Work], first: int) -> list[Outcome]:
         assert self.launcher is not None
@@ -184,34 +155,41 @@ def launcher_of(hydra_context: HydraContext, task_function: TaskFunction, config
         ) from error
 
 
-def _figures(jobs: Sequence[_Job], grid: _Grid) -> list[Path]:
+def _nested(job: Job, nest: str | None) -> list[str]:
+    """Overrides that give a run its name and its place in MLflow."""
+    parent = "null" if nest is None else f"'{nest}'"
+    return [f"tracking.parent={parent}", f"tracking.run_name={_quote(job.cell.name)}"]
+
+
+def _figures(part: Part, grid: _Grid) -> list[Path]:
     """The grid's loss curves, so far as there are any."""
     from tinylm_ablate.grid.figure import draw_losses
 
-    cells = [(job.cell.name, job.settled.folder / "curve.jsonl") for job in jobs]
+    cells = [(job.cell.name, job.settled.folder / "curve.jsonl") for job in part.runs]
     return draw_losses(cells, grid.name, grid.path.with_name(f"{grid.path.stem}_loss"))
 
 
-def _columns(jobs: Sequence[_Job]) -> list[str]:
+def _columns(jobs: Sequence[Job]) -> list[str]:
     """The parameters that differ between the cells, as MLflow knows them."""
     rows = [parameters_of(job.settled) for job in jobs]
     keys = dict.fromkeys(key for row in rows for key in row)
     return [key for key in keys if len({str(row.get(key)) for row in rows}) > 1]
 
 
-def _write_grid(base: Config, jobs: Sequence[_Job], arguments: Sequence[str]) -> _Grid:
+def _write_grid(part: Part) -> _Grid:
     """Describe the grid for the report: its axes and cells, before the first of them runs."""
-    cells = [(job, cell) for job in jobs for cell in (job.cell, *job.also)]
+    base = part.base
+    cells = list(zip(part.jobs, part.cells, strict=True))
     named = base.experiment.name != "adhoc"
     identity = fingerprint([base.experiment.name, sorted([job.settled.identity, cell.name] for job, cell in cells)])
     name = base.experiment.name if named else f"grid-{identity[:8]}"
-    title = base.experiment.title if named else " ".join(arguments)
+    title = base.experiment.title if named else " ".join(part.arguments)
     content = {
         "identity": identity,
         "name": name,
         "title": title,
         "scale": base.scale.name,
-        "axis": list(dict.fromkeys(key for _, cell in cells for key in cell.values)),
+        "axis": list(dict.fromkeys(key for cell in part.cells for key in cell.values)),
         "paper": base.experiment.paper,
         "paper_axis": base.experiment.paper_axis,
         "note": base.experiment.note,
@@ -224,19 +202,24 @@ def _write_grid(base: Config, jobs: Sequence[_Job], arguments: Sequence[str]) ->
     return _Grid(name, title, path)
 
 
-def _conclude(jobs: Sequence[_Job], works: Sequence[Work], grid: _Grid) -> list[Record]:
+def _conclude(jobs: Sequence[Job], works: Sequence[Work], grids: Mapping[Part, _Grid]) -> list[Record]:
     """Tell what became of each cell, at the end."""
     states = {work.identity: work.state for work in works}
     done = [job for job in jobs if states.get(job.settled.identity) == "done"]
     skipped = [job for job in jobs if states.get(job.settled.identity, "skipped") == "skipped"]
     failed = [work for work in works if work.state == "failed"]
     left = sum(work.state == "waiting" for work in works)
-    print(_table(jobs))
+    for part, grid in grids.items():
+        if part.name:
+            print(f"\n{grid.name}: {grid.title}\n")
+        print(_table(part))
     counts = [f"{len(done)} done", *([f"{len(skipped)} skipped"] if skipped else []), f"{len(failed)} failed"]
-    say(f"{', '.join(counts)}{f', {left} not started' if left else ''}; described in {grid.path}")
+    paths = [grid.path for grid in grids.values()]
+    described = str(paths[0]) if len(paths) == 1 else f"{len(paths)} files in {paths[0].parent}"
+    say(f"{', '.join(counts)}{f', {left} not started' if left else ''}; described in {described}")
     for title, names in (("done", done), ("skipped", skipped)):
         if names and (failed or skipped):
-            say(f"{title}: {', '.join(job.cell.name for job in names)}")
+            say(f"{title}: {', '.join(job.name for job in names)}")
     for work in failed:
         log = work.settled.folder / LOG
         say(f"failed {work.name}: {work.error}{f' (see {log})' if log.exists() else ''}")
@@ -245,23 +228,16 @@ def _conclude(jobs: Sequence[_Job], works: Sequence[Work], grid: _Grid) -> list[
     return [record for job in jobs if (record := as_asked(job.settled)) is not None]
 
 
-def _table(jobs: Sequence[_Job]) -> str:
+def _table(part: Part) -> str:
     from tinylm_ablate.report import summary_table
 
-    records = {job.settled.identity: as_asked(job.settled) for job in jobs}
+    records = {job: as_asked(job.settled) for job in part.runs}
     rows = [
         (dict(cell.values), record)
-        for job in jobs
-        for cell in (job.cell, *job.also)
-        if (record := records[job.settled.identity]) is not None
+        for job, cell in zip(part.jobs, part.cells, strict=True)
+        if (record := records[job]) is not None
     ]
     return summary_table(rows)
-
-
-def _where(names: Sequence[str], cells: int) -> str:
-    if len(names) == cells:
-        return ""
-    return f" (in {names[0]}{f' and {len(names) - 1} more cells' if len(names) > 1 else ''})"
 
 
 def _quote(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
+from tinylm_ablate.paths import conf_dir
 from tinylm_ablate.report import (
     batch_lr,
     convergence,
@@ -22,8 +24,10 @@ from tinylm_ablate.report import (
     curves,
     documents,
     forgetting,
+    ladder,
     latex,
     layer_skip,
+    mlflow_store,
     site,
     verdicts,
     weights,
@@ -32,14 +36,15 @@ from tinylm_ablate.report.arms import Section, sections
 from tinylm_ablate.report.claims import read_claims
 from tinylm_ablate.report.collect import RUNS, collect, kept_rows
 from tinylm_ablate.report.edges import with_edges
-from tinylm_ablate.report.index import OWN, index, other_pages
+from tinylm_ablate.report.index import OWN, index, intro, other_pages
 from tinylm_ablate.report.judge import Judgement, judge
 from tinylm_ablate.report.page import Experiment, comma_separated, page
-from tinylm_ablate.report.printed import printed
+from tinylm_ablate.report.printed import Printed, order, printed
 from tinylm_ablate.report.records import Grid, frame, read_grids, readable, to_csv
 from tinylm_ablate.report.searches import write_searches
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 _NOTHING = """nothing to report yet: no finished run in {runs_dir}, and no {kept}.
@@ -56,7 +61,8 @@ def write_report(runs_dir: Path, results: Path, claims: Path | None = None) -> t
         claims: Folder of a user's own claims, beside those of the paper.
 
     Returns:
-        The experiments, in alphabetical order, and a line for each thing that was left out.
+        The experiments, the ladder first, then the paper's tables and figures, then others; and a line for each thing that was
+        left out.
 
     Raises:
         UserError: A folder cannot be read or written, what is kept in ``results`` is damaged, or a claim has mistakes.
@@ -80,11 +86,11 @@ def write_report(runs_dir: Path, results: Path, claims: Path | None = None) -> t
         judged = {claim.name: judge(claim, found.get(claim.experiment, [])) for claim in listed}
         experiments = [
             _experiment(name, named[name], found[name], judged, results, problems)
-            for name in progress.bar(sorted(named), description="tables", unit="table")
+            for name in progress.bar(order(named), description="tables", unit="table")
         ]
         for identity in sorted(kept):
             write_atomic(results / "records" / f"{identity}.json", readable(kept[identity]))
-        _write_pages(experiments, [judgement for own in judged.values() for judgement in own], len(records), results)
+        _write_pages(experiments, [judgement for own in judged.values() for judgement in own], records, results)
     except OSError as error:
         raise UserError(f"{results} cannot be written: {error.strerror}") from error
     return experiments, problems
@@ -100,7 +106,10 @@ def _experiment(
 ) -> Experiment:
     """All that is shown of the grids of one name; its figures are written."""
     stem = _stem(name)
-    grid = grids[-1]
+    members = {run.identity for arm in found[0].arms for run in arm.runs.values()} if found else set()
+    # Of several grids the one that stands first on the page says what it is.
+    grid = next((own for own in grids if any(cell.identity in members for cell in own.cells)), grids[-1])
+    paper = [printed(grids, [arm.place for arm in section.arms], problems) for section in found]
     stems = [f"{stem}{f'_{number}' if number > 1 else ''}" for number in range(1, len(found) + 1)]
     own = [judgement for judgements in judged.values() for judgement in judgements if judgement.claim.experiment == name]
     return Experiment(
@@ -108,29 +117,34 @@ def _experiment(
         grid.title,
         grid.note,
         found,
-        [printed(grids, [arm.place for arm in section.arms], problems) for section in found],
+        paper,
         [_loss(section, f"{stem}_loss", results) for section, stem in zip(found, stems, strict=True)],
-        [_more(section, stem, grid, results) for section, stem in zip(found, stems, strict=True)],
+        [_more(section, own, stem, grid, results) for section, own, stem in zip(found, paper, stems, strict=True)],
         [[judgement for judgement in own if judgement.setting == section.label] for section in found],
     )
 
 
-def _write_pages(experiments: Sequence[Experiment], judgements: Sequence[Judgement], runs: int, results: Path) -> None:
+def _write_pages(
+    experiments: Sequence[Experiment], judgements: Sequence[Judgement], records: pd.DataFrame, results: Path
+) -> None:
     """Every page in Markdown, CSV, LaTeX and HTML, and the two front pages."""
     pages = {experiment.name: page(experiment) for experiment in experiments}
     for experiment in experiments:
         write_atomic(results / f"{experiment.name}.csv", comma_separated(experiment))
     stems = [*pages, "claims"]
-    verdict = verdicts.page(judgements, set(pages))
     write_atomic(results / "claims.csv", verdicts.comma_separated(judgements))
-    for stem, text in zip(stems, [*pages.values(), verdict], strict=True):
+    for stem, text in zip(stems, [*pages.values(), verdicts.page(judgements, set(pages))], strict=True):
         write_atomic(results / f"{stem}.md", text)
         write_atomic(results / f"{stem}.tex", latex.tables(text, stem))
         write_atomic(results / f"{stem}.html", site.single(stem, text, results))
     others = other_pages(results, list(pages))
-    write_atomic(results / "README.md", index(experiments, runs, others, judgements))
+    write_atomic(results / "README.md", index(experiments, len(records), others, judgements))
     pages |= {stem: (results / f"{stem}.md").read_text(encoding="utf-8") for stem, _ in others}
-    write_atomic(results / "index.html", site.site([(name, pages[name]) for name in site.order(list(pages))], verdict, results))
+    listed = [(name, pages[name]) for name in order(pages)]
+    front = site.site(
+        intro(records), listed, verdicts.summary(judgements, set(pages)), verdicts.comparisons(judgements), results
+    )
+    write_atomic(results / "index.html", front)
 
 
 def _stem(name: str) -> str:
@@ -139,9 +153,11 @@ def _stem(name: str) -> str:
     return f"{stem}_" if stem.lower() in {name.lower() for name in OWN} else stem
 
 
-def _more(section: Section, stem: str, grid: Grid, results: Path) -> list[str]:
+def _more(section: Section, paper: Printed | None, stem: str, grid: Grid, results: Path) -> list[str]:
     """What an experiment asks for beside tables and loss curves, in Markdown."""
     parts: list[str] = []
+    if ladder.NAME in grid.figures:
+        parts += ladder.shown(section, paper, lambda figure: _written(figure, f"{stem}_{ladder.NAME}", results))
     if grid.correlate:
         parts += correlate.correlations(section, grid.correlate, grid.paper)
         if path := _written(correlate.draw(section, grid.correlate), f"{stem}_correlation", results):
@@ -181,15 +197,37 @@ def _written(figure: Figure | None, stem: str, results: Path) -> str | None:
     return f"figures/{stem}.svg"
 
 
+def _experiment_name() -> str:
+    """What runs are tracked under, unless they say otherwise."""
+    import yaml
+
+    name: str = yaml.safe_load((conf_dir() / "tracking" / "mlflow.yaml").read_text(encoding="utf-8"))["experiment"]
+    return name
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tinylm_ablate.report", description="Write the tables of the runs.")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where to write (default: results)")
-    parser.add_argument("--claims", type=Path, help="folder of your own claims, one YAML file each (see report/claims.py)")
+    parser.add_argument(
+        "--claims", type=Path, help="folder of your own claims, one YAML file each (default: claims, if there is one here)"
+    )
+    parser.add_argument(
+        "--mlflow", metavar="URI", help="read an MLflow store in place of a folder of runs: sqlite:///FILE or http://SERVER"
+    )
+    parser.add_argument("--experiment", default=_experiment_name(), help="its experiment (default: %(default)s)")
     options = parser.parse_args(arguments)
+    claims = options.claims or next((folder for folder in [Path("claims")] if folder.is_dir()), None)
     try:
-        experiments, problems = write_report(options.runs_dir, options.results, options.claims)
+        if options.mlflow is None:
+            experiments, problems = write_report(options.runs_dir, options.results, claims)
+        else:
+            fetched: list[str] = []
+            with tempfile.TemporaryDirectory() as folder:
+                mlflow_store.fetch(options.mlflow, options.experiment, Path(folder), fetched)
+                experiments, problems = write_report(Path(folder), options.results, claims)
+            problems = [*fetched, *problems]
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tinylm_ablate.config import Config, walk
+from tinylm_ablate.config import Config, nullable, walk
 from tinylm_ablate.report.documents import Scores
 from tinylm_ablate.report.printed import number
 from tinylm_ablate.report.records import Grid
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 #: The axis that is averaged over.
 SEED = "seed"
+
+#: How much a run trains. Sections that differ in nothing else answer one question, the larger budget better.
+_BUDGET = ("train.tokens", "train.tokens_per_parameter", "train.share")
 
 #: What is asked first when two sets of runs must be told apart by their settings.
 _TELLING = ("scale.name", "train.tokens", "train.tokens_per_parameter", "data.source", "data.path", "text.fingerprint")
@@ -77,12 +80,21 @@ class Section:
         axis: The axes.
         arms: In the order of the grid.
         doubles: Runs that were left out, since another run of the same arm has the same seed.
+        question: Its settings but for the budget: sections with the same ask the same at several budgets.
+        smaller: Whether a section with the same question has a larger budget.
     """
 
     label: str
     axis: Sequence[str]
     arms: list[Arm]
     doubles: list[str] = field(default_factory=list)
+    question: tuple[Hashable, ...] = ()
+    smaller: bool = False
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of the run that has most."""
+        return max((tokens for arm in self.arms for tokens in arm.by_seed("tokens").values()), default=0.0)
 
     @property
     def seeds(self) -> int:
@@ -91,7 +103,7 @@ class Section:
 
 
 def sections(grids: Sequence[Grid], records: pd.DataFrame, scores: Mapping[str, Scores] | None = None) -> list[Section]:
-    """The sections of grids that share a name, sorted by label.
+    """The sections of grids that share a name: the largest budget of each question, and then the others; more tokens first.
 
     Arms of several grids are put together: the same experiment with more seeds, or with another arm. Runs whose other settings
     differ (another scale, text or budget) come into sections of their own, for they cannot be compared. A setting counts as
@@ -124,7 +136,10 @@ def sections(grids: Sequence[Grid], records: pd.DataFrame, scores: Mapping[str, 
                     section.doubles.append(run.identity)
     for setting, label in _labels(telling, list(found)).items():
         found[setting].label = label
-    return sorted(found.values(), key=lambda section: section.label)
+        found[setting].question = tuple(value for key, value in zip(telling, setting, strict=True) if key not in _BUDGET)
+    for section in found.values():
+        section.smaller = any(o.question == section.question and o.tokens > section.tokens for o in found.values())
+    return sorted(found.values(), key=lambda section: (section.smaller, -section.tokens, section.label))
 
 
 def _settings(grids: Sequence[Grid], rows: Mapping[str, Mapping[Hashable, Any]], axis: Sequence[str]) -> list[str]:
@@ -133,6 +148,7 @@ def _settings(grids: Sequence[Grid], rows: Mapping[str, Mapping[Hashable, Any]],
     members = [[rows[cell.identity] for cell in grid.cells if cell.identity in rows] for grid in grids]
     columns = {str(key) for runs in members for row in runs for key in row}
     groups = {key.split(".")[0] for key in known if "." in key}
+    null = set(nullable(Config()))
 
     def may_tell(key: str) -> bool:
         if key == "text.fingerprint":
@@ -141,7 +157,8 @@ def _settings(grids: Sequence[Grid], rows: Mapping[str, Mapping[Hashable, Any]],
         return setting and known.get(key, True) and key not in axis and not key.startswith(tuple(f"{name}." for name in axis))
 
     def varies(key: str, runs: Sequence[Mapping[Hashable, Any]]) -> bool:
-        return len({_plain(row.get(key)) for row in runs}) > 1
+        # A record that is older than a setting has no value for it, and was made as if it were at rest.
+        return len({_plain(row.get(key)) for row in runs} - (set() if key in null else {None})) > 1
 
     differing = [
         key

@@ -27,7 +27,7 @@ h1 { font-size: 1.7rem; line-height: 1.25; margin: 1.5rem 0 .5rem; }
 h2 { font-size: 1.35rem; line-height: 1.3; margin: 2.5rem 0 .5rem; padding-top: 1rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1.1rem; margin: 1.75rem 0 .5rem; } h4, h5 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
 p, ul { max-width: 46rem; } a { color: var(--link); } code { font-size: .9em; overflow-wrap: anywhere; }
-nav ul { columns: 18rem; padding-left: 1.2rem; max-width: none; }
+nav ul { columns: 18rem; column-gap: 2.5rem; padding-left: 1.2rem; max-width: none; }
 .table { overflow-x: auto; margin: .75rem 0; border: 1px solid var(--line); border-radius: .3rem; }
 .table:focus-visible, a:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; min-width: 100%; }
@@ -41,7 +41,8 @@ tbody tr:last-child > * { border-bottom: 0; } .number { text-align: right; white
 figure { margin: 1rem 0; } figure img { display: block; max-width: 100%; height: auto; background: #ffffff; padding: .5rem;
   border: 1px solid var(--line); border-radius: .3rem; } figcaption, footer { color: var(--quiet); font-size: .875rem; }
 .skip { position: absolute; left: -99rem; } .skip:focus { left: 1rem; top: .5rem; }
-@media (max-width: 40rem) { h1 { font-size: 1.4rem; } h2 { font-size: 1.2rem; } .words { min-width: 6rem; } }
+@media (max-width: 40rem) { h1 { font-size: 1.4rem; } h2 { font-size: 1.2rem; } .words { min-width: 6rem; }
+  tbody th.words:not(:only-child) { min-width: 9.5rem; } }
 @media print { .table { overflow: visible; border: 0; } h2 { break-before: page; } }
 """.strip()
 

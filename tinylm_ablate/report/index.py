@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tinylm_ablate.report import measures
 from tinylm_ablate.report.compare import WITHIN_NOISE
 from tinylm_ablate.report.judge import Judgement
 from tinylm_ablate.report.markdown import table
 from tinylm_ablate.report.page import Experiment
 from tinylm_ablate.report.verdicts import counted
 
-#: Stems of pages that are the report's own; no experiment has such a name.
-OWN = frozenset({"README", "claims", "index", "runs"})
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Stems of pages and parts that are the report's own; no experiment has such a name.
+OWN = frozenset({"README", "claims", "comparisons", "index", "reading", "runs", "verdicts"})
 
 READING = f"""## How to read the tables
 
@@ -21,10 +26,13 @@ READING = f"""## How to read the tables
 - **cloze %**: which of four continuations is the true one; guessing gives 25 %.
 - **a ± b**: mean and sample standard deviation over the seeds.
 - **[a, b]**: a 95 % interval over seeds and held-out documents. Arms are paired by seed (the same data in the same order) and
-  by document. Two seeds say little, and the interval says so: it has Student's quantile for the seeds, 12.7 with two.
-- **{WITHIN_NOISE}**: within noise of the best of its column, by the paired test with Holm's correction over all pairs of arms.
-  Such differences are never bold. **Bold**: every other arm is worse beyond noise. With one seed nothing can be concluded, and
-  nothing is marked.
+  by document. Two seeds say little, and the interval says so: it has Student's quantile for the seeds, 12.7 with two. It covers
+  what seeds and documents change, and nothing else: not another text, nor another parent of inherited weights.
+- **{WITHIN_NOISE}**: within noise of the best of its column, by the paired test with Holm's correction over all pairs of arms,
+  for each column by itself. Such differences are never bold. **Bold**: every other arm is worse beyond noise. With one seed
+  nothing can be concluded, and nothing is marked.
+- **Several settings** of one experiment (another scale, text or budget) are never mixed: each has its own tables, the largest
+  budget first. Verdicts on claims are those at the largest budget.
 - **training tokens/s** and **training s** depend on the machine and on what else it did.
 
 ## What is kept
@@ -34,6 +42,29 @@ loss curves, `documents/` what each held-out document and question came to, and 
 table draws it. From these `make report` writes all else again, byte for byte, and it adds the finished runs that it finds in
 `runs/`; a run that is there already is replaced. To forget a run, delete its row.
 """
+
+
+def intro(records: pd.DataFrame) -> str:
+    """What the results are of, in a paragraph of Markdown.
+
+    Args:
+        records: A row a finished run.
+    """
+
+    def ends(column: str) -> str:
+        values = records[column].dropna() if column in records else []
+        if not len(values):
+            return "unknown"
+        low, high = measures.count(float(min(values))), measures.count(float(max(values)))
+        return low if low == high else f"{low} to {high}"
+
+    runs = f"{len(records)} {'run' if len(records) == 1 else 'runs'}"
+    return (
+        "What the conclusions of Rethinking Optimization and Architecture for Tiny Language Models (PanGu-π Pro, ICML 2024, "
+        "arXiv 2402.02791), which rest on single runs of models of a billion parameters, come to at another scale, on other "
+        f"text and with repeated seeds: {runs} of models of {ends(measures.PARAMETERS.column)} parameters, "
+        f"{ends(measures.TOKENS.column)} tokens each."
+    )
 
 
 def other_pages(results: Path, names: Sequence[str]) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ Either way a false verdict comes in at most 5 % of cases, which ``tests/report/t
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ class Judgement:
         verdict: One of the four.
         reason: Why, in a few words.
         findings: One a comparison.
+        smaller: Whether there is one of the same claim and settings at a larger budget, which counts in its place.
     """
 
     claim: Claim
@@ -86,6 +88,7 @@ class Judgement:
     verdict: str
     reason: str
     findings: Sequence[Finding]
+    smaller: bool = False
 
 
 def judge(claim: Claim, sections: Sequence[Section]) -> list[Judgement]:
@@ -93,10 +96,15 @@ def judge(claim: Claim, sections: Sequence[Section]) -> list[Judgement]:
 
     Args:
         claim: The claim.
-        sections: Of the claim's experiment; empty if it has not been run.
+        sections: Of the claim's experiment, larger budgets first; empty if it has not been run.
     """
     judged = [_against(claim, section) for section in sections]
-    ran = [judgement for judgement in judged if judgement.verdict != NOT_RUN]
+    ran: list[Judgement] = []
+    asked = set()
+    for section, judgement in zip(sections, judged, strict=True):
+        if judgement.verdict != NOT_RUN:
+            ran.append(dataclasses.replace(judgement, smaller=section.question in asked))
+            asked.add(section.question)
     if ran or judged:
         return ran or judged[:1]
     findings = [finding for test in claim.tests for finding in _unmeasured(claim, test)]
@@ -129,12 +137,12 @@ def _against(claim: Claim, section: Section) -> Judgement:
         return Judgement(claim, section.label, NOT_RUN, "; ".join(reasons), findings)
     verdicts = [finding.verdict for finding in findings]
     if CONTRADICTED in verdicts:
-        return Judgement(claim, section.label, CONTRADICTED, _of(findings, CONTRADICTED), findings)
+        return Judgement(claim, section.label, CONTRADICTED, f"does not hold: {_of(findings, CONTRADICTED)}", findings)
     if UNDECIDED not in verdicts:
         return Judgement(claim, section.label, REPRODUCED, "each comparison holds", findings)
     open_ = [finding for finding in findings if finding.verdict == UNDECIDED]
     single = any(finding.units < 2 for finding in open_)
-    reason = "one seed: nothing can be concluded" if single else _of(findings, UNDECIDED)
+    reason = "one seed: nothing can be concluded" if single else f"open: {_of(findings, UNDECIDED)}"
     return Judgement(claim, section.label, UNDECIDED, reason, findings)
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tinylm_ablate.report.records import Grid
 
 FOLDER = Path(__file__).parent / "paper"
+
+#: The experiment that a reader sees first.
+LADDER = "figure01_ladder"
 
 _DIAL = re.compile(r"\s*(\d+)\s*/\s*s\s*")
 
@@ -66,6 +69,16 @@ def printed(grids: Sequence[Grid], places: Sequence[Mapping[str, str]], problems
     columns = [column for column in table[0] if column not in grid.paper_axis]
     found = [_row(table, {column: place.get(key, "") for column, key in keys.items()}) for place in places]
     return Printed(path.stem, columns, [None if row is None else {c: row[c] for c in columns} for row in found])
+
+
+def order(names: Iterable[str]) -> list[str]:
+    """Experiments as they are read: the ladder, the paper's tables, its other figures, and those of others."""
+
+    def place(name: str) -> tuple[int, str]:
+        rank = 0 if name == LADDER else 1 if name.startswith("table") else 2 if name.startswith("figure") else 3
+        return rank, name
+
+    return sorted(names, key=place)
 
 
 def number(text: str) -> float | None:

@@ -7,29 +7,19 @@ from pathlib import Path
 
 from tinylm_ablate.report import html
 from tinylm_ablate.report.index import READING
-
-#: Shown right after the verdicts, if it was run.
-_FIRST = "figure01_ladder"
+from tinylm_ablate.report.printed import LADDER
 
 _TITLE = "Ablations of tiny language models: results"
 
 
-def order(names: Sequence[str]) -> list[str]:
-    """The experiments in the order of the page: the ladder, then tables and figures of the paper, then others."""
-
-    def place(name: str) -> tuple[int, str]:
-        rank = 0 if name == _FIRST else 1 if name.startswith("table") else 2 if name.startswith("figure") else 3
-        return rank, name
-
-    return sorted(names, key=place)
-
-
-def site(pages: Sequence[tuple[str, str]], verdicts: str, results: Path) -> str:
-    """The page.
+def site(intro: str, pages: Sequence[tuple[str, str]], verdicts: str, comparisons: str, results: Path) -> str:
+    """The page: what it is about, the ladder, the verdicts, the other tables, the comparisons behind the verdicts.
 
     Args:
+        intro: What the page is about, in Markdown.
         pages: Stem and Markdown of each further page, in order.
-        verdicts: Markdown of the page of verdicts; empty for none.
+        verdicts: Markdown of the verdicts; empty for none.
+        comparisons: Markdown of what they rest on; empty for none.
         results: Folder of the results, where the figures are.
 
     Raises:
@@ -44,18 +34,20 @@ def site(pages: Sequence[tuple[str, str]], verdicts: str, results: Path) -> str:
             return "#reading"
         return f"#{html.slug(stem)}" if link.endswith(".md") and stem in stems else link
 
+    first = [(stem, text) for stem, text in pages if stem == LADDER]
+    rest = [(stem, text) for stem, text in pages if stem != LADDER]
+    shown = [*first, ("verdicts", verdicts), *rest, ("comparisons", comparisons)]
     entries: dict[str, str] = {}
     parts = []
-    if verdicts:
-        entries["verdicts"] = "Verdicts on the paper's claims"
-        parts.append(html.render(verdicts, results, 1, address, "verdicts"))
-    for stem, markdown in pages:
-        heading = markdown.partition("\n")[0].lstrip("# ")
-        entries[html.slug(stem)] = heading
-        parts.append(f"<article>\n{html.render(markdown, results, 1, address, html.slug(stem))}</article>\n")
+    for stem, markdown in shown:
+        if markdown:
+            anchor = html.slug(stem)
+            entries[anchor] = markdown.partition("\n")[0].lstrip("# ")
+            parts.append(f"<article>\n{html.render(markdown, results, 1, address, anchor)}</article>\n")
     entries["reading"] = "How to read the tables"
     parts.append(html.render(READING, results, 0, address, "reading"))
-    return html.document(_TITLE, "".join(parts), html.contents(entries), f"<header>\n<h1>{_TITLE}</h1>\n</header>\n")
+    header = f"<header>\n<h1>{_TITLE}</h1>\n{html.render(intro, results, 0, address)}</header>\n"
+    return html.document(_TITLE, "".join(parts), html.contents(entries), header)
 
 
 def single(stem: str, markdown: str, results: Path) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from tinylm_ablate.report import measures
 from tinylm_ablate.report.judge import CONTRADICTED, NOT_RUN, REPRODUCED, UNDECIDED, Finding, Interval, Judgement
 from tinylm_ablate.report.markdown import table
+from tinylm_ablate.report.printed import order
 
 #: The order in which verdicts are counted.
 VERDICTS = (REPRODUCED, CONTRADICTED, UNDECIDED, NOT_RUN)
@@ -19,22 +20,43 @@ READING = (
     "interval is above the smallest effect that matters. Contradicted: the whole interval is below it, so that no effect that "
     "matters is left. Undecided: it lies in the interval. For 'no difference' the interval is to lie within plus and minus "
     "that effect, or outside of it. A claim of several comparisons is reproduced if each is, and contradicted if one is, by an "
-    "interval widened for their number (Bonferroni), which is not shown. The paper's effects are in its own unit, mostly "
-    "points of mean accuracy, of single runs: they have no interval."
+    "interval widened for their number (Bonferroni), which is not shown. Each claim stands by itself: one in twenty that do "
+    "not hold may get a false verdict. Where an experiment was run at several budgets, the largest counts. The "
+    "paper's effects are in its own unit, mostly points of mean accuracy, of single runs: they have no interval."
 )
 
 
 def page(judgements: Sequence[Judgement], pages: Collection[str] = ()) -> str:
     """All verdicts in Markdown; experiments among ``pages`` are linked."""
-    ordered = sorted(judgements, key=lambda judgement: judgement.verdict == NOT_RUN)
-    parts = ["# Verdicts on the paper's claims", counted(ordered), overview(ordered, pages), READING]
-    parts += ["## The comparisons behind them", evidence(ordered, names=True), "With all digits: [claims.csv](claims.csv)."]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return f"{summary(judgements, pages)}\n{comparisons(judgements).replace('# ', '## ', 1)}"
+
+
+def summary(judgements: Sequence[Judgement], pages: Collection[str] = ()) -> str:
+    """A row a claim, those that were not run last; of several budgets the largest counts."""
+    counting = [judgement for judgement in ordered(judgements) if not judgement.smaller]
+    left = len(judgements) - len(counting)
+    more = f" {left} more at smaller budgets are on the pages of their experiments." if left else ""
+    return "\n\n".join(
+        ["# Verdicts on the paper's claims", f"{counted(judgements)}{more}", overview(counting, pages), READING]
+    ) + "\n"  # fmt: skip
+
+
+def comparisons(judgements: Sequence[Judgement]) -> str:
+    """What the verdicts rest on, so far as it was measured."""
+    measured = [judgement for judgement in ordered(judgements) if judgement.verdict != NOT_RUN]
+    told = evidence(measured, names=True) or "None has been run."
+    return f"# The comparisons behind the verdicts\n\n{told}\n\nAll claims, with all digits: [claims.csv](claims.csv).\n"
+
+
+def ordered(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """Verdicts in the order of the experiments, those that were not run last."""
+    places = {name: place for place, name in enumerate(order({judgement.claim.experiment for judgement in judgements}))}
+    return sorted(judgements, key=lambda own: (own.verdict == NOT_RUN, places[own.claim.experiment], own.claim.name))
 
 
 def counted(judgements: Sequence[Judgement]) -> str:
-    """How many there are of each verdict, in a line."""
-    found = [judgement.verdict for judgement in judgements]
+    """How many there are of each verdict, in a line; of several budgets the largest counts."""
+    found = [judgement.verdict for judgement in judgements if not judgement.smaller]
     return ", ".join(f"{found.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in found) + "."
 
 
@@ -73,8 +95,10 @@ def own(judgements: Sequence[Judgement]) -> list[str]:
     parts = ["### Verdicts"]
     for judgement in judgements:
         note = f" {judgement.claim.note}" if judgement.claim.note else ""
+        smaller = " The verdict at a larger budget counts in place of this one." if judgement.smaller else ""
         parts.append(
-            f"{judgement.claim.title} ({judgement.claim.source}): {_strong(judgement.verdict)}, {judgement.reason}.{note}"
+            f"{judgement.claim.title} ({judgement.claim.source}): {_strong(judgement.verdict)}, {judgement.reason}."
+            f"{smaller}{_arms(judgement)}{note}"
         )
         parts.append(evidence([judgement]))
     return parts
@@ -87,7 +111,7 @@ def comma_separated(judgements: Sequence[Judgement]) -> str:
     writer.writerow(
         [
             "claim", "experiment", "setting", "claim_verdict", "compared", "metric", "kind", "verdict", "effect", "low", "high",
-            "smallest", "paper_effect", "units", "seeds_needed",
+            "smallest", "paper_effect", "units", "seeds_needed", "larger_budget_counts",
         ]
     )  # fmt: skip
     for judgement in judgements:
@@ -99,10 +123,20 @@ def comma_separated(judgements: Sequence[Judgement]) -> str:
                     judgement.claim.name, judgement.claim.experiment, judgement.setting, judgement.verdict, finding.label,
                     " ".join(finding.columns), finding.test.kind, finding.verdict,
                     *("" if n is None or not math.isfinite(n) else f"{n:.10g}" for n in numbers), finding.units,
-                    finding.needed or "",
+                    finding.needed or "", str(judgement.smaller).lower(),
                 ]
             )  # fmt: skip
     return stream.getvalue()
+
+
+def _arms(judgement: Judgement) -> str:
+    """Which arms a claim speaks of, where their names do not say it."""
+    told = [
+        f"{name} is `{' '.join(f'{key}={value}' for key, value in overrides.items())}`"
+        for name, overrides in judgement.claim.arms.items()
+        if list(overrides.values()) != [name]
+    ]
+    return f" Here {', '.join(told)}." if told else ""
 
 
 def _linked(name: str, pages: Collection[str]) -> str:

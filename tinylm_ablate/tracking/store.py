@@ -198,7 +198,7 @@ class Store:
     def _connect(self) -> tuple[MlflowClient, str]:
         """The client and the id of the experiment."""
         if self._connected is None:
-            _prepare_environment()
+            prepare_environment()
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
 
@@ -224,7 +224,7 @@ def _named(name: str) -> str:
     return re.sub(r"[^\w\-. :/]", "_", name)[:250]
 
 
-def _prepare_environment() -> None:
+def prepare_environment() -> None:
     """Set what MLflow reads when it is imported, unless the user has set it: no log lines, no telemetry, short waits."""
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -32,6 +32,12 @@ PENDING = "tracking_pending.jsonl"
 #: Which run of the store a folder belongs to, so that a training that goes on goes on there too.
 _LINK = "tracking.json"
 
+#: Files of a finished run that are kept with it, all that a report is made from.
+RUN_FILES = (
+    "config.yaml", "metrics.json", "curve.jsonl", "documents.parquet", "questions.parquet", "matrix_std.json",
+    "layer_skip.parquet",
+)  # fmt: skip
+
 #: What a grid's view shows beside the parameters that differ; the first one ranks.
 _VIEW_METRICS = ("test/bits_per_byte/all", "validation/bits_per_byte/all", "test/cloze/all", "train/tokens_per_second")
 
@@ -104,6 +110,15 @@ class Tracker:
         del folder, name, parent, parameters, tags
         return TrackedRun()
 
+    def amend(self, folder: Path, metrics: Mapping[str, float], tokens: int) -> None:
+        """Add to a run that has ended: results that were measured later, and its files anew. Nothing where it is not tracked.
+
+        Args:
+            folder: The run's folder.
+            metrics: All of its results.
+            tokens: Where they stand on the axis.
+        """
+
     def send_pending(self) -> int:
         """Send what earlier commands could not; returns the number of runs that are now complete."""
         return 0
@@ -135,9 +150,8 @@ def open_tracker(tracking: TrackingConfig, runs_dir: Path) -> Tracker:
 
 
 class _MlflowRun(TrackedRun):
-    def __init__(self, tracker: MlflowTracker, outbox: Outbox) -> None:
-        self._tracker, self._outbox = tracker, outbox
-        self._tokens = 0
+    def __init__(self, tracker: MlflowTracker, outbox: Outbox, tokens: int = 0) -> None:
+        self._tracker, self._outbox, self._tokens = tracker, outbox, tokens
 
     @property
     def id(self) -> str:
@@ -153,14 +167,18 @@ class _MlflowRun(TrackedRun):
         self, metrics: Mapping[str, float], artifacts: Iterable[Path], status: str = "FINISHED", tokens: int | None = None
     ) -> None:
         self._tokens = self._tokens if tokens is None else tokens
+        self.add(metrics, artifacts)
+        self._outbox.add("close", status=status)
+        self._tracker.end(self._outbox)
+
+    def add(self, metrics: Mapping[str, float], artifacts: Iterable[Path]) -> None:
+        """Queue results and files; those that do not exist are left out."""
         values = list(metrics.items())
         for start in range(0, len(values), MOST_METRICS):
             self._add(dict(values[start : start + MOST_METRICS]))
         for path in artifacts:
             if path.is_file():
                 self._outbox.add("artifact", path=str(path.resolve()))
-        self._outbox.add("close", status=status)
-        self._tracker.end(self._outbox)
 
     def _add(self, values: Mapping[str, Any]) -> None:
         if numbers := _numbers(values):
@@ -230,6 +248,17 @@ class MlflowTracker(Tracker):
         self._begin(outbox, name, parent, "", parameters, tags)
         self._write_link(folder / _LINK, outbox)
         return _MlflowRun(self, outbox)
+
+    def amend(self, folder: Path, metrics: Mapping[str, float], tokens: int) -> None:
+        outbox = self._earlier(folder)
+        if outbox.run_id is None and not len(outbox):
+            return
+        if not self._open:
+            atexit.register(self.close)
+        self._open[outbox.key] = outbox
+        run = _MlflowRun(self, outbox, tokens)
+        run.add(metrics, [folder / name for name in RUN_FILES])
+        self.end(outbox)
 
     def send_pending(self) -> int:
         files = [*self._runs_dir.glob(f"grids/*.{PENDING}"), *self._runs_dir.glob(f"*/{PENDING}")]

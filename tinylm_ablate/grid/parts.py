@@ -1,0 +1,188 @@
+"""The parts of a grid, which is one experiment or several that are done together, and the runs that their cells come to.
+
+``grid.experiments`` names the experiments of a grid of several, as ``experiments/paper.yaml`` does. Each keeps its own axes,
+its own file for the report and its own entry in MLflow; a run that cells of several of them mean is done once.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from tinylm_ablate.config import Config, walk
+from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.grid.cells import Cell, expand
+from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, typed
+from tinylm_ablate.grid.outcome import one_line
+from tinylm_ablate.settle import Settled, settle
+
+if TYPE_CHECKING:
+    from hydra.types import HydraContext
+
+#: Settings that ask for something beside a run and are no part of its identity: where cells of several experiments mean one
+#: run, it is asked for what any of them asks.
+_BESIDE = ("evaluate.decode.measure", "evaluate.layer_skip", "rounds.forgetting", "train.keep_model")
+
+
+@dataclass(eq=False)
+class Part:
+    """One experiment of a grid.
+
+    Attributes:
+        name: Its name where there are several, otherwise empty.
+        base: Its config, without its axes.
+        arguments: What composes it: the command line's overrides.
+        shared: The overrides that all of its cells share.
+        cells: Its cells.
+        jobs: The run of each cell.
+    """
+
+    name: str
+    base: Config
+    arguments: Sequence[str]
+    shared: Sequence[str]
+    cells: Sequence[Cell]
+    jobs: list[Job] = field(default_factory=list)
+
+    def called(self, cell: Cell) -> str:
+        """A name for one of its cells that tells it from those of other parts."""
+        return f"{self.name}: {cell.name}" if self.name else cell.name
+
+    @property
+    def runs(self) -> list[Job]:
+        """Its runs, each once."""
+        return list(dict.fromkeys(self.jobs))
+
+
+@dataclass(eq=False)
+class Job:
+    """A run of a grid.
+
+    Attributes:
+        part: The part that it stands in first.
+        cell: Its first cell.
+        settled: The run.
+        beside: What other cells ask for beside it.
+        also: Names of further cells that mean the same run.
+    """
+
+    part: Part
+    cell: Cell
+    settled: Settled
+    beside: dict[str, bool | int] = field(default_factory=dict)
+    also: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Its first cell's."""
+        return self.part.called(self.cell)
+
+    @property
+    def overrides(self) -> list[str]:
+        """What composes its config."""
+        beside = [f"{key}={str(value).lower()}" for key, value in self.beside.items()]
+        return [*self.part.shared, *self.cell.overrides, *beside]
+
+    def join(self, name: str, settled: Settled) -> None:
+        """Another cell means the same run."""
+        self.also.append(name)
+        own, other = _beside(self.settled.config), _beside(settled.config)
+        more = {key: value for key, value in other.items() if value > own[key]}
+        if more:
+            config = copy.deepcopy(self.settled.config)
+            for key, value in more.items():
+                group, _, rest = key.partition(".")
+                *path, last = rest.split(".")
+                node = getattr(config, group)
+                for step in path:
+                    node = getattr(node, step)
+                setattr(node, last, value)
+            self.beside |= more
+            self.settled = dataclasses.replace(self.settled, config=config)
+
+
+def parts(config: DictConfig, context: HydraContext, params: Mapping[str, Any] | None, arguments: Sequence[str]) -> list[Part]:
+    """The parts of the grid that a command line asks for, without their runs.
+
+    Args:
+        config: The composed config.
+        context: Hydra's, to compose others.
+        params: Axes from an experiment file.
+        arguments: The command line's overrides.
+
+    Raises:
+        ConfigError: An experiment of ``grid.experiments`` does not exist or is no grid of runs, or axes have mistakes.
+    """
+    base = typed(config)
+    if not base.grid.experiments:
+        return [Part("", base, arguments, *expand(params, arguments, base.grid, base.seeds))]
+    parser = OverridesParser.create()
+    given = [parser.parse_override(text) for text in arguments]
+    rest = [override for override in given if override.key_or_group != "experiments"]
+    plain = [str(override.input_line) for override in rest if not override.is_sweep_override()]
+    found, mistakes = [], []
+    for name in base.grid.experiments:
+        first = f"+experiments={name}"
+        try:
+            composed = context.config_loader.load_sweep_config(config, [first, *plain])
+            own = typed(composed)
+            axes = (OmegaConf.to_container(composed.hydra.sweeper) or {}).get("params")  # type: ignore[union-attr]
+            if own.grid.experiments or own.mode != base.mode:
+                raise ConfigError(["is no experiment that trains a grid of its own"])
+            everything = [first, *(str(override.input_line) for override in rest)]
+            found.append(Part(name, own, everything, *expand(axes, everything, own.grid, own.seeds)))
+        except ConfigError as error:
+            mistakes += [f"grid.experiments: {name}: {mistake}" for mistake in error.mistakes]
+        except COMPOSITION_ERRORS as error:
+            mistakes.append(f"grid.experiments: {name}: {one_line(error.__cause__ or error)}")
+    if mistakes:
+        raise ConfigError(mistakes)
+    return found
+
+
+def settle_all(config: DictConfig, context: HydraContext, found: Sequence[Part]) -> list[Job]:
+    """Compose and settle every cell; cells that mean one run become one job. The parts' ``jobs`` are filled.
+
+    Raises:
+        ConfigError: With the mistakes of all cells.
+    """
+    from tinylm_ablate import progress
+
+    jobs: dict[str, Job] = {}
+    mistakes: dict[str, list[str]] = {}
+    cells = [(part, cell) for part in found for cell in part.cells]
+    for part, cell in progress.bar(cells, description="grid", unit="cell"):
+        name = part.called(cell)
+        try:
+            composed = context.config_loader.load_sweep_config(config, [*part.shared, *cell.overrides])
+            settled = settle(typed(composed))
+        except ConfigError as error:
+            for mistake in error.mistakes:
+                mistakes.setdefault(mistake, []).append(name)
+        except COMPOSITION_ERRORS as error:
+            mistakes.setdefault(one_line(error.__cause__ or error), []).append(name)
+        else:
+            if (known := jobs.get(settled.identity)) is None:
+                jobs[settled.identity] = known = Job(part, cell, settled)
+            else:
+                known.join(name, settled)
+            part.jobs.append(known)
+    if mistakes:
+        raise ConfigError([f"{mistake}{_where(names, len(cells))}" for mistake, names in mistakes.items()])
+    return list(jobs.values())
+
+
+def _beside(config: Config) -> dict[str, bool | int]:
+    return {key: value for key, value, _ in walk(config) if key in _BESIDE}
+
+
+def _where(names: Sequence[str], cells: int) -> str:
+    if len(names) == cells:
+        return ""
+    return f" (in {names[0]}{f' and {len(names) - 1} more cells' if len(names) > 1 else ''})"
