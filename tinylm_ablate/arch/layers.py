@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def like(weight: Tensor, hidden: Tensor) -> Tensor:
-    """A weight that is kept in less precision than the fp32 that it meets; a finer one stays as it is, for autocast to round."""
+    """A weight, raised to the fp32 that it meets; elsewhere it stays as it is, for autocast to round."""
     return weight.float() if hidden.dtype == torch.float32 else weight
 
 
