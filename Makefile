@@ -24,7 +24,7 @@ EXPERIMENTS = $(filter-out demo,$(sort $(basename $(notdir $(wildcard experiment
 OVERRIDES = runs_dir=$(RUNS) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint report ui bench paper clean clean-runs clean-venv
+.PHONY: help setup demo test lint report ui bench paper docs clean clean-runs clean-venv
 
 help: ## list every target (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +74,9 @@ paper: setup ## run every experiment of the paper: SCALE, SEEDS, TOKENS_PER_PARA
 	done; \
 	test -z "$$failed" || { echo "make paper: failed:$$failed; the same command runs what is missing" >&2; exit 1; }
 	$(RUN).report --runs-dir $(RUNS)
+
+docs: setup ## write docs/config.md anew from the schema and conf/
+	$(RUN).reference > docs/config.md.new && mv docs/config.md.new docs/config.md
 
 clean: ## remove build products and caches; keep runs/ and the virtual environment
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

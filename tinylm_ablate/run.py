@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tinylm_ablate import progress
 from tinylm_ablate.config import Config
 from tinylm_ablate.data.once import writing
+from tinylm_ablate.device import pick_device
 from tinylm_ablate.errors import Interrupted, UserError
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.grid.claims import held
@@ -141,7 +142,7 @@ def _do(settled: Settled, folder: Path, watch: Watch | None) -> Record:
 
     try:
         trained = fit(decoder, shards.tokens("train"), settled, folder, on_rows, start)
-        decoder.to(_device(config.train.device))
+        decoder.to(pick_device(config.train.device))
         evaluation = evaluate(decoder, vocabulary, corpus, config.evaluate, config.train.context_length)
         decoder.cpu()
         if config.train.keep_model:
@@ -162,15 +163,6 @@ def _do(settled: Settled, folder: Path, watch: Watch | None) -> Record:
         evaluation.metrics | record["metrics"], [folder / "config.yaml", folder / "metrics.json"], "FINISHED", settled.tokens
     )
     return record
-
-
-def _device(wanted: str) -> str:
-    """Where to evaluate: where Lightning trained, which leaves the weights on the CPU."""
-    import torch
-
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _record(
@@ -274,7 +266,7 @@ def _skip_layers(settled: Settled, decoder: Decoder | None) -> list[Record]:
     cache = Path(config.cache_dir)
     corpus = open_corpus(config.data, cache)
     vocabulary = open_vocabulary(config.tokenizer, settled.shape.vocab_size, settled.source_vocab_size, corpus, cache)
-    model = (load_model(folder / "model") if decoder is None else decoder).to(_device(config.train.device))
+    model = (load_model(folder / "model") if decoder is None else decoder).to(pick_device(config.train.device))
     rows = layer_skip(model, vocabulary, corpus, config.evaluate, config.train.context_length)
     model.cpu()
     return rows

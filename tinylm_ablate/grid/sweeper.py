@@ -98,6 +98,11 @@ class GridSweeper(Sweeper):
 
             show_status([(cell.name, job.settled) for job in jobs for cell in (job.cell, *job.also)])
             return []
+        if base.mode == "evaluate":
+            from tinylm_ablate.grid.benchmarks import show_scores
+
+            show_scores(_models(jobs), base)
+            return []
         if base.mode != "run":
             raise ConfigError([f"mode={base.mode}: it is about one model; allowed without -m"])
         if base.grid.require_clean:
@@ -182,6 +187,24 @@ def launcher_of(hydra_context: HydraContext, task_function: TaskFunction, config
             f"hydra/launcher={name}: cannot be used ({one_line(error)}); "
             f"install it with pip install 'tinylm-ablate[{_EXTRAS[name]}]'"
         ) from error
+
+
+def _models(jobs: Sequence[_Job]) -> list[tuple[str, Path]]:
+    """The models of a grid's finished cells.
+
+    Raises:
+        UserError: There is none.
+    """
+    folders = [(job.cell.name, job.settled.folder / "model") for job in jobs]
+    models = [(name, folder) for name, folder in folders if folder.is_dir()]
+    if not models:
+        raise UserError(
+            "mode=evaluate: no cell of this grid has a model yet; the same command without mode=evaluate trains them"
+        )
+    for name, folder in folders:
+        if not folder.is_dir():
+            say(f"skip   {name}: has no model yet")
+    return models
 
 
 def _figures(jobs: Sequence[_Job], grid: _Grid) -> list[Path]:
