@@ -33,9 +33,9 @@ def reference() -> str:
     root = yaml.safe_load((conf_dir() / "config.yaml").read_text(encoding="utf-8"))
     chosen = {group: name for entry in root["defaults"] if isinstance(entry, dict) for group, name in entry.items()}
     parts = [_HEAD]
-    for group, node in GROUPS.items():
-        parts += [f"## {group}\n", f"{_sentence(node)}\n", _choices(group, chosen[group])]
-        parts.append(_settings(node, group, _composed(group, chosen[group])))
+    for group, kind in GROUPS.items():
+        parts += [f"## {group}\n", f"{_sentence(kind)}\n", _choices(group, chosen[group])]
+        parts.append(_settings(kind, group, _composed(group, chosen[group])))
     hints = typing.get_type_hints(Config)
     nodes = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind) and name not in GROUPS}
     parts += ["## The rest\n", "Keys without a group.\n", _settings(Config, "", root)]
@@ -82,7 +82,7 @@ def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 def _composed(group: str, name: str) -> dict[str, Any]:
     """The values of a choice over those of the choices that it starts from, interpolations as they are written."""
-    content = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    content: dict[str, Any] = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8"))
     result: dict[str, Any] = {}
     for entry in content.pop("defaults"):
         if entry not in ("schema", "_self_"):
