@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinylm_ablate.device import pick_device, use_threads
+from tinylm_ablate.device import pick_device
 from tinylm_ablate.report.markdown import table
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ def show_scores(models: Sequence[tuple[str, Path]], config: Config) -> None:
     Raises:
         ConfigError, UserError: The tasks or a model cannot be used; what was scored until then is kept.
     """
+    import torch
+
     from tinylm_ablate.evaluate.harness import keep, open_tasks, score
 
     settings = config.evaluate
@@ -33,7 +35,8 @@ def show_scores(models: Sequence[tuple[str, Path]], config: Config) -> None:
 
     if tasks.left_out:
         print(f"note: left out, as the harness has none: {tasks.left_out}", file=sys.stderr)
-    use_threads(config.train.threads)
+    if not isinstance(config.train.threads, str):
+        torch.set_num_threads(config.train.threads)
     found = []
     for name, folder in models:
         model = HarnessModel(folder, pick_device(config.train.device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.data.batches import Batches
 from tinylm_ablate.data.once import locked
-from tinylm_ablate.device import pick_device, use_threads
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.settle import Settled
@@ -65,8 +65,8 @@ def first_batches(settled: Settled, tokens: npt.NDArray[Any]) -> Batches:
 def measure(settled: Settled, decoder: Decoder, batches: Batches, ids: range) -> Iterator[Float64s]:
     """Yield the mean losses in nats of the batches ``ids``, some at a time, in the run's own precision and threads."""
     train = settled.config.train
-    use_threads(train.threads)
-    device = pick_device(train.device)
+    torch.set_num_threads((os.cpu_count() or 1) if isinstance(train.threads, str) else train.threads)
+    device = train.device if train.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     decoder.to(device)
     forward = flops_per_token(settled.shape, train.context_length)["forward"] * train.batch_tokens * len(ids)
     bar = progress.bar(total=len(ids) * train.batch_tokens, description="batch losses", unit="tok")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import signal
 import statistics
 import time
@@ -31,7 +32,6 @@ from tinylm_ablate import progress
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.data.batches import Batches
-from tinylm_ablate.device import use_threads
 from tinylm_ablate.errors import Interrupted, Pruned, RunFailed
 from tinylm_ablate.optimizer.build import use_averages
 from tinylm_ablate.settle import Settled
@@ -263,7 +263,7 @@ def fit(
     start = start or Start()
     train = settled.config.train
     folder.mkdir(parents=True, exist_ok=True)
-    use_threads(train.threads)
+    torch.set_num_threads((os.cpu_count() or 1) if isinstance(train.threads, str) else train.threads)
     module = TrainingModule(decoder, settled)
     restored = checkpoint.restore(folder / "checkpoint", decoder, optimizer := module.configure_optimizers())
     if restored is None and start.checkpoints is not None:
