@@ -223,7 +223,7 @@ def test_a_list_takes_ones_own_task_for_what_the_harness_lacks(
     found = open_tasks(config(f"evaluate.task_folder={tmp_path}", "evaluate.tasks=[paper,ablations]").evaluate)
     assert found.names[:5] == ["ceval-valid", "cmmlu", "mmlu", "agieval", "boolq"]
     assert {"piqa", "arc_easy", "hellaswag", "c3"} <= set(found.names)
-    assert "AX-b (a task ax_b in evaluate.task_folder is taken)" in found.left_out
+    assert "AX-b (not in the harness; a task ax_b in evaluate.task_folder is taken)" in found.left_out
     assert "EPRSTMT" in found.left_out
     assert "C3" not in found.left_out
     assert ("XSum (pip install unitxt)" in found.left_out) != ("xsum" in found.names)

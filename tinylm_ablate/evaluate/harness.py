@@ -315,7 +315,9 @@ def _names(wanted: Sequence[str], manager: TaskManager, folder: Path | None) -> 
             entry = manager.task_index.get(benchmark.task)
             own = entry is not None and folder is not None and folder in Path(entry.yaml_path or "").parents
             if entry is None:
-                missing.append(f"{benchmark.name} (a task {benchmark.task} in evaluate.task_folder is taken)")
+                missing.append(
+                    f"{benchmark.name} (not in the harness; a task {benchmark.task} in evaluate.task_folder is taken)"
+                )
             elif own or benchmark.needs is None or importlib.util.find_spec(benchmark.needs) is not None:
                 names.append(benchmark.task)
             else:
@@ -323,7 +325,7 @@ def _names(wanted: Sequence[str], manager: TaskManager, folder: Path | None) -> 
         if name not in LISTS:
             names.append(name)
     if not names:
-        raise ConfigError([f"evaluate.tasks=[{','.join(wanted)}]: the harness has none of them: {', '.join(missing)}"])
+        raise ConfigError([f"evaluate.tasks=[{','.join(wanted)}]: nothing of it is there: {', '.join(missing)}"])
     return list(dict.fromkeys(names)), ", ".join(dict.fromkeys(missing))
 
 

@@ -34,7 +34,7 @@ def show_scores(models: Sequence[tuple[str, Path]], config: Config) -> None:
     from tinylm_ablate.evaluate.harness_model import HarnessModel
 
     if tasks.left_out:
-        print(f"note: left out, as the harness has none: {tasks.left_out}", file=sys.stderr)
+        print(f"note: left out: {tasks.left_out}", file=sys.stderr)
     if not isinstance(config.train.threads, str):
         torch.set_num_threads(config.train.threads)
     found = []
