@@ -23,7 +23,7 @@ RUN = $(BIN)/python -m tinylm_ablate
 OVERRIDES = runs_dir=$(RUNS) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint report ui bench paper clean clean-runs clean-venv
+.PHONY: help setup demo test lint report ui bench paper docs clean clean-runs clean-venv
 
 help: ## list every target (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -73,6 +73,9 @@ paper: setup ## run every experiment of the paper, plan and hours first: SCALE, 
 	test $$status -lt 128 || exit $$status; \
 	$(RUN).report --runs-dir $(RUNS) || exit $$?; \
 	test $$status = 0 || { echo "make paper: some runs failed; the same command does what is missing" >&2; exit $$status; }
+
+docs: setup ## write docs/config.md anew from the schema and conf/
+	$(RUN).reference > docs/config.md.new && mv docs/config.md.new docs/config.md
 
 clean: ## remove build products and caches; keep runs/ and the virtual environment
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -53,6 +53,11 @@ def setting(
     )  # fmt: skip
 
 
+def several(help: str) -> dict[str, Any]:
+    """The metadata of a field that holds several values; none of these changes a run's numbers."""
+    return {"help": help, "several": True, "numerics": False}
+
+
 @dataclass
 class ScaleConfig:
     """the one dial: the paper's 1B shape, or the same with width, FFN and vocabulary divided by s"""
@@ -314,6 +319,19 @@ class EvaluateConfig:
         at_least=0,
         numerics=False,
     )
+    tasks: list[str] = field(
+        default_factory=list,
+        metadata=several("mode=evaluate: tasks of EleutherAI's harness, and the lists 'paper' and 'ablations'"),
+    )
+    task_folder: str | None = setting(
+        "mode=evaluate: a folder of your own tasks in the harness's YAML format", free=True, numerics=False
+    )
+    shots: int | None = setting(
+        "mode=evaluate: examples before each question; null is the task's own number", at_least=0, numerics=False
+    )
+    limit: int | None = setting(
+        "mode=evaluate: most questions of a task, for a trial; null for all", at_least=1, numerics=False
+    )
     decode: DecodeConfig = field(default_factory=DecodeConfig)
 
 
@@ -339,11 +357,13 @@ class ExperimentConfig:
     name: str = setting("name of the table", free=True, numerics=False)
     title: str = setting("what the table shows", free=True, numerics=False)
     paper: str | None = setting("the paper's own numbers: a CSV in tinylm_ablate/report/paper", free=True, numerics=False)
-    axis: list[str] = field(default_factory=list)
-    paper_axis: list[str] = field(default_factory=list)
+    axis: list[str] = field(default_factory=list, metadata=several("settings that tell the rows apart"))
+    paper_axis: list[str] = field(default_factory=list, metadata=several("the columns of the paper's CSV that stand for them"))
     note: str | None = setting("what a reader must know beside the table", free=True, numerics=False)
-    correlate: list[str] = field(default_factory=list)
-    figures: list[str] = field(default_factory=list)
+    correlate: list[str] = field(
+        default_factory=list, metadata=several("settings or sizes whose rank correlation with quality is told (Figure 4)")
+    )
+    figures: list[str] = field(default_factory=list, metadata=several("figures that the report draws beside the table"))
 
 
 @dataclass
@@ -366,10 +386,18 @@ class GenerateConfig:
 class GridConfig:
     """how a multirun walks its cells"""
 
-    zip: list[list[str]] = field(default_factory=list)
-    exclude: list[str] = field(default_factory=list)
-    arms: dict[str, list[str]] = field(default_factory=dict)
-    experiments: list[str] = field(default_factory=list)
+    zip: list[list[str]] = field(
+        default_factory=list, metadata=several("axes that go together, value by value, as in [[arch.depth,arch.width]]")
+    )
+    exclude: list[str] = field(
+        default_factory=list, metadata=several("cells that are left out, as in ['arch.depth=40 init=gpt2']")
+    )
+    arms: dict[str, list[str]] = field(
+        default_factory=dict, metadata=several("named arms, each a list of overrides; an axis of the grid")
+    )
+    experiments: list[str] = field(
+        default_factory=list, metadata=several("experiments that make one grid together, as in experiments/paper.yaml")
+    )
     on_failure: str = setting("what a failed cell does to the others", choices=("continue", "stop"), numerics=False)
     retries: int = setting("how often a failed cell is tried again", at_least=0, at_most=100, numerics=False)
     require_clean: bool = setting("refuse to run from a git tree with uncommitted changes", numerics=False)
@@ -389,8 +417,10 @@ class SearchConfig:
     trials: int = setting(
         "trials in all, over all sessions of the study; those off the budget are free", at_least=1, numerics=False
     )
-    objectives: list[str] = field(default_factory=list)
-    parameters: list[int] = field(default_factory=list)
+    objectives: list[str] = field(default_factory=list, metadata=several("metrics of a run, one or several (docs/search.md)"))
+    parameters: list[int] = field(
+        default_factory=list, metadata=several("[low,high]: shapes with fewer or more parameters are not trained")
+    )
     sampler: str = setting("how trials are proposed", choices=("tpe", "random"), numerics=False)
     pruner: str = setting(
         "how weak trials are given up while they train", choices=("none", "median", "hyperband"), numerics=False
@@ -402,7 +432,9 @@ class SearchConfig:
 class Config:
     """One run, whole."""
 
-    mode: str = setting("what to do", choices=("run", "plan", "status", "generate", "export", "coverage"), numerics=False)
+    mode: str = setting(
+        "what to do", choices=("run", "plan", "status", "evaluate", "generate", "export", "coverage"), numerics=False
+    )
     seed: int = setting("seed of initial weights and data order", at_least=0, at_most=2**31 - 1)
     seeds: int | None = setting(
         "in a multirun: seeds 0 to seeds-1 as an axis of the grid", at_least=1, at_most=10_000, numerics=False
@@ -411,7 +443,7 @@ class Config:
     cache_dir: str = setting("folder of text, tokenizers and token shards that runs share", free=True, numerics=False)
     results_dir: str = setting("mode=coverage: folder of tables and figures", free=True, numerics=False)
     model: str | None = setting(
-        "mode=generate or export: a run or a Hugging Face folder; null is the run that the config describes",
+        "mode=evaluate, generate or export: a run or a Hugging Face folder; null is the run that the config describes",
         free=True,
         numerics=False,
     )
@@ -488,6 +520,8 @@ def allowed(rule: dict[str, Any]) -> str:
         parts.append("a number " + " and ".join(bounds))
     if rule.get("dial"):
         parts.append("the paper's size as 'N/s'")
+    if rule.get("several"):
+        parts.append("a list, as in [a,b]")
     return ", or ".join(parts) if bounds or rule.get("dial") else ", ".join(parts)
 
 

@@ -52,3 +52,12 @@ def cores() -> int:
 def thread_count(threads: int | str, processes: int = 1) -> int:
     """Threads of one of so many processes that work together, by ``train.threads``: "auto" is one a core."""
     return max(1, cores() // processes) if isinstance(threads, str) else threads
+
+
+def pick_device(wanted: str) -> str:
+    """The device that ``train.device`` means: "auto" is a GPU where PyTorch finds one, as Lightning chooses too."""
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"

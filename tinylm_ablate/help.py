@@ -14,6 +14,9 @@ usage:
   python -m tinylm_ablate -m +experiments=NAME            a table or figure of the paper
   python -m tinylm_ablate.report                          tables from the runs
 
+mode=plan tells what a run or grid would cost, mode=status how far it is; of a finished model, mode=evaluate asks benchmarks,
+mode=generate writes text and mode=export makes a Hugging Face folder. docs/config.md has every setting.
+
 examples:
   python -m tinylm_ablate -m arch.depth=20,40 init=inherit
   python -m tinylm_ablate data=files data.path=my_texts scale=s16 train.tokens=5000000

@@ -12,8 +12,6 @@ from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.settle import settle
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from tinylm_ablate.grid.outcome import Outcome
 
 
@@ -24,6 +22,7 @@ def perform(config: Config) -> None:
     progress.configure(config.progress)
     modes = {
         "run": _run, "plan": _plan, "generate": _generate, "export": _export, "coverage": _coverage, "status": _status,
+        "evaluate": _evaluate,
     }  # fmt: skip
     modes[config.mode](config)
 
@@ -64,17 +63,23 @@ def _coverage(config: Config) -> None:
     print(write_coverage([settle(config)]))
 
 
+def _evaluate(config: Config) -> None:
+    from tinylm_ablate.grid.benchmarks import show_scores
+
+    show_scores([("", _model_folder(config))], config)
+
+
 def _generate(config: Config) -> None:
     import torch
 
     from tinylm_ablate.arch.decoding import generate
-    from tinylm_ablate.init.huggingface import load_model
+    from tinylm_ablate.init.huggingface import load_model, load_tokenizer
 
     if not config.prompt:
         raise ConfigError(["prompt=: allowed: the text to go on from, as in prompt='Once upon a time'"])
     folder = _model_folder(config)
     decoder = load_model(folder).eval()
-    tokenizer, end_of_text = _tokenizer(folder)
+    tokenizer, end_of_text = load_tokenizer(folder)
     prompt = tokenizer.encode(config.prompt, add_special_tokens=False).ids
     start = prompt if end_of_text is None else [end_of_text, *prompt]
     settings = config.generate
@@ -91,28 +96,16 @@ def _generate(config: Config) -> None:
 
 
 def _export(config: Config) -> None:
-    from tinylm_ablate.init.huggingface import export, load
+    from tinylm_ablate.init.huggingface import export, load, load_tokenizer
 
     if not config.folder:
         raise ConfigError(["folder=null: mode=export needs folder=WHERE"])
     source = _model_folder(config)
     shape, state = load(source)
-    _, end_of_text = _tokenizer(source)
+    _, end_of_text = load_tokenizer(source)
     context = json.loads((source / "config.json").read_text())["max_position_embeddings"]
     export(Path(config.folder), state, shape, source / "tokenizer.json", context, end_of_text)
     print(f"exported to {config.folder}")
-
-
-def _tokenizer(folder: Path) -> tuple[Tokenizer, int | None]:
-    """The tokenizer of a model's folder, and its end-of-text id if ``config.json`` has one."""
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # tokenizers raises plain Exception
-        raise UserError(f"{folder / 'tokenizer.json'}: not readable as a tokenizer ({error})") from None
-    end = json.loads((folder / "config.json").read_text()).get("eos_token_id")
-    return tokenizer, end[0] if isinstance(end, list) else end
 
 
 def _model_folder(config: Config) -> Path:

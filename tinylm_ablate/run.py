@@ -17,6 +17,7 @@ from tinylm_ablate.errors import Interrupted, UserError
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.grid.claims import held
 from tinylm_ablate.grid.outcome import attempts
+from tinylm_ablate.hardware import pick_device
 from tinylm_ablate.provenance import provenance
 from tinylm_ablate.settle import Settled, settle
 
@@ -141,7 +142,7 @@ def _do(settled: Settled, folder: Path, watch: Watch | None) -> Record:
 
     try:
         trained = fit(decoder, shards.tokens("train"), settled, folder, on_rows, start)
-        decoder.to(_device(config.train.device))
+        decoder.to(pick_device(config.train.device))
         evaluation = evaluate(decoder, vocabulary, corpus, config.evaluate, config.train.context_length)
         decoder.cpu()
         if config.train.keep_model:
@@ -163,15 +164,6 @@ def _do(settled: Settled, folder: Path, watch: Watch | None) -> Record:
     return record
 
 
-def _device(wanted: str) -> str:
-    """Where to evaluate: where Lightning trained, which leaves the weights on the CPU."""
-    import torch
-
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _record(
     settled: Settled, vocabulary: Record, corpus: Record, origin: Record, trained: Any, metrics: dict[str, float]
 ) -> Record:
@@ -179,7 +171,7 @@ def _record(
     from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
 
     shape, train = settled.shape, settled.config.train
-    accelerator = provenance()["machine"]["accelerator"] if _device(train.device) == "cuda" else None
+    accelerator = provenance()["machine"]["accelerator"] if pick_device(train.device) == "cuda" else None
     flops = flops_6n_attention(shape, train.context_length)
     utilisation = flops_utilisation(flops, trained.tokens_per_second, accelerator)
     return {
@@ -287,7 +279,7 @@ def _skip_layers(settled: Settled, decoder: Decoder | None) -> list[Record]:
     cache = Path(config.cache_dir)
     corpus = open_corpus(config.data, cache)
     vocabulary = open_vocabulary(config.tokenizer, settled.shape.vocab_size, settled.source_vocab_size, corpus, cache)
-    model = (load_model(folder / "model") if decoder is None else decoder).to(_device(config.train.device))
+    model = (load_model(folder / "model") if decoder is None else decoder).to(pick_device(config.train.device))
     rows = layer_skip(model, vocabulary, corpus, config.evaluate, config.train.context_length)
     model.cpu()
     return rows

@@ -203,7 +203,8 @@ def meaning(settled: Settled) -> dict[str, Any]:
             init["masks"] = dataclasses.asdict(config.init.masks)
     evaluate = dataclasses.asdict(config.evaluate)
     del evaluate["decode"]  # the speed of a shape, not of its weights
-    del evaluate["layer_skip"]  # measured beside the rest, on a finished run too
+    for beside in ("layer_skip", "tasks", "task_folder", "shots", "limit"):  # measured on a finished run too
+        del evaluate[beside]
     return {
         "schema": IDENTITY_SCHEMA,
         "seed": config.seed,

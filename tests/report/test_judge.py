@@ -61,6 +61,16 @@ def test_a_known_effect_has_its_verdict(tests, effects, expected):
     assert verdict(tests, effects).verdict == expected
 
 
+def test_an_arm_may_be_named_by_true_or_false():
+    tests = [{"kind": "ordering", "order": ["tied", "untied"], "smallest": 0.05, **COMMON}]
+    told = claim(tests, {"tied": {"arch.tied": True}, "untied": {"arch.tied": False}})
+    assert told.arms == {"tied": {"arch.tied": "true"}, "untied": {"arch.tied": "false"}}
+    planted = section(np.random.default_rng(1), {"true": 0.0, "false": 0.4}, 4)
+    for arm in planted.arms:
+        arm.place = {"arch.tied": arm.place["arm"]}
+    assert judge(told, [planted])[0].verdict == REPRODUCED
+
+
 def test_no_effect_is_no_reproduction_and_with_enough_seeds_a_contradiction():
     assert verdict(ORDERING, {"a": 0.0, "b": 0.0}, seeds=2).verdict != REPRODUCED
     assert verdict(ORDERING, {"a": 0.0, "b": 0.0}, seeds=8, document_spread=0.02).verdict == CONTRADICTED

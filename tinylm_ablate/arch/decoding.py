@@ -9,6 +9,7 @@ so that nothing is repeated.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -130,6 +131,7 @@ def generate(
     top_k: int | None = None,
     seed: int = 0,
     end_of_text: int | None = None,
+    ended: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Continue prompts of equal length.
 
@@ -141,6 +143,7 @@ def generate(
         top_k: Draw among the k likeliest only.
         seed: Of the draws; PyTorch's own generator is left alone.
         end_of_text: A sequence that reaches this id is filled with it; when all have, generation ends.
+        ended: Asked after each token which sequences, (B, t), have all that is wanted of them, (B,) bool; they are filled too.
 
     Returns:
         (B, T + n) prompts and continuations, n at most ``new_tokens``; the same tokens as without a cache.
@@ -152,19 +155,23 @@ def generate(
     generator = torch.Generator(device).manual_seed(seed)
     tokens = torch.empty(batch, prompt_length + new_tokens, dtype=torch.int64, device=device)
     tokens[:, :prompt_length] = prompt_ids
-    ended = torch.zeros(batch, dtype=torch.bool, device=device)
+    done = torch.zeros(batch, dtype=torch.bool, device=device)
+    watched = end_of_text is not None or ended is not None
     cached = Cached(decoder, batch, prompt_length + new_tokens)
     read = 0
     for position in range(prompt_length, prompt_length + new_tokens):
         with torch.autocast(device.type, enabled=False):
             logits = cached.read(tokens[:, read:position])
         chosen = _choose(logits, temperature, top_k, generator)
-        if end_of_text is not None:
-            chosen = chosen.masked_fill(ended, end_of_text)
-            ended |= chosen == end_of_text
+        if watched:
+            chosen = chosen.masked_fill(done, 0 if end_of_text is None else end_of_text)
         tokens[:, position] = chosen
         read = position
-        if end_of_text is not None and bool(ended.all()):
+        if end_of_text is not None:
+            done |= chosen == end_of_text
+        if ended is not None:
+            done |= ended(tokens[:, : position + 1])
+        if watched and bool(done.all()):
             return tokens[:, : position + 1]
     return tokens
 

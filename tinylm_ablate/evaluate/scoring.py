@@ -33,7 +33,9 @@ class LanguageModel(Protocol):
         """Cross-entropy in nats; with reduction="none" one value for each of ``targets`` (B, T)."""
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
+    """``length`` predictions in a sequence, from its token ``start`` on."""
+
     sequence: int
     start: int
     length: int
@@ -71,14 +73,12 @@ def token_losses(
     """
     losses = [np.empty(max(len(sequence) - 1, 0), np.float32) for sequence in sequences]
     windows = [
-        _Window(index, start, min(context_length, len(sequence) - 1 - start))
+        Window(index, start, min(context_length, len(sequence) - 1 - start))
         for index, sequence in enumerate(sequences)
         for start in range(0, len(sequence) - 1, context_length)
     ]
     # Longest first: neighbours are equally long, and a batch that is too large for the memory fails at once.
     windows.sort(key=lambda window: -window.length)
-    most = _MAX_TOKENS["cpu" if torch.device(device).type == "cpu" else "other"]
-    tokens_per_batch = max(1, min(most, _MAX_LOGITS // vocab_size))
     was_training = model.training
     model.train(False)
     try:
@@ -86,8 +86,8 @@ def token_losses(
             torch.inference_mode(),
             progress.bar(total=sum(window.length for window in windows), description=description, unit="tok") as bar,
         ):
-            for batch in _batches(windows, tokens_per_batch):
-                inputs, targets = _padded(batch, sequences)
+            for batch in batches(windows, most_tokens(device, vocab_size)):
+                inputs, targets = padded(batch, sequences)
                 values = model.loss(inputs.to(device), targets.to(device), reduction="none").float().cpu().numpy()
                 for row, window in zip(values, batch, strict=True):
                     losses[window.sequence][window.start : window.start + window.length] = row[: window.length]
@@ -97,7 +97,13 @@ def token_losses(
     return losses
 
 
-def _batches(windows: Sequence[_Window], tokens: int) -> Iterator[Sequence[_Window]]:
+def most_tokens(device: torch.device | str, vocab_size: int) -> int:
+    """Tokens of a batch, padding included."""
+    most = _MAX_TOKENS["cpu" if torch.device(device).type == "cpu" else "other"]
+    return max(1, min(most, _MAX_LOGITS // vocab_size))
+
+
+def batches(windows: Sequence[Window], tokens: int) -> Iterator[Sequence[Window]]:
     """Neighbours, as many as fit into ``tokens`` when padded to the first, which is the longest."""
     start = 0
     while start < len(windows):
@@ -106,7 +112,7 @@ def _batches(windows: Sequence[_Window], tokens: int) -> Iterator[Sequence[_Wind
         start = stop
 
 
-def _padded(batch: Sequence[_Window], sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+def padded(batch: Sequence[Window], sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Inputs and targets, (B, T); the padding is token 0, whose losses nobody reads."""
     both = np.zeros((2, len(batch), batch[0].length), np.int64)
     for row, (sequence, start, length) in enumerate(batch):

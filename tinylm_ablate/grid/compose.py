@@ -152,7 +152,8 @@ def _explain(text: str, override: Override, error: Exception) -> str:
         return f"{text}: there is no such choice; allowed: {names}"
     if key in keys:
         cause = error.__cause__ or error
-        return f"{text}: allowed: {allowed(keys[key])}; {_first_line(cause)}" if keys[key] else f"{text}: {_first_line(cause)}"
+        told = allowed(keys[key])
+        return f"{text}: allowed: {told}; {_first_line(cause)}" if told else f"{text}: {_first_line(cause)}"
     near = difflib.get_close_matches(key, [*keys, *GROUPS], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"{text}: there is no such key{hint}"

@@ -89,6 +89,11 @@ class GridSweeper(Sweeper):
 
             show_status(named)
             return []
+        if base.mode == "evaluate":
+            from tinylm_ablate.grid.benchmarks import show_scores
+
+            show_scores(_models(jobs), base)
+            return []
         if base.mode != "run":
             raise ConfigError([f"mode={base.mode}: it is about one model; allowed without -m"])
         if base.grid.require_clean:
@@ -159,6 +164,24 @@ def _nested(job: Job, nest: str | None) -> list[str]:
     """Overrides that give a run its name and its place in MLflow."""
     parent = "null" if nest is None else f"'{nest}'"
     return [f"tracking.parent={parent}", f"tracking.run_name={_quote(job.cell.name)}"]
+
+
+def _models(jobs: Sequence[Job]) -> list[tuple[str, Path]]:
+    """The models of a grid's finished cells.
+
+    Raises:
+        UserError: There is none.
+    """
+    folders = [(job.name, job.settled.folder / "model") for job in jobs]
+    models = [(name, folder) for name, folder in folders if folder.is_dir()]
+    if not models:
+        raise UserError(
+            "mode=evaluate: no cell of this grid has a model yet; the same command without mode=evaluate trains them"
+        )
+    for name, folder in folders:
+        if not folder.is_dir():
+            say(f"skip   {name}: has no model yet")
+    return models
 
 
 def _figures(part: Part, grid: _Grid) -> list[Path]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.data.corpus import open_corpus
+from tinylm_ablate.hardware import pick_device
 from tinylm_ablate.init.calibrate import Calibration, loss_gradients, open_calibration
 from tinylm_ablate.init.huggingface import take_decoder
 from tinylm_ablate.init.importance import open_layers
@@ -52,7 +53,7 @@ def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, 
     )
     if not isinstance(config.train.threads, str):
         torch.set_num_threads(config.train.threads)
-    layers = open_layers(parent, shape.depth, config.init, calibration, cache, _device(config.train.device))
+    layers = open_layers(parent, shape.depth, config.init, calibration, cache, pick_device(config.train.device))
     scores, weights, found = _scores(settled, parent, layers, calibration)
     state, record = inherit(parent, shape, vocabulary, config.init, config.seed, layers=layers, scores=scores, weights=weights)
     record["neurons"] |= found
@@ -63,7 +64,7 @@ def _scores(
     settled: Settled, parent: Parent, layers: LayerChoice, calibration: Calibration
 ) -> tuple[Scores, Mapping[str, Tensor] | None, dict[str, Any]]:
     """Scores of the parent's units by the run's criterion, weights in the place of the parent's, and what to record."""
-    init, cache, device = settled.config.init, Path(settled.config.cache_dir), _device(settled.config.train.device)
+    init, cache, device = settled.config.init, Path(settled.config.cache_dir), pick_device(settled.config.train.device)
     # Pooling keeps every unit, whatever its score.
     criterion = "l2" if init.method == "pool" else init.criterion
     found = {"calibration_tokens": calibration.sequences * calibration.context_length}
@@ -78,9 +79,3 @@ def _scores(
 
         return open_scores(parent, "taylor", cache, compute, calibration.fingerprint), None, found
     return open_scores(parent, criterion, cache), None, {}
-
-
-def _device(wanted: str) -> str:
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -20,6 +20,7 @@ from tinylm_ablate.init.coupled import EMBEDDING, HEAD, NORM, tensor_name
 from tinylm_ablate.init.parents import LazyState, check_tensors, read_config, shape_of
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from torch import Tensor
 
     from tinylm_ablate.arch.decoder import Decoder
@@ -290,6 +291,22 @@ def load_model(folder: Path) -> Decoder:
         decoder = Decoder(shape)
     decoder.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
     return decoder.requires_grad_()
+
+
+def load_tokenizer(folder: Path) -> tuple[Tokenizer, int | None]:
+    """The tokenizer of a model's folder, and its end-of-text id if ``config.json`` has one.
+
+    Raises:
+        UserError: There is no ``tokenizer.json``, or it cannot be read.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise UserError(f"{folder / 'tokenizer.json'}: not readable as a tokenizer ({error})") from None
+    end = read_config(folder / "config.json").get("eos_token_id")
+    return tokenizer, end[0] if isinstance(end, list) else end
 
 
 def _write(

@@ -259,7 +259,7 @@ class _Reader:
         if not isinstance(content, dict) or not all(isinstance(own, dict) for own in content.values()):
             self._mistake("arms", "gives each arm its overrides, as in {deep: {arch.depth: 40}}")
             return {}
-        return {str(name): {str(key): str(value) for key, value in own.items()} for name, own in content.items()}
+        return {str(name): {str(key): _word(value) for key, value in own.items()} for name, own in content.items()}
 
     def _paper(
         self, content: Any, arms: Mapping[str, Any]
@@ -304,3 +304,8 @@ class _Reader:
 
     def _mistake(self, place: str, what: str) -> None:
         self.mistakes.append(f"{self.path}: {place} {what}".replace(":  ", ": "))
+
+
+def _word(value: Any) -> str:
+    """A value as an override spells it."""
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)

@@ -164,7 +164,8 @@ def _is(arm: Arm, key: str, value: str) -> bool:
     else:
         known = arm.common(key)
         own = "null" if known is None else str(known)
-    if own.strip() == value.strip():
+    own, value = own.strip(), value.strip()
+    if own == value or {own, value} in ({"True", "true"}, {"False", "false"}):
         return True
     first, second = number(own), number(value)
     return first is not None and first == second and ("/" in own) == ("/" in value)

@@ -18,7 +18,7 @@ from tinylm_ablate.data.batches import Batches
 from tinylm_ablate.data.once import locked
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.hardware import thread_count
+from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.settle import Settled
 from tinylm_ablate.train.compile import compiled, worth_compiling
 
@@ -66,7 +66,7 @@ def measure(settled: Settled, decoder: Decoder, batches: Batches, ids: range) ->
     """Yield the mean losses in nats of the batches ``ids``, some at a time, in the run's own precision and threads."""
     train = settled.config.train
     torch.set_num_threads(thread_count(train.threads))
-    device = train.device if train.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device(train.device)
     decoder.to(device)
     forward = flops_per_token(settled.shape, train.context_length)["forward"] * train.batch_tokens * len(ids)
     bar = progress.bar(total=len(ids) * train.batch_tokens, description="batch losses", unit="tok")
