@@ -87,7 +87,7 @@ def test_gates_are_open_as_often_as_they_say_and_fully_as_the_logistic_distribut
     edge = 0.5 * math.log(11)
     for column, value in enumerate(values.tolist()):
         open_, whole = logistic.sf(-edge - value), logistic.sf(edge - value)
-        assert float(gates.probability()[0, column]) == pytest.approx(open_, abs=1e-6)
+        assert float(gates.probability().detach()[0, column]) == pytest.approx(open_, abs=1e-6)
         assert float((drawn[:, column] > 0).float().mean()) == pytest.approx(open_, abs=0.015)
         assert float((drawn[:, column] == 1).float().mean()) == pytest.approx(whole, abs=0.015)
     assert gates.values()[0].tolist() == pytest.approx(np.clip(1.2 * expit(values.numpy()) - 0.1, 0, 1))
@@ -198,7 +198,11 @@ def loss_of(shape: Shape, state: dict[str, Tensor], calibration: Calibrations) -
 @pytest.mark.parametrize("axis", ["width", "heads", "ffn"])
 def test_a_unit_that_does_harm_goes_first(planted: Callable[[str], Parent], calibration: Calibrations, axis: str) -> None:
     """However large its weights: another criterion keeps it."""
-    changes = {"width": {"width": 31}, "heads": {"heads": 2, "kv_heads": 1}, "ffn": {"ffn_width": 31}}
+    changes: dict[str, dict[str, Any]] = {
+        "width": {"width": 31},
+        "heads": {"heads": 2, "kv_heads": 1},
+        "ffn": {"ffn_width": 31},
+    }
     child = replace(SHAPE, **changes[axis])
 
     def gone(scores: Any) -> list[list[int]]:

@@ -47,7 +47,8 @@ def theirs(shape: Shape, state: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def ours(shape: Shape, state: dict[str, torch.Tensor]) -> torch.Tensor:
     with torch.no_grad():
-        return double_decoder(shape, state)(tokens())
+        logits: torch.Tensor = double_decoder(shape, state)(tokens())
+    return logits
 
 
 def double_decoder(shape: Shape, state: dict[str, torch.Tensor]) -> Decoder:
