@@ -13,6 +13,7 @@ from tinylm_ablate.arch.shapes import Shape, plain
 from tinylm_ablate.config import DecodeConfig
 from tinylm_ablate.data.once import locked
 from tinylm_ablate.files import fingerprint, write_atomic
+from tinylm_ablate.hardware import pick_device
 from tinylm_ablate.provenance import provenance
 
 #: The measured value's name among a run's metrics.
@@ -29,8 +30,7 @@ def protocol(config: DecodeConfig, device: str, threads: int | str) -> dict[str,
     """
     import torch
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick_device(device)
     machine = provenance()["machine"]
     precision = config.precision
     if precision == "auto":
