@@ -354,11 +354,11 @@ def _metrics(found: Mapping[str, Any]) -> list[tuple[str, float, float | None]]:
     result = []
     for key, value in found.items():
         metric, comma, kind = key.partition(",")
-        if not comma or metric.endswith("_stderr") or isinstance(value, str):
+        if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
             continue
         error = found.get(f"{metric}_stderr,{kind}")
-        known = isinstance(error, float | int) and math.isfinite(error)
-        result.append((metric if kind == "none" else key, float(value), float(error) if known else None))
+        known = float(error) if isinstance(error, float | int) and math.isfinite(error) else None
+        result.append((metric if kind == "none" else key, float(value), known))
     return result
 
 

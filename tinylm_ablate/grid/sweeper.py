@@ -71,7 +71,7 @@ class GridSweeper(Sweeper):
         assert self.config is not None and self.hydra_context is not None
         base = typed(self.config)
         params = OmegaConf.to_container(self.params) if isinstance(self.params, DictConfig) else self.params
-        found = parts(self.config, self.hydra_context, params, arguments)  # type: ignore[arg-type]
+        found = parts(self.config, self.hydra_context, params, arguments)
         jobs = settle_all(self.config, self.hydra_context, found)
         named = [(name, job.settled) for job in jobs for name in (job.name, *job.also)]
         if base.mode == "plan":

@@ -52,8 +52,8 @@ def intro(records: pd.DataFrame) -> str:
     """
 
     def ends(column: str) -> str:
-        values = records[column].dropna() if column in records else []
-        if not len(values):
+        values = list(records[column].dropna()) if column in records else []
+        if not values:
             return "unknown"
         low, high = measures.count(float(min(values))), measures.count(float(max(values)))
         return low if low == high else f"{low} to {high}"

@@ -173,7 +173,8 @@ def _together(rank: int, devices: int, meeting: str) -> Iterator[None]:
 def _main_module_left_alone() -> Iterator[None]:
     """New processes are not to import the program that this one was started with: what they need, they import themselves."""
     main = sys.modules["__main__"]
-    kept = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
+    names: tuple[str, ...] = ("__file__", "__spec__")
+    kept = {name: main.__dict__.pop(name) for name in names if name in main.__dict__}
     main.__spec__ = None
     try:
         yield

@@ -73,6 +73,7 @@ class TrainingModule(lightning.LightningModule):
     def configure_model(self) -> None:
         """Shard the weights, where they are to be."""
         if self.sharded:
+            assert self.device_mesh is not None
             self.decoder = shard(self.decoder, self.device_mesh["data_parallel"])
 
     def configure_gradient_clipping(
