@@ -85,7 +85,6 @@ def test_experiments_that_are_one_grid_share_their_runs(settings: list[str], tmp
     assert "grid.experiments: both: is no experiment that trains a grid of its own" in told
     assert "grid.experiments: nothing: " in told and not (tmp_path / "runs").exists()
     both = [*settings, "+experiments=both"]
-    assert "3 runs, 0 finished" in command(tmp_path, *both, "mode=plan")
     told = command(tmp_path, *both)
     assert "skip   rules: arm=one: the same run as decays: optimizer.weight_decay=0.1" in told
     assert "3 done, 0 failed" in told and "decays: About decays" in told and "rules: About rules" in told
@@ -95,7 +94,6 @@ def test_experiments_that_are_one_grid_share_their_runs(settings: list[str], tmp
     assert len(records) == 3
     for cell in json.loads(grids["rules"].read_text())["cells"]:
         assert "decode/tokens_per_second" in records[cell["identity"]]["metrics"]
-    assert "0 done, 3 skipped" in command(tmp_path, *both)
     before = grids["decays"].read_bytes()
     assert "0 done, 2 skipped" in command(tmp_path, *settings, "+experiments=decays")
     assert grids["decays"].read_bytes() == before and len(list((tmp_path / "runs" / "grids").glob("*.json"))) == 2

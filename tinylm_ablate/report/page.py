@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from tinylm_ablate.report import measures
@@ -26,6 +27,9 @@ _FOLLOWS = {
     "shape.depth": "depth", "shape.width": "width", "shape.ffn_width": "FFN", "shape.heads": "heads",
     "shape.kv_heads": "KV heads", "shape.vocab_size": "vocabulary", "embedding_head_share": "embedding + head %",
 }  # fmt: skip
+
+#: What the user called the model whose weights a run starts from.
+_PARENT = "origin.parent.reference"
 
 #: What the paper prints beside quality -> the same of our runs.
 _COUNTERPARTS = {
@@ -162,7 +166,13 @@ def _section(section: Section, printed: Printed | None, figure: str | None, judg
 
 
 def _runs(section: Section) -> list[str]:
-    """What each run cost, with a link to its record."""
+    """What each run cost, with a link to its record, and what it starts from, the cost of which comes on top."""
+    starts = {
+        run.identity: _parent(run)
+        for arm in section.arms
+        for run in arm.runs.values()
+        if isinstance(run.values.get(_PARENT), str)
+    }
     rows = [
         [
             f"[{run.identity}](records/{run.identity}.json)",
@@ -172,12 +182,21 @@ def _runs(section: Section) -> list[str]:
             _exponent(_value(run, "flops_per_token.training") * _value(run, measures.TOKENS.column)),
             *(measure.text(_value(run, measure.column)) for measure in (measures.SECONDS, measures.SPEED)),
             str(run.values.get("provenance.machine.accelerator") or run.values.get("provenance.machine.processor") or "–"),
+            *([starts.get(run.identity, "–")] if starts else []),
         ]
         for arm in section.arms
         for _, run in sorted(arm.runs.items())
     ]
     head = ["run", "arm", "seed", "parameters", "tokens", "training FLOPs", "training s", "training tokens/s", "machine"]
-    return ["### Runs and what they cost", table(head, rows, 2)] if rows else []
+    if starts:
+        head.append("starts from")
+    told = ["The training of what a run starts from comes on top, once for all runs that start from it."] if starts else []
+    return ["### Runs and what they cost", table(head, rows, 2), *told] if rows else []
+
+
+def _parent(run: Run) -> str:
+    """The model whose weights a run starts from: the name of its folder or file."""
+    return f"`{PurePath(str(run.values[_PARENT])).name}`"
 
 
 def _value(run: Run, column: str) -> float:
