@@ -93,7 +93,7 @@ def test_new_runs_are_added_to_what_was_kept(runs, tmp_path):
     later.depths({3: [1.0, 1.1]}, name="mine")
     assert report(later, tmp_path / "results") == 0
     experiments, _ = write_report(tmp_path / "none", tmp_path / "results")
-    assert [(experiment.name, experiment.runs) for experiment in experiments] == [("mine", 2), ("table02_depth_width", 9)]
+    assert [(experiment.name, experiment.runs) for experiment in experiments] == [("table02_depth_width", 9), ("mine", 2)]
 
 
 def test_nothing_to_report_is_no_error(tmp_path, capsys):
