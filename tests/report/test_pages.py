@@ -217,7 +217,7 @@ def test_from_five_seeds_on_the_bootstrap_is_shown(runs, tmp_path):
         ("runs.csv", lambda text: text + text.splitlines()[1] + "\n", "stands in an earlier line too"),
         ("runs.csv", lambda text: text.replace("seed", "sprout", 1), "line 2: seed is missing"),
         ("runs.csv", lambda text: re.sub(r"-40-0,0,", "-40-0,x,", text), "seed=x is no whole number"),
-        ("runs.csv", lambda text: text.replace(",1.5,", ",much,"), "=much is no number"),
+        ("runs.csv", lambda text: text.replace(",1.5,", ",much,"), "=much is no finite number"),
         ("curves/table02_depth_width-40-0.csv", lambda text: text.replace("loss", "gain"), "is no curve with the columns"),
         (
             "documents/table02_depth_width-40-0.json",

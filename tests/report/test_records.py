@@ -48,6 +48,8 @@ def test_what_cannot_be_read_is_told(runs):
         "newer": json.dumps({"schema": 99}),
         "part": json.dumps({"schema": 1, "identity": "part", "seed": 0, "config": {}}),
         "binary": "\x00\x01",
+        "words": json.dumps({"identity": "words", "seed": 0, "config": {}, "schema": 1, "metrics": {"test/cloze/en": "many"}}),
+        "half": json.dumps({"identity": "half", "seed": 0.5, "config": {}, "schema": 1, "metrics": {}}),
     }.items():
         (runs.folder / name).mkdir()
         (runs.folder / name / "metrics.json").write_text(text)
@@ -59,7 +61,8 @@ def test_what_cannot_be_read_is_told(runs):
     problems: list[str] = []
     assert read_records(runs.folder, problems)["identity"].tolist() == ["good"]
     text = "\n".join(problems)
-    assert len(problems) == 7
+    assert len(problems) == 9
+    assert "test/cloze/en=many is no finite number" in text and "seed=0.5 is no whole number" in text
     assert "schema 99 is newer" in text and "'metrics' is missing" in text
     assert "running: not finished" in text and "failed: failed: ValueError: loss is nan" in text
     assert "cache" not in text

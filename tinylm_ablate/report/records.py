@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,8 +35,9 @@ _PREFIXES = {
 _LEFT_OUT = ("text.sources", "text.files", "provenance.packages", "provenance.command", "schema", "grid.", "experiment.")
 _LONGEST_LIST = 64
 
-#: Columns with these beginnings hold numbers.
-_NUMBERS = ("test/", "validation/", "train/", "forgetting/", "layer_skip/", "parameters.", "flops_per_token.")
+#: Columns with these beginnings hold finite numbers, and so do these columns.
+_NUMBERS = ("test/", "validation/", "train/", "forgetting/", "layer_skip/", "decode/", "parameters.", "flops_per_token.")
+_NUMBER = frozenset({"tokens", "steps", "learning_rate", "embedding_head_share", "passes"})
 
 Row = dict[str, Any]
 
@@ -91,7 +93,9 @@ def read_rows(runs_dir: Path, problems: list[str] | None = None) -> list[Row]:
         record = folder / "metrics.json"
         try:
             if record.is_file():
-                rows.append(flat_record(_parse(record, SCHEMA)))
+                row = flat_record(_parse(record, SCHEMA))
+                check_row({key: text for key, value in row.items() if (text := _cell(value))})
+                rows.append(row)
             elif (folder / "config.yaml").is_file():
                 problems.append(f"{folder}: {_unfinished(folder)}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -174,7 +178,7 @@ def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def check_rows(rows: Sequence[Mapping[str, str]]) -> None:
-    """The schema of ``runs.csv``: an identity of its own and a whole seed in each row, and numbers where numbers belong.
+    """The schema of ``runs.csv``: each row is sound by itself (see ``check_row``) and has an identity of its own.
 
     Args:
         rows: As texts, without empty cells.
@@ -186,25 +190,36 @@ def check_rows(rows: Sequence[Mapping[str, str]]) -> None:
     for line, row in enumerate(rows, 2):
         if None in row:
             raise ValueError(f"line {line}: more cells than columns")
-        for key in ("identity", "seed"):
-            if key not in row:
-                raise ValueError(f"line {line}: {key} is missing")
+        try:
+            check_row(row)
+        except ValueError as error:
+            raise ValueError(f"line {line}: {error}") from None
         if row["identity"] in known:
             raise ValueError(f"line {line}: identity={row['identity']} stands in an earlier line too")
         known.add(row["identity"])
-        for key, value in row.items():
-            if key == "seed" and not value.removeprefix("-").isdecimal():
-                raise ValueError(f"line {line}: seed={value} is no whole number")
-            if key.startswith(_NUMBERS) and not _is_number(value):
-                raise ValueError(f"line {line}: {key}={value} is no number")
+
+
+def check_row(row: Mapping[str, str]) -> None:
+    """The schema of one run: an identity, a whole seed, and finite numbers where numbers belong.
+
+    Raises:
+        ValueError: Naming the first column that breaks it.
+    """
+    for key in ("identity", "seed"):
+        if key not in row:
+            raise ValueError(f"{key} is missing")
+    for key, value in row.items():
+        if key == "seed" and not value.removeprefix("-").isdecimal():
+            raise ValueError(f"seed={value} is no whole number")
+        if (key.startswith(_NUMBERS) or key in _NUMBER) and not _is_number(value):
+            raise ValueError(f"{key}={value} is no finite number")
 
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 def readable(row: Mapping[str, str]) -> str:
