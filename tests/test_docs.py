@@ -1,0 +1,46 @@
+"""What README and docs/ tell people to type, and where they point."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tinylm_ablate.grid.compose import diagnose
+from tinylm_ablate.paths import experiments_dir
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The arguments of every ``python -m tinylm_ablate`` on a page, lines that go on joined."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(r"^\$ (?:python -m tinylm_ablate|tinylm-ablate)(?= |$)(.*)$", text, flags=re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_is_understood(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # as in an empty folder, but for a text of one's own
+    (tmp_path / "my_texts").mkdir()
+    (tmp_path / "my_texts" / "a.txt").write_text("A text.")
+    shipped = {path.stem for path in experiments_dir().glob("*.yaml")}
+    for arguments in commands(page):
+        overrides = [text for text in arguments if "=" in text and not text.startswith("hydra.")]
+        own = [text for text in overrides if text.startswith("+experiments=") and text.split("=")[1] not in shipped]
+        overrides = [text for text in overrides if text not in own and text != "optimizer=adamw,no_decay"]
+        assert diagnose(overrides, "-m" in arguments) == [], shlex.join(arguments)
+
+
+def test_there_are_commands() -> None:
+    assert sum(len(commands(page)) for page in PAGES) > 20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert missing == []
