@@ -16,6 +16,8 @@ ARGS ?=
 RUNS ?= runs
 JOBS ?= auto
 PYTEST_ARGS ?=
+# Which benchmarks, such as "training memory.M"; all by default.
+BENCH ?=
 
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
@@ -59,8 +61,11 @@ report: setup ## write the tables of the runs to results/
 ui: setup ## serve the MLflow page of the runs on this machine
 	$(RUN).tracking.ui --runs-dir $(RUNS)
 
-bench: setup ## measure speed against peers
-	@if test -d benchmarks; then $(BIN)/python -m benchmarks; else echo "make bench: this checkout has no benchmarks/ yet; nothing was measured" >&2; exit 1; fi
+# litgpt asks for an older huggingface-hub than transformers does, and the parts that are measured need neither.
+bench: setup ## measure speed and memory against peers (about an hour, on a machine that does nothing else): BENCH
+	@test -d benchmarks || { echo "make bench: this checkout has no benchmarks/; nothing was measured" >&2; exit 1; }
+	$(BIN)/python -m pip install --no-deps litgpt==0.5.13
+	$(BIN)/python -m benchmarks $(BENCH)
 
 # One grid of all experiments, so that what several of them share is trained once. The plan with its hours comes first, then it
 # starts; Ctrl-C ends it, and the same command goes on. Figure 2 is counted and not trained. An experiment that fails leaves the
