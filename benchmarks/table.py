@@ -36,7 +36,7 @@ def write_table() -> None:
         "bf16 peak; its arithmetic is tested against the published figures of TinyLlama and llm-foundry.",
         "",
     ]
-    if results["quality"]:
+    if (RESULTS / "quality.svg").exists():
         text += ["![Loss of three paths over 300 steps](quality.svg)", ""]
     RESULTS.mkdir(parents=True, exist_ok=True)
     write_atomic(RESULTS / "README.md", "\n".join(text))

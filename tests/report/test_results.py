@@ -14,7 +14,7 @@ from tinylm_ablate.report.index import OWN, other_pages
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 #: From what a report is made; all else follows.
-KEPT = ("runs.csv", "grids", "curves", "documents", "matrix_std", "layer_skip")
+KEPT = ("runs.csv", "grids", "curves", "documents", "matrix_std", "layer_skip", "bench")
 
 
 @pytest.mark.skipif(not RESULTS.is_dir(), reason="no checkout: a wheel has no results")
