@@ -24,7 +24,7 @@ def run(part: str, windows: int) -> Result:
     from tinylm_ablate.settle import settle
     from tinylm_ablate.train.fit import fit
 
-    steps = 4
+    steps = 10
     with tempfile.TemporaryDirectory() as folder:
         settled = settle(
             compose([
