@@ -64,6 +64,14 @@ def test_a_parent_trains_on_the_whole_budget_as_a_run_of_its_own_would() -> None
     assert (child.tokens, child.parent.tokens) == (256, 512)
 
 
+def test_a_wider_parent_follows_the_dial_with_its_learning_rate_and_sigma() -> None:
+    child = settled("init=inherit", "init.parent_width=64")
+    assert child.parent is not None
+    wider = 64 / 56  # over the baseline's width at s32, whatever the child's
+    assert child.parent.learning_rate == pytest.approx(child.learning_rate / wider)
+    assert child.parent.config.init.std == pytest.approx(child.config.init.std / wider**0.5)
+
+
 @pytest.mark.parametrize(("value", "expected"), [("auto", 8), ("heads/1", 8), ("heads/2", 4), ("heads / 8", 1), ("2", 2)])
 def test_key_value_heads_relative_to_the_heads(value: str, expected: int) -> None:
     shape = settled(

@@ -321,8 +321,9 @@ def _devices_mistakes(config: Config) -> list[str]:
 def _parent(config: Config) -> Settled:
     """The run that trains the parent, on the same text and with the same recipe.
 
-    To inherit from: the paper's 7B proportions (29 layers, width 4096) at this scale, once for all seeds of a grid. To pool
-    (Table 10): the same model with a key-value head for each head, one for each seed.
+    To inherit from: the paper's 7B proportions (29 layers, width 4096) at this scale, once for all seeds of a grid. It is wider
+    than the scale's baseline, so learning rate and sigma follow its width as they follow the dial's: with 1 / width and
+    1 / sqrt(width) (docs/dial.md). To pool (Table 10): the same model with a key-value head for each head, one for each seed.
     """
     parent = copy.deepcopy(config)
     arch, init = parent.arch, parent.init
@@ -330,6 +331,9 @@ def _parent(config: Config) -> Settled:
     if init.method == "inherit":
         arch.depth, arch.width, arch.ffn_width = init.parent_depth, init.parent_width, init.parent_ffn_width
         parent.seed = init.parent_seed
+        wider = at_scale(init.parent_width, config.scale.factor) / at_scale(config.scale.width, config.scale.factor)
+        parent.optimizer.scaling.multiplier /= wider
+        init.std /= math.sqrt(wider)
     parent.train.share = 1.0
     parent.rounds.count, parent.rounds.forgetting = 1, False
     if init.parent_tokens is not None:
