@@ -18,7 +18,7 @@ from tests.helpers import TINY
 
 def command(folder: Path, *arguments: str, module: str = "tinylm_ablate") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=200
+        [sys.executable, "-m", module, *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=500
     )
 
 

@@ -32,7 +32,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def command(folder: Path, *arguments: str, code: int = 0) -> str:
     with start(folder, *arguments) as process:
-        out, told = process.communicate(timeout=220)
+        out, told = process.communicate(timeout=500)
     assert process.returncode == code, out + told
     return out + told
 
@@ -135,7 +135,7 @@ def test_the_status_of_a_grid(settings: list[str], tmp_path: Path) -> None:
     screen, theirs = pty.openpty()
     done = subprocess.run(
         [sys.executable, "-m", "tinylm_ablate", *short, "mode=status"],
-        cwd=tmp_path, stdout=theirs, stderr=subprocess.PIPE, check=False, timeout=100,
+        cwd=tmp_path, stdout=theirs, stderr=subprocess.PIPE, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "2 finished" in os.read(screen, 100_000).decode()
@@ -171,7 +171,7 @@ def test_a_job_that_is_killed_is_launched_again(settings: list[str], tmp_path: P
         while not (found := list((tmp_path / "runs").glob("*/curve.jsonl"))) and time.monotonic() < deadline:
             time.sleep(0.05)
         os.kill(claimed(tmp_path / "runs")[found[0].parent.name].pid, signal.SIGKILL)
-        out, told = grid.communicate(timeout=220)
+        out, told = grid.communicate(timeout=500)
     assert grid.returncode == 0, out + told
     assert "its job ended without a word" in told and "2 done, 0 failed" in told
     assert finished(tmp_path) == 2
@@ -185,7 +185,7 @@ def test_slurm_runs_a_grid(settings: list[str], tmp_path: Path) -> None:
     grid = [*settings, "seeds=3", "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1"]
     done = subprocess.run(
         [str(script), sys.executable, "-m", "tinylm_ablate", *grid],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=230,
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=500,
     )  # fmt: skip
     if done.returncode == 77:
         pytest.skip(done.stderr.strip())

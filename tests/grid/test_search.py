@@ -50,7 +50,7 @@ def test_a_run_that_was_given_up_goes_on_bit_for_bit(data: list[str], tmp_path: 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     start = [sys.executable, "-m", "tinylm_ablate", "-m", "hydra/sweeper=optuna", *arguments]
-    return subprocess.run(start, cwd=folder, capture_output=True, text=True, check=False, timeout=200)
+    return subprocess.run(start, cwd=folder, capture_output=True, text=True, check=False, timeout=500)
 
 
 def described(folder: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def disturbed(folder: Path, *, seed: int, kills: int, apart: bool, arguments: li
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.grid.workers", json.dumps(spec)],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=200,
+        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=500,
     )  # fmt: skip
     logs = "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(folder.glob("*.log")))
     assert done.returncode == 0, done.stdout + done.stderr + logs
