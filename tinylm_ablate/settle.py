@@ -131,6 +131,9 @@ def settle(config: Config) -> Settled:
         )
     if config.init.method != "random" and (config.arch.activations > 1 or config.arch.shortcuts > 0):
         mistakes.append(f"init.method={config.init.method}: allowed with arch.activations=1 and arch.shortcuts=0")
+    if config.init.train == "parent" and (config.init.method == "random" or config.init.parent is not None):
+        found = f"init.method={config.init.method} init.parent={config.init.parent}"
+        mistakes.append(f"init.train=parent: {found} train none; allowed: child, or init.method=inherit init.parent=null")
     if config.rounds.forgetting and not config.train.keep_model:
         mistakes.append("rounds.forgetting=true: allowed with train.keep_model=true")
     rounds = None
@@ -145,6 +148,8 @@ def settle(config: Config) -> Settled:
     text = text_fingerprint(config.data, Path(config.cache_dir))
     vocabulary = vocabulary_fingerprint(config.tokenizer, vocab_size, source_vocab_size, text)
     parent = _parent(config) if config.init.method != "random" and config.init.parent is None else None
+    if config.init.train == "parent" and parent is not None:
+        return parent
     if config.init.method != "random":
         _check_parent(config, shape, parent)
     settled = Settled(
@@ -338,7 +343,7 @@ def _parent(config: Config) -> Settled:
     parent.rounds.count, parent.rounds.forgetting = 1, False
     if init.parent_tokens is not None:
         parent.train.tokens = init.parent_tokens
-    init.method = "random"
+    init.method, init.train = "random", "child"
     parent.train.keep_model = True
     parent.tracking.run_name = f"parent {arch.depth} layers"
     try:
