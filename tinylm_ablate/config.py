@@ -103,7 +103,7 @@ class TokenizerConfig:
     kind: str = setting("how the vocabulary is made", choices=("bpe", "compact", "file"))
     vocab_size: int | str = setting("entries, special tokens included", dial=True, at_least=1, at_most=2**31 - 1)
     source: str | None = setting(
-        "kind=compact or file: the large tokenizer (tokenizer.json, tiktoken ranks, SentencePiece model); "
+        "kind=compact or file: the large tokenizer (tokenizer.json, tiktoken ranks, GGUF, SentencePiece model, smollm2-135m); "
         "null trains one of source_vocab_size",
         free=True,
     )

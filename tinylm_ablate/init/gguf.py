@@ -47,8 +47,12 @@ PACKAGED = {
 }
 
 
-def packaged(name: str) -> Path:
+def packaged(name: str, key: str = "init.parent") -> Path:
     """The file of a model in ``PACKAGED``; the package is looked for and not imported.
+
+    Args:
+        name: The model.
+        key: The setting that asks for it.
 
     Raises:
         UserError: The package is not installed.
@@ -58,7 +62,7 @@ def packaged(name: str) -> Path:
     for folder in (spec.submodule_search_locations or []) if spec is not None else []:
         if (path := Path(folder) / file).is_file():
             return path
-    raise UserError(f"init.parent={name}: its package is not installed (about 100 MB); {command}")
+    raise UserError(f"{key}={name}: its package is not installed (about 100 MB); {command}")
 
 
 def read(path: Path) -> GGUFReader:
@@ -180,16 +184,41 @@ def _name(name: str) -> str:
 
 
 def vocabulary(file: GGUFReader, path: Path) -> FolderVocabulary | None:
-    """The entries and merges of the file, or None if it holds none.
-
-    How text is split into words before merging is not in the file (it only names a rule): this vocabulary is for finding
-    rows, which needs no such split, and not for encoding text.
+    """The entries and merges of the file, or None if it holds none: for finding rows, and not for encoding text.
 
     Raises:
         UserError: The vocabulary is neither byte-level ("gpt2") nor SentencePiece's ("llama").
     """
     from tokenizers import Tokenizer
 
+    if (state := tokenizer_state(file, path)) is None:
+        return None
+    try:
+        tokenizer = Tokenizer.from_str(json.dumps(state))
+    except Exception as error:  # the library raises plain Exception
+        raise UserError(f"{path}: its vocabulary does not fit together ({error})") from error
+    special = frozenset(token["id"] for token in state["added_tokens"] if token["special"])
+    names, merges = list(state["model"]["vocab"]), state["model"]["merges"]
+    identity = fingerprint({"names": names, "merges": merges, "special": sorted(special)})
+    return FolderVocabulary(tokenizer, special, end_of_text(file), identity)
+
+
+def end_of_text(file: GGUFReader) -> int | None:
+    """The id of the token that ends a text: "<|endoftext|>" where there is one, since chat models name the end of a turn."""
+    names = value(file, "tokenizer.ggml.tokens", [])
+    number: int | None = value(file, "tokenizer.ggml.eos_token_id")
+    return names.index("<|endoftext|>") if "<|endoftext|>" in names else number
+
+
+def tokenizer_state(file: GGUFReader, path: Path) -> dict[str, Any] | None:
+    """The tokenizer in the layout of a tokenizer.json, or None if the file holds none.
+
+    How text is split into words before merging is not in the file, which names a rule only (``tokenizer.ggml.pre``): there is no
+    pre-tokenizer, and as it stands the tokenizer is not for encoding text.
+
+    Raises:
+        UserError: The vocabulary is neither byte-level ("gpt2") nor SentencePiece's ("llama").
+    """
     kind, names = value(file, "tokenizer.ggml.model"), value(file, "tokenizer.ggml.tokens")
     if names is None:
         return None
@@ -212,7 +241,7 @@ def vocabulary(file: GGUFReader, path: Path) -> FolderVocabulary | None:
         if entry in (_UNKNOWN, _CONTROL, _USER_DEFINED)
     ]  # fmt: skip
     model = {"type": "BPE", "vocab": ids, "merges": merges, "byte_fallback": kind == "llama", "unk_token": None}
-    state = {
+    return {
         "version": "1.0",
         "added_tokens": added,
         "normalizer": None,
@@ -220,14 +249,6 @@ def vocabulary(file: GGUFReader, path: Path) -> FolderVocabulary | None:
         "decoder": decoder,
         "model": model,
     }
-    try:
-        tokenizer = Tokenizer.from_str(json.dumps(state))
-    except Exception as error:  # the library raises plain Exception
-        raise UserError(f"{path}: its vocabulary does not fit together ({error})") from error
-    special = frozenset(token["id"] for token in added if token["special"])
-    identity = fingerprint({"names": names, "merges": merges, "special": sorted(special)})
-    end_of_text = ids.get("<|endoftext|>", value(file, "tokenizer.ggml.eos_token_id"))
-    return FolderVocabulary(tokenizer, special, end_of_text, identity)
 
 
 def _merges(ids: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:

@@ -1,9 +1,10 @@
-"""Large tokenizers from the three formats in which they are given away, told apart by their content.
+"""Large tokenizers from the four formats in which they are given away, told apart by their content.
 
 - ``tokenizer.json`` of the Hugging Face library: byte-level BPE or BPE with byte fallback.
 - tiktoken ranks: lines of a Base64 entry and its rank. Such a file says neither how text is split before merging nor which
   special tokens there are. The split is taken to be the one of GPT-4 and Qwen, with runs of up to three digits where the
   ranks hold such runs (GPT-4) and single digits where they do not (Qwen); ``<|endoftext|>`` is added behind the last rank.
+- a GGUF file with a byte-level BPE. It names the split by a rule of llama.cpp's, of which ``_SPLITS`` has the common ones.
 - a SentencePiece model of type BPE. Pieces without byte fallback get the 256 byte pieces behind the last one.
 
 All of them end in the exact form of ``lossless``. Nothing here unpickles or runs code from a file.
@@ -29,9 +30,15 @@ from tinylm_ablate.tokenizer.alphabet import SPACE, byte_characters
 from tinylm_ablate.tokenizer.lossless import State, make_lossless, special_token
 from tinylm_ablate.tokenizer.merges import last_pair
 
-_EXPECTED = "expected a tokenizer.json, a file of tiktoken ranks, or a SentencePiece model"
+_EXPECTED = "expected a tokenizer.json, a file of tiktoken ranks, a GGUF file, or a SentencePiece model"
 _CONFIG = "tokenizer_config.json"
 _RANK_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+")
+_WORDS = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+#: ``tokenizer.ggml.pre`` -> how text is split before merging, with GPT-2's pattern for words (that of ByteLevel).
+_SPLITS: dict[str, list[dict[str, Any]]] = {
+    "gpt-2": [_WORDS],
+    "smollm": [{"type": "Digits", "individual_digits": True}, _WORDS],
+}
 #: The fields of SentencePiece's ModelProto that say what a piece is.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 _SENTENCEPIECE_BPE = 2
@@ -44,7 +51,7 @@ class Imported:
     Attributes:
         state: The tokenizer in the layout of a tokenizer.json.
         end_of_text: Its end-of-text token.
-        format: "tokenizer.json", "tiktoken" or "sentencepiece".
+        format: "tokenizer.json", "tiktoken", "gguf" or "sentencepiece".
     """
 
     state: State
@@ -59,11 +66,15 @@ class Imported:
 
 
 def source_file(source: str | Path) -> Path:
-    """The file that ``tokenizer.source`` means; of a folder, its tokenizer.json.
+    """The file that ``tokenizer.source`` means: a path; of a folder, its tokenizer.json; or that of a packaged model's name.
 
     Raises:
         UserError: There is no such file.
     """
+    from tinylm_ablate.init.gguf import PACKAGED, packaged
+
+    if str(source) in PACKAGED:
+        return packaged(str(source), "tokenizer.source")
     path = Path(source).expanduser()
     if path.is_dir():
         path = path / "tokenizer.json"
@@ -83,7 +94,7 @@ def source_identity(source: str | Path) -> dict[str, str]:
 
 
 def import_tokenizer(source: str | Path) -> Imported:
-    """Read a tokenizer of any of the three formats.
+    """Read a tokenizer of any of the four formats.
 
     Raises:
         UserError: The file is missing or malformed, or its tokenizer loses text; the message names it and what was expected.
@@ -105,6 +116,8 @@ def _import(path: Path, _modified: int, _size: int) -> Imported:
     if content.lstrip()[:1] == b"{":
         name, state = "tokenizer.json", _read_json(content, path)
         named = _named_end_of_text(path.with_name(_CONFIG))
+    elif content[:4] == b"GGUF":
+        name, (state, named) = "gguf", _read_gguf(path)
     elif _RANK_LINE.fullmatch(content.split(b"\n", 1)[0].strip()):
         name, state = "tiktoken", _read_ranks(content, path)
     else:
@@ -169,6 +182,25 @@ def _read_ranks(content: bytes, path: Path) -> State:
         "added_tokens": [], "normalizer": None, "model": model,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bytes_only]},
     }  # fmt: skip
+
+
+def _read_gguf(path: Path) -> tuple[State, str | None]:
+    """The tokenizer of a GGUF file, and its end-of-text token."""
+    from tinylm_ablate.init import gguf
+
+    file = gguf.read(path)
+    state, rule = gguf.tokenizer_state(file, path), gguf.value(file, "tokenizer.ggml.pre")
+    if state is None:
+        raise UserError(f"{path}: holds no tokenizer (tokenizer.ggml.tokens); {_EXPECTED}")
+    if state["model"]["byte_fallback"] or rule not in _SPLITS:
+        kind = gguf.value(file, "tokenizer.ggml.model")
+        raise UserError(
+            f"{path}: tokenizer.ggml.model={kind} tokenizer.ggml.pre={rule}: how it splits text is not known here; allowed: "
+            f"gpt2 with {' or '.join(_SPLITS)}, or the model's own tokenizer.json"
+        )
+    last, names = gguf.end_of_text(file), list(state["model"]["vocab"])
+    split = {"type": "Sequence", "pretokenizers": _SPLITS[rule]}
+    return state | {"pre_tokenizer": split}, names[last] if last is not None else None
 
 
 def _gpt4_split(digits: str) -> str:

@@ -9,7 +9,7 @@ tokenizer, trained or imported, is therefore brought into this form, in the layo
 - normalisers that lose text (NFC, NFKC, lower case, squeezed spaces) are dropped, and so are truncation, padding, dropout
   and templates that add tokens: a run puts its end-of-text tokens itself;
 - every entry has at most one merge (see ``merges``), and none makes a special token;
-- there is an end-of-text token.
+- each of the 256 bytes has an entry, and there is an end-of-text token; what is missing is put behind the last entry.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "<｜end▁of▁sentence｜>", "</s>", "<eos>", "<|im_end|>")
 
 _ESCAPE = "\ue000"
+
+#: Bytes that every byte-level vocabulary has; the others may be missing where they did not occur in its training text.
+_ASCII = frozenset(byte_characters()[0x20:0x7F])
 
 #: Texts that a lossy tokenizer is known to change.
 _PROBES = (
@@ -134,9 +137,13 @@ def make_lossless(state: State, source: Path | str, end_of_text: str | None = No
             # Text around an added token would get a dummy space of its own, so none is looked for in text.
             tokens = [dict(token, special=True) for token in tokens]
     else:
-        if unwritten := set(byte_characters()) - vocab.keys():
+        missing = [character for character in byte_characters() if character not in vocab]
+        if set(missing) & _ASCII:
             expected = "expected a byte-level BPE or one with byte fallback"
-            raise UserError(f"{source}: {len(unwritten)} of the 256 bytes have no entry; {expected}")
+            raise UserError(f"{source}: {len(missing)} of the 256 bytes have no entry; {expected}")
+        # SmolLM2's, for one, was trained on text in which some bytes do not occur.
+        vocab |= {character: next_id + at for at, character in enumerate(missing)}
+        next_id += len(missing)
         pipeline = _byte_level_pipeline(state)
 
     names = {token["content"] for token in tokens}
