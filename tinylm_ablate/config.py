@@ -90,6 +90,9 @@ class DataConfig:
     split: str = setting("source=hub: split to read", free=True)
     revision: str | None = setting("source=hub: commit or tag, for a data set that may change", free=True)
     streaming: bool = setting("source=hub: read without downloading everything")
+    languages: list[str] = field(
+        default_factory=list, metadata=several("keep documents of these languages only; empty keeps all")
+    )
     max_documents: int | None = setting("read no more documents than this", at_least=1)
     min_characters: int = setting("shorter documents are dropped", at_least=1)
     validation_share: float = setting("share of documents for validation, by hash", above=0, below=0.5)

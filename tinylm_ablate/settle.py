@@ -363,10 +363,25 @@ def _check_parent(config: Config, child: Shape, parent: Settled | None) -> None:
     else:
         opened = open_parent(str(config.init.parent), Path(config.runs_dir))
         shape, mistakes = opened.shape, check_parent(opened, child, config.train.context_length)
+        if config.init.method == "inherit" and (opened.vocabulary is None or not opened.vocabulary.encodes):
+            mistakes += _uncalibrated(config)
     if config.init.method == "pool":
         mistakes = list(dict.fromkeys([*mistakes, *check_pool(shape, child)]))
     if mistakes:
         raise ConfigError(mistakes)
+
+
+def _uncalibrated(config: Config) -> list[str]:
+    """Settings that want text in a parent's tokens, of a parent whose tokenizer is not whole."""
+    init = config.init
+    asked = {"init.criterion": (init.criterion, ("taylor", "learned"), "l1, l2, random")}
+    asked["init.layers"] = (init.layers, ("importance",), "middle, even, or a list")
+    return [
+        f"{key}={value}: looks at text, and how the tokenizer of init.parent={init.parent} splits text is not known here; "
+        f"allowed: {others}, or the model as a folder with its tokenizer.json"
+        for key, (value, looking, others) in asked.items()
+        if value in looking
+    ]
 
 
 def _reference_fingerprint(config: Config) -> str:

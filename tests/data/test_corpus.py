@@ -95,9 +95,16 @@ def test_fingerprint_follows_content_and_settings_alone(tmp_path: Path, data_con
     data = data_config(path)
     first = text_fingerprint(data, cache)
     assert open_corpus(data, cache).fingerprint == first
-    changes = ({"min_characters": 51}, {"max_documents": 9}, {"test_share": 0.3}, {"validation_share": 0.3}, {"language": "x"})
+    changes = (
+        {"min_characters": 51},
+        {"max_documents": 9},
+        {"test_share": 0.3},
+        {"validation_share": 0.3},
+        {"language": "x"},
+        {"languages": ["en"]},
+    )
     others = [text_fingerprint(data_config(path, **change), cache) for change in changes]
-    assert len({first, *others}) == 6
+    assert len({first, *others}) == 1 + len(changes)
     # Neither the hub's settings nor streaming mean anything for files.
     assert text_fingerprint(data_config(path, streaming=True, revision="x"), cache) == first
     write_jsonl(path, [*texts[:-1], texts[-1][::-1]])
@@ -107,6 +114,19 @@ def test_fingerprint_follows_content_and_settings_alone(tmp_path: Path, data_con
 def test_max_documents_counts_documents_that_are_read(tmp_path: Path, data_config: Make, texts: list[str]) -> None:
     corpus = open_corpus(data_config(write_jsonl(tmp_path / "t.jsonl", texts), max_documents=60), tmp_path / "cache")
     assert sorted(everything(corpus)) == sorted(texts[:60])
+
+
+def test_languages_that_are_chosen_are_kept_and_no_other(tmp_path: Path, data_config: Make, texts: list[str]) -> None:
+    path = write_jsonl(tmp_path / "t.jsonl", [*texts, *(text + "，这是中文的句子，不是别的语言。" * 40 for text in texts)])
+    everything = open_corpus(data_config(path), tmp_path / "cache")
+    assert set(everything.languages) == {"en", "zh"}
+    english = open_corpus(data_config(path, languages=["en"]), tmp_path / "cache")
+    for split in SPLITS:
+        kept = [document.text for document in everything.documents(split, "en")]
+        assert [document.text for document in english.documents(split)] == kept
+    assert english.summary["other_languages"] == sum(counts["zh"] for counts in everything.summary["documents"].values())
+    with pytest.raises(UserError, match=r"0 left, of data\.languages=\['fr'\]"):
+        open_corpus(data_config(path, languages=["fr"]), tmp_path / "cache")
 
 
 def test_too_few_documents(tmp_path: Path, data_config: Make, texts: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,18 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
 from tinylm_ablate.arch.shapes import Shape
-from tinylm_ablate.errors import UserError
+from tinylm_ablate.config import Config
+from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.init.coupled import tensor_sizes
 from tinylm_ablate.init.gguf import PACKAGED
 from tinylm_ablate.init.parents import open_parent
 from tinylm_ablate.init.vocabulary import FolderVocabulary, map_rows
+from tinylm_ablate.settle import settle
+from tinylm_ablate.tokenizer.importing import import_tokenizer
+from tinylm_ablate.tokenizer.lossless import open_tokenizer
 
 gguf = pytest.importorskip("gguf")
 
@@ -120,6 +126,53 @@ def test_a_byte_level_vocabulary_comes_back(tmp_path: Path) -> None:
     assert map_rows(child, found).record()["relation"] == "the parent's own vocabulary"
     for name in names[257:]:
         assert [token.id for token in found.tokenizer.model.tokenize(name)] == [tokenizer.token_to_id(name)]
+
+
+def write_byte_level(path: Path, rule: str) -> Path:
+    tokenizer = byte_level()
+    names = [str(tokenizer.id_to_token(number)) for number in range(300)]
+    merges = [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+    return write(
+        path, random_state(), add_tokenizer_model="gpt2", add_tokenizer_pre=rule, add_token_list=names, add_token_merges=merges,
+        add_token_types=[3] + [1] * 299,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "split"), [("gpt-2", []), ("smollm", [Digits(individual_digits=True)])])
+def test_text_is_encoded_where_the_rule_of_its_splits_is_known(tmp_path: Path, rule: str, split: list[Any]) -> None:
+    path = write_byte_level(tmp_path / "model.gguf", rule)
+    expected = byte_level()
+    expected.pre_tokenizer = Sequence([*split, ByteLevel(add_prefix_space=False)])
+    found = open_parent(str(path), tmp_path).vocabulary
+    source = import_tokenizer(path)
+    assert found is not None and found.encodes and source.format == "gguf" and source.end_of_text == "<|endoftext|>"
+    for text in ("the theory of 1234 things", "don't\n\n  stop", "中文 été"):
+        ids = expected.encode(text).ids
+        assert found.tokenizer.encode(text).ids == ids
+        assert open_tokenizer(source.state).encode(text).ids == ids
+
+
+def test_an_unknown_rule_of_splits_is_refused_where_text_is_encoded(
+    tmp_path: Path, compose: Callable[[list[str]], Config]
+) -> None:
+    path = write_byte_level(tmp_path / "model.gguf", "tekken")
+    found = open_parent(str(path), tmp_path).vocabulary
+    assert found is not None and not found.encodes
+    with pytest.raises(UserError, match=r"tokenizer\.ggml\.pre=tekken: how it splits text is not known"):
+        import_tokenizer(path)
+    child = [
+        "arch.depth=1",
+        "arch.width=32",
+        "arch.ffn_width=48",
+        "arch.head_dim=16",
+        "tokenizer=bpe",
+        "tokenizer.vocab_size=300",
+        "arch.rope_theta=100000",
+    ]
+    asked = ["init=inherit", f"init.parent={path}", "init.layers=importance", "init.criterion=taylor", *child, "arch.tied=true"]
+    with pytest.raises(ConfigError) as refused:
+        settle(compose(asked))
+    assert {mistake.split(":")[0] for mistake in refused.value.mistakes} == {"init.layers=importance", "init.criterion=taylor"}
 
 
 def test_a_sentencepiece_vocabulary_comes_back(tmp_path: Path) -> None:

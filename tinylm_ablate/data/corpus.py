@@ -41,8 +41,8 @@ class Corpus:
     Attributes:
         folder: Where it lies.
         fingerprint: Identity of the text.
-        summary: ``documents`` and ``bytes`` {split: {language: n}}, ``read``, ``duplicates``, ``too_short`` (documents),
-            ``sources`` with their licences, and ``files`` {name: {bytes, sha256}}.
+        summary: ``documents`` and ``bytes`` {split: {language: n}}, ``read``, ``duplicates``, ``too_short`` and
+            ``other_languages`` (documents), ``sources`` with their licences, and ``files`` {name: {bytes, sha256}}.
         languages: All languages, sorted.
     """
 
@@ -85,16 +85,13 @@ def text_fingerprint(data: DataConfig, cache_dir: Path) -> str:
 
 
 def _fingerprint(data: DataConfig, source: Source) -> str:
-    return fingerprint(
-        {
-            "format": _FORMAT,
-            "source": source.identity(),
-            "max_documents": data.max_documents,
-            "min_characters": data.min_characters,
-            "validation_share": data.validation_share,
-            "test_share": data.test_share,
-        }
-    )
+    return fingerprint({"format": _FORMAT, "source": source.identity()} | _settings(data))
+
+
+def _settings(data: DataConfig) -> dict[str, Any]:
+    """What decides which documents are kept, and in which split; the languages only where they are chosen."""
+    kept = {name: getattr(data, name) for name in ("max_documents", "min_characters", "validation_share", "test_share")}
+    return kept | ({"languages": sorted(set(data.languages))} if data.languages else {})
 
 
 def open_corpus(data: DataConfig, cache_dir: Path) -> Corpus:
@@ -136,7 +133,7 @@ def split_of(digest: bytes, validation_share: float, test_share: float) -> str:
 def _build(folder: Path, data: DataConfig, source: Source, identity: str) -> None:
     seen: set[bytes] = set()
     writers = {split: _SplitWriter(folder / f"{split}.parquet") for split in SPLITS}
-    read = too_short = duplicates = 0
+    read = too_short = duplicates = other = 0
     estimate = source.bytes_estimate() if data.max_documents is None else None
     try:
         with progress.bar(total=estimate, description="reading text", unit="B") as bar:
@@ -145,6 +142,9 @@ def _build(folder: Path, data: DataConfig, source: Source, identity: str) -> Non
                 text = document.text.strip()
                 content = text.encode()
                 bar.update(len(content))
+                if data.languages and document.language not in data.languages:
+                    other += 1
+                    continue
                 if len(text) < data.min_characters:
                     too_short += 1
                     continue
@@ -163,7 +163,12 @@ def _build(folder: Path, data: DataConfig, source: Source, identity: str) -> Non
     finally:
         for writer in writers.values():
             writer.close()
-    _check_splits(data, {split: sum(writers[split].documents.values()) for split in SPLITS}, read, too_short, duplicates)
+    counts = {split: sum(writers[split].documents.values()) for split in SPLITS}
+    fate = (
+        f"{read:,} documents were read, {too_short:,} shorter than data.min_characters={data.min_characters}, "
+        f"{duplicates:,} duplicates, {sum(counts.values()):,} left"
+    )
+    _check_splits(data, counts, fate + (f", of data.languages={data.languages}" if data.languages else ""))
     summary = {
         "format": _FORMAT,
         "fingerprint": identity,
@@ -172,12 +177,8 @@ def _build(folder: Path, data: DataConfig, source: Source, identity: str) -> Non
         "read": read,
         "too_short": too_short,
         "duplicates": duplicates,
-        "settings": {
-            "max_documents": data.max_documents,
-            "min_characters": data.min_characters,
-            "validation_share": data.validation_share,
-            "test_share": data.test_share,
-        },
+        "other_languages": other,
+        "settings": _settings(data),
         "sources": source.description(),
         "files": {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(folder.glob("*.parquet"))
@@ -226,7 +227,7 @@ class _SplitWriter:
         self._group_bytes = 0
 
 
-def _check_splits(data: DataConfig, counts: dict[str, int], read: int, too_short: int, duplicates: int) -> None:
+def _check_splits(data: DataConfig, counts: dict[str, int], fate: str) -> None:
     """Refuse a corpus in which a split is empty.
 
     Raises:
@@ -234,10 +235,6 @@ def _check_splits(data: DataConfig, counts: dict[str, int], read: int, too_short
     """
     if all(counts.values()):
         return
-    fate = (
-        f"{read:,} documents were read, {too_short:,} shorter than data.min_characters={data.min_characters}, "
-        f"{duplicates:,} duplicates, {sum(counts.values()):,} left"
-    )
     if not sum(counts.values()):
         raise UserError(f"no document is left to train on: {fate}. Give more text, or lower data.min_characters")
     raise UserError(

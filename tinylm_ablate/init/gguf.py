@@ -36,6 +36,12 @@ _PARTS = {
 }  # fmt: skip
 #: "general.architecture" -> what its blocks have beside Llama's.
 _ARCHITECTURES: dict[str, dict[str, bool]] = {"llama": {}, "qwen2": {"qkv_bias": True}, "qwen3": {"qk_norm": True}}
+_WORDS = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+#: ``tokenizer.ggml.pre``, llama.cpp's name of a rule -> how text is split before merging, words by GPT-2's pattern (ByteLevel).
+SPLITS: dict[str, list[dict[str, Any]]] = {
+    "gpt-2": [_WORDS],
+    "smollm": [{"type": "Digits", "individual_digits": True}, _WORDS],
+}
 #: What ``tokenizer.ggml.token_type`` says of an entry.
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 
@@ -184,7 +190,7 @@ def _name(name: str) -> str:
 
 
 def vocabulary(file: GGUFReader, path: Path) -> FolderVocabulary | None:
-    """The entries and merges of the file, or None if it holds none: for finding rows, and not for encoding text.
+    """The vocabulary of the file, or None if it holds none.
 
     Raises:
         UserError: The vocabulary is neither byte-level ("gpt2") nor SentencePiece's ("llama").
@@ -200,7 +206,7 @@ def vocabulary(file: GGUFReader, path: Path) -> FolderVocabulary | None:
     special = frozenset(token["id"] for token in state["added_tokens"] if token["special"])
     names, merges = list(state["model"]["vocab"]), state["model"]["merges"]
     identity = fingerprint({"names": names, "merges": merges, "special": sorted(special)})
-    return FolderVocabulary(tokenizer, special, end_of_text(file), identity)
+    return FolderVocabulary(tokenizer, special, end_of_text(file), identity, encodes=state["pre_tokenizer"] is not None)
 
 
 def end_of_text(file: GGUFReader) -> int | None:
@@ -213,8 +219,8 @@ def end_of_text(file: GGUFReader) -> int | None:
 def tokenizer_state(file: GGUFReader, path: Path) -> dict[str, Any] | None:
     """The tokenizer in the layout of a tokenizer.json, or None if the file holds none.
 
-    How text is split into words before merging is not in the file, which names a rule only (``tokenizer.ggml.pre``): there is no
-    pre-tokenizer, and as it stands the tokenizer is not for encoding text.
+    How text is split into words before merging is not in the file, which names a rule only (``tokenizer.ggml.pre``). Without
+    one in ``SPLITS`` there is no pre-tokenizer, and the tokenizer is not for encoding text.
 
     Raises:
         UserError: The vocabulary is neither byte-level ("gpt2") nor SentencePiece's ("llama").
@@ -231,6 +237,7 @@ def tokenizer_state(file: GGUFReader, path: Path) -> dict[str, Any] | None:
         decoder = {"type": "ByteFallback"}
     else:
         raise UserError(f"{path}: tokenizer.ggml.model is {kind!r}; allowed: gpt2, llama")
+    split = SPLITS.get(value(file, "tokenizer.ggml.pre")) if kind == "gpt2" else None
     types = value(file, "tokenizer.ggml.token_type", [])
     added = [
         {
@@ -245,7 +252,7 @@ def tokenizer_state(file: GGUFReader, path: Path) -> dict[str, Any] | None:
         "version": "1.0",
         "added_tokens": added,
         "normalizer": None,
-        "pre_tokenizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": split} if split is not None else None,
         "decoder": decoder,
         "model": model,
     }

@@ -46,13 +46,23 @@ class Entries(Protocol):
 
 @dataclass(frozen=True)
 class FolderVocabulary:
-    """The vocabulary of a model folder, read from its ``tokenizer.json``."""
+    """The vocabulary of a model's file or folder.
+
+    Attributes:
+        tokenizer: It.
+        special_ids: Its special tokens.
+        end_of_text: The one that ends a text.
+        fingerprint: Its identity.
+        source_ids: Entry -> the id it had in the vocabulary that this one was cut out of.
+        encodes: Whether it is whole. If not, it is for finding rows, and encoding text gives other tokens than the model saw.
+    """
 
     tokenizer: Tokenizer
     special_ids: frozenset[int]
     end_of_text: int | None
     fingerprint: str
     source_ids: np.ndarray | None = None
+    encodes: bool = True
 
     @property
     def size(self) -> int:

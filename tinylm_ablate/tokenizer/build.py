@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 _FORMAT = 2
 #: Text of the validation split on which bytes per token are measured, bytes a language.
 _SAMPLE_BYTES = 1_000_000
-_NO_SOURCE = "tokenizer.source=null: tokenizer.kind=file needs a file: tokenizer.json, tiktoken ranks, GGUF or a SentencePiece model"
+_NO_SOURCE = (
+    "tokenizer.source=null: tokenizer.kind=file needs a file: tokenizer.json, tiktoken ranks, GGUF or a SentencePiece model"
+)
 
 
 def mistakes(config: TokenizerConfig, vocab_size: int, source_vocab_size: int) -> list[str]:

@@ -4,7 +4,7 @@
 - tiktoken ranks: lines of a Base64 entry and its rank. Such a file says neither how text is split before merging nor which
   special tokens there are. The split is taken to be the one of GPT-4 and Qwen, with runs of up to three digits where the
   ranks hold such runs (GPT-4) and single digits where they do not (Qwen); ``<|endoftext|>`` is added behind the last rank.
-- a GGUF file with a byte-level BPE. It names the split by a rule of llama.cpp's, of which ``_SPLITS`` has the common ones.
+- a GGUF file with a byte-level BPE. It names the split by a rule of llama.cpp's, of which ``init.gguf`` knows some.
 - a SentencePiece model of type BPE. Pieces without byte fallback get the 256 byte pieces behind the last one.
 
 All of them end in the exact form of ``lossless``. Nothing here unpickles or runs code from a file.
@@ -33,12 +33,6 @@ from tinylm_ablate.tokenizer.merges import last_pair
 _EXPECTED = "expected a tokenizer.json, a file of tiktoken ranks, a GGUF file, or a SentencePiece model"
 _CONFIG = "tokenizer_config.json"
 _RANK_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+")
-_WORDS = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-#: ``tokenizer.ggml.pre`` -> how text is split before merging, with GPT-2's pattern for words (that of ByteLevel).
-_SPLITS: dict[str, list[dict[str, Any]]] = {
-    "gpt-2": [_WORDS],
-    "smollm": [{"type": "Digits", "individual_digits": True}, _WORDS],
-}
 #: The fields of SentencePiece's ModelProto that say what a piece is.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 _SENTENCEPIECE_BPE = 2
@@ -192,15 +186,14 @@ def _read_gguf(path: Path) -> tuple[State, str | None]:
     state, rule = gguf.tokenizer_state(file, path), gguf.value(file, "tokenizer.ggml.pre")
     if state is None:
         raise UserError(f"{path}: holds no tokenizer (tokenizer.ggml.tokens); {_EXPECTED}")
-    if state["model"]["byte_fallback"] or rule not in _SPLITS:
+    if state["pre_tokenizer"] is None:
         kind = gguf.value(file, "tokenizer.ggml.model")
         raise UserError(
             f"{path}: tokenizer.ggml.model={kind} tokenizer.ggml.pre={rule}: how it splits text is not known here; allowed: "
-            f"gpt2 with {' or '.join(_SPLITS)}, or the model's own tokenizer.json"
+            f"gpt2 with {' or '.join(gguf.SPLITS)}, or the model's own tokenizer.json"
         )
     last, names = gguf.end_of_text(file), list(state["model"]["vocab"])
-    split = {"type": "Sequence", "pretokenizers": _SPLITS[rule]}
-    return state | {"pre_tokenizer": split}, names[last] if last is not None else None
+    return state, names[last] if last is not None else None
 
 
 def _gpt4_split(digits: str) -> str:
