@@ -405,6 +405,10 @@ class GridConfig:
         default_factory=list, metadata=several("experiments that make one grid together, as in experiments/paper.yaml")
     )
     on_failure: str = setting("what a failed cell does to the others", choices=("continue", "stop"), numerics=False)
+    workers: int | str = setting(
+        "runs that go at once on this machine; 'auto' divides its cores by a measurement", choices=("auto",), at_least=1,
+        at_most=1024, numerics=False,
+    )  # fmt: skip
     retries: int = setting("how often a failed cell is tried again", at_least=0, at_most=100, numerics=False)
     require_clean: bool = setting("refuse to run from a git tree with uncommitted changes", numerics=False)
     lease_seconds: float = setting(

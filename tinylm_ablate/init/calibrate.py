@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _SEED, _ROUND = 0, 2**32
 
 #: Most tokens in a forward pass.
-_MICRO_TOKENS = 4_096
+_MICRO_TOKENS = 1_024
 
 #: Text that is taken up for a token of the sample: more than any tokenizer puts into one on average.
 _BYTES_PER_TOKEN = 8
