@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from tests.helpers import TINY
-from tinylm_ablate.__main__ import _literal_prompt
+from tinylm_ablate.__main__ import literal_prompt
 from tinylm_ablate.config import Config
 from tinylm_ablate.data.corpus import Corpus
 from tinylm_ablate.errors import ConfigError, UserError
@@ -183,18 +183,18 @@ def test_bad_settings_of_generation_are_mistakes(work: Workplace) -> None:
 def test_a_prompt_is_any_text(text: str) -> None:
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
     if not quoted:
-        override = OverridesParser.create().parse_override(_literal_prompt(f"prompt={text}"))
+        override = OverridesParser.create().parse_override(literal_prompt(f"prompt={text}"))
         assert OmegaConf.create({"prompt": override.value()}).prompt == text
 
 
 @pytest.mark.parametrize("text", ["Hello, world", "it's", "\\${a}", "${a}", "[1,2", "北京", "a\\'b\\", "{x: 1}", " x ", "null"])
 def test_a_prompt_is_taken_literally(text: str) -> None:
-    assert compose([_literal_prompt(f"prompt={text}")]).prompt == text
+    assert compose([literal_prompt(f"prompt={text}")]).prompt == text
 
 
 def test_only_the_prompt_is_taken_literally() -> None:
     for argument in ("prompt='x y'", 'prompt="x"', "+prompt=a,b", "arch.depth=1,2", "-m", "prompt"):
-        assert _literal_prompt(argument) == argument
+        assert literal_prompt(argument) == argument
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

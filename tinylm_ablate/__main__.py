@@ -20,7 +20,7 @@ def main() -> None:
         return
     # argparse takes positional overrides in one piece only, so that a -m between them would be refused.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in {"-m", "--multirun"})
-    sys.argv[1:] = [_literal_prompt(argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [literal_prompt(argument) for argument in sys.argv[1:]]
     # Threads that wait for the others sleep. Where something else wants a core, as in most grids, threads that spin while
     # they wait make a step up to ten times slower (docs/LAB.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -79,7 +79,7 @@ def main() -> None:
         _fail(str(error), 1)
 
 
-def _literal_prompt(argument: str) -> str:
+def literal_prompt(argument: str) -> str:
     """``prompt=`` takes any text as it stands, where Hydra's grammar wants quotes around most of it."""
     key, equals, text = argument.partition("=")
     if key != "prompt" or not equals or (len(text) > 1 and text[0] == text[-1] and text[0] in "'\""):

@@ -83,6 +83,11 @@ class Settled:
         """Where the run is kept."""
         return Path(self.config.runs_dir) / self.identity
 
+    @property
+    def multiplies_bf16(self) -> bool:
+        """Whether products are rounded to bf16; with "bf16-true", which is about memory, only where that is no slower."""
+        return self.precision == "bf16" or (self.precision == "bf16-true" and fast_bf16(self.config.train.device))
+
 
 def settle(config: Config) -> Settled:
     """Settle a config.

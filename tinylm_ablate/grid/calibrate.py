@@ -1,8 +1,8 @@
 """What a run costs on this machine, from a second or two of measurement.
 
-A decoder costs a + b * depth for one sequence, since its layers are alike, so one and two layers of the real width, on a real
+A decoder costs a + b * depth for one sequence, since its layers are alike, so one and four layers of the real width, on a real
 sequence, give a and b: for the passes of training, for the forward pass of evaluation and for a step of the optimizer. A shape
-whose two layers are too much for that is estimated from a model of medium size, by the ratio of their FLOPs: on matrices of
+whose four layers are too much for that is estimated from a model of medium size, by the ratio of their FLOPs: on matrices of
 that size a machine is about as fast as on larger ones. A model of a billion parameters is timed without ever being built.
 
 On a CPU the clock is the processor time of the thread that leads the others. It has its share of every piece of work that they
@@ -18,10 +18,14 @@ from dataclasses import dataclass
 
 from tinylm_ablate.arch.shapes import Shape, flops_per_token, parameters
 from tinylm_ablate.config import OptimizerConfig
-from tinylm_ablate.hardware import thread_count
+from tinylm_ablate.hardware import pick_device, thread_count
 
-#: Training FLOPs of a step that is measured; about a tenth of a second on two cores, less on a GPU.
-_STEP_FLOPS = {"cpu": 1e10, "cuda": 2e13}
+#: Layers of the deeper of the two models that are measured: what a layer costs is their difference, and drowns in noise if the
+#: depths are near each other.
+_LAYERS = 4
+
+#: Training FLOPs of its step; some tenths of a second on two cores, less on a GPU.
+_STEP_FLOPS = {"cpu": 2e10, "cuda": 4e13}
 
 #: Stands for all shapes that are too large to be measured, and the tokens of its sequences.
 _MEDIUM = Shape(depth=20, width=512, ffn_width=1408, heads=4, kv_heads=4, head_dim=128, vocab_size=4096)
@@ -63,11 +67,11 @@ def speed(
         threads: CPU threads; "auto" is one a core.
         optimizer: Whose step is measured.
     """
-    limit = _STEP_FLOPS[_device()]
+    limit = _STEP_FLOPS[pick_device("auto")]
     measured, tokens, sequences = shape, context_length, micro_batch
-    if _two_layers(shape, context_length) > limit:
+    if _step_flops(shape, context_length) > limit:
         measured, tokens, sequences = _MEDIUM, _MEDIUM_TOKENS, micro_batch
-    sequences = max(1, min(sequences, int(limit / _two_layers(measured, tokens))))
+    sequences = max(1, min(sequences, int(limit / _step_flops(measured, tokens))))
     found = _measured(measured, tokens, sequences, precision, threads, optimizer)
     if measured is shape:
         return found
@@ -76,9 +80,9 @@ def speed(
     return Speed(found.training * ratio, found.forward * ratio, found.optimizer * entries)
 
 
-def _two_layers(shape: Shape, context_length: int) -> int:
-    """FLOPs of a training step of two layers on one sequence."""
-    return context_length * _flops(dataclasses.replace(shape, depth=2), context_length)
+def _step_flops(shape: Shape, context_length: int) -> int:
+    """FLOPs of a training step of the deeper model on one sequence."""
+    return context_length * _flops(dataclasses.replace(shape, depth=_LAYERS), context_length)
 
 
 def _flops(shape: Shape, context_length: int) -> int:
@@ -90,10 +94,6 @@ def on_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _device() -> str:
-    return "cuda" if on_gpu() else "cpu"
 
 
 #: What was measured in this process, and how long it took: processor time and time, seconds.
@@ -110,41 +110,37 @@ def busy() -> bool:
 def _measured(
     shape: Shape, tokens: int, sequences: int, precision: str, threads: int | str, optimizer: OptimizerConfig
 ) -> Speed:
-    """A shape at its whole depth, from one and two of its layers."""
+    """A shape at its whole depth, from one and from a few of its layers."""
     import torch
 
     key = (shape, tokens, sequences, precision, threads, optimizer.name)
     if key in _known:
         return _known[key]
-    before = torch.get_num_threads()
+    device, before = pick_device("auto"), torch.get_num_threads()
     torch.set_num_threads(thread_count(threads))
     try:
-        one, two = (
-            _timed(dataclasses.replace(shape, depth=depth), tokens, sequences, precision, optimizer) for depth in (1, 2)
-        )
+        models = [
+            _works(dataclasses.replace(shape, depth=depth), tokens, sequences, precision, optimizer) for depth in (1, _LAYERS)
+        ]
+        pairs = [_shortest(one, several, device) for one, several in zip(*models, strict=True)]
     finally:
         torch.set_num_threads(before)
-
-    def whole(first: float, second: float) -> float:
-        return first + max(0.0, second - first) * (shape.depth - 1)
-
+    training, forward, step = (one + max(0.0, several - one) / (_LAYERS - 1) * (shape.depth - 1) for one, several in pairs)
     count = sequences * tokens
-    _known[key] = Speed(
-        whole(one.training, two.training) / count,
-        whole(one.forward, two.forward) / count,
-        whole(one.optimizer, two.optimizer),
-    )
+    _known[key] = Speed(training / count, forward / count, step)
     return _known[key]
 
 
-def _timed(shape: Shape, tokens: int, sequences: int, precision: str, optimizer: OptimizerConfig) -> Speed:
-    """One decoder, built and run: seconds of its passes over a whole batch, and of a step."""
+def _works(
+    shape: Shape, tokens: int, sequences: int, precision: str, optimizer: OptimizerConfig
+) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None]]:
+    """What a decoder does: its passes over a batch in training, those of an evaluation, and a step of the optimizer."""
     import torch
 
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.optimizer.build import build_optimizer
 
-    device = _device()
+    device = pick_device("auto")
     decoder = Decoder(shape).to(device)
     ids = torch.randint(shape.vocab_size, (sequences, tokens + 1), device=device)
     stepper = build_optimizer(decoder, optimizer, 1e-9)
@@ -155,30 +151,31 @@ def _timed(shape: Shape, tokens: int, sequences: int, precision: str, optimizer:
             loss = decoder.loss(ids[:, :-1], ids[:, 1:])
         loss.backward()  # type: ignore[no-untyped-call]
 
-    def step() -> None:
-        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-        stepper.step()
-
     def forward() -> None:
         with torch.inference_mode():
             decoder.loss(ids[:, :-1], ids[:, 1:], reduction="none")
 
-    return Speed(*(_shortest(do, device) for do in (train, forward, step)))
+    def step() -> None:
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        stepper.step()
+
+    return train, forward, step
 
 
-def _shortest(do: Callable[[], None], device: str) -> float:
-    """The shortest of some times, seconds: what else the machine does can only make it longer."""
+def _shortest(one: Callable[[], None], other: Callable[[], None], device: str) -> tuple[float, float]:
+    """The shortest of some times of each of two works, done in turn: what else the machine does can only make them longer."""
     import torch
 
     clock = time.perf_counter if device == "cuda" else time.thread_time
-    times: list[float] = []
+    times: tuple[list[float], list[float]] = ([], [])
     begin = time.perf_counter()
-    while len(times) < 1 + _LEAST_STEPS or sum(times) < _LEAST_SECONDS:
-        start = clock()
-        do()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(clock() - start)
-    _spent[0] += sum(times)
+    while len(times[0]) < 1 + _LEAST_STEPS or sum(times[0]) < _LEAST_SECONDS:
+        for do, found in zip((one, other), times, strict=True):
+            start = clock()
+            do()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            found.append(clock() - start)
+    _spent[0] += sum(times[0]) + sum(times[1])
     _spent[1] += time.perf_counter() - begin
-    return min(times[1:])
+    return min(times[0][1:]), min(times[1][1:])

@@ -73,7 +73,7 @@ def measure(settled: Settled, decoder: Decoder, batches: Batches, ids: range) ->
     try:
         with (
             torch.no_grad(),
-            torch.autocast(device, torch.bfloat16, enabled=settled.precision == "bf16"),
+            torch.autocast(device, torch.bfloat16, enabled=settled.multiplies_bf16),
             compiled(decoder, worth_compiling(settled, forward)),
         ):
             for start in range(ids.start, ids.stop, _TOGETHER):

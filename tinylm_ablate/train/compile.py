@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.hardware import pick_device
 from tinylm_ablate.settle import Settled
 
-#: From about ten seconds of training on two cores, compiled layers are done sooner (docs/LAB.md).
-_COMPILE_FROM_FLOPS = 5e11
+#: Compiling takes half a minute and then saves about an eighth (docs/LAB.md), which some three minutes of training win back: on
+#: a processor, and on a GPU, at the rates that they usually attain.
+_COMPILE_FROM_FLOPS = {"cpu": 5e12, "cuda": 1e16}
 
 
 def worth_compiling(settled: Settled, flops: float) -> bool:
@@ -22,7 +24,7 @@ def worth_compiling(settled: Settled, flops: float) -> bool:
         return wanted
     compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
     headers = (Path(sysconfig.get_path("include")) / "Python.h").is_file()  # what a compiled layer includes
-    return compiler and headers and flops > _COMPILE_FROM_FLOPS
+    return compiler and headers and flops > _COMPILE_FROM_FLOPS[pick_device(settled.config.train.device)]
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.data.batches import Batches
 from tinylm_ablate.errors import Interrupted, Pruned, RunFailed
-from tinylm_ablate.hardware import fast_bf16, thread_count
+from tinylm_ablate.hardware import thread_count
 from tinylm_ablate.optimizer.build import use_averages
 from tinylm_ablate.settle import Settled
 from tinylm_ablate.train import checkpoint
@@ -385,7 +385,7 @@ def _run(module: TrainingModule, optimizer: torch.optim.Optimizer, callback: lig
             accelerator={"cuda": "gpu"}.get(train.device, train.device),
             devices=train.devices,
             strategy=strategy(settled),
-            precision="bf16-mixed" if _multiplies_bf16(settled) else "32-true",
+            precision="bf16-mixed" if settled.multiplies_bf16 else "32-true",
             max_steps=settled.steps - module.first_step,
             max_epochs=-1,
             accumulate_grad_batches=module.share.accumulation,
@@ -400,12 +400,6 @@ def _run(module: TrainingModule, optimizer: torch.optim.Optimizer, callback: lig
         )
         with compiled(module.decoder, not module.sharded and worth_compiling(settled, training_flops)):
             trainer.fit(module, loader)
-
-
-def _multiplies_bf16(settled: Settled) -> bool:
-    """Whether products are rounded to bf16; with "bf16-true", which is about memory, only where that is no slower."""
-    precision = settled.precision
-    return precision == "bf16" or (precision == "bf16-true" and fast_bf16(settled.config.train.device))
 
 
 def _cut_lines(path: Path, step: int) -> None:
