@@ -93,6 +93,10 @@ def as_asked(settled: Settled) -> Record | None:
 def _do(settled: Settled, folder: Path, watch: Watch | None) -> Record:
     from omegaconf import OmegaConf
 
+    from tinylm_ablate.train.lean import import_torchmetrics
+
+    import_torchmetrics()  # before anything imports Lightning
+
     from tinylm_ablate.data.corpus import open_corpus
     from tinylm_ablate.data.shards import open_shards
     from tinylm_ablate.evaluate import evaluate

@@ -137,8 +137,8 @@ def settle(config: Config) -> Settled:
     if config.init.method != "random" and (config.arch.activations > 1 or config.arch.shortcuts > 0):
         mistakes.append(f"init.method={config.init.method}: allowed with arch.activations=1 and arch.shortcuts=0")
     if config.init.train == "parent" and (config.init.method == "random" or config.init.parent is not None):
-        found = f"init.method={config.init.method} init.parent={config.init.parent}"
-        mistakes.append(f"init.train=parent: {found} train none; allowed: child, or init.method=inherit init.parent=null")
+        given = f"init.method={config.init.method} init.parent={config.init.parent}"
+        mistakes.append(f"init.train=parent: {given} train none; allowed: child, or init.method=inherit init.parent=null")
     if config.rounds.forgetting and not config.train.keep_model:
         mistakes.append("rounds.forgetting=true: allowed with train.keep_model=true")
     rounds = None
@@ -379,12 +379,14 @@ def _check_parent(config: Config, child: Shape, parent: Settled | None) -> None:
 def _uncalibrated(config: Config) -> list[str]:
     """Settings that want text in a parent's tokens, of a parent whose tokenizer is not whole."""
     init = config.init
-    asked = {"init.criterion": (init.criterion, ("taylor", "learned"), "l1, l2, random")}
-    asked["init.layers"] = (init.layers, ("importance",), "middle, even, or a list")
+    asked = (
+        ("init.criterion", init.criterion, ("taylor", "learned"), "l1, l2, random"),
+        ("init.layers", init.layers, ("importance",), "middle, even, or a list"),
+    )
     return [
         f"{key}={value}: looks at text, and how the tokenizer of init.parent={init.parent} splits text is not known here; "
         f"allowed: {others}, or the model as a folder with its tokenizer.json"
-        for key, (value, looking, others) in asked.items()
+        for key, value, looking, others in asked
         if value in looking
     ]
 
