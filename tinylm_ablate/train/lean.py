@@ -1,8 +1,8 @@
 """A quicker import of Lightning, which imports torchmetrics.
 
-For metrics that training does not use, torchmetrics imports scipy.signal, transformers and matplotlib where it finds them, which is
-almost half of the time between the start of a run and its first step (docs/LAB.md). It asks ``lightning_utilities`` for them; here
-that is made to say that they are missing, as they may well be. Where that package has changed, torchmetrics is imported as it is.
+For metrics that training does not use, torchmetrics imports scipy.signal, transformers and matplotlib where it finds them:
+almost half of the time between the start of a run and its first step (docs/LAB.md). It asks ``lightning_utilities`` for them,
+and that is made to say here that they are missing. Where it has changed, torchmetrics is imported as it is.
 """
 
 from __future__ import annotations
