@@ -70,7 +70,7 @@ bench: setup ## measure speed and memory against peers (about an hour, on a mach
 # One grid of all experiments, so that what several of them share is trained once. The plan with its hours comes first, then it
 # starts; Ctrl-C ends it, and the same command goes on. Figure 2 is counted and not trained. An experiment that fails leaves the
 # others alone, and the report is made of what there is.
-PAPER = scale=$(SCALE) $(if $(TOKENS_PER_PARAMETER),train.tokens_per_parameter=$(TOKENS_PER_PARAMETER)) $(OVERRIDES)
+PAPER = scale=$(SCALE) grid.workers=auto $(if $(TOKENS_PER_PARAMETER),train.tokens_per_parameter=$(TOKENS_PER_PARAMETER)) $(OVERRIDES)
 paper: setup ## run every experiment of the paper, plan and hours first: SCALE, SEEDS, TOKENS_PER_PARAMETER
 	$(RUN) -m +experiments=paper seeds=$(SEEDS) $(PAPER) mode=plan
 	$(RUN) +experiments=figure02_coverage $(PAPER)

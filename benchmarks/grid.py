@@ -1,4 +1,4 @@
-"""Eight runs of the baseline's size as one grid, two at once with one thread each, against eight processes one after another.
+"""Eight runs of the baseline's size as one grid that divides the cores itself, against eight processes one after another.
 
 The processes are the same command without ``-m``, each with as many threads as there are cores. They are alike, so that some of
 them are run and the time of eight is worked out from their mean. Text, tokenizer and shards are there in both cases.
@@ -16,7 +16,7 @@ import time
 from benchmarks.measure import Result
 
 PARTS = ("N",)
-RUNS, MEASURED, AT_ONCE = 8, 2, 2
+RUNS, MEASURED = 8, 2
 RATES = (0.002, 0.003, 0.004, 0.006)
 CELL = [
     "scale=s32", "train.tokens=32768", "tracking=none", "evaluate.max_bytes=20000", "evaluate.cloze_questions=20",
@@ -34,8 +34,7 @@ def run(part: str, windows: int) -> Result:
         ]
         rates = ",".join(map(str, RATES))
         grid = _seconds([
-            "-m", *CELL, f"runs_dir={folder}/grid", f"optimizer.scaling.base_lr={rates}", "seeds=2", "train.threads=1",
-            "hydra/launcher=joblib", f"hydra.launcher.n_jobs={AT_ONCE}",
+            "-m", *CELL, f"runs_dir={folder}/grid", f"optimizer.scaling.base_lr={rates}", "seeds=2", "grid.workers=auto",
         ])  # fmt: skip
     apart = RUNS * statistics.fmean(single)
     return {"process_seconds": single, "processes_seconds": apart, "grid_seconds": grid, "ratio": grid / apart}

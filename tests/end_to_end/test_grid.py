@@ -151,15 +151,35 @@ needs_submitit = pytest.mark.skipif(
 
 @pytest.mark.slow
 @needs_joblib
-def test_workers_run_all_cells_at_once_after_their_parent(settings: list[str], tmp_path: Path) -> None:
+def test_joblib_launches_all_cells_at_once_after_their_parent(settings: list[str], tmp_path: Path) -> None:
     parent = ["init=inherit", "init.parent_depth=3", "init.parent_width=32", "init.parent_ffn_width=48"]
     parent += ["init.keep_first=1", "init.keep_last=1"]
-    launcher = ["grid.workers=2"]
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     told = command(tmp_path, *settings, *parent, "seeds=3", *launcher)
-    assert told.startswith("2 runs at once") and "3 done, 0 failed" in told
+    assert "3 done, 0 failed" in told
     assert told.index("done   parent") < told.index("[2/4] seed=0") < told.index("[4/4] seed=2") < told.index("done   seed=0")
     assert finished(tmp_path) == 4
     assert "0 done, 3 skipped" in command(tmp_path, *settings, *parent, "seeds=3", *launcher)
+
+
+@pytest.mark.slow
+def test_a_team_of_workers_does_a_grid_and_ends_with_its_leader(settings: list[str], tmp_path: Path) -> None:
+    cells = [*settings, "seeds=3", "grid.workers=2", "grid.lease_seconds=2"]
+    with start(tmp_path, *cells, "train.tokens=64000") as grid:
+        deadline, runs = time.monotonic() + 300, tmp_path / "runs"
+        while len(list(runs.glob("*/curve.jsonl"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        workers = {claim.pid for claim in claimed(runs).values()}
+        assert len(workers) == 2 and grid.pid in workers
+        grid.kill()
+        (helper,) = workers - {grid.pid}
+        while Path(f"/proc/{helper}").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not Path(f"/proc/{helper}").exists()
+    assert finished(tmp_path) == 0
+    told = command(tmp_path, *cells, "train.tokens=2048")
+    assert "2 runs at once" in told and "3 done, 0 failed" in told
+    assert "0 failed" in (runs / "grids" / "worker1.log").read_text()
 
 
 @pytest.mark.slow

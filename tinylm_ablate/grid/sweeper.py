@@ -27,10 +27,9 @@ from tinylm_ablate.grid.compose import typed
 from tinylm_ablate.grid.outcome import LOG, Outcome, one_line, say
 from tinylm_ablate.grid.parts import Job, Part, parts, settle_all
 from tinylm_ablate.grid.work import Walk, Work, gather, outcome_of
-from tinylm_ablate.grid.workers import divide, parallel
+from tinylm_ablate.grid.workers import divide, follow, team
 from tinylm_ablate.provenance import require_clean
 from tinylm_ablate.run import Record, as_asked, complete, parameters_of
-from tinylm_ablate.settle import Settled
 
 #: What installs the launchers that are not Hydra's own.
 _EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
@@ -56,12 +55,11 @@ class GridSweeper(Sweeper):
         self.params = params
         self.config: DictConfig | None = None
         self.hydra_context: HydraContext | None = None
-        self.task_function: TaskFunction | None = None
         self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what Hydra hands over, and make the launcher."""
-        self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
+        self.config, self.hydra_context = config, hydra_context
         self.launcher = launcher_of(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> list[Record]:
@@ -72,6 +70,7 @@ class GridSweeper(Sweeper):
             SystemExit: With 1 if a cell failed.
         """
         assert self.config is not None and self.hydra_context is not None
+        follow()
         base = typed(self.config)
         launcher = str(self.config.hydra.runtime.choices.get("hydra/launcher", "basic"))
         if base.grid.workers != 1 and launcher != "basic":
@@ -126,7 +125,10 @@ class GridSweeper(Sweeper):
             for part, grid in grids.items():
                 with locked(grid.path, "this grid's entry in MLflow"):
                     nests[part] = tracker.start_grid(grid.name, grid.title, identity=grid.path.stem)
-            shared = self._share_out([job.settled for job in waiting], base)
+            at_once, threads = divide([job.settled for job in waiting], base.grid.workers)
+            shared = [f"train.threads={threads}"] if threads else []
+            if at_once > 1:
+                say(f"{at_once} runs at once" + (f", {threads} thread{'s' * (threads > 1)} each" if threads else ""))
             works = gather(
                 [(job.name, job.settled, [*job.overrides, *_nested(job, nests[job.part]), *shared]) for job in waiting]
             )
@@ -137,26 +139,16 @@ class GridSweeper(Sweeper):
                     self._launch,
                     together=type(self.launcher).__name__ != "BasicLauncher",  # Hydra may load the class a second time
                     stop=base.grid.on_failure == "stop",
+                    team=at_once > 1,
                 )
-                walk.go()
+                with team(at_once - 1, threads, Path(base.runs_dir) / "grids"):
+                    walk.go()
                 status = "FAILED" if any(work.error for work in works) else "FINISHED"
             finally:
                 for part, nest in nests.items():
                     files = [grids[part].path, *_figures(part, grids[part])] if nest is not None else []
                     tracker.finish_grid(nest, _table(part), files, status, _columns(part.runs))
         return _conclude(jobs, works, grids)
-
-    def _share_out(self, waiting: Sequence[Settled], base: Config) -> list[str]:
-        """Take a launcher of several processes if ``grid.workers`` asks for it; the overrides of their jobs."""
-        if base.grid.workers == 1:
-            return []
-        at_once, threads = divide(waiting, base.grid.workers)
-        if at_once == 1:
-            return []
-        assert self.config is not None and self.hydra_context is not None and self.task_function is not None
-        say(f"{at_once} runs at once" + (f", {threads} thread{'s' * (threads > 1)} each" if threads else ""))
-        self.launcher = launcher_of(self.hydra_context, self.task_function, parallel(self.config, at_once))
-        return [f"train.threads={threads}"] if threads else []
 
     def _launch(self, works: Sequence[Work], first: int) -> list[Outcome]:
         assert self.launcher is not None

@@ -112,10 +112,11 @@ class Walk:
         launch: Does some of them.
         together: Launch all works that can start at once; otherwise one by one, each as soon as it is free.
         stop: End at the first failure.
+        team: Other workers are this one's own: what they have done is told as done.
     """
 
-    def __init__(self, works: Sequence[Work], launch: Launch, *, together: bool, stop: bool) -> None:
-        self.works, self.launch, self.together, self.stop = works, launch, together, stop
+    def __init__(self, works: Sequence[Work], launch: Launch, *, together: bool, stop: bool, team: bool = False) -> None:
+        self.works, self.launch, self.together, self.stop, self.team = works, launch, together, stop, team
         self._by_identity = {work.identity: work for work in works}
         self._runs_dir = Path(works[0].settled.config.runs_dir)
         self._since = file_time(self._runs_dir)
@@ -157,8 +158,8 @@ class Walk:
         if work.identity in held or work.identity in self._paused:
             return False
         if as_asked(work.settled) is not None:
-            work.state = "skipped"
-            say(f"skip   {work.name}: finished by another worker")
+            work.state = "done" if self.team else "skipped"
+            say(f"done   {work.name}: {_result(work)}" if self.team else f"skip   {work.name}: finished by another worker")
             return False
         if failed is None and work.suspect:
             failed = self._crashed(work)

@@ -6,17 +6,27 @@ another. Which division of the cores trains most tokens a second is measured, on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
-
 from tinylm_ablate.arch.shapes import flops_per_token
-from tinylm_ablate.errors import UserError
+from tinylm_ablate.grid.outcome import say
 from tinylm_ablate.hardware import cores, pick_device
 
 if TYPE_CHECKING:
     from tinylm_ablate.settle import Settled
+
+#: Tells a worker which process started it.
+_LEADER = "TINYLM_ABLATE_LEADER"
+_LOOK_SECONDS = 1.0
 
 
 def divide(runs: Sequence[Settled], workers: int | str) -> tuple[int, int | None]:
@@ -56,18 +66,49 @@ def _best_threads(run: Settled) -> int:
     return max(options, key=rates.__getitem__)
 
 
-def parallel(config: DictConfig, workers: int) -> DictConfig:
-    """The config with Hydra's joblib launcher in the place of the one that runs a job after another.
+@contextlib.contextmanager
+def team(count: int, threads: int | None, logs: Path) -> Iterator[None]:
+    """Other workers of the grid within the block: the command that was typed, started again so often.
 
-    Raises:
-        UserError: The launcher is not installed.
+    They end with the grid; or with a checkpoint when the block is left early, or when this process is gone.
+
+    Args:
+        count: How many.
+        threads: Threads of their runs, or None where the command says them.
+        logs: The folder of what they print, ``worker1.log`` and so on.
     """
+    typed = [text for text in sys.argv[1:] if not text.startswith("grid.workers=")]
+    command = [sys.executable, "-m", "tinylm_ablate", *typed, "grid.workers=1", "progress=off"]
+    command += [f"train.threads={threads}"] if threads else []
+    logs.mkdir(parents=True, exist_ok=True)
+    helpers: dict[Path, subprocess.Popen[bytes]] = {}
     try:
-        from hydra_plugins.hydra_joblib_launcher.config import JobLibLauncherConf
-    except ImportError as error:
-        install = "pip install 'tinylm-ablate[joblib]'"
-        raise UserError(f"grid.workers: several runs at once need Hydra's joblib launcher; {install}") from error
-    changed = config.copy()
-    OmegaConf.set_readonly(changed.hydra, False)
-    changed.hydra.launcher = OmegaConf.structured(JobLibLauncherConf(n_jobs=workers, pre_dispatch=str(workers), batch_size="1"))
-    return changed
+        for number in range(1, count + 1):
+            log = logs / f"worker{number}.log"
+            with log.open("wb") as file:
+                helpers[log] = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=os.environ | {_LEADER: str(os.getpid())}
+                )
+        yield
+    except BaseException:
+        for helper in helpers.values():
+            helper.terminate()
+        raise
+    finally:
+        for log, helper in helpers.items():
+            if helper.wait() not in {0, 1}:  # 1 is that of a grid with a failed cell, which is told in its place
+                say(f"a worker ended with exit code {helper.returncode}: {log}")
+
+
+def follow() -> None:
+    """End this process with SIGTERM when the worker that started it is gone, if one did."""
+    leader = os.environ.pop(_LEADER, None)
+    if leader is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(leader):
+            time.sleep(_LOOK_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
