@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from tinylm_ablate import paths
 from tinylm_ablate.arch.shapes import Shape, baseline_parameters, embedding_head_share, parameters
 from tinylm_ablate.grid.cells import expand
-from tinylm_ablate.grid.compose import register, typed
+from tinylm_ablate.grid.compose import Composer, register, typed
 from tinylm_ablate.report.printed import FOLDER, printed
 from tinylm_ablate.report.records import Grid
 from tinylm_ablate.settle import Settled, settle
@@ -49,9 +50,8 @@ def cells(name: str, *overrides: str) -> list[tuple[dict[str, str], Settled]]:
         params = OmegaConf.to_container(whole.hydra.sweeper).get("params")  # type: ignore[union-attr]
         base = typed(whole)
         shared, found = expand(params, given, base.grid, None)
-        return [
-            (dict(cell.values), settle(typed(hydra_compose("config", overrides=[*shared, *cell.overrides])))) for cell in found
-        ]
+        composer = Composer(GlobalHydra.instance().config_loader(), whole)
+        return [(dict(cell.values), settle(typed(composer([*shared, *cell.overrides])))) for cell in found]
 
 
 def shapes(name: str, scale: str = "paper") -> list[Shape]:

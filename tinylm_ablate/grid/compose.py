@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
+import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,6 +21,7 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -57,11 +63,60 @@ def typed(config: DictConfig) -> Config:
     return result
 
 
+class Composer:
+    """Composes the cells of a grid: what cells choose in common once, then their values, in a tenth of Hydra's time.
+
+    What comes out is what Hydra makes of the same overrides: it too composes the groups first, and then sets the values in the
+    order in which they are given.
+
+    Args:
+        loader: Hydra's.
+        master: The config of the multirun.
+    """
+
+    def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
+        self.loader, self.master = cast(ConfigLoaderImpl, loader), master
+        self._chosen: dict[tuple[str, ...], DictConfig] = {}
+
+    def __call__(self, overrides: Sequence[str]) -> DictConfig:
+        """The config of a cell.
+
+        Raises:
+            HydraException, OmegaConfBaseException: The overrides do not compose.
+        """
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        groups = [self._is_group(override) for override in parsed]
+        key = tuple(text for text, group in zip(overrides, groups, strict=True) if group)
+        if key not in self._chosen:
+            self._chosen[key] = self.loader.load_sweep_config(self.master, list(key))
+        config = copy.deepcopy(self._chosen[key])
+        values = [override for override, group in zip(parsed, groups, strict=True) if not group]
+        self.loader._apply_overrides_to_config(values, config)
+        return config
+
+    def _is_group(self, override: Override) -> bool:
+        exists = self.loader.repository.group_exists(override.key_or_group)
+        return override.package is not None or (exists and not isinstance(override.value(), dict))
+
+
 def compose(overrides: Sequence[str]) -> Config:
-    """Compose one config outside of a run, as tests and tools do."""
+    """Compose one config outside of a run, as tests and tools do. ``conf/`` is read once by a process for a working folder."""
     register()
+    if any(text.lstrip("+").startswith("experiments=") for text in overrides):  # a file that may be about to change
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return typed(hydra_compose("config", overrides=list(overrides)))
+    return typed(_composer(Path.cwd())(overrides))
+
+
+@functools.cache
+def _composer(folder: Path) -> Composer:
+    """A composer of single configs; ``folder`` is where Hydra also looks for groups."""
+    del folder
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return typed(hydra_compose("config", overrides=list(overrides)))
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        master = hydra.compose_config("config", [], run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+        return Composer(hydra.config_loader, master)
 
 
 def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:

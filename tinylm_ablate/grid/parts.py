@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from tinylm_ablate.config import Config, walk
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.grid.cells import Cell, expand
-from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, typed
+from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, typed
 from tinylm_ablate.grid.outcome import one_line
 from tinylm_ablate.settle import Settled, settle
 
@@ -157,11 +157,11 @@ def settle_all(config: DictConfig, context: HydraContext, found: Sequence[Part])
     jobs: dict[str, Job] = {}
     mistakes: dict[str, list[str]] = {}
     cells = [(part, cell) for part in found for cell in part.cells]
+    compose = Composer(context.config_loader, config)
     for part, cell in progress.bar(cells, description="grid", unit="cell"):
         name = part.called(cell)
         try:
-            composed = context.config_loader.load_sweep_config(config, [*part.shared, *cell.overrides])
-            settled = settle(typed(composed))
+            settled = settle(typed(compose([*part.shared, *cell.overrides])))
         except ConfigError as error:
             for mistake in error.mistakes:
                 mistakes.setdefault(mistake, []).append(name)

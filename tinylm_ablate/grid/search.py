@@ -20,7 +20,7 @@ from tinylm_ablate.config import Config, SearchConfig
 from tinylm_ablate.data.once import writing
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import fingerprint
-from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, diagnose, typed
+from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, diagnose, typed
 from tinylm_ablate.grid.outcome import one_line, say
 from tinylm_ablate.run import Record, finished, parameters_of
 from tinylm_ablate.settle import Settled, settle
@@ -42,6 +42,7 @@ class OptunaSweeper(Sweeper):
         self.params = params
         self.config: DictConfig | None = None
         self.hydra_context: HydraContext | None = None
+        self.compose: Composer | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what Hydra hands over; trials are trained in this process, so there is no launcher."""
@@ -126,8 +127,9 @@ class OptunaSweeper(Sweeper):
 
     def _settle(self, shared: Sequence[str], overrides: Sequence[str]) -> Settled:
         assert self.config is not None and self.hydra_context is not None
-        composed = self.hydra_context.config_loader.load_sweep_config(self.config, [*shared, *overrides, "seeds=null"])
-        return settle(typed(composed))
+        if self.compose is None:
+            self.compose = Composer(self.hydra_context.config_loader, self.config)
+        return settle(typed(self.compose([*shared, *overrides, "seeds=null"])))
 
     def _search(
         self,

@@ -1,0 +1,47 @@
+"""Cells composed from what they choose in common are what Hydra composes of each alone."""
+
+from __future__ import annotations
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from tinylm_ablate.config import Config
+from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, register, typed
+from tinylm_ablate.paths import conf_dir
+
+CELLS = [
+    [],
+    ["seed=3"],
+    ["arch.depth=29", "init=inherit", "arch.width=4096/s", "init.criterion=l2"],
+    ["init.criterion=l1", "arch.depth=29", "init=inherit"],
+    ["+experiments=table05_inheritance", "init=inherit", "init.criterion=learned", "scale=s16"],
+    ["+experiments=table05_inheritance", "init=inherit", "init.criterion=taylor", "scale=s16", "train.batch_tokens=512"],
+    ["optimizer=lion", "optimizer.scaling.base_lr=1e-4", "++grid.arms={a:['arch.depth=2'],b:[]}"],
+    ["++grid.arms={}", "scale.factor=24", "optimizer=lion"],
+    ["data.path='a b, c'", "init.std=${scale.init_std}", "train.tokens=${times:3,7}"],
+]
+
+
+def test_cells_are_those_of_hydra_whatever_came_before() -> None:
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        expected = [typed(hydra_compose("config", overrides=cell)) for cell in CELLS]
+        master = hydra_compose("config", return_hydra_config=True)
+        composer = Composer(GlobalHydra.instance().config_loader(), master)
+        for _ in range(2):
+            found: list[Config] = [typed(composer(cell)) for cell in CELLS]
+            assert found == expected
+
+
+@pytest.mark.parametrize("wrong", ["arch.depht=3", "init=nothing", "~arch.nothing"])
+def test_what_hydra_refuses_is_refused(wrong: str) -> None:
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composer = Composer(GlobalHydra.instance().config_loader(), hydra_compose("config", return_hydra_config=True))
+        with pytest.raises(COMPOSITION_ERRORS) as expected:
+            hydra_compose("config", overrides=[wrong])
+        with pytest.raises(COMPOSITION_ERRORS) as told:
+            composer([wrong])
+    assert type(told.value) is type(expected.value) and str(told.value) == str(expected.value)
