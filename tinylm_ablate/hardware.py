@@ -49,6 +49,11 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def thread_count(threads: int | str, processes: int = 1) -> int:
     """Threads of one of so many processes that work together, by ``train.threads``: "auto" is one a core."""
     return max(1, cores() // processes) if isinstance(threads, str) else threads

@@ -33,6 +33,9 @@ _PACKAGES = (
 #: Variable of the environment by which a grid tells its workers' processes what was typed.
 COMMAND = "TINYLM_ABLATE_COMMAND"
 
+#: Tells a worker of a grid which process started it, and when the grid was started (``tinylm_ablate.grid.workers``).
+LEADER = "TINYLM_ABLATE_LEADER"
+
 
 @cache
 def provenance() -> dict[str, Any]:
@@ -55,7 +58,8 @@ def provenance() -> dict[str, Any]:
 
 def carry_command() -> None:
     """Let the processes that this one starts, through whichever launcher, know the command line."""
-    os.environ[COMMAND] = json.dumps([Path(sys.argv[0]).name, *sys.argv[1:]])
+    if LEADER not in os.environ:  # a worker that another one has started carries on what was typed
+        os.environ[COMMAND] = json.dumps([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def _command() -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.experiments.test_experiments import cells
 from tinylm_ablate.arch.shapes import flops_per_token
+from tinylm_ablate.grid.work import gather
 from tinylm_ablate.report import convergence, layer_skip
 
 
@@ -24,6 +25,21 @@ def test_figure_5_measures_runs_of_table_2_and_the_parent_of_table_5(scale: str)
     assert 5 < cost["parent_29_layers"] / cost["20_layers"] < 9
     config = cells("figure05_layer_skip", f"scale={scale}")[0][1].config
     assert config.evaluate.layer_skip == 3 and config.experiment.figures == [layer_skip.NAME]
+
+
+def test_the_parent_is_measured_as_figure_5_asks_where_table_5_wants_it_first() -> None:
+    wanted = [
+        (name, place["arm"], settled)
+        for name in ("table05_inheritance", "figure05_layer_skip")
+        for place, settled in cells(name)
+    ]
+    works = gather([(f"{name} {arm}", settled, [name, arm]) for name, arm, settled in wanted])
+    (parent,) = (work for work in works if work.name == "figure05_layer_skip parent_29_layers")
+    assert parent.settled.config.evaluate.layer_skip == 3
+    assert parent.overrides == ["figure05_layer_skip", "parent_29_layers"]
+    children = [work.settled for work in works if work.settled.parent]
+    assert {child.parent.identity for child in children if child.parent} == {parent.identity}
+    assert works.index(parent) < min(works.index(work) for work in works if work.settled in children)
 
 
 @pytest.mark.parametrize("scale", ["paper", "s32"])

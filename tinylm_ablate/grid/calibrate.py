@@ -1,4 +1,4 @@
-"""What a run costs on this machine, from a second or two of measurement.
+"""What a run costs on this machine, from some seconds of measurement.
 
 A decoder costs a + b * depth for one sequence, since its layers are alike, so one and four layers of the real width, on a real
 sequence, give a and b: for the passes of training, for the forward pass of evaluation and for a step of the optimizer. A shape
@@ -24,7 +24,7 @@ from tinylm_ablate.hardware import pick_device, thread_count
 #: depths are near each other.
 _LAYERS = 4
 
-#: Training FLOPs of its step; some tenths of a second on two cores, less on a GPU.
+#: Training FLOPs of its step; about half a second on a core, less on a GPU.
 _STEP_FLOPS = {"cpu": 2e10, "cuda": 4e13}
 
 #: Stands for all shapes that are too large to be measured, and the tokens of its sequences.
@@ -55,7 +55,13 @@ class Speed:
 
 
 def speed(
-    shape: Shape, context_length: int, micro_batch: int, precision: str, threads: int | str, optimizer: OptimizerConfig
+    shape: Shape,
+    context_length: int,
+    micro_batch: int,
+    precision: str,
+    threads: int | str,
+    optimizer: OptimizerConfig,
+    device: str = "auto",
 ) -> Speed:
     """Measure a shape on this machine's CPU or GPU; layers are not compiled, and a compiled run is faster.
 
@@ -66,13 +72,15 @@ def speed(
         precision: "fp32" or "bf16".
         threads: CPU threads; "auto" is one a core.
         optimizer: Whose step is measured.
+        device: ``train.device``.
     """
-    limit = _STEP_FLOPS[pick_device("auto")]
+    device = pick_device(device)
+    limit = _STEP_FLOPS.get(device, _STEP_FLOPS["cpu"])
     measured, tokens, sequences = shape, context_length, micro_batch
     if _step_flops(shape, context_length) > limit:
         measured, tokens, sequences = _MEDIUM, _MEDIUM_TOKENS, micro_batch
     sequences = max(1, min(sequences, int(limit / _step_flops(measured, tokens))))
-    found = _measured(measured, tokens, sequences, precision, threads, optimizer)
+    found = _measured(measured, tokens, sequences, precision, threads, optimizer, device)
     if measured is shape:
         return found
     ratio = _flops(shape, context_length) / _flops(measured, tokens)
@@ -89,13 +97,6 @@ def _flops(shape: Shape, context_length: int) -> int:
     return flops_per_token(shape, context_length)["training"]
 
 
-def on_gpu() -> bool:
-    """Whether runs train on a GPU here."""
-    import torch
-
-    return torch.cuda.is_available()
-
-
 #: What was measured in this process, and how long it took: processor time and time, seconds.
 _known: dict[tuple[object, ...], Speed] = {}
 _spent = [0.0, 0.0]
@@ -108,19 +109,20 @@ def busy() -> bool:
 
 
 def _measured(
-    shape: Shape, tokens: int, sequences: int, precision: str, threads: int | str, optimizer: OptimizerConfig
+    shape: Shape, tokens: int, sequences: int, precision: str, threads: int | str, optimizer: OptimizerConfig, device: str
 ) -> Speed:
     """A shape at its whole depth, from one and from a few of its layers."""
     import torch
 
-    key = (shape, tokens, sequences, precision, threads, optimizer.name)
+    key = (shape, tokens, sequences, precision, threads, optimizer.name, device)
     if key in _known:
         return _known[key]
-    device, before = pick_device("auto"), torch.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(thread_count(threads))
     try:
         models = [
-            _works(dataclasses.replace(shape, depth=depth), tokens, sequences, precision, optimizer) for depth in (1, _LAYERS)
+            _works(dataclasses.replace(shape, depth=depth), tokens, sequences, precision, optimizer, device)
+            for depth in (1, _LAYERS)
         ]
         pairs = [_shortest(one, several, device) for one, several in zip(*models, strict=True)]
     finally:
@@ -132,7 +134,7 @@ def _measured(
 
 
 def _works(
-    shape: Shape, tokens: int, sequences: int, precision: str, optimizer: OptimizerConfig
+    shape: Shape, tokens: int, sequences: int, precision: str, optimizer: OptimizerConfig, device: str
 ) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None]]:
     """What a decoder does: its passes over a batch in training, those of an evaluation, and a step of the optimizer."""
     import torch
@@ -140,7 +142,6 @@ def _works(
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.optimizer.build import build_optimizer
 
-    device = pick_device("auto")
     decoder = Decoder(shape).to(device)
     ids = torch.randint(shape.vocab_size, (sequences, tokens + 1), device=device)
     stepper = build_optimizer(decoder, optimizer, 1e-9)

@@ -85,6 +85,7 @@ class Composer:
             HydraException, OmegaConfBaseException: The overrides do not compose.
         """
         parsed = OverridesParser.create().parse_overrides(list(overrides))
+        self.loader.validate_sweep_overrides_legal(parsed, run_mode=RunMode.RUN, from_shell=True)
         groups = [self._is_group(override) for override in parsed]
         key = tuple(text for text, group in zip(overrides, groups, strict=True) if group)
         if key not in self._chosen:

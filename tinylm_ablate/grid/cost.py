@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tinylm_ablate.arch.shapes import flops_per_token, parameters
-from tinylm_ablate.grid.calibrate import on_gpu, speed
+from tinylm_ablate.grid.calibrate import speed
+from tinylm_ablate.hardware import pick_device
 from tinylm_ablate.settle import Settled
 
 #: Seconds of a run that do not depend on its shape: opening the text, making the trainer, writing what is kept. Measured on
@@ -70,7 +71,7 @@ class Cost:
 
 
 def cost(settled: Settled, compiled: bool = False) -> Cost:
-    """The cost of one run, some of it measured (a second or two for a shape).
+    """The cost of one run, some of it measured (some seconds for a shape).
 
     Args:
         settled: The run.
@@ -79,7 +80,9 @@ def cost(settled: Settled, compiled: bool = False) -> Cost:
     from tinylm_ablate.train.compile import worth_compiling
 
     shape, train, optimizer = settled.shape, settled.config.train, settled.config.optimizer
-    measured = speed(shape, train.context_length, settled.micro_batch, settled.precision, train.threads, optimizer)
+    measured = speed(
+        shape, train.context_length, settled.micro_batch, settled.precision, train.threads, optimizer, train.device
+    )
     steps = settled.steps - settled.rounds.start
     tokens = steps * train.batch_tokens
     per_token = flops_per_token(shape, train.context_length)
@@ -89,7 +92,7 @@ def cost(settled: Settled, compiled: bool = False) -> Cost:
         passes, start = passes / _COMPILED_GAIN, start + (_COMPILED_SECONDS if compiled else _COMPILE_SECONDS)
     if settled.previous is not None and settled.rounds.rule in {"loss", "top"}:
         start += settled.rounds.first * train.batch_tokens * measured.forward
-    if on_gpu():  # CPU processes share the cores that one of them would have
+    if pick_device(train.device) == "cuda":  # CPU processes share the cores that one of them would have
         passes /= train.devices
     training = passes + steps * (measured.optimizer + settled.accumulation * _LOOP_SECONDS)
     count = parameters(shape)["total"]

@@ -27,7 +27,7 @@ from tinylm_ablate.grid.compose import typed
 from tinylm_ablate.grid.outcome import LOG, Outcome, one_line, say
 from tinylm_ablate.grid.parts import Job, Part, parts, settle_all
 from tinylm_ablate.grid.work import Walk, Work, gather, outcome_of
-from tinylm_ablate.grid.workers import divide, follow, team
+from tinylm_ablate.grid.workers import Team, divide, leader_since
 from tinylm_ablate.provenance import require_clean
 from tinylm_ablate.run import Record, as_asked, complete, parameters_of
 
@@ -70,9 +70,11 @@ class GridSweeper(Sweeper):
             SystemExit: With 1 if a cell failed.
         """
         assert self.config is not None and self.hydra_context is not None
-        follow()
+        leader_since()
         base = typed(self.config)
         launcher = str(self.config.hydra.runtime.choices.get("hydra/launcher", "basic"))
+        if base.grid.workers == "auto" and launcher != "basic":
+            base.grid.workers = 1
         if base.grid.workers != 1 and launcher != "basic":
             found_workers = f"grid.workers={base.grid.workers}"
             raise ConfigError([f"{found_workers}: allowed with hydra/launcher={launcher}: 1, since it has workers of its own"])
@@ -140,9 +142,12 @@ class GridSweeper(Sweeper):
                     together=type(self.launcher).__name__ != "BasicLauncher",  # Hydra may load the class a second time
                     stop=base.grid.on_failure == "stop",
                     team=at_once > 1,
+                    since=leader_since(),
                 )
-                with team(at_once - 1, threads, Path(base.runs_dir) / "grids"):
+                with Team(at_once - 1, threads, walk.since, Path(base.runs_dir) / "grids") as others:
                     walk.go()
+                    if any(work.state == "waiting" for work in works):
+                        others.stop()
                 status = "FAILED" if any(work.error for work in works) else "FINISHED"
             finally:
                 for part, nest in nests.items():
@@ -235,7 +240,10 @@ def _write_grid(part: Part) -> _Grid:
         "cells": [{"identity": job.settled.identity, "name": cell.name, "overrides": dict(cell.values)} for job, cell in cells],
     }
     path = Path(base.runs_dir) / "grids" / f"{identity}.json"
-    write_atomic(path, json.dumps(content, indent=1, sort_keys=True))
+    if leader_since() is None:
+        write_atomic(path, json.dumps(content, indent=1, sort_keys=True))
+    elif path.exists():  # as the leader has described it
+        title = str(json.loads(path.read_text())["title"])
     return _Grid(name, title, path)
 
 
@@ -260,7 +268,7 @@ def _conclude(jobs: Sequence[Job], works: Sequence[Work], grids: Mapping[Part, _
     for work in failed:
         log = work.settled.folder / LOG
         say(f"failed {work.name}: {work.error}{f' (see {log})' if log.exists() else ''}")
-    if failed:
+    if failed and leader_since() is None:  # a leader tells of failed cells itself
         raise SystemExit(1)
     return [record for job in jobs if (record := as_asked(job.settled)) is not None]
 

@@ -67,6 +67,8 @@ def gather(cells: Iterable[tuple[str, Settled, Sequence[str]]]) -> list[Work]:
                     known.settled, known.overrides = work.settled, work.overrides
         known = works.setdefault(settled.identity, Work(name, name, settled, overrides))
         known.name = name
+        if _keeps(settled) >= _keeps(known.settled):  # the cell may ask for more beside the run than who needs it does
+            known.settled, known.overrides = settled, overrides
     return list(works.values())
 
 
@@ -113,13 +115,23 @@ class Walk:
         together: Launch all works that can start at once; otherwise one by one, each as soon as it is free.
         stop: End at the first failure.
         team: Other workers are this one's own: what they have done is told as done.
+        since: When the grid was started, by the clock of its folder; None is now.
     """
 
-    def __init__(self, works: Sequence[Work], launch: Launch, *, together: bool, stop: bool, team: bool = False) -> None:
+    def __init__(
+        self,
+        works: Sequence[Work],
+        launch: Launch,
+        *,
+        together: bool,
+        stop: bool,
+        team: bool = False,
+        since: float | None = None,
+    ) -> None:
         self.works, self.launch, self.together, self.stop, self.team = works, launch, together, stop, team
         self._by_identity = {work.identity: work for work in works}
         self._runs_dir = Path(works[0].settled.config.runs_dir)
-        self._since = file_time(self._runs_dir)
+        self.since = file_time(self._runs_dir) if since is None else since
         self._launched = 0
         self._paused: set[str] = set()
         self._told: set[str] = set()
@@ -131,7 +143,10 @@ class Walk:
             Interrupted: A work was stopped by a signal; its state is saved.
         """
         while waiting := [work for work in self.works if work.state == "waiting"]:
-            if ready := self._ready(waiting):
+            ready = self._ready(waiting)
+            if self.stop and any(work.state == "failed" for work in self.works):
+                return
+            if ready:
                 self._do(ready)
             elif any(work.state == "waiting" for work in waiting):
                 time.sleep(min(LOOK_SECONDS, waiting[0].settled.config.grid.lease_seconds / 4))
@@ -154,7 +169,7 @@ class Walk:
 
     def _can_start(self, work: Work, held: dict[str, Holder]) -> bool:
         """Whether a work can start; what other workers have made of it meanwhile is taken over."""
-        failed = failure(work.settled.folder, self._since)
+        failed = failure(work.settled.folder, self.since)
         if work.identity in held or work.identity in self._paused:
             return False
         if as_asked(work.settled) is not None:
@@ -217,7 +232,7 @@ class Walk:
         for work in works:
             if as_asked(work.settled) is not None:
                 outcomes.append(Outcome("done"))
-            elif (text := failure(work.settled.folder, self._since)) is not None:
+            elif (text := failure(work.settled.folder, self.since)) is not None:
                 outcomes.append(Outcome("failed", text))
             else:
                 if work.identity in claims and not claims[work.identity].released:

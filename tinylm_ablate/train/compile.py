@@ -12,9 +12,9 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.hardware import pick_device
 from tinylm_ablate.settle import Settled
 
-#: Compiling takes half a minute and then saves about an eighth (docs/LAB.md), which some three minutes of training win back: on
+#: Compiling takes half a minute and then saves about an eighth (docs/LAB.md), which some four minutes of training win back: on
 #: a processor, and on a GPU, at the rates that they usually attain.
-_COMPILE_FROM_FLOPS = {"cpu": 5e12, "cuda": 1e16}
+_COMPILE_FROM_FLOPS = {"cpu": 8e12, "cuda": 2e16, "mps": 4e14}
 
 
 def worth_compiling(settled: Settled, flops: float) -> bool:
