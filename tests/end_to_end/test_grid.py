@@ -165,7 +165,7 @@ def test_joblib_launches_all_cells_at_once_after_their_parent(settings: list[str
 @pytest.mark.slow
 def test_a_team_of_workers_does_a_grid_and_ends_with_its_leader(settings: list[str], tmp_path: Path) -> None:
     cells = [*settings, "seeds=3", "grid.workers=2", "grid.lease_seconds=2"]
-    with start(tmp_path, *cells, "train.tokens=64000") as grid:
+    with start(tmp_path, *cells, "train.tokens=6400000") as grid:
         deadline, runs = time.monotonic() + 300, tmp_path / "runs"
         while len(list(runs.glob("*/curve.jsonl"))) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
