@@ -12,6 +12,7 @@ from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, par
 from tinylm_ablate.grid.calibrate import busy
 from tinylm_ablate.grid.cost import PROGRAM_SECONDS, code_of, cost, shard_bytes
 from tinylm_ablate.grid.needs import before
+from tinylm_ablate.grid.workers import divide
 from tinylm_ablate.optimizer.schedule import drawn, run_factor, warmup_steps
 from tinylm_ablate.settle import Settled
 
@@ -78,8 +79,15 @@ def plan(name: str, settled: Settled, compiled: bool = False) -> dict[str, Any]:
     }
 
 
-def plans(cells: Sequence[tuple[str, Settled]], form: str) -> str:
-    """The plans of all cells and of the runs that they need, as tables with totals, or the cells as one JSON object a line."""
+def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 1) -> str:
+    """The plans of all cells and of the runs that they need, as tables with totals, or the cells as one JSON object a line.
+
+    Args:
+        cells: Each with its name.
+        form: ``plan.format``.
+        workers: ``grid.workers``.
+    """
+    at_once, threads = divide([settled for _, settled in cells], workers)
     known = {settled.identity for _, settled in cells}
     needed = {run.identity: run for _, settled in cells for run in before(settled) if run.identity not in known}
     apart = [(f"{run.identity}", run) for run in needed.values()] if form == "table" else []
@@ -87,6 +95,8 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str) -> str:
     rows: list[dict[str, Any]] = []
     compiled: set[tuple[object, ...]] = set()
     for name, settled in progress.bar(named, description="plan", unit="run"):
+        if threads is not None:
+            settled.config.train.threads = threads
         rows.append(plan(name, settled, code_of(settled) in compiled))
         compiled.add(code_of(settled))
     if form == "json":
@@ -96,14 +106,14 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str) -> str:
     if others:
         told = "run that is" if len(others) == 1 else "runs that are"
         lines += ["", f"and {len(others)} {told} trained once, for those above to start from:", _runs(others)]
-    return "\n".join([*lines, "", *_totals(rows, [settled for _, settled in named])])
+    return "\n".join([*lines, "", *_totals(rows, [settled for _, settled in named], at_once)])
 
 
 def _runs(rows: Sequence[dict[str, Any]]) -> str:
     return _table([[_shown(key, row[key]) for key in _COLUMNS] for row in rows], list(_COLUMNS.values()))
 
 
-def _totals(rows: Sequence[dict[str, Any]], settled: Sequence[Settled]) -> list[str]:
+def _totals(rows: Sequence[dict[str, Any]], settled: Sequence[Settled], at_once: int) -> list[str]:
     """What is left to do, all runs counted once: tokens, FLOPs, time and disk."""
     runs = {row["identity"]: row for row in rows}
     waiting = [row for row in runs.values() if not row["finished"]]
@@ -111,11 +121,13 @@ def _totals(rows: Sequence[dict[str, Any]], settled: Sequence[Settled]) -> list[
     training, evaluation = (sum(row[f"{name}_seconds"] for row in waiting) for name in ("training", "evaluation"))
     shards = [shard_bytes(run) for run in {(run.text, run.vocabulary): run for run in open_runs}.values()]
     known = [size for size in shards if size is not None]
+    seconds = [row["seconds"] for row in waiting]
+    whole = PROGRAM_SECONDS + max(sum(seconds) / at_once, *seconds, 0)
     unread = ", shards of a text that has not been read" if len(known) < len(shards) else ""
     return [
         f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {len(runs) - len(waiting)} finished; to do: {len(waiting)}, "
         f"{sum(row['own_tokens'] for row in waiting):,} tokens, {sum(row['own_flops'] for row in waiting):.3g} FLOPs",
-        f"time here, one after another: {duration(sum((row['seconds'] for row in waiting), start=PROGRAM_SECONDS))} "
+        f"time here, {'one after another' if at_once == 1 else f'{at_once} at once'}: {duration(whole)} "
         f"({duration(training)} of training, {duration(evaluation)} of evaluation)"
         + ("; other programs use this machine now, and that is what it would be without them" if busy() else ""),
         f"disk: {_size(sum(row['model_bytes'] for row in waiting))} of models, "

@@ -85,7 +85,7 @@ class GridSweeper(Sweeper):
         if base.mode == "plan":
             from tinylm_ablate.grid.plan import plans
 
-            print(plans(named, base.plan.format))
+            print(plans(named, base.plan.format, base.grid.workers))
             return []
         if base.mode == "coverage":
             from tinylm_ablate.grid.coverage import write_coverage
