@@ -179,10 +179,12 @@ def map_rows(child: Entries, parent: Entries | None, rows: int | None = None) ->
 def _relation(found: list[list[int]], child: Entries, old: _Spelling) -> str:
     if len(found) == len(old.names) and all(pieces == [number] for number, pieces in enumerate(found)):
         return "the parent's own vocabulary"
-    if all(len(pieces) == 1 for pieces in found):
-        cut = child.source_ids is not None and [pieces[0] for pieces in found] == child.source_ids.tolist()
-        return "cut from the parent's vocabulary" if cut else "a part of the parent's vocabulary"
-    return "another vocabulary"
+    if child.source_ids is not None and any(found):
+        # Bytes that the parent's tokenizer lacks were added before it was cut (``tokenizer.lossless``).
+        sources = [[number] if number in old.names else [] for number in child.source_ids.tolist()]
+        if found == sources:
+            return "cut from the parent's vocabulary"
+    return "a part of the parent's vocabulary" if all(len(pieces) == 1 for pieces in found) else "another vocabulary"
 
 
 def _pieces(number: int, child: _Spelling, parent: _Spelling) -> list[int]:
