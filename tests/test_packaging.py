@@ -200,7 +200,7 @@ def test_help_is_the_default_and_lists_every_target() -> None:
 @needs_make
 def test_paper_is_planned_then_run_as_one_grid_and_reported(workshop: Path) -> None:
     asked = ("SCALE=s8", "SEEDS=3", "TOKENS_PER_PARAMETER=0.5", "RUNS=elsewhere", "ARGS=data=broken")
-    settings = "scale=s8 train.tokens_per_parameter=0.5 runs_dir=elsewhere data=broken"
+    settings = "scale=s8 grid.workers=auto train.tokens_per_parameter=0.5 runs_dir=elsewhere data=broken"
     done = make(workshop, "paper", *asked)
     assert done.returncode != 0 and "some runs failed; the same command does what is missing" in done.stderr
     assert [line for line in done.stdout.splitlines() if line.startswith("python ")] == [

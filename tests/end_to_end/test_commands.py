@@ -144,11 +144,8 @@ def test_a_cell_that_fails_leaves_the_others(small_data: list[str], cache: Path,
     assert "RunFailed" in log.read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_run_ends_with_the_same_weights(
-    number: signal.Signals, small_data: list[str], cache: Path, tmp_path: Path
-) -> None:
-    arguments = [*settings(small_data, cache), "tracking=none", "train.tokens=76800", "train.checkpoint_minutes=0.001"]
+def test_a_run_that_is_stopped_ends_with_the_same_weights(small_data: list[str], cache: Path, tmp_path: Path) -> None:
+    arguments = [*settings(small_data, cache), "tracking=none", "train.tokens=38400", "train.checkpoint_minutes=0.001"]
     whole = command(tmp_path, *arguments, "runs_dir=whole")
     assert whole.returncode == 0, whole.stderr
     start = [sys.executable, "-m", "tinylm_ablate", *arguments, "runs_dir=runs"]
@@ -156,11 +153,10 @@ def test_a_killed_run_ends_with_the_same_weights(
         deadline = time.monotonic() + 120
         while not list((tmp_path / "runs").glob("*/checkpoint/step-*")) and time.monotonic() < deadline:
             time.sleep(0.01)
-        os.kill(process.pid, number)
+        os.kill(process.pid, signal.SIGTERM)
         _, told = process.communicate()
-    assert process.returncode == (-9 if number == signal.SIGKILL else 143), told
-    if number == signal.SIGTERM:
-        assert "The same command goes on from there" in told
+    assert process.returncode == 143, told
+    assert "The same command goes on from there" in told
     assert not records(tmp_path)
     rest = command(tmp_path, *arguments, "runs_dir=runs")
     assert rest.returncode == 0, rest.stderr
