@@ -317,7 +317,13 @@ def _words(column: str) -> str:
 
 
 def _columns(section: Section) -> list[str]:
-    return list(dict.fromkeys(key for arm in section.arms for run in arm.runs.values() for key in run.values))
+    """What the section's runs have values of; other runs may have another language."""
+    runs = [run for arm in section.arms for run in arm.runs.values()]
+    return list(
+        dict.fromkeys(
+            key for run in runs for key, value in run.values.items() if not (isinstance(value, float) and math.isnan(value))
+        )
+    )
 
 
 def _differs(section: Section, key: str) -> bool:
