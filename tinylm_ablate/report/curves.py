@@ -28,6 +28,9 @@ POINTS = 64
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _STYLES = ("-", "--", ":", "-.")
 
+#: Most arms whose legend stands beside the curves, and the columns of a larger one below them.
+_BESIDE, _LEGEND_COLUMNS = 12, 2
+
 
 def thin(path: Path) -> str:
     """A run's ``curve.jsonl`` as CSV (tokens, loss) of at most ``POINTS`` rows.
@@ -92,7 +95,9 @@ def draw(section: Section, curves: Mapping[str, Curve], title: str) -> Figure | 
     ]
     if not drawn:
         return None
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    # Many arms have their legend below, in columns, and a figure that is taller by it.
+    rows = math.ceil(len(drawn) / _LEGEND_COLUMNS) if len(drawn) > _BESIDE else 0
+    figure = Figure(figsize=(7.5, 4.2 + 0.2 * rows), layout="constrained")
     axes = figure.add_subplot()
     for index, (arm, found) in enumerate(drawn):
         colour, style = _COLOURS[index % len(_COLOURS)], _STYLES[index // len(_COLOURS) % len(_STYLES)]
@@ -114,7 +119,10 @@ def draw(section: Section, curves: Mapping[str, Curve], title: str) -> Figure | 
     highest = max(float(losses.max()) for losses in tails)
     margin = 0.05 * (highest - lowest) or 0.1
     axes.set_ylim(lowest - margin, highest + margin)
-    figure.legend(loc="outside right upper" if len(drawn) <= 12 else "outside lower center", fontsize=8, frameon=False)
+    if rows:
+        figure.legend(loc="outside lower center", ncols=_LEGEND_COLUMNS, fontsize=7, frameon=False)
+    else:
+        figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure
 
 

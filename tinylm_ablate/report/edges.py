@@ -26,7 +26,7 @@ def with_edges(records: pd.DataFrame, results: Path) -> pd.DataFrame:
     found = [_edges(results / layer_skip.NAME / f"{identity}.csv") for identity in records["identity"]]
     if not any(found):
         return records
-    return records.assign(
+    return records.copy().assign(
         **{f"{_COLUMN}{name}": [own.get(name, math.nan) for own in found] for name in ("first", "last", "between")}
     )
 
