@@ -124,9 +124,9 @@ class Team:
             helper.terminate()
 
     def _watch(self, helper: subprocess.Popen[bytes], log: Path) -> None:
-        if helper.wait() == 0:
+        if helper.wait() == 0 or self._stopped:
             log.unlink(missing_ok=True)
-        elif not self._stopped:
+        else:
             say(f"a worker ended with exit code {helper.returncode}; the others go on ({log})")
 
 
