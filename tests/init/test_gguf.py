@@ -88,6 +88,16 @@ def write(
     return path
 
 
+def write_byte_level(path: Path, rule: str) -> Path:
+    tokenizer = byte_level()
+    names = [str(tokenizer.id_to_token(number)) for number in range(300)]
+    merges = [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+    return write(
+        path, random_state(), add_tokenizer_model="gpt2", add_tokenizer_pre=rule, add_token_list=names, add_token_merges=merges,
+        add_token_types=[3] + [1] * 299,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("quantised", [False, True])
 def test_weights_come_back(tmp_path: Path, quantised: bool) -> None:
     state = random_state()
@@ -114,11 +124,7 @@ def test_qwens_rows_are_not_permuted_and_its_biases_and_norms_come_back(tmp_path
 def test_a_byte_level_vocabulary_comes_back(tmp_path: Path) -> None:
     tokenizer = byte_level()
     names = [str(tokenizer.id_to_token(number)) for number in range(300)]
-    merges = [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
-    path = write(
-        tmp_path / "model.gguf", random_state(), add_tokenizer_model="gpt2", add_token_list=names, add_token_merges=merges,
-        add_token_types=[3] + [1] * 299,
-    )  # fmt: skip
+    path = write_byte_level(tmp_path / "model.gguf", "gpt-2")
     found = open_parent(str(path), tmp_path).vocabulary
     assert found is not None
     assert (found.size, found.special_ids, found.end_of_text) == (300, frozenset({0}), 0)
@@ -126,16 +132,6 @@ def test_a_byte_level_vocabulary_comes_back(tmp_path: Path) -> None:
     assert map_rows(child, found).record()["relation"] == "the parent's own vocabulary"
     for name in names[257:]:
         assert [token.id for token in found.tokenizer.model.tokenize(name)] == [tokenizer.token_to_id(name)]
-
-
-def write_byte_level(path: Path, rule: str) -> Path:
-    tokenizer = byte_level()
-    names = [str(tokenizer.id_to_token(number)) for number in range(300)]
-    merges = [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
-    return write(
-        path, random_state(), add_tokenizer_model="gpt2", add_tokenizer_pre=rule, add_token_list=names, add_token_merges=merges,
-        add_token_types=[3] + [1] * 299,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("rule", "split"), [("gpt-2", []), ("smollm", [Digits(individual_digits=True)])])

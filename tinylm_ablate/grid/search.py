@@ -48,6 +48,7 @@ class OptunaSweeper(Sweeper):
         """Keep what Hydra hands over; trials are trained in this process, so there is no launcher."""
         del task_function
         self.config, self.hydra_context = config, hydra_context
+        self.compose = Composer(hydra_context.config_loader, config)
 
     def sweep(self, arguments: list[str]) -> list[Record]:
         """Search until the study has its trials, and print what was found.
@@ -126,9 +127,7 @@ class OptunaSweeper(Sweeper):
         ]
 
     def _settle(self, shared: Sequence[str], overrides: Sequence[str]) -> Settled:
-        assert self.config is not None and self.hydra_context is not None
-        if self.compose is None:
-            self.compose = Composer(self.hydra_context.config_loader, self.config)
+        assert self.compose is not None
         return settle(typed(self.compose([*shared, *overrides, "seeds=null"])))
 
     def _search(

@@ -144,15 +144,18 @@ class Walk:
         """
         while waiting := [work for work in self.works if work.state == "waiting"]:
             ready = self._ready(waiting)
-            if self.stop and any(work.state == "failed" for work in self.works):
+            if self._stops():
                 return
             if ready:
                 self._do(ready)
             elif any(work.state == "waiting" for work in waiting):
                 time.sleep(min(LOOK_SECONDS, waiting[0].settled.config.grid.lease_seconds / 4))
                 self._paused.clear()
-            if self.stop and any(work.state == "failed" for work in self.works):
+            if self._stops():
                 return
+
+    def _stops(self) -> bool:
+        return self.stop and any(work.state == "failed" for work in self.works)
 
     def _ready(self, waiting: Sequence[Work]) -> list[Work]:
         """What can start now: all of it, or the first."""

@@ -36,11 +36,11 @@ _PARTS = {
 }  # fmt: skip
 #: "general.architecture" -> what its blocks have beside Llama's.
 _ARCHITECTURES: dict[str, dict[str, bool]] = {"llama": {}, "qwen2": {"qkv_bias": True}, "qwen3": {"qk_norm": True}}
-_WORDS = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 #: ``tokenizer.ggml.pre``, llama.cpp's name of a rule -> how text is split before merging, words by GPT-2's pattern (ByteLevel).
 SPLITS: dict[str, list[dict[str, Any]]] = {
-    "gpt-2": [_WORDS],
-    "smollm": [{"type": "Digits", "individual_digits": True}, _WORDS],
+    "gpt-2": [_BYTE_LEVEL],
+    "smollm": [{"type": "Digits", "individual_digits": True}, _BYTE_LEVEL],
 }
 #: What ``tokenizer.ggml.token_type`` says of an entry.
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
@@ -231,7 +231,7 @@ def tokenizer_state(file: GGUFReader, path: Path) -> dict[str, Any] | None:
     ids = {name: number for number, name in enumerate(names)}
     if kind == "gpt2":
         merges = [tuple(merge.split(" ", 1)) for merge in value(file, "tokenizer.ggml.merges", [])]
-        decoder = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+        decoder = _BYTE_LEVEL
     elif kind == "llama":
         merges = _merges(ids, value(file, "tokenizer.ggml.scores", []))
         decoder = {"type": "ByteFallback"}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,13 @@ class Section:
     def seeds(self) -> int:
         """Seeds of the arm that has most."""
         return max((len(arm.runs) for arm in self.arms), default=0)
+
+
+def columns_of(arms: Iterable[Arm]) -> list[str]:
+    """What the runs of some arms have values of; other runs beside them may have another language, say."""
+    runs = [run for arm in arms for run in arm.runs.values()]
+    found = (key for run in runs for key, value in run.values.items() if not (isinstance(value, float) and math.isnan(value)))
+    return list(dict.fromkeys(found))
 
 
 def sections(grids: Sequence[Grid], records: pd.DataFrame, scores: Mapping[str, Scores] | None = None) -> list[Section]:

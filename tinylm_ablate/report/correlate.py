@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tinylm_ablate.report import measures
-from tinylm_ablate.report.arms import Section
+from tinylm_ablate.report.arms import Section, columns_of
 from tinylm_ablate.report.markdown import table
 from tinylm_ablate.report.measures import Measure
 from tinylm_ablate.report.printed import FOLDER
@@ -76,7 +76,7 @@ def draw(section: Section, columns: Sequence[str]) -> Figure | None:
 
 
 def _qualities(section: Section) -> list[Measure]:
-    columns = list(dict.fromkeys(key for arm in section.arms for run in arm.runs.values() for key in run.values))
+    columns = columns_of(section.arms)
     return [*measures.bits(columns, "test")[-1:], *measures.cloze(columns, "test")[-1:]]
 
 

@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import Any
 
 from tinylm_ablate.report import measures
-from tinylm_ablate.report.arms import Arm, Run, Section, short
+from tinylm_ablate.report.arms import Arm, Run, Section, columns_of, short
 from tinylm_ablate.report.compare import Result, compare, written
 from tinylm_ablate.report.judge import Judgement
 from tinylm_ablate.report.markdown import table
@@ -90,7 +90,7 @@ def comma_separated(experiment: Experiment) -> str:
     the best arm with its 95 % interval; then the paper's row."""
     rows: list[dict[str, str]] = []
     for section, printed in zip(experiment.sections, experiment.printed, strict=True):
-        columns = _columns(section)
+        columns = columns_of(section.arms)
         shown = [measures.PARAMETERS, measures.TOKENS]
         for split in ("test", "validation"):
             shown += [*measures.bits(columns, split), *measures.cloze(columns, split)]
@@ -113,7 +113,7 @@ def comma_separated(experiment: Experiment) -> str:
 
 
 def _section(section: Section, printed: Printed | None, figure: str | None, judgements: Sequence[Judgement]) -> list[str]:
-    columns = _columns(section)
+    columns = columns_of(section.arms)
     follows = [key for key in _FOLLOWS if _differs(section, key)]
     primary = measures.bits(columns, "test")[-1:]
     quality = [*measures.bits(columns, "test"), *measures.cloze(columns, "test")]
@@ -248,7 +248,7 @@ def _gap(result: Result, measure: Measure) -> str:
 def _beside(section: Section, printed: Printed, shown: Sequence[Measure]) -> list[str]:
     if not any(printed.rows):
         return []
-    known = set(_columns(section))
+    known = set(columns_of(section.arms))
     also = {column: own for column, own in _COUNTERPARTS.items() if column in printed.columns and own in known}
     # What stands for the same thing stands side by side, before the measures of quality, which do not.
     columns = [*also, *(column for column in printed.columns if column not in also)]
@@ -314,16 +314,6 @@ def _mean(arm: Arm, column: str) -> str:
 def _words(column: str) -> str:
     known = {"pehl_percent": "embedding + head %", "tokens_per_second_v100": "tokens/s"}
     return known.get(column, column.replace("_percent", " %").replace("_", " "))
-
-
-def _columns(section: Section) -> list[str]:
-    """What the section's runs have values of; other runs may have another language."""
-    runs = [run for arm in section.arms for run in arm.runs.values()]
-    return list(
-        dict.fromkeys(
-            key for run in runs for key, value in run.values.items() if not (isinstance(value, float) and math.isnan(value))
-        )
-    )
 
 
 def _differs(section: Section, key: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinylm_ablate.report import measures
-from tinylm_ablate.report.arms import SEED, Arm, Run
+from tinylm_ablate.report.arms import SEED, Arm, Run, columns_of
 from tinylm_ablate.report.compare import WITHIN_NOISE, compare, written
 from tinylm_ablate.report.markdown import table
 from tinylm_ablate.report.records import flat_record
@@ -32,7 +32,7 @@ def summary_table(rows: Sequence[tuple[Mapping[str, str], Mapping[str, Any]]]) -
         if arm is None:
             arms.append(arm := Arm(place))
         arm.runs[int(row["seed"])] = Run(str(row["identity"]), int(row["seed"]), row)
-    columns = list(dict.fromkeys(column for arm in arms for run in arm.runs.values() for column in run.values))
+    columns = columns_of(arms)
     shown = [
         measures.PARAMETERS, *measures.bits(columns, "test")[-1:], *measures.cloze(columns, "test")[-1:], measures.SPEED
     ]  # fmt: skip

@@ -25,9 +25,10 @@ def import_torchmetrics() -> None:
         return
 
     def hidden_check(cache: Any) -> None:
-        if str(cache.requirement or cache.module or "").startswith(_OPTIONAL):
+        name = cache.requirement or cache.module or ""
+        if name.startswith(_OPTIONAL):
             # Kept: the answer stays what it was when torchmetrics was imported.
-            cache.available, cache.message = False, f"{cache.requirement or cache.module} is not needed"
+            cache.available, cache.message = False, f"{name} is not needed"
         check(cache)
 
     imports.package_available = lambda name: name not in _OPTIONAL and available(name)
