@@ -52,10 +52,12 @@ def ours(case: Case, precision: str, compile: bool) -> Step:
 
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.grid.compose import compose
+    from tinylm_ablate.hardware import return_freed_memory
     from tinylm_ablate.init.random import initialise
     from tinylm_ablate.optimizer.build import build_optimizer
     from tinylm_ablate.train.compile import compiled
 
+    return_freed_memory()
     config = compose([])
     decoder = Decoder(case.shape)
     initialise(decoder, config.init, seed=0)

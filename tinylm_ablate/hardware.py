@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 #: Instructions that multiply matrices in bf16: x86's and Arm's names for them in /proc/cpuinfo. Without them a product in bf16
 #: is emulated, tens of times slower than in fp32 (docs/LAB.md).
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+#: The number of glibc's M_MMAP_THRESHOLD, and the bytes from which on a block is a mapping of its own.
+_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 2**20
 
 #: One of these is there where a driver of NVIDIA, of AMD or of WSL runs.
 _GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
@@ -52,6 +56,20 @@ def cores() -> int:
 def memory() -> int:
     """Bytes of memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def return_freed_memory() -> None:
+    """From now on a tensor of a mebibyte or more goes back to the system when it is freed, where the C library is glibc.
+
+    By itself glibc keeps such blocks for later once a program has freed some, and a training step, whose tensors are of many
+    sizes, leaves gaps between them that fit no other: a fifth of its memory (docs/LAB.md). Who sets MALLOC_MMAP_THRESHOLD_ has
+    decided otherwise.
+    """
+    if os.name != "posix" or "MALLOC_MMAP_THRESHOLD_" in os.environ:
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):
+        library.mallopt(_MMAP_THRESHOLD, _MAPPED_BYTES)
 
 
 def thread_count(threads: int | str, processes: int = 1) -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tinylm_ablate.arch.costs import layer_activations, layer_entries
+from tinylm_ablate.arch.costs import layer_activations, layer_copies
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.layers import Rotary, rotate
 from tinylm_ablate.arch.shapes import Shape, parameters
@@ -102,7 +102,7 @@ def test_the_estimate_of_activations_is_what_is_kept(shape, precision):
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             return kept_by(lambda: decoder.loss(tokens[:, :-1], tokens[:, 1:]), decoder)[1]
 
-    copies = 2 * layer_entries(shape) if precision == "bf16" else 0
+    copies = layer_copies(shape) if precision == "bf16" else 0
     assert kept(4) - kept(3) == pytest.approx(layer_activations(shape, 4, 64, precision) + copies, rel=0.02)
 
 

@@ -73,7 +73,7 @@ def training_memory(
     kept = layer_activations(shape, micro_batch, context_length, precision)
     stream = 4 * micro_batch * context_length * shape.width
     layers = shape.depth * stream + kept if checkpointing else shape.depth * kept
-    copies = 2 * layer_entries(shape) * (1 if checkpointing else shape.depth) if precision != "fp32" else 0
+    copies = layer_copies(shape) * (1 if checkpointing else shape.depth) if precision != "fp32" else 0
     head = 4 * shape.vocab_size * shape.width
     ends = 5 * stream + head + (head // 2 if precision != "fp32" else 0)
     return entry * parameters(shape)["total"] + layers + kept + copies + ends + _LOSS_BYTES
@@ -82,7 +82,7 @@ def training_memory(
 def layer_activations(shape: Shape, micro_batch: int, context_length: int, precision: str = "fp32") -> int:
     """Bytes that one layer keeps for its backward pass, weights and their copies apart."""
     size = 4 if precision == "fp32" else 2
-    norms = 2 * (4 * 2 * shape.width + 4 + size * shape.width)
+    norms = 2 * (4 * shape.width + 4 + size * shape.width)
     # Queries, keys and values (repeated where heads share them), their mix, and the same as input of the output projection.
     attention = size * 5 * shape.heads * shape.head_dim
     if shape.qk_norm:
@@ -91,14 +91,16 @@ def layer_activations(shape: Shape, micro_batch: int, context_length: int, preci
         turned = shape.heads + shape.kv_heads
         together = turned + (shape.kv_heads if precision == "fp32" else 0)
         attention += 4 * shape.head_dim * together + size * shape.head_dim * turned + 4 * turned
-    terms = shape.activations + 1 if shape.activations > 1 else 1
-    ffn = size * shape.ffn_width * (3 + terms)
+    # Gate and up; between them and the last product a series of activations keeps its terms, SwiGLU nothing.
+    ffn = size * shape.ffn_width * (2 + (shape.activations + 2 if shape.activations > 1 else 0))
     shortcuts = size * 2 * shape.shortcuts * shape.shortcut_width
     if shape.shortcuts and precision != "fp32":
         shortcuts += size * shape.width  # their input is rounded a second time
     return micro_batch * context_length * (norms + attention + ffn + shortcuts)
 
 
-def layer_entries(shape: Shape) -> int:
-    """Entries of the matrices of one layer."""
-    return sum(rows * columns for parts in matrices(shape).values() for rows, columns in parts.values())
+def layer_copies(shape: Shape) -> int:
+    """Bytes of the copies in bf16 that one layer keeps of its matrices; SwiGLU makes that of its last one again."""
+    made_again = {"ffn.down"} if shape.activations == 1 else set()
+    kept = [parts for name, parts in matrices(shape).items() if name not in made_again]
+    return 2 * sum(rows * columns for parts in kept for rows, columns in parts.values())

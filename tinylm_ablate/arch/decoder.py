@@ -26,6 +26,7 @@ from tinylm_ablate.arch.attention import causal_attention
 from tinylm_ablate.arch.layers import Matrix, RMSNorm, Rotary, like, rotate
 from tinylm_ablate.arch.loss import next_token_loss
 from tinylm_ablate.arch.pangu import AugmentedShortcuts, SeriesActivation
+from tinylm_ablate.arch.recomputing import swiglu_down
 from tinylm_ablate.arch.shapes import Shape
 
 
@@ -69,7 +70,10 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
-        gate, up = self.gate_up(hidden).chunk(2, dim=-1)
+        gate_up = self.gate_up(hidden)
+        if isinstance(self.activation, nn.SiLU):
+            return swiglu_down(gate_up, self.down.weight)
+        gate, up = gate_up.chunk(2, dim=-1)
         down: Tensor = self.down(self.activation(gate) * up)
         return down
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tinylm_ablate.arch.recomputing import rms_norm
+
 
 def like(weight: Tensor, hidden: Tensor) -> Tensor:
     """A weight, raised to the fp32 that it meets; elsewhere it stays as it is, for autocast to round."""
@@ -36,7 +38,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
-        return F.rms_norm(hidden, self.weight.shape, like(self.weight, hidden), self.eps)
+        return rms_norm(hidden, like(self.weight, hidden), self.eps)
 
 
 class Rotary:

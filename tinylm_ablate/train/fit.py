@@ -32,7 +32,7 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.data.batches import Batches
 from tinylm_ablate.errors import Interrupted, Pruned, RunFailed
-from tinylm_ablate.hardware import thread_count
+from tinylm_ablate.hardware import return_freed_memory, thread_count
 from tinylm_ablate.optimizer.build import use_averages
 from tinylm_ablate.settle import Settled
 from tinylm_ablate.train import checkpoint
@@ -350,6 +350,7 @@ def _begin(
     """The module with its first step set, the optimizer, and the state of the recorder, from the newest checkpoint."""
     train = settled.config.train
     torch.set_num_threads(thread_count(train.threads, train.devices))
+    return_freed_memory()
     if settled.precision == "bf16-true":
         decoder.to(torch.bfloat16)
         decoder.stream = torch.float32
