@@ -9,7 +9,7 @@ from tabulate import tabulate
 from benchmarks.measure import RESULTS, Result, load
 from tinylm_ablate.files import write_atomic
 
-NAMES = ("training", "quality", "overhead", "grid", "memory", "tokenising", "startup", "decoding", "rounds")
+NAMES = ("training", "quality", "overhead", "grid", "memory", "tokenising", "startup", "decoding", "rounds", "batched")
 
 Row = tuple[str, str, str, str, str]
 
@@ -160,9 +160,15 @@ def _rounds(results: dict[str, Result]) -> Iterator[Row]:
         )  # fmt: skip
 
 
+def _batched(results: dict[str, Result]) -> Iterator[Row]:
+    for part, result in results.items():
+        for path, ratio in result["speedup"].items():
+            yield f"{part} seeds as one batched model", path, "> 1 to be kept", _ratio(ratio), _how(result)
+
+
 _ROWS = {
     "training": _training, "quality": _quality, "overhead": _overhead, "grid": _grid, "memory": _memory,
-    "tokenising": _tokenising, "startup": _startup, "decoding": _decoding, "rounds": _rounds,
+    "tokenising": _tokenising, "startup": _startup, "decoding": _decoding, "rounds": _rounds, "batched": _batched,
 }  # fmt: skip
 
 

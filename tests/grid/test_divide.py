@@ -9,7 +9,7 @@ import pytest
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.grid import workers
-from tinylm_ablate.grid.workers import divide
+from tinylm_ablate.grid.workers import divide, wanted_workers
 from tinylm_ablate.settle import Settled, settle
 
 Compose = Callable[[list[str]], Config]
@@ -44,3 +44,9 @@ def test_a_mistake_is_told(compose: Compose) -> None:
     for wrong in ("0", "some"):
         with pytest.raises(ConfigError, match=f"grid.workers={wrong}: allowed: "):
             settle(compose([f"grid.workers={wrong}"]))
+
+
+def test_a_launcher_with_workers_of_its_own_has_no_others() -> None:
+    assert wanted_workers("auto", "basic") == "auto" and wanted_workers("auto", "ray") == wanted_workers(1, "ray") == 1
+    with pytest.raises(ConfigError, match=r"grid\.workers=2: allowed with hydra/launcher=ray: 1"):
+        wanted_workers(2, "ray")

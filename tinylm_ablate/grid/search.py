@@ -184,6 +184,11 @@ def _search_mistakes(base: Config, launcher: str) -> list[str]:
     mistakes += [
         f"grid.{name}: allowed with hydra/sweeper=grid" for name in ("zip", "exclude", "arms") if getattr(base.grid, name)
     ]
+    if base.grid.workers not in (1, "auto"):
+        mistakes.append(
+            f"grid.workers={base.grid.workers}: a search does one trial at a time; to train several at once, start the same "
+            "command several times"
+        )
     if launcher != "basic":
         mistakes.append(
             f"hydra/launcher={launcher}: allowed: basic; to train several trials at once, start the same command several times"

@@ -27,7 +27,7 @@ from tinylm_ablate.grid.compose import typed
 from tinylm_ablate.grid.outcome import LOG, Outcome, one_line, say
 from tinylm_ablate.grid.parts import Job, Part, parts, settle_all
 from tinylm_ablate.grid.work import Walk, Work, gather, outcome_of
-from tinylm_ablate.grid.workers import Team, divide, leader_since
+from tinylm_ablate.grid.workers import Team, divide, leader_since, wanted_workers
 from tinylm_ablate.provenance import require_clean
 from tinylm_ablate.run import Record, as_asked, complete, parameters_of
 
@@ -73,11 +73,7 @@ class GridSweeper(Sweeper):
         leader_since()
         base = typed(self.config)
         launcher = str(self.config.hydra.runtime.choices.get("hydra/launcher", "basic"))
-        if base.grid.workers == "auto" and launcher != "basic":
-            base.grid.workers = 1
-        if base.grid.workers != 1 and launcher != "basic":
-            found_workers = f"grid.workers={base.grid.workers}"
-            raise ConfigError([f"{found_workers}: allowed with hydra/launcher={launcher}: 1, since it has workers of its own"])
+        base.grid.workers = wanted_workers(base.grid.workers, launcher)
         params = OmegaConf.to_container(self.params) if isinstance(self.params, DictConfig) else self.params
         found = parts(self.config, self.hydra_context, params, arguments)
         jobs = settle_all(self.config, self.hydra_context, found)

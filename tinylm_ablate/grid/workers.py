@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Self
 
 from tinylm_ablate.arch.costs import training_memory
 from tinylm_ablate.arch.shapes import flops_per_token
+from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.grid.outcome import say
 from tinylm_ablate.hardware import cores, memory, pick_device
 from tinylm_ablate.provenance import LEADER
@@ -31,6 +32,20 @@ _LOOK_SECONDS = 1.0
 
 #: What runs may take of the memory together, and what the libraries take of it in each process, bytes.
 _MEMORY_SHARE, _LIBRARIES = 0.7, 10**9
+
+
+def wanted_workers(workers: int | str, launcher: str) -> int | str:
+    """``grid.workers`` beside ``hydra/launcher``; another launcher than Hydra's own has workers of its own.
+
+    Raises:
+        ConfigError: Both were asked for.
+    """
+    if launcher == "basic":
+        return workers
+    if workers not in (1, "auto"):
+        told = f"grid.workers={workers}: allowed with hydra/launcher={launcher}: 1, since it has workers of its own"
+        raise ConfigError([told])
+    return 1
 
 
 def divide(runs: Sequence[Settled], workers: int | str) -> tuple[int, int | None]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.data.corpus import open_corpus
-from tinylm_ablate.hardware import pick_device
+from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.init.calibrate import Calibration, loss_gradients, open_calibration
 from tinylm_ablate.init.huggingface import take_decoder
 from tinylm_ablate.init.importance import open_layers
@@ -51,8 +51,7 @@ def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, 
     calibration = open_calibration(
         parent, open_corpus(config.data, cache), vocabulary, config.init.calibration_tokens, config.train.context_length, cache
     )
-    if not isinstance(config.train.threads, str):
-        torch.set_num_threads(config.train.threads)
+    torch.set_num_threads(thread_count(config.train.threads))
     layers = open_layers(parent, shape.depth, config.init, calibration, cache, pick_device(config.train.device))
     scores, weights, found = _scores(settled, parent, layers, calibration)
     state, record = inherit(parent, shape, vocabulary, config.init, config.seed, layers=layers, scores=scores, weights=weights)

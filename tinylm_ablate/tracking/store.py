@@ -225,8 +225,10 @@ def _named(name: str) -> str:
 
 
 def prepare_environment() -> None:
-    """Set what MLflow reads when it is imported, unless the user has set it: no log lines, no telemetry, short waits."""
+    """Set what MLflow reads when it is imported, unless the user has set it: no log lines, no bar for each file,
+    no telemetry, short waits."""
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # By default MLflow tries for several minutes before it says that a server is away.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
