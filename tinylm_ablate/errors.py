@@ -27,6 +27,10 @@ class RunFailed(Exception):
     """A run came to an end that is nobody's defect, such as a loss that is not finite: told without a traceback."""
 
 
+class Busy(Exception):
+    """Another process does this run, or makes something that it needs."""
+
+
 class Interrupted(Exception):
     """Training was asked to stop (SIGTERM or Ctrl-C) and has saved where it was.
 

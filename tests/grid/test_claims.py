@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tinylm_ablate.errors import Interrupted
+from tinylm_ablate.errors import Busy, Interrupted
 from tinylm_ablate.grid import claims
-from tinylm_ablate.grid.claims import Busy, claimed, file_time, held, holders, take
+from tinylm_ablate.grid.claims import claimed, file_time, held, holders, take
 
 FORK: Any = multiprocessing.get_context("fork")
 

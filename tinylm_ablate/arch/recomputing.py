@@ -49,7 +49,8 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         root = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, root)
-        return (x * root).mul_(weight)
+        result: Tensor = (x * root).mul_(weight)
+        return result
 
     @staticmethod
     @once_differentiable

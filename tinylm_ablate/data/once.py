@@ -7,14 +7,18 @@ import errno
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
-from tinylm_ablate.errors import UserError
+from tinylm_ablate.errors import Busy, UserError
 from tinylm_ablate.files import building
 
 #: What the system answers when a write finds no room: full disk, used-up quota, limit on the size of a file.
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_RIGHT = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
+
+#: Whether to wait for what another process makes.
+_waits: ContextVar[bool] = ContextVar("waits", default=True)
 
 
 def build_once(
@@ -22,8 +26,8 @@ def build_once(
 ) -> None:
     """Make sure that ``folder`` holds what ``build`` puts there.
 
-    One process builds while the others wait. A folder that is damaged, and what a killed process left of its work, are
-    removed first.
+    One process builds while the others wait, or do something else (``without_waiting``). A folder that is damaged, and what a
+    killed process left of its work, are removed first.
 
     Args:
         is_whole: Tells a whole folder from a damaged or absent one, quickly.
@@ -33,10 +37,11 @@ def build_once(
 
     Raises:
         UserError: There is no room or no right to write; nothing is left behind.
+        Busy: Another process builds, and nobody wants to wait.
     """
     if is_whole(folder):
         return
-    with writing(folder.parent, needed, what), locked(folder, what):
+    with writing(folder.parent, needed, what), locked(folder, what, later=True):
         if is_whole(folder):
             return
         for stale in folder.parent.glob(f".{folder.name}.*"):
@@ -49,8 +54,27 @@ def build_once(
 
 
 @contextlib.contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock beside ``path``; it is let go even when the process is killed."""
+def without_waiting() -> Iterator[None]:
+    """Within the block, what another process is making raises ``Busy``: there is other work to do meanwhile."""
+    token = _waits.set(False)
+    try:
+        yield
+    finally:
+        _waits.reset(token)
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str, *, later: bool = False) -> Iterator[None]:
+    """Hold the lock beside ``path``; it is let go even when the process is killed.
+
+    Args:
+        path: What is made.
+        what: The same for messages.
+        later: Whoever asks has done nothing yet that would be lost, and can ask again later.
+
+    Raises:
+        Busy: Another process holds it, within ``without_waiting``, and it can be asked for later.
+    """
     import filelock
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,6 +82,8 @@ def locked(path: Path, what: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
+        if later and not _waits.get():
+            raise Busy(f"another process makes {what} ({path})") from None
         print(f"waiting for another process that makes {what} ({path})", file=sys.stderr)
         lock.acquire()
     try:

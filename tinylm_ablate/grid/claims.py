@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinylm_ablate.errors import Interrupted
+from tinylm_ablate.errors import Busy, Interrupted
 
 #: What the system answers where a folder has no locks.
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
@@ -61,10 +61,6 @@ class Holder:
     def name(self) -> str:
         """Host and process, for people."""
         return f"{self.machine.partition('/')[0]}, process {self.pid}"
-
-
-class Busy(Exception):
-    """Another worker does this run."""
 
 
 class Claim:

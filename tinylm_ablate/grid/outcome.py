@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from tinylm_ablate.errors import Interrupted, RunFailed, UserError
+from tinylm_ablate.errors import Busy, Interrupted, RunFailed, UserError
 from tinylm_ablate.files import write_atomic
 
 T = TypeVar("T")
@@ -26,7 +26,8 @@ class Outcome:
     """What became of a cell that was launched, as plain data that any launcher can carry.
 
     Attributes:
-        state: "done", "skipped" (another worker had finished it), "busy" (another worker does it), "failed" or "stopped".
+        state: "done", "skipped" (another worker had finished it), "busy" (another worker does it, or makes what it needs),
+            "failed" or "stopped".
         text: Why, in one line, where it is not done.
         signum: The signal that stopped it.
     """
@@ -44,7 +45,7 @@ def attempts(do: Callable[[], T], folder: Path, retries: int) -> T:
     for number in range(1, retries + 2):
         try:
             result = do()
-        except Interrupted:
+        except (Interrupted, Busy):
             raise
         except Exception as error:
             where = f"attempt {number} of {retries + 1}, {socket.gethostname()}, process {os.getpid()}"

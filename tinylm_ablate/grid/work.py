@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ from pathlib import Path
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from tinylm_ablate.errors import Interrupted, UserError
+from tinylm_ablate.data.once import without_waiting
+from tinylm_ablate.errors import Busy, Interrupted, UserError
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.grid.claims import LOOK_SECONDS, Busy, Holder, claimed, file_time, holders
+from tinylm_ablate.grid.claims import LOOK_SECONDS, Holder, claimed, file_time, holders
 from tinylm_ablate.grid.needs import before, needs
 from tinylm_ablate.grid.outcome import LOG, Outcome, failure, one_line, say
 from tinylm_ablate.run import as_asked, complete
@@ -198,8 +200,11 @@ class Walk:
         for number, work in enumerate(ready, self._launched + 1):
             say(f"[{min(number, len(self.works))}/{len(self.works)}] {work.name}")
         self._launched += len(ready)
+        # What another worker makes, such as the scores of a parent, is waited for only by who has nothing else to do.
+        others = not self.together and self._other(ready[0])
         try:
-            outcomes = self.launch(ready, self._launched - len(ready))
+            with without_waiting() if others else contextlib.nullcontext():
+                outcomes = self.launch(ready, self._launched - len(ready))
         except (UserError, Interrupted):
             raise
         except Exception as error:
@@ -219,10 +224,17 @@ class Walk:
                     if work.crashes > work.settled.config.grid.retries:
                         self._fail(work, outcome.text)
                 case _:
+                    if others:
+                        say(f"later  {work.name}: {outcome.text}")
                     self._launched -= 1
                     self._paused.add(work.identity)
         if stopped is not None:
             raise Interrupted(stopped.signum, stopped.text)
+
+    def _other(self, work: Work) -> bool:
+        """Whether there is a work beside this one that can start now."""
+        held = holders(self._runs_dir)
+        return any(other is not work and other.state == "waiting" and self._can_start(other, held) for other in self.works)
 
     def _fail(self, work: Work, error: str) -> None:
         work.state, work.error = "failed", error

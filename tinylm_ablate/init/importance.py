@@ -59,7 +59,8 @@ def open_importance(parent: Parent, calibration: Calibration, cache_dir: Path, d
     """
     path = cache_dir / "scores" / f"{parent.fingerprint}-layers-{calibration.fingerprint}.json"
     if not path.is_file():
-        with writing(path.parent, None, "the importance of the parent's layers"), locked(path, "the importance of layers"):
+        what = "the importance of the parent's layers"
+        with writing(path.parent, None, what), locked(path, what, later=True):
             if not path.is_file():
                 made = layer_importance(parent, calibration, device)
                 write_atomic(path, json.dumps({"whole": made.whole, "skipped": made.skipped}, indent=1))

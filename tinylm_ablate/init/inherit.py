@@ -111,7 +111,7 @@ def open_scores(
     path = cache_dir / "scores" / f"{name}.safetensors"
     what = "the scores of the parent"
     if not path.is_file():
-        with writing(path.parent, None, what), locked(path, what):
+        with writing(path.parent, None, what), locked(path, what, later=True):
             if not path.is_file():  # else another process has made them meanwhile
                 (compute() if compute is not None else _scores(parent, criterion)).save(path)
     return Scores.load(path)
