@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 #: Queries of a block.
-_BLOCK = 128
+_BLOCK = 64
 
 #: Bytes of the scores that one thread works on at a time: half of a common second-level cache.
 _CACHE_BYTES = 2**20
