@@ -30,14 +30,14 @@ def run(part: str, windows: int) -> Result:
     torch.set_num_threads(THREADS)
     name, _, count = part.split()
     case, models = dataclasses.replace(CASES[name], batch=BATCH), int(count)
-    own = ours(case, "fp32", compile=True)
-    alone = _batched(case, 1)
+    own = [ours(case, "fp32", compile=True) for _ in range(models)]
+    alone = [_batched(case, 1) for _ in range(models)]
     together = _batched(case, models)
     times = interleaved(
         {
             "batched": together,
-            "plain, one after another": lambda: [alone() for _ in range(models)],
-            "ours, one after another": lambda: [own() for _ in range(models)],
+            "plain, one after another": lambda: [step() for step in alone],
+            "ours, one after another": lambda: [step() for step in own],
         },
         windows,
     )
@@ -55,7 +55,7 @@ def run(part: str, windows: int) -> Result:
 
 
 def _batched(case, models: int) -> Step:
-    """A step of several models, each on tokens of its own, with a norm of its own to clip."""
+    """A step of several models, each with a norm of its own to clip."""
     import torch
     from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 

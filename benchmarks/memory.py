@@ -25,10 +25,15 @@ def run(part: str, windows: int) -> Result:
     del windows
     if part == "1B":
         return _child("large")
-    paths = {name: _child(name) for name in ("ours", "transformers")}
-    own, peer = (paths[name]["peak_bytes"] for name in ("ours", "transformers"))
-    beyond = [paths[name]["peak_bytes"] - paths[name]["idle_bytes"] for name in ("ours", "transformers")]
-    return {"paths": paths, "ratio": own / peer, "ratio_beyond_libraries": beyond[0] / beyond[1]}
+    paths = {name: _child(name) for name in ("ours", "train.recompute=true", "transformers")}
+    own, recomputed, peer = (path["peak_bytes"] for path in paths.values())
+    beyond = {name: path["peak_bytes"] - path["idle_bytes"] for name, path in paths.items()}
+    return {
+        "paths": paths,
+        "ratio": own / peer,
+        "ratio_beyond_libraries": beyond["ours"] / beyond["transformers"],
+        "ratio_recomputed": recomputed / peer,
+    }
 
 
 def _child(name: str) -> Result:
@@ -60,7 +65,7 @@ def _measure(name: str) -> Result:
         from tinylm_ablate.arch import decoder  # noqa: F401
 
         idle = _peak()
-        step = ours(case, "fp32", compile=False)
+        step = ours(case, "fp32", compile=False, recompute=name == "train.recompute=true")
     for _ in range(2):
         step()
     return {"idle_bytes": idle, "peak_bytes": _peak()}

@@ -46,21 +46,20 @@ CASES = {
 }
 
 
-def ours(case: Case, precision: str, compile: bool) -> Step:
+def ours(case: Case, precision: str, compile: bool, recompute: bool = False) -> Step:
     """A step of our training path, without what drives it."""
     import torch
 
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.grid.compose import compose
-    from tinylm_ablate.hardware import return_freed_memory
     from tinylm_ablate.init.random import initialise
     from tinylm_ablate.optimizer.build import build_optimizer
     from tinylm_ablate.train.compile import compiled
 
-    return_freed_memory()
     config = compose([])
     decoder = Decoder(case.shape)
     initialise(decoder, config.init, seed=0)
+    decoder.checkpointing = recompute
     optimizer = build_optimizer(decoder, config.optimizer, 1e-4)
     context = contextlib.ExitStack()
     context.enter_context(compiled(decoder, compile))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -46,25 +43,3 @@ def test_auto_precision_follows_the_machine_and_the_width(
     monkeypatch.setattr(settling, "fast_bf16", lambda _: native)
     config = compose([*TINY, f"runs_dir={tmp_path}", f"arch.width={width}", "train.precision=auto"])
     assert settling.settle(config).precision == precision
-
-
-FREED = """
-import os, sys, torch
-from tinylm_ablate.hardware import return_freed_memory
-if sys.argv[1] == "returned":
-    return_freed_memory()
-torch.ones(2**22)  # 16 MiB: once freed, glibc keeps smaller blocks for later
-blocks = [torch.ones(2**19) for _ in range(200)]  # 2 MiB each
-blocks = blocks[::2]
-print(int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
-def test_gaps_between_tensors_go_back_to_the_system(monkeypatch):
-    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
-    mebibytes = {}
-    for name in ("kept", "returned"):
-        done = subprocess.run([sys.executable, "-c", FREED, name], capture_output=True, text=True, check=True)
-        mebibytes[name] = float(done.stdout)
-    assert mebibytes["kept"] - mebibytes["returned"] > 150

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 from pathlib import Path
@@ -10,9 +9,6 @@ from pathlib import Path
 #: Instructions that multiply matrices in bf16: x86's and Arm's names for them in /proc/cpuinfo. Without them a product in bf16
 #: is emulated, tens of times slower than in fp32 (docs/LAB.md).
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-
-#: The number of glibc's M_MMAP_THRESHOLD, and the bytes from which on a block is a mapping of its own.
-_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 2**20
 
 #: One of these is there where a driver of NVIDIA, of AMD or of WSL runs.
 _GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
@@ -58,31 +54,18 @@ def memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def return_freed_memory() -> None:
-    """From now on a tensor of a mebibyte or more goes back to the system when it is freed, where the C library is glibc.
-
-    By itself glibc keeps such blocks for later once a program has freed some, and a training step, whose tensors are of many
-    sizes, leaves gaps between them that fit no other: a fifth of its memory (docs/LAB.md). Who sets MALLOC_MMAP_THRESHOLD_ has
-    decided otherwise.
-    """
-    if os.name != "posix" or "MALLOC_MMAP_THRESHOLD_" in os.environ:
-        return
-    library = ctypes.CDLL(None)
-    if hasattr(library, "gnu_get_libc_version"):
-        library.mallopt(_MMAP_THRESHOLD, _MAPPED_BYTES)
-
-
 def thread_count(threads: int | str, processes: int = 1) -> int:
     """Threads of one of so many processes that work together, by ``train.threads``: "auto" is one a core."""
     return max(1, cores() // processes) if isinstance(threads, str) else threads
 
 
 def pick_device(wanted: str) -> str:
-    """The device that ``train.device`` means: "auto" is a GPU where PyTorch finds one, as Lightning chooses too."""
+    """The device that ``train.device`` means: "auto" is a GPU of NVIDIA or AMD where PyTorch finds one.
+
+    Apple's is used only by its name, "mps", since no test has run on one.
+    """
     import torch
 
     if wanted != "auto":
         return wanted
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -222,6 +222,7 @@ def test_all_mistakes_are_told_before_anything_is_spent(tmp_path: Path) -> None:
         (["arch.depth=1,2", "search.pruner=median", "search.objectives=[train/loss,train/seconds]"], "with one objective"),
         (["tokenizer.vocab_size=300,400", "search.pruner=median"], "cannot be compared between texts or tokenizers"),
         (["arch.depth=1,2", "search.objectives=[validation/bits_per_byte/de]"], "no such language; allowed: all, en, zh"),
+        (["arch.depth=1,2", "grid.workers=2"], "grid.workers=2: a search does one trial at a time"),
         (["arch.depth=1,2", "mode=plan"], "mode=plan: allowed with hydra/sweeper=grid"),
     ],
 )  # fmt: skip

@@ -72,7 +72,7 @@ class _Attention(torch.autograd.Function):
 @torch.library.custom_op("tinylm_ablate::attend", mutates_args=())
 def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """The mixed values, (N, head_dim, T)."""
-    mixed: Tensor = torch.empty_like(queries)
+    mixed: Tensor = _filled_later(queries)
     for part, block, past, weights, _ in _weights(queries, keys):
         mixed[part, :, block] = values[part, :, past] @ weights.mT
     return mixed
@@ -83,7 +83,7 @@ def _attend_backward(
     grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mixed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values, from that of the mixed values."""
-    grad_queries = torch.empty_like(queries)
+    grad_queries = _filled_later(queries)
     # Summed over blocks in fp32.
     grad_keys, grad_values = (torch.zeros(queries.shape, dtype=torch.float32) for _ in range(2))
     # The gradient of a softmax takes from each slope the mean slope of its row: sum over keys of weight * slope = grad . mixed.
@@ -97,16 +97,21 @@ def _attend_backward(
     return grad_queries.mul_(scale), grad_keys.mul_(scale).to(queries.dtype), grad_values.to(queries.dtype)
 
 
+def _filled_later(operand: Tensor) -> Tensor:
+    """Memory of an operand's sizes, in their order: those of a single sequence are views in another order."""
+    return torch.empty_like(operand, memory_format=torch.contiguous_format)
+
+
 @_attend.register_fake
 def _(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     del keys, values
-    return torch.empty_like(queries)
+    return _filled_later(queries)
 
 
 @_attend_backward.register_fake
 def _(grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     del grad, mixed
-    return torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
+    return _filled_later(queries), _filled_later(keys), _filled_later(values)
 
 
 def _weights(queries: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, slice, Tensor, Tensor]]:

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``F.rms_norm`` over the last dimension: (..., d), (d,) -> (..., d), of which only ``x`` and its roots are kept."""
-    if _plain(x, weight) or x.dtype != weight.dtype:
+    if _plain(x, weight) or x.dtype not in (torch.float32, torch.float64) or x.dtype != weight.dtype:
         return F.rms_norm(x, weight.shape, weight, eps)
     result: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return result

@@ -198,7 +198,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
         for index, tokens in answers:
             targets = torch.tensor(tokens, device=hidden.device)
             chosen = scores[-len(tokens) :].gather(1, targets[:, None])
-            results[index] = float(chosen.double().sum()), bool((likeliest[-len(tokens) :] == targets).all())
+            results[index] = float(chosen.cpu().double().sum()), bool((likeliest[-len(tokens) :] == targets).all())
 
     def _generation(self, task: str | None, settings: dict[str, Any]) -> dict[str, Any]:
         """A task's settings of generation in one spelling, within the context.

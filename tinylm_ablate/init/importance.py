@@ -109,7 +109,7 @@ def layer_importance(parent: Parent, calibration: Calibration, device: str = "cp
             before = decoder.embedding(tokens[:, :-1])
             for skipped in range(depth + 1):
                 losses = decoder.stream_loss(decoder.through(before, blocks[skipped + 1 :]), tokens[:, 1:], "none")
-                sums[skipped] += float(losses.sum(dtype=torch.float64))
+                sums[skipped] += float(losses.cpu().sum(dtype=torch.float64))
                 before = decoder.through(before, blocks[skipped : skipped + 1])
             bar.update(batch.shape[0] * calibration.context_length)
     *parts, whole = (total / work for total in sums)

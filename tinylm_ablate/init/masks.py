@@ -299,7 +299,7 @@ def _scores(parent: Shape, kept: Sequence[int], gates: Mapping[str, Gates]) -> S
     for axis, table in tables.items():
         table[rows[axis]] = 1.0
         if axis in gates:
-            open_ = gates[axis].probability().detach().double().cpu()
+            open_ = gates[axis].probability().detach().cpu().double()
             size = table.shape[1] // open_.shape[1]
             table[rows[axis]] = open_.repeat_interleave(size, dim=1) / size
     return Scores("learned", kv_heads=torch.zeros(parent.depth, parent.kv_heads, dtype=torch.float64), **tables)

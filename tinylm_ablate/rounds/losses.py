@@ -80,7 +80,7 @@ def measure(settled: Settled, decoder: Decoder, batches: Batches, ids: range) ->
                 some = range(start, min(start + _TOGETHER, ids.stop))
                 losses = torch.stack([_loss(settled, decoder, batches, batch, device) for batch in some])
                 bar.update(len(some) * train.batch_tokens)
-                yield losses.double().cpu().numpy()
+                yield losses.numpy()
     finally:
         bar.close()
         decoder.cpu()
@@ -88,11 +88,11 @@ def measure(settled: Settled, decoder: Decoder, batches: Batches, ids: range) ->
 
 def _loss(settled: Settled, decoder: Decoder, batches: Batches, batch: int, device: str) -> Tensor:
     """Mean loss of one batch, by the micro batches that it was trained in."""
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    total = torch.zeros((), dtype=torch.float64)
     for part in range(settled.accumulation):
         first = (batch * settled.accumulation + part) * settled.micro_batch
         inputs = torch.from_numpy(batches.inputs(np.arange(first, first + settled.micro_batch, dtype=np.int64))).to(device)
-        total += decoder.loss(inputs[:, :-1], inputs[:, 1:])
+        total += decoder.loss(inputs[:, :-1], inputs[:, 1:]).cpu()
     return total / settled.accumulation
 
 

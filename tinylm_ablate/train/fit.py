@@ -32,7 +32,7 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.data.batches import Batches
 from tinylm_ablate.errors import Interrupted, Pruned, RunFailed
-from tinylm_ablate.hardware import return_freed_memory, thread_count
+from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.optimizer.build import use_averages
 from tinylm_ablate.settle import Settled
 from tinylm_ablate.train import checkpoint
@@ -350,7 +350,6 @@ def _begin(
     """The module with its first step set, the optimizer, and the state of the recorder, from the newest checkpoint."""
     train = settled.config.train
     torch.set_num_threads(thread_count(train.threads, train.devices))
-    return_freed_memory()
     if settled.precision == "bf16-true":
         decoder.to(torch.bfloat16)
         decoder.stream = torch.float32
@@ -374,6 +373,7 @@ def _data(module: TrainingModule, tokens: np.ndarray, start: Start) -> MicroBatc
 def _run(module: TrainingModule, optimizer: torch.optim.Optimizer, callback: lightning.Callback, data: MicroBatches) -> None:
     settled = module.settled
     train = settled.config.train
+    device = pick_device(train.device)
     loader = DataLoader(data, batch_size=None)
     share_weights(module.decoder)
     training_flops = flops_per_token(settled.shape, train.context_length)["training"] * settled.tokens
@@ -383,7 +383,7 @@ def _run(module: TrainingModule, optimizer: torch.optim.Optimizer, callback: lig
         # Lightning advises more workers and warns of datasets without a length; both are meant to be so.
         warnings.filterwarnings("ignore", module="lightning")
         trainer = lightning.Trainer(
-            accelerator={"cuda": "gpu"}.get(train.device, train.device),
+            accelerator="gpu" if device == "cuda" else device,
             devices=train.devices,
             strategy=strategy(settled),
             precision="bf16-mixed" if settled.multiplies_bf16 else "32-true",
