@@ -161,6 +161,20 @@ def test_counts_need_one_seed_and_a_bound_is_a_bound():
         assert found.verdict == expected
 
 
+@pytest.mark.parametrize(("wanted", "tokens", "expected"), [
+    (True, 980, REPRODUCED), (True, 700, UNDECIDED), (False, 700, REPRODUCED)
+])  # fmt: skip
+def test_unequal_tokens_decide_nothing_about_equal_ones(wanted, tokens, expected):
+    arms = [
+        arm({"arm": name}, [{BITS: bits + seed / 100, "tokens": own} for seed in range(3)])
+        for name, bits, own in (("a", 2.0, 1000), ("b", 3.0, tokens))
+    ]
+    (found,) = judge(claim([{**ORDERING[0], "equal_tokens": wanted}], ("a", "b")), [Section("", ["arm"], arms)])
+    assert found.verdict == found.findings[0].verdict == expected
+    if expected == UNDECIDED:
+        assert found.reason == "a over b: not of equal tokens, but of 700 and 1,000"
+
+
 def test_ratios_are_compared_as_ratios():
     arms = [arm({"arm": name}, [{"speed": speed}]) for name, speed in (("a", 50.0), ("b", 100.0))]
     test = {

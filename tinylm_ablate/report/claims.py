@@ -27,7 +27,9 @@ Kinds of test, each with ``smallest`` as the effect below which a difference doe
   its size is also larger than that of each column named there.
 
 ``metric`` is a column of ``runs.csv``, or one for each arm: {early: forgetting/part_1, late: forgetting/part_8}. ``relative``
-compares ratios (0.1 is 10 %). ``exact`` says that the metric is a count, in which seeds play no part.
+compares ratios (0.1 is 10 %). ``exact`` says that the metric is a count, in which seeds play no part. ``equal_tokens`` leaves a
+comparison undecided where the arms have seen different numbers of tokens, as large batches have by a small budget, of which
+whole steps are made.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ _KINDS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "trend": (frozenset({"column"}), frozenset({"largest_of"})),
 }
 _COMMON = frozenset({"kind", "metric", "direction", "smallest"})
-_OPTIONAL = frozenset({"relative", "exact", "paper_column", "paper_direction", "paper_row"})
+_OPTIONAL = frozenset({"relative", "exact", "equal_tokens", "paper_column", "paper_direction", "paper_row"})
 _DIRECTIONS = {"less": -1, "more": 1}
 
 
@@ -72,7 +74,7 @@ class Test:
         comparisons: (an arm, the arms whose mean it is held against), in order; of a threshold the second are empty.
         bound: (bound, 1 if the metric is to be above it and -1 if below) of a threshold.
         column, largest_of: Of a trend.
-        relative, exact: See the beginning of this file.
+        relative, exact, equal_tokens: See the beginning of this file.
         paper_column: Column of the paper's table; None for that of the claim.
         paper_better: 1 where more of it is better.
         paper_row: Row of the paper's table that holds a trend's correlation.
@@ -88,6 +90,7 @@ class Test:
     largest_of: Sequence[str]
     relative: bool
     exact: bool
+    equal_tokens: bool
     paper_column: str | None
     paper_better: int
     paper_row: str | None
@@ -221,6 +224,7 @@ class _Reader:
             largest_of=[str(name) for name in content.get("largest_of", [])],
             relative=bool(content.get("relative", False)),
             exact=bool(content.get("exact", False)),
+            equal_tokens=bool(content.get("equal_tokens", False)),
             paper_column=content.get("paper_column"),
             paper_better=_DIRECTIONS[content.get("paper_direction", "more")],
             paper_row=content.get("paper_row"),

@@ -33,6 +33,9 @@ REPRODUCED, CONTRADICTED, UNDECIDED, NOT_RUN = "reproduced", "contradicted", "un
 
 _CONFIDENCE = 0.95
 
+#: Tokens of two arms are equal within this share, where a claim is about equal tokens.
+_EQUAL_TOKENS = 0.05
+
 
 class Interval(Protocol):
     """An effect with intervals: an ``Estimate``, or a correlation."""
@@ -58,6 +61,7 @@ class Finding:
         needed: Seeds that would decide it, if it is not; None if none would.
         paper: The paper's own effect in its unit, or None; the logarithm of a ratio where the test is relative.
         verdict: One of the four.
+        tokens: The different numbers of tokens that the arms were trained on, where the test wants equal ones; otherwise empty.
     """
 
     test: Test
@@ -68,6 +72,7 @@ class Finding:
     needed: int | None
     paper: float | None
     verdict: str
+    tokens: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,10 @@ def _against(claim: Claim, section: Section) -> Judgement:
     if UNDECIDED not in verdicts:
         return Judgement(claim, section.label, REPRODUCED, "each comparison holds", findings)
     open_ = [finding for finding in findings if finding.verdict == UNDECIDED]
+    for finding in open_:
+        if finding.tokens:
+            told = " and ".join(f"{tokens:,.0f}" for tokens in finding.tokens)
+            return Judgement(claim, section.label, UNDECIDED, f"{finding.label}: not of equal tokens, but of {told}", findings)
     single = any(finding.units < 2 for finding in open_)
     reason = "one seed: nothing can be concluded" if single else f"open: {_of(findings, UNDECIDED)}"
     return Judgement(claim, section.label, UNDECIDED, reason, findings)
@@ -191,6 +200,10 @@ def _compared(claim: Claim, test: Test, arms: Mapping[str, Arm], count: int) -> 
         paper = _paper(claim, test, first, others)
         if found is None:
             findings.append(Finding(test, label, columns, None, 0, None, paper, UNDECIDED))
+            continue
+        tokens = sorted({value for name in names for value in arms[name].by_seed("tokens").values()})
+        if test.equal_tokens and tokens and tokens[-1] > (1 + _EQUAL_TOKENS) * tokens[0]:
+            findings.append(Finding(test, label, columns, found, found.pairs, None, paper, UNDECIDED, tokens))
             continue
         verdict = decide(found, test.margin, test.kind == "equivalence", count)
         needed = _needed(found, test, count) if verdict == UNDECIDED else None
