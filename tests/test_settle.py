@@ -62,6 +62,9 @@ def test_a_parent_trains_on_the_whole_budget_as_a_run_of_its_own_would() -> None
     assert child.parent is not None
     assert child.parent.identity == settled(*POOL[:2], "seed=3").identity
     assert (child.tokens, child.parent.tokens) == (256, 512)
+    # Where experiments stand beside each other, the longer training of a parent to inherit from leaves it as it is.
+    longer = settled(*POOL, "arch.kv_heads=heads/2", "train.share=0.5", "seed=3", "init.parent_tokens=4096")
+    assert longer.identity == child.identity
 
 
 def test_a_wider_parent_follows_the_dial_with_its_learning_rate_and_sigma() -> None:

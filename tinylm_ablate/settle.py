@@ -341,13 +341,13 @@ def _parent(config: Config) -> Settled:
     if init.method == "inherit":
         arch.depth, arch.width, arch.ffn_width = init.parent_depth, init.parent_width, init.parent_ffn_width
         parent.seed = init.parent_seed
+        if init.parent_tokens is not None:
+            parent.train.tokens = init.parent_tokens
         wider = at_scale(init.parent_width, config.scale.factor) / at_scale(config.scale.width, config.scale.factor)
         parent.optimizer.scaling.multiplier /= wider
         init.std /= math.sqrt(wider)
     parent.train.share = 1.0
     parent.rounds.count, parent.rounds.forgetting = 1, False
-    if init.parent_tokens is not None:
-        parent.train.tokens = init.parent_tokens
     init.method, init.train = "random", "child"
     parent.train.keep_model = True
     parent.tracking.run_name = f"parent {arch.depth} layers"
