@@ -158,7 +158,9 @@ class InitConfig:
     parent_width: int | str = setting("width of the trained parent", dial=True, at_least=2)
     parent_ffn_width: int | str = setting("FFN width of the trained parent", dial=True, at_least=1)
     parent_seed: int = setting("seed of the trained parent, the same for every seed of a grid", at_least=0, at_most=2**31 - 1)
-    parent_tokens: int | None = setting("budget of the parent of init=inherit; null is the run's own", at_least=1, at_most=MAX_TOKENS)
+    parent_tokens: int | None = setting(
+        "budget of the parent of init=inherit; null is the run's own", at_least=1, at_most=MAX_TOKENS
+    )
     train: str = setting(
         "what the run trains: the child, or the parent that the child would be cut out of", choices=("child", "parent")
     )
