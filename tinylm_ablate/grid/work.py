@@ -149,7 +149,9 @@ class Walk:
             if self._stops():
                 return
             if ready:
-                self._do(ready)
+                # What another worker makes, such as the scores of a parent, is waited for only by who has nothing else to do.
+                others = not self.together and len(ready) > 1
+                self._do(ready[:1] if others else ready, others)
             elif any(work.state == "waiting" for work in waiting):
                 time.sleep(min(LOOK_SECONDS, waiting[0].settled.config.grid.lease_seconds / 4))
                 self._paused.clear()
@@ -160,13 +162,13 @@ class Walk:
         return self.stop and any(work.state == "failed" for work in self.works)
 
     def _ready(self, waiting: Sequence[Work]) -> list[Work]:
-        """What can start now: all of it, or the first."""
+        """What can start now: all of it, or the first two, of which one is done."""
         held = holders(self._runs_dir)
         ready = []
         for work in waiting:
             if self._can_start(work, held):
                 ready.append(work)
-                if not self.together:
+                if not self.together and len(ready) == 2:
                     break
         if not ready:
             self._tell_waiting([work for work in waiting if work.state == "waiting"], held)
@@ -196,12 +198,11 @@ class Walk:
             if run.identity in self._by_identity
         )
 
-    def _do(self, ready: Sequence[Work]) -> None:
+    def _do(self, ready: Sequence[Work], others: bool) -> None:
+        """Launch works; ``others`` says that there is more to do now."""
         for number, work in enumerate(ready, self._launched + 1):
             say(f"[{min(number, len(self.works))}/{len(self.works)}] {work.name}")
         self._launched += len(ready)
-        # What another worker makes, such as the scores of a parent, is waited for only by who has nothing else to do.
-        others = not self.together and self._other(ready[0])
         try:
             with without_waiting() if others else contextlib.nullcontext():
                 outcomes = self.launch(ready, self._launched - len(ready))
@@ -230,11 +231,6 @@ class Walk:
                     self._paused.add(work.identity)
         if stopped is not None:
             raise Interrupted(stopped.signum, stopped.text)
-
-    def _other(self, work: Work) -> bool:
-        """Whether there is a work beside this one that can start now."""
-        held = holders(self._runs_dir)
-        return any(other is not work and other.state == "waiting" and self._can_start(other, held) for other in self.works)
 
     def _fail(self, work: Work, error: str) -> None:
         work.state, work.error = "failed", error

@@ -146,10 +146,10 @@ def _against(claim: Claim, section: Section) -> Judgement:
     if UNDECIDED not in verdicts:
         return Judgement(claim, section.label, REPRODUCED, "each comparison holds", findings)
     open_ = [finding for finding in findings if finding.verdict == UNDECIDED]
-    for finding in open_:
-        if finding.tokens:
-            told = " and ".join(f"{tokens:,.0f}" for tokens in finding.tokens)
-            return Judgement(claim, section.label, UNDECIDED, f"{finding.label}: not of equal tokens, but of {told}", findings)
+    uneven = next((finding for finding in open_ if finding.tokens), None)
+    if uneven is not None:
+        told = " and ".join(f"{tokens:,.0f}" for tokens in uneven.tokens)
+        return Judgement(claim, section.label, UNDECIDED, f"{uneven.label}: not of equal tokens, but of {told}", findings)
     single = any(finding.units < 2 for finding in open_)
     reason = "one seed: nothing can be concluded" if single else f"open: {_of(findings, UNDECIDED)}"
     return Judgement(claim, section.label, UNDECIDED, reason, findings)
@@ -201,14 +201,17 @@ def _compared(claim: Claim, test: Test, arms: Mapping[str, Arm], count: int) -> 
         if found is None:
             findings.append(Finding(test, label, columns, None, 0, None, paper, UNDECIDED))
             continue
-        tokens = sorted({value for name in names for value in arms[name].by_seed("tokens").values()})
-        if test.equal_tokens and tokens and tokens[-1] > (1 + _EQUAL_TOKENS) * tokens[0]:
-            findings.append(Finding(test, label, columns, found, found.pairs, None, paper, UNDECIDED, tokens))
-            continue
-        verdict = decide(found, test.margin, test.kind == "equivalence", count)
-        needed = _needed(found, test, count) if verdict == UNDECIDED else None
-        findings.append(Finding(test, label, columns, found, found.pairs, needed, paper, verdict))
+        tokens = _unequal_tokens([arms[name] for name in names]) if test.equal_tokens else []
+        verdict = UNDECIDED if tokens else decide(found, test.margin, test.kind == "equivalence", count)
+        needed = _needed(found, test, count) if verdict == UNDECIDED and not tokens else None
+        findings.append(Finding(test, label, columns, found, found.pairs, needed, paper, verdict, tokens))
     return findings
+
+
+def _unequal_tokens(arms: Sequence[Arm]) -> list[float]:
+    """The different numbers of tokens of some arms, from the least on; none where they are equal."""
+    tokens = sorted({value for arm in arms for value in arm.by_seed("tokens").values()})
+    return tokens if tokens and tokens[-1] > (1 + _EQUAL_TOKENS) * tokens[0] else []
 
 
 def _needed(found: Estimate, test: Test, count: int) -> int | None:
