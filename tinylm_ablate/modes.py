@@ -12,7 +12,7 @@ from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.settle import settle
 
 if TYPE_CHECKING:
-    from tinylm_ablate.grid.outcome import Outcome
+    from tinylm_ablate.execute.attempts import Outcome
 
 
 def perform(config: Config) -> None:
@@ -46,13 +46,13 @@ def _run(config: Config) -> None:
 
 
 def _status(config: Config) -> None:
-    from tinylm_ablate.grid.status import show_status
+    from tinylm_ablate.execute.status import show_status
 
     show_status([("the run", settle(config))])
 
 
 def _plan(config: Config) -> None:
-    from tinylm_ablate.grid.plan import plans
+    from tinylm_ablate.execute.plan import plans
 
     print(plans([("the run", settle(config))], config.plan.format))
 

@@ -33,7 +33,7 @@ _PACKAGES = (
 #: Variable of the environment by which a grid tells its workers' processes what was typed.
 COMMAND = "TINYLM_ABLATE_COMMAND"
 
-#: Tells a worker of a grid which process started it, and when the grid was started (``tinylm_ablate.grid.workers``).
+#: Tells a worker of a grid which process started it, and when the grid was started (``tinylm_ablate.execute.workers``).
 LEADER = "TINYLM_ABLATE_LEADER"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tinylm_ablate.settle import Settled
+from tinylm_ablate.settled import Settled
 
 
 def needs(settled: Settled) -> list[Settled]:

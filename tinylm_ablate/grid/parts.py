@@ -19,8 +19,9 @@ from tinylm_ablate.config import Config, walk
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.grid.cells import Cell, expand
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, typed
-from tinylm_ablate.grid.outcome import one_line
-from tinylm_ablate.settle import Settled, settle
+from tinylm_ablate.execute.attempts import one_line
+from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
     from hydra.types import HydraContext

@@ -21,9 +21,10 @@ from tinylm_ablate.data.once import writing
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, diagnose, typed
-from tinylm_ablate.grid.outcome import one_line, say
+from tinylm_ablate.execute.attempts import one_line, say
 from tinylm_ablate.run import Record, finished, parameters_of
-from tinylm_ablate.settle import Settled, settle
+from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
     from tinylm_ablate.grid.objectives import Objective
@@ -73,7 +74,7 @@ class OptunaSweeper(Sweeper):
 
     def _check(self, base: Config, arguments: Sequence[str]) -> tuple[list[str], list[Axis], list[Objective], list[Settled]]:
         """Everything that can be told before a trial starts, with all mistakes at once."""
-        from tinylm_ablate.evaluate.speed import METRIC as DECODE_SPEED
+        from tinylm_ablate.measure.speed import METRIC as DECODE_SPEED
         from tinylm_ablate.grid.objectives import check_languages, parse_objectives
         from tinylm_ablate.grid.space import parse_space
 

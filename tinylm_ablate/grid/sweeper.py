@@ -24,10 +24,10 @@ from tinylm_ablate.data.once import locked
 from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.files import fingerprint, write_atomic
 from tinylm_ablate.grid.compose import typed
-from tinylm_ablate.grid.outcome import LOG, Outcome, one_line, say
+from tinylm_ablate.execute.attempts import LOG, Outcome, one_line, say
 from tinylm_ablate.grid.parts import Job, Part, parts, settle_all
 from tinylm_ablate.grid.work import Walk, Work, gather, outcome_of
-from tinylm_ablate.grid.workers import Team, divide, leader_since, wanted_workers
+from tinylm_ablate.execute.workers import Team, divide, leader_since, wanted_workers
 from tinylm_ablate.provenance import require_clean
 from tinylm_ablate.run import Record, as_asked, complete, parameters_of
 
@@ -79,7 +79,7 @@ class GridSweeper(Sweeper):
         jobs = settle_all(self.config, self.hydra_context, found)
         named = [(name, job.settled) for job in jobs for name in (job.name, *job.also)]
         if base.mode == "plan":
-            from tinylm_ablate.grid.plan import plans
+            from tinylm_ablate.execute.plan import plans
 
             print(plans(named, base.plan.format, base.grid.workers))
             return []
@@ -89,7 +89,7 @@ class GridSweeper(Sweeper):
             print(write_coverage([job.settled for job in jobs]))
             return []
         if base.mode == "status":
-            from tinylm_ablate.grid.status import show_status
+            from tinylm_ablate.execute.status import show_status
 
             show_status(named)
             return []

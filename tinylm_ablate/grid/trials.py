@@ -12,10 +12,10 @@ from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError, Interrupted, Pruned, RunFailed
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS
 from tinylm_ablate.grid.objectives import Objective
-from tinylm_ablate.grid.outcome import one_line, say
+from tinylm_ablate.execute.attempts import one_line, say
 from tinylm_ablate.grid.study import DONE, FAILED, PRUNED, REJECTED, Result, Study, Watch
 from tinylm_ablate.run import complete
-from tinylm_ablate.settle import Settled
+from tinylm_ablate.settled import Settled
 
 #: So many proposals in a row that are off the budget, or impossible, mean that the space holds hardly anything else.
 _MOST_REJECTED = 200

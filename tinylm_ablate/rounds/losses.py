@@ -19,7 +19,7 @@ from tinylm_ablate.data.once import locked
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.hardware import pick_device, thread_count
-from tinylm_ablate.settle import Settled
+from tinylm_ablate.settled import Settled
 from tinylm_ablate.train.compile import compiled, worth_compiling
 
 Float64s = npt.NDArray[np.float64]

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, TypedDict
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
 
-from tinylm_ablate.evaluate.scoring import LanguageModel, token_losses
+from tinylm_ablate.measure.base import Result, Settings, Subject
+from tinylm_ablate.measure.scoring import LanguageModel, token_losses
+from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
+    from tinylm_ablate.data.corpus import Corpus
     from tinylm_ablate.data.documents import Document
     from tinylm_ablate.tokenizer.vocabulary import Vocabulary
+
+
+#: The held-out splits that are measured.
+SPLITS = ("validation", "test")
 
 
 class DocumentRow(TypedDict):
@@ -25,6 +33,65 @@ class DocumentRow(TypedDict):
     nats: float
     bytes: int
     tokens: int
+
+
+class BitsPerByte:
+    """Bits per byte of validation and test text, per language (``evaluate.max_bytes`` of each)."""
+
+    name = "bits_per_byte"
+    weights = True
+
+    def requests(self, run: Settled) -> list[dict[str, Any]]:
+        """Always one."""
+        return [{"max_bytes": run.config.evaluate.max_bytes}]
+
+    def measure(self, subject: Subject, settings: Settings) -> Result:
+        """Score the held-out documents."""
+        return bits(
+            subject.decoder, subject.vocabulary, subject.corpus, settings["max_bytes"], subject.context_length, subject.device
+        )
+
+
+def bits(
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    corpus: Corpus,
+    max_bytes: int,
+    context_length: int,
+    device: torch.device | str,
+) -> Result:
+    """Bits per byte of both held-out splits.
+
+    Args:
+        model: A causal language model.
+        vocabulary: Its tokenizer.
+        corpus: The text.
+        max_bytes: Text of each split and language that is scored.
+        context_length: Tokens that the model sees at once.
+        device: Where the model is.
+
+    Returns:
+        Metrics ``test/bits_per_byte/en`` with ``/standard_error``, ``/documents`` and ``/bytes`` below it, "all" being the
+        unweighted mean over languages; and one row per document: split, language, document, nats, bytes, tokens.
+    """
+    found: list[dict[str, Any]] = []
+    metrics: dict[str, float] = {}
+    for split in SPLITS:
+        texts = [text for language in corpus.languages for text in first_bytes(corpus.documents(split, language), max_bytes)]
+        rows = document_losses(model, vocabulary, texts, context_length, device, f"bits per byte, {split}")
+        name = f"{split}/bits_per_byte"
+        sizes: Counter[str] = Counter()
+        for row in rows:
+            sizes[row["language"]] += row["bytes"]
+        metrics |= named(name, bits_per_byte(rows)) | named(name, standard_errors(rows), "/standard_error")
+        metrics |= named(name, Counter(row["language"] for row in rows), "/documents") | named(name, sizes, "/bytes")
+        found += [{"split": split, **row} for row in rows]
+    return Result(metrics, found)
+
+
+def named(prefix: str, values: Mapping[str, float], suffix: str = "") -> dict[str, float]:
+    """Values by language as metrics."""
+    return {f"{prefix}/{language}{suffix}": value for language, value in values.items()}
 
 
 def first_bytes(documents: Iterable[Document], max_bytes: int) -> Iterator[Document]:

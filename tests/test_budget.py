@@ -14,7 +14,7 @@ from tests.helpers import TINY
 from tinylm_ablate.config import RoundsConfig
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.rounds.plan import Rounds, part_sizes, split_rounds
+from tinylm_ablate.budget import Rounds, part_sizes, split_rounds
 from tinylm_ablate.settle import settle
 
 

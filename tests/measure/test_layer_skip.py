@@ -15,8 +15,8 @@ from tests.helpers import TINY
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.evaluate import evaluate
-from tinylm_ablate.evaluate.layer_skip import FILE, layer_skip, read, save, suffices, summary
+from tinylm_ablate.measure import evaluate
+from tinylm_ablate.measure.layer_skip import FILE, layer_skip, read, save, suffices, summary
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.run import finished, run
 from tinylm_ablate.settle import settle
@@ -73,8 +73,8 @@ def test_at_least_one_layer_stays_and_there_may_be_no_questions(deep: Decoder, v
 
 
 def test_large_evaluations_are_cut_short(deep: Decoder, vocabulary: Any, texts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinylm_ablate.evaluate.layer_skip.MAX_BYTES", 500)
-    monkeypatch.setattr("tinylm_ablate.evaluate.layer_skip.MAX_QUESTIONS", 5)
+    monkeypatch.setattr("tinylm_ablate.measure.layer_skip.MAX_BYTES", 500)
+    monkeypatch.setattr("tinylm_ablate.measure.layer_skip.MAX_QUESTIONS", 5)
     small = config(max_bytes=500, cloze_questions=5, layer_skip=1)
     assert layer_skip(deep, vocabulary, texts, config(layer_skip=1), 64) == layer_skip(deep, vocabulary, texts, small, 64)
 

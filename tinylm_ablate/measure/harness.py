@@ -8,30 +8,24 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import json
 import logging
 import math
 import random
-import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate import progress
 from tinylm_ablate.errors import ConfigError, UserError
-from tinylm_ablate.files import write_atomic
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
     from tinylm_ablate.config import EvaluateConfig
-    from tinylm_ablate.evaluate.harness_model import HarnessModel
-
-#: In the folder of a run or model: scores by task, and below the folder a file of rows for each task, a row a question.
-SCORES, ROWS = "lm_eval.json", "lm_eval"
+    from tinylm_ablate.measure.harness_model import HarnessModel
 
 #: Resamples for the standard errors of metrics that are no means, such as perplexities.
 _BOOTSTRAP = 1000
@@ -103,28 +97,26 @@ class Score:
 
 @dataclass(frozen=True)
 class Tasks:
-    """Loaded tasks.
+    """A loaded task, or the tasks of a group.
 
     Attributes:
-        names: What was asked for, lists written out.
-        loaded: As the harness's ``evaluate`` takes them.
-        left_out: One line on what a list names and is not there; empty if nothing is.
+        name: The task or group.
+        loaded: As the harness's ``evaluate`` takes it.
     """
 
-    names: list[str]
+    name: str
     loaded: dict[str, dict[str, Any]]
-    left_out: str
 
 
-def open_tasks(settings: EvaluateConfig) -> Tasks:
-    """Find and load the tasks that a config names, before any model is opened.
+def task_names(settings: EvaluateConfig) -> tuple[list[str], str]:
+    """The tasks that a config names, lists written out; and one line on what a list names and is not available.
 
     Args:
-        settings: ``tasks``, ``task_folder`` and ``shots`` are used. Without tasks, all of the folder's.
+        settings: ``tasks`` and ``task_folder`` are used. Without tasks, all of the folder's.
 
     Raises:
         ConfigError: No task, an unknown one, or a folder without any.
-        UserError: The harness is not installed, or a task cannot be loaded (its YAML is wrong, its data are out of reach).
+        UserError: The harness is not installed.
     """
     if not settings.tasks and settings.task_folder is None:
         raise ConfigError(
@@ -133,26 +125,49 @@ def open_tasks(settings: EvaluateConfig) -> Tasks:
                 f"evaluate.tasks=[piqa,arc_easy], and the lists {' and '.join(LISTS)}"
             ]
         )
+    return _task_names(tuple(settings.tasks), settings.task_folder)
+
+
+@cache
+def _task_names(tasks: tuple[str, ...], wanted: str | None) -> tuple[list[str], str]:
+    _check_installed()
+    folder = _task_folder(wanted)
+    _follow_our_settings()
+    return _names(tasks, _manager(tasks, folder), folder)
+
+
+def _check_installed() -> None:
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError(
-            "mode=evaluate: EleutherAI's harness is not installed; pip install 'tinylm-ablate[lm-eval]', "
+            "evaluate.tasks: EleutherAI's harness is not installed; pip install 'tinylm-ablate[lm-eval]', "
             "or in a checkout: pip install -c constraints.txt -e '.[lm-eval]'"
         )
-    folder = _task_folder(settings.task_folder)
+
+
+def open_task(name: str, task_folder: str | None, shots: int | None) -> Tasks:
+    """Load one task or group.
+
+    Args:
+        name: One of ``task_names``.
+        task_folder: ``evaluate.task_folder``.
+        shots: Examples before each question; None is the task's own number.
+
+    Raises:
+        UserError: It cannot be loaded (its YAML is wrong, its data are out of reach).
+    """
+    _check_installed()
+    folder = _task_folder(task_folder)
     _follow_our_settings()
-    manager = _manager(settings.tasks, folder)
-    names, left_out = _names(settings.tasks, manager, folder)
     loaded: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}, "group_map": {}}
-    for name in names:
-        for part, found in _load(manager, name, folder).items():
-            loaded[part] |= found
+    for part, found in _load(_manager((name,), folder), name, folder).items():
+        loaded[part] |= found
     for task in loaded["tasks"].values():
-        if settings.shots is not None and task.get_config("num_fewshot") != 0:
-            task.set_config(key="num_fewshot", value=settings.shots)
+        if shots is not None and task.get_config("num_fewshot") != 0:
+            task.set_config(key="num_fewshot", value=shots)
         elif task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=_SEED)
-    return Tasks(names, loaded, left_out)
+    return Tasks(name, loaded)
 
 
 def score(model: HarnessModel, tasks: Tasks, limit: int | None) -> tuple[list[Score], dict[str, list[dict[str, Any]]]]:
@@ -180,7 +195,7 @@ def score(model: HarnessModel, tasks: Tasks, limit: int | None) -> tuple[list[Sc
         raise
     except Exception as error:  # templates, metrics and filters of a task are code of others
         raise UserError(
-            f"evaluate.tasks=[{','.join(tasks.names)}]: the harness stopped ({_line(error)}); HYDRA_FULL_ERROR=1 shows where"
+            f"evaluate.tasks=[{tasks.name}]: the harness stopped ({_line(error)}); HYDRA_FULL_ERROR=1 shows where"
         ) from error
     rows = {name: [_row(sample) for sample in samples] for name, samples in found["samples"].items()}
     counts = {name: int(number["effective"]) for name, number in found["n-samples"].items()}
@@ -192,52 +207,6 @@ def score(model: HarnessModel, tasks: Tasks, limit: int | None) -> tuple[list[Sc
         for metric, value, error in _metrics(metrics)
     ]
     return scores, rows
-
-
-def keep(
-    folder: Path,
-    scores: Sequence[Score],
-    rows: Mapping[str, Sequence[Mapping[str, Any]]],
-    model: HarnessModel,
-    limit: int | None,
-) -> Path:
-    """Add scores to ``lm_eval.json`` and write ``lm_eval/<task>.jsonl`` in a folder; scores of other tasks there stay.
-
-    Raises:
-        UserError: The file that is there is damaged.
-    """
-    from importlib.metadata import version
-
-    path = folder / SCORES
-    kept: dict[str, Any] = {}
-    if path.exists():
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))["tasks"]
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}: is damaged; remove it, and evaluate what it held again") from None
-    for name, questions in rows.items():
-        lines = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in questions)
-        file = re.sub(r"[^\w.-]", "_", name)
-        write_atomic(folder / ROWS / f"{file}.jsonl", lines)
-    for name in dict.fromkeys(score.task for score in scores):
-        kept[name] = {
-            "metrics": {
-                score.metric: {"value": score.value, "standard_error": score.standard_error}
-                for score in scores
-                if score.task == name
-            },
-            **{key: value for score in scores if score.task == name for key, value in asdict(score).items() if key in _KEPT},
-            "limit": limit,
-            "lm_eval": version("lm_eval"),
-        }
-        if name in rows:
-            kept[name] |= {"requests": model.asked[name], "cut_requests": model.cut[name]}
-    content = {"context_length": model.max_length, "tasks": kept}
-    write_atomic(path, json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False))
-    return path
-
-
-_KEPT = {"shots", "questions"}
 
 
 def _task_folder(wanted: str | None) -> Path | None:
@@ -263,7 +232,8 @@ def _follow_our_settings() -> None:
         datasets.disable_progress_bars()
 
 
-def _manager(wanted: Sequence[str], folder: Path | None) -> TaskManager:
+@cache
+def _manager(wanted: tuple[str, ...], folder: Path | None) -> TaskManager:
     """The harness's index of tasks, of as few folders as hold what is wanted: reading all of them takes it half a minute."""
     import lm_eval.tasks
 

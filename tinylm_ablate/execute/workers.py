@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Self
 from tinylm_ablate.arch.costs import training_memory
 from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.grid.outcome import say
+from tinylm_ablate.execute.attempts import say
 from tinylm_ablate.hardware import cores, memory, pick_device
 from tinylm_ablate.provenance import LEADER
 
 if TYPE_CHECKING:
-    from tinylm_ablate.settle import Settled
+    from tinylm_ablate.settled import Settled
 
 _LOOK_SECONDS = 1.0
 
@@ -81,7 +81,7 @@ def _bytes(run: Settled) -> int:
 
 def _best_threads(run: Settled) -> int:
     """The number of threads with which the machine as a whole trains most tokens a second."""
-    from tinylm_ablate.grid.calibrate import speed
+    from tinylm_ablate.execute.calibrate import speed
 
     train, optimizer = run.config.train, run.config.optimizer
     length, precision = train.context_length, run.precision

@@ -14,8 +14,8 @@ pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 from tests.evaluate.conftest import SmallVocabulary, Texts
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import ConfigError, UserError
-from tinylm_ablate.evaluate.harness import open_tasks
-from tinylm_ablate.evaluate.harness_model import HarnessModel
+from tinylm_ablate.measure.harness import open_tasks
+from tinylm_ablate.measure.harness_model import HarnessModel
 from tinylm_ablate.grid.benchmarks import show_scores
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.init.huggingface import export
@@ -216,7 +216,7 @@ def test_all_tasks_of_a_folder_are_the_default(tasks: Path) -> None:
 def test_a_list_takes_ones_own_task_for_what_the_harness_lacks(
     tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tinylm_ablate.evaluate import harness
+    from tinylm_ablate.measure import harness
 
     (tmp_path / "c3.yaml").write_text((tasks / "letters.yaml").read_text().replace("task: letters", "task: c3"))
     monkeypatch.setattr(harness, "_load", lambda *_: {})

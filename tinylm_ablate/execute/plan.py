@@ -9,12 +9,12 @@ from typing import Any
 from tinylm_ablate import progress
 from tinylm_ablate.arch.costs import training_memory
 from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
-from tinylm_ablate.grid.calibrate import busy
-from tinylm_ablate.grid.cost import PROGRAM_SECONDS, code_of, cost, shard_bytes
+from tinylm_ablate.execute.calibrate import busy
+from tinylm_ablate.execute.cost import PROGRAM_SECONDS, code_of, cost, shard_bytes
 from tinylm_ablate.grid.needs import before
-from tinylm_ablate.grid.workers import divide
+from tinylm_ablate.execute.workers import divide
 from tinylm_ablate.optimizer.schedule import drawn, run_factor, warmup_steps
-from tinylm_ablate.settle import Settled
+from tinylm_ablate.settled import Settled
 
 _COLUMNS = {
     "name": "cell", "depth": "depth", "width": "width", "ffn_width": "FFN", "heads": "heads", "vocab_size": "vocab",

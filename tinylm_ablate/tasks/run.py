@@ -15,11 +15,12 @@ from tinylm_ablate.config import Config
 from tinylm_ablate.data.once import writing
 from tinylm_ablate.errors import Interrupted, UserError
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.grid.claims import held
-from tinylm_ablate.grid.outcome import attempts
+from tinylm_ablate.execute.leases import held
+from tinylm_ablate.execute.attempts import attempts
 from tinylm_ablate.hardware import pick_device
 from tinylm_ablate.provenance import provenance
-from tinylm_ablate.settle import Settled, settle
+from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
     from tinylm_ablate.arch.decoder import Decoder
@@ -99,7 +100,7 @@ def _do(settled: Settled, folder: Path, watch: Watch | None) -> Record:
 
     from tinylm_ablate.data.corpus import open_corpus
     from tinylm_ablate.data.shards import open_shards
-    from tinylm_ablate.evaluate import evaluate
+    from tinylm_ablate.measure import evaluate
     from tinylm_ablate.init.build import initial_decoder
     from tinylm_ablate.init.huggingface import save_model
     from tinylm_ablate.init.random import matrix_std
@@ -236,7 +237,7 @@ def _with_decode_speed(settled: Settled, record: Record) -> Record:
     config = settled.config
     if not config.evaluate.decode.measure:
         return record
-    from tinylm_ablate.evaluate.speed import METRIC, decode_speed_once, protocol
+    from tinylm_ablate.measure.speed import METRIC, decode_speed_once, protocol
 
     wanted = protocol(config.evaluate.decode, config.train.device, config.train.threads)
     if METRIC in record["metrics"] and record.get("decode") == wanted:
@@ -257,7 +258,7 @@ def _with_layer_skip(settled: Settled, record: Record, decoder: Decoder | None =
     wanted = config.evaluate.layer_skip
     if not wanted:
         return record
-    from tinylm_ablate.evaluate.layer_skip import read, save, suffices, summary
+    from tinylm_ablate.measure.layer_skip import read, save, suffices, summary
 
     rows = read(folder) if decoder is None else []
     if not suffices(rows, wanted, settled.shape.depth):
@@ -269,7 +270,7 @@ def _with_layer_skip(settled: Settled, record: Record, decoder: Decoder | None =
 
 def _skip_layers(settled: Settled, decoder: Decoder | None) -> list[Record]:
     from tinylm_ablate.data.corpus import open_corpus
-    from tinylm_ablate.evaluate.layer_skip import layer_skip
+    from tinylm_ablate.measure.layer_skip import layer_skip
     from tinylm_ablate.init.huggingface import load_model
     from tinylm_ablate.tokenizer.build import open_vocabulary
 

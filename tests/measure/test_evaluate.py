@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pyarrow.parquet
 import pytest
 
-from tinylm_ablate.evaluate import evaluate
+from tinylm_ablate.measure import evaluate
 
 
 def config(**changes):

@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
-from tinylm_ablate.evaluate import cloze
-from tinylm_ablate.evaluate.cloze import Question, accuracy, answer, questions
+from tinylm_ablate.measure import cloze
+from tinylm_ablate.measure.cloze import Question, accuracy, answer, questions
 
 CONTEXT, CONTINUATION = 40, 20
 

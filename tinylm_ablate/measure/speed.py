@@ -14,10 +14,28 @@ from tinylm_ablate.config import DecodeConfig
 from tinylm_ablate.data.once import locked
 from tinylm_ablate.files import fingerprint, write_atomic
 from tinylm_ablate.hardware import pick_device
+from tinylm_ablate.measure.base import Result, Settings, Subject
 from tinylm_ablate.provenance import provenance
+from tinylm_ablate.settled import Settled
 
 #: The measured value's name among a run's metrics.
 METRIC = "decode/tokens_per_second"
+
+
+class DecodingSpeed:
+    """New tokens per second by the paper's protocol (``evaluate.decode``), with random weights."""
+
+    name = "decoding_speed"
+    weights = False
+
+    def requests(self, run: Settled) -> list[dict[str, Any]]:
+        """One for this machine, where ``evaluate.decode.measure`` requests it."""
+        config = run.config
+        return [protocol(config.evaluate.decode, config.train.device, config.train.threads)] * config.evaluate.decode.measure
+
+    def measure(self, subject: Subject, settings: Settings) -> Result:
+        """Measure the shape, or read what another run of it measured."""
+        return Result({METRIC: decode_speed_once(subject.run.shape, dict(settings), subject.run.cache)})
 
 
 def protocol(config: DecodeConfig, device: str, threads: int | str) -> dict[str, Any]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
 
-from tinylm_ablate.evaluate.bits import with_all
-from tinylm_ablate.evaluate.scoring import LanguageModel, token_losses
+from tinylm_ablate.measure.base import Result, Settings, Subject
+from tinylm_ablate.measure.bits import named, with_all
+from tinylm_ablate.measure.scoring import LanguageModel, token_losses
+from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
     from tinylm_ablate.data.corpus import Corpus
@@ -55,6 +58,41 @@ class QuestionRow(TypedDict):
     question: str
     correct: bool
     margin: float
+
+
+class Cloze:
+    """Share of right answers to questions about test text, per language; chance is a quarter (``evaluate.cloze_*``)."""
+
+    name = "cloze"
+    weights = True
+    #: Questions are about test text alone, so that nothing is ever chosen by them.
+    split = "test"
+
+    def requests(self, run: Settled) -> list[dict[str, Any]]:
+        """One, unless there are to be no questions."""
+        evaluate = run.config.evaluate
+        if not evaluate.cloze_questions:
+            return []
+        keys = ("questions", "context", "continuation")
+        return [{key: getattr(evaluate, f"cloze_{key}") for key in keys}]
+
+    def measure(self, subject: Subject, settings: Settings) -> Result:
+        """Answer the questions; one row per question: split, language, question, correct, margin (nats per byte)."""
+        asked = [
+            question
+            for language in subject.corpus.languages
+            for question in questions(
+                subject.corpus, self.split, language, settings["questions"], settings["context"], settings["continuation"]
+            )
+        ]
+        rows = answer(
+            subject.decoder, subject.vocabulary, asked, subject.context_length, subject.device, f"cloze, {self.split}"
+        )
+        shares, errors = accuracy(rows)
+        name = f"{self.split}/cloze"
+        metrics = named(name, shares) | named(name, errors, "/standard_error")
+        metrics |= named(name, Counter(row["language"] for row in rows), "/questions")
+        return Result(metrics, [{"split": self.split, **row} for row in rows])
 
 
 def questions(corpus: Corpus, split: str, language: str, count: int, context: int, continuation: int) -> list[Question]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tinylm_ablate.arch.shapes import flops_per_token, parameters
-from tinylm_ablate.grid.calibrate import speed
+from tinylm_ablate.execute.calibrate import speed
 from tinylm_ablate.hardware import pick_device
-from tinylm_ablate.settle import Settled
+from tinylm_ablate.settled import Settled
 
 #: Seconds of a run that do not depend on its shape: opening the text, making the trainer, writing what is kept. Measured on
 #: two cores, as is what follows (benchmarks/plan_truth.py).

@@ -9,14 +9,13 @@ all. What stands before the skipped layers is computed once, which saves half of
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinylm_ablate import progress
-from tinylm_ablate.errors import UserError
-from tinylm_ablate.evaluate.bits import bits_per_byte, document_losses, first_bytes
-from tinylm_ablate.evaluate.cloze import accuracy, answer, questions
-from tinylm_ablate.evaluate.run import write_parquet
+from tinylm_ablate.measure.base import Result, Settings, Subject
+from tinylm_ablate.measure.bits import bits_per_byte, document_losses, first_bytes
+from tinylm_ablate.measure.cloze import accuracy, answer, questions
+from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,28 +23,51 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tinylm_ablate.arch.decoder import Decoder
-    from tinylm_ablate.config import EvaluateConfig
     from tinylm_ablate.data.corpus import Corpus
     from tinylm_ablate.tokenizer.vocabulary import Vocabulary
-
-#: The file in a run's folder.
-FILE = "layer_skip.parquet"
 
 #: No more text and questions than this are looked at, of each language.
 MAX_BYTES, MAX_QUESTIONS = 50_000, 100
 
 
+class LayerSkip:
+    """The model with 1 to ``evaluate.layer_skip`` adjacent layers skipped at every position."""
+
+    name = "layer_skip"
+    weights = True
+
+    def requests(self, run: Settled) -> list[dict[str, Any]]:
+        """One, where ``evaluate.layer_skip`` is above 0."""
+        evaluate = run.config.evaluate
+        layers = min(evaluate.layer_skip, run.shape.depth - 1)
+        if layers < 1:
+            return []
+        return [
+            {
+                "layers": layers,
+                "max_bytes": min(evaluate.max_bytes, MAX_BYTES),
+                "questions": min(evaluate.cloze_questions, MAX_QUESTIONS),
+                "context": evaluate.cloze_context,
+                "continuation": evaluate.cloze_continuation,
+            }
+        ]
+
+    def measure(self, subject: Subject, settings: Settings) -> Result:
+        """Skip layers of the trained model."""
+        rows = layer_skip(subject.decoder, subject.vocabulary, subject.corpus, settings, subject.context_length)
+        return Result(summary(rows), rows)
+
+
 def layer_skip(
-    decoder: Decoder, vocabulary: Vocabulary, corpus: Corpus, config: EvaluateConfig, context_length: int
+    decoder: Decoder, vocabulary: Vocabulary, corpus: Corpus, settings: Settings, context_length: int
 ) -> list[dict[str, Any]]:
-    """Measure a decoder with 1 to ``config.layer_skip`` adjacent layers skipped at every position.
+    """Measure a decoder with 1 to ``settings["layers"]`` adjacent layers skipped at every position.
 
     Args:
         decoder: The model, where it is to compute.
         vocabulary: Its tokenizer.
         corpus: The text: documents of validation, and the cloze questions of test.
-        config: How much text, as for the whole model but for ``MAX_BYTES`` and ``MAX_QUESTIONS``; and how many layers, of which
-            at least one always stays.
+        settings: ``layers``, and how much text: ``max_bytes``, ``questions``, ``context`` and ``continuation``.
         context_length: Tokens that the model sees at once.
 
     Returns:
@@ -54,15 +76,17 @@ def layer_skip(
         cloze (share of right answers, mean over languages; None without questions).
     """
     device = decoder.embedding.weight.device
-    size, count = min(config.max_bytes, MAX_BYTES), min(config.cloze_questions, MAX_QUESTIONS)
+    size = settings["max_bytes"]
     texts = [text for language in corpus.languages for text in first_bytes(corpus.documents("validation", language), size)]
     asked = [
         question
         for language in corpus.languages
-        for question in questions(corpus, "test", language, count, config.cloze_context, config.cloze_continuation)
+        for question in questions(
+            corpus, "test", language, settings["questions"], settings["context"], settings["continuation"]
+        )
     ]
     depth = decoder.shape.depth
-    most = min(config.layer_skip, depth - 1)
+    most = min(settings["layers"], depth - 1)
     # By position, since a pass goes on from the states of the one before.
     places = [(0, 0), *((skipped, first) for first in range(depth) for skipped in range(1, min(most, depth - first) + 1))]
     model = _Skipping(decoder)
@@ -134,33 +158,3 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
             f"{name}/cheapest": by_cost[0][1],
         }
     return found
-
-
-def save(rows: Sequence[dict[str, Any]], folder: Path) -> Path:
-    """Write ``layer_skip.parquet`` beside a run's other rows."""
-    path = folder / FILE
-    write_parquet(path, rows)
-    return path
-
-
-def read(folder: Path) -> list[dict[str, Any]]:
-    """What ``save`` wrote into a run's folder; no rows if there is nothing.
-
-    Raises:
-        UserError: The file is damaged.
-    """
-    import pyarrow.parquet
-
-    path = folder / FILE
-    if not path.is_file():
-        return []
-    try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and it is measured again") from error
-    return rows
-
-
-def suffices(rows: Sequence[dict[str, Any]], wanted: int, depth: int) -> bool:
-    """Whether rows of 1 to ``wanted`` skipped layers are there, for a model of ``depth`` layers."""
-    return bool(rows) and max(row["skipped"] for row in rows) >= min(wanted, depth - 1)

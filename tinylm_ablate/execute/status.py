@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinylm_ablate.grid.claims import Holder, holders
+from tinylm_ablate.execute.leases import Holder, holders
 from tinylm_ablate.grid.needs import before
-from tinylm_ablate.grid.outcome import failure
-from tinylm_ablate.grid.plan import duration
+from tinylm_ablate.execute.attempts import failure
+from tinylm_ablate.execute.plan import duration
 from tinylm_ablate.run import as_asked
-from tinylm_ablate.settle import Settled
+from tinylm_ablate.settled import Settled
 
 REFRESH_SECONDS = 2.0
 

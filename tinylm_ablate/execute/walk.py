@@ -13,11 +13,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from tinylm_ablate.data.once import without_waiting
 from tinylm_ablate.errors import Busy, Interrupted, UserError
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.grid.claims import LOOK_SECONDS, Holder, claimed, file_time, holders
+from tinylm_ablate.execute.leases import LOOK_SECONDS, Holder, claimed, file_time, holders
 from tinylm_ablate.grid.needs import before, needs
-from tinylm_ablate.grid.outcome import LOG, Outcome, failure, one_line, say
+from tinylm_ablate.execute.attempts import LOG, Outcome, failure, one_line, say
 from tinylm_ablate.run import as_asked, complete
-from tinylm_ablate.settle import Settled
+from tinylm_ablate.settled import Settled
 
 
 @dataclass

@@ -9,27 +9,26 @@ import numpy as np
 import numpy.typing as npt
 
 from tinylm_ablate.arch.decoder import Decoder
-from tinylm_ablate.data.corpus import open_corpus
-from tinylm_ablate.data.shards import open_shards
-from tinylm_ablate.init.huggingface import load_model
+from tinylm_ablate.measure.base import Result, Settings, Subject
 from tinylm_ablate.rounds.draw import Float64s
 from tinylm_ablate.rounds.losses import batch_losses, first_batches, measure
-from tinylm_ablate.settle import Settled
-from tinylm_ablate.tokenizer.build import open_vocabulary
+from tinylm_ablate.settled import Settled
 
 
-def with_forgetting(settled: Settled, record: dict[str, Any]) -> dict[str, Any]:
-    """The record of a finished run with the losses of ``forgetting``, measured on its saved weights unless they are there."""
-    told = {name for name in record["metrics"] if name.startswith("forgetting/part_") and not name.endswith("/se")}
-    if len(told) == len(settled.rounds.parts):
-        return record
-    config, cache = settled.config, Path(settled.config.cache_dir)
-    corpus = open_corpus(config.data, cache)
-    vocabulary = open_vocabulary(config.tokenizer, settled.shape.vocab_size, settled.source_vocab_size, corpus, cache)
-    tokens = open_shards(corpus, vocabulary, cache).tokens("train")
-    measured = forgetting(settled, load_model(settled.folder / "model"), tokens, settled.folder)
-    kept = {name: value for name, value in record["metrics"].items() if not name.startswith("forgetting/")}
-    return record | {"metrics": kept | measured}
+class Forgetting:
+    """Loss of each part of the training data under the final model (``rounds.forgetting``)."""
+
+    name = "forgetting"
+    weights = True
+
+    def requests(self, run: Settled) -> list[dict[str, Any]]:
+        """One for the run's parts, where ``rounds.forgetting`` requests it."""
+        return [{"parts": list(run.rounds.parts)}] * run.config.rounds.forgetting
+
+    def measure(self, subject: Subject, settings: Settings) -> Result:
+        """Pass over the training batches once."""
+        del settings  # the parts are the run's own
+        return Result(forgetting(subject.run, subject.decoder, subject.shards.tokens("train"), subject.run.folder))
 
 
 def forgetting(settled: Settled, decoder: Decoder, tokens: npt.NDArray[Any], folder: Path) -> dict[str, float]:

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinylm_ablate.evaluate import scoring
-from tinylm_ablate.evaluate.bits import DocumentRow, bits_per_byte, document_losses, first_bytes, standard_errors
-from tinylm_ablate.evaluate.scoring import token_losses
+from tinylm_ablate.measure import scoring
+from tinylm_ablate.measure.bits import DocumentRow, bits_per_byte, document_losses, first_bytes, standard_errors
+from tinylm_ablate.measure.scoring import token_losses
 
 
 def one_at_a_time(model, vocabulary, text, context_length):
