@@ -100,8 +100,8 @@ def _do(settled: Settled, folder: Path, watch: Watch | None) -> Record:
     from tinylm_ablate.data.corpus import open_corpus
     from tinylm_ablate.data.shards import open_shards
     from tinylm_ablate.evaluate import evaluate
+    from tinylm_ablate.formats.huggingface import save_model
     from tinylm_ablate.init.build import initial_decoder
-    from tinylm_ablate.init.huggingface import save_model
     from tinylm_ablate.init.random import matrix_std
     from tinylm_ablate.rounds.next import curve_of, next_round
     from tinylm_ablate.tokenizer.build import open_vocabulary
@@ -150,7 +150,10 @@ def _do(settled: Settled, folder: Path, watch: Watch | None) -> Record:
         evaluation = evaluate(decoder, vocabulary, corpus, config.evaluate, config.train.context_length)
         decoder.cpu()
         if config.train.keep_model:
-            save_model(folder / "model", decoder, vocabulary, config.train.context_length)
+            save_model(
+                folder / "model", decoder, vocabulary.folder / "tokenizer.json", vocabulary.end_of_text,
+                config.train.context_length,
+            )  # fmt: skip
         evaluation.save(folder)
         rows = [{**before, "trained_std": after["std"]} for before, after in zip(initial_std, matrix_std(decoder), strict=True)]
         write_atomic(folder / "matrix_std.json", json.dumps(rows))
@@ -270,7 +273,7 @@ def _with_layer_skip(settled: Settled, record: Record, decoder: Decoder | None =
 def _skip_layers(settled: Settled, decoder: Decoder | None) -> list[Record]:
     from tinylm_ablate.data.corpus import open_corpus
     from tinylm_ablate.evaluate.layer_skip import layer_skip
-    from tinylm_ablate.init.huggingface import load_model
+    from tinylm_ablate.formats.huggingface import load_model
     from tinylm_ablate.tokenizer.build import open_vocabulary
 
     config, folder = settled.config, settled.folder

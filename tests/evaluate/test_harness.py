@@ -16,9 +16,9 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.evaluate.harness import open_tasks
 from tinylm_ablate.evaluate.harness_model import HarnessModel
+from tinylm_ablate.formats.huggingface import export
 from tinylm_ablate.grid.benchmarks import show_scores
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.init.huggingface import export
 
 CONTEXT = 48
 

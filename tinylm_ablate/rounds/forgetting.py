@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.data.corpus import open_corpus
 from tinylm_ablate.data.shards import open_shards
-from tinylm_ablate.init.huggingface import load_model
+from tinylm_ablate.formats.huggingface import load_model
 from tinylm_ablate.rounds.draw import Float64s
 from tinylm_ablate.rounds.losses import batch_losses, first_batches, measure
 from tinylm_ablate.settle import Settled
