@@ -73,7 +73,7 @@ def _generate(config: Config) -> None:
     import torch
 
     from tinylm_ablate.arch.decoding import generate
-    from tinylm_ablate.init.huggingface import load_model, load_tokenizer
+    from tinylm_ablate.formats.huggingface import load_model, load_tokenizer
 
     if not config.prompt:
         raise ConfigError(["prompt=: allowed: the text to go on from, as in prompt='Once upon a time'"])
@@ -96,7 +96,7 @@ def _generate(config: Config) -> None:
 
 
 def _export(config: Config) -> None:
-    from tinylm_ablate.init.huggingface import export, load, load_tokenizer
+    from tinylm_ablate.formats.huggingface import export, load, load_tokenizer
 
     if not config.folder:
         raise ConfigError(["folder=null: mode=export needs folder=WHERE"])

@@ -287,7 +287,7 @@ def _parent(config: Config) -> Settled:
 
 def _check_parent(config: Config, child: Shape, parent: Settled | None) -> None:
     """Refuse a child that does not fit its parent, before anything is spent."""
-    from tinylm_ablate.init.coupled import check_shapes
+    from tinylm_ablate.init.compatible import check_shapes
     from tinylm_ablate.init.parents import check_parent, open_parent
     from tinylm_ablate.init.pool import check_pool
 

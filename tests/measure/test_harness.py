@@ -18,7 +18,7 @@ from tinylm_ablate.measure.harness import open_tasks
 from tinylm_ablate.measure.harness_model import HarnessModel
 from tinylm_ablate.grid.benchmarks import show_scores
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.init.huggingface import export
+from tinylm_ablate.formats.huggingface import export
 
 CONTEXT = 48
 

@@ -18,7 +18,7 @@ from tinylm_ablate.data.corpus import open_corpus
 from tinylm_ablate.files import fingerprint, write_atomic
 from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.init.calibrate import Calibration, loss_gradients, open_calibration
-from tinylm_ablate.init.huggingface import take_decoder
+from tinylm_ablate.formats.huggingface import take_decoder
 from tinylm_ablate.init.importance import open_layers
 from tinylm_ablate.init.inherit import inherit, open_scores
 from tinylm_ablate.init.layers import LayerChoice

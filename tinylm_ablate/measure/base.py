@@ -105,6 +105,6 @@ class Subject:
 
     @cached_property
     def _decoder(self) -> Decoder:
-        from tinylm_ablate.init.huggingface import load_model
+        from tinylm_ablate.formats.huggingface import load_model
 
         return load_model(self.run.folder / "model").requires_grad_(False).eval()

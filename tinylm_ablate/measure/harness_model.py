@@ -27,8 +27,8 @@ from torch import Tensor
 from tinylm_ablate import progress
 from tinylm_ablate.arch.decoding import generate
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.init.huggingface import load_model, load_tokenizer
-from tinylm_ablate.init.parents import read_config
+from tinylm_ablate.formats.huggingface import load_model, load_tokenizer
+from tinylm_ablate.formats.safetensors_folder import read_config
 from tinylm_ablate.measure.scoring import Window, batches, most_tokens, padded
 
 #: Sequences that are continued at once.

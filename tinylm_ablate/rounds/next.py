@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.init.huggingface import load_model
+from tinylm_ablate.formats.huggingface import load_model
 from tinylm_ablate.rounds.draw import draw
 from tinylm_ablate.rounds.losses import batch_losses
 from tinylm_ablate.settled import Settled

@@ -102,7 +102,7 @@ def _do(settled: Settled, folder: Path, watch: Watch | None) -> Record:
     from tinylm_ablate.data.shards import open_shards
     from tinylm_ablate.measure import evaluate
     from tinylm_ablate.init.build import initial_decoder
-    from tinylm_ablate.init.huggingface import save_model
+    from tinylm_ablate.formats.huggingface import save_model
     from tinylm_ablate.init.random import matrix_std
     from tinylm_ablate.rounds.next import curve_of, next_round
     from tinylm_ablate.tokenizer.build import open_vocabulary
@@ -271,7 +271,7 @@ def _with_layer_skip(settled: Settled, record: Record, decoder: Decoder | None =
 def _skip_layers(settled: Settled, decoder: Decoder | None) -> list[Record]:
     from tinylm_ablate.data.corpus import open_corpus
     from tinylm_ablate.measure.layer_skip import layer_skip
-    from tinylm_ablate.init.huggingface import load_model
+    from tinylm_ablate.formats.huggingface import load_model
     from tinylm_ablate.tokenizer.build import open_vocabulary
 
     config, folder = settled.config, settled.folder

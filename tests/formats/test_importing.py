@@ -16,8 +16,8 @@ from tokenizers import Tokenizer
 
 from tests.tokenizer.conftest import train_sentencepiece
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.tokenizer.importing import import_tokenizer, source_identity
-from tinylm_ablate.tokenizer.lossless import State, added, open_tokenizer
+from tinylm_ablate.formats.importing import import_tokenizer, source_identity
+from tinylm_ablate.formats.lossless import State, added, open_tokenizer
 
 
 @functools.cache

@@ -16,13 +16,14 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError, UserError
-from tinylm_ablate.init.coupled import tensor_sizes
-from tinylm_ablate.init.gguf import PACKAGED
+from tinylm_ablate.formats.folder_vocabulary import FolderVocabulary
+from tinylm_ablate.formats.importing import import_tokenizer
+from tinylm_ablate.formats.lossless import open_tokenizer
+from tinylm_ablate.formats.packaged import PACKAGED
+from tinylm_ablate.formats.tensors import tensor_sizes
 from tinylm_ablate.init.parents import open_parent
-from tinylm_ablate.init.vocabulary import FolderVocabulary, map_rows
+from tinylm_ablate.init.vocabulary import map_rows
 from tinylm_ablate.settle import settle
-from tinylm_ablate.tokenizer.importing import import_tokenizer
-from tinylm_ablate.tokenizer.lossless import open_tokenizer
 
 gguf = pytest.importorskip("gguf")
 

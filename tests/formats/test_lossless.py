@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.tokenizer.alphabet import BYTE_PIECES
-from tinylm_ablate.tokenizer.importing import import_tokenizer
-from tinylm_ablate.tokenizer.lossless import State, added, make_lossless, open_tokenizer, special_token
-from tinylm_ablate.tokenizer.merges import last_pair, live_merges
+from tinylm_ablate.formats.alphabet import BYTE_PIECES
+from tinylm_ablate.formats.importing import import_tokenizer
+from tinylm_ablate.formats.lossless import State, added, make_lossless, open_tokenizer, special_token
+from tinylm_ablate.formats.merges import last_pair, live_merges
 
 
 def test_it_is_its_own_exact_form(bpe: tuple[State, str]) -> None:

@@ -6,7 +6,6 @@ reads them. PanGu-pi's are kept in the same layout under a model type of our own
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
@@ -16,23 +15,16 @@ from typing import TYPE_CHECKING, Any
 from tinylm_ablate.arch.shapes import Shape, matrices
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import building
-from tinylm_ablate.init.coupled import EMBEDDING, HEAD, NORM, tensor_name
-from tinylm_ablate.init.parents import LazyState, check_tensors, read_config, shape_of
+from tinylm_ablate.formats.model_config import check_tensors, huggingface_config, shape_of_config
+from tinylm_ablate.formats.safetensors_folder import LazyState, read_config
+from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, NORM, tensor_name
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
     from tinylm_ablate.arch.decoder import Decoder
-    from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
-#: "model_type" of a shape with PanGu-pi's modules, and the settings that such a config.json has beside Llama's.
-PANGU = "tinylm_pangu_pi"
-_PANGU_SETTINGS = ("activations", "shortcuts", "shortcut_ratio")
-_QWEN_SETTINGS = ("qkv_bias", "qk_norm")
-
-#: "model_type" -> the class of transformers.
-_CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
 #: The mapping, used both ways: a module of our layers -> Hugging Face's modules whose rows are stacked in it, in order.
 _MODULES: dict[str, tuple[str, ...]] = {
@@ -143,85 +135,6 @@ def _check_names(state: Mapping[str, Tensor], shape: Shape) -> None:
         raise UserError(f"weights that do not fit their shape: {'; '.join(said)}")
 
 
-def model_type(shape: Shape) -> str:
-    """The "model_type" of a shape: the one that other programs know its blocks by, or our own."""
-    if not shape.is_llama:
-        return PANGU
-    return "qwen2" if shape.qkv_bias else "qwen3" if shape.qk_norm else "llama"
-
-
-def huggingface_config(shape: Shape, context_length: int, end_of_text: int | None) -> dict[str, Any]:
-    """The content of ``config.json``: Llama's or Qwen's, with PanGu-pi's settings beside it where the shape has them.
-
-    Args:
-        shape: The decoder.
-        context_length: Tokens of a sequence in training.
-        end_of_text: The id that stands behind each document, and so before the next.
-    """
-    kind = model_type(shape)
-    config: dict[str, Any] = {
-        "architectures": [_CLASSES[kind]] if kind in _CLASSES else None,
-        "model_type": kind,
-        "vocab_size": shape.vocab_size,
-        "hidden_size": shape.width,
-        "intermediate_size": shape.ffn_width,
-        "num_hidden_layers": shape.depth,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "head_dim": shape.head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": context_length,
-        "rms_norm_eps": shape.norm_eps,
-        # The first is read by transformers 5, the second by earlier ones and by other programs.
-        "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta},
-        "rope_theta": shape.rope_theta,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "mlp_bias": False,
-        "tie_word_embeddings": shape.tied,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
-        "pad_token_id": None,
-        "use_cache": True,
-    }
-    if kind == PANGU:
-        config |= {name: getattr(shape, name) for name in (*_PANGU_SETTINGS, *_QWEN_SETTINGS)}
-    return config
-
-
-def shape_of_config(config: Mapping[str, Any], path: Path = Path("config.json")) -> Shape:
-    """The shape that a ``config.json`` describes.
-
-    Args:
-        config: Its content.
-        path: The file, for messages.
-
-    Raises:
-        UserError: It describes a model that our decoder cannot express; all reasons at once.
-    """
-    llama = {**config, "model_type": "llama"} if config.get("model_type") == PANGU else config
-    biases = [
-        f"{name} is true, and the decoder has no biases but those of Qwen2"
-        for name in ("attention_bias", "mlp_bias")
-        if config.get(name)
-    ]
-    try:
-        shape, window = shape_of(llama, path)
-    except UserError as error:
-        raise UserError("; ".join([str(error), *biases])) from None
-    if window is not None and window < config.get("max_position_embeddings", 0):
-        biases.append(f"sliding_window is {window}, and the decoder looks back to the start")
-    if biases:
-        raise UserError(f"{path}: {'; '.join(biases)}")
-    if llama is config:
-        return shape
-    activations, shortcuts, ratio = (int(config[name]) for name in _PANGU_SETTINGS)
-    bias, norm = (bool(config.get(name)) for name in _QWEN_SETTINGS)
-    return dataclasses.replace(
-        shape, activations=activations, shortcuts=shortcuts, shortcut_ratio=ratio, qkv_bias=bias, qk_norm=norm
-    )
-
-
 def export(
     folder: Path,
     state: Mapping[str, Tensor],
@@ -253,11 +166,10 @@ def export(
     _write(folder, state, shape, tokenizer_json, context_length, end_of_text)
 
 
-def save_model(folder: Path, decoder: Decoder, vocabulary: Vocabulary, context_length: int) -> None:
-    """Keep the model of a run, of any shape, with its tokenizer; an earlier one in its place is replaced."""
+def save_model(folder: Path, decoder: Decoder, tokenizer_json: Path, end_of_text: int, context_length: int) -> None:
+    """Keep the model of a run, of any shape, with its tokenizer; an earlier model in its place is replaced."""
     shutil.rmtree(folder, ignore_errors=True)
-    tokenizer_json = vocabulary.folder / "tokenizer.json"
-    _write(folder, decoder.state_dict(), decoder.shape, tokenizer_json, context_length, vocabulary.end_of_text)
+    _write(folder, decoder.state_dict(), decoder.shape, tokenizer_json, context_length, end_of_text)
 
 
 def load(folder: Path) -> tuple[Shape, dict[str, Tensor]]:

@@ -4,7 +4,7 @@
 - tiktoken ranks: lines of a Base64 entry and its rank. Such a file says neither how text is split before merging nor which
   special tokens there are. The split is taken to be the one of GPT-4 and Qwen, with runs of up to three digits where the
   ranks hold such runs (GPT-4) and single digits where they do not (Qwen); ``<|endoftext|>`` is added behind the last rank.
-- a GGUF file with a byte-level BPE. It names the split by a rule of llama.cpp's, of which ``init.gguf`` knows some.
+- a GGUF file with a byte-level BPE. It names the split by a rule of llama.cpp's, of which ``gguf_tokenizer`` knows some.
 - a SentencePiece model of type BPE. Pieces without byte fallback get the 256 byte pieces behind the last one.
 
 All of them end in the exact form of ``lossless``. Nothing here unpickles or runs code from a file.
@@ -26,9 +26,10 @@ from tokenizers import Tokenizer
 
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import sha256_file
-from tinylm_ablate.tokenizer.alphabet import SPACE, byte_characters
-from tinylm_ablate.tokenizer.lossless import State, make_lossless, special_token
-from tinylm_ablate.tokenizer.merges import last_pair
+from tinylm_ablate.formats.alphabet import SPACE, byte_characters
+from tinylm_ablate.formats.lossless import State, make_lossless, special_token
+from tinylm_ablate.formats.merges import last_pair
+from tinylm_ablate.formats.packaged import PACKAGED, packaged
 
 _EXPECTED = "expected a tokenizer.json, a file of tiktoken ranks, a GGUF file, or a SentencePiece model"
 _CONFIG = "tokenizer_config.json"
@@ -65,8 +66,6 @@ def source_file(source: str | Path) -> Path:
     Raises:
         UserError: There is no such file.
     """
-    from tinylm_ablate.init.gguf import PACKAGED, packaged
-
     if str(source) in PACKAGED:
         return packaged(str(source), "tokenizer.source")
     path = Path(source).expanduser()
@@ -180,19 +179,19 @@ def _read_ranks(content: bytes, path: Path) -> State:
 
 def _read_gguf(path: Path) -> tuple[State, str | None]:
     """The tokenizer of a GGUF file, and its end-of-text token."""
-    from tinylm_ablate.init import gguf
+    from tinylm_ablate.formats import gguf, gguf_tokenizer
 
     file = gguf.read(path)
-    state, rule = gguf.tokenizer_state(file, path), gguf.value(file, "tokenizer.ggml.pre")
+    state, rule = gguf_tokenizer.tokenizer_state(file, path), gguf.value(file, "tokenizer.ggml.pre")
     if state is None:
         raise UserError(f"{path}: holds no tokenizer (tokenizer.ggml.tokens); {_EXPECTED}")
     if state["pre_tokenizer"] is None:
         kind = gguf.value(file, "tokenizer.ggml.model")
         raise UserError(
             f"{path}: tokenizer.ggml.model={kind} tokenizer.ggml.pre={rule}: how it splits text is not known here; allowed: "
-            f"gpt2 with {' or '.join(gguf.SPLITS)}, or the model's own tokenizer.json"
+            f"gpt2 with {' or '.join(gguf_tokenizer.SPLITS)}, or the model's own tokenizer.json"
         )
-    last, names = gguf.end_of_text(file), list(state["model"]["vocab"])
+    last, names = gguf_tokenizer.end_of_text(file), list(state["model"]["vocab"])
     return state, names[last] if last is not None else None
 
 

@@ -22,8 +22,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.tokenizer.alphabet import BYTE_PIECES, SPACE, byte_characters
-from tinylm_ablate.tokenizer.merges import live_merges, unreachable
+from tinylm_ablate.formats.alphabet import BYTE_PIECES, SPACE, byte_characters
+from tinylm_ablate.formats.merges import live_merges, unreachable
 
 #: A tokenizer in the layout of a tokenizer.json.
 State = dict[str, Any]

@@ -14,18 +14,16 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape, parameters
 from tinylm_ablate.config import InitConfig
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.init.huggingface import (
+from tinylm_ablate.formats.huggingface import (
     export,
     from_huggingface,
-    huggingface_config,
     load,
     load_model,
-    model_type,
     names,
     save_model,
-    shape_of_config,
     to_huggingface,
 )
+from tinylm_ablate.formats.model_config import huggingface_config, model_type, shape_of_config
 from tinylm_ablate.init.random import initialise
 
 transformers = pytest.importorskip("transformers")
@@ -217,13 +215,9 @@ def test_pangu_is_not_exported_but_kept(tokenizer_json, tmp_path):
         export(tmp_path / "out", decoder.state_dict(), decoder.shape, tokenizer_json, 64, 0)
     assert not (tmp_path / "out").exists()
 
-    class Kept:
-        folder = tokenizer_json.parent
-        end_of_text = 0
-
     tokens = some_tokens()
     for _ in range(2):  # a run that is done again replaces its model
-        save_model(tmp_path / "model", decoder, Kept(), 64)
+        save_model(tmp_path / "model", decoder, tokenizer_json, 0, 64)
         assert torch.equal(load_model(tmp_path / "model")(tokens), decoder(tokens))
     with pytest.raises(ValueError):
         transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
