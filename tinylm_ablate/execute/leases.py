@@ -1,13 +1,13 @@
-"""Who does a run: claims, by which many workers, on one machine or on a folder that many share, do one grid together.
+"""Leases on tasks: many workers, on one machine or over a shared folder, take the tasks of one graph without a server.
 
-A claim is the file ``runs_dir/claims/<identity>.<n>`` with the highest n. Only one process can create a file of a name, and its
-holder touches it four times a lease. Once it has not been touched for a whole lease, it may be followed by number n + 1, which
-again only one process can create; so of two that find the same claim dead at the same moment, one gets the run. Ages are
-differences between times that the folder's own file system gave out, so that the clocks of the machines do not matter.
+A lease is the file ``runs_dir/claims/<key>.<n>`` with the highest n. Only one process can create a file of a given name, and its
+holder touches it four times per lease time. A lease that nobody renews may be followed by number n + 1, which again only one
+process can create; so of two that find the same lease dead at the same moment, one gets the task.
 
-Beside its claim a worker holds a lock of the operating system on ``run.lock`` in the run's folder. It is let go with the
-process, however that ends, so a claim of this machine whose lock is free is dead at once. Not every shared folder has such
-locks, and then the claims are enough.
+Whether a lease is alive is observed and not computed from clocks: it is dead once this process has watched its file unchanged
+for a whole lease time. Clocks that were wrong, or that step, do not matter. Beside its lease a worker holds an operating-system
+lock, which ends with the process; so a lease of this machine whose lock is free is dead at once. Not every shared folder has
+such locks, and then watching is enough.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -29,57 +28,65 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tinylm_ablate.errors import Busy, Interrupted
 
 #: What the system answers where a folder has no locks.
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
 
-#: Longest wait between two looks at a run that another worker does, seconds.
+#: Longest wait between two looks at a task that another worker holds, seconds.
 LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a claim.
+    """Who holds a lease.
 
     Attributes:
         machine: Its machine, told apart from others of the same name.
         pid: Its process there.
-        lease: Seconds without a sign of life after which the claim is dead.
-        age: Seconds since the last sign of life.
-        released: It was given free.
+        since: When it took the task, by its own clock, as text.
+        seconds: Without a sign of life for this long, the lease is dead.
+        mark: What changes with each sign of life.
+        released: It was given back.
+        session: The command that it works for.
+        crashes: Workers of this command that have died at this task.
     """
 
     machine: str
     pid: int
-    lease: float
-    age: float
+    since: str
+    seconds: float
+    mark: int
     released: bool
+    session: str
+    crashes: int
 
     @property
     def name(self) -> str:
-        """Host and process, for people."""
-        return f"{self.machine.partition('/')[0]}, process {self.pid}"
+        """Host, process and time, for people."""
+        return f"{self.machine.partition('/')[0]}, process {self.pid}" + (f", since {self.since}" if self.since else "")
 
 
-class Claim:
-    """A claim that this process holds: a thread keeps it alive until ``release``.
+class Lease:
+    """A lease that this process holds: a thread renews it until ``release``.
 
     Attributes:
-        lost: Another worker has taken the run over, as this process gave no sign of life for a whole lease (it was suspended,
-            say, or cut off from the folder).
+        lost: Another worker has taken the task over, since this process gave no sign of life for a whole lease time (it was
+            suspended, or cut off from the folder).
+        crashes: Workers of this command that have died at this task before.
     """
 
-    def __init__(self, path: Path, lease: float) -> None:
-        self.path, self.lost = path, False
-        self._lease = lease
+    def __init__(self, path: Path, seconds: float, crashes: int) -> None:
+        self.path, self.lost, self.crashes = path, False, crashes
+        self._seconds = seconds
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="claim", daemon=True)
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
 
     def release(self, done: bool) -> None:
-        """Give the run free; of one that is done no trace is left, since nobody will claim it again."""
+        """Give the task back; of one that is done no trace is left, since nobody will take it again."""
         self._stop.set()
         self._thread.join()
         if self.lost:
@@ -88,122 +95,138 @@ class Claim:
             if done:
                 self.path.unlink()
             else:
-                # Kept, since numbers must not be given out twice, and dead by its age.
-                os.utime(self.path, (0, 0))
+                os.utime(self.path, (0, 0))  # kept, since numbers must not be given out twice
 
-    def _beat(self) -> None:
-        while not self._stop.wait(self._lease / 4):
+    def _renew(self) -> None:
+        while not self._stop.wait(self._seconds / 4):
             try:
                 os.utime(self.path)
                 if _newest(self.path.parent, self.path.stem) == int(self.path.suffix[1:]):
                     continue
             except FileNotFoundError:
                 pass
-            except OSError:  # a shared folder that is away for a moment: the lease will tell
+            except OSError:  # a shared folder that is away for a moment
                 continue
             self.lost = True
-            # Training answers this signal with a checkpoint and an end. Elsewhere nothing listens, and the run is finished
+            # Training answers this signal with a checkpoint and an end. Elsewhere nothing listens, and the task is finished
             # here too, with the same numbers.
             _thread.interrupt_main(signal.SIGTERM)
             return
 
 
-@contextlib.contextmanager
-def held(run: Path, lease: float, wait: bool) -> Iterator[None]:
-    """Hold the lock and the claim of a run.
-
-    Args:
-        run: The run's folder.
-        lease: Seconds without a sign of life after which others may take the run.
-        wait: Wait for another worker that does the run, where it would raise.
-
-    Raises:
-        Busy: Another worker does the run, or has taken it over meanwhile.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    told = False
-    while True:
-        with contextlib.ExitStack() as stack:
-            try:
-                locked = stack.enter_context(_lock(run))
-                claim = take(run.parent, run.name, lease, locked)
-            except Busy as busy:
-                if not wait:
-                    raise
-                if not told:
-                    print(f"waiting for another worker: {busy}", file=sys.stderr, flush=True)
-                    told = True
-            else:
-                try:
-                    yield
-                except Interrupted as stop:
-                    if claim.lost:
-                        raise Busy(f"{run}: taken over by another worker, as this one gave no sign of life") from stop
-                    raise
-                finally:
-                    claim.release(done=(run / "metrics.json").exists())
-                return
-        time.sleep(min(LOOK_SECONDS, lease / 4))
-
-
-def take(runs_dir: Path, identity: str, lease: float, locked: bool = False) -> Claim:
-    """Claim a run.
+class Leases:
+    """The leases in one ``runs_dir``, as this process sees them.
 
     Args:
         runs_dir: Folder of the runs.
-        identity: The run.
-        lease: Seconds without a sign of life after which others may take it.
-        locked: Whether the caller holds the run's lock, by which any other claim of this machine is dead.
-
-    Raises:
-        Busy: Another worker holds it.
+        seconds: Lease time.
+        session: Names the command that this process works for; all of its workers share it.
     """
-    folder = runs_dir / "claims"
-    folder.mkdir(parents=True, exist_ok=True)
-    newest = _newest(folder, identity)
-    if newest:
-        holder = _read(folder / f"{identity}.{newest}", file_time(folder))
-        if holder is not None and holder.age <= holder.lease and not (locked and holder.machine == machine()):
-            raise Busy(f"{runs_dir / identity} is done by {holder.name}")
-    path = folder / f"{identity}.{newest + 1}"
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except FileExistsError:
-        raise Busy(f"{runs_dir / identity} was just taken by another worker") from None
-    with os.fdopen(handle, "w") as stream:
-        told = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        json.dump({"machine": machine(), "pid": os.getpid(), "time": told, "lease_seconds": lease}, stream)
-    # Whoever was slow between looking and creating may have made a number that others have left behind.
-    if _newest(folder, identity) > newest + 1:
-        path.unlink(missing_ok=True)
-        raise Busy(f"{runs_dir / identity} was just taken by another worker")
-    for number in _numbers(folder, identity):
-        if number <= newest:
-            (folder / f"{identity}.{number}").unlink(missing_ok=True)
-    return Claim(path, lease)
 
+    def __init__(self, runs_dir: Path, seconds: float, session: str = "") -> None:
+        self.folder, self.seconds, self.session = runs_dir / "claims", seconds, session
+        #: For each lease file its last mark, and when it was first seen by this process' own monotonic clock.
+        self._watched: dict[str, tuple[int, float]] = {}
 
-def holders(runs_dir: Path) -> dict[str, Holder]:
-    """Who does which run at this moment, by the run's identity."""
-    return {
-        identity: holder
-        for identity, holder in claimed(runs_dir).items()
-        if holder.age <= holder.lease and not (holder.machine == machine() and _is_free(runs_dir / identity))
-    }
+    @contextlib.contextmanager
+    def hold(self, key: str, done: Path) -> Iterator[Lease]:
+        """Hold the lease of a task.
 
+        Args:
+            key: The task.
+            done: A file that exists once the task is done.
 
-def claimed(runs_dir: Path) -> dict[str, Holder]:
-    """Every claim, dead or alive, by the run's identity."""
-    folder = runs_dir / "claims"
-    newest: dict[str, int] = {}
-    for path in folder.glob("[!.]*.*"):
-        if path.suffix[1:].isdigit():
-            newest[path.stem] = max(newest.get(path.stem, 0), int(path.suffix[1:]))
-    if not newest:
-        return {}
-    now = file_time(folder)
-    found = {identity: _read(folder / f"{identity}.{number}", now) for identity, number in newest.items()}
-    return {identity: holder for identity, holder in found.items() if holder is not None}
+        Raises:
+            Busy: Another worker holds it, or has taken it over meanwhile.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _lock(self.folder / f"{key}.lock") as locked:
+            lease = self._take(key, locked)
+            try:
+                yield lease
+            except Interrupted as stop:
+                if lease.lost:
+                    raise Busy(f"{key}: taken over by another worker, as this one gave no sign of life") from stop
+                raise
+            finally:
+                lease.release(done.exists())
+                if locked and done.exists():  # still locked: whoever opened the file meanwhile finds that it is gone
+                    (self.folder / f"{key}.lock").unlink(missing_ok=True)
+
+    def held(self) -> dict[str, Holder]:
+        """The live leases by task."""
+        found = {}
+        for key, (path, holder) in self._all().items():
+            if not holder.released and self._alive(path, holder) and not (holder.machine == machine() and self._is_free(key)):
+                found[key] = holder
+        return found
+
+    def give_back(self, key: str) -> bool:
+        """Remove the lease of a task by hand; False if there is none."""
+        numbers = _numbers(self.folder, key)
+        for number in numbers:
+            (self.folder / f"{key}.{number}").unlink(missing_ok=True)
+        return bool(numbers)
+
+    def _all(self) -> dict[str, tuple[Path, Holder]]:
+        newest: dict[str, int] = {}
+        for path in self.folder.glob("[!.]*.*"):
+            if path.suffix[1:].isdigit():
+                newest[path.stem] = max(newest.get(path.stem, 0), int(path.suffix[1:]))
+        paths = {key: self.folder / f"{key}.{number}" for key, number in newest.items()}
+        read = {key: (path, _read(path)) for key, path in paths.items()}
+        return {key: (path, holder) for key, (path, holder) in read.items() if holder is not None}
+
+    def _alive(self, path: Path, holder: Holder) -> bool:
+        mark, first = self._watched.get(path.name, (-1, 0.0))
+        now = time.monotonic()
+        if mark != holder.mark:
+            self._watched[path.name] = (holder.mark, now)
+            return True
+        return now - first <= holder.seconds
+
+    def _take(self, key: str, locked: bool) -> Lease:
+        newest = _newest(self.folder, key)
+        crashes = 0
+        if newest:
+            path = self.folder / f"{key}.{newest}"
+            holder = _read(path)
+            if holder is not None and not holder.released:
+                if not (locked and holder.machine == machine()) and self._alive(path, holder):
+                    raise Busy(f"{key} is held by {holder.name}")
+                if holder.session == self.session:
+                    crashes = holder.crashes + 1
+        path = self.folder / f"{key}.{newest + 1}"
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except FileExistsError:
+            raise Busy(f"{key} was just taken by another worker") from None
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        content = {
+            "machine": machine(), "pid": os.getpid(), "since": since, "seconds": self.seconds, "session": self.session,
+            "crashes": crashes,
+        }  # fmt: skip
+        with os.fdopen(handle, "w") as stream:
+            json.dump(content, stream)
+        # Whoever was slow between looking and creating may have made a number that others have left behind.
+        if _newest(self.folder, key) > newest + 1:
+            path.unlink(missing_ok=True)
+            raise Busy(f"{key} was just taken by another worker")
+        for number in _numbers(self.folder, key):
+            if number <= newest:
+                (self.folder / f"{key}.{number}").unlink(missing_ok=True)
+        return Lease(path, self.seconds, crashes)
+
+    def _is_free(self, key: str) -> bool:
+        """Whether nobody holds the lock of a task; false where that cannot be told."""
+        path = self.folder / f"{key}.lock"
+        if not path.exists():
+            return True
+        try:
+            with _lock(path) as locked:
+                return locked
+        except (Busy, OSError):
+            return False
 
 
 def file_time(folder: Path) -> float:
@@ -228,55 +251,62 @@ def machine() -> str:
     return f"{socket.gethostname()}/{mark}"
 
 
-def _numbers(folder: Path, identity: str) -> list[int]:
-    return [int(path.suffix[1:]) for path in folder.glob(f"{identity}.*") if path.suffix[1:].isdigit()]
+def _numbers(folder: Path, key: str) -> list[int]:
+    return [int(path.suffix[1:]) for path in folder.glob(f"{key}.*") if path.suffix[1:].isdigit()]
 
 
-def _newest(folder: Path, identity: str) -> int:
-    return max(_numbers(folder, identity), default=0)
+def _newest(folder: Path, key: str) -> int:
+    return max(_numbers(folder, key), default=0)
 
 
-def _read(path: Path, now: float) -> Holder | None:
-    """The holder that a claim names; None where it is gone."""
+def _read(path: Path) -> Holder | None:
+    """The holder that a lease names; None where the file is gone. Of an unreadable one only its changes count."""
     try:
-        touched = path.stat().st_mtime
-        content = json.loads(path.read_text() or "{}")
+        touched = path.stat().st_mtime_ns
+        content: Any = json.loads(path.read_text(errors="replace") or "{}")
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         content = {}
-    # What its holder has not written yet, or was killed before it could, is nobody's; only its age counts.
-    machine, pid, lease = (content.get(key, rest) for key, rest in (("machine", "?"), ("pid", 0), ("lease_seconds", 60.0)))
-    return Holder(str(machine), int(pid), float(lease), now - touched, released=touched == 0)
+    content = content if isinstance(content, dict) else {}
+
+    def value(key: str, default: Any) -> Any:
+        found = content.get(key)
+        return found if isinstance(found, type(default)) and not isinstance(found, bool) else default
+
+    seconds = float(value("seconds", 60.0))
+    return Holder(
+        value("machine", "?"), value("pid", 0), value("since", ""), seconds if 0 < seconds < 86_400 else 60.0, touched,
+        touched == 0, value("session", "?"), value("crashes", 0),
+    )  # fmt: skip
 
 
 @contextlib.contextmanager
-def _lock(run: Path) -> Iterator[bool]:
-    """Hold the lock of a run's folder; tells whether the folder has locks.
+def _lock(path: Path) -> Iterator[bool]:
+    """Hold an operating-system lock; yields whether the folder has locks.
 
     Raises:
         Busy: Another process holds it.
     """
-    handle = os.open(run / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        locked = True
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(f"{run} is done by another process") from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            locked = False
-        yield locked
-    finally:
-        os.close(handle)
-
-
-def _is_free(run: Path) -> bool:
-    """Whether nobody holds the lock of a run's folder; false where that cannot be told."""
-    try:
-        with _lock(run) as locked:
-            return locked
-    except (Busy, OSError):
-        return False
+            locked = True
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Busy(f"{path.stem} is held by another process") from None
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                locked = False
+            try:
+                same = os.path.samestat(os.stat(path), os.fstat(handle))
+            except FileNotFoundError:
+                same = False
+            if not same:  # its last holder removed it between our opening and locking
+                continue
+            yield locked
+            return
+        finally:
+            os.close(handle)

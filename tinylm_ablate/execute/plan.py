@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tinylm_ablate import progress
@@ -11,7 +11,6 @@ from tinylm_ablate.arch.costs import training_memory
 from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
 from tinylm_ablate.execute.calibrate import busy
 from tinylm_ablate.execute.cost import PROGRAM_SECONDS, code_of, cost, shard_bytes
-from tinylm_ablate.grid.needs import before
 from tinylm_ablate.execute.workers import divide
 from tinylm_ablate.optimizer.schedule import drawn, run_factor, warmup_steps
 from tinylm_ablate.settled import Settled
@@ -89,7 +88,7 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 
     """
     at_once, threads = divide([settled for _, settled in cells], workers)
     known = {settled.identity for _, settled in cells}
-    needed = {run.identity: run for _, settled in cells for run in before(settled) if run.identity not in known}
+    needed = {run.identity: run for _, settled in cells for run in _before(settled) if run.identity not in known}
     apart = [(f"{run.identity}", run) for run in needed.values()] if form == "table" else []
     named = [*cells, *apart]
     rows: list[dict[str, Any]] = []
@@ -107,6 +106,13 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 
         told = "run that is" if len(others) == 1 else "runs that are"
         lines += ["", f"and {len(others)} {told} trained once, for those above to start from:", _runs(others)]
     return "\n".join([*lines, "", *_totals(rows, [settled for _, settled in named], at_once)])
+
+
+def _before(settled: Settled) -> Iterator[Settled]:
+    """All runs that a run needs, and those that they need, first things first."""
+    for run in settled.needs:
+        yield from _before(run)
+        yield run
 
 
 def _runs(rows: Sequence[dict[str, Any]]) -> str:

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinylm_ablate.execute.leases import Holder, holders
-from tinylm_ablate.grid.needs import before
-from tinylm_ablate.execute.attempts import failure
+from tinylm_ablate.execute.leases import Holder, Leases
 from tinylm_ablate.execute.plan import duration
-from tinylm_ablate.run import as_asked
+from tinylm_ablate.execute.words import read_failure
 from tinylm_ablate.settled import Settled
+from tinylm_ablate.tasks.graph import Graph
+from tinylm_ablate.tasks.measure import MeasureTask
+from tinylm_ablate.tasks.run import RunTask
 
 REFRESH_SECONDS = 2.0
 
@@ -27,7 +28,7 @@ REFRESH_SECONDS = 2.0
 _TAIL_BYTES = 4096
 
 #: What comes first where a screen is too small for all cells.
-_ORDER = ("running", "failed", "stopped", "waiting", "finished")
+_ORDER = ("running", "measuring", "failed", "stopped", "trained", "waiting", "finished")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Status:
 
     Attributes:
         name: How it is called.
-        state: "finished", "running", "stopped" (it goes on from its last checkpoint), "failed" or "waiting".
+        state: "finished", "running", "measuring", "stopped" (it resumes from its last checkpoint), "failed", "trained" (and not
+            yet measured) or "waiting".
         share: Of its steps, as far as its curve tells.
         rate: Tokens a second, at its last point.
         left: Seconds of training that are left at that rate.
@@ -51,40 +53,53 @@ class Status:
     note: str = ""
 
 
-def status(name: str, settled: Settled, held: Mapping[str, Holder]) -> Status:
-    """The status of one run.
+def status(task: RunTask, measures: Sequence[MeasureTask], held: Mapping[str, Holder]) -> Status:
+    """The status of one run and of what is to be measured of it.
 
     Args:
-        name: How it is called.
-        settled: The run.
-        held: Who does which run at this moment, from ``claims.holders``.
+        task: What trains it.
+        measures: What measures it.
+        held: Who does which task at this moment.
     """
-    if as_asked(settled) is not None:
-        return Status(name, "finished", 1.0)
+    name, settled = task.name, task.run
+    if task.done():
+        missing = [measure for measure in measures if not measure.done()]
+        if not missing:
+            return Status(name, "finished", 1.0)
+        for measure in missing:
+            if measure.key in held:
+                return Status(name, "measuring", 1.0, note=f"{measure.request.measure.name}: {held[measure.key].name}")
+        for measure in missing:
+            if (error := read_failure(measure.log)) is not None:
+                return Status(name, "failed", 1.0, note=f"{measure.request.measure.name}: {error}")
+        return Status(name, "trained", 1.0, note=", ".join(measure.request.measure.name for measure in missing) + " to measure")
     row = _last_row(settled.folder / "curve.jsonl")
     step, rate = int(row.get("step", 0)), row.get("tokens_per_second")
     share = step / settled.steps if row else None
-    if settled.identity in held:
+    if task.key in held:
         if share is None:
-            return Status(name, "running", note=held[settled.identity].name)
+            return Status(name, "running", note=held[task.key].name)
         left = (settled.steps - step) * settled.config.train.batch_tokens / rate if rate else None
-        return Status(name, "running", share, rate, left, held[settled.identity].name)
-    if (error := failure(settled.folder)) is not None:
+        return Status(name, "running", share, rate, left, held[task.key].name)
+    if (error := read_failure(task.log)) is not None:
         return Status(name, "failed", share, note=error)
     return Status(name, "stopped" if row else "waiting", share)
 
 
-def statuses(cells: Sequence[tuple[str, Settled]]) -> list[Status]:
-    """The status of each cell (name, run), and before it of the runs that it needs and that are no cells; equal runs once."""
-    runs: dict[str, tuple[str, Settled]] = {}
-    for _, settled in cells:
-        for run in before(settled):
-            runs.setdefault(run.identity, (f"needed: {run.identity}", run))
-    for name, settled in cells:
-        known = runs.get(settled.identity)
-        runs[settled.identity] = (name, settled) if known is None or known[0].startswith("needed: ") else known
-    held = holders(Path(cells[0][1].config.runs_dir)) if (Path(cells[0][1].config.runs_dir) / "claims").is_dir() else {}
-    return [status(name, settled, held) for name, settled in runs.values()]
+def statuses(cells: Sequence[tuple[str, Settled]], leases: Leases | None = None) -> list[Status]:
+    """The status of each run of some cells, those that they need first; equal runs once."""
+    graph = Graph(cells)
+    leases = leases or _leases(cells)
+    held = leases.held() if leases.folder.is_dir() else {}
+    measures: dict[str, list[MeasureTask]] = {}
+    for measure in graph.measures:
+        measures.setdefault(measure.of.key, []).append(measure)
+    return [status(task, measures.get(task.key, []), held) for task in graph.runs]
+
+
+def _leases(cells: Sequence[tuple[str, Settled]]) -> Leases:
+    config = cells[0][1].config
+    return Leases(Path(config.runs_dir), config.grid.lease_seconds)
 
 
 def table(rows: Sequence[Status], lines: int | None = None) -> str:
@@ -98,7 +113,7 @@ def table(rows: Sequence[Status], lines: int | None = None) -> str:
 
     counts = Counter(row.state for row in rows)
     total = ", ".join(
-        f"{counts[state]} {state}" for state in ("finished", "running", "stopped", "failed", "waiting") if counts[state]
+        f"{counts[state]} {state}" for state in ("finished", "running", "measuring", "stopped", "failed", "trained", "waiting") if counts[state]
     )
     left = 0
     if lines is not None and len(rows) + 4 > lines:
@@ -127,9 +142,10 @@ def show_status(cells: Sequence[tuple[str, Settled]]) -> None:
     if not sys.stdout.isatty():
         print(table(statuses(cells)))
         return
+    leases = _leases(cells)  # kept, since what changes between two looks shows who is alive
     with contextlib.suppress(KeyboardInterrupt):
         while True:
-            rows = statuses(cells)
+            rows = statuses(cells, leases)
             # As watch(1) does: from the top of the screen, without what stood there.
             print(f"\x1b[H\x1b[2J{table(rows, shutil.get_terminal_size().lines - 1)}", flush=True)
             if all(row.state in {"finished", "failed"} for row in rows):

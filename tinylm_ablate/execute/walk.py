@@ -1,283 +1,205 @@
-"""The work of a grid: its cells and the runs that they need, done together with whichever other workers do the same grid."""
+"""One worker's walk over a graph of tasks, together with whichever other workers walk the same graph.
+
+A worker takes the first task that can start and that nobody holds, does it, and looks again, until every task is done or has
+failed. Workers may start late, stop early or be killed: what they held is taken over by another one, or by the next command.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from hydra.core.utils import JobReturn, JobStatus
+from tinylm_ablate.data.once import writing
+from tinylm_ablate.errors import Busy, Interrupted
+from tinylm_ablate.execute.leases import LOOK_SECONDS, Holder, Leases
+from tinylm_ablate.execute.words import failure_mark, one_line, read_failure, say, write_failure
+from tinylm_ablate.tasks.base import Task
+from tinylm_ablate.tracking import Follower
 
-from tinylm_ablate.data.once import without_waiting
-from tinylm_ablate.errors import Busy, Interrupted, UserError
-from tinylm_ablate.files import write_atomic
-from tinylm_ablate.execute.leases import LOOK_SECONDS, Holder, claimed, file_time, holders
-from tinylm_ablate.grid.needs import before, needs
-from tinylm_ablate.execute.attempts import LOG, Outcome, failure, one_line, say
-from tinylm_ablate.run import as_asked, complete
-from tinylm_ablate.settled import Settled
+WAITING, DONE, SKIPPED, FAILED = "waiting", "done", "skipped", "failed"
 
 
 @dataclass
-class Work:
-    """A run that a grid wants.
+class State:
+    """What became of a task in this walk.
 
     Attributes:
-        name: How it is called.
-        cell: The name of the cell that wants it.
-        settled: The run.
-        overrides: What composes the config of its job.
-        state: "waiting", "done", "skipped" (it was finished already, or another worker finished it) or "failed".
+        task: It.
+        state: WAITING, DONE (by this command), SKIPPED (it was done before) or FAILED.
         error: Why it failed, in one line.
+        exception: The same as it was raised, where it was raised here.
     """
 
-    name: str
-    cell: str
-    settled: Settled
-    overrides: Sequence[str]
-    state: str = "waiting"
+    task: Task
+    state: str = WAITING
     error: str = ""
-    suspect: str = ""
-    crashes: int = 0
-
-    @property
-    def identity(self) -> str:
-        """The run's identity."""
-        return self.settled.identity
-
-
-#: Launches works, from a number on, and returns what became of each.
-Launch = Callable[[Sequence[Work], int], Sequence[Outcome]]
-
-
-def gather(cells: Iterable[tuple[str, Settled, Sequence[str]]]) -> list[Work]:
-    """The works of cells (name, run, overrides) and of the runs that they need and that are not finished, each once.
-
-    A run that another one goes on from must keep its weights, and maybe the state of its optimizer, also where it is a cell
-    that was not asked to.
-    """
-    works: dict[str, Work] = {}
-    for name, settled, overrides in cells:
-        for run in before(settled):
-            if as_asked(run) is None:
-                kind = "parent" if run.rounds.count == 1 and run.parent is None else f"{run.rounds.count} rounds"
-                work = Work(f"{kind} {run.identity}", name, run, [*overrides, f"grid.part={run.identity}"])
-                known = works.setdefault(run.identity, work)
-                if _keeps(run) > _keeps(known.settled):
-                    known.settled, known.overrides = work.settled, work.overrides
-        known = works.setdefault(settled.identity, Work(name, name, settled, overrides))
-        known.name = name
-        if _keeps(settled) >= _keeps(known.settled):  # the cell may ask for more beside the run than who needs it does
-            known.settled, known.overrides = settled, overrides
-    return list(works.values())
-
-
-def _keeps(settled: Settled) -> tuple[bool, bool]:
-    return settled.keep_state, settled.config.train.keep_model
-
-
-def attempt(settled: Settled) -> Outcome:
-    """Do a run that a grid has launched, unless another worker does it or has done it."""
-    if as_asked(settled) is not None:
-        complete(settled)  # what is asked beside the run, such as the speed of generation
-        return Outcome("skipped")
-    try:
-        complete(settled, wait=False)
-    except Busy as busy:
-        return Outcome("busy", str(busy))
-    except Interrupted as stop:
-        return Outcome("stopped", str(stop), stop.signum)
-    except Exception as error:
-        return Outcome("failed", one_line(error))
-    return Outcome("done")
-
-
-def outcome_of(result: JobReturn) -> Outcome:
-    """What a job of Hydra's returned, which is what ``attempt`` did.
-
-    Raises:
-        BaseException: The job was ended by something that is to end the grid.
-    """
-    value = result._return_value  # its property would print the overrides before it raises
-    if result.status == JobStatus.COMPLETED:
-        return value if isinstance(value, Outcome) else Outcome("failed", "ended without an outcome")
-    if isinstance(value, Interrupted) or not isinstance(value, Exception):
-        raise value
-    return Outcome("failed", one_line(value))
+    exception: Exception | None = None
 
 
 class Walk:
-    """Does works, each after those that it needs, until each is finished or has failed, here or in another worker.
+    """Does tasks, each after those that it needs.
 
     Args:
-        works: What is to be done; a work stands behind those that it needs.
-        launch: Does some of them.
-        together: Launch all works that can start at once; otherwise one by one, each as soon as it is free.
+        targets: What is wanted. A task that only something finished needs is left alone.
+        leases: Those of the folder of runs.
+        tracked: Keeps the trackers up with the folders of runs.
+        retries: How often a task that failed is tried again.
         stop: End at the first failure.
-        team: Other workers are this one's own: what they have done is told as done.
-        since: When the grid was started, by the clock of its folder; None is now.
+        quiet: Report nothing but what is waited for.
+        observe: Do nothing, and report what other workers do.
+        failures: Marks of failures that were there before the command started, by key of the task; None to look now.
     """
 
     def __init__(
         self,
-        works: Sequence[Work],
-        launch: Launch,
+        targets: Sequence[Task],
+        leases: Leases,
+        tracked: Follower,
         *,
-        together: bool,
-        stop: bool,
-        team: bool = False,
-        since: float | None = None,
+        retries: int = 0,
+        stop: bool = False,
+        quiet: bool = False,
+        observe: bool = False,
+        failures: dict[str, int] | None = None,
     ) -> None:
-        self.works, self.launch, self.together, self.stop, self.team = works, launch, together, stop, team
-        self._by_identity = {work.identity: work for work in works}
-        self._runs_dir = Path(works[0].settled.config.runs_dir)
-        self.since = file_time(self._runs_dir) if since is None else since
-        self._launched = 0
-        self._paused: set[str] = set()
-        self._told: set[str] = set()
+        self.tracked = tracked
+        self.leases, self.retries, self.stop, self.quiet, self.observe = leases, retries, stop, quiet, observe
+        self.ended = threading.Event()
+        self.states: dict[str, State] = {}
+        self._of: dict[str, list[Task]] = {}
+        for task in targets:
+            self._want(task)
+            if task.kind in ("run", "measure"):
+                self._of.setdefault(task.run.identity, []).append(task)
+        self._order = [state for state in self.states.values() if state.state == WAITING]
+        self.failures = self.marks() if failures is None else failures
+        self._reported: set[str] = set()
+
+    def marks(self) -> dict[str, int]:
+        """Marks of the failures that are there now, by key of the task."""
+        marks = {state.task.key: failure_mark(state.task.log) for state in self._order}
+        return {key: mark for key, mark in marks.items() if mark}
+
+    def _want(self, task: Task) -> None:
+        if task.key in self.states:
+            return
+        if task.done():
+            task.tidy()
+            self.states[task.key] = State(task, SKIPPED)
+            return
+        for need in task.needs:
+            self._want(need)
+        self.states[task.key] = State(task)
+
+    def failed(self) -> list[State]:
+        """Tasks that failed, in order."""
+        return [state for state in self._order if state.state == FAILED]
+
+    def waiting(self) -> list[State]:
+        """Tasks that are neither done nor failed."""
+        return [state for state in self._order if state.state == WAITING]
+
+    def tasks_of(self, identity: str) -> list[Task]:
+        """The tasks that train and measure a run."""
+        return [task for task in self._of.get(identity, [])]
 
     def go(self) -> None:
-        """Do the works; each ends as "done", "skipped" or "failed", but where ``stop`` ended the walk.
+        """Walk until nothing is left that can be done, or ``ended`` is set.
 
         Raises:
-            Interrupted: A work was stopped by a signal; its state is saved.
+            Interrupted: A signal stopped a task; its state is saved.
         """
-        while waiting := [work for work in self.works if work.state == "waiting"]:
-            ready = self._ready(waiting)
-            if self._stops():
+        waiting = self._order
+        while waiting := [state for state in waiting if state.state == WAITING]:
+            if self.stop and self.failed():
                 return
-            if ready:
-                # What another worker makes, such as the scores of a parent, is waited for only by who has nothing else to do.
-                others = not self.together and len(ready) > 1
-                self._do(ready[:1] if others else ready, others)
-            elif any(work.state == "waiting" for work in waiting):
-                time.sleep(min(LOOK_SECONDS, waiting[0].settled.config.grid.lease_seconds / 4))
-                self._paused.clear()
-            if self._stops():
+            if not self._step(waiting) and self.ended.wait(min(LOOK_SECONDS, self.leases.seconds / 4)):
                 return
 
-    def _stops(self) -> bool:
-        return self.stop and any(work.state == "failed" for work in self.works)
+    def _step(self, waiting: Sequence[State]) -> bool:
+        """Do the first task that can start; False if there is none now."""
+        held = self.leases.held()
+        busy: list[tuple[State, Holder]] = []
+        changed = False
+        for state in waiting:
+            task = state.task
+            needs = [self.states[need.key] for need in task.needs]
+            broken = next((need for need in needs if need.state == FAILED), None)
+            if broken is not None:
+                self._fail(state, f"{broken.task.name} failed: {broken.error}")
+                changed = True
+            elif any(need.state == WAITING for need in needs):
+                continue
+            elif task.key in held:
+                busy.append((state, held[task.key]))
+            elif self._settled_by_others(state):
+                changed = True
+            elif not self.observe:
+                with contextlib.suppress(Busy):
+                    self._do(state)
+                    return True
+        if not changed and busy:
+            self._report_busy(busy)
+        return changed
 
-    def _ready(self, waiting: Sequence[Work]) -> list[Work]:
-        """What can start now: all of it, or the first two, of which one is done."""
-        held = holders(self._runs_dir)
-        ready = []
-        for work in waiting:
-            if self._can_start(work, held):
-                ready.append(work)
-                if not self.together and len(ready) == 2:
+    def _settled_by_others(self, state: State) -> bool:
+        """Whether another worker has done a task, or failed at it."""
+        task = state.task
+        if task.done():
+            state.state = DONE
+            self._say(f"done   {task.name}{_said(task)}")
+        elif failure_mark(task.log) not in (0, self.failures.get(task.key, 0)):
+            self._fail(state, read_failure(task.log) or "no message")
+        return state.state != WAITING
+
+    def _do(self, state: State) -> None:
+        task = state.task
+        product = task.product
+        with self.leases.hold(task.key, product) as lease:
+            if task.done():  # another worker has done it meanwhile
+                return
+            if lease.crashes > self.retries + 1:
+                text = f"{lease.crashes} workers ended without a word at it (killed by the system for want of memory?)"
+                write_failure(task.log, RuntimeError(text), f"attempt {lease.crashes}")
+                self._fail(state, text)
+                return
+            self._say(f"start  {task.name}")
+            for number in range(1, self.retries + 2):
+                try:
+                    with writing(product.parent, None, f"the {task.kind}"):
+                        task.do(self.tracked)
+                except (Interrupted, Busy):
+                    raise
+                except Exception as error:
+                    write_failure(task.log, error, f"attempt {number} of {self.retries + 1}")
+                    if number > self.retries:
+                        state.exception = error
+                        self._fail(state, one_line(error))
+                        return
+                    say(f"{task.name}: attempt {number} of {self.retries + 1} failed: {one_line(error)}")
+                else:
                     break
-        if not ready:
-            self._tell_waiting([work for work in waiting if work.state == "waiting"], held)
-        return ready
+            task.log.unlink(missing_ok=True)
+            state.state = DONE
+        self._say(f"done   {task.name}{_said(task)}")
 
-    def _can_start(self, work: Work, held: dict[str, Holder]) -> bool:
-        """Whether a work can start; what other workers have made of it meanwhile is taken over."""
-        failed = failure(work.settled.folder, self.since)
-        if work.identity in held or work.identity in self._paused:
-            return False
-        if as_asked(work.settled) is not None:
-            work.state = "done" if self.team else "skipped"
-            say(f"done   {work.name}: {_result(work)}" if self.team else f"skip   {work.name}: finished by another worker")
-            return False
-        if failed is None and work.suspect:
-            failed = self._crashed(work)
-        for run in needs(work.settled):
-            needed = self._by_identity.get(run.identity)
-            if needed is not None and needed.state == "failed":
-                failed = f"its {needed.name} failed: {needed.error}"
-        if failed is not None:
-            self._fail(work, failed)
-            return False
-        return not any(
-            self._by_identity[run.identity].state == "waiting"
-            for run in needs(work.settled)
-            if run.identity in self._by_identity
-        )
+    def _fail(self, state: State, error: str) -> None:
+        state.state, state.error = FAILED, error
+        self._say(f"failed {state.task.name}: {error}")
 
-    def _do(self, ready: Sequence[Work], others: bool) -> None:
-        """Launch works; ``others`` says that there is more to do now."""
-        for number, work in enumerate(ready, self._launched + 1):
-            say(f"[{min(number, len(self.works))}/{len(self.works)}] {work.name}")
-        self._launched += len(ready)
-        try:
-            with without_waiting() if others else contextlib.nullcontext():
-                outcomes = self.launch(ready, self._launched - len(ready))
-        except (UserError, Interrupted):
-            raise
-        except Exception as error:
-            outcomes = self._remains(ready, error)
-        stopped = None
-        for work, outcome in zip(ready, outcomes, strict=True):
-            match outcome.state:
-                case "done" | "skipped":
-                    work.state = outcome.state
-                    say(f"{'done' if outcome.state == 'done' else 'skip':<6} {work.name}: {_result(work)}")
-                case "failed":
-                    self._fail(work, outcome.text)
-                case "stopped" if not self.together:
-                    stopped = outcome
-                case "stopped":  # by whoever lends the machine: its own time was up, say, and not the grid's
-                    work.crashes += 1
-                    if work.crashes > work.settled.config.grid.retries:
-                        self._fail(work, outcome.text)
-                case _:
-                    if others:
-                        say(f"later  {work.name}: {outcome.text}")
-                    self._launched -= 1
-                    self._paused.add(work.identity)
-        if stopped is not None:
-            raise Interrupted(stopped.signum, stopped.text)
+    def _say(self, text: str) -> None:
+        if not self.quiet:
+            say(text)
 
-    def _fail(self, work: Work, error: str) -> None:
-        work.state, work.error = "failed", error
-        say(f"failed {work.name}: {error}")
-
-    def _remains(self, works: Sequence[Work], error: Exception) -> list[Outcome]:
-        """What became of works whose launcher ended with an error, as it does where a job's process was killed."""
-        claims = claimed(self._runs_dir)
-        outcomes = []
-        for work in works:
-            if as_asked(work.settled) is not None:
-                outcomes.append(Outcome("done"))
-            elif (text := failure(work.settled.folder, self.since)) is not None:
-                outcomes.append(Outcome("failed", text))
-            else:
-                if work.identity in claims and not claims[work.identity].released:
-                    work.suspect = one_line(error)
-                outcomes.append(Outcome("busy"))
-        if all(outcome.state == "busy" for outcome in outcomes) and not any(work.suspect for work in works):
-            raise error  # nothing was started: it is the launcher that does not work
-        return outcomes
-
-    def _crashed(self, work: Work) -> str | None:
-        """Count a job that ended without a word; the last straw is its failure."""
-        claim = claimed(self._runs_dir).get(work.identity)
-        if claim is None or claim.released:
-            return None
-        work.crashes += 1
-        error, work.suspect = work.suspect, ""
-        if work.crashes <= work.settled.config.grid.retries:
-            say(f"{work.name}: its job ended without a word ({error}); it is tried again")
-            return None
-        text = f"its job ended without a word: {error}"
-        write_atomic(work.settled.folder / LOG, text + "\n")
-        return text
-
-    def _tell_waiting(self, waiting: Sequence[Work], held: dict[str, Holder]) -> None:
-        busy = {work.identity: work for work in waiting if work.identity in held}
-        if busy.keys() - self._told:
-            told = "; ".join(f"{work.name} ({held[identity].name})" for identity, work in busy.items())
-            say(f"wait   for other workers: {told}")
-            self._told |= busy.keys()
+    def _report_busy(self, busy: Sequence[tuple[State, Holder]]) -> None:
+        new = [(state, holder) for state, holder in busy if state.task.key not in self._reported]
+        if new:
+            say(f"wait   for other workers: {'; '.join(f'{state.task.name} ({holder.name})' for state, holder in new)}")
+            self._reported |= {state.task.key for state, _ in new}
 
 
-def _result(work: Work) -> str:
-    record = as_asked(work.settled)
-    if record is None:
-        return "no record"
-    metrics = record["metrics"]
-    return f"{metrics['test/bits_per_byte/all']:.4f} bits per byte on test, {metrics['train/seconds']:.0f} s of training"
+def _said(task: Task) -> str:
+    result = task.result()
+    return f": {result}" if result else ""

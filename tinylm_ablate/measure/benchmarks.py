@@ -91,17 +91,23 @@ def benchmark(model_folder: Path, settings: Settings, task_folder: str | None, d
     return Result(metrics, [{"task": task, **_plain(row)} for task, questions in rows.items() for row in questions])
 
 
-def benchmark_folder(folder: Path, evaluate: EvaluateConfig, device: str) -> None:
-    """Measure a model that is no run of ours; its records go to ``measures/`` in its folder.
+def benchmark_folder(model: Path, home: Path, evaluate: EvaluateConfig, device: str) -> None:
+    """Measure a model on the tasks that a config names, unless it was.
+
+    Args:
+        model: In Hugging Face's layout.
+        home: The folder whose ``measures/`` gets the records: its run's, or its own.
+        evaluate: Which tasks, with which settings.
+        device: Where to compute.
 
     Raises:
         ConfigError, UserError: The tasks or the model cannot be used; what was scored until then is kept.
     """
     for settings in settings_of(evaluate):
-        if read_record(folder, stem(NAME, settings)) is None:
+        if read_record(home, stem(NAME, settings)) is None:
             begin = time.monotonic()
-            result = benchmark(folder, settings, evaluate.task_folder, device)
-            write_record(folder, NAME, settings, result, time.monotonic() - begin)
+            result = benchmark(model, settings, evaluate.task_folder, device)
+            write_record(home, NAME, settings, result, time.monotonic() - begin)
 
 
 def score_table(models: Sequence[tuple[str, Path]], evaluate: EvaluateConfig) -> str:
