@@ -438,6 +438,7 @@ class TrackingConfig:
     experiment: str = setting("MLflow experiment", free=True, identity=NONE)
     parent: str | None = setting("MLflow run that this one is nested in; a multirun sets it", free=True, identity=NONE)
     run_name: str | None = setting("name of the MLflow run; a multirun sets it", free=True, identity=NONE)
+    loggers: list[str] = field(default_factory=list, metadata=several("more trackers, by Lightning's loggers"))
     flush_seconds: float = setting("metrics are sent in batches this often", above=0, identity=NONE)
 
 

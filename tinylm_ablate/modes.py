@@ -11,9 +11,6 @@ from tinylm_ablate.errors import ConfigError, RunFailed, UserError
 from tinylm_ablate.execute.walk import DONE
 from tinylm_ablate.settle import settle
 
-if TYPE_CHECKING:
-    from tinylm_ablate.execute.attempts import Outcome
-
 
 def perform(config: Config) -> None:
     """Do what ``config.mode`` says."""

@@ -33,6 +33,7 @@ _PACKAGES = (
 #: Variable of the environment that carries what was typed to workers.
 COMMAND = "TINYLM_ABLATE_COMMAND"
 
+
 @cache
 def provenance() -> dict[str, Any]:
     """Commit of the checkout that the package runs from (None in an installed wheel), whether and how it differs from it,

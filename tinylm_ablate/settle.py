@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from tinylm_ablate.arch.shapes import Shape, baseline_parameters, plain, resolve
+from tinylm_ablate.budget import split_rounds
 from tinylm_ablate.config import MAX_TOKENS, VALUE, Config, check_values, walk
 from tinylm_ablate.data.check import data_mistakes
 from tinylm_ablate.data.corpus import text_fingerprint
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.hardware import fast_bf16
-from tinylm_ablate.budget import split_rounds
 from tinylm_ablate.scale import at_scale
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tokenizer.build import mistakes as vocabulary_mistakes

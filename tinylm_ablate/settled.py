@@ -87,7 +87,8 @@ class Settled:
         Raises:
             ValueError: The text is something else.
         """
-        return _adapter().validate_json(text, strict=False)
+        run: Settled = _adapter().validate_json(text)
+        return run
 
 
 @functools.cache

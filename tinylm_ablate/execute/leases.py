@@ -1,8 +1,8 @@
 """Leases on tasks: many workers, on one machine or over a shared folder, take the tasks of one graph without a server.
 
-A lease is the file ``runs_dir/claims/<key>.<n>`` with the highest n. Only one process can create a file of a given name, and its
-holder touches it four times per lease time. A lease that nobody renews may be followed by number n + 1, which again only one
-process can create; so of two that find the same lease dead at the same moment, one gets the task.
+A lease is the file ``runs_dir/claims/<key>.<n>`` with the highest n. Only one process can create a file of a given name, and
+its holder touches it four times per lease time. A lease that nobody renews may be followed by number n + 1, which again only
+one process can create; so of two that find the same lease dead at the same moment, one gets the task.
 
 Whether a lease is alive is observed and not computed from clocks: it is dead once this process has watched its file unchanged
 for a whole lease time. Clocks that were wrong, or that step, do not matter. Beside its lease a worker holds an operating-system

@@ -27,6 +27,9 @@ REFRESH_SECONDS = 2.0
 #: Most of a curve's end that is read: a row is about 200 bytes.
 _TAIL_BYTES = 4096
 
+#: The states as they are counted below the table.
+_COUNTED = ("finished", "running", "measuring", "stopped", "failed", "trained", "waiting")
+
 #: What comes first where a screen is too small for all cells.
 _ORDER = ("running", "measuring", "failed", "stopped", "trained", "waiting", "finished")
 
@@ -112,9 +115,7 @@ def table(rows: Sequence[Status], lines: int | None = None) -> str:
     from tabulate import tabulate
 
     counts = Counter(row.state for row in rows)
-    total = ", ".join(
-        f"{counts[state]} {state}" for state in ("finished", "running", "measuring", "stopped", "failed", "trained", "waiting") if counts[state]
-    )
+    total = ", ".join(f"{counts[state]} {state}" for state in _COUNTED if counts[state])
     left = 0
     if lines is not None and len(rows) + 4 > lines:
         rows = sorted(rows, key=lambda row: _ORDER.index(row.state))

@@ -103,7 +103,7 @@ class Walk:
 
     def tasks_of(self, identity: str) -> list[Task]:
         """The tasks that train and measure a run."""
-        return [task for task in self._of.get(identity, [])]
+        return list(self._of.get(identity, []))
 
     def go(self) -> None:
         """Walk until nothing is left that can be done, or ``ended`` is set.

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Self
 
 from tinylm_ablate.arch.costs import training_memory
 from tinylm_ablate.arch.shapes import flops_per_token
-from tinylm_ablate.execute.worker import LEADER
 from tinylm_ablate.execute.words import say
+from tinylm_ablate.execute.worker import LEADER
 from tinylm_ablate.hardware import cores, gpus, memory, pick_device
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import Any
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.grid.objectives import Objective
 from tinylm_ablate.grid.study import DONE, FAILED, PRUNED, REJECTED, Result
-from tinylm_ablate.report.markdown import table
 from tinylm_ablate.measure.records import read_record
+from tinylm_ablate.report.markdown import table
 
 #: Version of the layout of the file.
 SCHEMA = 1

@@ -15,14 +15,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.execute.words import one_line
 from tinylm_ablate.grid.cells import Cell, expand
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, typed
-from tinylm_ablate.execute.words import one_line
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
     from hydra.types import HydraContext
+
 
 @dataclass(eq=False)
 class Part:

@@ -19,15 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 from tinylm_ablate.config import Config, SearchConfig
 from tinylm_ablate.data.once import writing
 from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.execute.words import one_line, say
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, diagnose, typed
-from tinylm_ablate.execute.words import one_line, say
 from tinylm_ablate.grid.describe import Described, write_grid
 from tinylm_ablate.measure.registry import requested
-from tinylm_ablate.tasks.run import Record, read_metrics
-from tinylm_ablate.tracking import sync
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
+from tinylm_ablate.tasks.run import Record, read_metrics
+from tinylm_ablate.tracking import sync
 
 if TYPE_CHECKING:
     from tinylm_ablate.grid.objectives import Objective
@@ -77,9 +77,9 @@ class OptunaSweeper(Sweeper):
 
     def _check(self, base: Config, arguments: Sequence[str]) -> tuple[list[str], list[Axis], list[Objective], list[Settled]]:
         """Everything that can be told before a trial starts, with all mistakes at once."""
-        from tinylm_ablate.measure.speed import METRIC as DECODE_SPEED
         from tinylm_ablate.grid.objectives import check_languages, parse_objectives
         from tinylm_ablate.grid.space import parse_space
+        from tinylm_ablate.measure.speed import METRIC as DECODE_SPEED
 
         params = OmegaConf.to_container(self.params) if isinstance(self.params, DictConfig) else self.params
         objectives, mistakes = parse_objectives(base.search.objectives, base.evaluate)

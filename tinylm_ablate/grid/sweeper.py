@@ -226,9 +226,5 @@ def _state(job: Job, walk: Walk) -> str:
 
 
 def _table(part: Part) -> str:
-    rows = [
-        (dict(cell.values), record)
-        for cell in part.cells
-        if (record := results(part.settled[cell])) is not None
-    ]
+    rows = [(dict(cell.values), record) for cell in part.cells if (record := results(part.settled[cell])) is not None]
     return summary_table(rows)

@@ -16,9 +16,9 @@ from tinylm_ablate.arch.shapes import plain
 from tinylm_ablate.config import InitConfig
 from tinylm_ablate.data.corpus import open_corpus
 from tinylm_ablate.files import fingerprint, write_atomic
+from tinylm_ablate.formats.huggingface import take_decoder
 from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.init.calibrate import Calibration, loss_gradients, open_calibration
-from tinylm_ablate.formats.huggingface import take_decoder
 from tinylm_ablate.init.importance import open_layers
 from tinylm_ablate.init.inherit import inherit, open_scores
 from tinylm_ablate.init.layers import LayerChoice
@@ -66,9 +66,10 @@ def reads_text(init: InitConfig) -> bool:
 def scores_marker(settled: Settled) -> Path:
     """The file that exists once ``make_scores`` has run for this parent, child and choice."""
     init = settled.config.init
+    chosen = ("criterion", "layers", "keep_first", "keep_last", "calibration_tokens")
     content = {
         "parent": settled.parent.identity if settled.parent is not None else str(init.parent),
-        "init": {name: getattr(init, name) for name in ("criterion", "layers", "keep_first", "keep_last", "calibration_tokens")},
+        "init": {name: getattr(init, name) for name in chosen},
         "masks": dataclasses.asdict(init.masks) if init.criterion == "learned" else None,
         "shape": plain(settled.shape),
         "text": settled.text,

@@ -49,7 +49,7 @@ class Task(ABC):
         """Where the reason of its last failure is written."""
         return Path(self.run.config.runs_dir) / "errors" / f"{self.key}.txt"
 
-    def tidy(self) -> None:
+    def tidy(self) -> None:  # noqa: B027 - most tasks leave nothing
         """Remove what a worker that was killed left of a task that is done."""
 
     def result(self) -> str:

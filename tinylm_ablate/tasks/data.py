@@ -7,9 +7,9 @@ from pathlib import Path
 from tinylm_ablate.data.corpus import open_corpus
 from tinylm_ablate.data.shards import open_shards, shards_folder
 from tinylm_ablate.tasks.base import Task
-from tinylm_ablate.tracking import Follower
 from tinylm_ablate.tokenizer.build import open_vocabulary
 from tinylm_ablate.tokenizer.vocabulary import Vocabulary
+from tinylm_ablate.tracking import Follower
 
 
 class CorpusTask(Task):

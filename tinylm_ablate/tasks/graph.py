@@ -74,9 +74,7 @@ class Graph:
             previous = settled.previous
             needs.append(self._add(LossesTask(previous.identity, f"batch losses of {previous.identity}", previous, needs)))
         elif reads_text(settled.config.init) and settled.previous is None:
-            task = ScoresTask("", f"scores for {name}", run, needs)
-            task.key = f"{task.kind}-{task.product.stem}"
-            needs.append(self._add(task))
+            needs.append(self._add(ScoresTask(f"scores for {name}", run, needs)))
         task = RunTask(name, run, needs, [])
         self._runs[settled.identity] = task
         self._add(task)

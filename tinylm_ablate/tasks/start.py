@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tinylm_ablate.init.build import make_scores, scores_marker
 from tinylm_ablate.measure.base import Subject
 from tinylm_ablate.rounds.losses import LOSSES, batch_losses
+from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.base import Task
 from tinylm_ablate.tracking import Follower
 
@@ -15,6 +17,9 @@ class ScoresTask(Task):
     """Scores a parent's layers and neurons on text, or trains masks on it."""
 
     kind = "scores"
+
+    def __init__(self, name: str, run: Settled, needs: Sequence[Task]) -> None:
+        super().__init__(scores_marker(run).stem, name, run, needs)
 
     @property
     def product(self) -> Path:
