@@ -428,18 +428,19 @@ class EvaluateConfig:
 
 @dataclass
 class TrackingConfig:
-    """MLflow: on sqlite beside the runs, on a server, or none"""
+    """MLflow on sqlite beside the runs or on a server, and other trackers by Lightning's loggers"""
 
-    kind: str = setting("tracker", choices=("mlflow", "none"), identity=NONE)
+    kind: str = setting("whether runs are kept in MLflow", choices=("mlflow", "none"), identity=NONE)
+    loggers: list[str] = field(
+        default_factory=list, metadata=several("other trackers, written beside: tensorboard, wandb, csv")
+    )
     uri: str | None = setting("tracking address; null is an sqlite file in runs_dir", free=True, identity=NONE)
     artifacts: str | None = setting(
         "where artifacts go; null is a folder in runs_dir (or the server's choice)", free=True, identity=NONE
     )
     experiment: str = setting("MLflow experiment", free=True, identity=NONE)
-    parent: str | None = setting("MLflow run that this one is nested in; a multirun sets it", free=True, identity=NONE)
-    run_name: str | None = setting("name of the MLflow run; a multirun sets it", free=True, identity=NONE)
-    loggers: list[str] = field(default_factory=list, metadata=several("more trackers, by Lightning's loggers"))
-    flush_seconds: float = setting("metrics are sent in batches this often", above=0, identity=NONE)
+    run_name: str | None = setting("name of the run in trackers; null makes one from its settings", free=True, identity=NONE)
+    flush_seconds: float = setting("runs in training are synced this often", above=0, identity=NONE)
 
 
 @dataclass

@@ -122,7 +122,9 @@ def _cut_text(text: str) -> str:
     text = _SHAPES.sub(CUT, _ASSIGNMENT.sub(_cut_assignment, text))
     for value, shown, whole in _environment():
         if value in text:
-            text = shown.join(re.split(rf"(?<!\w){re.escape(value)}(?!\w)", text) if whole else text.split(value))
+            text = re.sub(
+                rf"(?<!\w){re.escape(value)}(?!\w)" if whole else re.escape(value), lambda _, shown=shown: shown, text
+            )
     return text
 
 
