@@ -439,7 +439,6 @@ class TrackingConfig:
         "where artifacts go; null is a folder in runs_dir (or the server's choice)", free=True, identity=NONE
     )
     experiment: str = setting("MLflow experiment", free=True, identity=NONE)
-    run_name: str | None = setting("name of the run in trackers; null makes one from its settings", free=True, identity=NONE)
     flush_seconds: float = setting("runs in training are synced this often", above=0, identity=NONE)
 
 

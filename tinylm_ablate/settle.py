@@ -123,8 +123,6 @@ def _named(settled: Settled) -> Settled:
         before = rounds.before()
         config = copy.deepcopy(settled.config)
         config.rounds.count, config.rounds.forgetting, config.train.keep_model = before.count, False, True
-        if config.tracking.run_name is not None:
-            config.tracking.run_name += f", round {before.count} of {rounds.count}"
         previous = dataclasses.replace(
             settled, config=config, steps=before.steps, tokens=before.steps * config.train.batch_tokens, rounds=before,
             keep_state=rounds.schedule != "rewarm",
@@ -278,7 +276,6 @@ def _parent(config: Config) -> Settled:
     parent.rounds.count, parent.rounds.forgetting = 1, False
     init.method, init.train = "random", "child"
     parent.train.keep_model = True
-    parent.tracking.run_name = f"parent {arch.depth} layers"
     try:
         return settle(parent)
     except ConfigError as error:
