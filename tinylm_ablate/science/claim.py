@@ -16,9 +16,9 @@ one of the same file name replaces ours. For instance:
     tests:
       - {kind: ordering, better: [middle], than: [small, large], metric: test/bits_per_byte/all, direction: less}
 
-``ours: true`` marks a claim that is not the paper's. ``reference`` is the arm that the gate and margins in tokens look at; unless
-named it is the second arm of the first comparison. ``gates`` names the gates that apply: bigrams, steps, tuned, which is all of
-them unless a claim needs fewer.
+``ours: true`` marks a claim that is not the paper's. ``reference`` is the arm that the gate and margins in tokens look at;
+unless named it is the second arm of the first comparison. ``gates`` names the gates that apply: bigrams, steps, tuned, which is
+all of them unless a claim needs fewer.
 
 Kinds of test:
 
@@ -32,10 +32,10 @@ Kinds of test:
 - ``correlation``: Spearman's rank correlation of ``column`` with the quality of all arms has the sign ``sign`` and is beyond
   the margin; with sign 0 it is within it. With ``largest_of`` its size is also larger than that of each column named there.
 
-``metric`` is a column, or one for each arm: {early: forgetting/part_1, late: forgetting/part_8}. ``margin`` is the smallest effect
-that matters: a number in the metric's unit, or ``tokens``, the default, which is what 5 % more tokens are worth to the reference
-arm. ``relative`` compares ratios (a margin of 0.1 is 10 %). ``exact`` says that the metric is a count, or measured once, in which
-seeds play no part. ``equal_tokens`` needs arms that have seen equally many tokens.
+``metric`` is a column, or one for each arm: {early: forgetting/part_1, late: forgetting/part_8}. ``margin`` is the smallest
+effect that matters: a number in the metric's unit, or ``tokens``, the default, which is what 5 % more tokens are worth to the
+reference arm. ``relative`` compares ratios (a margin of 0.1 is 10 %). ``exact`` says that the metric is a count, or measured
+once, in which seeds play no part. ``equal_tokens`` needs arms that have seen equally many tokens.
 """
 
 from __future__ import annotations
@@ -207,7 +207,9 @@ class _Reader:
         if not isinstance(content, dict):
             self._mistake("", "must be a mapping with title, source, experiment and tests")
             return None
-        self._check(content, "", {"title", "source", "experiment", "tests"}, {"arms", "paper", "note", "ours", "reference", "gates"})
+        self._check(
+            content, "", {"title", "source", "experiment", "tests"}, {"arms", "paper", "note", "ours", "reference", "gates"}
+        )
         arms = self._arms(content.get("arms", {}))
         column, printed, correlations = self._paper(content.get("paper"), arms)
         tests = content.get("tests")

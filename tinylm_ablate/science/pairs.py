@@ -71,8 +71,9 @@ class Result:
 def pairs(setting: Setting, metric: str) -> list[Pair]:
     """Every two arms with two common seeds or more, in the order of the arms.
 
-    Arms that are the same runs (as the exponents of Figure 7 at the base batch) count once: the first of them stands for all. All
-    pairs are corrected for, also where only the best arm is compared with the others, since the best was found in the same data.
+    Arms that are the same runs (as the exponents of Figure 7 at the base batch) count once: the first of them stands for all.
+    All pairs are corrected for, also where only the best arm is compared with the others, since the best was found in the same
+    data.
     """
     distinct: dict[tuple[str, ...], str] = {}
     for arm in setting.arms:

@@ -117,7 +117,7 @@ def fit(points: Sequence[Point], values: NDArray[np.float64]) -> Fit | None:
             design = np.column_stack([design, own])
     if not centers:
         return None
-    solver = np.linalg.pinv(design)
+    solver: NDArray[np.float64] = np.linalg.pinv(design).astype(np.float64)
     spare = len(points) - design.shape[1]
     residuals = values - design @ solver @ values
     return Fit(centers, solver, spare, float(residuals @ residuals / spare) if spare > 0 else 0.0)
@@ -142,8 +142,8 @@ def reach(fitted: Fit, row: NDArray[np.float64], points: Sequence[Point], tail: 
 def trend(label: str, points: Sequence[Point], margin: float) -> Trend:
     """The trend of an effect over its points.
 
-    ``course`` is "grows" or "shrinks" where the slope's 90 % interval excludes zero, "holds" where over a tenfold scale or budget
-    the effect would change by less than ``margin``, and unknown otherwise and with fewer than two points.
+    ``course`` is "grows" or "shrinks" where the slope's 90 % interval excludes zero, "holds" where over a tenfold scale or
+    budget the effect would change by less than ``margin``, and unknown otherwise and with fewer than two points.
     """
     ordered = sorted(points, key=lambda point: (point.parameters, point.tokens))
     known = [point for point in ordered if point.effect.pairs > 1 or point.effect.exact]
@@ -172,7 +172,9 @@ def trend(label: str, points: Sequence[Point], margin: float) -> Trend:
     if course == Course.SHRINKS:
         at = math.log(getattr(last, leading)) - last.effect.mean / slope.mean
         zero = (math.exp(min(at, 700.0)), leading)
-    return Trend(label, ordered, slopes.get("tokens"), slopes.get("parameters"), course, zero, _sentence(course, leading, zero, known))
+    return Trend(
+        label, ordered, slopes.get("tokens"), slopes.get("parameters"), course, zero, _sentence(course, leading, zero, known)
+    )
 
 
 def _sentence(course: Course, leading: str, zero: tuple[float, str] | None, points: Sequence[Point]) -> str:
@@ -182,5 +184,7 @@ def _sentence(course: Course, leading: str, zero: tuple[float, str] | None, poin
         return f"whether the effect changes with {of} is open ({span})"
     if zero is not None:
         far = zero[0] > 1e15
-        return f"the effect shrinks with {of} ({span})" + ("" if far else f" and would cross zero at about {count(zero[0])} {zero[1]}")
+        return f"the effect shrinks with {of} ({span})" + (
+            "" if far else f" and would cross zero at about {count(zero[0])} {zero[1]}"
+        )
     return f"the effect {course} with {of} ({span})"

@@ -10,7 +10,18 @@ from dataclasses import dataclass
 
 from tinylm_ablate.science import gate
 from tinylm_ablate.science.claim import Claim, Test
-from tinylm_ablate.science.comparison import Comparison, Decision, Effect, Kind, Outcome, combine, decide, outcome, p_value, seeds_needed
+from tinylm_ablate.science.comparison import (
+    Comparison,
+    Decision,
+    Effect,
+    Kind,
+    Outcome,
+    combine,
+    decide,
+    outcome,
+    p_value,
+    seeds_needed,
+)
 from tinylm_ablate.science.effects import effect
 from tinylm_ablate.science.estimate import Estimate
 from tinylm_ablate.science.evidence import Evidence, Setting, matches, settings
@@ -19,6 +30,8 @@ from tinylm_ablate.science.looks import LOOKS, look
 from tinylm_ablate.science.margin import token_margin
 from tinylm_ablate.science.rank import Correlation, Larger, correlation
 from tinylm_ablate.science.trend import Course, Point, Trend, trend
+
+_WORDS = {"equivalence": "the same as", "no_worse": "no worse than"}
 
 _DECIDED = (Outcome.REPRODUCED, Outcome.REVERSED, Outcome.NO_EFFECT)
 
@@ -115,7 +128,8 @@ def judge_at(claim: Claim, setting: Setting, groups: Sequence[Setting]) -> Verdi
 
 def find(setting: Setting, overrides: Mapping[str, str]) -> str | None:
     """The arm with these overrides. Of several with the same runs the first; None if several differ."""
-    rows = setting.runs.to_dict("records")
+    wanted = {"arm", "grid.arm", *overrides, *(f"{key}.name" for key in overrides)}
+    rows = setting.runs[[column for column in setting.runs.columns if column in wanted]].to_dict("records")
     found = list(dict.fromkeys(str(row["arm"]) for row in rows if matches({str(k): v for k, v in row.items()}, overrides)))
     runs = {tuple(setting.identities(arm).values()) for arm in found}
     return found[0] if len(runs) == 1 else None
@@ -155,9 +169,7 @@ def _verdict(claim: Claim, groups: Sequence[Setting]) -> Verdict:
     return dataclasses.replace(best, trends=trends, notes=_notes(claim, trends))
 
 
-def _drafts(
-    claim: Claim, test: Test, setting: Setting, arms: Mapping[str, str]
-) -> tuple[list[_Draft], list[str]]:
+def _drafts(claim: Claim, test: Test, setting: Setting, arms: Mapping[str, str]) -> tuple[list[_Draft], list[str]]:
     """The comparisons of one test, and why some could not be made."""
     if test.kind == "correlation":
         return _correlations(claim, test, setting)
@@ -184,8 +196,8 @@ def _drafts(
         own, seeds = _effect(setting, terms, test)
         drafts.append(
             _Draft(
-                test, _label(test, first, others), _kind(test), tuple(dict.fromkeys(metrics)), tuple(arms[name] for name in names),
-                own, seeds, _look(own, seeds), math.nan, "", claim.paper_effect(test, first, others),
+                test, _label(test, first, others), _kind(test), tuple(dict.fromkeys(metrics)),
+                tuple(arms[name] for name in names), own, seeds, _look(own, seeds), math.nan, "", claim.paper_effect(test, first, others),
             )
         )  # fmt: skip
     return drafts, unmeasured
@@ -250,8 +262,8 @@ def _correlations(claim: Claim, test: Test, setting: Setting) -> tuple[list[_Dra
     margin = test.margin if test.margin is not None else math.nan
     shown: list[tuple[str, Kind, Correlation | Larger, float, float | None]] = [
         (
-            f"{test.column} with quality", "same" if test.sign == 0 else "better", Correlation(sign * own.rho, own.arms), margin,
-            None if printed is None else sign * float(printed),
+            f"{test.column} with quality", "same" if test.sign == 0 else "better", Correlation(sign * own.rho, own.arms),
+            margin, None if printed is None else sign * float(printed),
         )
     ]  # fmt: skip
     shown += [
@@ -346,8 +358,8 @@ def _reason(found: Outcome, comparisons: Sequence[Comparison]) -> str:
 
 def _trends(best: Verdict, tested: Sequence[Verdict]) -> list[Trend]:
     """Of each comparison over the settings at which the claim was tested and that ask the same question."""
-    assert_at = best.at
-    same = [own for own in tested if own.at is not None and assert_at is not None and own.at.others == assert_at.others]
+    at = best.at
+    same = [own for own in tested if own.at is not None and at is not None and own.at.others == at.others]
     found = []
     for compared in best.comparisons:
         points = [
@@ -374,7 +386,7 @@ def _label(test: Test, first: str, others: Sequence[str]) -> str:
     if test.kind == "rule":
         return f"arms that meet the rule better than {first}"
     second = others[0] if len(others) == 1 else f"the mean of {' and '.join(others)}"
-    return f"{first} {dict(equivalence='the same as', no_worse='no worse than').get(test.kind, 'better than')} {second}"
+    return f"{first} {_WORDS.get(test.kind, 'better than')} {second}"
 
 
 def _written(overrides: Mapping[str, str]) -> str:
