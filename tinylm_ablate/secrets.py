@@ -122,9 +122,7 @@ def _cut_text(text: str) -> str:
     text = _SHAPES.sub(CUT, _ASSIGNMENT.sub(_cut_assignment, text))
     for value, shown, whole in _environment():
         if value in text:
-            text = re.sub(
-                rf"(?<!\w){re.escape(value)}(?!\w)" if whole else re.escape(value), lambda _, shown=shown: shown, text
-            )
+            text = shown.join(re.split(rf"(?<!\w){re.escape(value)}(?!\w)", text) if whole else text.split(value))
     return text
 
 

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.secrets import cut
-from tinylm_ablate.tracking.folders import Snapshot, grids_of, live, signature_of, snapshot_of
+from tinylm_ablate.tracking.folders import live
+from tinylm_ablate.tracking.grids import grids_of
+from tinylm_ablate.tracking.snapshot import Snapshot, signature_of, snapshot_of
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

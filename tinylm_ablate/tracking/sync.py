@@ -12,24 +12,13 @@ from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.secrets import cut
 from tinylm_ablate.tracking import loggers
 from tinylm_ablate.tracking.check import tracking_mistakes
-from tinylm_ablate.tracking.folders import (
-    Grid,
-    Snapshot,
-    grid_snapshots,
-    grids_of,
-    live,
-    needed,
-    runs_of,
-    signature_of,
-    snapshot_of,
-    status_of,
-)
-from tinylm_ablate.tracking.store import SIGNATURE, Store, concerns_one_run, explain, open_store
+from tinylm_ablate.tracking.folders import live, needed, runs_of, status_of
+from tinylm_ablate.tracking.grids import Grid, grid_snapshots, grids_of
+from tinylm_ablate.tracking.snapshot import Snapshot, signature_of, snapshot_of
+from tinylm_ablate.tracking.store import Store, concerns_one_run, explain, is_current, open_store
 from tinylm_ablate.tracking.views import save_view
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
     from tinylm_ablate.config import TrackingConfig
 
 _log = logging.getLogger("tinylm_ablate")
@@ -144,15 +133,14 @@ def _sync(
     for grid, snapshots in ((grid, whole[grid.identity]) for grid in reversed(grids)):
         for snapshot in snapshots:
             push(snapshot)
-        if not _is_saved(runs.get(grid.identity), snapshots[0]):
+        if (run := runs.get(grid.identity)) is None or not is_current(run, snapshots[0].signature, snapshots[0].status):
             save_view(store, grid, replicates=len(snapshots) > 1)
     for folder in folders:
         mine = members.get(folder.name, [])
         run = runs.get(folder.name)
-        if run is not None and run.data.tags.get(SIGNATURE) == signature_of(folder, mine, held):
-            if run.info.status == status_of(folder, held):
-                report.counts["unchanged"] = report.counts.get("unchanged", 0) + 1
-                continue
+        if run is not None and is_current(run, signature_of(folder, mine, held), status_of(folder, held)):
+            report.counts["unchanged"] = report.counts.get("unchanged", 0) + 1
+            continue
         try:
             snapshot = snapshot_of(folder, mine, held)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -169,10 +157,6 @@ def _memberships(grids: Iterable[Grid], runs_dir: Path) -> dict[str, list[Grid]]
         for name in dict.fromkeys(names):
             found.setdefault(name, []).append(grid)
     return found
-
-
-def _is_saved(run: Run | None, snapshot: Snapshot) -> bool:
-    return run is not None and run.data.tags.get(SIGNATURE) == snapshot.signature
 
 
 def _first_line(error: BaseException) -> str:

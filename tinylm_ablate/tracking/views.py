@@ -11,7 +11,8 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from tinylm_ablate.tracking.folders import SHOWN, Grid, differing
+from tinylm_ablate.tracking.grids import Grid, differing
+from tinylm_ablate.tracking.snapshot import CURVE, LOSS, SHOWN
 
 if TYPE_CHECKING:
     from tinylm_ablate.tracking.store import Store
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 VIEW_TAG = "mlflow.sharedViewState."
 
 #: The charts of a grid's page in their order.
-_CHARTS = ("curve/loss", "test/bits_per_byte/all", "test/cloze/all", "train/curve/learning_rate")
+_CHARTS = (LOSS, "test/bits_per_byte/all", "test/cloze/all", f"{CURVE}learning_rate")
 
 
 def save_view(store: Store, grid: Grid, replicates: bool) -> None:
