@@ -133,7 +133,6 @@ def settings() -> TrackingConfig:
         uri=None,
         artifacts=None,
         experiment=EXPERIMENT,
-        parent=None,
-        run_name=None,
+       
         flush_seconds=1000,
     )

@@ -258,7 +258,7 @@ import sys
 from pathlib import Path
 from tinylm_ablate.config import TrackingConfig
 from tinylm_ablate.tracking import sync
-settings = TrackingConfig(kind="mlflow", loggers=[], uri=None, artifacts=None, experiment="tests", parent=None, run_name=None,
+settings = TrackingConfig(kind="mlflow", loggers=[], uri=None, artifacts=None, experiment="tests",
                           flush_seconds=1)
 print("ready", flush=True)
 report = sync(settings, Path(sys.argv[1]))

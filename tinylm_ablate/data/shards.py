@@ -78,6 +78,23 @@ class Shards:
         return np.memmap(self.folder / f"{split}.bin", dtype=self.summary["dtype"], mode="r")
 
 
+def shards_folder(text: str, vocabulary: str, size: int, cache_dir: Path) -> Path:
+    """Where the shards of a corpus in a tokenizer are, or will be.
+
+    Args:
+        text: Fingerprint of the corpus.
+        vocabulary: Fingerprint of the tokenizer.
+        size: Entries of the tokenizer.
+        cache_dir: Folder that runs share.
+    """
+    content = {"format": _FORMAT, "text": text, "tokenizer": vocabulary, "dtype": _dtype(size), "size": size}
+    return cache_dir / "shards" / fingerprint(content)
+
+
+def _dtype(size: int) -> str:
+    return "<u2" if size <= 2**16 else "<u4"
+
+
 def open_shards(corpus: Corpus, tokenizer: Encoder, cache_dir: Path) -> Shards:
     """Open the shards of a corpus in a tokenizer; build them first if they are not there whole.
 
@@ -86,23 +103,14 @@ def open_shards(corpus: Corpus, tokenizer: Encoder, cache_dir: Path) -> Shards:
     Raises:
         UserError: The disk is full or cannot be written; nothing half-built is left.
     """
-    dtype = "<u2" if tokenizer.size <= 2**16 else "<u4"
-    identity = fingerprint(
-        {
-            "format": _FORMAT,
-            "text": corpus.fingerprint,
-            "tokenizer": tokenizer.fingerprint,
-            "dtype": dtype,
-            "size": tokenizer.size,
-        }
-    )
-    folder = cache_dir / "shards" / identity
+    dtype = _dtype(tokenizer.size)
+    folder = shards_folder(corpus.fingerprint, tokenizer.fingerprint, tokenizer.size, cache_dir)
     # A byte-level token holds a byte at least, so a corpus has at most as many tokens as bytes and documents.
     most = sum(corpus.bytes(split) + sum(corpus.summary["documents"][split].values()) for split in SPLITS)
     build_once(
         folder,
         is_whole=_is_whole,
-        build=lambda unfinished: _build(unfinished, corpus, tokenizer, dtype, identity),
+        build=lambda unfinished: _build(unfinished, corpus, tokenizer, dtype, folder.name),
         needed=most * np.dtype(dtype).itemsize,
         what="the token shards",
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.settle import Settled
+from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
     import numpy as np

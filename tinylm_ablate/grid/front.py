@@ -12,8 +12,8 @@ from typing import Any
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.grid.objectives import Objective
 from tinylm_ablate.grid.study import DONE, FAILED, PRUNED, REJECTED, Result
+from tinylm_ablate.measure.records import read_record
 from tinylm_ablate.report.markdown import table
-from tinylm_ablate.run import finished
 
 #: Version of the layout of the file.
 SCHEMA = 1
@@ -56,10 +56,19 @@ def write_search(
     write_atomic(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False))
 
 
-def found_table(objectives: Sequence[Objective], results: Sequence[Result], front: Sequence[int], runs_dir: Path) -> str:
+def found_table(
+    objectives: Sequence[Objective], results: Sequence[Result], front: Sequence[int], runs_dir: Path, stems: Sequence[str]
+) -> str:
     """The front as a Markdown table, best in the first objective first; with one objective, the ten best trials.
 
-    A run that was proposed more than once is one row. Test text, unless it was searched on, is told too.
+    A run that was proposed more than once is one row. Bits per byte on test text, unless searched on, stand beside it.
+
+    Args:
+        objectives: What was searched on.
+        results: All trials that were told.
+        front: Numbers of those on the front.
+        runs_dir: Folder of the runs.
+        stems: Names of the records of measures.
     """
     done = [result for result in results if result.state == DONE]
     shown = [result for result in done if result.number in front] if len(objectives) > 1 else done
@@ -75,8 +84,9 @@ def found_table(objectives: Sequence[Objective], results: Sequence[Result], fron
     head = ["trial", *keys, *(o.title for o in objectives), *told, "parameters", "run"]
     rows = []
     for result in shown:
-        record = (finished(runs_dir / result.identity) or {}) if told else {}
-        tests = [f"{record['metrics'][name]:.4f}" if record else "" for name in told]
+        records = [read_record(runs_dir / result.identity, stem) for stem in stems]
+        metrics = {name: value for record in records if record for name, value in record["metrics"].items()}
+        tests = [f"{metrics[name]:.4f}" if name in metrics else "" for name in told]
         values = [_short(result.place[key]) for key in keys]
         rows.append(
             [

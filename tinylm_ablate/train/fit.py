@@ -34,7 +34,7 @@ from tinylm_ablate.data.batches import Batches
 from tinylm_ablate.errors import Interrupted, Pruned, RunFailed
 from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.optimizer.build import use_averages
-from tinylm_ablate.settle import Settled
+from tinylm_ablate.settled import Settled
 from tinylm_ablate.train import checkpoint
 from tinylm_ablate.train.compile import compiled, worth_compiling
 from tinylm_ablate.train.devices import Environment, Share, agreed, share_weights, strategy, team
