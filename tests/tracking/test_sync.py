@@ -54,8 +54,8 @@ class View:
         for run in self.runs():
             histories = {name: self.client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
             points = {name: sorted((p.step, p.value, p.timestamp) for p in history) for name, history in histories.items()}
-            tags = {key: value for key, value in run.data.tags.items()}
-            found[run.info.run_id] = (run.info.status, run.info.run_name, run.info.end_time, run.data.params, tags, points)
+            data = run.data
+            found[run.info.run_id] = (run.info.status, run.info.run_name, run.info.end_time, data.params, data.tags, points)
         return found
 
 
@@ -94,7 +94,8 @@ def test_a_grid_with_replicates_is_made_whole_and_a_second_sync_changes_nothing(
     assert cell.data.params["test/bits_per_byte/all/bytes"] == "2000"
     assert view.curve(RUNS[2]) == losses(1, 30)
     assert view.files(RUNS[2]) == [
-        "config.yaml", "curve.jsonl", f"measures/bits_per_byte.{'0' * 16}.json", "metrics.json", "provenance.json", "settled.json",
+        "config.yaml", "curve.jsonl", f"measures/bits_per_byte.{'0' * 16}.json", "metrics.json",
+        "provenance.json", "settled.json",
     ]  # fmt: skip
     (dataset,) = cell.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("small.jsonl", "0123456789abcdef")
@@ -111,17 +112,16 @@ def test_a_grid_with_replicates_is_made_whole_and_a_second_sync_changes_nothing(
 def test_a_run_is_followed_closed_and_extended(settings, folders, view):
     folder = folders.start(RUNS[0])
     folders.grid(GRID, {RUNS[0]: {"arch.depth": "20"}, RUNS[1]: {"arch.depth": "40"}})
-    claim = folders.claim(RUNS[0])
     folders.train(RUNS[0], 1, 5, tail='{"step": 6, "tok')
-    assert sync(settings, folders.path).counts == {"created": 2}
-    assert view.run(RUNS[0]).info.status == view.run(GRID).info.status == "RUNNING"
-    assert view.curve(RUNS[0]) == losses(1, 5)
-    assert "curve.jsonl" not in view.files(RUNS[0])
-    # The line that was being written is whole now; the run ends, and its lease with it.
-    (folder / "curve.jsonl").write_text("")
-    folders.train(RUNS[0], 1, 30)
-    folders.finish(RUNS[0])
-    claim.unlink()
+    with folders.lease(RUNS[0]):
+        assert sync(settings, folders.path).counts == {"created": 2}
+        assert view.run(RUNS[0]).info.status == view.run(GRID).info.status == "RUNNING"
+        assert view.curve(RUNS[0]) == losses(1, 5)
+        assert "curve.jsonl" not in view.files(RUNS[0])
+        # The line that was being written is whole now; the run ends, and its lease with it.
+        (folder / "curve.jsonl").write_text("")
+        folders.train(RUNS[0], 1, 30)
+        folders.finish(RUNS[0])
     assert sync(settings, folders.path, folders=[folder]).counts == {"closed": 2}
     assert view.run(RUNS[0]).info.status == "FINISHED"
     assert view.run(GRID).info.status == "KILLED"  # one cell has not started, and nobody works on it
@@ -134,30 +134,40 @@ def test_a_run_is_followed_closed_and_extended(settings, folders, view):
     assert (data.metrics["test/cloze/all"], data.metrics["test/bits_per_byte/all"]) == (0.25, 1.5)
 
 
+HOLD = """
+import sys, time
+from pathlib import Path
+from tinylm_ablate.execute.leases import Leases
+runs = Path(sys.argv[1])
+with Leases(runs, 60.0).hold(f"run-{sys.argv[2]}", runs / sys.argv[2] / "metrics.json"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
 def test_what_a_kill_left_running_is_repaired_and_a_run_that_continues_has_each_point_once(settings, folders, view):
     folders.start(RUNS[0])
     folders.train(RUNS[0], 1, 12)
-    dead = subprocess.Popen([sys.executable, "-c", "pass"])
-    dead.wait()
-    claim = folders.claim(RUNS[0])
+    worker = subprocess.Popen([sys.executable, "-c", HOLD, str(folders.path), RUNS[0]], stdout=subprocess.PIPE, text=True)
+    assert worker.stdout.readline() == "held\n"
     sync(settings, folders.path)
     assert view.run(RUNS[0]).info.status == "RUNNING"
-    folders.claim(RUNS[0], pid=dead.pid)
+    worker.kill()
+    worker.wait()
     assert sync(settings, folders.path).counts == {"closed": 1}
     assert view.run(RUNS[0]).info.status == "KILLED"
     # The run continues from a checkpoint at step 10, so that rows 11 and 12 are written again at other times.
-    folders.claim(RUNS[0])
     curve = folders.path / RUNS[0] / "curve.jsonl"
     lines = [json.loads(line) for line in curve.read_text().splitlines()][:10]
     curve.write_text("".join(json.dumps(line) + "\n" for line in lines))
     folders.train(RUNS[0], 11, 30)
     rows = [json.loads(line) for line in curve.read_text().splitlines()]
     curve.write_text("".join(json.dumps(row | {"seconds": row["seconds"] + 60 * (row["step"] > 10)}) + "\n" for row in rows))
-    sync(settings, folders.path)
-    assert view.run(RUNS[0]).info.status == "RUNNING"
-    assert view.curve(RUNS[0]) == losses(1, 30)
+    with folders.lease(RUNS[0]):
+        sync(settings, folders.path)
+        assert view.run(RUNS[0]).info.status == "RUNNING"
+        assert view.curve(RUNS[0]) == losses(1, 30)
     # It fails, and is repeated with success.
-    claim.unlink()
     (folders.path / RUNS[0] / "error.txt").write_text("the loss is not finite\n")
     sync(settings, folders.path)
     assert view.run(RUNS[0]).info.status == "FAILED" and "error.txt" in view.files(RUNS[0])
@@ -167,11 +177,13 @@ def test_what_a_kill_left_running_is_repaired_and_a_run_that_continues_has_each_
     assert view.curve(RUNS[0]) == losses(1, 30)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "5", '{"pid": "x", "lease_seconds": null}', "\x00garbage"])
+@pytest.mark.parametrize("content", ["", "[]", "5", '{"pid": "x", "seconds": null}', "\x00garbage"])
 def test_a_lease_of_any_content_breaks_nothing(settings, folders, view, content):
     folders.start(RUNS[0])
-    folders.claim(RUNS[0]).write_text(content)
-    os.utime(folders.path / "claims" / f"{RUNS[0]}.1", (time.time() + 10**7,) * 2)  # a clock that was wrong
+    lease = folders.path / "claims" / f"run-{RUNS[0]}.1"
+    lease.parent.mkdir()
+    lease.write_text(content)
+    os.utime(lease, (time.time() + 10**7,) * 2)  # a clock that was wrong
     assert sync(settings, folders.path).problems == []
     assert view.run(RUNS[0]).info.status == "KILLED"
 

@@ -1,10 +1,9 @@
-"""The files of runs: which there are, what they hold, and the state of a run that follows from them."""
+"""The files of runs and grids: which there are, what they hold, and the state of a run that follows from them."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import socket
 import time
@@ -23,6 +22,54 @@ IDENTITY = re.compile(r"[0-9a-f]{16}")
 
 #: A lease whose file does not say how long it is.
 _LEASE_SECONDS = 60.0
+
+
+class Grid:
+    """A grid, as its file describes it.
+
+    Attributes:
+        cells: Identity of each cell's run to the cell's name and overrides.
+    """
+
+    def __init__(self, path: Path) -> None:
+        content = read_json(path)
+        self.path, self.identity = path, path.stem
+        self.name, self.title = str(content.get("name") or path.stem), str(content.get("title") or "")
+        self.note = str(content.get("note") or "")
+        self.axis = [str(key) for key in content.get("axis") or []]
+        self.created = path.stat().st_mtime
+        self.command = content.get("command")
+        self.cells = {
+            str(cell["identity"]): (
+                str(cell.get("name", "")),
+                {str(key): str(value) for key, value in dict(cell.get("overrides") or {}).items()},
+            )
+            for cell in content.get("cells") or []
+            if isinstance(cell, dict) and IDENTITY.fullmatch(str(cell.get("identity")))
+        }
+
+    def arm(self, identity: str) -> str:
+        """The settings of a cell without its seed: what its replicates share."""
+        _, overrides = self.cells[identity]
+        return _words({key: value for key, value in overrides.items() if key != "seed"}) or self.name
+
+    @property
+    def arms(self) -> dict[str, list[str]]:
+        """The cells of each arm."""
+        found: dict[str, list[str]] = {}
+        for identity in self.cells:
+            found.setdefault(self.arm(identity), []).append(identity)
+        return found
+
+
+def grids_of(runs_dir: Path) -> list[Grid]:
+    """All grids of a folder of runs, the newest first; files that are none are left out."""
+    found = []
+    for path in (runs_dir / "grids").glob("*.json"):
+        if IDENTITY.fullmatch(path.stem):
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+                found.append(Grid(path))
+    return sorted(found, key=lambda grid: grid.created, reverse=True)
 
 
 def runs_of(runs_dir: Path) -> list[Path]:
@@ -46,15 +93,16 @@ def needed(folders: Collection[Path]) -> list[Path]:
 
 
 def live(runs_dir: Path) -> set[str]:
-    """The runs that a living worker holds, as far as the files of their leases say."""
+    """The runs that a living worker trains, as far as the files of their leases say."""
     found = set()
-    for path in (runs_dir / "claims").glob("[!.]*"):
+    for path in (runs_dir / "claims").glob("run-*.[0-9]*"):
         with contextlib.suppress(OSError):
-            content = read_json(path)
-            lease = content.get("lease_seconds")
-            age = time.time() - path.stat().st_mtime
-            if abs(age) <= (lease if isinstance(lease, int | float) else _LEASE_SECONDS) and not _is_dead(content):
-                found.add(path.name.partition(".")[0])
+            lease = read_json(path)
+            seconds, here = lease.get("seconds"), str(lease.get("machine")).partition("/")[0] == socket.gethostname()
+            age = abs(time.time() - path.stat().st_mtime)
+            fresh = age <= (seconds if isinstance(seconds, int | float) else _LEASE_SECONDS)
+            if fresh and not (here and _is_free(path.with_suffix(".lock"))):
+                found.add(path.stem.removeprefix("run-"))
     return found
 
 
@@ -128,21 +176,28 @@ def milliseconds(path: Path) -> int:
     return int(1000 * path.stat().st_mtime)
 
 
+def _words(overrides: Mapping[str, str]) -> str:
+    """Overrides as a person would say them: the last part of each key where that is unmistakable."""
+    short = [key.rpartition(".")[2] for key in overrides]
+    names = [name if short.count(name) == 1 else key for name, key in zip(short, overrides, strict=True)]
+    return " ".join(f"{name}={value}" for name, value in zip(names, overrides.values(), strict=True))
+
+
 @lru_cache(maxsize=4096)
 def _parsed(path: Path, changed: int) -> dict[str, Any]:
     del changed  # it makes a file that was written anew another entry
     return read_json(path)
 
 
-def _is_dead(content: Mapping[str, Any]) -> bool:
-    """Whether the holder of a lease was a process of this machine that is no more."""
-    pid, machine = content.get("pid"), str(content.get("machine", ""))
-    if not isinstance(pid, int) or pid <= 0 or machine.partition("/")[0] != socket.gethostname():
-        return False
+def _is_free(lock: Path) -> bool:
+    """Whether no process holds the lock of a lease, which ends with its process; false where that cannot be known."""
+    import fcntl
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        with lock.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
         return True
     except OSError:
         return False
-    return False
+    return True

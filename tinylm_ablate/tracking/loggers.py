@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.secrets import cut
-from tinylm_ablate.tracking.folders import live
-from tinylm_ablate.tracking.grids import grids_of
+from tinylm_ablate.tracking.folders import grids_of, live
 from tinylm_ablate.tracking.snapshot import Snapshot, signature_of, snapshot_of
 
 if TYPE_CHECKING:

@@ -7,14 +7,11 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.secrets import cut
-from tinylm_ablate.tracking.folders import curve_of, files_of, milliseconds, read_json, results_of, stat_of, status_of
-
-if TYPE_CHECKING:
-    from tinylm_ablate.tracking.grids import Grid
+from tinylm_ablate.tracking.folders import Grid, curve_of, files_of, milliseconds, read_json, results_of, stat_of, status_of
 
 #: Settings that say nothing about what a run trains.
 _OTHER_GROUPS = ("tracking.", "experiment.", "grid.", "search.", "generate.", "plan.", "scale.", "evaluate.")
@@ -96,6 +93,7 @@ def snapshot_of(folder: Path, grids: Sequence[Grid], held: Collection[str]) -> S
     tags |= {f"grid.{grid.identity}": "cell" if grid in cells else "needed" for grid in grids}
     tags |= {f"arm.{grid.name}": grid.arm(folder.name) for grid in reversed(cells)}
     parameters = _parameters(settled) | {name: f"{value:g}" for name, value in results.items() if CONSTANT.fullmatch(name)}
+    kept = _group(config, "train").get("keep_model")
     files = dict(files_of(folder, ended=True))
     return Snapshot(
         key=folder.name,
@@ -114,7 +112,7 @@ def snapshot_of(folder: Path, grids: Sequence[Grid], held: Collection[str]) -> S
         ],
         files={name: path for name, path in files.items() if status != "RUNNING" or name != "curve.jsonl"},
         dataset=_dataset(settled, config),
-        model=folder / "model" if status == "FINISHED" and (folder / "model").is_dir() else None,
+        model=folder / "model" if status == "FINISHED" and kept and (folder / "model").is_dir() else None,
     )
 
 

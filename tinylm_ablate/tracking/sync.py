@@ -12,10 +12,10 @@ from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.secrets import cut
 from tinylm_ablate.tracking import loggers
 from tinylm_ablate.tracking.check import tracking_mistakes
-from tinylm_ablate.tracking.folders import live, needed, runs_of, status_of
-from tinylm_ablate.tracking.grids import Grid, grid_snapshots, grids_of
+from tinylm_ablate.tracking.folders import Grid, grids_of, live, needed, runs_of, status_of
 from tinylm_ablate.tracking.snapshot import Snapshot, signature_of, snapshot_of
 from tinylm_ablate.tracking.store import Store, concerns_one_run, explain, is_current, open_store
+from tinylm_ablate.tracking.summary import grid_snapshots
 from tinylm_ablate.tracking.views import save_view
 
 if TYPE_CHECKING:

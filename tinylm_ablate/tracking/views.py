@@ -11,8 +11,9 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from tinylm_ablate.tracking.grids import Grid, differing
+from tinylm_ablate.tracking.folders import Grid
 from tinylm_ablate.tracking.snapshot import CURVE, LOSS, SHOWN
+from tinylm_ablate.tracking.summary import differing
 
 if TYPE_CHECKING:
     from tinylm_ablate.tracking.store import Store

@@ -1,67 +1,18 @@
-"""Grids as their files describe them, and what MLflow shows of them beside their runs."""
+"""What MLflow should show of a grid beside its runs: the grid, and a summary of each arm with several seeds."""
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.secrets import cut
-from tinylm_ablate.tracking.folders import IDENTITY, milliseconds, needed, read_json, results_of, stat_of, status_of
+from tinylm_ablate.tracking.folders import Grid, milliseconds, needed, results_of, stat_of, status_of
 from tinylm_ablate.tracking.snapshot import CONSTANT, SHOWN, Snapshot, command_of
 
 #: States in which a run has no end.
 _OPEN = {"RUNNING", "SCHEDULED"}
-
-
-class Grid:
-    """A grid, as its file describes it.
-
-    Attributes:
-        cells: Identity of each cell's run to the cell's name and overrides.
-    """
-
-    def __init__(self, path: Path) -> None:
-        content = read_json(path)
-        self.path, self.identity = path, path.stem
-        self.name, self.title = str(content.get("name") or path.stem), str(content.get("title") or "")
-        self.note = str(content.get("note") or "")
-        self.axis = [str(key) for key in content.get("axis") or []]
-        self.created = path.stat().st_mtime
-        self.command = content.get("command")
-        self.cells = {
-            str(cell["identity"]): (
-                str(cell.get("name", "")),
-                {str(key): str(value) for key, value in dict(cell.get("overrides") or {}).items()},
-            )
-            for cell in content.get("cells") or []
-            if isinstance(cell, dict) and IDENTITY.fullmatch(str(cell.get("identity")))
-        }
-
-    def arm(self, identity: str) -> str:
-        """The settings of a cell without its seed: what its replicates share."""
-        _, overrides = self.cells[identity]
-        return _words({key: value for key, value in overrides.items() if key != "seed"}) or self.name
-
-    @property
-    def arms(self) -> dict[str, list[str]]:
-        """The cells of each arm."""
-        found: dict[str, list[str]] = {}
-        for identity in self.cells:
-            found.setdefault(self.arm(identity), []).append(identity)
-        return found
-
-
-def grids_of(runs_dir: Path) -> list[Grid]:
-    """All grids of a folder of runs, the newest first; files that are none are left out."""
-    found = []
-    for path in (runs_dir / "grids").glob("*.json"):
-        if IDENTITY.fullmatch(path.stem):
-            with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-                found.append(Grid(path))
-    return sorted(found, key=lambda grid: grid.created, reverse=True)
 
 
 def grid_snapshots(grid: Grid, runs_dir: Path, held: Collection[str]) -> list[Snapshot]:
@@ -123,13 +74,6 @@ def differing(grid: Grid) -> list[str]:
     """The settings that differ between the cells of a grid."""
     keys = dict.fromkeys(key for _, overrides in grid.cells.values() for key in overrides)
     return [key for key in keys if len({overrides.get(key) for _, overrides in grid.cells.values()}) > 1]
-
-
-def _words(overrides: Mapping[str, str]) -> str:
-    """Overrides as a person would say them: the last part of each key where that is unmistakable."""
-    short = [key.rpartition(".")[2] for key in overrides]
-    names = [name if short.count(name) == 1 else key for name, key in zip(short, overrides, strict=True)]
-    return " ".join(f"{name}={value}" for name, value in zip(names, overrides.values(), strict=True))
 
 
 def _together(states: Sequence[str]) -> str:
