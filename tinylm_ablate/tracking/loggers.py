@@ -65,7 +65,7 @@ class Live:
             logger.save()
             logger.finalize("success" if snapshot.status == "FINISHED" else "failed")
             if kind == "wandb":
-                logger.experiment.finish(exit_code=int(snapshot.status != "FINISHED"), quiet=True)  # type: ignore[attr-defined]
+                logger.experiment.finish(exit_code=int(snapshot.status != "FINISHED"))  # type: ignore[attr-defined]
             write_atomic(folder / _MARK, snapshot.signature)
             self._open.pop(key, None)
         else:
