@@ -73,10 +73,10 @@ def test_a_grid_with_replicates_is_made_whole_and_a_second_sync_changes_nothing(
     assert report.problems == [] and report.counts == {"created": 7}
     assert sorted(run.info.run_name for run in view.runs()) == [
         "depths",
-        "depths depth=20 mean of 2 seeds",
+        "depths depth=20 mean of 2",
         "depths depth=20 seed=0",
         "depths depth=20 seed=1",
-        "depths depth=40 mean of 2 seeds",
+        "depths depth=40 mean of 2",
         "depths depth=40 seed=0",
         "depths depth=40 seed=1",
     ]

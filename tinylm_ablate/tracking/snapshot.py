@@ -97,7 +97,7 @@ def snapshot_of(folder: Path, grids: Sequence[Grid], held: Collection[str]) -> S
     files = dict(files_of(folder, ended=True))
     return Snapshot(
         key=folder.name,
-        name=" ".join(dict.fromkeys((experiment, arm, f"seed={seed}"))),
+        name=" ".join(dict.fromkeys((short(experiment), arm, f"seed={seed}"))),
         status=status,
         start=milliseconds(folder / "settled.json"),
         end=None if status == "RUNNING" else max(map(milliseconds, files.values())),
@@ -105,7 +105,7 @@ def snapshot_of(folder: Path, grids: Sequence[Grid], held: Collection[str]) -> S
         parent=grids[0].identity if grids else None,
         tags=tags | _source_tags(provenance),
         parameters=parameters,
-        metrics={name: value for name, value in results.items() if name not in parameters},
+        metrics={name: rounded(value) for name, value in results.items() if name not in parameters},
         curve=[
             (tokens, {LOSS if name == "loss" else f"{CURVE}{name}": value for name, value in row.items()})
             for tokens, row in curve_of(folder / "curve.jsonl")
@@ -114,6 +114,17 @@ def snapshot_of(folder: Path, grids: Sequence[Grid], held: Collection[str]) -> S
         dataset=_dataset(settled, config),
         model=folder / "model" if status == "FINISHED" and kept and (folder / "model").is_dir() else None,
     )
+
+
+def short(name: str) -> str:
+    """An experiment's name as a column can show it: table02_depth_width is table02."""
+    found = re.match(r"[a-z]+\d+(?=_)", name)
+    return found[0] if found else name
+
+
+def rounded(value: float) -> float:
+    """A result as it is shown, since MLflow's tables print every digit; the files hold it whole."""
+    return float(f"{value:.6g}")
 
 
 def command_of(words: Any) -> str:

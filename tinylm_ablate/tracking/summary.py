@@ -9,7 +9,7 @@ from pathlib import Path
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.secrets import cut
 from tinylm_ablate.tracking.folders import Grid, milliseconds, needed, results_of, stat_of, status_of
-from tinylm_ablate.tracking.snapshot import CONSTANT, SHOWN, Snapshot, command_of
+from tinylm_ablate.tracking.snapshot import CONSTANT, SHOWN, Snapshot, command_of, rounded, short
 
 #: States in which a run has no end.
 _OPEN = {"RUNNING", "SCHEDULED"}
@@ -27,13 +27,14 @@ def grid_snapshots(grid: Grid, runs_dir: Path, held: Collection[str]) -> list[Sn
     status, start = _together([*states.values(), *before]), round(1000 * grid.created)
     end = max([start, *(milliseconds(folders[identity] / "metrics.json") for identity in results)])
     note = "\n\n".join(filter(None, (": ".join(filter(None, (grid.name, grid.title))), grid.note, _table(grid, results))))
+    files = sorted(grid.path.parent.glob(f"{grid.identity}*"))  # with the figures that were drawn
     whole = Snapshot(
         key=grid.identity,
         name=grid.name,
         status=status,
         start=start,
         end=None if status in _OPEN else end,
-        signature=fingerprint([note, status, stat_of(grid.path)]),
+        signature=fingerprint([note, status, [stat_of(path) for path in files]]),
         tags={
             "experiment": grid.name,
             f"grid.{grid.identity}": "grid",
@@ -41,7 +42,7 @@ def grid_snapshots(grid: Grid, runs_dir: Path, held: Collection[str]) -> list[Sn
             "mlflow.source.type": "LOCAL",
             "mlflow.source.name": command_of(grid.command),
         },
-        files={grid.path.name: grid.path},
+        files={path.name: path for path in files},
     )
     arms = {arm: [results[identity] for identity in cells if identity in results] for arm, cells in grid.arms.items()}
     return [whole, *(_summary(grid, arm, whole, measured) for arm, measured in arms.items() if len(measured) > 1)]
@@ -53,12 +54,12 @@ def _summary(grid: Grid, arm: str, whole: Snapshot, measured: Sequence[Mapping[s
     for name in sorted(set.intersection(*(set(values) for values in measured))):
         if not name.endswith("standard_error") and not CONSTANT.fullmatch(name):
             values = [row[name] for row in measured]
-            metrics |= {name: _rounded(statistics.fmean(values)), f"{name}/sd": _rounded(statistics.stdev(values))}
+            metrics |= {name: rounded(statistics.fmean(values)), f"{name}/sd": rounded(statistics.stdev(values))}
     overrides = next(values for identity, (_, values) in grid.cells.items() if grid.arm(identity) == arm)
     state = "FINISHED" if len(measured) == len(grid.arms[arm]) else whole.status
     return Snapshot(
         key=fingerprint([grid.identity, arm]),
-        name=f"{grid.name} {arm} mean of {len(measured)} seeds",
+        name=f"{short(grid.name)} {arm} mean of {len(measured)}",
         status=state,
         start=whole.start,
         end=None if state in _OPEN else (whole.end or whole.start),
@@ -105,7 +106,3 @@ def _mean_and_spread(values: Sequence[float]) -> str:
         return ""
     mean = f"{statistics.fmean(values):.5g}"
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.2g}"
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.6g}")

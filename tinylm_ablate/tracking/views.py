@@ -28,7 +28,7 @@ _CHARTS = (LOSS, "test/bits_per_byte/all", "test/cloze/all", f"{CURVE}learning_r
 def save_view(store: Store, grid: Grid, replicates: bool) -> None:
     """Save the views of a grid under its identity: the cells and, with replicates, their means with standard deviations."""
     settings = [key for key in differing(grid) if key != "seed"]
-    columns = [*(f"params.`{key}`" for key in settings), *(f"metrics.`{name}`" for name in SHOWN)]
+    columns = [*(f"params.`{key}`" for key in [*settings, "seed"]), *(f"metrics.`{name}`" for name in SHOWN)]
     state: dict[str, Any] = _state(grid, "cell", columns)
     if replicates:
         group = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": f"arm.{grid.name}"}]}
