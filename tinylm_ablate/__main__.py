@@ -88,7 +88,9 @@ def literal_prompt(argument: str) -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+    from tinylm_ablate.secrets import cut
+
+    print(cut(message), file=sys.stderr)
     raise SystemExit(code)
 
 

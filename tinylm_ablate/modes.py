@@ -31,7 +31,6 @@ def perform(config: Config) -> None:
 
 def _run(config: Config) -> None:
     from tinylm_ablate.execute.perform import perform as do
-    from tinylm_ablate.execute.perform import results
     from tinylm_ablate.grid.summary import summary_table
     from tinylm_ablate.tracking import sync
 
@@ -44,9 +43,7 @@ def _run(config: Config) -> None:
         raise RunFailed(f"{state.task.name}: {state.error}")
     if not any(state.state == DONE for state in walk.states.values()):
         print(f"already finished: {settled.folder}")
-    record = results(settled)
-    assert record is not None
-    print(summary_table([({"run": settled.identity}, record)]))
+    print(summary_table([({"run": settled.identity}, settled)]))
 
 
 def _status(config: Config) -> None:

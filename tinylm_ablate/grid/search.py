@@ -142,7 +142,7 @@ class OptunaSweeper(Sweeper):
         objectives: Sequence[Objective],
         probes: Sequence[Settled],
     ) -> list[Record]:
-        from tinylm_ablate.grid.front import draw_search, found_table, summary, write_search
+        from tinylm_ablate.grid.front import found_table, summary, write_search
         from tinylm_ablate.grid.trials import Trials
 
         runs_dir = Path(base.runs_dir)
@@ -167,7 +167,6 @@ class OptunaSweeper(Sweeper):
                 "sampler": base.search.sampler, "pruner": base.search.pruner, "seed": base.search.seed,
             }  # fmt: skip
             write_search(path, about, objectives, found, front)
-            draw_search(objectives, found, front, study.name, path.with_suffix(""))
             sync(base.tracking, runs_dir, grids=[grid])
         stems = [request.stem for request in requested(probes[0])]
         print(found_table(objectives, found, front, runs_dir, stems), flush=True)

@@ -2,58 +2,108 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from tinylm_ablate.report import measures
-from tinylm_ablate.report.arms import SEED, Arm, Run, columns_of
-from tinylm_ablate.report.compare import WITHIN_NOISE, compare, written
-from tinylm_ablate.report.markdown import table
-from tinylm_ablate.report.records import flat_record
+import pandas as pd
+from tabulate import tabulate
+
+from tinylm_ablate.execute.perform import results as results_of
+from tinylm_ablate.measure.bits import BitsPerByte
+from tinylm_ablate.measure.records import read_rows
+from tinylm_ablate.measure.registry import requested
+from tinylm_ablate.science.evidence import Evidence, Setting
+from tinylm_ablate.science.pairs import Result, results
+from tinylm_ablate.settled import Settled
+
+#: Marks a value that may be as good as the best of its column.
+WITHIN_NOISE = "≈"
 
 
-def summary_table(rows: Sequence[tuple[Mapping[str, str], Mapping[str, Any]]]) -> str:
-    """A Markdown table, aligned for a terminal: an arm a row, mean ± standard deviation over its seeds.
+@dataclass(frozen=True)
+class _Column:
+    """A metric of the table: its name, its head, digits after the point, and which way is better (0: neither)."""
+
+    metric: str
+    head: str
+    digits: int
+    direction: int
+
+
+_COLUMNS = (
+    _Column("parameters.total", "parameters", 0, 0),
+    _Column("test/bits_per_byte/all", "bits per byte, test", 4, -1),
+    _Column("test/cloze/all", "cloze, test", 3, 1),
+    _Column("train/tokens_per_second", "training tokens/s", 0, 0),
+)
+
+
+def summary_table(cells: Sequence[tuple[Mapping[str, str], Settled]]) -> str:
+    """A Markdown table, aligned for a terminal: one row per arm, mean ± standard deviation over its seeds.
 
     Args:
-        rows: For each finished cell its values on the axes ("seed" among them if it is one) and its record.
+        cells: Values on the axes ("seed" among them if it is one), and the run; unfinished ones are left out.
 
     Returns:
-        The table with a line on what may be concluded from it; an empty text without rows.
+        The table, with a line on what may be concluded from it; empty where nothing is finished.
     """
+    found = [(place, results_of(run), run) for place, run in cells]
+    rows = [(place, record, _documents(run)) for place, record, run in found if record is not None]
     if not rows:
         return ""
-    axis = list(dict.fromkeys(key for place, _ in rows for key in place if key != SEED))
-    arms: list[Arm] = []
-    for values, record in rows:
-        row = flat_record(record)
-        place = {key: values.get(key, "") for key in axis}
-        arm = next((arm for arm in arms if arm.place == place), None)
-        if arm is None:
-            arms.append(arm := Arm(place))
-        arm.runs[int(row["seed"])] = Run(str(row["identity"]), int(row["seed"]), row)
-    columns = columns_of(arms)
-    shown = [
-        measures.PARAMETERS, *measures.bits(columns, "test")[-1:], *measures.cloze(columns, "test")[-1:], measures.SPEED
-    ]  # fmt: skip
-    results = [compare(arms, measure) for measure in shown]
-    marks = max(len(arm.runs) for arm in arms) > 1
-    head = [*axis, "seeds", *(measure.title for measure in shown)]
+    axis = list(dict.fromkeys(key for place, _, _ in rows for key in place if key != "seed"))
+    places: dict[str, Mapping[str, str]] = {}
+    runs, documents = [], []
+    for place, record, scored in rows:
+        arm = " ".join(f"{key}={place.get(key, '')}" for key in axis)
+        places[arm] = place
+        about = {"identity": record["identity"], "arm": arm, "seed": record["seed"], "grid": "this"}
+        runs.append(about | {"parameters.total": record["parameters"]["total"]} | dict(record["metrics"]))
+        documents += [{"identity": record["identity"], **row} for row in scored]
+    frame = pd.DataFrame(runs).drop_duplicates(["arm", "seed"])
+    evidence = Evidence("grid", axis, frame, (), pd.DataFrame(documents) if documents else None)
+    setting = Setting("", math.nan, math.nan, math.nan, (), (), frame, evidence)
+    shown = [column for column in _COLUMNS if column.metric in frame.columns]
+    columns = [results(setting, column.metric, column.direction) for column in shown]
+    seeds = frame.groupby("arm", sort=False)["seed"].nunique()
+    several = bool(seeds.max() > 1)
     lines = [
-        [*arm.place.values(), str(len(arm.runs))]
-        + [written(result[index], measure, len(arm.runs), marks) for measure, result in zip(shown, results, strict=True)]
-        for index, arm in enumerate(arms)
+        [*(places[arm].get(key, "") for key in axis), str(seeds[arm])]
+        + [_cell(found[number], column, several) for found, column in zip(columns, shown, strict=True)]
+        for number, arm in enumerate(places)
     ]
-    return f"{table(head, lines, words=len(axis))}\n\n{verdict(arms)}".rstrip()
+    head = [*axis, "seeds", *(column.head for column in shown)]
+    align = ["left"] * len(axis) + ["right"] * (1 + len(shown))
+    table = tabulate(lines, headers=head, tablefmt="pipe", disable_numparse=True, colalign=align)
+    return f"{table}\n\n{_conclusion(len(places), several)}".rstrip()
 
 
-def verdict(arms: Sequence[Arm]) -> str:
-    """One sentence on what the seeds allow to conclude; empty for a single arm."""
-    if len(arms) < 2:
+def _documents(run: Settled) -> list[dict[str, Any]]:
+    """What each held-out document cost, where it was measured."""
+    stems = [request.stem for request in requested(run) if request.measure.name == BitsPerByte.name]
+    return [row for stem in stems for row in read_rows(run.folder, stem)]
+
+
+def _cell(result: Result, column: _Column, marked: bool) -> str:
+    if not result.values:
         return ""
-    if max(len(arm.runs) for arm in arms) < 2:
+    text = f"{result.mean:,.{column.digits}f}"
+    if column.direction and not math.isnan(result.deviation):
+        text += f" ± {result.deviation:,.{column.digits}f}"
+    if result.clear and marked:
+        return f"**{text}**"
+    return f"{text} {WITHIN_NOISE}" if result.within_noise and marked and not result.best else text
+
+
+def _conclusion(arms: int, several: bool) -> str:
+    """One sentence on what the seeds allow to conclude; empty for a single arm."""
+    if arms < 2:
+        return ""
+    if not several:
         return "One seed: nothing can be concluded from these differences."
     return (
-        f"{WITHIN_NOISE} cannot be told from the best of its column: the paired t-test over seeds, and documents where they "
-        "are known, finds no difference at 5 % after Holm's correction for all pairs. Bold: every other arm is worse than that."
+        f"{WITHIN_NOISE} may be as good as the best of its column: the paired t-test over seeds, and over documents where they "
+        "are known, finds no difference at 5 % over all looks and pairs (Holm). Bold: every other arm is worse than that."
     )

@@ -141,8 +141,6 @@ def _run(jobs: Sequence[Job], base: Config, grids: Mapping[Part, _Grid], launch:
     try:
         walk = perform([cell for job in jobs for cell in job.cells], base, launch=launch)
     finally:
-        for part, grid in grids.items():
-            _draw(part, grid)
         sync(base.tracking, runs_dir, grids=identities)
     return _conclude(jobs, walk, grids)
 
@@ -170,14 +168,6 @@ def _evaluate(jobs: Sequence[Job], found: Sequence[Part], base: Config, launch: 
             print(_table(part))
     if walk.failed():
         raise SystemExit(1)
-
-
-def _draw(part: Part, grid: _Grid) -> None:
-    """Draw the grid's loss curves, so far as there are any."""
-    from tinylm_ablate.grid.figure import draw_losses
-
-    cells = [(job.cell.name, job.settled.folder / "curve.jsonl") for job in part.runs]
-    draw_losses(cells, grid.name, grid.path.with_name(f"{grid.path.stem}_loss"))
 
 
 def _write_grid(part: Part) -> _Grid:
@@ -226,5 +216,4 @@ def _state(job: Job, walk: Walk) -> str:
 
 
 def _table(part: Part) -> str:
-    rows = [(dict(cell.values), record) for cell in part.cells if (record := results(part.settled[cell])) is not None]
-    return summary_table(rows)
+    return summary_table([(dict(cell.values), part.settled[cell]) for cell in part.cells])

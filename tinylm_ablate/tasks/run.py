@@ -15,6 +15,7 @@ from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.hardware import pick_device
 from tinylm_ablate.provenance import provenance
+from tinylm_ablate.secrets import cut
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.base import Task
 from tinylm_ablate.tracking import Follower
@@ -135,8 +136,9 @@ def train(settled: Settled, watch: Watch | None = None) -> None:
 
     config, folder = settled.config, settled.folder
     progress.configure(config.progress)
-    write_atomic(folder / "settled.json", settled.to_json())
-    write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+    described = cut(json.loads(settled.to_json()))
+    write_atomic(folder / "settled.json", json.dumps(described, indent=1, ensure_ascii=False))
+    write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(described["config"])))
     about = provenance() | {"text": settled.text, "vocabulary": settled.vocabulary}
     write_atomic(folder / "provenance.json", json.dumps(about, indent=2))
 
@@ -187,7 +189,7 @@ def _record(settled: Settled, vocabulary: Record, corpus: Record, origin: Record
         "schema": RECORD_SCHEMA,
         "identity": settled.identity,
         "seed": settled.config.seed,
-        "config": dataclasses.asdict(settled.config),
+        "config": cut(dataclasses.asdict(settled.config)),
         "shape": dataclasses.asdict(shape),
         "parameters": parameters(shape),
         "embedding_head_share": embedding_head_share(shape),
