@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from tests.tracking.conftest import EXPERIMENT, GRID, RUNS
 from tinylm_ablate.errors import ConfigError
@@ -221,6 +223,42 @@ def test_a_store_that_lost_or_doubled_runs_is_completed(settings, replicated, vi
     assert view.curve(RUNS[0]) == losses(1, 30)
     assert view.run(RUNS[1]).info.run_id == kept.info.run_id
     assert view.client.get_run(twin.info.run_id).info.lifecycle_stage == "deleted"
+
+
+def test_a_run_whose_folder_was_removed_does_not_stay_running(settings, folders, view):
+    for run in RUNS[:2]:
+        folders.start(run)
+    with folders.lease(RUNS[0]), folders.lease(RUNS[1]):
+        sync(settings, folders.path)
+        shutil.rmtree(folders.path / RUNS[0])
+        assert sync(settings, folders.path).counts == {"unchanged": 1, "closed": 1}
+        assert (view.run(RUNS[0]).info.status, view.run(RUNS[1]).info.status) == ("KILLED", "RUNNING")
+
+
+def test_a_model_that_was_kept_is_logged_once_and_loads(settings, folders, view):
+    transformers = pytest.importorskip("transformers")
+    folder = folders.start(RUNS[0])
+    config = transformers.LlamaConfig(
+        vocab_size=300, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder / "model")
+    tokenizer = Tokenizer(BPE({"a": 0, "b": 1}, []))
+    tokenizer.save(str(folder / "model" / "tokenizer.json"))
+    (folder / "model" / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    folders.finish(RUNS[0])
+    for _ in range(2):
+        assert sync(settings, folders.path).problems == []
+    (output,) = view.run(RUNS[0]).outputs.model_outputs
+    logged = view.client.get_logged_model(output.model_id)
+    assert str(logged.status) == "READY" and logged.tags["folder"] == f"{RUNS[0]}/model"
+    place = local_artifacts(view.database, logged.artifact_location)
+    import mlflow
+
+    parts = mlflow.transformers.load_model(str(place), return_type="components")
+    assert parts["model"].config.hidden_size == 16 and parts["tokenizer"].encode("ab") == [0, 1]
+    # The files are second names of the run's own: they take no room.
+    weights = next((folder / "model").glob("*.safetensors"))
+    assert (place / "model" / weights.name).stat().st_ino == weights.stat().st_ino
 
 
 def test_long_curves_odd_names_and_long_values_fit(settings, folders, view):

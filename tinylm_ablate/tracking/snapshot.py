@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tinylm_ablate.arch.shapes import Shape, parameters
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.secrets import cut
 from tinylm_ablate.tracking.folders import Grid, curve_of, files_of, milliseconds, read_json, results_of, stat_of, status_of
@@ -92,7 +94,7 @@ def snapshot_of(folder: Path, grids: Sequence[Grid], held: Collection[str]) -> S
     tags = {"identity": folder.name, "experiment": experiment, "arm": arm, "seed": str(seed), "scale": _scale(config)}
     tags |= {f"grid.{grid.identity}": "cell" if grid in cells else "needed" for grid in grids}
     tags |= {f"arm.{grid.name}": grid.arm(folder.name) for grid in reversed(cells)}
-    parameters = _parameters(settled) | {name: f"{value:g}" for name, value in results.items() if CONSTANT.fullmatch(name)}
+    settings = _parameters(settled) | {name: f"{value:g}" for name, value in results.items() if CONSTANT.fullmatch(name)}
     kept = _group(config, "train").get("keep_model")
     files = dict(files_of(folder, ended=True))
     return Snapshot(
@@ -103,9 +105,9 @@ def snapshot_of(folder: Path, grids: Sequence[Grid], held: Collection[str]) -> S
         end=None if status == "RUNNING" else max(map(milliseconds, files.values())),
         signature=signature,
         parent=grids[0].identity if grids else None,
-        tags=tags | _source_tags(provenance),
-        parameters=parameters,
-        metrics={name: rounded(value) for name, value in results.items() if name not in parameters},
+        tags=tags | _provenance_tags(provenance),
+        parameters=settings,
+        metrics={name: rounded(value) for name, value in results.items() if name not in settings},
         curve=[
             (tokens, {LOSS if name == "loss" else f"{CURVE}{name}": value for name, value in row.items()})
             for tokens, row in curve_of(folder / "curve.jsonl")
@@ -127,9 +129,10 @@ def rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def command_of(words: Any) -> str:
-    """A command as it was typed, without secrets."""
-    return " ".join(map(str, cut(words))) if isinstance(words, list) and words else "tinylm-ablate"
+def source_tags(command: Any) -> dict[str, str]:
+    """What MLflow calls the source, and the command as it was typed."""
+    words = [str(word) for word in cut(command)] if isinstance(command, list) else []
+    return {"mlflow.source.type": "LOCAL", "mlflow.source.name": "tinylm-ablate", "command": " ".join(words)}
 
 
 def _group(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -154,7 +157,10 @@ def _parameters(settled: Mapping[str, Any]) -> dict[str, str]:
         for key, value in _flat(settled["config"])
         if value is not None and key not in _OTHER_KEYS and not key.startswith(_OTHER_GROUPS)
     }
+    found.pop("arch.parameters", None)
     found |= {f"arch.{key}": value for key, value in shape.items() if key != "vocab_size"}
+    with contextlib.suppress(TypeError):  # the shape of another version
+        found |= {"arch.parameters": parameters(Shape(**shape))["total"]}
     found |= {"tokenizer.vocab_size": shape.get("vocab_size"), "scale": _scale(settled["config"])}
     found |= {"train.tokens": settled.get("tokens"), "train.steps": settled.get("steps")}
     found |= {key: settled.get(key) for key in ("learning_rate", "precision", "text", "vocabulary")}
@@ -179,8 +185,8 @@ def _dataset(settled: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[str
     return Path(name).name or name, str(settled["text"])[:36], json.dumps(cut({k: v for k, v in data.items() if v is not None}))
 
 
-def _source_tags(provenance: Mapping[str, Any]) -> dict[str, str]:
-    tags = {"mlflow.source.type": "LOCAL", "mlflow.source.name": command_of(provenance.get("command"))}
+def _provenance_tags(provenance: Mapping[str, Any]) -> dict[str, str]:
+    tags = source_tags(provenance.get("command"))
     if commit := provenance.get("commit"):
         tags["mlflow.source.git.commit"] = str(commit)
         tags["tinylm.dirty"] = str(provenance.get("dirty")).lower()

@@ -99,6 +99,10 @@ class Store:
                     found[key] = run
         return found
 
+    def running(self) -> Iterator[Run]:
+        """The store's runs that have not ended."""
+        return self._search(f"tags.`{KEY}` LIKE '%' AND attributes.status = 'RUNNING'")
+
     def push(self, snapshot: Snapshot, run: Run | None, parent: str | None, lock: Path) -> tuple[str, str]:
         """Make the store's run what a snapshot says, sending only what differs.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.secrets import cut
 from tinylm_ablate.tracking.folders import Grid, milliseconds, needed, results_of, stat_of, status_of
-from tinylm_ablate.tracking.snapshot import CONSTANT, SHOWN, Snapshot, command_of, rounded, short
+from tinylm_ablate.tracking.snapshot import CONSTANT, SHOWN, Snapshot, rounded, short, source_tags
 
 #: States in which a run has no end.
 _OPEN = {"RUNNING", "SCHEDULED"}
@@ -39,8 +39,7 @@ def grid_snapshots(grid: Grid, runs_dir: Path, held: Collection[str]) -> list[Sn
             "experiment": grid.name,
             f"grid.{grid.identity}": "grid",
             "mlflow.note.content": cut(note),
-            "mlflow.source.type": "LOCAL",
-            "mlflow.source.name": command_of(grid.command),
+            **source_tags(grid.command),
         },
         files={path.name: path for path in files},
     )

@@ -19,6 +19,8 @@ from tinylm_ablate.tracking.summary import grid_snapshots
 from tinylm_ablate.tracking.views import save_view
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
+
     from tinylm_ablate.config import TrackingConfig
 
 _log = logging.getLogger("tinylm_ablate")
@@ -131,10 +133,10 @@ def _sync(
         report.counts[done] = report.counts.get(done, 0) + 1
 
     for grid, snapshots in ((grid, whole[grid.identity]) for grid in reversed(grids)):
-        for snapshot in snapshots:
-            push(snapshot)
         if (run := runs.get(grid.identity)) is None or not is_current(run, snapshots[0].signature, snapshots[0].status):
             save_view(store, grid, replicates=len(snapshots) > 1)
+        for snapshot in snapshots:
+            push(snapshot)
     for folder in folders:
         mine = members.get(folder.name, [])
         run = runs.get(folder.name)
@@ -147,6 +149,18 @@ def _sync(
             report.problems.append(cut(f"{folder}: is left out: {_first_line(error)}"))
             continue
         push(snapshot)
+    if store.database == runs_dir.resolve() / "mlflow.db":  # another store may also hold the runs of other folders
+        for run in store.running():
+            if not any((runs_dir / place).exists() for place in _places(run)):
+                store.client.set_terminated(run.info.run_id, "KILLED")
+                report.counts["closed"] = report.counts.get("closed", 0) + 1
+
+
+def _places(run: Run) -> list[str]:
+    """The files that a run of the store is made from, below the folder of runs."""
+    grids = [key.removeprefix("grid.") for key in run.data.tags if key.startswith("grid.")]
+    identity = run.data.tags.get("identity")
+    return [f"{identity}/settled.json"] if identity else [f"grids/{grid}.json" for grid in grids]
 
 
 def _memberships(grids: Iterable[Grid], runs_dir: Path) -> dict[str, list[Grid]]:
