@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from typing import Any, TypeVar
@@ -19,25 +20,9 @@ _SHORTEST_VALUE, _SHORTEST_SECRET = 8, 6
 _WORDS = {"password", "passwd", "passphrase", "pwd", "secret", "credential", "credentials", "apikey", "authorization"}
 _PAIRS = {("api", "key"), ("access", "key"), ("private", "key"), ("secret", "key"), ("account", "key")}
 #: A name that ends in "token" is a secret's, unless this stands before it: that is the vocabulary of language models.
-_HARMLESS = {
-    "per",
-    "bos",
-    "eos",
-    "pad",
-    "unk",
-    "sep",
-    "cls",
-    "mask",
-    "special",
-    "text",
-    "sequence",
-    "next",
-    "first",
-    "last",
-    "new",
-}
+_HARMLESS = {"per", "bos", "eos", "pad", "unk", "sep", "cls", "mask", "special", "text", "next", "first", "last", "new"}
 
-# The authority of an address up to its last "@"; after a ":" that begins no port also over what only an unquoted password holds.
+# The authority of an address up to its last "@". After a ":" that begins no port it may hold what only unquoted passwords do.
 _USERINFO = re.compile(r"""(?<=://)(?:[^\s'"/?#@:]*:(?!\d+(?:[/?#'"\s]|$))[^\s'"]*|[^\s'"/?#]*)@""")
 _BARE_USERINFO = re.compile(r"""(?<![\w/.:@-])[\w.+-]+:[^\s'"/:@]+@(?=[\w\[])""")
 _ASSIGNMENT = re.compile(
@@ -81,7 +66,7 @@ def cut(value: T) -> T:
 def names_secret(name: str) -> bool:
     """Whether a key, an option or an environment variable looks like the name of a secret."""
     words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+|\d+", name)]
-    if _WORDS.intersection(words) or _PAIRS.intersection(zip(words, words[1:], strict=False)):
+    if _WORDS.intersection(words) or _PAIRS.intersection(itertools.pairwise(words)):
         return True
     return bool(words) and words[-1] == "token" and not (len(words) > 1 and words[-2] in _HARMLESS)
 
@@ -122,9 +107,7 @@ def _cut_text(text: str) -> str:
     text = _SHAPES.sub(CUT, _ASSIGNMENT.sub(_cut_assignment, text))
     for value, shown, whole in _environment():
         if value in text:
-            text = re.sub(
-                rf"(?<!\w){re.escape(value)}(?!\w)" if whole else re.escape(value), lambda _, shown=shown: shown, text
-            )
+            text = shown.join(re.split(rf"(?<!\w){re.escape(value)}(?!\w)", text) if whole else text.split(value))
     return text
 
 
