@@ -197,7 +197,8 @@ def _drafts(claim: Claim, test: Test, setting: Setting, arms: Mapping[str, str])
         drafts.append(
             _Draft(
                 test, _label(test, first, others), _kind(test), tuple(dict.fromkeys(metrics)),
-                tuple(arms[name] for name in names), own, seeds, _look(own, seeds), math.nan, "", claim.paper_effect(test, first, others),
+                tuple(arms[name] for name in names), own, seeds, _look(own, seeds), math.nan, "",
+                claim.paper_effect(test, first, others),
             )
         )  # fmt: skip
     return drafts, unmeasured
