@@ -189,7 +189,9 @@ def test_arrays_and_numbers_take_the_same_path() -> None:
 def test_look_adjusted_p_values_are_not_too_small(p: float) -> None:
     from scipy.stats import t
 
-    nominal = np.min([t.sf(own.mean / own.deviation * np.sqrt(own.pairs), own.pairs - 1) for own in estimates(noise(9, 1, 0.0)[0])], axis=0)
+    nominal = np.min(
+        [t.sf(own.mean / own.deviation * np.sqrt(own.pairs), own.pairs - 1) for own in estimates(noise(9, 1, 0.0)[0])], axis=0
+    )
     share = float((nominal <= p).mean())
     assert share - 3 * (share * (1 - share) / REPEATS) ** 0.5 <= adjusted(p) <= 1.1 * share + 0.001
 

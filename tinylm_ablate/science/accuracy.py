@@ -20,7 +20,7 @@ BINS = (0.0, 0.005, 0.01, 0.02, 0.05, math.inf)
 #: Below so many arms in a bin's pairs no interval is given.
 LEAST_ARMS = 5
 
-_RESAMPLES = 2000
+_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -128,4 +128,5 @@ def _agreement(
         low, high = (float(end) for end in np.quantile(shares, [0.025, 0.975]))
         low = min(low, 1 - 3 / arms) if agree.all() else low
         high = max(high, 3 / arms) if not agree.any() else high
-    return Agreement(distance, len(own), arms, float(agree.mean()) if len(own) else math.nan, max(0.0, low), min(1.0, high))
+    share = float(agree.mean()) if len(own) else math.nan
+    return Agreement(distance, len(own), arms, share, float(np.maximum(0.0, low)), float(np.minimum(1.0, high)))
