@@ -75,17 +75,15 @@ def accuracy(arms: pd.DataFrame, small: str, large: str) -> Accuracy:
         index=["experiment", "arm"], columns="setting", values="value"
     )
     wide = wide.dropna() if {small, large} <= set(wide.columns) else wide.iloc[:0]
-    rows = [
-        (
-            experiment,
-            first,
-            second,
-            own[small].loc[first] - own[small].loc[second],
-            own[large].loc[first] - own[large].loc[second],
-        )
-        for experiment, own in ((name, group.droplevel("experiment")) for name, group in wide.groupby(level="experiment"))
-        for first, second in itertools.combinations(own.index, 2)
-    ]
+    rows = []
+    for experiment, own in wide.groupby(level="experiment"):
+        values = [
+            (arm, *pair) for (_, arm), pair in zip(own.index, own[[small, large]].to_numpy(np.float64).tolist(), strict=True)
+        ]
+        rows += [
+            (experiment, first[0], second[0], first[1] - second[1], first[2] - second[2])
+            for first, second in itertools.combinations(values, 2)
+        ]
     points = pd.DataFrame(rows, columns=["experiment", "first", "second", "small", "large"])
     # A tie is no order: it agrees with another tie alone.
     points["agree"] = np.sign(points["small"]) == np.sign(points["large"])

@@ -81,7 +81,7 @@ class Larger:
     @property
     def mean(self) -> float:
         """The difference of the sizes."""
-        return abs(correlation(self.first, self.quality).rho) - abs(correlation(self.second, self.quality).rho)
+        return float(abs(correlation(self.first, self.quality).rho) - abs(correlation(self.second, self.quality).rho))
 
     def above(self, p: float) -> float:
         """Lower bound by resampling arms with replacement; minus infinity below ten arms. The same arms give the same bound."""
