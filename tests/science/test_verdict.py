@@ -77,14 +77,17 @@ def test_the_gate(planted: Any, change: dict[str, Any], reason: str) -> None:
     assert count([found]) == {Outcome.NOT_TESTABLE: 1}
 
 
-def test_too_few_documents_are_not_testable(planted: Any) -> None:
+@pytest.mark.parametrize(("effect", "outcome"), [(0.01, Outcome.NOT_TESTABLE), (0.1, Outcome.REPRODUCED)])
+def test_too_few_documents_are_not_testable_unless_the_effect_is_clear_all_the_same(
+    planted: Any, effect: float, outcome: Outcome
+) -> None:
     planted.arm("base", 2.5)
-    planted.arm("new", 2.4)
+    planted.arm("new", 2.5 - effect)
     for frame in planted.documents[3:]:
         frame["nats"] += np.random.default_rng(1).standard_normal(len(frame)) * 100
     found = one(planted)
-    assert found.outcome == Outcome.NOT_TESTABLE
-    assert "too few documents" in found.reason
+    assert found.outcome == outcome
+    assert ("too few documents" in found.reason) == (outcome == Outcome.NOT_TESTABLE)
 
 
 def test_without_an_effect_of_tokens_there_is_no_margin(planted: Any) -> None:
