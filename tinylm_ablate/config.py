@@ -81,10 +81,13 @@ class DataConfig:
     """the text: real English and Chinese by default, your own files, or a set in the hub's layout"""
 
     source: str = setting("where the documents come from", choices=("default", "files", "hub"))
-    path: str | None = setting("source=files: a file or folder of .txt .jsonl .parquet, also .gz or .zst", free=True)
-    text_column: str = setting("column that holds the text (jsonl, parquet, hub)", free=True)
+    path: str | None = setting(
+        "source=files: a file or folder of .txt .jsonl .json .csv .tsv .parquet, also .gz .zst .bz2 .xz", free=True
+    )
+    encoding: str = setting("source=files: encoding of the files, such as gb18030, cp1252 or utf-16", free=True)
+    text_column: str = setting("column that holds the text (tables and hub)", free=True)
     language_column: str | None = setting("column that holds the language, if there is one", free=True)
-    language: str = setting("language of every document, or 'auto' to tell it by the script", choices=("auto",), free=True)
+    language: str = setting("language of every document, or 'auto' to identify it", choices=("auto",), free=True)
     name: str | None = setting("source=hub: name of the data set, or a folder in the hub's layout", free=True)
     subset: str | None = setting("source=hub: configuration of the data set", free=True)
     split: str = setting("source=hub: split to read", free=True)

@@ -76,7 +76,7 @@ def test_default_corpus_is_real_text_one_to_one(corpus: Corpus) -> None:
     assert 0.8 < size["zh"] / size["en"] < 1.25
     assert corpus.summary["duplicates"] > 8000
     assert {source["name"] for source in corpus.summary["sources"]} == {part.name for part in default.PARTS}
-    assert all(source["licence"] and source["origin"] and source["package"] for source in corpus.summary["sources"])
+    assert all(source["license"] and source["origin"] and source["package"] for source in corpus.summary["sources"])
     hashes = [document.hash for split in SPLITS for document in corpus.documents(split)]
     assert len(hashes) == len(set(hashes))
     # The parts are mixed, so that the first documents hold each kind.

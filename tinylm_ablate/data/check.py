@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tinylm_ablate.config import DataConfig
+from tinylm_ablate.data.encodings import is_text_encoding, is_utf8
 from tinylm_ablate.data.languages import is_label
 
 
@@ -18,6 +19,12 @@ def data_mistakes(data: DataConfig) -> list[str]:
         mistakes.append(f"data.path={data.path}: allowed with data=files, which reads it; data.source={data.source} does not")
     if data.source != "hub" and data.name:
         mistakes.append(f"data.name={data.name}: allowed with data=hub, which reads it; data.source={data.source} does not")
+    if not is_text_encoding(data.encoding):
+        mistakes.append(f"data.encoding={data.encoding}: allowed: an encoding of text such as utf-8, gb18030, cp1252 or utf-16")
+    elif data.source != "files" and not is_utf8(data.encoding):
+        mistakes.append(
+            f"data.encoding={data.encoding}: allowed with data=files, which reads it; data.source={data.source} does not"
+        )
     if data.source == "default" and data.language != "auto":
         mistakes.append(f"data.language={data.language}: allowed with data=default: auto, since that text knows its languages")
     if data.source == "default" and data.language_column:

@@ -43,7 +43,7 @@ class Corpus:
         folder: Where it lies.
         fingerprint: Identity of the text.
         summary: ``documents`` and ``bytes`` {split: {language: n}}, ``read``, ``duplicates``, ``too_short`` and
-            ``other_languages`` (documents), ``sources`` with their licences, and ``files`` {name: {bytes, sha256}}.
+            ``other_languages`` (documents), ``sources`` with their licenses, and ``files`` {name: {bytes, sha256}}.
         languages: All languages, sorted.
     """
 

