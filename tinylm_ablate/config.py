@@ -53,9 +53,9 @@ def setting(
     )  # fmt: skip
 
 
-def several(help: str) -> dict[str, Any]:
-    """The metadata of a field that holds several values; none of these changes a run's numbers."""
-    return {"help": help, "several": True, "numerics": False}
+def several(help: str, *, numerics: bool = False) -> dict[str, Any]:
+    """The metadata of a field that holds several values."""
+    return {"help": help, "several": True, "numerics": numerics}
 
 
 @dataclass
@@ -78,9 +78,9 @@ class ScaleConfig:
 
 @dataclass
 class DataConfig:
-    """the text: real English and Chinese by default, your own files, or a set in the hub's layout"""
+    """the text: real English and Chinese by default, more of it, your own files, a set in the hub's layout, or a mixture"""
 
-    source: str = setting("where the documents come from", choices=("default", "files", "hub"))
+    source: str = setting("where the documents come from", choices=("default", "files", "hub", "mixture"))
     path: str | None = setting(
         "source=files: a file or folder of .txt .jsonl .json .csv .tsv .parquet, also .gz .zst .bz2 .xz", free=True
     )
@@ -96,6 +96,24 @@ class DataConfig:
     languages: list[str] = field(
         default_factory=list, metadata=several("keep documents of these languages only; empty keeps all")
     )
+    near_duplicates: float | None = setting(
+        "drop a document that shares this much of its runs of five words with one before it (Jaccard similarity, by MinHash); "
+        "null drops only those that are the same",
+        above=0,
+        at_most=1,
+    )
+    sources: dict[str, str] = field(
+        default_factory=dict,
+        metadata=several("source=mixture: {name: path, or default, large, or hub:NAME}, one after the other", numerics=True),
+    )
+    weights: dict[str, float] = field(
+        default_factory=dict,
+        metadata=several(
+            "shares of the training text, as in {en: 0.5, zh: 0.5}, by language or name in data.sources; empty is as it comes",
+            numerics=True,
+        ),
+    )
+    weights_by: str = setting("what the shares are of", choices=("tokens", "bytes"))
     max_documents: int | None = setting("read no more documents than this", at_least=1)
     min_characters: int = setting("shorter documents are dropped", at_least=1)
     validation_share: float = setting("share of documents for validation, by hash", above=0, below=0.5)

@@ -203,7 +203,7 @@ class Recorder(lightning.Callback):
     def _tell(self, kind: str, step: int, values: dict[str, Any]) -> None:
         batch = self.data.batch_id(step - 1)
         event = {"step": step, "event": kind, **values, "batch": batch}
-        event["sequences"] = self.data.batches.ids(self.data.positions(batch)).tolist()
+        event["sequences"] = self.data.batches.windows(self.data.positions(batch)).tolist()
         with (self.folder / "events.jsonl").open("a") as stream:
             stream.write(json.dumps(event) + "\n")
 
