@@ -80,7 +80,7 @@ class ScaleConfig:
 class DataConfig:
     """the text: real English and Chinese by default, more of it, your own files, a set in the hub's layout, or a mixture"""
 
-    source: str = setting("where the documents come from", choices=("default", "files", "hub", "mixture"))
+    source: str = setting("where the documents come from", choices=("default", "large", "files", "hub", "mixture"))
     path: str | None = setting(
         "source=files: a file or folder of .txt .jsonl .json .csv .tsv .parquet, also .gz .zst .bz2 .xz", free=True
     )

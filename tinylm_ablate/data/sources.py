@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylm_ablate.config import DataConfig
-from tinylm_ablate.data import default
+from tinylm_ablate.data import default, large
 from tinylm_ablate.data.check import data_mistakes
 from tinylm_ablate.data.documents import Document, Source
 from tinylm_ablate.data.files import FileSource
@@ -33,6 +33,8 @@ def open_source(data: DataConfig, cache_dir: Path) -> Source:
             return HubSource(data, cache_dir)
         case "mixture":
             return Mixture({name: open_source(_alone(data, where), cache_dir) for name, where in data.sources.items()})
+        case "large":
+            return PackagedText(large.PARTS, "large", cache_dir)
         case _:
             return PackagedText(default.PARTS, "default", cache_dir)
 
