@@ -10,6 +10,7 @@ ten million documents).
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,7 @@ from tinylm_ablate.data.documents import Document, Source
 from tinylm_ablate.data.languages import OTHER
 from tinylm_ablate.data.near import NearDuplicates
 from tinylm_ablate.data.once import build_once
+from tinylm_ablate.data.readers import KINDS
 from tinylm_ablate.data.sources import open_source
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import fingerprint
@@ -192,7 +194,7 @@ def _build(folder: Path, data: DataConfig, source: Source, identity: str) -> Non
     _check_splits(data, counts, fate + (f", of data.languages={data.languages}" if data.languages else ""))
     sizes = {split: writers[split].bytes for split in SPLITS}
     grouped = _too_small(sizes) if _identified(data) else []
-    summary = {
+    summary: dict[str, Any] = {
         "format": _FORMAT,
         "fingerprint": identity,
         "documents": {split: _summed(writers[split].documents, grouped) for split in SPLITS},
@@ -206,11 +208,38 @@ def _build(folder: Path, data: DataConfig, source: Source, identity: str) -> Non
         "files": {path.name: integrity.describe(path) for path in sorted(folder.glob("*.parquet"))},
     }
     (folder / _SUMMARY).write_text(integrity.seal(summary), encoding="utf-8")
+    print(f"text: {fate}", file=sys.stderr)
+    for line in passed_over_lines(passed_over(summary["sources"])):
+        print(line, file=sys.stderr)
+
+
+def passed_over(sources: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """What the folders of a text hold that was not read, {kind: {files, bytes}}, from the descriptions of its sources."""
+    counted: dict[str, dict[str, int]] = {}
+    for source in sources:
+        for kind, entry in source.get("passed_over", {}).items():
+            total = counted.setdefault(kind, {"files": 0, "bytes": 0})
+            total["files"] += entry["files"]
+            total["bytes"] += entry["bytes"]
+    return dict(sorted(counted.items()))
+
+
+def passed_over_lines(counted: dict[str, dict[str, int]]) -> list[str]:
+    """The same in words, at most one line."""
+    if not counted:
+        return []
+    kinds = ", ".join(f"{entry['files']:,} {kind} ({entry['bytes']:,} bytes)" for kind, entry in counted.items())
+    return [f"not read: {kinds}; formats that are read: {KINDS}"]
 
 
 def _identified(data: DataConfig) -> bool:
     """Whether languages are identified from the text, and nobody named or chose them."""
-    return data.source in ("files", "hub") and data.language == "auto" and not data.language_column and not data.languages
+    return (
+        data.source in ("files", "hub", "mixture")
+        and data.language == "auto"
+        and not data.language_column
+        and not data.languages
+    )
 
 
 def _too_small(sizes: dict[str, dict[str, int]]) -> list[str]:
