@@ -12,10 +12,10 @@ from tests.helpers import TINY
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.config import Config
 from tinylm_ablate.data.corpus import open_corpus
-from tinylm_ablate.evaluate.speed import METRIC, decode_speed_once, protocol
+from tinylm_ablate.measure.speed import METRIC, decode_speed_once, protocol
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.init.build import initial_decoder
-from tinylm_ablate.init.huggingface import load_model
+from tinylm_ablate.formats.huggingface import load_model
 from tinylm_ablate.init.random import initialise, matrix_std
 from tinylm_ablate.run import Record, finished, run
 from tinylm_ablate.settle import settle

@@ -35,22 +35,19 @@ def main() -> None:
     from tinylm_ablate.errors import ConfigError, Interrupted, RunFailed, UserError
     from tinylm_ablate.grid import compose
     from tinylm_ablate.paths import conf_dir
-    from tinylm_ablate.provenance import carry_command
 
-    carry_command()
     compose.register()
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
-    def task(config: DictConfig) -> object:
-        from tinylm_ablate.modes import perform, perform_cell
+    def task(config: DictConfig) -> None:
+        from tinylm_ablate.modes import perform
 
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            return perform_cell(compose.typed(config))  # the sweeper tells what becomes of it
         try:
             perform(compose.typed(config))
         except Exception as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # a worker that a launcher has started
             failed.append(error)  # raised here, Hydra would print all overrides first
-        return None
 
     failed: list[Exception] = []
     try:
@@ -70,7 +67,7 @@ def main() -> None:
     except BrokenPipeError:  # whoever read our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from the last checkpoint", 130)
+        _fail("stopped; the same command resumes from the last checkpoint", 130)
     except Interrupted as stop:
         _fail(str(stop), 128 + stop.signum)
     except RunFailed as error:
@@ -91,7 +88,9 @@ def literal_prompt(argument: str) -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+    from tinylm_ablate.secrets import cut
+
+    print(cut(message), file=sys.stderr)
     raise SystemExit(code)
 
 

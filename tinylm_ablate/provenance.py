@@ -15,6 +15,7 @@ from typing import Any
 
 from tinylm_ablate import __version__
 from tinylm_ablate.errors import UserError
+from tinylm_ablate.secrets import cut
 
 _PACKAGES = (
     "torch",
@@ -30,11 +31,8 @@ _PACKAGES = (
     "safetensors",
 )
 
-#: Variable of the environment by which a grid tells its workers' processes what was typed.
+#: Variable of the environment that carries what was typed to workers.
 COMMAND = "TINYLM_ABLATE_COMMAND"
-
-#: Tells a worker of a grid which process started it, and when the grid was started (``tinylm_ablate.grid.workers``).
-LEADER = "TINYLM_ABLATE_LEADER"
 
 
 @cache
@@ -52,19 +50,15 @@ def provenance() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "accelerator": _accelerator(),
         },
-        "command": _command(),
+        "command": command(),
     }
 
 
-def carry_command() -> None:
-    """Let the processes that this one starts, through whichever launcher, know the command line."""
-    if LEADER not in os.environ:  # a worker that another one has started carries on what was typed
-        os.environ[COMMAND] = json.dumps([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def _command() -> list[str]:
+def command() -> list[str]:
+    """The command line that was typed, also in a worker that it has started; without passwords."""
     carried = os.environ.get(COMMAND)
-    return [str(word) for word in json.loads(carried)] if carried else [Path(sys.argv[0]).name, *sys.argv[1:]]
+    words = [str(word) for word in json.loads(carried)] if carried else [Path(sys.argv[0]).name, *sys.argv[1:]]
+    return cut(words)
 
 
 def require_clean() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tinylm_ablate.errors import Busy, Interrupted
 from tinylm_ablate.grid import claims
-from tinylm_ablate.grid.claims import claimed, file_time, held, holders, take
+from tinylm_ablate.execute.leases import claimed, file_time, held, holders, take
 
 FORK: Any = multiprocessing.get_context("fork")
 

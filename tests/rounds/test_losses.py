@@ -18,7 +18,8 @@ from tinylm_ablate.init.random import initialise
 from tinylm_ablate.rounds import losses as module
 from tinylm_ablate.rounds.losses import batch_losses
 from tinylm_ablate.run import run
-from tinylm_ablate.settle import Settled, settle
+from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
 
 
 @pytest.fixture

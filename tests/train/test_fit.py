@@ -20,7 +20,8 @@ from tinylm_ablate.errors import Interrupted, RunFailed
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.init.random import initialise
 from tinylm_ablate.optimizer.schedule import factor, warmup_steps
-from tinylm_ablate.settle import Settled, settle
+from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
 from tinylm_ablate.train.fit import fit
 
 

@@ -84,6 +84,24 @@ class Shards:
         return np.memmap(self.folder / f"{split}.bin", dtype=self.summary["dtype"], mode="r")
 
 
+def shards_folder(text: str, vocabulary: str, size: int, cache_dir: Path, group_by: str | None = None) -> Path:
+    """Where the shards of a corpus in a tokenizer are, or will be.
+
+    Args:
+        text: Fingerprint of the corpus.
+        vocabulary: Fingerprint of the tokenizer.
+        size: Entries of the tokenizer.
+        cache_dir: Folder that runs share.
+        group_by: "language" or "source" if the training split holds one after the other.
+    """
+    content: dict[str, Any] = {"format": _FORMAT, "text": text, "tokenizer": vocabulary, "dtype": _dtype(size), "size": size}
+    return cache_dir / "shards" / fingerprint(content | ({"group_by": group_by} if group_by else {}))
+
+
+def _dtype(size: int) -> str:
+    return "<u2" if size <= 2**16 else "<u4"
+
+
 def open_shards(corpus: Corpus, tokenizer: Encoder, cache_dir: Path, group_by: str | None = None) -> Shards:
     """Open the shards of a corpus in a tokenizer; build them first if they are not there whole.
 
@@ -95,24 +113,14 @@ def open_shards(corpus: Corpus, tokenizer: Encoder, cache_dir: Path, group_by: s
     Raises:
         UserError: The disk is full or cannot be written, and nothing half-built is left; or a file is damaged.
     """
-    dtype = "<u2" if tokenizer.size <= 2**16 else "<u4"
-    identity = fingerprint(
-        {
-            "format": _FORMAT,
-            "text": corpus.fingerprint,
-            "tokenizer": tokenizer.fingerprint,
-            "dtype": dtype,
-            "size": tokenizer.size,
-        }
-        | ({"group_by": group_by} if group_by else {})
-    )
-    folder = cache_dir / "shards" / identity
+    dtype = _dtype(tokenizer.size)
+    folder = shards_folder(corpus.fingerprint, tokenizer.fingerprint, tokenizer.size, cache_dir, group_by)
     # A byte-level token holds a byte at least, so a corpus has at most as many tokens as bytes and documents.
     most = sum(corpus.bytes(split) + sum(corpus.summary["documents"][split].values()) for split in SPLITS)
     build_once(
         folder,
         is_whole=_is_whole,
-        build=lambda unfinished: _build(unfinished, corpus, tokenizer, dtype, identity, group_by),
+        build=lambda unfinished: _build(unfinished, corpus, tokenizer, dtype, folder.name, group_by),
         needed=most * np.dtype(dtype).itemsize,
         what="the token shards",
     )

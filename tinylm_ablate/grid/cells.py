@@ -13,7 +13,7 @@ from tinylm_ablate.config import GridConfig
 from tinylm_ablate.errors import ConfigError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One cell.
 

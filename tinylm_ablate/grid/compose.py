@@ -29,6 +29,7 @@ from tinylm_ablate import config as schema
 from tinylm_ablate.config import GROUPS, Config, allowed
 from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.paths import conf_dir, experiments_dir
+from tinylm_ablate.secrets import credentials_to_environment, watch_environment
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 
@@ -45,6 +46,7 @@ class _SearchPath(SearchPathPlugin):
 def register() -> None:
     """Give Hydra the schema and the search path; called once by each process that composes."""
     schema.register()
+    watch_environment()
     Plugins.instance().register(_SearchPath)
 
 
@@ -60,6 +62,8 @@ def typed(config: DictConfig) -> Config:
         plain.pop("experiments", None)
     result = OmegaConf.to_object(plain)
     assert isinstance(result, Config)
+    if result.tracking.uri is not None:  # no file and no message ever holds a password
+        result.tracking.uri = credentials_to_environment(result.tracking.uri)
     return result
 
 

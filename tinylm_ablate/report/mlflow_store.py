@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.tracking import RUN_FILES, prepare_environment
+from tinylm_ablate.tracking import prepare_environment
+from tinylm_ablate.tracking.folders import RUN_FILES
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
