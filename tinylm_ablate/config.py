@@ -600,6 +600,10 @@ GROUPS: dict[str, type] = {
 }  # fmt: skip
 
 
+#: Keys of groups whose value is a dictionary with keys of the user's choice; Hydra closes all others.
+_OPEN = {"data": ("sources", "weights")}
+
+
 def register() -> None:
     """Give Hydra the schema, ``schema`` for the root and ``<group>/schema`` for each group, and the resolver ``times``."""
     from hydra.core.config_store import ConfigStore
@@ -608,7 +612,10 @@ def register() -> None:
     OmegaConf.register_new_resolver("times", operator.mul, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    for group, node in GROUPS.items():
+    for group, kind in GROUPS.items():
+        node = OmegaConf.structured(kind)
+        for name in _OPEN.get(group, ()):
+            OmegaConf.set_struct(node[name], False)
         store.store(group=group, name="schema", node=node)
 
 
