@@ -127,6 +127,7 @@ def train(settled: Settled, watch: Watch | None = None) -> None:
 
     import_torchmetrics()  # before anything imports Lightning
 
+    from tinylm_ablate.data.summary import passes, passes_in_words
     from tinylm_ablate.formats.huggingface import save_model
     from tinylm_ablate.init.build import initial_decoder
     from tinylm_ablate.init.random import matrix_std
@@ -152,9 +153,9 @@ def train(settled: Settled, watch: Watch | None = None) -> None:
         decoder, origin, initial_std, start, rounds = next_round(settled, shards.tokens("train"))
         if not (folder / "curve.jsonl").exists():
             curve_of(settled.previous, folder)
-    passes = settled.tokens / max(1, shards.count("train"))
-    if passes > 1:
-        print(f"note: {settled.tokens:,} tokens are {passes:.1f} passes over the training text", file=sys.stderr)
+    over = passes(config.data, shards, settled.tokens)
+    if max(over.values()) > 1:
+        print(f"note: {settled.tokens:,} tokens are {passes_in_words(over)} passes over the training text", file=sys.stderr)
 
     def on_rows(rows: list[dict[str, float]]) -> bool:
         return watch is not None and any(watch(row) for row in rows)
