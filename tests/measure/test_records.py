@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -76,9 +77,16 @@ def test_damaged_rows_are_reported(tmp_path: Path) -> None:
 
 
 def test_a_number_that_is_not_finite_leaves_no_record(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_record(tmp_path, "bits_per_byte", SETTINGS, Result({"a": float("nan")}), 0.0)
-    assert read_record(tmp_path, STEM) is None
+    with pytest.raises(UserError, match=r"bits_per_byte of .*: a is nan, c is inf; the weights may have diverged"):
+        write_record(tmp_path, "bits_per_byte", SETTINGS, Result({"a": math.nan, "b": 1, "c": math.inf}, ROWS), 0.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_column_is_lost_where_rows_differ(tmp_path: Path) -> None:
+    rows = [{"task": "a", "acc": 1.0}, {"task": "b", "exact_match": 0.5, "filter": "none"}]
+    write_record(tmp_path, "benchmarks", SETTINGS, Result({}, rows), 0.0)
+    empty = {"acc": None, "exact_match": None, "filter": None}
+    assert read_rows(tmp_path, stem("benchmarks", SETTINGS)) == [{**empty, **row} for row in rows]
 
 
 KILLED = """
