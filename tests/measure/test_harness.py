@@ -15,12 +15,12 @@ pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 from tests.measure.conftest import SmallVocabulary, Texts
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import ConfigError, UserError
+from tinylm_ablate.formats.huggingface import export
+from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.measure.benchmarks import benchmark_folder, score_table, settings_of
 from tinylm_ablate.measure.harness import open_task, task_names
 from tinylm_ablate.measure.harness_model import HarnessModel
 from tinylm_ablate.measure.records import read_record, read_rows, stem
-from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.formats.huggingface import export
 
 CONTEXT = 48
 
@@ -184,7 +184,9 @@ def test_scores_are_kept_task_by_task_and_printed(
     wanted = config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[both,whole_texts]").evaluate
     benchmark_folder(exported, tmp_path, wanted, "cpu")
     assert "requests were longer than the model's context of 48 tokens" in capsys.readouterr().err
-    lines = {tuple(cell.strip() for cell in line.split("|")[1:3]) for line in score_table([("", tmp_path)], wanted).splitlines()}
+    lines = {
+        tuple(cell.strip() for cell in line.split("|")[1:3]) for line in score_table([("", tmp_path)], wanted).splitlines()
+    }
     assert {("both", "acc"), ("questions", "acc"), ("letters", "acc"), ("whole_texts", "bits_per_byte")} <= lines
     assert not {("questions", "requests"), ("questions", "cut_requests"), ("questions", "shots")} & lines
 

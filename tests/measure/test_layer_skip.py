@@ -54,9 +54,7 @@ def test_every_position_is_measured_as_the_model_without_its_layers(deep: Decode
             getattr(shorter, module).load_state_dict(getattr(deep, module).state_dict())
         for new, old in enumerate(kept):
             shorter.blocks[new].load_state_dict(deep.blocks[old].state_dict())
-        subject: Any = SimpleNamespace(
-            decoder=shorter, vocabulary=vocabulary, corpus=texts, context_length=64, device="cpu"
-        )
+        subject: Any = SimpleNamespace(decoder=shorter, vocabulary=vocabulary, corpus=texts, context_length=64, device="cpu")
         bits = BitsPerByte().measure(subject, {"max_bytes": 3000})
         assert row["bits_per_byte"] == pytest.approx(bits.metrics["validation/bits_per_byte/all"], rel=1e-6)
         assert row["cloze"] == Cloze().measure(subject, wanted()).metrics["test/cloze/all"]
