@@ -184,9 +184,8 @@ def test_scores_are_kept_task_by_task_and_printed(
     wanted = config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[both,whole_texts]").evaluate
     benchmark_folder(exported, tmp_path, wanted, "cpu")
     assert "requests were longer than the model's context of 48 tokens" in capsys.readouterr().err
-    lines = {
-        tuple(cell.strip() for cell in line.split("|")[1:3]) for line in score_table([("", tmp_path)], wanted).splitlines()
-    }
+    table = score_table([("", tmp_path)], wanted)
+    lines = {tuple(cell.strip() for cell in line.split("|")[1:3]) for line in table.splitlines()}
     assert {("both", "acc"), ("questions", "acc"), ("letters", "acc"), ("whole_texts", "bits_per_byte")} <= lines
     assert not {("questions", "requests"), ("questions", "cut_requests"), ("questions", "shots")} & lines
 

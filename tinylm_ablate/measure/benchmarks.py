@@ -64,7 +64,7 @@ def benchmark(model_folder: Path, settings: Settings, task_folder: str | None, d
 
     Returns:
         For the task and, of a group, each member: metrics ``benchmarks/<task>/<metric>`` with ``/standard_error``, and
-        ``benchmarks/<task>/questions``, ``/shots``, ``/requests`` and ``/cut_requests`` (those that were longer than the model's
+        ``benchmarks/<task>/questions``, ``/shots``, ``/requests`` and ``/cut_requests`` (those longer than the model's
         context). One row per question.
 
     Raises:
