@@ -529,6 +529,7 @@ class GridConfig:
     lease_seconds: float = setting(
         "a worker that has not said for this long that it is alive loses its cell to another", above=0, identity=NONE
     )
+    on_end: str | None = setting("command that a shell runs when the grid has ended", free=True, identity=NONE)
     work: str | None = setting(
         "file with the tasks of a grid; set for the workers that a grid starts", free=True, identity=NONE
     )
@@ -558,7 +559,7 @@ class Config:
     """One run, whole."""
 
     mode: str = setting(
-        "what to do", choices=("run", "plan", "status", "evaluate", "generate", "export", "coverage"), identity=NONE
+        "what to do", choices=("run", "plan", "status", "evaluate", "generate", "export", "coverage", "sync"), identity=NONE
     )
     seed: int = setting("seed of initial weights and data order", at_least=0, at_most=2**31 - 1)
     seeds: int | None = setting(

@@ -1,4 +1,4 @@
-"""What a run keeps beside its weights: the spread of each matrix, and the speed of generation."""
+"""What a run keeps beside its weights, and which of its records a request makes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers import TINY
+from tests.helpers import TINY, run
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.config import Config
 from tinylm_ablate.data.corpus import open_corpus
-from tinylm_ablate.measure.speed import METRIC, decode_speed_once, protocol
+from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.formats.huggingface import load_model
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.init.build import initial_decoder
-from tinylm_ablate.formats.huggingface import load_model
 from tinylm_ablate.init.random import initialise, matrix_std
-from tinylm_ablate.run import Record, finished, run
+from tinylm_ablate.measure.records import read_record
+from tinylm_ablate.measure.registry import requested
+from tinylm_ablate.measure.speed import METRIC, decode_speed_once, protocol
 from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
+from tinylm_ablate.tasks.run import Record
 from tinylm_ablate.tokenizer.build import open_vocabulary
 
 DECODE = ["evaluate.decode.measure=true", "evaluate.decode.batch=3", "evaluate.decode.new_tokens=6"]
@@ -36,6 +40,22 @@ def plain(place: list[str]) -> tuple[Config, Record]:
     return config, run(config)
 
 
+def test_settled_json_reads_back_as_the_run(plain: tuple[Config, Record]) -> None:
+    settled = settle(plain[0])
+    assert Settled.from_json((settled.folder / "settled.json").read_bytes()) == settled
+
+
+def test_the_record_holds_the_results_of_training_alone(plain: tuple[Config, Record]) -> None:
+    config, record = plain
+    written = json.loads((settle(config).folder / "metrics.json").read_text())
+    assert written["schema"] == 2
+    assert {name.split("/")[0] for name in written["metrics"]} == {"train"}
+    assert written["metrics"].items() < record["metrics"].items()
+    assert {key: value for key, value in written.items() if key != "metrics"} == {
+        key: value for key, value in record.items() if key != "metrics"
+    }
+
+
 def test_the_spread_of_each_matrix_is_kept_before_and_after_training(plain: tuple[Config, Record]) -> None:
     config, record = plain
     settled = settle(config)
@@ -50,23 +70,34 @@ def test_the_spread_of_each_matrix_is_kept_before_and_after_training(plain: tupl
     assert trained != [row["std"] for row in rows]
 
 
-def test_speed_is_added_to_a_finished_run_and_changes_nothing_else(place: list[str], plain: tuple[Config, Record]) -> None:
-    _, before = plain
-    assert METRIC not in before["metrics"] and "decode" not in before
+def test_a_new_measure_leaves_the_run_and_its_other_records_unchanged(place: list[str], plain: tuple[Config, Record]) -> None:
+    config, before = plain
+    folder = settle(config).folder
+    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert METRIC not in before["metrics"]
     after = run(compose([*place, *DECODE]))
-    assert after["identity"] == before["identity"]
-    assert after["metrics"][METRIC] > 0
-    assert after["decode"]["batch"] == 3 and after["decode"]["new_tokens"] == 6
-    assert {key: value for key, value in after["metrics"].items() if key != METRIC} == before["metrics"]
-    assert {key: value for key, value in after.items() if key not in {"metrics", "decode"}} == {
-        key: value for key, value in before.items() if key != "metrics"
-    }
-    kept = finished(settle(compose(place)).folder)
-    assert kept == json.loads(json.dumps(after))
-    # Asked without it, the record keeps it; asked by another protocol, it is measured by that.
-    assert run(compose(place)) == kept
-    other = run(compose([*place, *DECODE, "evaluate.decode.new_tokens=4"]))
-    assert other["decode"]["new_tokens"] == 4
+    assert after["metrics"].pop(METRIC) > 0
+    assert after == before
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    (speed,) = {path for path in folder.rglob("*") if path.is_file()} - stamps.keys()
+    assert speed.parent == folder / "measures"
+    # Requested without it, the record shows it no more and keeps it; requested by another protocol, it is measured by that.
+    assert run(compose(place)) == before
+    run(compose([*place, *DECODE, "evaluate.decode.new_tokens=4"]))
+    assert len(list((folder / "measures").glob("decoding_speed.*.json"))) == 2
+
+
+def test_more_test_text_is_measured_beside_what_was_measured(place: list[str], plain: tuple[Config, Record]) -> None:
+    config, before = plain
+    stamp = (settle(config).folder / "model" / "model.safetensors").stat().st_mtime_ns
+    more = compose([*place, "evaluate.max_bytes=8000", "evaluate.cloze_questions=0"])
+    after = run(more)
+    assert (settle(more).folder / "model" / "model.safetensors").stat().st_mtime_ns == stamp
+    assert after["metrics"]["test/bits_per_byte/en/bytes"] > before["metrics"]["test/bits_per_byte/en/bytes"]
+    assert not any("cloze" in name for name in after["metrics"])
+    assert run(config) == before
+    kept = [read_record(settle(config).folder, request.stem) for request in requested(settle(config))]
+    assert [record["measure"] for record in kept if record] == ["bits_per_byte", "cloze"]
 
 
 def test_seeds_share_one_measurement(place: list[str], plain: tuple[Config, Record]) -> None:
@@ -118,12 +149,15 @@ def test_table_10_starts_from_the_trained_parent(place: list[str]) -> None:
     assert record["init"]["method"] == "pool"
 
 
-def test_a_run_without_weights_is_done_again_when_they_are_wanted(place: list[str]) -> None:
+def test_weights_that_were_not_kept_are_missed_before_anything_is_done(place: list[str]) -> None:
     bare = compose([*place, "seed=9", "train.keep_model=false"])
     folder = settle(bare).folder
     first = run(bare)
     assert not (folder / "model").exists()
     assert run(bare) == first
+    with pytest.raises(ConfigError, match=rf"train.keep_model=false: the weights of {folder} were not kept, so bits_per_byte"):
+        run(compose([*place, "seed=9", "train.keep_model=false", "evaluate.max_bytes=1000"]))
+    # Requested with its weights, it is trained again, to the same numbers.
     again = run(compose([*place, "seed=9"]))
     assert (folder / "model" / "model.safetensors").exists()
     assert again["identity"] == first["identity"]
