@@ -519,6 +519,9 @@ class GridConfig:
     experiments: list[str] = field(
         default_factory=list, metadata=several("experiments that make one grid together, as in experiments/paper.yaml")
     )
+    tune: bool = setting("tune each arm's learning rate, or what tune_keys names, before arms are compared", identity=NONE)
+    tune_keys: list[str] = field(default_factory=list, metadata=several("what grid.tune tunes: keys with a real number"))
+    tune_seed: int = setting("the seed that tuning uses, and no comparison", at_least=0, at_most=2**31 - 1, identity=NONE)
     on_failure: str = setting("what a failed cell does to the others", choices=("continue", "stop"), identity=NONE)
     workers: int | str = setting(
         "runs that go at once on this machine; 'auto' divides its cores by a measurement", choices=("auto",), at_least=1,
@@ -562,8 +565,12 @@ class Config:
         "what to do", choices=("run", "plan", "status", "evaluate", "generate", "export", "coverage", "sync"), identity=NONE
     )
     seed: int = setting("seed of initial weights and data order", at_least=0, at_most=2**31 - 1)
-    seeds: int | None = setting(
-        "in a multirun: seeds 0 to seeds-1 as an axis of the grid", at_least=1, at_most=10_000, identity=NONE
+    seeds: int | str | None = setting(
+        "in a multirun: seeds 0 to seeds-1 as an axis of the grid; 'sequential' adds seeds where a comparison is open",
+        choices=("sequential",),
+        at_least=1,
+        at_most=10_000,
+        identity=NONE,
     )
     runs_dir: str = setting("folder of the runs", free=True, identity=NONE)
     cache_dir: str = setting("folder of text, tokenizers and token shards that runs share", free=True, identity=NONE)
