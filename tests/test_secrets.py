@@ -61,8 +61,9 @@ def test_the_value_of_a_key_that_names_a_secret_is_cut(value, name):
     "text",
     [
         "tokens=500000", "train.tokens_per_parameter=20", "flops_per_token: 6", "bytes_per_token=3.4", "eos_token='<|end|>'",
-        "tokenizer.vocab_size=1500", "http://127.0.0.1:5000/#/experiments/1", "sqlite:////work/runs/mlflow.db", "me@example.org",
-        "git+https://example.org/x/y@v1.2", "a: b", "keys=[1,2]", "https://example.org/@user", "key=value", "data.path=/a@b/c.jsonl",
+        "tokenizer.vocab_size=1500", "http://127.0.0.1:5000/#/experiments/1", "sqlite:////work/runs/mlflow.db",
+        "me@example.org", "git+https://example.org/x/y@v1.2", "a: b", "keys=[1,2]", "https://example.org/@user", "key=value",
+        "data.path=/a@b/c.jsonl",
         "password=", "password=null", "tracking.uri=http://${oc.env:NAME}@host", "step 12:30 loss 5.1",
     ],
 )  # fmt: skip

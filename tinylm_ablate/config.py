@@ -59,9 +59,9 @@ def setting(
     )  # fmt: skip
 
 
-def several(help: str, identity: str = NONE) -> dict[str, Any]:
+def several(help: str, identity: str = NONE, active: Callable[[Any], bool] | None = None) -> dict[str, Any]:
     """The metadata of a field that holds several values."""
-    return {"help": help, "several": True, "identity": identity}
+    return {"help": help, "several": True, "identity": identity, "active": active}
 
 
 @dataclass
@@ -86,16 +86,23 @@ class ScaleConfig:
 
 @dataclass
 class DataConfig:
-    """the text: real English and Chinese by default, your own files, or a set in the hub's layout"""
+    """the text: real English and Chinese by default, more of it, your own files, a set in the hub's layout, or a mixture"""
 
-    source: str = setting("where the documents come from", choices=("default", "files", "hub"), identity=SETTLED)
-    path: str | None = setting(
-        "source=files: a file or folder of .txt .jsonl .parquet, also .gz or .zst", free=True, identity=SETTLED
+    source: str = setting(
+        "where the documents come from", choices=("default", "large", "files", "hub", "mixture"), identity=SETTLED
     )
-    text_column: str = setting("column that holds the text (jsonl, parquet, hub)", free=True, identity=SETTLED)
+    path: str | None = setting(
+        "source=files: a file or folder of .txt .jsonl .json .csv .tsv .parquet, also .gz .zst .bz2 .xz",
+        free=True,
+        identity=SETTLED,
+    )
+    encoding: str = setting(
+        "source=files: encoding of the files, such as gb18030, cp1252 or utf-16", free=True, identity=SETTLED
+    )
+    text_column: str = setting("column that holds the text (tables and hub)", free=True, identity=SETTLED)
     language_column: str | None = setting("column that holds the language, if there is one", free=True, identity=SETTLED)
     language: str = setting(
-        "language of every document, or 'auto' to tell it by the script", choices=("auto",), free=True, identity=SETTLED
+        "language of every document, or 'auto' to identify it", choices=("auto",), free=True, identity=SETTLED
     )
     name: str | None = setting("source=hub: name of the data set, or a folder in the hub's layout", free=True, identity=SETTLED)
     subset: str | None = setting("source=hub: configuration of the data set", free=True, identity=SETTLED)
@@ -104,6 +111,28 @@ class DataConfig:
     streaming: bool = setting("source=hub: read without downloading everything", identity=SETTLED)
     languages: list[str] = field(
         default_factory=list, metadata=several("keep documents of these languages only; empty keeps all", SETTLED)
+    )
+    near_duplicates: float | None = setting(
+        "drop a document that shares this much of its runs of five words with one before it (Jaccard similarity, by MinHash); "
+        "null drops only those that are the same",
+        above=0,
+        at_most=1,
+        identity=SETTLED,
+    )
+    sources: dict[str, str] = field(
+        default_factory=dict,
+        metadata=several("source=mixture: {name: path, or default, large, or hub:NAME}, one after the other", SETTLED),
+    )
+    weights: dict[str, float] = field(
+        default_factory=dict,
+        metadata=several(
+            "shares of the training text, as in {en: 0.5, zh: 0.5}, by language or name in data.sources; empty is as it comes",
+            VALUE,
+            lambda config: bool(config.data.weights),
+        ),
+    )
+    weights_by: str = setting(
+        "what the shares are of", choices=("tokens", "bytes"), active=lambda config: bool(config.data.weights)
     )
     max_documents: int | None = setting("read no more documents than this", at_least=1, identity=SETTLED)
     min_characters: int = setting("shorter documents are dropped", at_least=1, identity=SETTLED)
@@ -500,6 +529,7 @@ class GridConfig:
     lease_seconds: float = setting(
         "a worker that has not said for this long that it is alive loses its cell to another", above=0, identity=NONE
     )
+    on_end: str | None = setting("command that a shell runs when the grid has ended", free=True, identity=NONE)
     work: str | None = setting(
         "file with the tasks of a grid; set for the workers that a grid starts", free=True, identity=NONE
     )
@@ -529,7 +559,7 @@ class Config:
     """One run, whole."""
 
     mode: str = setting(
-        "what to do", choices=("run", "plan", "status", "evaluate", "generate", "export", "coverage"), identity=NONE
+        "what to do", choices=("run", "plan", "status", "evaluate", "generate", "export", "coverage", "sync"), identity=NONE
     )
     seed: int = setting("seed of initial weights and data order", at_least=0, at_most=2**31 - 1)
     seeds: int | None = setting(
@@ -571,6 +601,10 @@ GROUPS: dict[str, type] = {
 }  # fmt: skip
 
 
+#: Keys of groups whose value is a dictionary with keys of the user's choice; Hydra closes all others.
+_OPEN = {"data": ("sources", "weights")}
+
+
 def register() -> None:
     """Give Hydra the schema, ``schema`` for the root and ``<group>/schema`` for each group, and the resolver ``times``."""
     from hydra.core.config_store import ConfigStore
@@ -579,7 +613,10 @@ def register() -> None:
     OmegaConf.register_new_resolver("times", operator.mul, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    for group, node in GROUPS.items():
+    for group, kind in GROUPS.items():
+        node = OmegaConf.structured(kind)
+        for name in _OPEN.get(group, ()):
+            OmegaConf.set_struct(node[name], False)
         store.store(group=group, name="schema", node=node)
 
 

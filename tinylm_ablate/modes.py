@@ -9,6 +9,7 @@ from tinylm_ablate import progress
 from tinylm_ablate.config import Config, check_values
 from tinylm_ablate.errors import ConfigError, RunFailed, UserError
 from tinylm_ablate.execute.walk import DONE
+from tinylm_ablate.execute.words import say
 from tinylm_ablate.settle import settle
 
 
@@ -24,7 +25,7 @@ def perform(config: Config) -> None:
     progress.configure(config.progress)
     modes = {
         "run": _run, "plan": _plan, "generate": _generate, "export": _export, "coverage": _coverage, "status": _status,
-        "evaluate": _evaluate,
+        "evaluate": _evaluate, "sync": _sync,
     }  # fmt: skip
     modes[config.mode](config)
 
@@ -36,7 +37,8 @@ def _run(config: Config) -> None:
 
     settled = settle(config)
     walk = do([("the run", settled)], config, quiet=True)
-    sync(config.tracking, Path(config.runs_dir), folders=[settled.folder])
+    for problem in sync(config.tracking, Path(config.runs_dir), folders=[settled.folder]).problems:
+        say(problem)
     for state in walk.failed():
         if state.exception is not None:
             raise state.exception
@@ -44,6 +46,15 @@ def _run(config: Config) -> None:
     if not any(state.state == DONE for state in walk.states.values()):
         print(f"already finished: {settled.folder}")
     print(summary_table([({"run": settled.identity}, settled)]))
+
+
+def _sync(config: Config) -> None:
+    from tinylm_ablate.tracking import sync
+
+    report = sync(config.tracking, Path(config.runs_dir))
+    print(report)
+    if report.problems:
+        raise SystemExit(1)
 
 
 def _status(config: Config) -> None:

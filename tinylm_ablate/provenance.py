@@ -15,6 +15,7 @@ from typing import Any
 
 from tinylm_ablate import __version__
 from tinylm_ablate.errors import UserError
+from tinylm_ablate.secrets import cut
 
 _PACKAGES = (
     "torch",
@@ -54,9 +55,10 @@ def provenance() -> dict[str, Any]:
 
 
 def command() -> list[str]:
-    """The command line that was typed, also in a worker that it has started."""
+    """The command line that was typed, also in a worker that it has started; without passwords."""
     carried = os.environ.get(COMMAND)
-    return [str(word) for word in json.loads(carried)] if carried else [Path(sys.argv[0]).name, *sys.argv[1:]]
+    words = [str(word) for word in json.loads(carried)] if carried else [Path(sys.argv[0]).name, *sys.argv[1:]]
+    return cut(words)
 
 
 def require_clean() -> None:

@@ -140,7 +140,7 @@ class Walk:
                 with contextlib.suppress(Busy):
                     self._do(state)
                     return True
-        if not changed and busy:
+        if not changed and busy and not self.observe:
             self._report_busy(busy)
         return changed
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from tinylm_ablate.errors import RunFailed, UserError
 from tinylm_ablate.files import write_atomic
+from tinylm_ablate.secrets import cut
 
 
 def say(text: str) -> None:
     """Report progress to the user."""
-    print(text, file=sys.stderr, flush=True)
+    print(cut(text), file=sys.stderr, flush=True)
 
 
 def one_line(error: BaseException) -> str:
@@ -31,7 +32,7 @@ def write_failure(log: Path, error: BaseException, attempt: str) -> None:
     where = f"{attempt}, {socket.gethostname()}, process {os.getpid()}"
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     trace = "".join(traceback.format_exception(error))
-    write_atomic(log, f"{one_line(error)}\n{where}, {now}\n\n{trace}")
+    write_atomic(log, cut(f"{one_line(error)}\n{where}, {now}\n\n{trace}"))
 
 
 def read_failure(log: Path) -> str | None:

@@ -61,6 +61,9 @@ def expand(
         if override.value_type in (ValueType.GLOB_CHOICE_SWEEP, ValueType.INTERVAL_SWEEP):
             mistakes.append(f"{override.input_line}: a grid takes lists, choice(...) and range(...)")
         elif override.is_sweep_override():
+            if not list(override.sweep_iterator()):
+                mistakes.append(f"{override.input_line}: holds no value; allowed: a range from its low end to its high end")
+                continue
             axes[key] = [((f"{override.get_key_element()}={v}",), {key: _bare(v)}) for v in override.sweep_string_iterator()]
         elif key != "seeds":
             shared.append(str(override.input_line))

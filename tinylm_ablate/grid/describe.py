@@ -12,6 +12,7 @@ from tinylm_ablate.config import Config
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.measure.registry import requested
 from tinylm_ablate.provenance import command
+from tinylm_ablate.secrets import cut
 from tinylm_ablate.settled import Settled
 
 #: A cell: its run, its name, and its values on the axes.
@@ -43,7 +44,7 @@ def write_grid(
     content: dict[str, Any] = {
         "identity": identity,
         "name": name,
-        "title": title,
+        "title": cut(title),
         "scale": base.scale.name,
         "axis": list(dict.fromkeys(key for _, _, values in cells for key in values)),
         "paper": experiment.paper,

@@ -17,7 +17,7 @@ from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.execute.words import one_line
 from tinylm_ablate.grid.cells import Cell, expand
-from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, typed
+from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, diagnose, typed
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
 
@@ -134,6 +134,7 @@ def settle_all(config: DictConfig, context: HydraContext, found: Sequence[Part])
 
     jobs: dict[str, Job] = {}
     mistakes: dict[str, list[str]] = {}
+    broken: dict[str, list[str]] = {}
     cells = [(part, cell) for part in found for cell in part.cells]
     compose = Composer(context.config_loader, config)
     for part, cell in progress.bar(cells, description="grid", unit="cell"):
@@ -144,12 +145,16 @@ def settle_all(config: DictConfig, context: HydraContext, found: Sequence[Part])
             for mistake in error.mistakes:
                 mistakes.setdefault(mistake, []).append(name)
         except COMPOSITION_ERRORS as error:
-            mistakes.setdefault(one_line(error.__cause__ or error), []).append(name)
+            broken.setdefault(one_line(error.__cause__ or error), []).append(name)
         else:
             job = jobs.setdefault(settled.identity, Job(cell, []))
             job.cells.append((name, settled))
             part.jobs.append(job)
             part.settled[cell] = settled
+    if broken:  # each override alone says best what is wrong with it
+        texts = dict.fromkeys(text for part, cell in cells for text in (*part.shared, *cell.overrides))
+        found_alone = diagnose([text for text in texts if not text.startswith("seeds=")])
+        raise ConfigError(found_alone or [f"{text}{_where(names, len(cells))}" for text, names in broken.items()])
     if mistakes:
         raise ConfigError([f"{mistake}{_where(names, len(cells))}" for mistake, names in mistakes.items()])
     return list(jobs.values())

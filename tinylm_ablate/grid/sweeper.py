@@ -29,7 +29,7 @@ from tinylm_ablate.grid.parts import Job, Part, parts, settle_all
 from tinylm_ablate.grid.summary import summary_table
 from tinylm_ablate.provenance import require_clean
 from tinylm_ablate.tasks.run import Record
-from tinylm_ablate.tracking import sync
+from tinylm_ablate.tracking import on_end, sync
 
 #: What installs the launchers that are not Hydra's own.
 _EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
@@ -135,14 +135,21 @@ def _run(jobs: Sequence[Job], base: Config, grids: Mapping[Part, _Grid], launch:
     for job in jobs:
         for twin in job.names[1:]:
             say(f"skip   {twin}: the same run as {job.name}")
-    identities = [grid.path.stem for grid in grids.values()]
-    runs_dir = Path(base.runs_dir)
-    sync(base.tracking, runs_dir, grids=identities)
+    walk: Walk | None = None
     try:
         walk = perform([cell for job in jobs for cell in job.cells], base, launch=launch)
     finally:
-        sync(base.tracking, runs_dir, grids=identities)
+        report = sync(base.tracking, Path(base.runs_dir), grids=[grid.path.stem for grid in grids.values()])
+        for problem in [*report.problems, *_end(base, walk, grids)]:
+            say(problem)
     return _conclude(jobs, walk, grids)
+
+
+def _end(base: Config, walk: Walk | None, grids: Mapping[Part, _Grid]) -> list[str]:
+    """Run ``grid.on_end`` for each grid; returns what went wrong."""
+    status = "interrupted" if walk is None else "failed" if walk.failed() else "finished"
+    facts = [{"grid": grid.path.stem, "name": grid.name, "status": status, "file": grid.path} for grid in grids.values()]
+    return [problem for fact in facts if (problem := on_end(base.grid.on_end, fact)) is not None]
 
 
 def _evaluate(jobs: Sequence[Job], found: Sequence[Part], base: Config, launch: Launch | None) -> None:
@@ -158,7 +165,8 @@ def _evaluate(jobs: Sequence[Job], found: Sequence[Part], base: Config, launch: 
         if job not in done:
             say(f"skip   {job.name}: not finished")
     walk = perform([cell for job in done for cell in job.cells], base, train=False, launch=launch)
-    sync(base.tracking, Path(base.runs_dir), folders=[job.settled.folder for job in done])
+    for problem in sync(base.tracking, Path(base.runs_dir), folders=[job.settled.folder for job in done]).problems:
+        say(problem)
     if base.evaluate.tasks or base.evaluate.task_folder is not None:
         from tinylm_ablate.measure.benchmarks import score_table
 

@@ -15,6 +15,7 @@ from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.hardware import pick_device
 from tinylm_ablate.provenance import provenance
+from tinylm_ablate.secrets import cut
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.base import Task
 from tinylm_ablate.tracking import Follower
@@ -126,6 +127,7 @@ def train(settled: Settled, watch: Watch | None = None) -> None:
 
     import_torchmetrics()  # before anything imports Lightning
 
+    from tinylm_ablate.data.summary import passes, passes_in_words
     from tinylm_ablate.formats.huggingface import save_model
     from tinylm_ablate.init.build import initial_decoder
     from tinylm_ablate.init.random import matrix_std
@@ -135,8 +137,9 @@ def train(settled: Settled, watch: Watch | None = None) -> None:
 
     config, folder = settled.config, settled.folder
     progress.configure(config.progress)
-    write_atomic(folder / "settled.json", settled.to_json())
-    write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+    described = cut(json.loads(settled.to_json()))
+    write_atomic(folder / "settled.json", json.dumps(described, indent=1, ensure_ascii=False))
+    write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(described["config"])))
     about = provenance() | {"text": settled.text, "vocabulary": settled.vocabulary}
     write_atomic(folder / "provenance.json", json.dumps(about, indent=2))
 
@@ -150,9 +153,9 @@ def train(settled: Settled, watch: Watch | None = None) -> None:
         decoder, origin, initial_std, start, rounds = next_round(settled, shards.tokens("train"))
         if not (folder / "curve.jsonl").exists():
             curve_of(settled.previous, folder)
-    passes = settled.tokens / max(1, shards.count("train"))
-    if passes > 1:
-        print(f"note: {settled.tokens:,} tokens are {passes:.1f} passes over the training text", file=sys.stderr)
+    over = passes(config.data, shards, settled.tokens)
+    if max(over.values()) > 1:
+        print(f"note: {settled.tokens:,} tokens are {passes_in_words(over)} passes over the training text", file=sys.stderr)
 
     def on_rows(rows: list[dict[str, float]]) -> bool:
         return watch is not None and any(watch(row) for row in rows)
@@ -187,7 +190,7 @@ def _record(settled: Settled, vocabulary: Record, corpus: Record, origin: Record
         "schema": RECORD_SCHEMA,
         "identity": settled.identity,
         "seed": settled.config.seed,
-        "config": dataclasses.asdict(settled.config),
+        "config": cut(dataclasses.asdict(settled.config)),
         "shape": dataclasses.asdict(shape),
         "parameters": parameters(shape),
         "embedding_head_share": embedding_head_share(shape),
