@@ -166,7 +166,7 @@ def train(settled: Settled, watch: Watch | None = None) -> None:
     save_model(folder / "model", decoder, vocabulary.folder / "tokenizer.json", vocabulary.end_of_text, context)
     rows = [{**before, "trained_std": after["std"]} for before, after in zip(initial_std, matrix_std(decoder), strict=True)]
     write_atomic(folder / "matrix_std.json", json.dumps(rows))
-    record = _record(settled, vocabulary.summary, corpus.summary, origin, trained, about) | {"passes": passes}
+    record = _record(settled, vocabulary.summary, corpus.summary, origin, trained, about) | {"passes": max(over.values())}
     record |= {"rounds": rounds} if rounds else {}
     write_atomic(folder / "metrics.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False))
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import filelock
+from tinylm_ablate.execute.attempts import Outcome
+from tinylm_ablate.grid.work import Walk, Work
 
 from tinylm_ablate.config import Config
 from tinylm_ablate.data.once import locked
 from tinylm_ablate.errors import Busy
-from tinylm_ablate.execute.attempts import Outcome
-from tinylm_ablate.grid.work import Walk, Work
 from tinylm_ablate.settle import settle
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.grid import workers
 from tinylm_ablate.execute.workers import divide, wanted_workers
+from tinylm_ablate.grid import workers
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
 
