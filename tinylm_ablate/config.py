@@ -129,21 +129,43 @@ class ArchConfig:
     expanding_rate: float = setting("FFN width over width when ffn_width=auto", above=0)
     ffn_width: int | str = setting("FFN neurons; 'auto' follows the expanding rate", choices=("auto",), dial=True, at_least=1)
     ffn_multiple: int | str = setting("ffn_width=auto is rounded up to a multiple of this", dial=True, at_least=1)
-    head_dim: int | str = setting("channels of one attention head; even", dial=True, at_least=2)
+    heads: int | str = setting(
+        "query heads; 'auto' is width / head_dim, or the named parent's for the width", choices=("auto",), at_least=1
+    )
+    head_dim: int | str = setting(
+        "channels of one attention head; even; 'auto' is the named parent's, or else 128/s", choices=("auto",), dial=True,
+        at_least=2,
+    )  # fmt: skip
     kv_heads: int | str = setting(
-        "key-value heads; 'auto' is one for each head, 'heads/N' one for N of them",
+        "key-value heads; 'auto' is one for each head, or the named parent's grouping; 'heads/N' is one for N heads",
         choices=("auto", "heads/N"),
         at_least=1,
         free=True,
     )
-    tied: bool = setting("share the matrix of embedding and head")
-    rope_theta: float = setting("base of the rotary embedding", above=0)
-    norm_eps: float = setting("epsilon of RMSNorm", above=0)
+    tied: bool | str = setting(
+        "share the matrix of embedding and head; 'auto': as the named parent, or else not", choices=("auto",)
+    )
+    rope_theta: int | float | str = setting(
+        "base of the rotary embedding; 'auto' is the named parent's, or else 10000", choices=("auto",), above=0
+    )
+    rope_scaling: str = setting(
+        "scaling of the rotary embedding: none, linear/FACTOR, llama3/FACTOR/LOW/HIGH/CONTEXT; 'auto' is the named parent's, "
+        "or else none",
+        choices=("auto", "none"),
+        free=True,
+    )
+    norm_eps: int | float | str = setting(
+        "epsilon of RMSNorm; 'auto' is the named parent's, or else 1e-5", choices=("auto",), above=0
+    )
     activations: int = setting("terms n of the series informed activation; 1 is the plain FFN", at_least=1, at_most=4)
     shortcuts: int = setting("augmented shortcuts T beside attention; 0 is none", at_least=0, at_most=8)
     shortcut_ratio: int = setting("bottleneck of a shortcut: its inner width is width/ratio", at_least=1)
-    qkv_bias: bool = setting("biases of queries, keys and values, as in Qwen2")
-    qk_norm: bool = setting("norms of each head's queries and keys, as in Qwen3")
+    qkv_bias: bool | str = setting(
+        "biases of queries, keys and values, as in Qwen2; 'auto': as the named parent, or else not", choices=("auto",)
+    )
+    qk_norm: bool | str = setting(
+        "norms of each head's queries and keys, as in Qwen3; 'auto': as the named parent, or else not", choices=("auto",)
+    )
 
 
 @dataclass

@@ -115,7 +115,7 @@ def settle(config: Config) -> Settled:
     shape = None
     if sound("tokenizer", "scale", "arch") and not any(m.startswith("tokenizer.") for m in mistakes):
         try:
-            shape = resolve(config.arch, config.scale, vocab_size)
+            shape = resolve(config.arch, config.scale, vocab_size, _named_parent_shape(config))
         except ConfigError as error:
             mistakes += error.mistakes
     budget = None
@@ -355,6 +355,15 @@ def _parent(config: Config) -> Settled:
         return settle(parent)
     except ConfigError as error:
         raise ConfigError([f"in the parent of init.method={config.init.method}: {m}" for m in error.mistakes]) from None
+
+
+def _named_parent_shape(config: Config) -> Shape | None:
+    """The shape of the model that ``init.parent`` names, which fills in "auto" in the group ``arch``; None without one."""
+    from tinylm_ablate.init.parents import open_parent
+
+    if config.init.method == "random" or config.init.parent is None:
+        return None
+    return open_parent(config.init.parent, Path(config.runs_dir)).shape
 
 
 def _check_parent(config: Config, child: Shape, parent: Settled | None) -> None:

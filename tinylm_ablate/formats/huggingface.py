@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from tinylm_ablate.arch.shapes import Shape, matrices
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import building
-from tinylm_ablate.formats.model_config import check_tensors, huggingface_config, shape_of_config
-from tinylm_ablate.formats.safetensors_folder import LazyState, read_config
+from tinylm_ablate.formats.json_file import read_object
+from tinylm_ablate.formats.model_config import check_tensors, huggingface_config, read_shape
+from tinylm_ablate.formats.safetensors_folder import LazyState
 from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, NORM, tensor_name
 
 if TYPE_CHECKING:
@@ -181,10 +182,12 @@ def load(folder: Path) -> tuple[Shape, dict[str, Tensor]]:
         UserError: There is no model, it is damaged, or our decoder cannot express it.
     """
     path = folder / "config.json"
-    config = read_config(path, "name a folder that holds a model")
-    shape = shape_of_config(config, path)
+    config = read_object(path, "name a folder that holds a model")
+    shape, window = read_shape(config, path)
+    if window is not None and window < int(config.get("max_position_embeddings") or 0):
+        raise UserError(f"{path}: sliding_window is {window}, and the decoder looks back to the start")
     stored = LazyState(folder)
-    if shape.is_llama and (mistakes := check_tensors(stored.sizes, shape)):
+    if mistakes := check_tensors(stored.sizes, shape):
         raise UserError(f"{folder}: {'; '.join(mistakes)}")
     try:
         return shape, from_huggingface(stored, shape)
@@ -217,7 +220,7 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, int | None]:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # tokenizers raises plain Exception
         raise UserError(f"{folder / 'tokenizer.json'}: not readable as a tokenizer ({error})") from None
-    end = read_config(folder / "config.json").get("eos_token_id")
+    end = read_object(folder / "config.json").get("eos_token_id")
     return tokenizer, end[0] if isinstance(end, list) else end
 
 

@@ -179,14 +179,15 @@ def _read_ranks(content: bytes, path: Path) -> State:
 
 def _read_gguf(path: Path) -> tuple[State, str | None]:
     """The tokenizer of a GGUF file, and its end-of-text token."""
-    from tinylm_ablate.formats import gguf, gguf_tokenizer
+    from tinylm_ablate.formats import gguf_tokenizer
+    from tinylm_ablate.formats.gguf_file import GgufFile
 
-    file = gguf.read(path)
-    state, rule = gguf_tokenizer.tokenizer_state(file, path), gguf.value(file, "tokenizer.ggml.pre")
+    file = GgufFile(path)
+    state, rule = gguf_tokenizer.tokenizer_state(file), file.value("tokenizer.ggml.pre")
     if state is None:
         raise UserError(f"{path}: holds no tokenizer (tokenizer.ggml.tokens); {_EXPECTED}")
     if state["pre_tokenizer"] is None:
-        kind = gguf.value(file, "tokenizer.ggml.model")
+        kind = file.value("tokenizer.ggml.model")
         raise UserError(
             f"{path}: tokenizer.ggml.model={kind} tokenizer.ggml.pre={rule}: how it splits text is not known here; allowed: "
             f"gpt2 with {' or '.join(gguf_tokenizer.SPLITS)}, or the model's own tokenizer.json"

@@ -48,7 +48,7 @@ def tensor_name(layer: int, part: str) -> str:
 
 
 def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a model of Llama's or Qwen's shape under Hugging Face's names, with its size; rows are outputs."""
+    """Every tensor of a model under Hugging Face's names, with its size; rows are outputs. PanGu-pi's have names of our own."""
     length = {
         "width": shape.width, "heads": shape.heads * shape.head_dim, "kv_heads": shape.kv_heads * shape.head_dim,
         "ffn": shape.ffn_width, "head_dim": shape.head_dim,
@@ -57,6 +57,13 @@ def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
     sizes: dict[str, tuple[int, ...]] = {EMBEDDING: (shape.vocab_size, shape.width), NORM: (shape.width,)}
     for layer in range(shape.depth):
         sizes |= {tensor_name(layer, part): tuple(length[axis] for axis in axes) for part, axes in parts.items()}
+        if shape.shortcuts:
+            inner = shape.shortcuts * shape.shortcut_width
+            sizes[f"model.layers.{layer}.shortcuts.down.weight"] = (inner, shape.width)
+            sizes[f"model.layers.{layer}.shortcuts.up.weight"] = (shape.width, inner)
+        if shape.activations > 1:
+            for kind in ("scales", "shifts"):
+                sizes[f"model.layers.{layer}.ffn.activation.{kind}"] = (shape.activations * shape.ffn_width,)
     if not shape.tied:
         sizes[HEAD] = (shape.vocab_size, shape.width)
     return sizes

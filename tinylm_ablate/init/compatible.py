@@ -24,8 +24,11 @@ def check_shapes(parent: Shape, child: Shape) -> list[str]:
         mistakes.append(f"arch.width={child.width}: that is {child.heads} heads, more than the parent's {parent.heads}")
     if child.tied and not parent.tied:
         mistakes.append("arch.tied=true: the parent's head is a matrix of its own; use arch.tied=false")
-    if child.rope_theta != parent.rope_theta:
-        mistakes.append(f"arch.rope_theta={child.rope_theta:g}: the parent's heads were trained with {parent.rope_theta:g}")
+    mistakes += [
+        f"arch.{key}={getattr(child, key)}: the parent was trained with {getattr(parent, key)}; allowed: auto, as the parent"
+        for key in ("rope_theta", "rope_scaling", "norm_eps")
+        if getattr(child, key) != getattr(parent, key)
+    ]
     for key, what in (("qkv_bias", "biases of queries, keys and values"), ("qk_norm", "norms of queries and keys")):
         has, wanted = getattr(parent, key), getattr(child, key)
         if has != wanted:

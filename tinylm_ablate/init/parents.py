@@ -18,10 +18,12 @@ from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import fingerprint, sha256_file
 from tinylm_ablate.formats import gguf
 from tinylm_ablate.formats.folder_vocabulary import FolderVocabulary
+from tinylm_ablate.formats.gguf_file import GgufFile
 from tinylm_ablate.formats.gguf_tokenizer import gguf_vocabulary
-from tinylm_ablate.formats.model_config import check_tensors, shape_of
+from tinylm_ablate.formats.json_file import read_object
+from tinylm_ablate.formats.model_config import check_tensors, read_shape
 from tinylm_ablate.formats.packaged import PACKAGED, packaged
-from tinylm_ablate.formats.safetensors_folder import LazyState, read_config
+from tinylm_ablate.formats.safetensors_folder import LazyState
 from tinylm_ablate.init.compatible import check_shapes
 
 if TYPE_CHECKING:
@@ -83,8 +85,7 @@ def open_parent(reference: str, runs_dir: Path) -> Parent:
     if reference in PACKAGED or reference.endswith(".gguf"):
         return _open_gguf(reference)
     folder = _find(reference, runs_dir)
-    config = read_config(folder / "config.json")
-    shape, window = shape_of(config, folder / "config.json")
+    shape, window = read_shape(read_object(folder / "config.json"), folder / "config.json")
     state = LazyState(folder)
     vocabulary = FolderVocabulary.read(folder)
     if vocabulary is None and (folder.parent / "config.yaml").is_file():  # a run may keep its tokenizer beside its model
@@ -96,9 +97,10 @@ def _open_gguf(reference: str) -> Parent:
     path = packaged(reference) if reference in PACKAGED else Path(reference).expanduser()
     if not path.is_file():
         raise UserError(f"init.parent={reference}: no such file")
-    file = gguf.read(path)
-    state = gguf.GgufState(path, file)
-    return _checked(Parent(reference, path, gguf.shape_of(file, path), state, gguf_vocabulary(file, path)), state.sizes)
+    file = GgufFile(path)
+    shape, window = gguf.shape_of(file)
+    state = gguf.GgufState(file, shape)
+    return _checked(Parent(reference, path, shape, state, gguf_vocabulary(file), window), state.sizes)
 
 
 def _checked(parent: Parent, sizes: Mapping[str, tuple[int, ...]]) -> Parent:
