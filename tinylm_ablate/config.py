@@ -179,6 +179,10 @@ class InitConfig:
     parent_depth: int = setting("layers of the trained parent (the paper's 7B has 29)", at_least=1)
     parent_width: int | str = setting("width of the trained parent", dial=True, at_least=2)
     parent_ffn_width: int | str = setting("FFN width of the trained parent", dial=True, at_least=1)
+    parent_vocab_size: int | str | None = setting(
+        "entries of the trained parent's vocabulary (the paper's has 100,883), made as the child's; null is the child's",
+        dial=True, at_least=1, at_most=2**31 - 1,
+    )  # fmt: skip
     parent_seed: int = setting("seed of the trained parent, the same for every seed of a grid", at_least=0, at_most=2**31 - 1)
     parent_tokens: int | None = setting(
         "budget of the parent of init=inherit; null is the run's own", at_least=1, at_most=MAX_TOKENS

@@ -118,13 +118,18 @@ def test_inheritance_trains_one_parent_for_both_children(small_data: list[str], 
         "init.parent_ffn_width=48",
         "init.keep_first=1",
         "init.keep_last=1",
+        "init.parent_vocab_size=320",
     ]
-    done = command(tmp_path, "-m", *settings(small_data, cache), "tracking=none", "arch.depth=2,5", "init=inherit", *parent)
+    pangu = ["arch=pangu_pi", "arch.shortcut_ratio=4", "arch.depth=2,5"]
+    done = command(tmp_path, "-m", *settings(small_data, cache), "tracking=none", *pangu, "init=inherit", *parent)
     assert done.returncode == 0, done.stderr
     kept = records(tmp_path)
     assert sorted(record["shape"]["depth"] for record in kept.values()) == [2, 3, 5]  # type: ignore[index]
     origin = {record["shape"]["depth"]: record["init"] for record in kept.values()}  # type: ignore[index]
     assert origin[3]["method"] == "random"  # type: ignore[index]
+    shapes = {record["shape"]["depth"]: record["shape"] for record in kept.values()}  # type: ignore[index]
+    assert [(shapes[n]["vocab_size"], shapes[n]["activations"]) for n in (2, 3, 5)] == [(300, 2), (320, 1), (300, 2)]  # type: ignore[index]
+    assert origin[2]["vocabulary"]["copied_percent"] > 50  # type: ignore[index]
     assert origin[2]["layers"]["dropped"] == [1]  # type: ignore[index]
     assert sum(origin[5]["layers"]["repeated"].values()) > 0  # type: ignore[index]
 

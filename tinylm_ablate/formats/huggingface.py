@@ -18,7 +18,7 @@ from tinylm_ablate.files import building
 from tinylm_ablate.formats.json_file import read_object
 from tinylm_ablate.formats.model_config import check_tensors, huggingface_config, read_shape
 from tinylm_ablate.formats.safetensors_folder import LazyState
-from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, NORM, tensor_name
+from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, NORM, pangu_parts, tensor_name
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -53,9 +53,7 @@ def names(shape: Shape) -> dict[str, tuple[str, ...]]:
         table |= {f"{ours}{name}.weight": tuple(tensor_name(layer, part) for part in parts) for name, parts in modules.items()}
         if shape.qkv_bias:
             table[f"{ours}attention.qkv.bias"] = tuple(tensor_name(layer, f"{part}.bias") for part in _MODULES["attention.qkv"])
-        extra = ["shortcuts.down.weight", "shortcuts.up.weight"] if shape.shortcuts else []
-        extra += ["ffn.activation.scales", "ffn.activation.shifts"] if shape.activations > 1 else []
-        table |= {ours + name: (f"model.{ours}{name}",) for name in extra}
+        table |= {ours + name: (f"model.{ours}{name}",) for name in pangu_parts(shape)}
     table["norm.weight"] = (NORM,)
     if not shape.tied:
         table["head.weight"] = (HEAD,)

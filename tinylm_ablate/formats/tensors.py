@@ -42,6 +42,18 @@ def layer_parts(shape: Shape) -> dict[str, tuple[str, ...]]:
     return PARTS | (_BIASES if shape.qkv_bias else {}) | (_HEAD_NORMS if shape.qk_norm else {})
 
 
+def pangu_parts(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """The tensors of a layer that PanGu-pi has and Llama has not, with their sizes; they keep our own names."""
+    inner = shape.shortcuts * shape.shortcut_width
+    terms = (shape.activations * shape.ffn_width,)
+    shortcuts: dict[str, tuple[int, ...]] = {
+        "shortcuts.down.weight": (inner, shape.width),
+        "shortcuts.up.weight": (shape.width, inner),
+    }
+    activation: dict[str, tuple[int, ...]] = {"ffn.activation.scales": terms, "ffn.activation.shifts": terms}
+    return (shortcuts if shape.shortcuts else {}) | (activation if shape.activations > 1 else {})
+
+
 def tensor_name(layer: int, part: str) -> str:
     """Hugging Face's name of a layer's tensor."""
     return f"model.layers.{layer}.{part}" + ("" if part.endswith(".bias") else ".weight")
@@ -57,13 +69,7 @@ def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
     sizes: dict[str, tuple[int, ...]] = {EMBEDDING: (shape.vocab_size, shape.width), NORM: (shape.width,)}
     for layer in range(shape.depth):
         sizes |= {tensor_name(layer, part): tuple(length[axis] for axis in axes) for part, axes in parts.items()}
-        if shape.shortcuts:
-            inner = shape.shortcuts * shape.shortcut_width
-            sizes[f"model.layers.{layer}.shortcuts.down.weight"] = (inner, shape.width)
-            sizes[f"model.layers.{layer}.shortcuts.up.weight"] = (shape.width, inner)
-        if shape.activations > 1:
-            for kind in ("scales", "shifts"):
-                sizes[f"model.layers.{layer}.ffn.activation.{kind}"] = (shape.activations * shape.ffn_width,)
+        sizes |= {f"model.layers.{layer}.{part}": size for part, size in pangu_parts(shape).items()}
     if not shape.tied:
         sizes[HEAD] = (shape.vocab_size, shape.width)
     return sizes
