@@ -417,6 +417,22 @@ class GenerateConfig:
 
 
 @dataclass
+class ExportConfig:
+    """how mode=export writes a model for other programs"""
+
+    format: str = setting(
+        "a Hugging Face folder, or a GGUF file for llama.cpp and what stands on it",
+        choices=("huggingface", "gguf"),
+        numerics=False,
+    )
+    weights: str = setting(
+        "format=gguf: how matrices are stored; q8_0 and q4_0 are blocks of 32 entries in 8 or 4 bits",
+        choices=("f32", "f16", "q8_0", "q4_0"),
+        numerics=False,
+    )
+
+
+@dataclass
 class GridConfig:
     """how a multirun walks its cells"""
 
@@ -486,7 +502,9 @@ class Config:
         numerics=False,
     )
     prompt: str = setting("mode=generate: the text to go on from", free=True, numerics=False)
-    folder: str | None = setting("mode=export: where the Hugging Face folder goes", free=True, numerics=False)
+    folder: str | None = setting(
+        "mode=export: the folder, or with export.format=gguf the file, that is written", free=True, numerics=False
+    )
     progress: str = setting("progress bars", choices=("auto", "on", "off"), numerics=False)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -503,6 +521,7 @@ class Config:
     search: SearchConfig = field(default_factory=SearchConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
 
 
 #: The groups that a user chooses from, in the order of the pipeline.

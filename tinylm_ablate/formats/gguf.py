@@ -144,27 +144,43 @@ class GgufState(Mapping[str, Tensor]):
     """
 
     def __init__(self, file: GgufFile, shape: Shape) -> None:
-        self._file = file
+        self._file, self._shape = file, shape
         self._names = {_name(name): name for name in file.tensors if name != ROPE_FACTORS}
-        #: Whose rows stand in pairs, with the number of their heads.
-        paired = file.value("general.architecture") == "llama"
-        self._heads = {"q_proj.weight": shape.heads, "k_proj.weight": shape.kv_heads} if paired else {}
         self.files = dict.fromkeys(self._names, file.path)
         self.sizes = {name: file.tensors[theirs].size for name, theirs in self._names.items()}
 
     def __getitem__(self, name: str) -> Tensor:
-        weight = torch.from_numpy(self._file.expanded(self._names[name]))
-        for end, heads in self._heads.items():
-            if name.endswith(end):
-                rows, columns = weight.shape
-                weight = weight.reshape(heads, rows // heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
-        return weight
+        return paired_rows(name, torch.from_numpy(self._file.expanded(self._names[name])), self._shape, back=True)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def paired_rows(name: str, weight: Tensor, shape: Shape, *, back: bool = False) -> Tensor:
+    """A tensor with the rows of each head in the order of GGUF, or ``back`` in Hugging Face's; only Llama's q and k change.
+
+    Args:
+        name: Hugging Face's.
+        weight: Any tensor of the model.
+        shape: Its shape; Qwen2's and Qwen3's rows stay as they are.
+        back: Whether the rows stand in pairs.
+    """
+    if shape.qkv_bias or shape.qk_norm or not name.endswith(("q_proj.weight", "k_proj.weight")):
+        return weight
+    sizes = (shape.head_dim // 2, 2) if back else (2, shape.head_dim // 2)
+    return weight.reshape(-1, *sizes, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)
+
+
+def gguf_name(name: str) -> str:
+    """GGUF's name of a tensor under Hugging Face's."""
+    outer = {theirs: ours for ours, theirs in _OUTER.items()}
+    if name in outer:
+        return outer[name]
+    _, _, layer, part, kind = (*name.split(".", 3)[:3], *name.split(".", 3)[3].rsplit(".", 1))
+    return f"blk.{layer}.{ {theirs: ours for ours, theirs in _PARTS.items()}[part] }.{kind}"
 
 
 def _name(name: str) -> str:

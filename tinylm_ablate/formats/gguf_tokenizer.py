@@ -12,17 +12,21 @@ from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.formats.folder_vocabulary import FolderVocabulary
 from tinylm_ablate.formats.gguf_file import GgufFile
+from tinylm_ablate.formats.ranks import gpt4_split
+from tinylm_ablate.formats.tokenizer_json import check_lengths, open_json, read_tokenizer_json
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 #: ``tokenizer.ggml.pre``, llama.cpp's name of a rule -> how text is split before merging, words by GPT-2's pattern (ByteLevel).
 SPLITS: dict[str, list[dict[str, Any]]] = {
     "gpt-2": [_BYTE_LEVEL],
     "smollm": [{"type": "Digits", "individual_digits": True}, _BYTE_LEVEL],
+    "llama-bpe": gpt4_split("{1,3}"),
+    "qwen2": gpt4_split(""),
 }
 #: What ``tokenizer.ggml.token_type`` says of an entry.
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
-#: Of one entry; an entry of SentencePiece's is looked at once for each of its characters.
-MOST_CHARACTERS = 1_024
+#: The key under which the whole tokenizer.json may stand, which is exact where the other keys leave open how text is split.
+HUGGINGFACE_TOKENIZER = "tokenizer.huggingface.json"
 
 
 def gguf_vocabulary(file: GgufFile) -> FolderVocabulary | None:
@@ -31,18 +35,23 @@ def gguf_vocabulary(file: GgufFile) -> FolderVocabulary | None:
     Raises:
         UserError: The vocabulary is neither byte-level ("gpt2") nor SentencePiece's ("llama").
     """
-    from tokenizers import Tokenizer
-
     if (state := tokenizer_state(file)) is None:
         return None
-    try:
-        tokenizer = Tokenizer.from_str(json.dumps(state))
-    except Exception as error:  # the library raises plain Exception
-        raise UserError(f"{file.path}: its vocabulary does not fit together ({error})") from error
+    tokenizer = open_json(json.dumps(state), file.path)
     special = frozenset(token["id"] for token in state["added_tokens"] if token["special"])
     names, merges = list(state["model"]["vocab"]), state["model"]["merges"]
     identity = fingerprint({"names": names, "merges": merges, "special": sorted(special)})
     return FolderVocabulary(tokenizer, special, end_of_text(file), identity, encodes=state["pre_tokenizer"] is not None)
+
+
+def rule_of(state: dict[str, Any]) -> str | None:
+    """llama.cpp's name of the rule by which a byte-level tokenizer in the exact form splits text, or None."""
+
+    def essence(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
+
+    steps = essence(state["pre_tokenizer"]["pretokenizers"])
+    return next((rule for rule, known in SPLITS.items() if essence(known) == steps), None)
 
 
 def end_of_text(file: GgufFile) -> int | None:
@@ -65,9 +74,10 @@ def tokenizer_state(file: GgufFile) -> dict[str, Any] | None:
     """
     if "tokenizer.ggml.tokens" not in file.metadata:
         return None
+    if isinstance(whole := file.value(HUGGINGFACE_TOKENIZER), str):
+        return read_tokenizer_json(whole, file.path)
     kind, names = file.value("tokenizer.ggml.model"), _list(file, "tokenizer.ggml.tokens", str)
-    if (longest := max(map(len, names), default=0)) > MOST_CHARACTERS:
-        raise UserError(f"{file.path}: tokenizer.ggml.tokens has one of {longest:,} characters; allowed: {MOST_CHARACTERS:,}")
+    check_lengths(names, file.path)
     ids = {name: number for number, name in enumerate(names)}
     if kind == "gpt2":
         merges = [tuple(merge.split(" ", 1)) for merge in _list(file, "tokenizer.ggml.merges", str)]
