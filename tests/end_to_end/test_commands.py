@@ -197,13 +197,18 @@ def test_inheritance_trains_one_parent_for_both_children(settings: list[str], tm
         "init.parent_ffn_width=48",
         "init.keep_first=1",
         "init.keep_last=1",
+        "init.parent_vocab_size=320",
     ]
-    done = run_command("-m", *settings, "arch.depth=2,5", "init=inherit", *parent, folder=tmp_path)
+    pangu = ["arch=pangu_pi", "arch.shortcut_ratio=4"]
+    done = run_command("-m", *settings, *pangu, "arch.depth=2,5", "init=inherit", *parent, folder=tmp_path)
     assert done.code == 0, done.text
     kept = records(tmp_path)
     assert sorted(record["shape"]["depth"] for record in kept.values()) == [2, 3, 5]
     origin = {record["shape"]["depth"]: record["init"] for record in kept.values()}
     assert origin[3]["method"] == "random"
+    shapes = {record["shape"]["depth"]: record["shape"] for record in kept.values()}
+    assert [(shapes[n]["vocab_size"], shapes[n]["activations"]) for n in (2, 3, 5)] == [(300, 2), (320, 1), (300, 2)]
+    assert origin[2]["vocabulary"]["copied_percent"] > 50
     assert origin[2]["layers"]["dropped"] == [1]
     assert sum(origin[5]["layers"]["repeated"].values()) > 0
 
