@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinylm_ablate.report.measures import number
 from tinylm_ablate.report.records import Grid
 
 FOLDER = Path(__file__).parent / "paper"
 
 #: The experiment that a reader sees first.
 LADDER = "figure01_ladder"
-
-_DIAL = re.compile(r"\s*(\d+)\s*/\s*s\s*")
 
 #: The paper's sizes are rounded (its expanding rate "2.77" is 2.714 or 8/3): a nearest row this close is the same.
 _TOLERANCE = 0.04
@@ -79,15 +77,6 @@ def order(names: Iterable[str]) -> list[str]:
         return rank, name
 
     return sorted(names, key=place)
-
-
-def number(text: str) -> float | None:
-    """The number that a text stands for, "48000/s" being 48000; None for a word."""
-    match = _DIAL.fullmatch(text)
-    try:
-        return float(match[1] if match else text)
-    except ValueError:
-        return None
 
 
 def _row(table: Sequence[Mapping[str, str]], wanted: Mapping[str, str]) -> Mapping[str, str] | None:
