@@ -49,9 +49,9 @@ def printed(grids: Sequence[Grid], places: Sequence[Mapping[str, str]], problems
     if not named:
         return None
     grid = named[-1]
-    path = FOLDER / f"{(grid.paper or '').removesuffix('.csv')}.csv"
-    if not path.is_file():
-        problems.append(f"experiment {grid.name}: experiment.paper={grid.paper} is no table in {FOLDER}")
+    path = table_of(grid.paper or "")
+    if path is None:
+        problems.append(f"experiment {grid.name}: experiment.paper={grid.paper} is not one of the paper's tables")
         return None
     with path.open(newline="") as stream:
         table = list(csv.DictReader(stream))
@@ -67,6 +67,11 @@ def printed(grids: Sequence[Grid], places: Sequence[Mapping[str, str]], problems
     columns = [column for column in table[0] if column not in grid.paper_axis]
     found = [_row(table, {column: place.get(key, "") for column, key in keys.items()}) for place in places]
     return Printed(path.stem, columns, [None if row is None else {c: row[c] for c in columns} for row in found])
+
+
+def table_of(name: str) -> Path | None:
+    """The file of a table of the paper, or None; a name leads nowhere else."""
+    return next((path for path in FOLDER.glob("*.csv") if path.stem == name.removesuffix(".csv")), None)
 
 
 def order(names: Iterable[str]) -> list[str]:
