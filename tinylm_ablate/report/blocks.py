@@ -48,7 +48,6 @@ class Heading:
 
     level: int
     text: str
-    anchor: str = ""
 
 
 @dataclass(frozen=True)

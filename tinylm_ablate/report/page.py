@@ -90,7 +90,7 @@ def experiment_page(
     found = settings(evidence)
     newest = max(grids, key=lambda grid: (grid.created, grid.identity))
     stem = stem_of(newest.name)
-    blocks: list[Block] = [Heading(1, newest.title, stem)]
+    blocks: list[Block] = [Heading(1, newest.title)]
     blocks += [Text(newest.note)] if newest.note else []
     blocks += [block for verdict in verdicts for block in about(verdict)]
     for number, setting in enumerate(found):
