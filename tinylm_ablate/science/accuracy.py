@@ -1,24 +1,37 @@
-"""Decision accuracy: how often a small scale orders two arms as a larger one does."""
+"""Decision accuracy: how often a small scale orders two arms as a larger one does.
+
+DataDecide (Magnusson et al. 2025) asked this of training data; here it is asked of architectures and training choices.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import pandas as pd
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+#: Ends of the bins of differences at the small scale, in bits per byte.
+BINS = (0.0, 0.005, 0.01, 0.02, 0.05, math.inf)
+
+#: Below so many arms in a bin's pairs no interval is given.
+LEAST_ARMS = 5
+
+_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Share of pairs of arms in the same order at two scales.
+    """Share of pairs of arms that are in the same order at two scales.
 
     Attributes:
         distance: (least, most) difference of the pairs at the small scale, in the metric's unit; (0, inf) for all of them.
         pairs, arms: How many.
         share: Of pairs that agree; NaN without pairs.
-        low, high: 95 % interval over arms; NaN where there are too few arms.
+        low, high: 95 % interval; NaN with fewer than ``LEAST_ARMS`` arms.
     """
 
     distance: tuple[float, float]
@@ -31,13 +44,13 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Agreement between two scales.
+    """Agreement between two settings.
 
     Attributes:
-        small, large: Labels of the settings.
+        small, large: Their labels.
         overall: All pairs.
-        by_distance: In bins.
-        points: Columns experiment, first, second, small (difference), large (difference), agree: one row per pair.
+        by_distance: In bins of ``BINS``.
+        points: Columns experiment, first, second, small, large (differences, first minus second), agree: one row per pair.
     """
 
     small: str
@@ -48,11 +61,71 @@ class Accuracy:
 
 
 def accuracy(arms: pd.DataFrame, small: str, large: str) -> Accuracy:
-    """Compares orders of arms at two scales.
+    """Compares the orders of arms at two settings.
+
+    Pairs share arms and so are not independent: the interval is the percentile bootstrap over arms, which draws each
+    experiment's arms with replacement and weights a pair by how often both were drawn.
 
     Args:
-        arms: Columns experiment, arm, setting, value (mean over seeds; less is better): one row per arm and setting.
-            Pairs are formed within an experiment.
+        arms: Columns experiment, arm, setting, value (mean over seeds): one row per arm and setting. Pairs are formed within an
+            experiment, of arms that have both settings.
         small, large: Two values of ``setting``.
     """
-    raise NotImplementedError
+    wide = arms[arms["setting"].isin([small, large])].pivot_table(
+        index=["experiment", "arm"], columns="setting", values="value"
+    )
+    wide = wide.dropna() if {small, large} <= set(wide.columns) else wide.iloc[:0]
+    rows = [
+        (
+            experiment,
+            first,
+            second,
+            own[small].loc[first] - own[small].loc[second],
+            own[large].loc[first] - own[large].loc[second],
+        )
+        for experiment, own in ((name, group.droplevel("experiment")) for name, group in wide.groupby(level="experiment"))
+        for first, second in itertools.combinations(own.index, 2)
+    ]
+    points = pd.DataFrame(rows, columns=["experiment", "first", "second", "small", "large"])
+    # A tie is no order: it agrees with another tie alone.
+    points["agree"] = np.sign(points["small"]) == np.sign(points["large"])
+    resampled = _weights(points)
+    whole = np.ones(len(points), dtype=bool)
+    distances = points["small"].abs().to_numpy(np.float64)
+    return Accuracy(
+        small, large, _agreement(points, whole, resampled, (0.0, math.inf)),
+        [
+            _agreement(points, (distances >= low) & (distances < high), resampled, (low, high))
+            for low, high in itertools.pairwise(BINS)
+        ],
+        points,
+    )  # fmt: skip
+
+
+def _weights(points: pd.DataFrame) -> NDArray[np.float64]:
+    """How often each pair is drawn in each resample: (resamples, pairs)."""
+    source = np.random.default_rng(0)
+    weights = np.zeros((_RESAMPLES, len(points)))
+    for _, own in points.groupby("experiment"):
+        names: Mapping[str, int] = {name: i for i, name in enumerate(sorted(set(own["first"]) | set(own["second"])))}
+        drawn = source.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_RESAMPLES)
+        first, second = (drawn[:, [names[name] for name in own[side]]] for side in ("first", "second"))
+        weights[:, points.index.get_indexer(own.index)] = first * second
+    return weights
+
+
+def _agreement(
+    points: pd.DataFrame, chosen: NDArray[np.bool_], weights: NDArray[np.float64], distance: tuple[float, float]
+) -> Agreement:
+    own = points[chosen]
+    agree = own["agree"].to_numpy(np.float64)
+    arms = len({(row.experiment, name) for row in own.itertuples() for name in (row.first, row.second)})
+    low = high = math.nan
+    if arms >= LEAST_ARMS:
+        totals = weights[:, chosen].sum(axis=1)
+        shares = (weights[:, chosen] @ agree)[totals > 0] / totals[totals > 0]
+        # Where all pairs agree the bootstrap has no width; the rule of three over arms stands in for it.
+        low, high = (float(end) for end in np.quantile(shares, [0.025, 0.975]))
+        low = min(low, 1 - 3 / arms) if agree.all() else low
+        high = max(high, 3 / arms) if not agree.any() else high
+    return Agreement(distance, len(own), arms, float(agree.mean()) if len(own) else math.nan, max(0.0, low), min(1.0, high))

@@ -113,7 +113,9 @@ def decide(effect: Effect, margin: Any, kind: Kind = "better", comparisons: int 
     own, wide = level(), level(comparisons)
     if kind == "same":
         beyond = _beyond(effect, margin, wide)
-        return Decision((effect.above(own) > -margin) & (effect.below(own) < margin), beyond.reproduced | beyond.reversed, False)
+        return Decision(
+            (effect.above(own) > -margin) & (effect.below(own) < margin), beyond.reproduced | beyond.reversed, False
+        )
     if kind == "no_worse":
         return Decision(effect.above(own) > -margin, effect.below(wide) < -margin, False)
     if kind == "bound":

@@ -6,6 +6,9 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tinylm_ablate.science.estimate import Estimate, common_seeds, contrast, mean_and_deviation, ratio_variance
 from tinylm_ablate.science.evidence import Items, Setting
 from tinylm_ablate.science.looks import look
@@ -15,7 +18,7 @@ _ERRORS = ("/standard_error", "/se")
 
 
 def effect(
-    setting: Setting, terms: Sequence[tuple[str, str, float]], *, relative: bool = False, exact: bool = False, all_seeds: bool = False
+    setting: Setting, terms: Sequence[tuple[str, str, float]], *, relative: bool = False, exact: bool = False
 ) -> tuple[Estimate | None, int]:  # fmt: skip
     """A weighted sum over arms, and the number of common seeds; None without a common seed.
 
@@ -24,7 +27,6 @@ def effect(
         terms: Arm, metric, weight.
         relative: Sum logarithms, so that differences are ratios.
         exact: The metrics are counts, or measured once: seeds need not be common and the interval has no width.
-        all_seeds: Use every common seed in place of the first ones up to the largest look.
     """
     values = [_values(setting, arm, metric, relative) for arm, metric, _ in terms]
     weights = [weight for _, _, weight in terms]
@@ -38,7 +40,7 @@ def effect(
     if not seeds:
         return None, 0
     # Below the first look nothing is decided, and all seeds are shown.
-    used = seeds if all_seeds else seeds[: look(len(seeds)) or len(seeds)]
+    used = seeds[: look(len(seeds)) or len(seeds)]
     found = contrast(values, weights, used)
     parts = () if relative else _paired(setting, terms, used)
     return dataclasses.replace(found, documents=parts or _recorded(setting, terms, used, relative)), len(seeds)
@@ -64,9 +66,11 @@ def _paired(setting: Setting, terms: Sequence[tuple[str, str, float]], seeds: Se
     for name in languages:
         items = [[own.get(name) for own in row] for row in runs]
         first = items[0][0]
-        if first is None or any(own is None or own.names != first.names or (own.sizes != first.sizes).any() for row in items for own in row):
+        if first is None or any(
+            own is None or own.names != first.names or (own.sizes != first.sizes).any() for row in items for own in row
+        ):
             return ()
-        mean = sum(
+        mean: NDArray[np.float64] = np.zeros(len(first.names)) + sum(
             weight * own.values for row in items for own, (_, _, weight) in zip(row, terms, strict=True) if own is not None
         ) / len(seeds)
         if len(first.names) > 1:

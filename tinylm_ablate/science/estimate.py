@@ -5,8 +5,8 @@ documents. Two runs of one seed see the same text in the same order, and all run
 are compared by their difference within each seed, and within each document.
 
 **Why Student's t and not the bootstrap.** With n seeds the hierarchical bootstrap resamples n numbers. Without any effect its
-95 % intervals exclude zero in 43 % of cases with 2 seeds, 26 % with 3 and 16 % with 5. Student's t accounts for how little a few
-seeds say about their own spread.
+95 % intervals exclude zero in 43 % of cases with 2 seeds, 26 % with 3 and 16 % with 5. Student's t accounts for how little a
+few seeds say about their own spread.
 
 **Why documents come on top.** All seeds share the documents, so their choice does not show in the spread over seeds. The two
 variances are combined as Banerjee (1960) does for variances of unknown ratio: reach² = t²(n - 1) s²/n + t²(m - 1) v, each

@@ -86,7 +86,8 @@ class Evidence:
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """What each held-out item contributed to a metric of one run: bits of a document over its bytes, or right answers over 1."""
+    """What each held-out item contributed to a metric of one run: bits of a document over its bytes, or right answers over
+    1."""
 
     names: tuple[str, ...]
     values: NDArray[np.float64] = field(repr=False)
@@ -200,7 +201,9 @@ def _telling(runs: pd.DataFrame, evidence: Evidence) -> list[str]:
 def _setting(rows: pd.DataFrame, told: Mapping[str, Any], evidence: Evidence) -> Setting:
     rows = rows.drop_duplicates(["arm", "seed", "identity"])
     doubled = rows.duplicated(["arm", "seed"])
-    others = {key: _word(value) for key, value in told.items() if key != "scale" and not key.startswith((_SCALE, *_HOW, *BUDGET))}
+    others = {
+        key: _word(value) for key, value in told.items() if key != "scale" and not key.startswith((_SCALE, *_HOW, *BUDGET))
+    }
     how = {key: _word(value) for key, value in told.items() if key.startswith(_HOW)}
 
     def number(column: str, reduce: str) -> float:
@@ -218,15 +221,16 @@ def _setting(rows: pd.DataFrame, told: Mapping[str, Any], evidence: Evidence) ->
 
 def matches(row: Mapping[str, Any], overrides: Mapping[str, str]) -> bool:
     """Whether a run has these overrides; numbers are equal in any spelling, and "8000/s" is not 8000."""
-    return all(_same(_value(row, key), value) for key, value in overrides.items())
+    return all(any(_same(own, value) for own in _values(row, key)) for key, value in overrides.items())
 
 
-def _value(row: Mapping[str, Any], key: str) -> str:
-    if key == "arm" and plain(row.get("grid.arm")) is not None:
-        key = "grid.arm"
+def _values(row: Mapping[str, Any], key: str) -> list[str]:
+    """What a run has for a key: of "arm" its word on that axis or its label, of a config group that is no axis the group's
+    name."""
+    if key == "arm":
+        return [_word(plain(row.get("grid.arm"))), _word(plain(row.get("arm")))]
     value = plain(row.get(key))
-    # A config group that is no axis of this grid is named by its own name.
-    return _word(plain(row.get(f"{key}.name")) if value is None else value)
+    return [_word(plain(row.get(f"{key}.name")) if value is None else value)]
 
 
 def _same(own: str, value: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,44 +82,45 @@ class Trend:
 
 @dataclass(frozen=True)
 class Fit:
-    """A linear fit: the value at new settings is ``row @ solver @ values``.
+    """A linear fit over log tokens and log parameters.
 
     Attributes:
-        names: Of the columns after the constant: "tokens" and "parameters", in log units.
-        solver: (columns, points).
+        centers: "tokens" and "parameters", so far as they are columns, to the mean of their logarithms.
+        solver: (columns, points): the value at new settings is ``row @ solver @ values``.
         spare: Points beyond the number of columns.
         misfit: Mean squared residual over ``spare``; 0 without spare points.
     """
 
-    names: tuple[str, ...]
+    centers: Mapping[str, float]
     solver: NDArray[np.float64]
     spare: int
     misfit: float
 
+    def row(self, tokens: float, parameters: float) -> NDArray[np.float64]:
+        """The row of a setting."""
+        own = {"tokens": tokens, "parameters": parameters}
+        return np.array([1.0, *(math.log(own[name]) - center for name, center in self.centers.items())])
+
 
 def fit(points: Sequence[Point], values: NDArray[np.float64]) -> Fit | None:
-    """Least squares of values over log tokens and log parameters, whichever the points tell apart; None below two points."""
-    names: list[str] = []
-    columns = [np.ones(len(points))]
-    for name in ("tokens", "parameters"):
-        own = np.log([getattr(point, name) for point in points])
-        grown = np.column_stack([*columns, own])
-        if np.ptp(own) > math.log(_DIFFERENT) and np.linalg.matrix_rank(grown, tol=0.05) == grown.shape[1]:
-            names.append(name)
-            columns.append(own)
+    """Least squares of values over log tokens and log parameters, whichever the points tell apart; None where neither."""
+    logs = {name: np.log([getattr(point, name) for point in points]) for name in ("tokens", "parameters")}
     # Where every scale has one budget, tokens and parameters grow together, and parameters say it better.
-    scales = {point.scale for point in points}
-    if names == ["tokens"] and len(scales) > 1:
-        names, columns = ["parameters"], [columns[0], np.log([point.parameters for point in points])]
-        if np.ptp(columns[1]) <= math.log(_DIFFERENT):
-            return None
-    if not names:
+    paired = len({point.scale for point in points}) == len(points)
+    centers: dict[str, float] = {}
+    design = np.ones((len(points), 1))
+    for name in ("parameters", "tokens") if paired else ("tokens", "parameters"):
+        own = logs[name] - logs[name].mean()
+        beyond = own - design @ np.linalg.pinv(design) @ own
+        if np.ptp(beyond) > math.log(_DIFFERENT) and design.shape[1] < len(points):
+            centers[name] = float(logs[name].mean())
+            design = np.column_stack([design, own])
+    if not centers:
         return None
-    design = np.column_stack(columns)
-    solver = np.linalg.pinv(design)
+    solver: NDArray[np.float64] = np.linalg.pinv(design).astype(np.float64)
     spare = len(points) - design.shape[1]
     residuals = values - design @ solver @ values
-    return Fit(tuple(names), solver, spare, float(residuals @ residuals / spare) if spare > 0 else 0.0)
+    return Fit(centers, solver, spare, float(residuals @ residuals / spare) if spare > 0 else 0.0)
 
 
 def reach(fitted: Fit, row: NDArray[np.float64], points: Sequence[Point], tail: float, new: bool = False) -> float:
@@ -141,8 +142,8 @@ def reach(fitted: Fit, row: NDArray[np.float64], points: Sequence[Point], tail: 
 def trend(label: str, points: Sequence[Point], margin: float) -> Trend:
     """The trend of an effect over its points.
 
-    ``course`` is "grows" or "shrinks" where the slope's 90 % interval excludes zero, "holds" where over a tenfold scale or budget
-    the effect would change by less than ``margin``, and unknown otherwise and with fewer than two points.
+    ``course`` is "grows" or "shrinks" where the slope's 90 % interval excludes zero, "holds" where over a tenfold scale or
+    budget the effect would change by less than ``margin``, and unknown otherwise and with fewer than two points.
     """
     ordered = sorted(points, key=lambda point: (point.parameters, point.tokens))
     known = [point for point in ordered if point.effect.pairs > 1 or point.effect.exact]
@@ -150,14 +151,17 @@ def trend(label: str, points: Sequence[Point], margin: float) -> Trend:
     fitted = fit(known, values) if len(known) > 1 else None
     if fitted is None:
         return Trend(label, ordered, None, None, Course.UNKNOWN, None, "one setting: no trend")
-    slopes: dict[str, Slope] = {}
-    for place, name in enumerate(fitted.names, start=1):
-        row = np.zeros(len(fitted.names) + 1)
-        row[place] = 1.0
+    names = list(fitted.centers)
+
+    def slope_along(*along: str) -> Slope:
+        row = np.array([0.0, *(float(name in along) for name in names)])
         mean, distance = float(row @ fitted.solver @ values), reach(fitted, row, known, _TAIL)
-        slopes[name] = Slope(mean, mean - distance, mean + distance)
+        return Slope(mean, mean - distance, mean + distance)
+
+    slopes = {name: slope_along(name) for name in names}
     leading = "parameters" if "parameters" in slopes else "tokens"
-    slope, last = slopes[leading], known[-1]
+    # With both, the course is that of larger models on as many tokens per parameter.
+    slope, last = slope_along(*names), known[-1]
     direction = 1 if last.effect.mean >= 0 else -1
     course = Course.UNKNOWN
     if slope.low > 0 or slope.high < 0:
@@ -168,7 +172,9 @@ def trend(label: str, points: Sequence[Point], margin: float) -> Trend:
     if course == Course.SHRINKS:
         at = math.log(getattr(last, leading)) - last.effect.mean / slope.mean
         zero = (math.exp(min(at, 700.0)), leading)
-    return Trend(label, ordered, slopes.get("tokens"), slopes.get("parameters"), course, zero, _sentence(course, leading, zero, known))
+    return Trend(
+        label, ordered, slopes.get("tokens"), slopes.get("parameters"), course, zero, _sentence(course, leading, zero, known)
+    )
 
 
 def _sentence(course: Course, leading: str, zero: tuple[float, str] | None, points: Sequence[Point]) -> str:
@@ -178,5 +184,7 @@ def _sentence(course: Course, leading: str, zero: tuple[float, str] | None, poin
         return f"whether the effect changes with {of} is open ({span})"
     if zero is not None:
         far = zero[0] > 1e15
-        return f"the effect shrinks with {of} ({span})" + ("" if far else f" and would cross zero at about {count(zero[0])} {zero[1]}")
+        return f"the effect shrinks with {of} ({span})" + (
+            "" if far else f" and would cross zero at about {count(zero[0])} {zero[1]}"
+        )
     return f"the effect {course} with {of} ({span})"
