@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from tinylm_ablate.config import Config, walk
 from tinylm_ablate.report.measures import number
 from tinylm_ablate.report.records import Grid, Records, as_text
 from tinylm_ablate.science.evidence import Evidence
@@ -25,7 +26,7 @@ def evidence(records: Records) -> dict[str, Evidence]:
     named: dict[str, list[Grid]] = {}
     for grid in records.grids:
         named.setdefault(grid.name, []).append(grid)
-    by_identity = records.runs.set_index("identity", drop=False)
+    by_identity = _with_edges(records).set_index("identity", drop=False)
     documents, questions = records.rows.get("documents"), records.rows.get("questions")
     curves = _bits(records)
     found = {}
@@ -38,13 +39,36 @@ def evidence(records: Records) -> dict[str, Evidence]:
         def own(table: pd.DataFrame | None, known: set[str] = known) -> pd.DataFrame | None:
             return None if table is None else table[table["identity"].isin(known)]
 
-        found[name] = Evidence(name, axes(grids), runs, own(documents), own(questions), own(curves))
+        keys = setting_keys(runs)
+        found[name] = Evidence(name, axes(grids), runs, keys, own(documents), own(questions), own(curves))
     return found
 
 
 def axes(grids: Sequence[Grid]) -> list[str]:
     """The keys that tell the arms of some grids apart."""
     return list(dict.fromkeys(key for grid in grids for key in grid.axis if key != SEED))
+
+
+def axis_column(key: str) -> str:
+    """The column of an axis; "arm" is the label of the whole place."""
+    return "grid.arm" if key == "arm" else key
+
+
+def claim_keys() -> set[str]:
+    """Every key that a claim may name an arm by: settings, config groups, and "arm"."""
+    known = {key for key, _, _ in walk(Config())}
+    return known | {key.split(".")[0] for key in known if "." in key} | {"arm"}
+
+
+def setting_keys(runs: pd.DataFrame) -> list[str]:
+    """The columns that are settings: of the config, of how a run was measured, and which text it was trained on."""
+    known = {key for key, _, rule in walk(Config()) if rule.get("numerics")} - {SEED}
+    groups = {key.split(".")[0] for key in known if "." in key} | {"measure"}
+    return [
+        str(name)
+        for name in runs
+        if name in known or name == "text.fingerprint" or ("." in str(name) and str(name).split(".")[0] in groups)
+    ]
 
 
 def _runs(grids: Sequence[Grid], by_identity: pd.DataFrame) -> pd.DataFrame:
@@ -67,7 +91,7 @@ def _runs(grids: Sequence[Grid], by_identity: pd.DataFrame) -> pd.DataFrame:
         "tuned": [cell.tuned for _, cell in cells],
         "scale": runs["scale.name"] if "scale.name" in runs else "",
         "arm": labels or "all runs",
-        **places,
+        **{axis_column(key): words for key, words in places.items()},
     }
     kept = runs.drop(columns=[key for key in added if key in runs])
     return pd.concat([kept, pd.DataFrame(added, index=runs.index)], axis="columns")
@@ -94,3 +118,22 @@ def _bits(records: Records) -> pd.DataFrame | None:
         return curves
     per_token = records.runs.set_index("identity")[names].mean(axis="columns")
     return curves.assign(bits=curves["loss"] / math.log(2) / curves["identity"].map(per_token))
+
+
+def _with_edges(records: Records) -> pd.DataFrame:
+    """The runs with ``layer_skip/1/bits_per_byte/first``, ``/last`` and ``/between`` (the mean over the layers between): bits
+    per byte of validation text without that layer. Runs of fewer than three layers have none."""
+    skipped = records.rows.get("layer_skip")
+    if skipped is None:
+        return records.runs
+    single = skipped[skipped["skipped"] == 1].dropna(subset=["bits_per_byte"]).sort_values("first")
+    found = {}
+    for name, own in single.groupby("identity"):
+        bits = own["bits_per_byte"].to_list()
+        if len(bits) > 2:
+            found[name] = (bits[0], bits[-1], math.fsum(bits[1:-1]) / (len(bits) - 2))
+    edges = {
+        f"layer_skip/1/bits_per_byte/{which}": records.runs["identity"].map({name: ends[place] for name, ends in found.items()})
+        for place, which in enumerate(("first", "last", "between"))
+    }
+    return records.runs.assign(**edges) if found else records.runs

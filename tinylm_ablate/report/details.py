@@ -14,7 +14,7 @@ from tinylm_ablate.report.blocks import Block, Cell, Heading, Table, Text, word
 from tinylm_ablate.report.measures import Measure
 from tinylm_ablate.report.printed import Printed, table_of
 from tinylm_ablate.report.records import POINTS, Records
-from tinylm_ablate.science.evidence import Setting, by_seed
+from tinylm_ablate.science.evidence import Setting
 from tinylm_ablate.science.pairs import pairs
 from tinylm_ablate.science.rank import correlation as rank_correlation
 
@@ -26,7 +26,7 @@ def ladder(setting: Setting, records: Records, primary: Measure | None, paper: P
     """What each step adds, beside the paper."""
     if primary is None:
         return []
-    arms = list(dict.fromkeys(setting.evidence.runs["arm"]))
+    arms = list(dict.fromkeys(setting.runs["arm"]))
     tested = {(pair.first, pair.second): (1, pair.estimate) for pair in pairs(setting, primary.column)}
     tested |= {(second, first): (-1, estimate) for (first, second), (_, estimate) in tested.items()}
     averages = [_float((row or {}).get("average")) for row in (paper.rows if paper else [None] * len(arms))]
@@ -48,7 +48,7 @@ def ladder(setting: Setting, records: Records, primary: Measure | None, paper: P
 
 def forgetting(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
     """Loss of each part of the training data under the final model."""
-    runs = setting.evidence.runs
+    runs = setting.runs
     names = [str(name) for name in runs if str(name).startswith("forgetting/part_") and str(name).count("/") == 1]
     names.sort(key=lambda name: int(name.rpartition("_")[2]))
     if not names:
@@ -64,7 +64,7 @@ def layer_skip(setting: Setting, records: Records, primary: Measure | None, pape
     long = records.rows.get("layer_skip")
     if long is None:
         return []
-    data = setting.evidence.runs[["identity", "arm"]].merge(long, on="identity")
+    data = setting.runs[["identity", "arm"]].merge(long, on="identity")
     bits = Measure("bits", "bits/byte", "bits")
     rows = []
     for arm, own in data.groupby("arm", sort=False):
@@ -92,7 +92,7 @@ def layer_skip(setting: Setting, records: Records, primary: Measure | None, pape
 
 def convergence(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
     """Losses at the start and the end, and the tokens that an arm needs to reach the final loss of the base (Figure 6)."""
-    runs, long = setting.evidence.runs, records.rows.get("curves")
+    runs, long = setting.runs, records.rows.get("curves")
     if long is None:
         return []
     curves = {str(name): own.sort_values("tokens") for name, own in long.groupby("identity")}
@@ -110,7 +110,11 @@ def convergence(setting: Setting, records: Records, primary: Measure | None, pap
         reached = [tokens_to(curves[row["identity"]], goals[row["seed"]]) for row in own if row["seed"] in goals]
         known = pd.Series([tokens for tokens in reached if tokens is not None], dtype=float)
         share = pd.Series(
-            [100 * tokens / curve["tokens"].iloc[-1] for tokens, curve in zip(reached, found, strict=False) if tokens is not None],
+            [
+                100 * tokens / curve["tokens"].iloc[-1]
+                for tokens, curve in zip(reached, found, strict=False)
+                if tokens is not None
+            ],
             dtype=float,
         )
         missed = len(reached) - len(known)
@@ -150,13 +154,18 @@ def tokens_to(curve: pd.DataFrame, loss: float) -> float | None:
 
 
 def correlation(
-    setting: Setting, records: Records, primary: Measure | None, paper: Printed | None, columns: Sequence[str] = (), table: str = ""
-) -> list[Block]:  # noqa: ARG001
+    setting: Setting,
+    records: Records,
+    primary: Measure | None,
+    paper: Printed | None,
+    columns: Sequence[str] = (),
+    table: str = "",
+) -> list[Block]:
     """Spearman's rank correlation of each column with quality over the arms, beside the paper's (Figure 4)."""
-    runs = setting.evidence.runs
+    runs = setting.runs
     if primary is None:
         return []
-    quality = pd.Series({arm: _mean(by_seed(setting, str(arm), primary.column)) for arm in dict.fromkeys(runs["arm"])})
+    quality = pd.Series({arm: _mean(setting.by_seed(str(arm), primary.column)) for arm in dict.fromkeys(runs["arm"])})
     path = table_of(table)
     printed = {}
     if path is not None:
@@ -168,7 +177,9 @@ def correlation(
         both = pd.DataFrame({"x": values, "quality": primary.better * quality}).dropna()
         found = rank_correlation(list(both["x"]), list(both["quality"]))
         low, high = found.interval()
-        text = "–" if math.isnan(found.rho) else f"{found.rho:+.3f}" + ("" if math.isinf(low) else f" [{low:+.2f}, {high:+.2f}]")
+        text = (
+            "–" if math.isnan(found.rho) else f"{found.rho:+.3f}" + ("" if math.isinf(low) else f" [{low:+.2f}, {high:+.2f}]")
+        )
         factor = "parameters" if column == measures.PARAMETERS.column else column.split(".")[-1]
         rows.append(
             [
@@ -209,4 +220,3 @@ def _float(value: object) -> float:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return math.nan
-

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tinylm_ablate.config import Config, walk
 from tinylm_ablate.report import measures
+from tinylm_ablate.report.arms import setting_keys
 from tinylm_ablate.report.figures import importances
 from tinylm_ablate.report.measures import by_name
 from tinylm_ablate.report.records import Records
@@ -65,13 +65,8 @@ def payload(records: Records, with_importance: bool = True) -> dict[str, Any] | 
 
 def setting_columns(runs: pd.DataFrame) -> list[str]:
     """Settings of the config that vary between runs, those with the fewest values first."""
-    known = {key for key, _, rule in walk(Config()) if rule.get("numerics")} - {"seed"}
-    groups = {key.split(".")[0] for key in known if "." in key}
-    varying = {
-        str(name): runs[name].nunique()
-        for name in runs
-        if (name in known or ("." in str(name) and str(name).split(".")[0] in groups)) and runs[name].nunique() > 1
-    }
+    counts = {name: int(runs[name].nunique()) for name in setting_keys(runs)}
+    varying = {name: count for name, count in counts.items() if count > 1}
     return sorted(varying, key=lambda name: (varying[name], name))
 
 

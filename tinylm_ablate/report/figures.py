@@ -117,12 +117,16 @@ def arms(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMi
     reach = (high - low) or abs(high) * 0.01 or 1.0
     # With two seeds an interval is so wide that it would hide every difference: it is cut at the frame.
     domain = [float(low - 0.6 * reach), float(high + 0.6 * reach)]
-    x = alt.X("value:Q", title=_axis(measure), scale=alt.Scale(domain=domain, zero=False, nice=False), axis=alt.Axis(tickCount=6))
+    x = alt.X(
+        "value:Q", title=_axis(measure), scale=alt.Scale(domain=domain, zero=False, nice=False), axis=alt.Axis(tickCount=6)
+    )
     y = alt.Y("arm:N", sort=order, title=None)
     base = alt.Chart(summary).encode(y=y)
     rule = base.mark_rule(strokeWidth=2, clip=True, color=COLORS[0]).encode(x=alt.X("low:Q", title=_axis(measure)), x2="high:Q")
-    points = alt.Chart(data).mark_point(filled=True, size=36, opacity=0.55, color=COLORS[0]).encode(
-        x=x, y=y, tooltip=["arm:N", "seed:N", alt.Tooltip("value:Q", title=about.title)]
+    points = (
+        alt.Chart(data)
+        .mark_point(filled=True, size=36, opacity=0.55, color=COLORS[0])
+        .encode(x=x, y=y, tooltip=["arm:N", "seed:N", alt.Tooltip("value:Q", title=about.title)])
     )
     means = base.mark_tick(thickness=3, size=18, color=COLORS[1]).encode(
         x="mean:Q", tooltip=["arm:N", alt.Tooltip("mean:Q", title="mean"), "low:Q", "high:Q", "seeds:Q"]
@@ -130,7 +134,9 @@ def arms(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMi
     return alt.layer(rule, points, means).properties(width=420, height=max(60, 26 * len(order)))
 
 
-@figure("Loss while training", "Training loss over tokens, a line per arm with a band from its lowest to its highest seed", "curves")
+@figure(
+    "Loss while training", "Training loss over tokens, a line per arm with a band from its lowest to its highest seed", "curves"
+)
 def loss(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
     """Training loss over tokens: the mean of each arm, and a band from its lowest to its highest seed."""
     import altair as alt
@@ -145,9 +151,7 @@ def loss(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMi
         tokens = min((curve["tokens"].to_numpy(float) for curve in curves), key=lambda found: (found[-1], len(found)))
         values = np.array([np.interp(tokens, curve["tokens"], curve["value"]) for curve in curves])
         parts.append(
-            pd.DataFrame(
-                {"arm": arm, "tokens": tokens, "mean": values.mean(0), "low": values.min(0), "high": values.max(0)}
-            )
+            pd.DataFrame({"arm": arm, "tokens": tokens, "mean": values.mean(0), "low": values.min(0), "high": values.max(0)})
         )
     drawn = pd.concat(parts)
     # The first points, before anything is learned, would squeeze everything to compare into a corner.
@@ -208,7 +212,11 @@ def ladder(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
     x = alt.X("arm:N", sort=order, title=None, scale=alt.Scale(domain=order), axis=alt.Axis(labelAngle=0))
     scale = alt.Scale(zero=False, reverse=by_name(measure, -1).better < 0)
     y = alt.Y("value:Q", title=f"{_axis(measure)}, better is higher", scale=scale)
-    points = alt.Chart(data).mark_point(filled=True, size=45, opacity=0.6, color=COLORS[0]).encode(x=x, y=y, tooltip=["arm:N", "seed:N", "value:Q"])
+    points = (
+        alt.Chart(data)
+        .mark_point(filled=True, size=45, opacity=0.6, color=COLORS[0])
+        .encode(x=x, y=y, tooltip=["arm:N", "seed:N", "value:Q"])
+    )
     means = alt.Chart(_summary(data)).mark_line(color=COLORS[0]).encode(x=x, y=alt.Y("mean:Q", scale=scale))
     ours = alt.layer(means, points).properties(width=420, height=200)
     if "paper" not in frame or frame["paper"].isna().all():
@@ -308,7 +316,11 @@ def forgetting(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
     return alt.layer(band, line, points).properties(width=420, height=250)
 
 
-@figure("Layers skipped at inference", "Bits per byte and cloze accuracy by the first skipped layer, a line per number of layers", "layer_skip")
+@figure(
+    "Layers skipped at inference",
+    "Bits per byte and cloze accuracy by the first skipped layer, a line per number of layers",
+    "layer_skip",
+)
 def layer_skip(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:  # noqa: ARG001
     """The result of skipping 1, 2, … adjacent layers by the first of them, a column per arm; the whole model dashed."""
     import altair as alt
@@ -340,7 +352,11 @@ def layer_skip(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
     return alt.vconcat(*rows)
 
 
-@figure("Standard deviation of each matrix by layer", "Standard deviation by layer, a panel per arm; after training, and dashed before it", "matrix_std")
+@figure(
+    "Standard deviation of each matrix by layer",
+    "Standard deviation by layer, a panel per arm; after training, and dashed before it",
+    "matrix_std",
+)
 def matrix_std(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:  # noqa: ARG001
     """Each matrix's standard deviation over the layers, trained and (dashed) initial, a panel per arm (Figure 11)."""
     import altair as alt
@@ -385,7 +401,9 @@ def pareto(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
     y = alt.Y("value:Q", title=_axis(measure), scale=alt.Scale(zero=False))
     shown = ["identity", "cost", "value"]
     points = alt.Chart(data[shown]).mark_point(filled=True, opacity=0.5, color=COLORS[0]).encode(x=x, y=y, tooltip=shown)
-    line = alt.Chart(front[shown]).mark_line(point=True, interpolate="step-after", color=COLORS[1]).encode(x=x, y=y, tooltip=shown)
+    line = (
+        alt.Chart(front[shown]).mark_line(point=True, interpolate="step-after", color=COLORS[1]).encode(x=x, y=y, tooltip=shown)
+    )
     return alt.layer(points, line).properties(width=420, height=260)
 
 
@@ -431,7 +449,11 @@ def importance(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
         return None
     data = data.assign(key=[_short(key) for key in data["setting"]])
     y = alt.Y("key:N", sort=list(data["key"]), title=None)
-    bars = alt.Chart(data).mark_bar(color=COLORS[0], height=12).encode(x=alt.X("share:Q", title=f"share of the variance of {_axis(measure)}"), y=y)
+    bars = (
+        alt.Chart(data)
+        .mark_bar(color=COLORS[0], height=12)
+        .encode(x=alt.X("share:Q", title=f"share of the variance of {_axis(measure)}"), y=y)
+    )
     rules = alt.Chart(data).mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q", y=y)
     return alt.layer(bars, rules).properties(width=380, height=max(50, 24 * len(data)))
 
@@ -554,7 +576,9 @@ def _color(column: str, order: Sequence[str]) -> alt.Color:
     colors = list(itertools.islice(itertools.cycle(COLORS), len(order)))
     title = None if column == "arm" else column
     legend = alt.Legend(orient="bottom", columns=2) if len(order) > 1 else None
-    return alt.Color(f"{column}:N", sort=list(order), title=title, legend=legend, scale=alt.Scale(domain=list(order), range=colors))
+    return alt.Color(
+        f"{column}:N", sort=list(order), title=title, legend=legend, scale=alt.Scale(domain=list(order), range=colors)
+    )
 
 
 def _dash(column: str, order: Sequence[str]) -> alt.StrokeDash:

@@ -35,7 +35,9 @@ def tables(blocks: Sequence[Block], label: str) -> str:
             caption = ". ".join(dict.fromkeys([*titles.values(), block.caption]))
             columns = "l" * block.words + "r" * (len(block.head) - block.words)
             rows = [" & ".join(_inline(cell.content) for cell in row) for row in block.rows]
-            found.append({"caption": _text(caption), "columns": columns, "head": " & ".join(map(_text, block.head)), "rows": rows})
+            found.append(
+                {"caption": _text(caption), "columns": columns, "head": " & ".join(map(_text, block.head)), "rows": rows}
+            )
     return _template().render(tables=found, label=label)
 
 

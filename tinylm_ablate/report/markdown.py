@@ -6,7 +6,18 @@ import re
 from collections.abc import Callable, Sequence
 
 from tinylm_ablate.report.blocks import (
-    Block, Code, Figure, Fold, Heading, Inline, Items, Span, Table, Text, Verdict, pieces,
+    Block,
+    Code,
+    Figure,
+    Fold,
+    Heading,
+    Inline,
+    Items,
+    Span,
+    Table,
+    Text,
+    Verdict,
+    pieces,
 )  # fmt: skip
 
 #: Writes a figure and returns its path relative to the page, or None to leave the figure out.

@@ -12,8 +12,24 @@ from typing import TYPE_CHECKING
 
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.report import measures
-from tinylm_ablate.report.arms import short
-from tinylm_ablate.report.blocks import Block, Cell, Code, Figure, Fold, Heading, Inline, Items, Piece, Table, Text, code, quiet, strong, word
+from tinylm_ablate.report.arms import axis_column, short
+from tinylm_ablate.report.blocks import (
+    Block,
+    Cell,
+    Code,
+    Figure,
+    Fold,
+    Heading,
+    Inline,
+    Items,
+    Piece,
+    Table,
+    Text,
+    code,
+    quiet,
+    strong,
+    word,
+)
 from tinylm_ablate.report.details import DETAILS
 from tinylm_ablate.report.figures import FIGURES
 from tinylm_ablate.report.measures import Measure
@@ -31,7 +47,7 @@ if TYPE_CHECKING:
 WITHIN_NOISE = "≈"
 
 #: Arms that are shown and tested at most, and pairs that are listed before only those with the best arm are.
-_MOST_ARMS, _MOST_PAIRS, _MOST_RUNS = 60, 15, 300
+_MOST_ARMS, _MOST_PAIRS, _MOST_RUNS = 40, 15, 300
 
 #: What follows from the axes and is shown where it differs between arms.
 _FOLLOWS = {
@@ -99,7 +115,7 @@ def experiment_page(
         blocks += _reference(reference)
     commands = list(dict.fromkeys(shlex.join(grid.command) for grid in grids if grid.command))
     blocks += [Fold("How it was run", [Code(command) for command in commands])] if commands else []
-    arms = [setting.evidence.runs for setting in found]
+    arms = [setting.runs for setting in found]
     return Page(
         stem,
         newest.title,
@@ -113,13 +129,15 @@ def experiment_page(
 def _setting(setting: Setting, grids: Sequence[Grid], records: Records, stem: str) -> list[Block]:
     """Everything about one group of comparable runs."""
     primary = _primary(setting)
-    all_arms = setting.evidence.runs["arm"].nunique()
+    all_arms = setting.runs["arm"].nunique()
     setting = _best_arms(setting, primary)
-    grid = next((grid for grid in grids if grid.identity in set(setting.evidence.runs["grid"])), grids[-1])
+    grid = next((grid for grid in grids if grid.identity in set(setting.runs["grid"])), grids[-1])
     paper = printed(grids, _places(setting), records.problems)
     blocks = _figures(setting, grid, records, primary, paper, stem)
     if all_arms > _MOST_ARMS:
-        blocks.append(Text(f"The best {_MOST_ARMS} of {all_arms:,} arms are shown; all of them are in the CSV and under Explore."))
+        blocks.append(
+            Text(f"The best {_MOST_ARMS} of {all_arms:,} arms are shown; all of them are in the CSV and under Explore.")
+        )
     blocks += _table(setting, primary)
     for name in grid.figures:
         if name in DETAILS:
@@ -138,7 +156,7 @@ def _figures(
 ) -> list[Block]:
     """The experiment's own figures, the arms, the tuning curves and the loss curves, as far as there are any."""
     blocks: list[Block] = []
-    runs = setting.evidence.runs
+    runs = setting.runs
     measure = primary.column if primary else ""
     wanted = [*(name for name in grid.figures if name in FIGURES), *(["correlation"] if grid.correlate else [])]
     for name in dict.fromkeys([*(["ladder"] if "ladder" in wanted else ["arms"]), *wanted, "tuning", "loss"]):
@@ -159,8 +177,12 @@ def _figures(
         chart = kind.draw(data, by, "loss" if name == "loss" else measure)
         if chart is not None:
             blocks.append(Figure(f"{stem}_{name}", chart, f"{kind.title}: {kind.alt[0].lower()}{kind.alt[1:]}."))
-    if any(isinstance(block, Figure) and block.name.endswith("_loss") for block in blocks) and _varies(runs, "shape.vocab_size"):
-        blocks.append(Text("The vocabularies differ, so losses in nats per token do not compare between arms; bits per byte do."))
+    if any(isinstance(block, Figure) and block.name.endswith("_loss") for block in blocks) and _varies(
+        runs, "shape.vocab_size"
+    ):
+        blocks.append(
+            Text("The vocabularies differ, so losses in nats per token do not compare between arms; bits per byte do.")
+        )
     return blocks
 
 
@@ -175,7 +197,7 @@ def _tuning(setting: Setting, grid: Grid, records: Records) -> tuple[pd.DataFram
 
 def _table(setting: Setting, primary: Measure | None) -> list[Block]:
     """The table of the arms: the measure first, then its difference to the best, then everything else."""
-    runs, axis = setting.evidence.runs, setting.evidence.axis
+    runs, axis = setting.runs, setting.evidence.axis
     quality = [*measures.bits(_known(setting), "test"), *measures.cloze(_known(setting), "test")]
     shown = [*([primary] if primary else []), *(measure for measure in quality if measure != primary)]
     found = {measure.column: results(setting, measure.column, measure.better) for measure in shown}
@@ -185,13 +207,13 @@ def _table(setting: Setting, primary: Measure | None) -> list[Block]:
     head += ["to the best [95 %]"] if marks and shown else []
     head += [*(measure.title for measure in shown[1:]), "seeds", "parameters", "tokens", *(_FOLLOWS[key] for key in follows)]
     rows = []
-    for index, (arm, place) in enumerate(zip(_arms(setting), _places(setting), strict=True)):
+    for index, (arm, place) in enumerate(zip(setting.arms, _places(setting), strict=True)):
         own = runs[runs["arm"] == arm]
         seeds = own["seed"].nunique()
         cells = [_place(text) for text in place.values()] or [word(arm)]
         for number, measure in enumerate(shown):
             result = found[measure.column][index]
-            cells.append(_value(result, measure, seeds, marks))
+            cells.append(value_cell(result, measure, seeds, marks))
             if number == 0 and marks:
                 cells.append(_gap(result, measure))
         cells.append(Cell(str(seeds), float(seeds)))
@@ -207,14 +229,16 @@ def _table(setting: Setting, primary: Measure | None) -> list[Block]:
 def _reading(setting: Setting, marks: bool, shown: Sequence[Measure]) -> Inline:
     """What may be concluded from the table, in two sentences."""
     pieces: list[Piece] = []
-    if setting.evidence.runs["arm"].nunique() > 1:
+    if setting.runs["arm"].nunique() > 1:
         if marks:
             pieces += ["Mean ± standard deviation over seeds. ", strong("Bold"), ": every other arm is worse beyond noise. "]
-            pieces += [f"{WITHIN_NOISE}: cannot be told from the best of its column (paired test, Holm's correction for all pairs). "]
+            pieces += [
+                f"{WITHIN_NOISE}: cannot be told from the best of its column (paired test, Holm's correction for all pairs). "
+            ]
         else:
             pieces += ["One seed: nothing can be concluded from these differences. "]
     errors = [f"{measure.text(float(values.mean()))} for {measure.title}" for measure in shown[:1]
-              if len(values := _column(setting.evidence.runs, f"{measure.column}/standard_error"))]  # fmt: skip
+              if len(values := _column(setting.runs, f"{measure.column}/standard_error"))]  # fmt: skip
     if errors:
         pieces.append(f"Mean standard error of one run over documents, which all arms share: {', '.join(errors)}. ")
     if any("/cloze/" in measure.column for measure in shown):
@@ -259,11 +283,11 @@ def _beside(setting: Setting, paper: Printed | None, primary: Measure | None) ->
     """The paper's numbers for the same arms."""
     if paper is None or not any(paper.rows):
         return []
-    runs = setting.evidence.runs
+    runs = setting.runs
     also = {column: own for column, own in _COUNTERPARTS.items() if column in paper.columns and own in runs}
     rest = [column for column in paper.columns if column not in also]
     rows = []
-    for arm, place, printed_row in zip(_arms(setting), _places(setting), paper.rows, strict=True):
+    for arm, place, printed_row in zip(setting.arms, _places(setting), paper.rows, strict=True):
         own = runs[runs["arm"] == arm]
         cells = [_place(text) for text in place.values()] or [word(arm)]
         cells += [_mean(own, primary)] if primary else []
@@ -278,7 +302,11 @@ def _beside(setting: Setting, paper: Printed | None, primary: Measure | None) ->
         "The paper's numbers are ", code(paper.name), ", single runs of its 1B models on its own text and tasks: the order of the "
         "arms can be compared, the values cannot.",
     ]  # fmt: skip
-    return [Heading(3, "Beside the paper"), Table(head, rows, max(1, len(setting.evidence.axis)), "The paper's numbers"), Text(told)]
+    return [
+        Heading(3, "Beside the paper"),
+        Table(head, rows, max(1, len(setting.evidence.axis)), "The paper's numbers"),
+        Text(told),
+    ]
 
 
 def _reference(reference: Evidence) -> list[Block]:
@@ -293,16 +321,16 @@ def _reference(reference: Evidence) -> list[Block]:
 
 def _cost(setting: Setting) -> list[Block]:
     """Validation and cost of each arm, and how decoding was measured."""
-    runs = setting.evidence.runs
+    runs = setting.runs
     shown = [*measures.bits(_known(setting), "validation"), *(cost for cost in measures.COST if cost.column in runs)]
     rows = [
         [*([_place(text) for text in place.values()] or [word(arm)]), *(_mean(runs[runs["arm"] == arm], m) for m in shown)]
-        for arm, place in zip(_arms(setting), _places(setting), strict=True)
+        for arm, place in zip(setting.arms, _places(setting), strict=True)
     ]
     axis = list(setting.evidence.axis) or ["arm"]
     blocks: list[Block] = [Table([*axis, *(m.title for m in shown)], rows, len(axis), "Validation and cost")]
     if measures.DECODE.column in runs:
-        keys = [key for key in runs if str(key).startswith("decoding_speed.")]
+        keys = [key for key in runs if str(key).startswith("measure.decoding_speed.")]
         described = runs.dropna(subset=[measures.DECODE.column])[keys].drop_duplicates()
         lines = ["; ".join(f"{str(key).split('.')[-1]}={row[key]}" for key in keys) for row in described.to_dict("records")]
         blocks.append(Items([f"Decoding: {line}" for line in lines] or ["Decoding: random weights"]))
@@ -312,7 +340,7 @@ def _cost(setting: Setting) -> list[Block]:
 
 def _runs(setting: Setting) -> list[Block]:
     """What each run cost."""
-    runs = setting.evidence.runs.sort_values(["arm", "seed"], kind="stable")
+    runs = setting.runs.sort_values(["arm", "seed"], kind="stable")
     head = ["run", "arm", "seed", "parameters", "tokens", "training FLOPs", "training s", "training tokens/s", "machine"]
     rows = []
     for row in runs.head(_MOST_RUNS).to_dict("records"):
@@ -349,10 +377,10 @@ def comma_separated(evidence: Evidence) -> str:
 
     parts = []
     for setting in settings(evidence):
-        runs = setting.evidence.runs
+        runs = setting.runs
         names = [name for name in runs if "/" in str(name) or str(name) in ("parameters.total", "tokens", "steps")]
         grouped = runs.groupby("arm", sort=False)
-        places = runs.drop_duplicates("arm").set_index("arm")[[key for key in evidence.axis if key in runs]]
+        places = runs.drop_duplicates("arm").set_index("arm")[[axis_column(key) for key in evidence.axis]]
         means = grouped[names].mean()
         spreads = grouped[names].std().rename(columns=lambda name: f"{name}, sd").dropna(axis="columns", how="all")
         table = pd.concat([places, grouped["seed"].nunique().rename("seeds"), means, spreads], axis="columns")
@@ -363,11 +391,11 @@ def comma_separated(evidence: Evidence) -> str:
 
 def _best_arms(setting: Setting, primary: Measure | None) -> Setting:
     """The setting with as many arms as a page can show."""
-    runs = setting.evidence.runs
+    runs = setting.runs
     if runs["arm"].nunique() <= _MOST_ARMS or primary is None:
         return setting
     best = (primary.better * runs.groupby("arm")[primary.column].mean()).nlargest(_MOST_ARMS).index
-    return dataclasses.replace(setting, evidence=dataclasses.replace(setting.evidence, runs=runs[runs["arm"].isin(best)]))
+    return dataclasses.replace(setting, runs=runs[runs["arm"].isin(best)])
 
 
 def _primary(setting: Setting) -> Measure | None:
@@ -379,25 +407,21 @@ def _primary(setting: Setting) -> Measure | None:
 
 
 def _known(setting: Setting) -> list[str]:
-    runs = setting.evidence.runs
+    runs = setting.runs
     return [str(name) for name in runs if runs[name].notna().any()]
-
-
-def _arms(setting: Setting) -> list[str]:
-    return list(dict.fromkeys(setting.evidence.runs["arm"]))
 
 
 def _places(setting: Setting) -> list[Mapping[str, str]]:
     """Where each arm stands on the axes."""
-    first = setting.evidence.runs.drop_duplicates("arm")
-    return [{key: str(row[key]) for key in setting.evidence.axis} for row in first.to_dict("records")]
+    first = setting.runs.drop_duplicates("arm")
+    return [{key: str(row[axis_column(key)]) for key in setting.evidence.axis} for row in first.to_dict("records")]
 
 
 def _averages(setting: Setting, paper: Printed | None) -> list[float]:
     """The paper's mean accuracy for the arm of each run; NaN where it prints none."""
-    rows = paper.rows if paper is not None else [None] * len(_arms(setting))
-    known = {arm: _float((row or {}).get("average")) for arm, row in zip(_arms(setting), rows, strict=True)}
-    return [known[arm] for arm in setting.evidence.runs["arm"]]
+    rows = paper.rows if paper is not None else [None] * len(setting.arms)
+    known = {arm: _float((row or {}).get("average")) for arm, row in zip(setting.arms, rows, strict=True)}
+    return [known[arm] for arm in setting.runs["arm"]]
 
 
 def _numbers(data: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -421,7 +445,7 @@ def _place(text: str) -> Cell:
     return Cell(short(text), text if value is None else value)
 
 
-def _value(result: Result, measure: Measure, seeds: int, marks: bool) -> Cell:
+def value_cell(result: Result, measure: Measure, seeds: int, marks: bool) -> Cell:
     if not result.values:
         return Cell("–")
     text = measure.text(result.mean)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from tinylm_ablate.report.measures import number
 from tinylm_ablate.report.records import Grid
 
@@ -72,6 +74,11 @@ def printed(grids: Sequence[Grid], places: Sequence[Mapping[str, str]], problems
 def table_of(name: str) -> Path | None:
     """The file of a table of the paper, or None; a name leads nowhere else."""
     return next((path for path in FOLDER.glob("*.csv") if path.stem == name.removesuffix(".csv")), None)
+
+
+def printed_tables() -> dict[str, pd.DataFrame]:
+    """Every table of the paper by name, all columns as text."""
+    return {path.stem: pd.read_csv(path, dtype=str, keep_default_na=False) for path in sorted(FOLDER.glob("*.csv"))}
 
 
 def order(names: Iterable[str]) -> list[str]:

@@ -53,11 +53,21 @@ _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a grid: a run, where it stands on each axis (as text), and the files of its measures."""
+    """One cell of a grid.
+
+    Attributes:
+        identity: The run.
+        overrides: Where it stands on each axis, as text.
+        measures: Stems of the files of its measures.
+        role: "arm", or "tuning" for a run that only chooses a setting of its arm.
+        tuned: What became of that choice: "interior", "edge" or "untuned".
+    """
 
     identity: str
     overrides: Mapping[str, str]
     measures: Sequence[str] = ()
+    role: str = "arm"
+    tuned: str = "untuned"
 
 
 @dataclass(frozen=True)
@@ -143,8 +153,8 @@ def read_runs(runs_dir: Path) -> Records:
                 long.setdefault(name, []).append(table)
     known = {row["identity"] for row in rows}
     for grid in grids:
-        if missing := sum(cell.identity not in known for cell in grid.cells):
-            problems.append(f"{grid.name}: {missing} of {len(grid.cells)} cells are not finished")
+        missing = sum(cell.identity not in known for cell in grid.cells)
+        problems += [f"{grid.name}: {missing} of {len(grid.cells)} cells are not finished"] if missing else []
     searches = list(_readable(sorted(runs_dir.glob("search/*.json")), _search, problems))
     joined = {name: pd.concat(tables, ignore_index=True) for name, tables in sorted(long.items())}
     return Records(frame(rows), grids, joined, searches, problems)
@@ -227,7 +237,7 @@ def _run(folder: Path, wanted: set[str], problems: list[str]) -> tuple[Row, dict
             own: Row = {}
             _flatten("", measured["metrics"], own)
             _check(own)
-            _flatten(f"{name}.", measured.get("settings") or {}, own)
+            _flatten(f"measure.{name}.", measured.get("settings") or {}, own)
             long = _long(name, path.with_suffix(".parquet"), own)
         except _DAMAGE as error:
             problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")

@@ -31,7 +31,9 @@ def search_page(content: Mapping[str, Any]) -> tuple[Page, str]:
     objectives = [(str(own["name"]), str(own["direction"])) for own in content["objectives"]]
     several = len(objectives) > 1
     first, direction = objectives[0]
-    counts = ", ".join(f"{content['counts'][state]} {words}" for state, words in _COUNTED.items() if content["counts"].get(state))
+    counts = ", ".join(
+        f"{content['counts'][state]} {words}" for state, words in _COUNTED.items() if content["counts"].get(state)
+    )
     aims: list[Piece] = ["Searched on "]
     for place, (name, towards) in enumerate(objectives):
         aims += [" and " if place else "", code(name), f" ({towards}d)"]
@@ -42,7 +44,9 @@ def search_page(content: Mapping[str, Any]) -> tuple[Page, str]:
     if content["budget"]:
         aims.append(f" Shapes of {content['budget'][0]:,} to {content['budget'][1]:,} parameters.")
     done = trials[trials["state"] == "done"]
-    shown = (done[done["front"]] if several else done).sort_values(first, ascending=not direction.startswith("max"), kind="stable")
+    shown = (done[done["front"]] if several else done).sort_values(
+        first, ascending=not direction.startswith("max"), kind="stable"
+    )
     shown = shown.drop_duplicates("run")
     shown = shown if several else shown.head(_SHOWN)
     stem = stem_of(f"search_{content['name']}")
@@ -73,7 +77,9 @@ def search_page(content: Mapping[str, Any]) -> tuple[Page, str]:
         Text(aims),
         Items([[code(key), f" in {text}"] for key, text in content["space"].items()]),
     ]
-    return Page(stem, f"Search {content['name']}: {content['title']}", blocks, runs=len(done)), trials.to_csv(index=False, lineterminator="\n")
+    return Page(stem, f"Search {content['name']}: {content['title']}", blocks, runs=len(done)), trials.to_csv(
+        index=False, lineterminator="\n"
+    )
 
 
 def trials_of(content: Mapping[str, Any]) -> pd.DataFrame:
@@ -93,5 +99,3 @@ def trials_of(content: Mapping[str, Any]) -> pd.DataFrame:
     ]
     names = ["trial", "state", *content["space"], *(own["name"] for own in content["objectives"]), "parameters", "front", "run"]
     return pd.DataFrame(rows, columns=[*names, "reason"])
-
-

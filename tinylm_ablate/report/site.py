@@ -11,11 +11,11 @@ from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.report import explore, html, latex, markdown, measures
-from tinylm_ablate.report.arms import evidence
+from tinylm_ablate.report.arms import claim_keys, evidence
 from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Items, Table, Text, code, link, strong, word
 from tinylm_ablate.report.figures import specification, svg
 from tinylm_ablate.report.page import WITHIN_NOISE, Page, comma_separated, experiment_page, stem_of
-from tinylm_ablate.report.printed import order
+from tinylm_ablate.report.printed import order, printed_tables
 from tinylm_ablate.report.records import Grid, Records, read_runs
 from tinylm_ablate.report.searches import search_page
 from tinylm_ablate.report.store import merged, read_reference, write_reference
@@ -120,7 +120,7 @@ def add_to_reference(runs_dir: Path, reference: Path) -> Side:
 def side(records: Records, claims: Path | None = None, reference: Side | None = None) -> Side:
     """Statistics, verdicts and pages of some records. A page that cannot be made is reported, and all others are made."""
     found = evidence(records)
-    own = Side(records, found, judge(read_claims(claims), found))
+    own = Side(records, found, judge(read_claims(claims, claim_keys(), printed_tables()), found))
     named: dict[str, list[Grid]] = {}
     for grid in records.grids:
         named.setdefault(grid.name, []).append(grid)
@@ -249,8 +249,13 @@ def _index(own: Side, kept: bool) -> list[Block]:
         ]
         for page in own.pages
     ]
-    blocks: list[Block] = [Heading(1, "The reference" if kept else "Results"), Text([*headline(own.verdicts), " ", link("Every claim", "claims.md"), "."])]
-    blocks.append(Table(["table", "what it shows", "arms", "seeds", "runs"], rows, 2) if rows else Text("No experiment is kept here yet."))
+    blocks: list[Block] = [
+        Heading(1, "The reference" if kept else "Results"),
+        Text([*headline(own.verdicts), " ", link("Every claim", "claims.md"), "."]),
+    ]
+    blocks.append(
+        Table(["table", "what it shows", "arms", "seeds", "runs"], rows, 2) if rows else Text("No experiment is kept here yet.")
+    )
     if kept:
         blocks += [
             Heading(2, "What is kept"),
@@ -266,7 +271,17 @@ def _index(own: Side, kept: bool) -> list[Block]:
             ),
         ]  # fmt: skip
     else:
-        blocks.append(Text(["All in one page, for a browser: ", link("index.html", "index.html"), "; all runs: ", link("runs.csv", "runs.csv"), "."]))
+        blocks.append(
+            Text(
+                [
+                    "All in one page, for a browser: ",
+                    link("index.html", "index.html"),
+                    "; all runs: ",
+                    link("runs.csv", "runs.csv"),
+                    ".",
+                ]
+            )
+        )
     return [*blocks, *READING]
 
 
@@ -279,5 +294,3 @@ def _png(figure: Figure) -> bytes:
     spec["config"]["background"] = "#ffffff"
     drawn: bytes = vl_convert.vegalite_to_png(spec, scale=2)
     return drawn
-
-

@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Inline, Items, Piece, Table, Text, link, strong, word
+from tinylm_ablate.report.blocks import (
+    Block,
+    Cell,
+    Figure,
+    Fold,
+    Heading,
+    Inline,
+    Items,
+    Piece,
+    Table,
+    Text,
+    link,
+    strong,
+    word,
+)
 from tinylm_ablate.report.blocks import Verdict as VerdictBlock
 from tinylm_ablate.report.figures import figure
 from tinylm_ablate.report.measures import by_name
@@ -138,7 +152,11 @@ def about(verdict: Verdict) -> list[Block]:
         VerdictBlock(verdict.claim.title, verdict.claim.source, str(verdict.outcome), verdict.reason, verdict.setting)
     ]
     inner: list[Block] = [_comparisons([verdict])] if verdict.comparisons else []
-    sentences = [*verdict.notes, *(trend.text for trend in verdict.trends), *([verdict.claim.note] if verdict.claim.note else [])]
+    sentences = [
+        *verdict.notes,
+        *(trend.text for trend in verdict.trends),
+        *([verdict.claim.note] if verdict.claim.note else []),
+    ]
     inner += [Items(sentences)] if sentences else []
     return [*blocks, Fold("Comparisons behind this verdict", inner)] if inner else blocks
 
