@@ -95,12 +95,16 @@ class Figure:
     Attributes:
         name: Stem of its file.
         chart: An Altair chart.
+        title: What stands under it.
         alt: What it shows, for readers who do not see it.
+        narrow: The same for a narrow screen; None where the chart fits one.
     """
 
     name: str
     chart: Any
+    title: str
     alt: str
+    narrow: Any = None
 
 
 @dataclass(frozen=True)

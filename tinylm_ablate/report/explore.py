@@ -102,8 +102,7 @@ def _packed(name: str, values: pd.Series[Any]) -> dict[str, Any]:
 def _importance(runs: pd.DataFrame, settings: Sequence[str], quality: Sequence[str]) -> list[dict[str, Any]]:
     if not quality:
         return []
-    most = 300 if len(runs) > _MANY else len(runs)
-    found = importances(runs, settings[:12], quality[0], resamples=5 if len(runs) > _MANY else 8, most=most)
+    found = importances(runs, settings[:12], quality[0])
     return [{str(key): value for key, value in row.items()} for row in found.to_dict("records")]
 
 
@@ -111,15 +110,13 @@ def _curves(runs: pd.DataFrame, curves: pd.DataFrame | None) -> Mapping[str, Any
     """All curves as 32-bit floats (tokens and loss in turn), and where each run's begins."""
     if curves is None or curves.empty or len(runs) > _MOST_CURVES:
         return None
-    by_run = dict(tuple(curves.groupby("identity")))
-    starts, parts = [0], []
-    for name in runs["identity"]:
-        own = by_run.get(name)
-        if own is not None:
-            points = own[["tokens", "loss"]].to_numpy("float32")
-            if len(runs) > _MANY and len(points) > _FEW_POINTS:
-                points = points[np.linspace(0, len(points) - 1, _FEW_POINTS).round().astype(int)]
-            parts.append(points)
-        starts.append(starts[-1] + (len(parts[-1]) if own is not None else 0))
-    joined = np.concatenate(parts) if parts else np.zeros((0, 2), "float32")
-    return {"starts": starts, "base64": base64.b64encode(joined.astype("<f4").tobytes()).decode()}
+    rank = curves["identity"].map({name: number for number, name in enumerate(runs["identity"])})
+    kept = curves.assign(rank=rank).dropna(subset=["rank"]).sort_values(["rank", "tokens"], kind="stable")
+    if len(runs) > _MANY:
+        within = kept.groupby("rank").cumcount()
+        total = kept.groupby("rank")["tokens"].transform("size")
+        step = np.ceil(total / _FEW_POINTS)
+        kept = kept[(within % step == 0) | (within == total - 1)]
+    starts = np.searchsorted(kept["rank"].to_numpy(), np.arange(len(runs) + 1))
+    points = kept[["tokens", "loss"]].to_numpy("<f4")
+    return {"starts": starts.tolist(), "base64": base64.b64encode(points.tobytes()).decode()}

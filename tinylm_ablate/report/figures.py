@@ -36,7 +36,7 @@ _THEME = {
     "view": {"stroke": None},
     "axis": {
         "labelColor": "currentColor", "titleColor": "currentColor", "domainColor": "#88888888", "tickColor": "#88888888",
-        "gridColor": "#88888833", "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 220,
+        "gridColor": "#88888833", "labelFontSize": 13, "titleFontSize": 13, "titleFontWeight": "normal", "labelLimit": 220,
     },
     "legend": {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 12, "titleFontSize": 12,
                "labelLimit": 240, "symbolStrokeWidth": 2},
@@ -478,7 +478,7 @@ def search(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
     return alt.layer(points, marked).properties(width=420, height=260)
 
 
-def importances(frame: pd.DataFrame, by: Sequence[str], measure: str, resamples: int = 8, most: int = 1000) -> pd.DataFrame:
+def importances(frame: pd.DataFrame, by: Sequence[str], measure: str, resamples: int = 8, most: int = 400) -> pd.DataFrame:
     """How much of a measure's variance each setting explains by itself: functional ANOVA over random forests.
 
     Hutter, Hoos, Leyton-Brown (2014), by Optuna's evaluator. The interval is the range from the 5th to the 95th percentile over
@@ -525,7 +525,7 @@ def importances(frame: pd.DataFrame, by: Sequence[str], measure: str, resamples:
                 for row in drawn
             ]
         )
-        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=24, max_depth=32, seed=number)
+        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=16, max_depth=8, seed=number)
         try:
             found.append(evaluator.evaluate(study, params=keys))
         except (RuntimeError, ValueError):  # a resample in which nothing varies
@@ -575,7 +575,7 @@ def _color(column: str, order: Sequence[str]) -> alt.Color:
 
     colors = list(itertools.islice(itertools.cycle(COLORS), len(order)))
     title = None if column == "arm" else column
-    legend = alt.Legend(orient="bottom", columns=2) if len(order) > 1 else None
+    legend = alt.Legend(orient="bottom", columns=3, symbolOpacity=1, symbolType="stroke") if len(order) > 1 else None
     return alt.Color(
         f"{column}:N", sort=list(order), title=title, legend=legend, scale=alt.Scale(domain=list(order), range=colors)
     )

@@ -61,10 +61,10 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text).strip("-") or "section"
 
 
-def picture(figure: Figure, suffix: str = "") -> Markup:
+def picture(figure: Figure, narrow: bool = False) -> Markup:
     """A figure as SVG within the page. The identifiers within it are made its own, as a page has many figures."""
-    drawn = svg(figure.chart)
-    name = slug(figure.name + suffix)
+    drawn = svg(figure.narrow if narrow else figure.chart)
+    name = slug(f"{figure.name}-narrow" if narrow else figure.name)
     drawn = re.sub(r'(\bid="|url\(#|href="#)((?:clip|gradient)[\w-]*)', rf"\1{name}-\2", drawn)
     label = Markup.escape(figure.alt)
     return Markup(re.sub(r"<svg ", f'<svg role="img" aria-label="{label}" ', drawn, count=1))

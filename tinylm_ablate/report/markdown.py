@@ -60,9 +60,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 0) ->
 
 def escape(text: str) -> str:
     """Text in which nothing is markup."""
-    text = re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"([\\`*<>|])", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"\](?=[(:\[])", r"\\]", text)
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
-    return re.sub(r"^([#+-]|\d+(?=[.)]))(?=[\s.)]|$)", r"\\\1", text)
+    text = re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text)
+    return re.sub(r"^([#+-])", r"\\\1", text) if re.match(r"(#+|[+-])(\s|$)|-{3}", text) else text
 
 
 def _block(block: Block, place: Place, address: Callable[[str], str]) -> str:
@@ -81,7 +83,7 @@ def _block(block: Block, place: Place, address: Callable[[str], str]) -> str:
             return table([escape(name) for name in block.head], rows, block.words)
         case Figure():
             path = place(block)
-            return "" if path is None else f"![{escape(block.alt)}]({path})"
+            return "" if path is None else f"![{escape(f'{block.title}: {block.alt}')}]({path})"
         case Verdict():
             at = f" ({escape(block.setting)})" if block.setting else ""
             return f"> **{escape(block.verdict)}**: {escape(block.title)} [{escape(block.source)}]{at}. {escape(block.reason)}"

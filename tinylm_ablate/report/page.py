@@ -108,9 +108,9 @@ def experiment_page(
     stem = stem_of(newest.name)
     blocks: list[Block] = [Heading(1, newest.title)]
     blocks += [Text(newest.note)] if newest.note else []
-    blocks += [block for verdict in verdicts for block in about(verdict)]
     for number, setting in enumerate(found):
-        blocks += [Heading(2, setting.label), *_setting(setting, grids, records, f"{stem}_{number}" if number else stem)]
+        about_it = [block for verdict in verdicts if verdict.setting == setting.label for block in about(verdict)]
+        blocks += [Heading(2, setting.label), *_setting(setting, grids, records, about_it, f"{stem}_{number}" if number else stem)]
     if reference is not None:
         blocks += _reference(reference)
     commands = list(dict.fromkeys(shlex.join(grid.command) for grid in grids if grid.command))
@@ -126,14 +126,16 @@ def experiment_page(
     )
 
 
-def _setting(setting: Setting, grids: Sequence[Grid], records: Records, stem: str) -> list[Block]:
+def _setting(
+    setting: Setting, grids: Sequence[Grid], records: Records, verdicts: Sequence[Block], stem: str
+) -> list[Block]:
     """Everything about one group of comparable runs."""
     primary = _primary(setting)
     all_arms = setting.runs["arm"].nunique()
     setting = _best_arms(setting, primary)
     grid = next((grid for grid in grids if grid.identity in set(setting.runs["grid"])), grids[-1])
     paper = printed(grids, _places(setting), records.problems)
-    blocks = _figures(setting, grid, records, primary, paper, stem)
+    blocks = [*_figures(setting, grid, records, primary, paper, stem), *verdicts]
     if all_arms > _MOST_ARMS:
         blocks.append(
             Text(f"The best {_MOST_ARMS} of {all_arms:,} arms are shown; all of them are in the CSV and under Explore.")
@@ -176,7 +178,7 @@ def _figures(
             data = _numbers(data, by)
         chart = kind.draw(data, by, "loss" if name == "loss" else measure)
         if chart is not None:
-            blocks.append(Figure(f"{stem}_{name}", chart, f"{kind.title}: {kind.alt[0].lower()}{kind.alt[1:]}."))
+            blocks.append(Figure(f"{stem}_{name}", chart, kind.title, f"{kind.alt}."))
     if any(isinstance(block, Figure) and block.name.endswith("_loss") for block in blocks) and _varies(
         runs, "shape.vocab_size"
     ):
@@ -198,10 +200,11 @@ def _tuning(setting: Setting, grid: Grid, records: Records) -> tuple[pd.DataFram
 def _table(setting: Setting, primary: Measure | None) -> list[Block]:
     """The table of the arms: the measure first, then its difference to the best, then everything else."""
     runs, axis = setting.runs, setting.evidence.axis
-    quality = [*measures.bits(_known(setting), "test"), *measures.cloze(_known(setting), "test")]
+    quality = [*measures.bits(_known(setting), "test"), *measures.cloze(_known(setting), "test")[-1:]]
     shown = [*([primary] if primary else []), *(measure for measure in quality if measure != primary)]
     found = {measure.column: results(setting, measure.column, measure.better) for measure in shown}
-    follows = [key for key in _FOLLOWS if _varies(runs, key)]
+    own_axes = {key.split(".")[-1] for key in axis}
+    follows = [key for key in _FOLLOWS if _varies(runs, key) and key.split(".")[-1] not in own_axes]
     marks = int(runs.groupby("arm")["seed"].nunique().max()) > 1
     head = [*axis, *(measure.title for measure in shown[:1])]
     head += ["to the best [95 %]"] if marks and shown else []
@@ -322,7 +325,8 @@ def _reference(reference: Evidence) -> list[Block]:
 def _cost(setting: Setting) -> list[Block]:
     """Validation and cost of each arm, and how decoding was measured."""
     runs = setting.runs
-    shown = [*measures.bits(_known(setting), "validation"), *(cost for cost in measures.COST if cost.column in runs)]
+    known = _known(setting)
+    shown = [*measures.bits(known, "validation"), *measures.cloze(known, "test")[:-1], *(cost for cost in measures.COST if cost.column in runs)]
     rows = [
         [*([_place(text) for text in place.values()] or [word(arm)]), *(_mean(runs[runs["arm"] == arm], m) for m in shown)]
         for arm, place in zip(setting.arms, _places(setting), strict=True)

@@ -213,7 +213,7 @@ def front_page(mine: Side, theirs: Side) -> str:
 def _apart(block: Block, prefix: str) -> Block:
     """A block whose figures' names are not those of the same experiment on the other side."""
     if isinstance(block, Figure) and prefix:
-        return Figure(f"{prefix}{block.name}", block.chart, block.alt)
+        return Figure(f"{prefix}{block.name}", block.chart, block.title, block.alt, block.narrow)
     if isinstance(block, Fold):
         return Fold(block.summary, [_apart(inner, prefix) for inner in block.blocks])
     return block

@@ -69,9 +69,10 @@ def summary(verdicts: Sequence[Verdict], name: str) -> list[Block]:
     ran = [verdict for verdict in verdicts if verdict.at is not None]
     absent = [verdict for verdict in verdicts if verdict.at is None]
     blocks: list[Block] = []
-    if (chart := picture(as_frame(ran), ["claim"], "effect")) is not None:
+    frame = as_frame(ran)
+    if (chart := picture(frame, ["claim"], "effect")) is not None:
         facts = "; ".join(f"{verdict.claim.title}: {verdict.outcome}" for verdict in ran)
-        blocks.append(Figure(name, chart, f"Verdict, effect and interval of each claim in units of its margin. {facts}."))
+        blocks.append(Figure(name, chart, "Effect and interval of each claim in units of its margin", f"Verdict, effect and interval of each claim in units of its margin. {facts}.", _narrow(frame)))
     if absent:
         blocks.append(
             Fold(
@@ -142,6 +143,32 @@ def picture(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLeve
         paper = base.mark_text(align="left").encode(y=bare, x=alt.value(0), text="paper:N")
         panels.append(paper.properties(width=70, height=height, title="paper"))
     return alt.hconcat(*panels, spacing=10)
+
+
+def _narrow(frame: pd.DataFrame) -> alt.TopLevelMixin:
+    """The picture for a narrow screen: the claim over its interval, and the verdict beside it."""
+    import altair as alt
+
+    margins = alt.Scale(type="symlog", constant=1, domain=[-_FURTHEST, _FURTHEST], range=[0, 170], nice=False)
+    shown = frame.assign(
+        title=[_cut(title, 46) for title in frame["claim"]],
+        word=[f"{SIGNS[Outcome(verdict)][0]} {verdict}" for verdict in frame["verdict"]],
+        top=range(len(frame)),
+        middle=[place + 0.5 for place in range(len(frame))],
+        **{name: frame[name].clip(-_FURTHEST, _FURTHEST) for name in ("low", "high", "effect")},
+    )
+    down = alt.Scale(domain=[len(frame) - 0.1, -0.6], nice=False)
+    colors = [SIGNS[outcome][1] for outcome in Outcome]
+    color = alt.Color("verdict:N", scale=alt.Scale(domain=list(map(str, Outcome)), range=colors), legend=None)
+    base = alt.Chart(shown)
+    middle = alt.Y("middle:Q", scale=down, axis=None)
+    zone = alt.Chart(pd.DataFrame({"from": [-1.0], "to": [1.0]})).mark_rect(color="#888888", opacity=0.16)
+    zone = zone.encode(x=alt.X("from:Q", scale=margins, axis=alt.Axis(values=[-4, -1, 0, 1, 4], format="+d", title="effect in margins", titleAnchor="start")), x2="to:Q")
+    rules = base.mark_rule(strokeWidth=3, clip=True).encode(x=alt.X("low:Q", scale=margins), x2="high:Q", y=middle, color=color)
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(x=alt.X("effect:Q", scale=margins), y=middle, color=color)
+    titles = base.mark_text(align="left").encode(x=alt.value(0), y=alt.Y("top:Q", scale=down, axis=None), text="title:N")
+    words = base.mark_text(align="left", fontWeight="bold").encode(x=alt.value(182), y=middle, text="word:N")
+    return alt.layer(zone, rules, points, titles, words).properties(width=330, height=46 * len(frame) + 10)
 
 
 def about(verdict: Verdict) -> list[Block]:
