@@ -65,7 +65,9 @@ class Browser:
 
     def errors(self) -> list[str]:
         """What the page has written to the console as errors or warnings."""
-        return [entry["message"] for entry in self._send("/se/log", {"type": "browser"}) if entry["level"] in ("SEVERE", "WARNING")]
+        return [
+            entry["message"] for entry in self._send("/se/log", {"type": "browser"}) if entry["level"] in ("SEVERE", "WARNING")
+        ]
 
     def screenshot(self, path: Path) -> None:
         """Write what is shown as PNG."""

@@ -21,8 +21,17 @@ class Runs:
         self.folder = folder
 
     def add(
-        self, name: str, seed: int, bits: float, *, depth: int = 20, scale: str = "s32", cloze: float = 0.3, steps: int = 600,
-        spread: float = 0.05, **changes: Any,
+        self,
+        name: str,
+        seed: int,
+        bits: float,
+        *,
+        depth: int = 20,
+        scale: str = "s32",
+        cloze: float = 0.3,
+        steps: int = 600,
+        spread: float = 0.05,
+        **changes: Any,
     ) -> str:
         """A finished run with documents and questions; ``changes`` replace whole parts of its record. Returns its identity."""
         identity = fingerprint(name)

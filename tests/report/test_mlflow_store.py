@@ -6,8 +6,8 @@ import json
 import shutil
 
 import pytest
-
 from tests.report.test_report import GRID, contents, report
+
 from tinylm_ablate.report.__main__ import main
 from tinylm_ablate.tracking import RUN_FILES
 from tinylm_ablate.tracking.store import Store

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -115,60 +114,28 @@ def summary(results: Sequence[Result]) -> str:
     return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state]) or "no trial"
 
 
-def draw_search(
-    objectives: Sequence[Objective], results: Sequence[Result], front: Sequence[int], title: str, path: Path
-) -> list[Path]:
-    """Draw what was found: one objective over the trials, or each pair of objectives with its front.
+def draw_search(objectives: Sequence[Objective], results: Sequence[Result], front: Sequence[int], path: Path) -> list[Path]:
+    """Draw one objective over the trials, or the first two objectives with their front.
 
     Args:
         objectives: What was searched on.
         results: All trials that were told.
         front: Numbers of those on the front.
-        title: Over the figure.
         path: Where it goes, without a suffix.
 
     Returns:
         The files written, SVG and PNG; none where no trial is done.
     """
-    from matplotlib.figure import Figure
+    import pandas as pd
 
-    from tinylm_ablate.report.curves import files
+    from tinylm_ablate.report.figures import FIGURES, save
 
     done = [result for result in results if result.state == DONE]
-    if not done:
-        return []
-    pairs = list(itertools.combinations(range(len(objectives)), 2))
-    figure = Figure(figsize=(6.4 * max(1, len(pairs)), 4.2), layout="constrained")
-    figure.suptitle(title)
-    if not pairs:
-        _draw_course(figure.add_subplot(), objectives[0], done)
-    for place, (x, y) in enumerate(pairs, 1):
-        axes = figure.add_subplot(1, len(pairs), place, xlabel=objectives[x].title, ylabel=objectives[y].title)
-        axes.scatter([o.values[x] for o in done], [o.values[y] for o in done], s=18, color="#999999", label="trial")
-        best = sorted((result for result in done if result.number in front), key=lambda result: result.values[x])
-        # With three objectives or more the front is no line in the plane of two.
-        line = "-" if len(objectives) == 2 else ""
-        axes.plot([o.values[x] for o in best], [o.values[y] for o in best], f"o{line}", color="#D55E00", label="front")
-        for result in best:
-            at = (result.values[x], result.values[y])
-            axes.annotate(str(result.number), at, xytext=(4, 4), textcoords="offset points", fontsize="small")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
-    paths = []
-    for suffix, content in files(figure).items():
-        paths.append(path.with_name(f"{path.name}{suffix}"))
-        write_atomic(paths[-1], content)
-    return paths
-
-
-def _draw_course(axes: Any, objective: Objective, done: Sequence[Result]) -> None:
-    """One objective over the trials, and the best so far."""
-    numbers = [result.number for result in done]
-    values = [result.values[0] for result in done]
-    best = itertools.accumulate(values, max if objective.maximise else min)
-    axes.set_xlabel("trial")
-    axes.set_ylabel(objective.title)
-    axes.plot(numbers, values, "o", color="#999999", label="trial")
-    axes.step(numbers, list(best), where="post", color="#D55E00", label="best so far")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    rows = [
+        {"trial": result.number, "front": result.number in front}
+        | {objective.name: value for objective, value in zip(objectives, result.values, strict=False)}
+        for result in done
+    ]
+    x = objectives[1].name if len(objectives) > 1 else "trial"
+    chart = FIGURES["search"].draw(pd.DataFrame(rows), [x], objectives[0].name)
+    return [] if chart is None else save(chart, path)

@@ -161,7 +161,7 @@ class OptunaSweeper(Sweeper):
                 "sampler": base.search.sampler, "pruner": base.search.pruner, "seed": base.search.seed,
             }  # fmt: skip
             write_search(path, about, objectives, results, front)
-            figures = draw_search(objectives, results, front, study.name, path.with_suffix(""))
+            figures = draw_search(objectives, results, front, path.with_suffix(""))
             found = found_table(objectives, results, front, runs_dir)
             tracker.finish_grid(nest, found, figures, status, _columns(probes))
         print(found, flush=True)

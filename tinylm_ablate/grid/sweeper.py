@@ -204,7 +204,7 @@ def _figures(part: Part, grid: _Grid) -> list[Path]:
     from tinylm_ablate.grid.figure import draw_losses
 
     cells = [(job.cell.name, job.settled.folder / "curve.jsonl") for job in part.runs]
-    return draw_losses(cells, grid.name, grid.path.with_name(f"{grid.path.stem}_loss"))
+    return draw_losses(cells, grid.path.with_name(f"{grid.path.stem}_loss"))
 
 
 def _columns(jobs: Sequence[Job]) -> list[str]:

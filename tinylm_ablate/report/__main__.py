@@ -16,7 +16,7 @@ from tinylm_ablate.paths import conf_dir
 from tinylm_ablate.report import mlflow_store
 from tinylm_ablate.report.site import add_to_reference, write_report
 
-_NOTHING = """nothing to report yet: no finished run in {runs_dir}. `make demo` trains a small grid; one of your own is, for instance,
+_NOTHING = """no finished run in {runs_dir} yet. `make demo` trains a small grid; one of your own is, for instance,
     python -m tinylm_ablate -m arch.depth=20,40 seeds=2"""
 
 

@@ -89,7 +89,7 @@ def _runs(grids: Sequence[Grid], by_identity: pd.DataFrame) -> pd.DataFrame:
         "grid": [grid.identity for grid, _ in cells],
         "role": [cell.role for _, cell in cells],
         "tuned": [cell.tuned for _, cell in cells],
-        "scale": runs["scale.name"] if "scale.name" in runs else "",
+        "scale": runs.get("scale.name", ""),
         "arm": labels or "all runs",
         **{axis_column(key): words for key, words in places.items()},
     }

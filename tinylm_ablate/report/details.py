@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -31,7 +32,7 @@ def ladder(setting: Setting, records: Records, primary: Measure | None, paper: P
     tested |= {(second, first): (-1, estimate) for (first, second), (_, estimate) in tested.items()}
     averages = [_float((row or {}).get("average")) for row in (paper.rows if paper else [None] * len(arms))]
     rows = []
-    for step, (below, arm) in enumerate(zip(arms, arms[1:], strict=False)):
+    for step, (below, arm) in enumerate(itertools.pairwise(arms)):
         ours = Cell("–")
         if (below, arm) in tested:
             sign, estimate = tested[below, arm]
@@ -155,9 +156,9 @@ def tokens_to(curve: pd.DataFrame, loss: float) -> float | None:
 
 def correlation(
     setting: Setting,
-    records: Records,
+    records: Records,  # noqa: ARG001
     primary: Measure | None,
-    paper: Printed | None,
+    paper: Printed | None,  # noqa: ARG001
     columns: Sequence[str] = (),
     table: str = "",
 ) -> list[Block]:
@@ -199,8 +200,12 @@ def correlation(
 
 #: Name in ``experiment.figures`` -> table.
 DETAILS: dict[str, Callable[..., list[Block]]] = {
-    "ladder": ladder, "forgetting": forgetting, "layer_skip": layer_skip, "convergence": convergence, "correlation": correlation,
-}  # fmt: skip
+    "ladder": ladder,
+    "forgetting": forgetting,
+    "layer_skip": layer_skip,
+    "convergence": convergence,
+    "correlation": correlation,
+}
 
 
 def _spread(values: pd.Series[float], text: Callable[[float], str] = "{:.4f}".format) -> Cell:

@@ -14,10 +14,12 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from tinylm_ablate.files import write_atomic
 from tinylm_ablate.report.measures import by_name, count
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ def specification(chart: Any) -> dict[str, Any]:
 
     with alt.data_transformers.enable("default", max_rows=None, consolidate_datasets=False):
         spec: dict[str, Any] = chart.to_dict()
-    return _rounded(spec) | {"config": _THEME}
+    return {**_rounded(spec), "config": _THEME}
 
 
 def svg(chart: Any, background: str = "") -> str:
@@ -95,12 +97,38 @@ def svg(chart: Any, background: str = "") -> str:
     """
     import vl_convert
 
-    spec = specification(chart)
-    if background:
-        spec = json.loads(json.dumps(spec).replace("currentColor", "#24292f"))
-        spec["config"]["background"] = background
-    drawn: str = vl_convert.vegalite_to_svg(spec)
+    drawn: str = vl_convert.vegalite_to_svg(_on(specification(chart), background))
     return drawn
+
+
+def png(chart: Any) -> bytes:
+    """A chart as PNG, on white, with two pixels for each of its units."""
+    import vl_convert
+
+    drawn: bytes = vl_convert.vegalite_to_png(_on(specification(chart), "#ffffff"), scale=2)
+    return drawn
+
+
+def save(chart: Any, path: Path) -> list[Path]:
+    """Write a chart as SVG and PNG.
+
+    Args:
+        chart: The chart.
+        path: Where it goes, without a suffix.
+    """
+    written = [path.with_name(f"{path.name}{suffix}") for suffix in (".svg", ".png")]
+    write_atomic(written[0], svg(chart, "#ffffff"))
+    write_atomic(written[1], png(chart))
+    return written
+
+
+def _on(spec: dict[str, Any], background: str) -> dict[str, Any]:
+    """A specification on a background of its own."""
+    if not background:
+        return spec
+    solid: dict[str, Any] = json.loads(json.dumps(spec).replace("currentColor", "#24292f"))
+    solid["config"]["background"] = background
+    return solid
 
 
 @figure("Arms", "Each arm's seeds as points, their mean, and its 95 % interval over seeds")
@@ -294,7 +322,7 @@ def forgetting(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
     """Loss of each part of the training data under the final model, a line per arm, beside unseen data (Figure 9)."""
     import altair as alt
 
-    names = [name for name in frame if str(name).startswith("forgetting/part_") and str(name).count("/") == 1]
+    names = [str(name) for name in frame if str(name).startswith("forgetting/part_") and str(name).count("/") == 1]
     parts = sorted(names, key=lambda name: int(name.rpartition("_")[2]))
     if not parts:
         return None
@@ -378,7 +406,8 @@ def matrix_std(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
         )
         .properties(width=170, height=130)
     )
-    return lines.facet(facet=alt.Facet("arm:N", sort=order, title=None), columns=3)
+    panels: alt.FacetChart = lines.facet(facet=alt.Facet("arm:N", sort=order, title=None), columns=3)
+    return panels
 
 
 @figure("Pareto front", "The measure against a cost, with the runs that no other beats in both")
@@ -502,7 +531,8 @@ def importances(frame: pd.DataFrame, by: Sequence[str], measure: str, resamples:
     data = frame.dropna(subset=[measure]) if measure in frame else frame.iloc[:0]
     if len(data) < 8 or not keys or data[measure].nunique() < 2:
         return pd.DataFrame(columns=head)
-    coded, spaces = {}, {}
+    coded: dict[str, list[Any]] = {}
+    spaces: dict[str, optuna.distributions.BaseDistribution] = {}
     for key in keys:
         numbers = pd.to_numeric(data[key], errors="coerce")
         if numbers.notna().all() and numbers.nunique() > 1:
@@ -543,9 +573,9 @@ def _tidy(frame: pd.DataFrame, by: Sequence[str], measure: str) -> pd.DataFrame:
         return pd.DataFrame(columns=["identity", "arm", "seed", "value", "tokens"])
     data = frame.dropna(subset=[measure])
     columns = {
-        "identity": data["identity"] if "identity" in data else data.index,
+        "identity": data.get("identity", data.index),
         "arm": data["arm"] if "arm" in data else labels(data, by),
-        "seed": data["seed"] if "seed" in data else 0,
+        "seed": data.get("seed", 0),
         "value": data[measure].astype(float),
     }
     return pd.DataFrame(columns).assign(**({"tokens": data["tokens"]} if "tokens" in data else {}))

@@ -110,7 +110,10 @@ def experiment_page(
     blocks += [Text(newest.note)] if newest.note else []
     for number, setting in enumerate(found):
         about_it = [block for verdict in verdicts if verdict.setting == setting.label for block in about(verdict)]
-        blocks += [Heading(2, setting.label), *_setting(setting, grids, records, about_it, f"{stem}_{number}" if number else stem)]
+        blocks += [
+            Heading(2, setting.label),
+            *_setting(setting, grids, records, about_it, f"{stem}_{number}" if number else stem),
+        ]
     if reference is not None:
         blocks += _reference(reference)
     commands = list(dict.fromkeys(shlex.join(grid.command) for grid in grids if grid.command))
@@ -126,9 +129,7 @@ def experiment_page(
     )
 
 
-def _setting(
-    setting: Setting, grids: Sequence[Grid], records: Records, verdicts: Sequence[Block], stem: str
-) -> list[Block]:
+def _setting(setting: Setting, grids: Sequence[Grid], records: Records, verdicts: Sequence[Block], stem: str) -> list[Block]:
     """Everything about one group of comparable runs."""
     primary = _primary(setting)
     all_arms = setting.runs["arm"].nunique()
@@ -275,8 +276,8 @@ def _tests(setting: Setting, primary: Measure | None) -> list[Block]:
         )
     head = ["arm", "against", "verdict", f"{primary.title} [95 %]", "seeds", "p", "p, Holm", "seeds that would decide"]
     told = (
-        f"Arm minus arm within each seed, by Student's t over seeds with the variance over documents added; p-values are adjusted "
-        f"for the looks, and Holm's correction is for all {len(tested)} pairs."
+        "Arm minus arm within each seed, by Student's t over seeds with the variance over documents added; p-values are "
+        f"adjusted for the looks, and Holm's correction is for all {len(tested)} pairs."
     )
     told += " Listed are those with the best arm." if len(shown) < len(tested) else ""
     return [Heading(3, "Paired tests"), Table(head, rows, 3, "Paired tests"), Text(told)]
@@ -302,9 +303,10 @@ def _beside(setting: Setting, paper: Printed | None, primary: Measure | None) ->
     head += [f"{whose}: {_words(column)}" for column in also for whose in ("here", "paper")]
     head += [f"paper: {_words(column)}" for column in rest]
     told: Inline = [
-        "The paper's numbers are ", code(paper.name), ", single runs of its 1B models on its own text and tasks: the order of the "
-        "arms can be compared, the values cannot.",
-    ]  # fmt: skip
+        "The paper's numbers are ",
+        code(paper.name),
+        ", single runs of its 1B models on its own text and tasks: the order of the arms can be compared, the values cannot.",
+    ]
     return [
         Heading(3, "Beside the paper"),
         Table(head, rows, max(1, len(setting.evidence.axis)), "The paper's numbers"),
@@ -326,7 +328,11 @@ def _cost(setting: Setting) -> list[Block]:
     """Validation and cost of each arm, and how decoding was measured."""
     runs = setting.runs
     known = _known(setting)
-    shown = [*measures.bits(known, "validation"), *measures.cloze(known, "test")[:-1], *(cost for cost in measures.COST if cost.column in runs)]
+    shown = [
+        *measures.bits(known, "validation"),
+        *measures.cloze(known, "test")[:-1],
+        *(cost for cost in measures.COST if cost.column in runs),
+    ]
     rows = [
         [*([_place(text) for text in place.values()] or [word(arm)]), *(_mean(runs[runs["arm"] == arm], m) for m in shown)]
         for arm, place in zip(setting.arms, _places(setting), strict=True)

@@ -13,7 +13,7 @@ from tinylm_ablate.files import write_atomic
 from tinylm_ablate.report import explore, html, latex, markdown, measures
 from tinylm_ablate.report.arms import claim_keys, evidence
 from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Items, Table, Text, code, link, strong, word
-from tinylm_ablate.report.figures import specification, svg
+from tinylm_ablate.report.figures import save, svg
 from tinylm_ablate.report.page import WITHIN_NOISE, Page, comma_separated, experiment_page, stem_of
 from tinylm_ablate.report.printed import order, printed_tables
 from tinylm_ablate.report.records import Grid, Records, read_runs
@@ -30,20 +30,39 @@ READING: Sequence[Block] = (
     Heading(2, "How to read the tables"),
     Items(
         [
-            [strong("bits/byte"), " of held-out text, less is better: the sum of the losses over the UTF-8 bytes, so tokenizers compare. ",
-             "\"all\" is the unweighted mean over the languages."],
-            [strong("cloze %"), f": which of four continuations is the true one; guessing gives {100 * measures.CHANCE:.0f} %."],
+            [
+                strong("bits/byte"),
+                " of held-out text, less is better: the sum of the losses over the UTF-8 bytes, so tokenizers compare. "
+                "The mean over the languages is unweighted.",
+            ],
+            [
+                strong("cloze %"),
+                f": which of four continuations is the true one; guessing gives {100 * measures.CHANCE:.0f} %.",
+            ],
             [strong("a ± b"), ": mean and sample standard deviation over the seeds."],
-            [strong("[a, b]"), ": a 95 % interval over seeds and held-out documents. Arms are paired by seed (the same data in the same "
-             "order) and by document. It covers what seeds and documents change, and neither another text nor another parent."],
-            [strong(WITHIN_NOISE), ": cannot be told from the best of its column. ", strong("Bold"), ": every other arm is worse beyond "
-             "noise. With one seed nothing is marked."],
-            [strong("Verdicts"), " are in units of the margin, the smallest effect that matters: what 5 % more tokens are worth to the "
-             "reference arm. Beyond 1 the claim is reproduced, beyond −1 it is reversed, within both there is no effect that matters."],
-            [strong("Several settings"), " of one experiment (another scale, text or budget) are never mixed; the largest is first."],
+            [
+                strong("[a, b]"),
+                ": a 95 % interval over seeds and held-out documents. Arms are paired by seed (same data, same order) "
+                "and by document. It covers what seeds and documents change, and neither another text nor another parent.",
+            ],
+            [
+                strong(WITHIN_NOISE),
+                ": cannot be told from the best of its column. ",
+                strong("Bold"),
+                ": every other arm is worse beyond noise. With one seed nothing is marked.",
+            ],
+            [
+                strong("Verdicts"),
+                " are in units of the margin, the smallest effect that matters: what 5 % more tokens are worth to the "
+                "reference arm. Beyond 1 the claim is reproduced, beyond −1 it is reversed, within both there is no effect that matters.",
+            ],
+            [
+                strong("Several settings"),
+                " of one experiment (another scale, text or budget) are never mixed; the largest is first.",
+            ],
         ]
     ),
-)  # fmt: skip
+)
 
 
 @dataclass
@@ -166,13 +185,13 @@ def write_pages(own: Side, folder: Path, kept: bool = False) -> None:
         def place(figure: Figure, drawn: list[str] = drawn) -> str | None:
             if kept and drawn:
                 return None
-            name = f"{html.slug(figure.name)}.svg"
+            name = html.slug(figure.name)
             drawn.append(name)
-            path = name if kept else f"figures/{name}"
-            write_atomic(folder / path, svg(figure.chart, "#ffffff"))
-            if not kept:
-                write_atomic(folder / path.replace(".svg", ".png"), _png(figure))
-            return path
+            if kept:
+                write_atomic(folder / f"{name}.svg", svg(figure.chart, "#ffffff"))
+                return f"{name}.svg"
+            save(figure.chart, folder / "figures" / name)
+            return f"figures/{name}.svg"
 
         write_atomic(folder / f"{page.stem}.md", markdown.render(page.blocks, place))
         if not kept:
@@ -223,7 +242,8 @@ def _lead(own: Side, whose: str) -> Any:
     """The one sentence: what the runs are, and what they say."""
     runs = own.records.runs
     sizes = _ends(runs, "parameters.total")
-    told = f"{whose}: {len(runs):,} {'run' if len(runs) == 1 else 'runs'} of models of {sizes} parameters, {_ends(runs, 'tokens')} tokens each. "
+    counted = f"{len(runs):,} {'run' if len(runs) == 1 else 'runs'}"
+    told = f"{whose}: {counted} of models of {sizes} parameters, {_ends(runs, 'tokens')} tokens each. "
     if any(verdict.at is not None for verdict in own.verdicts):
         return [told, *headline(own.verdicts)]
     return told + "No claim of the paper is about them."
@@ -261,15 +281,27 @@ def _index(own: Side, kept: bool) -> list[Block]:
             Heading(2, "What is kept"),
             Text(
                 [
-                    code("runs.parquet"), " has one row per run with all settings and measures, ", code("grids.json"), " says which runs "
-                    "make up a table, ", code("curves.parquet"), " holds thinned loss curves, ", code("documents.parquet"), " and ",
-                    code("questions.parquet"), " the result of each held-out document and cloze question. From these ",
-                    code("make report"), " writes everything else here again, byte for byte; ", code("make reference"), " adds the "
-                    "finished runs of ", code("runs/"), ". Measurements against other libraries are in ",
-                    link("bench", "bench/README.md"), ".",
+                    code("runs.parquet"),
+                    " has one row per run with all settings and measures, ",
+                    code("grids.json"),
+                    " says which runs make up a table, ",
+                    code("curves.parquet"),
+                    " holds thinned loss curves, ",
+                    code("documents.parquet"),
+                    " and ",
+                    code("questions.parquet"),
+                    " the result of each held-out document and cloze question. From these ",
+                    code("make report"),
+                    " writes everything else here again, byte for byte; ",
+                    code("make reference"),
+                    " adds the finished runs of ",
+                    code("runs/"),
+                    ". Measurements against other libraries are in ",
+                    link("bench", "bench/README.md"),
+                    ".",
                 ]
             ),
-        ]  # fmt: skip
+        ]
     else:
         blocks.append(
             Text(
@@ -283,14 +315,3 @@ def _index(own: Side, kept: bool) -> list[Block]:
             )
         )
     return [*blocks, *READING]
-
-
-def _png(figure: Figure) -> bytes:
-    import json
-
-    import vl_convert
-
-    spec = json.loads(json.dumps(specification(figure.chart)).replace("currentColor", "#24292f"))
-    spec["config"]["background"] = "#ffffff"
-    drawn: bytes = vl_convert.vegalite_to_png(spec, scale=2)
-    return drawn

@@ -1,8 +1,8 @@
 """The reference: the runs that this project stands behind, kept small enough for a repository.
 
-``runs.parquet`` has one row per run, ``curves.parquet`` thinned loss curves, ``documents.parquet`` and ``questions.parquet`` the
-result of each held-out document and cloze question, other measures their own file; ``grids.json`` says which runs make up a table. Pages are made
-from these files alone.
+``runs.parquet`` has one row per run, ``curves.parquet`` thinned loss curves, ``documents.parquet`` and ``questions.parquet``
+the result of each held-out document and cloze question, other measures their own file; ``grids.json`` says which runs make up
+a table. Pages are made from these files alone.
 """
 
 from __future__ import annotations

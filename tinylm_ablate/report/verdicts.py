@@ -72,7 +72,15 @@ def summary(verdicts: Sequence[Verdict], name: str) -> list[Block]:
     frame = as_frame(ran)
     if (chart := picture(frame, ["claim"], "effect")) is not None:
         facts = "; ".join(f"{verdict.claim.title}: {verdict.outcome}" for verdict in ran)
-        blocks.append(Figure(name, chart, "Effect and interval of each claim in units of its margin", f"Verdict, effect and interval of each claim in units of its margin. {facts}.", _narrow(frame)))
+        blocks.append(
+            Figure(
+                name,
+                chart,
+                "Effect and interval of each claim in units of its margin",
+                f"Verdict, effect and interval of each claim in units of its margin. {facts}.",
+                _narrow(frame),
+            )
+        )
     if absent:
         blocks.append(
             Fold(
@@ -103,7 +111,7 @@ def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 
 @figure("Verdicts", "Each claim's effect and interval in units of its margin, the paper's effect, and the verdict")
 def picture(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
-    """All verdicts: one row per claim with its effect and interval in units of its margin, the verdict and the paper's effect."""
+    """All verdicts: a row per claim with its effect and interval in units of its margin, the verdict and the paper's effect."""
     import altair as alt
 
     key = next(iter(by), "claim")
@@ -163,7 +171,14 @@ def _narrow(frame: pd.DataFrame) -> alt.TopLevelMixin:
     base = alt.Chart(shown)
     middle = alt.Y("middle:Q", scale=down, axis=None)
     zone = alt.Chart(pd.DataFrame({"from": [-1.0], "to": [1.0]})).mark_rect(color="#888888", opacity=0.16)
-    zone = zone.encode(x=alt.X("from:Q", scale=margins, axis=alt.Axis(values=[-4, -1, 0, 1, 4], format="+d", title="effect in margins", titleAnchor="start")), x2="to:Q")
+    zone = zone.encode(
+        x=alt.X(
+            "from:Q",
+            scale=margins,
+            axis=alt.Axis(values=[-4, -1, 0, 1, 4], format="+d", title="effect in margins", titleAnchor="start"),
+        ),
+        x2="to:Q",
+    )
     rules = base.mark_rule(strokeWidth=3, clip=True).encode(x=alt.X("low:Q", scale=margins), x2="high:Q", y=middle, color=color)
     points = base.mark_point(filled=True, size=70, opacity=1).encode(x=alt.X("effect:Q", scale=margins), y=middle, color=color)
     titles = base.mark_text(align="left").encode(x=alt.value(0), y=alt.Y("top:Q", scale=down, axis=None), text="title:N")
