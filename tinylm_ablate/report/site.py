@@ -54,7 +54,7 @@ READING: Sequence[Block] = (
             [
                 strong("Verdicts"),
                 " are in units of the margin, the smallest effect that matters: what 5 % more tokens are worth to the "
-                "reference arm. Beyond 1 the claim is reproduced, beyond −1 it is reversed, within both there is no effect that matters.",
+                "reference arm. Beyond 1 the claim is reproduced, beyond −1 reversed, within both there is no effect that matters.",
             ],
             [
                 strong("Several settings"),

@@ -1,0 +1,142 @@
+"""What is read from a folder of runs, and what is left out and reported."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pandas as pd
+import pytest
+
+from tinylm_ablate.report.records import flatten, frame, parse_grid, read_runs, thin
+
+BITS = "test/bits_per_byte/all"
+
+
+def test_a_run_is_one_row_of_settings_and_measures(runs):
+    identity = runs.add("a", 3, 2.5, depth=9)
+    runs.measure(identity, "decoding_speed", {"decode/tokens_per_second": 120.0}, batch=20)
+    records = read_runs(runs.folder)
+    (row,) = records.runs.to_dict("records")
+    assert (row["identity"], row["seed"], row["arch.depth"], row["shape.width"]) == (identity, 3, 9, 284)
+    assert (row[BITS], row["train/seconds"], row["decode/tokens_per_second"]) == (2.5, 500.0, 120.0)
+    assert row["measure.decoding_speed.batch"] == 20 and row["measure.bits_per_byte.max_bytes"] == 100000
+    assert records.problems == []
+    # Folders and addresses are private, and lists of packages say nothing about the numbers.
+    assert not [name for name in records.runs if name.startswith(("runs_dir", "tracking", "provenance.packages"))]
+    assert "secret" not in records.runs.to_csv()
+
+
+def test_long_frames_hold_curves_documents_and_the_rows_of_measures(runs):
+    identity = runs.add("a", 0, 2.5)
+    rows = pd.DataFrame({"skipped": [0, 1], "first": [0, 0], "bits_per_byte": [2.5, 3.0], "cloze": [0.3, 0.2]})
+    runs.measure(identity, "layer_skip", {}, rows)
+    found = read_runs(runs.folder).rows
+    assert set(found) == {"curves", "documents", "questions", "layer_skip"}
+    assert len(found["curves"]) <= 64 and found["curves"]["tokens"].iloc[-1] == 300_000
+    documents = found["documents"]
+    assert set(documents["split"]) == {"test"} and len(documents) == 80
+    english = documents[documents["language"] == "en"]
+    assert english["nats"].sum() / english["bytes"].sum() / math.log(2) == pytest.approx(2.4, abs=1e-4)
+    assert found["layer_skip"]["bits_per_byte"].tolist() == [2.5, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda record: record | {"identity": "../../../x"}, "not sixteen hexadecimal digits"),
+        (lambda record: record | {"identity": "0" * 16}, "not the name of its folder"),
+        (lambda record: record | {"schema": 1}, "schema 1 is not 2"),
+        (lambda record: record | {"seed": "zero"}, "seed='zero' is not a whole number"),
+        (lambda record: record | {"metrics": {"train/loss": float("nan")}}, "train/loss=nan is not a finite number"),
+        (lambda record: record | {"metrics": {"train/loss": "low"}}, "train/loss='low' is not a number"),
+        (lambda record: {key: value for key, value in record.items() if key != "metrics"}, "'metrics' is missing"),
+        (lambda record: [record], "TypeError"),
+    ],
+)
+def test_a_damaged_record_is_reported_and_the_others_are_read(runs, damage, told):
+    good, bad = runs.add("good", 0, 2.5), runs.add("bad", 0, 2.5)
+    path = runs.folder / bad / "metrics.json"
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    records = read_runs(runs.folder)
+    assert records.runs["identity"].tolist() == [good]
+    (problem,) = records.problems
+    assert str(path) in problem and told in problem
+
+
+def test_a_damaged_measure_costs_only_itself(runs):
+    identity = runs.add("a", 0, 2.5)
+    folder = runs.folder / identity / "measures"
+    next(folder.glob("cloze.*.json")).write_text("{")
+    (folder / "../measures/notes.json").write_text("{}")
+    records = read_runs(runs.folder)
+    assert records.runs[BITS].tolist() == [2.5] and "test/cloze/all" not in records.runs
+    assert len(records.problems) == 2 and "questions" not in records.rows
+
+
+def test_documents_that_do_not_add_up_are_not_used(runs):
+    identity = runs.add("a", 0, 2.5)
+    path = next((runs.folder / identity / "measures").glob("bits_per_byte.*.json"))
+    content = json.loads(path.read_text())
+    content["metrics"]["test/bits_per_byte/en"] += 0.01
+    path.write_text(json.dumps(content))
+    records = read_runs(runs.folder)
+    assert "its en items give bits_per_byte 2.40000, but its metrics say 2.4" in records.problems[0]
+    assert "documents" not in records.rows
+
+
+def test_of_several_measurements_the_one_that_the_grid_names_counts(runs):
+    identity = runs.add("a", 0, 2.5)
+    for name in (1, 2, 3):
+        stem = runs.measure(identity, "decoding_speed", {"decode/tokens_per_second": float(name)}, batch=name)
+        wanted = stem if name == 1 else wanted
+    runs.grid("g", {identity: {"seed": 0}}, cells=[{"identity": identity, "overrides": {"seed": "0"}, "measures": [wanted]}])
+    records = read_runs(runs.folder)
+    assert records.runs["decode/tokens_per_second"].tolist() == [1.0] and records.problems == []
+
+
+def test_unfinished_and_failed_runs_are_reported(runs):
+    for name, error in (("a", None), ("b", "Traceback\nValueError: no text\n")):
+        folder = runs.folder / (name * 16)
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("")
+        if error is not None:
+            (folder / "error.txt").write_text(error)
+    assert [problem.partition(": ")[2] for problem in read_runs(runs.folder).problems] == [
+        "not finished; the command that started it resumes it",
+        "failed: ValueError: no text",
+    ]
+
+
+def test_a_grid_whose_cells_lead_out_of_the_folder_is_left_out(runs):
+    identity = runs.add("a", 0, 2.5)
+    runs.grid("fine", {identity: {"seed": 0}})
+    runs.grid("bad", {"../../x": {"seed": 0}})
+    records = read_runs(runs.folder)
+    assert [grid.name for grid in records.grids] == ["fine"]
+    assert "'../../x' is not sixteen hexadecimal digits" in records.problems[0]
+    with pytest.raises(ValueError, match="identity="):
+        parse_grid({"identity": "/etc/passwd", "name": "x", "title": "x", "cells": []})
+
+
+def test_columns_have_one_type_each():
+    rows = [
+        {"identity": "a", "seed": 0, "width": "auto", "flag": True, "number": 1, "half": 0.5, "none": None},
+        {"identity": "b", "seed": 1, "width": 20.0, "flag": None, "number": 2, "half": 1, "list": [1, 2]},
+    ]
+    table = frame(rows)
+    assert list(table)[:2] == ["identity", "seed"] and table["seed"].dtype == "int64"
+    assert table["width"].tolist() == ["auto", "20"] and table["number"].dtype == "int64" and table["half"].dtype == "float64"
+    assert table["flag"].dtype == "boolean" and table["list"].tolist()[1] == "[1,2]"
+
+
+def test_a_record_without_its_parts_is_no_record():
+    with pytest.raises(ValueError, match="'config' is missing"):
+        flatten({"identity": "0" * 16, "seed": 0, "metrics": {}})
+
+
+def test_a_curve_is_thinned_to_means_and_survives_a_line_cut_short(tmp_path):
+    path = tmp_path / "curve.jsonl"
+    path.write_text("".join(json.dumps({"tokens": n, "loss": float(n)}) + "\n" for n in range(1, 129)) + '{"tokens": 12')
+    table = thin(path)
+    assert len(table) == 64 and table["tokens"].tolist()[:2] == [2, 4] and table["loss"].tolist()[:2] == [1.5, 3.5]
