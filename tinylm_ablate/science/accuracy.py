@@ -20,7 +20,7 @@ BINS = (0.0, 0.005, 0.01, 0.02, 0.05, math.inf)
 #: Below so many arms in a bin's pairs no interval is given.
 LEAST_ARMS = 5
 
-_RESAMPLES = 2000
+_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,15 @@ def accuracy(arms: pd.DataFrame, small: str, large: str) -> Accuracy:
         index=["experiment", "arm"], columns="setting", values="value"
     )
     wide = wide.dropna() if {small, large} <= set(wide.columns) else wide.iloc[:0]
-    rows = [
-        (
-            experiment,
-            first,
-            second,
-            own[small].loc[first] - own[small].loc[second],
-            own[large].loc[first] - own[large].loc[second],
-        )
-        for experiment, own in ((name, group.droplevel("experiment")) for name, group in wide.groupby(level="experiment"))
-        for first, second in itertools.combinations(own.index, 2)
-    ]
+    rows = []
+    for experiment, own in wide.groupby(level="experiment"):
+        values = [
+            (arm, *pair) for (_, arm), pair in zip(own.index, own[[small, large]].to_numpy(np.float64).tolist(), strict=True)
+        ]
+        rows += [
+            (experiment, first[0], second[0], first[1] - second[1], first[2] - second[2])
+            for first, second in itertools.combinations(values, 2)
+        ]
     points = pd.DataFrame(rows, columns=["experiment", "first", "second", "small", "large"])
     # A tie is no order: it agrees with another tie alone.
     points["agree"] = np.sign(points["small"]) == np.sign(points["large"])
@@ -128,4 +126,5 @@ def _agreement(
         low, high = (float(end) for end in np.quantile(shares, [0.025, 0.975]))
         low = min(low, 1 - 3 / arms) if agree.all() else low
         high = max(high, 3 / arms) if not agree.any() else high
-    return Agreement(distance, len(own), arms, float(agree.mean()) if len(own) else math.nan, max(0.0, low), min(1.0, high))
+    share = float(agree.mean()) if len(own) else math.nan
+    return Agreement(distance, len(own), arms, share, float(np.maximum(0.0, low)), float(np.minimum(1.0, high)))
