@@ -6,10 +6,13 @@ note, a name, a path) can become markup.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from tinylm_ablate.report.figures import svg
 
 Style = Literal["strong", "code", "link", "quiet"]
 
@@ -90,21 +93,26 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure.
+    """A figure: one description, drawn once, from which every format takes what it needs.
 
     Attributes:
         name: Stem of its file.
-        chart: An Altair chart.
+        spec: Its Vega-Lite specification.
         title: What stands under it.
         alt: What it shows, for readers who do not see it.
-        narrow: The same for a narrow screen; None where the chart fits one.
+        narrow: The same for a narrow screen; None where the figure fits one.
     """
 
     name: str
-    chart: Any
+    spec: Mapping[str, Any] = field(repr=False)
     title: str
     alt: str
-    narrow: Any = None
+    narrow: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    @functools.cached_property
+    def drawn(self) -> str:
+        """The figure as SVG."""
+        return svg(self.spec)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ what the figure shows. Arms keep the order of their first rows.
 from __future__ import annotations
 
 import itertools
-import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,25 +88,27 @@ def specification(chart: Any) -> dict[str, Any]:
     return {**_rounded(spec), "config": _THEME}
 
 
-def svg(chart: Any, background: str = "") -> str:
-    """A chart as SVG. Text takes the color of its surroundings unless a background is given.
-
-    Args:
-        chart: The chart.
-        background: A color for a file of its own; empty for a picture within a page.
-    """
+def svg(spec: Mapping[str, Any]) -> str:
+    """A specification as SVG, in which text takes the color of its surroundings."""
     import vl_convert
 
-    drawn: str = vl_convert.vegalite_to_svg(_on(specification(chart), background))
-    return drawn
+    drawn: str = vl_convert.vegalite_to_svg(dict(spec))
+    # Identifiers are counted up over a process; the same figure is to have the same bytes.
+    numbers: dict[str, str] = {}
+    return re.sub(r"\b(clip|gradient_)\d+\b", lambda found: numbers.setdefault(found[0], f"{found[1]}{len(numbers)}"), drawn)
 
 
-def png(chart: Any) -> bytes:
-    """A chart as PNG, on white, with two pixels for each of its units."""
+def on_white(drawn: str) -> str:
+    """An SVG that stands by itself: dark text on white."""
+    return drawn.replace("currentColor", "#24292f").replace("<svg ", '<svg style="background:#ffffff" ', 1)
+
+
+def png(drawn: str) -> bytes:
+    """An SVG as PNG on white, with two pixels for each of its units."""
     import vl_convert
 
-    drawn: bytes = vl_convert.vegalite_to_png(_on(specification(chart), "#ffffff"), scale=2)
-    return drawn
+    image: bytes = vl_convert.svg_to_png(on_white(drawn), scale=2)
+    return image
 
 
 def save(chart: Any, path: Path) -> list[Path]:
@@ -116,19 +118,15 @@ def save(chart: Any, path: Path) -> list[Path]:
         chart: The chart.
         path: Where it goes, without a suffix.
     """
+    return save_drawn(svg(specification(chart)), path)
+
+
+def save_drawn(drawn: str, path: Path) -> list[Path]:
+    """Write an SVG and its PNG."""
     written = [path.with_name(f"{path.name}{suffix}") for suffix in (".svg", ".png")]
-    write_atomic(written[0], svg(chart, "#ffffff"))
-    write_atomic(written[1], png(chart))
+    write_atomic(written[0], on_white(drawn))
+    write_atomic(written[1], png(drawn))
     return written
-
-
-def _on(spec: dict[str, Any], background: str) -> dict[str, Any]:
-    """A specification on a background of its own."""
-    if not background:
-        return spec
-    solid: dict[str, Any] = json.loads(json.dumps(spec).replace("currentColor", "#24292f"))
-    solid["config"]["background"] = background
-    return solid
 
 
 @figure("Arms", "Each arm's seeds as points, their mean, and its 95 % interval over seeds")
@@ -521,7 +519,7 @@ def importances(frame: pd.DataFrame, by: Sequence[str], measure: str, resamples:
         most: Runs that a forest sees at most.
 
     Returns:
-        Columns setting, share, low, high, largest first; empty with fewer than eight runs.
+        Columns setting, share, low, high, largest first; empty with fewer than eight runs or two settings.
     """
     import numpy as np
     import optuna
@@ -529,7 +527,7 @@ def importances(frame: pd.DataFrame, by: Sequence[str], measure: str, resamples:
     head = ["setting", "share", "low", "high"]
     keys = [key for key in by if key in frame and frame[key].nunique(dropna=False) > 1]
     data = frame.dropna(subset=[measure]) if measure in frame else frame.iloc[:0]
-    if len(data) < 8 or not keys or data[measure].nunique() < 2:
+    if len(data) < 8 or len(keys) < 2 or data[measure].nunique() < 2:
         return pd.DataFrame(columns=head)
     coded: dict[str, list[Any]] = {}
     spaces: dict[str, optuna.distributions.BaseDistribution] = {}

@@ -17,7 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from tinylm_ablate.report.blocks import Block, Figure, Heading, pieces, walk
-from tinylm_ablate.report.figures import specification, svg
+from tinylm_ablate.report.figures import svg
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -32,10 +32,7 @@ def document(title: str, sections: Sequence[Mapping[str, Any]], explore: Mapping
         explore: What the part for exploring shows (see ``explore.payload``); None leaves it out.
     """
     specs: dict[str, Any] = {
-        block.name: specification(block.chart)
-        for section in sections
-        for block in walk(section["blocks"])
-        if isinstance(block, Figure)
+        block.name: block.spec for section in sections for block in walk(section["blocks"]) if isinstance(block, Figure)
     }
     context = {
         "title": title,
@@ -63,7 +60,7 @@ def slug(text: str) -> str:
 
 def picture(figure: Figure, narrow: bool = False) -> Markup:
     """A figure as SVG within the page. The identifiers within it are made its own, as a page has many figures."""
-    drawn = svg(figure.narrow if narrow else figure.chart)
+    drawn = svg(figure.narrow) if narrow and figure.narrow is not None else figure.drawn
     name = slug(f"{figure.name}-narrow" if narrow else figure.name)
     drawn = re.sub(r'(\bid="|url\(#|href="#)((?:clip|gradient)[\w-]*)', rf"\1{name}-\2", drawn)
     label = Markup.escape(figure.alt)

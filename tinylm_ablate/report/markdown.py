@@ -60,7 +60,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 0) ->
 
 def escape(text: str) -> str:
     """Text in which nothing is markup."""
-    text = re.sub(r"([\\`*<>|])", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"([\\`*|]|<(?=[a-zA-Z/!?]))", r"\\\1", " ".join(text.split()))
     text = re.sub(r"\](?=[(:\[])", r"\\]", text)
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
     text = re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text)

@@ -31,7 +31,7 @@ from tinylm_ablate.report.blocks import (
     word,
 )
 from tinylm_ablate.report.details import DETAILS
-from tinylm_ablate.report.figures import FIGURES
+from tinylm_ablate.report.figures import FIGURES, specification
 from tinylm_ablate.report.measures import Measure
 from tinylm_ablate.report.printed import Printed, printed
 from tinylm_ablate.report.records import Grid, Records
@@ -179,7 +179,7 @@ def _figures(
             data = _numbers(data, by)
         chart = kind.draw(data, by, "loss" if name == "loss" else measure)
         if chart is not None:
-            blocks.append(Figure(f"{stem}_{name}", chart, kind.title, f"{kind.alt}."))
+            blocks.append(Figure(f"{stem}_{name}", specification(chart), kind.title, f"{kind.alt}."))
     if any(isinstance(block, Figure) and block.name.endswith("_loss") for block in blocks) and _varies(
         runs, "shape.vocab_size"
     ):

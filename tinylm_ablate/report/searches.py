@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tinylm_ablate.report.blocks import Block, Cell, Figure, Heading, Items, Piece, Table, Text, code
-from tinylm_ablate.report.figures import FIGURES
+from tinylm_ablate.report.figures import FIGURES, specification
 from tinylm_ablate.report.measures import number
 from tinylm_ablate.report.page import Page, stem_of
 
@@ -53,7 +53,7 @@ def search_page(content: Mapping[str, Any]) -> tuple[Page, str]:
     blocks: list[Block] = [Heading(1, f"Search {content['name']}: {content['title']}")]
     x = objectives[1][0] if several else "trial"
     if (chart := FIGURES["search"].draw(done, [x], first)) is not None:
-        blocks.append(Figure(f"{stem}_trials", chart, "Trials", "The objectives of each trial, with the best."))
+        blocks.append(Figure(f"{stem}_trials", specification(chart), "Trials", "The objectives of each trial, with the best."))
     keys = list(content["space"])
     names = [name for name, _ in objectives]
     rows = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from tinylm_ablate.files import write_atomic
 from tinylm_ablate.report import explore, html, latex, markdown, measures
 from tinylm_ablate.report.arms import claim_keys, evidence
 from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Items, Table, Text, code, link, strong, word
-from tinylm_ablate.report.figures import save, svg
+from tinylm_ablate.report.figures import on_white, save_drawn
 from tinylm_ablate.report.page import WITHIN_NOISE, Page, comma_separated, experiment_page, stem_of
 from tinylm_ablate.report.printed import order, printed_tables
 from tinylm_ablate.report.records import Grid, Records, read_runs
@@ -54,7 +55,7 @@ READING: Sequence[Block] = (
             [
                 strong("Verdicts"),
                 " are in units of the margin, the smallest effect that matters: what 5 % more tokens are worth to the "
-                "reference arm. Beyond 1 the claim is reproduced, beyond −1 reversed, within both there is no effect that matters.",
+                "reference arm. Beyond 1 the claim is reproduced, beyond −1 reversed, between them no effect matters.",
             ],
             [
                 strong("Several settings"),
@@ -188,9 +189,9 @@ def write_pages(own: Side, folder: Path, kept: bool = False) -> None:
             name = html.slug(figure.name)
             drawn.append(name)
             if kept:
-                write_atomic(folder / f"{name}.svg", svg(figure.chart, "#ffffff"))
+                write_atomic(folder / f"{name}.svg", on_white(figure.drawn))
                 return f"{name}.svg"
-            save(figure.chart, folder / "figures" / name)
+            save_drawn(figure.drawn, folder / "figures" / name)
             return f"figures/{name}.svg"
 
         write_atomic(folder / f"{page.stem}.md", markdown.render(page.blocks, place))
@@ -232,7 +233,7 @@ def front_page(mine: Side, theirs: Side) -> str:
 def _apart(block: Block, prefix: str) -> Block:
     """A block whose figures' names are not those of the same experiment on the other side."""
     if isinstance(block, Figure) and prefix:
-        return Figure(f"{prefix}{block.name}", block.chart, block.title, block.alt, block.narrow)
+        return dataclasses.replace(block, name=f"{prefix}{block.name}")
     if isinstance(block, Fold):
         return Fold(block.summary, [_apart(inner, prefix) for inner in block.blocks])
     return block

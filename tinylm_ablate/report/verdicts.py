@@ -24,7 +24,7 @@ from tinylm_ablate.report.blocks import (
     word,
 )
 from tinylm_ablate.report.blocks import Verdict as VerdictBlock
-from tinylm_ablate.report.figures import figure
+from tinylm_ablate.report.figures import figure, specification
 from tinylm_ablate.report.measures import by_name
 from tinylm_ablate.science.comparison import Comparison, Outcome
 from tinylm_ablate.science.verdict import Verdict, count
@@ -47,7 +47,7 @@ def headline(verdicts: Sequence[Verdict], whose: str = "The paper's claims") -> 
     """One sentence that says what the runs say about all claims."""
     tested = [verdict for verdict in verdicts if verdict.at is not None]
     if not tested:
-        return [f"{whose}: none of {len(verdicts)} has been run yet."]
+        return [f"{whose}: none of {sum(not verdict.claim.ours for verdict in verdicts)} has been run yet."]
     paper, own = count(verdicts), count(verdicts, ours=True)
     pieces: list[Piece] = [f"{whose}: "]
     for number, outcome in enumerate(outcome for outcome in Outcome if paper.get(outcome)):
@@ -75,10 +75,10 @@ def summary(verdicts: Sequence[Verdict], name: str) -> list[Block]:
         blocks.append(
             Figure(
                 name,
-                chart,
+                specification(chart),
                 "Effect and interval of each claim in units of its margin",
                 f"Verdict, effect and interval of each claim in units of its margin. {facts}.",
-                _narrow(frame),
+                specification(_narrow(frame)),
             )
         )
     if absent:
