@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
-from tinylm_ablate.run import complete, finished
 
 from tests.helpers import TINY, Ended, run, run_command
 from tinylm_ablate.arch.shapes import parameters
