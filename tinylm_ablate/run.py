@@ -103,7 +103,7 @@ def _do(settled: Settled, folder: Path, watch: Watch | None) -> Record:
     from tinylm_ablate.init.build import initial_decoder
     from tinylm_ablate.init.huggingface import save_model
     from tinylm_ablate.init.random import matrix_std
-    from tinylm_ablate.rounds.next import curve_of, next_round
+    from tinylm_ablate.rounds.next import next_round, rows_of
     from tinylm_ablate.tokenizer.build import open_vocabulary
     from tinylm_ablate.tracking import RUN_FILES, open_tracker
     from tinylm_ablate.train.fit import fit
@@ -134,8 +134,8 @@ def _do(settled: Settled, folder: Path, watch: Watch | None) -> Record:
     tracked = tracker.start_run(
         folder, _run_name(config), config.tracking.parent, parameters_of(settled), {"identity": settled.identity}
     )
-    if settled.previous is not None and not (folder / "curve.jsonl").exists():
-        tracked.log(curve_of(settled.previous, folder))
+    if start is not None and not (folder / "curve.jsonl").exists():
+        tracked.log(rows_of(start))
     passes = settled.tokens / max(1, shards.count("train"))
     if passes > 1:
         print(f"note: {settled.tokens:,} tokens are {passes:.1f} passes over the training text", file=sys.stderr)

@@ -37,9 +37,9 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     Returns:
         (B, T, heads * head_dim).
     """
-    leading = queries.shape[:-3]
-    queries, keys, values = (part.flatten(0, -4) for part in (queries, keys, values))
-    return _causal_attention(queries, keys, values).unflatten(0, leading)
+    leading = queries.shape[:-2]
+    mixed = _causal_attention(*(part.flatten(0, -4) for part in (queries, keys, values)))
+    return mixed.view(*leading, -1)
 
 
 def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

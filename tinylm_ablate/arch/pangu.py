@@ -37,7 +37,7 @@ class SeriesActivation(nn.Module):
     def forward(self, gate: Tensor) -> Tensor:
         """(..., h) -> (..., h)."""
         scales, shifts = (
-            [spread(term, gate) for term in kept.unflatten(-1, (self.terms, -1)).to(gate.dtype).unbind(-2)]
+            [spread(term, gate) for term in kept.view(*kept.shape[:-1], self.terms, -1).to(gate.dtype).unbind(-2)]
             for kept in (self.scales, self.shifts)
         )
         total = F.silu(torch.addcmul(shifts[0], gate, scales[0]))
