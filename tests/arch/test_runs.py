@@ -10,11 +10,18 @@ from torch import Tensor
 
 from tests.arch.test_decoder import SHAPES, random_decoder
 from tinylm_ablate.arch import loss as loss_module
+from tinylm_ablate.arch import runs as runs_module
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.arch.stacking import stacked
 
 RUNS = 3
+
+
+@pytest.fixture(params=["run by run", "at once"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of each run, as on a processor, and of all runs at once, as on a GPU."""
+    monkeypatch.setattr(runs_module, "_APART", {"cpu"} if request.param == "run by run" else set())
 
 
 @pytest.fixture(params=SHAPES)
@@ -28,6 +35,7 @@ def several(shape: Shape) -> tuple[list[Decoder], Tensor]:
     return [random_decoder(shape, seed) for seed in range(RUNS)], ids
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("chunk", [1, 2**20], ids=["many chunks", "one chunk"])
 def test_losses_and_gradients_are_those_of_each_run_alone(
@@ -50,6 +58,20 @@ def test_losses_and_gradients_are_those_of_each_run_alone(
             torch.testing.assert_close(together.get_parameter(name).grad[run], parameter.grad, **close, msg=name)
 
 
+def test_on_a_processor_every_bit_is_that_of_the_run_alone(shape: Shape) -> None:
+    decoders, ids = several(shape)
+    together = stacked(decoders)
+    losses = together.loss(ids[..., :-1], ids[..., 1:])
+    losses.sum().backward()
+    for run, decoder in enumerate(decoders):
+        alone = decoder.loss(ids[run, :, :-1], ids[run, :, 1:])
+        assert torch.equal(losses[run], alone)
+        alone.backward()
+        for name, parameter in decoder.named_parameters():
+            assert torch.equal(together.get_parameter(name).grad[run], parameter.grad), name
+
+
+@pytest.mark.usefixtures("way")
 def test_a_run_does_not_see_the_others(shape: Shape) -> None:
     decoders, ids = several(shape)
     before = stacked(decoders).loss(ids[..., :-1], ids[..., 1:], reduction="none")
@@ -62,6 +84,7 @@ def test_a_run_does_not_see_the_others(shape: Shape) -> None:
     assert not torch.equal(before[1], after[1]) and bool(after[2].isnan().all())
 
 
+@pytest.mark.usefixtures("way")
 def test_text_that_every_run_reads(shape: Shape) -> None:
     decoders, ids = several(shape)
     together, (inputs, targets) = stacked(decoders), (ids[0, :, :-1], ids[0, :, 1:])
@@ -72,6 +95,7 @@ def test_text_that_every_run_reads(shape: Shape) -> None:
             torch.testing.assert_close(logits[run], decoder(inputs))
 
 
+@pytest.mark.usefixtures("way")
 def test_recomputed_activations_change_nothing(shape: Shape) -> None:
     decoders, ids = several(shape)
     plain, saving = stacked(decoders), stacked(decoders)

@@ -156,7 +156,7 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights(small_data: list[str],
         os.kill(process.pid, signal.SIGTERM)
         _, told = process.communicate()
     assert process.returncode == 143, told
-    assert "The same command goes on from there" in told
+    assert "The same command resumes from there" in told
     assert not records(tmp_path)
     rest = command(tmp_path, *arguments, "runs_dir=runs")
     assert rest.returncode == 0, rest.stderr

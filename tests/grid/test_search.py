@@ -38,7 +38,7 @@ def test_a_run_that_was_given_up_goes_on_bit_for_bit(data: list[str], tmp_path: 
     settings = [*data, "train.tokens=1536", "train.log_every=1"]
     whole, parts = (settle(compose([*settings, f"runs_dir={tmp_path / name}"])) for name in ("whole", "parts"))
     record = complete(whole)
-    with pytest.raises(Pruned, match="given up at step 7 of 12"):
+    with pytest.raises(Pruned, match="pruned at step 7 of 12"):
         complete(parts, lambda row: row["step"] == 7)
     assert finished(parts.folder) is None
     assert [path.name for path in (parts.folder / "checkpoint").iterdir()] == ["step-000000007"]

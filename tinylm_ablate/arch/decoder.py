@@ -30,7 +30,7 @@ from tinylm_ablate.arch.layers import Embedding, Matrix, RMSNorm, Rotary, rotate
 from tinylm_ablate.arch.loss import next_token_loss
 from tinylm_ablate.arch.pangu import AugmentedShortcuts, SeriesActivation
 from tinylm_ablate.arch.recomputing import swiglu_down
-from tinylm_ablate.arch.runs import positions, product, spread
+from tinylm_ablate.arch.runs import positions, product, scale
 from tinylm_ablate.arch.shapes import Shape
 
 
@@ -60,7 +60,7 @@ class Attention(nn.Module):
             return heads
         weights = torch.cat((self.q_norm.repeated(self.heads), self.k_norm.repeated(self.kv_heads)), dim=-2)
         normed = F.rms_norm(heads, (self.head_dim,), eps=self.q_norm.eps)
-        return normed * spread(weights.to(heads.dtype), heads, own=2)
+        return scale(normed, weights.to(heads.dtype), own=2)
 
 
 class FeedForward(nn.Module):

@@ -7,6 +7,7 @@ et al. 2024, arXiv 2410.10989.)
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from tinylm_ablate.arch.runs import product
+from tinylm_ablate.arch.runs import apart, product, run_by_run
 
 #: A target that does not count.
 IGNORED = -100
@@ -37,6 +38,8 @@ def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, reduction: 
     Returns:
         A scalar or (R,); or (N,) or (R, N).
     """
+    if weight.ndim == 3 and apart(weight):
+        return run_by_run(functools.partial(next_token_loss, reduction=reduction), hidden, weight, targets)
     if reduction == "mean":
         loss: Tensor = _MeanLoss.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
         return loss

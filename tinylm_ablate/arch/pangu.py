@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinylm_ablate.arch.layers import Matrix
-from tinylm_ablate.arch.runs import runs_axis, spread
+from tinylm_ablate.arch.runs import apart, run_by_run, runs_axis, spread
 from tinylm_ablate.arch.shapes import Shape
 
 
@@ -36,14 +36,17 @@ class SeriesActivation(nn.Module):
 
     def forward(self, gate: Tensor) -> Tensor:
         """(..., h) -> (..., h)."""
-        scales, shifts = (
-            [spread(term, gate) for term in kept.view(*kept.shape[:-1], self.terms, -1).to(gate.dtype).unbind(-2)]
-            for kept in (self.scales, self.shifts)
-        )
-        total = F.silu(torch.addcmul(shifts[0], gate, scales[0]))
-        for scale, shift in zip(scales[1:], shifts[1:], strict=True):
-            total = total + F.silu(torch.addcmul(shift, gate, scale))
-        return total
+        if self.scales.ndim == 2 and apart(self.scales):
+            return run_by_run(self._series, gate, self.scales, self.shifts)
+        return self._series(gate, self.scales, self.shifts)
+
+    def _series(self, gate: Tensor, scales: Tensor, shifts: Tensor) -> Tensor:
+        terms = []
+        for term in range(self.terms):
+            own = slice(term * gate.shape[-1], (term + 1) * gate.shape[-1])
+            scale, shift = (spread(kept[..., own].to(gate.dtype), gate) for kept in (scales, shifts))
+            terms.append(F.silu(torch.addcmul(shift, gate, scale)))
+        return sum(terms[1:], start=terms[0])
 
 
 class AugmentedShortcuts(nn.Module):

@@ -1,13 +1,13 @@
 """The norm and the feed-forward product with backward passes of their own, which keep none of their intermediate results.
 
 What PyTorch would keep of them is computed again from their inputs, which are kept anyway: a few elementwise passes against
-half of a layer's activations. Compiled layers need none of this, since the compiler chooses for itself what it recomputes.
-
-Weights may carry a leading axis of R runs, and then so do hidden states (see ``runs``).
+half of a layer's activations. Compiled layers need none of this, since the compiler chooses for itself what it recomputes, and
+neither do several runs in one product, which train on a GPU.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -15,21 +15,23 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tinylm_ablate.arch.runs import positions, product, spread
+from tinylm_ablate.arch.runs import apart, product, run_by_run, scale
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``F.rms_norm`` over the last dimension, of which only ``x`` and its roots are kept.
 
     Args:
-        x: (..., d); with weights of R runs (R, ..., d).
+        x: (..., d); of R runs (R, ..., d).
         weight: (d,) or (R, d).
         eps: Added to the mean square.
     """
+    if weight.ndim == 2:
+        if apart(weight):
+            return run_by_run(functools.partial(rms_norm, eps=eps), x, weight)
+        return scale(F.rms_norm(x, x.shape[-1:], eps=eps), weight)
     if _plain(x, weight) or x.dtype not in (torch.float32, torch.float64) or x.dtype != weight.dtype:
-        if weight.ndim == 1:
-            return F.rms_norm(x, weight.shape, weight, eps)
-        return F.rms_norm(x, weight.shape[-1:], eps=eps) * spread(weight, x)
+        return F.rms_norm(x, weight.shape, weight, eps)
     result: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return result
 
@@ -38,13 +40,15 @@ def swiglu_down(gate_up: Tensor, weight: Tensor) -> Tensor:
     """(silu(gate) * up) weight^T, of which only ``gate_up`` is kept.
 
     Args:
-        gate_up: gate and up beside each other, (..., 2 * ffn_width); with weights of R runs (R, ..., 2 * ffn_width).
+        gate_up: gate and up beside each other, (..., 2 * ffn_width); of R runs (R, ..., 2 * ffn_width).
         weight: (width, ffn_width) or (R, width, ffn_width).
 
     Returns:
         (..., width), in the precision of ``gate_up``.
     """
-    if _plain(gate_up, weight):
+    if weight.ndim == 3 and apart(weight):
+        return run_by_run(swiglu_down, gate_up, weight)
+    if weight.ndim == 3 or _plain(gate_up, weight):
         gate, up = gate_up.chunk(2, dim=-1)
         return product(F.silu(gate) * up, weight.to(gate_up.dtype))
     result: Tensor = _SwiGLUDown.apply(gate_up, weight)  # type: ignore[no-untyped-call]
@@ -61,7 +65,7 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         root = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, root)
-        result: Tensor = (x * root).mul_(spread(weight, x))
+        result: Tensor = (x * root).mul_(weight)
         return result
 
     @staticmethod
@@ -70,9 +74,9 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, root = ctx.saved_tensors
         normed = x * root
         per_channel = grad * normed
-        grad_weight = per_channel.sum(tuple(range(weight.ndim - 1, grad.ndim - 1)))
-        mean = product(per_channel, weight.unsqueeze(-2)).div_(x.shape[-1])
-        return torch.addcmul(grad * spread(weight, x), normed, mean, value=-1).mul_(root), grad_weight, None
+        grad_weight = per_channel.sum(tuple(range(grad.ndim - 1)))
+        mean = (per_channel @ weight).div_(x.shape[-1]).unsqueeze(-1)
+        return torch.addcmul(grad * weight, normed, mean, value=-1).mul_(root), grad_weight, None
 
 
 class _SwiGLUDown(torch.autograd.Function):
@@ -80,7 +84,7 @@ class _SwiGLUDown(torch.autograd.Function):
     def forward(ctx: Any, gate_up: Tensor, weight: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
         ctx.save_for_backward(gate_up, weight)
-        return product(F.silu(gate).mul_(up), weight.to(gate_up.dtype))
+        return F.linear(F.silu(gate).mul_(up), weight.to(gate_up.dtype))
 
     @staticmethod
     @once_differentiable
@@ -89,9 +93,8 @@ class _SwiGLUDown(torch.autograd.Function):
         gate, up = gate_up.chunk(2, dim=-1)
         passed = F.silu(gate)
         hidden = passed * up
-        grad_weight = positions(grad, weight).mT @ positions(hidden, weight)
-        torch.matmul(positions(grad, weight), weight.to(grad.dtype), out=positions(hidden, weight))
-        slope = hidden
+        grad_weight = grad.flatten(0, -2).mT @ hidden.flatten(0, -2)
+        slope = torch.matmul(grad, weight.to(grad.dtype), out=hidden)
         grad_gate_up = torch.empty_like(gate_up)
         grad_gate, grad_up = grad_gate_up.chunk(2, dim=-1)
         torch.mul(slope, passed, out=grad_up)

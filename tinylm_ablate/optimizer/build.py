@@ -1,9 +1,9 @@
-"""The optimizer of one run, as PyTorch and Lightning want it. That of R runs is in ``stacked``; both use the same arithmetic."""
+"""The optimizer of one run, as PyTorch and Lightning want it; that of R runs, with the same arithmetic, is in ``stacked``."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -79,7 +79,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self.counters = {"updates": 0.0, "highest_rate": 0.0, "weight_sum": 0.0}
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters that have a gradient; where none has, nothing changes."""
         loss = None
         if closure is not None:
@@ -117,22 +117,24 @@ class RuleOptimizer(torch.optim.Optimizer):
 # A run's state of the optimizer, by the names of its parameters: what its checkpoint holds.
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, model: nn.Module
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
     """The tensors that an optimizer keeps, as kind -> name of the parameter -> tensor, and its counters."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     kept: dict[str, dict[str, Tensor]] = {}
     counters = dict(optimizer.counters) if isinstance(optimizer, RuleOptimizer) else {"updates": 0.0}
-    for parameter, state in optimizer.state.items():
+    for tensor, state in optimizer.state.items():
         for kind, value in state.items():
             if kind == "step":
                 counters["updates"] = float(value)
             else:
-                kept.setdefault(kind, {})[names[parameter]] = value
+                kept.setdefault(kind, {})[names[tensor]] = value
     return kept, counters
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, model: nn.Module, kept: dict[str, dict[str, Tensor]], counters: dict[str, float]
+    optimizer: torch.optim.Optimizer, model: nn.Module, kept: Mapping[str, Mapping[str, Tensor]], counters: Mapping[str, float]
 ) -> None:
     """The inverse of ``optimizer_state``."""
     parameters = dict(model.named_parameters())
@@ -143,5 +145,5 @@ def restore_optimizer(
     if isinstance(optimizer, RuleOptimizer):
         optimizer.counters |= counters
     else:
-        for parameter, state in optimizer.state.items():
-            state["step"] = torch.tensor(counters["updates"], dtype=torch.float32, device=parameter.device)
+        for tensor, state in optimizer.state.items():
+            state["step"] = torch.tensor(counters["updates"], dtype=torch.float32, device=tensor.device)

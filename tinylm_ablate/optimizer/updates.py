@@ -137,7 +137,8 @@ def scaled_orthogonal(matrices: Tensor, products: torch.dtype) -> Tensor:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     x = (x.mT if rows > columns else x).float()
-    return x * (0.2 * max(rows, columns) ** 0.5)
+    scaled: Tensor = x * (0.2 * max(rows, columns) ** 0.5)
+    return scaled
 
 
 def _root_of_square(square: Tensor, grads: Tensor, s: Settings) -> Tensor:

@@ -20,7 +20,9 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tinylm_ablate.errors import RunFailed
 from tinylm_ablate.files import building, sha256_file, write_atomic
+from tinylm_ablate.train.member import Member
 from tinylm_ablate.train.record import CURVE, EVENTS
 
 _KEPT = 2
@@ -59,11 +61,11 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         shutil.rmtree(target)  # damaged, and this run has come here again
     tensors = {f"{kind}.{name}": value for kind, values in checkpoint.kept.items() for name, value in values.items()}
     with building(target) as temporary:
-        for name, content in ((_WEIGHTS, checkpoint.weights), (_OPTIMIZER, tensors)):
-            save_file({key: value.detach().cpu().contiguous() for key, value in content.items()}, temporary / name)
+        for name, named in ((_WEIGHTS, checkpoint.weights), (_OPTIMIZER, tensors)):
+            save_file({key: value.detach().cpu().contiguous() for key, value in named.items()}, temporary / name)
         for name, text in checkpoint.records.items():
             (temporary / name).write_text(text, encoding="utf-8")
-        content = {
+        content: dict[str, Any] = {
             "step": checkpoint.step, "counters": checkpoint.counters, "recorder": checkpoint.recorder,
             "sha256": {name: sha256_file(temporary / name) for name in sorted(_FILES)},
         }  # fmt: skip
@@ -88,6 +90,20 @@ def restore(folder: Path) -> Checkpoint | None:
             weights = load_file(path / _WEIGHTS)
             return Checkpoint(content["step"], weights, kept, content["counters"], content["recorder"], records)
     return None
+
+
+def opening(member: Member, restored: Checkpoint | None) -> Checkpoint | None:
+    """The checkpoint that weights and optimizer of a run begin with: the run's own, or that of the round before.
+
+    Raises:
+        RunFailed: The round before kept its state, and it cannot be read.
+    """
+    if restored is not None or member.start.checkpoints is None:
+        return restored
+    before = restore(member.start.checkpoints)
+    if before is None:
+        raise RunFailed(f"{member.start.checkpoints}: no sound checkpoint to resume from; remove its run to train it again")
+    return before
 
 
 def checkpoints(folder: Path) -> list[Path]:

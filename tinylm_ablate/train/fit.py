@@ -1,4 +1,4 @@
-"""One run over one or several devices: Lightning drives the steps; the order of the data, the curve and the checkpoints are ours.
+"""One run over one or several devices: Lightning drives the steps; data order, curve and checkpoints are ours.
 
 Lightning's own resume loses or repeats batches within an epoch, so a run that resumes starts a new ``Trainer`` for the steps
 that are left, with weights and optimizer restored and the loader set to the first batch that has not been seen.
@@ -23,14 +23,14 @@ from torch.utils.data import DataLoader, IterableDataset
 from tinylm_ablate import progress
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import flops_per_token
-from tinylm_ablate.errors import Interrupted, Pruned, RunFailed
+from tinylm_ablate.errors import Interrupted, Pruned
 from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.optimizer.build import RuleOptimizer, optimizer_state, restore_optimizer
 from tinylm_ablate.train import checkpoint
 from tinylm_ablate.train.checkpoint import Checkpoint
 from tinylm_ablate.train.compile import compiled, worth_compiling
 from tinylm_ablate.train.devices import Environment, Share, agreed, share_weights, strategy, team, whole
-from tinylm_ablate.train.member import Member, OnRows, Row, Start, Trained
+from tinylm_ablate.train.member import Member, OnRows, Start, Trained
 from tinylm_ablate.train.module import TrainingModule
 from tinylm_ablate.train.order import Order
 from tinylm_ablate.train.record import Recorder
@@ -38,8 +38,6 @@ from tinylm_ablate.train.stop import Stop
 
 if TYPE_CHECKING:
     from tinylm_ablate.settle import Settled
-
-__all__ = ["OnRows", "Row", "Start", "Trained", "fit", "opening_checkpoint"]
 
 
 class MicroBatches(IterableDataset[Tensor]):
@@ -224,20 +222,6 @@ def _reopened(tokens: np.ndarray) -> Callable[[], np.ndarray]:
     return functools.partial(np.asarray, np.asarray(tokens))
 
 
-def opening_checkpoint(member: Member, restored: Checkpoint | None) -> Checkpoint | None:
-    """The checkpoint that weights and optimizer begin with: the run's own, or that of the round before.
-
-    Raises:
-        RunFailed: The round before kept its state, and it cannot be read.
-    """
-    if restored is not None or member.start.checkpoints is None:
-        return restored
-    before = checkpoint.restore(member.start.checkpoints)
-    if before is None:
-        raise RunFailed(f"{member.start.checkpoints}: no sound checkpoint to resume from; remove its run to train it again")
-    return before
-
-
 def _begin(member: Member, restored: Checkpoint | None, rank: int = 0) -> tuple[TrainingModule, torch.optim.Optimizer]:
     """The module with its first step set, and the optimizer, from the checkpoint."""
     decoder, settled = member.decoder, member.settled
@@ -249,7 +233,7 @@ def _begin(member: Member, restored: Checkpoint | None, rank: int = 0) -> tuple[
     decoder.checkpointing = train.recompute
     module = TrainingModule(decoder, settled, rank)
     optimizer = module.configure_optimizers()
-    if opening := opening_checkpoint(member, restored):
+    if opening := checkpoint.opening(member, restored):
         decoder.load_state_dict(opening.weights)
         restore_optimizer(optimizer, decoder, opening.kept, opening.counters)
     module.first_step = settled.rounds.start if restored is None else restored.step

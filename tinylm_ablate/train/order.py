@@ -45,7 +45,7 @@ class Order:
 
     def windows(self, step: int) -> list[int]:
         """Which windows of the text these sequences are."""
-        return self.batches.ids(self.positions(step)).tolist()
+        return [int(window) for window in self.batches.ids(self.positions(step))]
 
 
 def learning_rate(settled: Settled, step: int) -> float:

@@ -141,9 +141,7 @@ class Recorder:
             RunFailed: All of its last steps were skipped.
         """
         if not self._tail:
-            raise RunFailed(
-                f"{self.skipped} steps were skipped, and none of the last was finite; see {self.folder / EVENTS}"
-            )
+            raise RunFailed(f"{self.skipped} steps were skipped, and none of the last was finite; see {self.folder / EVENTS}")
         loss = math.fsum(self._tail) / len(self._tail)
         return Trained(loss, self.seconds, self.settled.tokens / max(self.seconds, 1e-9), self.skipped, runs)
 
