@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from tinylm_ablate.config import DataConfig
 from tinylm_ablate.data import readers
 from tinylm_ablate.data.corpus import text_fingerprint
-from tinylm_ablate.data.documents import read_documents
 from tinylm_ablate.data.languages import script_language
 from tinylm_ablate.data.readers import Columns, read_rows
+from tinylm_ablate.data.sources import read_documents
 from tinylm_ablate.errors import UserError
 
 Make = Callable[..., DataConfig]

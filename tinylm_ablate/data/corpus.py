@@ -18,8 +18,9 @@ from typing import Any
 
 from tinylm_ablate import progress
 from tinylm_ablate.config import DataConfig
-from tinylm_ablate.data.documents import Document, Source, open_source
+from tinylm_ablate.data.documents import Document, Source
 from tinylm_ablate.data.once import build_once
+from tinylm_ablate.data.sources import open_source
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import fingerprint, sha256_file
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,9 +22,6 @@ from tinylm_ablate.data.documents import Document
 from tinylm_ablate.data.once import build_once
 from tinylm_ablate.files import fingerprint
 
-if TYPE_CHECKING:
-    from tinylm_ablate.tokenizer.vocabulary import Vocabulary
-
 #: Raised by hand when the same corpus and tokenizer come to give other files.
 _FORMAT = 1
 _SUMMARY = "shards.json"
@@ -33,6 +30,25 @@ _BATCH_BYTES = 2_000_000
 _BATCH_DOCUMENTS = 4_096
 #: Calls in flight: while the ids of one batch are turned into an array, the next is being encoded.
 _IN_FLIGHT = 2
+
+
+class Encoder(Protocol):
+    """The part of a vocabulary that shards are made with."""
+
+    @property
+    def size(self) -> int:
+        """Number of ids."""
+
+    @property
+    def end_of_text(self) -> int:
+        """The id that ends a document."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity: equal for vocabularies that encode alike."""
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """The ids of each text, without special tokens."""
 
 
 class Shards:
@@ -62,7 +78,7 @@ class Shards:
         return np.memmap(self.folder / f"{split}.bin", dtype=self.summary["dtype"], mode="r")
 
 
-def open_shards(corpus: Corpus, tokenizer: Vocabulary, cache_dir: Path) -> Shards:
+def open_shards(corpus: Corpus, tokenizer: Encoder, cache_dir: Path) -> Shards:
     """Open the shards of a corpus in a tokenizer; build them first if they are not there whole.
 
     Memory while building: a few batches of 2 MB of text with their ids, whatever the size of the corpus.
@@ -102,7 +118,7 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _build(folder: Path, corpus: Corpus, tokenizer: Vocabulary, dtype: str, identity: str) -> None:
+def _build(folder: Path, corpus: Corpus, tokenizer: Encoder, dtype: str, identity: str) -> None:
     languages: dict[str, dict[str, dict[str, int]]] = {}
     total = sum(corpus.bytes(split) for split in SPLITS)
     with progress.bar(total=total, description="tokenizing", unit="B") as bar:
@@ -132,7 +148,7 @@ def _build(folder: Path, corpus: Corpus, tokenizer: Vocabulary, dtype: str, iden
     (folder / _SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _encoded(documents: Iterator[Document], tokenizer: Vocabulary) -> Iterator[tuple[list[Document], list[list[int]], int]]:
+def _encoded(documents: Iterator[Document], tokenizer: Encoder) -> Iterator[tuple[list[Document], list[list[int]], int]]:
     """Batches of documents with their ids and bytes, in order.
 
     The tokenizer lets go of the interpreter while it works, so a second batch keeps its threads busy meanwhile.
