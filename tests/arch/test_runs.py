@@ -21,7 +21,7 @@ RUNS = 3
 @pytest.fixture(params=["run by run", "at once"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Products of each run, as on a processor, and of all runs at once, as on a GPU."""
-    monkeypatch.setattr(runs_module, "_APART", {"cpu"} if request.param == "run by run" else set())
+    monkeypatch.setattr(runs_module, "_ONE_BY_ONE", {"cpu"} if request.param == "run by run" else set())
 
 
 @pytest.fixture(params=SHAPES)

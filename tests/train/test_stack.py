@@ -13,6 +13,7 @@ import torch
 
 from tests.helpers import TINY
 from tests.train.test_fit import curve, decoder_of, ignore, same, weights
+from tinylm_ablate.arch import runs as runs_module
 from tinylm_ablate.errors import Interrupted, Pruned, RunFailed
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.settle import Settled, settle
@@ -54,10 +55,9 @@ def alone(member: Member, folder: Path) -> Member:
 
 
 def assert_equal(found: Member, expected: Member) -> None:
-    for name, value in weights(expected.decoder).items():
-        torch.testing.assert_close(weights(found.decoder)[name], value, rtol=0, atol=1e-5, msg=name)
-    assert len(curve(found.folder)) == len(curve(expected.folder)) > 0
-    np.testing.assert_allclose(curve(found.folder), curve(expected.folder), rtol=1e-4)
+    """To the bit: weights that are a rounding error apart grow apart, most of all those of rare tokens under AdamW."""
+    assert same(weights(found.decoder), weights(expected.decoder))
+    assert curve(found.folder) == curve(expected.folder) != []
 
 
 def assert_as_alone(members: list[Member], tmp_path: Path) -> None:
@@ -120,14 +120,32 @@ def test_shapes_with_everything(tokens: np.ndarray, tmp_path: Path) -> None:
 
 
 def test_weights_in_bf16(tokens: np.ndarray, tmp_path: Path) -> None:
-    """In bf16 a stack rounds elsewhere, so losses are compared."""
-    pair = [run(tmp_path, "train.precision=bf16-true", f"seed={seed}") for seed in range(2)]
+    pair = [run(tmp_path, "train.precision=bf16-true", f"seed={seed}", steps=20) for seed in range(2)]
+    members = [member(each, tokens, tmp_path / str(index)) for index, each in enumerate(pair)]
+    assert_as_alone(members, tmp_path)
+    assert all(value.dtype == torch.float32 for value in weights(members[0].decoder).values())
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon", "schedule_free"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16-true"])
+def test_all_runs_at_once_as_on_a_gpu(
+    name: str, precision: str, tokens: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The products and updates of a GPU, on the processor: they round elsewhere, so losses are compared."""
+    overrides = [f"optimizer={name}", f"train.precision={precision}"]
+    pair = [run(tmp_path, *overrides, more, steps=20) for more in ("seed=0", "optimizer.scaling.multiplier=2")]
     members = [member(each, tokens, tmp_path / str(index)) for index, each in enumerate(pair)]
     expected = [alone(each, tmp_path / "alone" / str(index)) for index, each in enumerate(members)]
+    monkeypatch.setattr(runs_module, "_ONE_BY_ONE", set())
+    members[0].on_rows = stop_at(10)
+    assert all(isinstance(outcome, Interrupted) for outcome in train_stack(members))
+    members[0].on_rows = ignore
     assert all(isinstance(outcome, Trained) for outcome in train_stack(members))
     for found, one in zip(members, expected, strict=True):
-        np.testing.assert_allclose(curve(found.folder), curve(one.folder), rtol=0.02)
-        assert all(value.dtype == torch.float32 for value in weights(found.decoder).values())
+        np.testing.assert_allclose(curve(found.folder), curve(one.folder), rtol=1e-4 if precision == "fp32" else 0.02)
+        close = {"rtol": 0, "atol": 1e-4} if precision == "fp32" else {"rtol": 0.1, "atol": 0.05}
+        for key, value in weights(one.decoder).items():
+            torch.testing.assert_close(weights(found.decoder)[key], value, **close, msg=key)
 
 
 def three(tmp_path: Path, tokens: np.ndarray, name: str, middle: OnRows = ignore, *overrides: str) -> list[Member]:
@@ -240,7 +258,6 @@ def test_a_stack_that_is_stopped_resumes_bit_for_bit(number: signal.Signals, tok
     for outcome in outcomes:
         assert isinstance(outcome, Interrupted) and outcome.signum == number
         assert "stopped at step 5 of 12; saved in" in str(outcome)
-    assert signal.getsignal(number) is not None and not isinstance(signal.getsignal(number), type(None))
     again = three(tmp_path, tokens, "parts")
     assert all(isinstance(outcome, Trained) for outcome in train_stack(again))
     for found, one in zip(again, expected, strict=True):

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Devices that compute the runs of a product one by one.
-_APART = {"cpu"}
+#: Devices that compute runs one by one.
+_ONE_BY_ONE = {"cpu"}
 
 
 def runs_axis(runs: int | None) -> tuple[int, ...]:
@@ -25,9 +25,14 @@ def runs_axis(runs: int | None) -> tuple[int, ...]:
     return () if runs is None else (runs,)
 
 
+def one_by_one(device: str) -> bool:
+    """Whether this kind of device computes runs one by one."""
+    return device in _ONE_BY_ONE
+
+
 def apart(weight: Tensor) -> bool:
     """Whether the runs of this weight are computed one by one."""
-    return weight.device.type in _APART or weight.shape[0] == 1
+    return one_by_one(weight.device.type) or weight.shape[0] == 1
 
 
 def run_by_run(function: Callable[..., Tensor], *operands: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape
 
 
-def decoder_over(shape: Shape, runs: int, weights: Mapping[str, Tensor]) -> Decoder:
-    """A decoder of R runs whose parameters are the given tensors themselves: name -> (R, ...)."""
+def decoder_over(shape: Shape, runs: int | None, weights: Mapping[str, Tensor]) -> Decoder:
+    """A decoder of R runs, or of one, whose parameters are the given tensors themselves, by name."""
     with torch.device("meta"):
         decoder = Decoder(shape, runs)
     for name, _ in list(decoder.named_parameters()):

@@ -1,4 +1,4 @@
-"""The weights of R runs as one row of memory each, and the optimizer over these rows.
+"""The weights of R runs as one row of memory each, and the optimizer over all rows at once, for a GPU.
 
 What belongs to one kind of parameter in all layers lies together, so that the optimizer needs three passes at most: over the
 matrices of the layers, the embedding and the head, and the vectors.
@@ -113,7 +113,7 @@ class _Kept:
 
 
 class StackedOptimizer:
-    """One optimizer for R runs, each with its own settings; nothing that it does in a step needs the host.
+    """One optimizer for R runs, each with its own settings; a step of it needs nothing from the host.
 
     Args:
         layout: Of the rows.
@@ -137,15 +137,20 @@ class StackedOptimizer:
             decay = each(lambda config, part=part: decay_of(part.matrices, config))  # type: ignore[misc]
             self.kept.append(_Kept(part, rule, decay, first_state(rule, weights[:, part.within])))
 
-    def step(self, grads: Tensor, rates: Tensor, norms: Tensor, active: Tensor) -> None:
+    def step(self, grads: Tensor, rates: Tensor, active: Tensor) -> Tensor:
         """Clip, and update the weights in place.
 
         Args:
-            grads: (R, P), of which those of inactive runs are not looked at.
+            grads: (R, P).
             rates: Learning rate of each run, (R,) fp64.
-            norms: Norm of each run's gradients, (R,).
-            active: Which runs take part, (R,) bool; weights, state and counters of the others do not change by a bit.
+            active: Which runs take part, (R,) bool. Of the others, and of those whose gradients are not finite, weights, state
+                and counters do not change by a bit.
+
+        Returns:
+            The norm of each run's gradients before clipping, (R,).
         """
+        norms = torch.linalg.vector_norm(grads, dim=1, dtype=torch.float32)
+        active = active & norms.isfinite()
         on, rate = active.double().unsqueeze(1), rates.unsqueeze(1)
         counters = self.counters
         counters["updates"].add_(on)
@@ -162,6 +167,7 @@ class StackedOptimizer:
             )  # fmt: skip
             within = kept.part.within
             apply(kept.rule, self.weights[:, within], grads[:, within], kept.state, settings)
+        return norms
 
     def _orthogonal(self, rows: Tensor, part: Part) -> Tensor:
         """The scaled orthogonal matrices nearest to all matrices of a part, (R, width) -> (R, width)."""

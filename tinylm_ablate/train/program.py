@@ -16,7 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.arch.runs import one_by_one
 from tinylm_ablate.arch.stacking import decoder_over
+from tinylm_ablate.optimizer.apart import ApartOptimizers
 from tinylm_ablate.optimizer.stacked import Layout, StackedOptimizer
 from tinylm_ablate.train.checkpoint import Checkpoint
 
@@ -77,10 +80,16 @@ class Program:
         self.decoder = decoder_over(first.shape, runs, self.views)
         self.decoder.checkpointing = train.recompute
         self.decoder.stream = torch.float32 if dtype == torch.bfloat16 else None
-        for name, grad in layout.views(self.grads).items():
-            self.decoder.get_parameter(name).grad = grad
+        self.slopes = layout.views(self.grads)
+        for name, slope in self.slopes.items():
+            self.decoder.get_parameter(name).grad = slope
         products = torch.bfloat16 if self.bf16 else torch.float32
-        self.optimizer = StackedOptimizer(layout, self.weights, [each.config.optimizer for each in settled], products)
+        configs = [each.config.optimizer for each in settled]
+        self.optimizer: ApartOptimizers | StackedOptimizer
+        if one_by_one(device):
+            self.optimizer = ApartOptimizers([self._alone(run) for run in range(runs)], configs, products)
+        else:
+            self.optimizer = StackedOptimizer(layout, self.weights, configs, products)
         self._update = torch.compile(self.optimizer.step, dynamic=False) if compiles else self.optimizer.step
 
         def table(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -93,6 +102,13 @@ class Program:
         self.rates = table(self.block, runs, dtype=torch.float64)
         self.losses, self.norms = table(self.block, self.accumulation, runs), table(self.block, runs)
         self._graph: torch.cuda.CUDAGraph | None = None
+
+    def _alone(self, run: int) -> Decoder:
+        """One run as a decoder of its own, over the same weights and gradients."""
+        decoder = decoder_over(self.decoder.shape, None, self.weights_of(run))
+        for name, slope in self.slopes.items():
+            decoder.get_parameter(name).grad = slope[run]
+        return decoder
 
     @torch.no_grad()
     def load(self, run: int, weights: Mapping[str, Tensor]) -> None:
@@ -149,11 +165,10 @@ class Program:
             losses.append(loss.detach())
         with torch.no_grad():
             of_step = torch.stack(losses)
-            norms = torch.linalg.vector_norm(self.grads, dim=1, dtype=torch.float32)
-            finite = norms.isfinite() & of_step.isfinite().all(0)
+            finite = of_step.isfinite().all(0)
             rates = self.rates.index_select(0, self.place).squeeze(0)
-            self._update(self.grads, rates, norms, self.active & finite)
-            self.active.logical_and_(finite | self.skips)
+            norms = self._update(self.grads, rates, self.active & finite)
+            self.active.logical_and_((finite & norms.isfinite()) | self.skips)
             self.losses.index_copy_(0, self.place, of_step.unsqueeze(0))
             self.norms.index_copy_(0, self.place, norms.unsqueeze(0))
             self.grads.zero_()
