@@ -94,4 +94,5 @@ def _bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed (BSD licenses), kept as text until a figure is made interactive."""
     import vl_convert
 
-    return str(vl_convert.javascript_bundle(None))  # type: ignore[arg-type].replace("</", "<\\/").replace("<!--", "<\\!--")
+    bundle: Any = vl_convert.javascript_bundle
+    return str(bundle(None)).replace("</", "<\\/").replace("<!--", "<\\!--")
