@@ -12,7 +12,7 @@ from typing import Any
 
 from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.files import write_atomic
+from tinylm_ablate.files import remove_unfinished, write_atomic
 from tinylm_ablate.hardware import pick_device
 from tinylm_ablate.provenance import provenance
 from tinylm_ablate.secrets import cut
@@ -22,6 +22,11 @@ from tinylm_ablate.tracking import Follower
 
 #: Version of the layout of ``metrics.json``.
 RECORD_SCHEMA = 2
+
+#: What training writes into the folder of a run, whole or not at all.
+_WRITTEN = (
+    "settled.json", "config.yaml", "provenance.json", "curve.jsonl", "matrix_std.json", "model", "metrics.json",
+)  # fmt: skip
 
 Record = dict[str, Any]
 Watch = Callable[[dict[str, float]], bool]
@@ -68,12 +73,11 @@ class RunTask(Task):
             train(self.run, self.watch)
         finally:
             tracked.done(self.run.folder)
-        self.tidy()
 
     def tidy(self) -> None:
         folder = self.run.folder
-        for left in folder.glob(".*.*"):  # half-written files and folders of a worker that was killed
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        for name in _WRITTEN:
+            remove_unfinished(folder / name)
         if not self.run.keep_state:
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         self.drop_model()
