@@ -428,6 +428,13 @@ class TrainConfig:
         choices=("ddp", "fsdp"),
         identity=NONE,
     )
+    stack: int | str = setting(
+        "runs of one shape that train together on one device, each with the numbers that it has alone; 'auto' is as many as "
+        "the memory of a GPU allows, and 1 on a processor",
+        choices=("auto",),
+        at_least=1,
+        identity=NONE,
+    )
     compile: bool | str = setting(
         "compile the layers; 'auto' does where a C++ compiler is found and the run is long enough to win by it",
         choices=("auto",),

@@ -238,7 +238,7 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights(settings: list[str], t
         os.kill(process.pid, signal.SIGTERM)
         _, told = process.communicate()
     assert process.returncode == 143, told
-    assert "The same command goes on from there" in told
+    assert "The same command resumes from there" in told
     assert not records(tmp_path)
     rest = run_command(*arguments, "runs_dir=runs", folder=tmp_path)
     assert rest.code == 0, rest.text
