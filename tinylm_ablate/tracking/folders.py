@@ -38,7 +38,7 @@ class Grid:
         self.note = str(content.get("note") or "")
         self.axis = [str(key) for key in content.get("axis") or []]
         self.created = path.stat().st_mtime
-        self.command = content.get("command")
+        self.command, self.is_search = content.get("command"), bool(content.get("search"))
         self.cells = {
             str(cell["identity"]): (
                 str(cell.get("name", "")),
