@@ -35,10 +35,15 @@ _PACKAGES = (
 COMMAND = "TINYLM_ABLATE_COMMAND"
 
 
-@cache
 def provenance() -> dict[str, Any]:
     """Commit of the checkout that the package runs from (None in an installed wheel), whether and how it differs from it,
-    package versions, and the machine."""
+    package versions, the machine, and the command line."""
+    return {**_environment(), "command": command()}
+
+
+@cache
+def _environment() -> dict[str, Any]:
+    """The part of it that is the same for every command of a process."""
     return {
         "tinylm_ablate": __version__,
         **_checkout(),
@@ -50,7 +55,6 @@ def provenance() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "accelerator": _accelerator(),
         },
-        "command": command(),
     }
 
 

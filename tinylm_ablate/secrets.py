@@ -34,6 +34,9 @@ _SHAPES = re.compile(
     r"|AKIA[0-9A-Z]{12,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+|Bearer\s+[\w.~+/=-]{8,})"
 )
 
+#: Variables of every shell whose names only look like a password's.
+_FOLDERS = {"PWD", "OLDPWD"}
+
 #: Values that ``${oc.env:NAME}`` has resolved to in this process, with the name.
 _resolved: dict[str, str] = {}
 
@@ -123,7 +126,11 @@ def _cut_assignment(match: re.Match[str]) -> str:
 
 def _environment() -> list[tuple[str, str, bool]]:
     """Values to cut, the longest first: the value, what is shown, and whether it counts as a whole word only."""
-    found = {value: (CUT, False) for name, value in os.environ.items() if names_secret(name) and len(value) >= _SHORTEST_SECRET}
+    found = {
+        value: (CUT, False)
+        for name, value in os.environ.items()
+        if names_secret(name) and name not in _FOLDERS and len(value) >= _SHORTEST_SECRET
+    }
     for value, name in _resolved.items():
         if len(value) >= (_SHORTEST_SECRET if names_secret(name) else _SHORTEST_VALUE):
             found[value] = (f"${{oc.env:{name}}}", not names_secret(name))

@@ -21,7 +21,6 @@ import json
 import os
 import signal
 import socket
-import tempfile
 import threading
 import time
 import uuid
@@ -34,6 +33,11 @@ from tinylm_ablate.errors import Busy, Interrupted
 
 #: What the system answers where a folder has no locks.
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
+
+#: Longest lease time, and that of a lease that does not say it, seconds.
+MOST_SECONDS, UNREADABLE_SECONDS = 86_400.0, 60.0
+
+_UNREADABLE = "?"
 
 #: Longest wait between two looks at a task that another worker holds, seconds.
 LOOK_SECONDS = 1.0
@@ -66,6 +70,8 @@ class Holder:
     @property
     def name(self) -> str:
         """Host, process and time, for people."""
+        if self.machine == _UNREADABLE:
+            return "unknown: its lease cannot be read"
         return f"{self.machine.partition('/')[0]}, process {self.pid}" + (f", since {self.since}" if self.since else "")
 
 
@@ -194,7 +200,7 @@ class Leases:
             if holder is not None and not holder.released:
                 if not (locked and holder.machine == machine()) and self._alive(path, holder):
                     raise Busy(f"{key} is held by {holder.name}")
-                if holder.session == self.session:
+                if self.session and holder.session == self.session:
                     crashes = holder.crashes + 1
         path = self.folder / f"{key}.{newest + 1}"
         try:
@@ -229,18 +235,6 @@ class Leases:
             return False
 
 
-def file_time(folder: Path) -> float:
-    """The time by the clock of the file system that holds ``folder``, seconds."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".time.")
-    os.close(handle)
-    try:
-        os.utime(name)
-        return os.stat(name).st_mtime
-    finally:
-        os.unlink(name)
-
-
 @functools.cache
 def machine() -> str:
     """This machine: its name, and what tells it from others of that name."""
@@ -261,24 +255,30 @@ def _newest(folder: Path, key: str) -> int:
 
 def _read(path: Path) -> Holder | None:
     """The holder that a lease names; None where the file is gone. Of an unreadable one only its changes count."""
+    content: Any = {}
     try:
         touched = path.stat().st_mtime_ns
-        content: Any = json.loads(path.read_text(errors="replace") or "{}")
+        with contextlib.suppress(ValueError, RecursionError, IsADirectoryError, PermissionError):
+            content = json.loads(path.read_text(errors="replace"))
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError):
-        content = {}
     content = content if isinstance(content, dict) else {}
 
-    def value(key: str, default: Any) -> Any:
+    def value(key: str, *kinds: type) -> Any:
         found = content.get(key)
-        return found if isinstance(found, type(default)) and not isinstance(found, bool) else default
+        return found if isinstance(found, kinds) and not isinstance(found, bool) else None
 
-    seconds = float(value("seconds", 60.0))
+    seconds = value("seconds", int, float)
     return Holder(
-        value("machine", "?"), value("pid", 0), value("since", ""), seconds if 0 < seconds < 86_400 else 60.0, touched,
-        touched == 0, value("session", "?"), value("crashes", 0),
-    )  # fmt: skip
+        machine=value("machine", str) or _UNREADABLE,
+        pid=value("pid", int) or 0,
+        since=value("since", str) or "",
+        seconds=float(seconds) if seconds is not None and 0 < seconds <= MOST_SECONDS else UNREADABLE_SECONDS,
+        mark=touched,
+        released=touched == 0,
+        session=value("session", str) or "",
+        crashes=max(0, value("crashes", int) or 0),
+    )
 
 
 @contextlib.contextmanager

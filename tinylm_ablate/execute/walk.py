@@ -182,6 +182,7 @@ class Walk:
                 else:
                     break
             task.log.unlink(missing_ok=True)
+            task.tidy()
             state.state = DONE
         self._say(f"done   {task.name}{_said(task)}")
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from tinylm_ablate.files import remove_unfinished
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tracking import Follower
 
@@ -49,8 +50,9 @@ class Task(ABC):
         """Where the reason of its last failure is written."""
         return Path(self.run.config.runs_dir) / "errors" / f"{self.key}.txt"
 
-    def tidy(self) -> None:  # noqa: B027 - most tasks leave nothing
-        """Remove what a worker that was killed left of a task that is done."""
+    def tidy(self) -> None:
+        """Remove what workers that were killed left of this task, which is done."""
+        remove_unfinished(self.product)
 
     def result(self) -> str:
         """What was found, in a few words."""

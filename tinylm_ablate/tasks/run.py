@@ -12,7 +12,7 @@ from typing import Any
 
 from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.files import write_atomic
+from tinylm_ablate.files import remove_unfinished, write_atomic
 from tinylm_ablate.hardware import pick_device
 from tinylm_ablate.provenance import provenance
 from tinylm_ablate.secrets import cut
@@ -22,6 +22,11 @@ from tinylm_ablate.tracking import Follower
 
 #: Version of the layout of ``metrics.json``.
 RECORD_SCHEMA = 2
+
+#: What training writes into the folder of a run, whole or not at all.
+_WRITTEN = (
+    "settled.json", "config.yaml", "provenance.json", "curve.jsonl", "matrix_std.json", "model", "metrics.json",
+)  # fmt: skip
 
 Record = dict[str, Any]
 Watch = Callable[[dict[str, float]], bool]
@@ -68,12 +73,11 @@ class RunTask(Task):
             train(self.run, self.watch)
         finally:
             tracked.done(self.run.folder)
-        self.tidy()
 
     def tidy(self) -> None:
         folder = self.run.folder
-        for left in folder.glob(".*.*"):  # half-written files and folders of a worker that was killed
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        for name in _WRITTEN:
+            remove_unfinished(folder / name)
         if not self.run.keep_state:
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         self.drop_model()
@@ -127,6 +131,7 @@ def train(settled: Settled, watch: Watch | None = None) -> None:
 
     import_torchmetrics()  # before anything imports Lightning
 
+    from tinylm_ablate.data.summary import passes, passes_in_words
     from tinylm_ablate.formats.huggingface import save_model
     from tinylm_ablate.init.build import initial_decoder
     from tinylm_ablate.init.random import matrix_std
@@ -152,9 +157,9 @@ def train(settled: Settled, watch: Watch | None = None) -> None:
         decoder, origin, initial_std, start, rounds = next_round(settled, shards.tokens("train"))
         if not (folder / "curve.jsonl").exists():
             curve_of(settled.previous, folder)
-    passes = settled.tokens / max(1, shards.count("train"))
-    if passes > 1:
-        print(f"note: {settled.tokens:,} tokens are {passes:.1f} passes over the training text", file=sys.stderr)
+    over = passes(config.data, shards, settled.tokens)
+    if max(over.values()) > 1:
+        print(f"note: {settled.tokens:,} tokens are {passes_in_words(over)} passes over the training text", file=sys.stderr)
 
     def on_rows(rows: list[dict[str, float]]) -> bool:
         return watch is not None and any(watch(row) for row in rows)
@@ -165,7 +170,7 @@ def train(settled: Settled, watch: Watch | None = None) -> None:
     save_model(folder / "model", decoder, vocabulary.folder / "tokenizer.json", vocabulary.end_of_text, context)
     rows = [{**before, "trained_std": after["std"]} for before, after in zip(initial_std, matrix_std(decoder), strict=True)]
     write_atomic(folder / "matrix_std.json", json.dumps(rows))
-    record = _record(settled, vocabulary.summary, corpus.summary, origin, trained, about) | {"passes": passes}
+    record = _record(settled, vocabulary.summary, corpus.summary, origin, trained, about) | {"passes": max(over.values())}
     record |= {"rounds": rounds} if rounds else {}
     write_atomic(folder / "metrics.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False))
 
