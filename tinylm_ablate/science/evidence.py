@@ -139,8 +139,7 @@ class Setting:
 
     def identities(self, arm: str) -> dict[int, str]:
         """Seed to identity."""
-        own = self.runs["identity"].iloc[self._places.get(arm, [])]
-        return dict(sorted(zip(self._seeds(arm), own.astype(str), strict=True)))
+        return dict(sorted((self._labels[place][1], self._labels[place][2]) for place in self._places.get(arm, [])))
 
     def by_seed(self, arm: str, metric: str) -> dict[int, float]:
         """A metric of an arm by seed; runs without it are left out. "curve/start" and "curve/end" are read off the curves."""
@@ -154,23 +153,26 @@ class Setting:
             return {}
         if metric not in self._columns:
             self._columns[metric] = pd.to_numeric(self.runs[metric], errors="coerce").to_numpy(np.float64)
-        values = self._columns[metric][self._places.get(arm, [])].tolist()
-        return dict(sorted(pair for pair in zip(self._seeds(arm), values, strict=True) if math.isfinite(pair[1])))
+        own = ((self._labels[place][1], float(self._columns[metric][place])) for place in self._places.get(arm, []))
+        return dict(sorted(pair for pair in own if math.isfinite(pair[1])))
 
     def mean(self, arm: str, metric: str) -> float:
         """Mean of a metric over the seeds of an arm; NaN without any."""
         values = list(self.by_seed(arm, metric).values())
         return math.fsum(values) / len(values) if values else math.nan
 
-    def _seeds(self, arm: str) -> list[int]:
-        return [int(seed) for seed in self.runs["seed"].to_numpy()[self._places.get(arm, [])]]
+    @functools.cached_property
+    def _labels(self) -> list[tuple[str, int, str]]:
+        """Arm, seed and identity of each run; plain values, since these are asked for again and again."""
+        columns = (self.runs[name].tolist() for name in ("arm", "seed", "identity"))
+        return [(str(arm), int(seed), str(identity)) for arm, seed, identity in zip(*columns, strict=True)]
 
     @functools.cached_property
     def _places(self) -> dict[str, list[int]]:
         """Label of an arm to the places of its runs."""
         found: dict[str, list[int]] = {}
-        for place, arm in enumerate(self.runs["arm"]):
-            found.setdefault(str(arm), []).append(place)
+        for place, (arm, _, _) in enumerate(self._labels):
+            found.setdefault(arm, []).append(place)
         return found
 
     @functools.cached_property
