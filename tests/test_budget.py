@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers import TINY
+from tinylm_ablate.budget import Rounds, part_sizes, split_rounds
 from tinylm_ablate.config import RoundsConfig
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.budget import Rounds, part_sizes, split_rounds
 from tinylm_ablate.settle import settle
 
 

@@ -61,8 +61,9 @@ def test_the_value_of_a_key_that_names_a_secret_is_cut(value, name):
     "text",
     [
         "tokens=500000", "train.tokens_per_parameter=20", "flops_per_token: 6", "bytes_per_token=3.4", "eos_token='<|end|>'",
-        "tokenizer.vocab_size=1500", "http://127.0.0.1:5000/#/experiments/1", "sqlite:////work/runs/mlflow.db", "me@example.org",
-        "git+https://example.org/x/y@v1.2", "a: b", "keys=[1,2]", "https://example.org/@user", "key=value", "data.path=/a@b/c.jsonl",
+        "tokenizer.vocab_size=1500", "http://127.0.0.1:5000/#/experiments/1", "sqlite:////work/runs/mlflow.db",
+        "me@example.org", "git+https://example.org/x/y@v1.2", "a: b", "keys=[1,2]", "https://example.org/@user", "key=value",
+        "data.path=/a@b/c.jsonl",
         "password=", "password=null", "tracking.uri=http://${oc.env:NAME}@host", "step 12:30 loss 5.1",
     ],
 )  # fmt: skip
@@ -90,6 +91,13 @@ def test_secret_variables_of_the_environment_are_cut(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "queen-of-hearts")
     monkeypatch.setenv("SOME_PATH", "rabbit-hole-down")
     assert cut("wrong password queen-of-hearts in rabbit-hole-down") == "wrong password *** in rabbit-hole-down"
+
+
+def test_what_an_ordinary_environment_holds_is_not_cut():
+    """Folders, languages and the like stand in every second message."""
+    ordinary = {name: value for name, value in os.environ.items() if name in {"PWD", "OLDPWD", "HOME", "PATH", "LANG", "USER"}}
+    for value in (*ordinary.values(), os.getcwd()):
+        assert cut(f"see {value}/runs") == f"see {value}/runs"
 
 
 def test_values_of_oc_env_are_shown_as_their_names(monkeypatch):

@@ -59,9 +59,9 @@ def setting(
     )  # fmt: skip
 
 
-def several(help: str, identity: str = NONE) -> dict[str, Any]:
+def several(help: str, identity: str = NONE, active: Callable[[Any], bool] | None = None) -> dict[str, Any]:
     """The metadata of a field that holds several values."""
-    return {"help": help, "several": True, "identity": identity}
+    return {"help": help, "several": True, "identity": identity, "active": active}
 
 
 @dataclass
@@ -86,16 +86,23 @@ class ScaleConfig:
 
 @dataclass
 class DataConfig:
-    """the text: real English and Chinese by default, your own files, or a set in the hub's layout"""
+    """the text: real English and Chinese by default, more of it, your own files, a set in the hub's layout, or a mixture"""
 
-    source: str = setting("where the documents come from", choices=("default", "files", "hub"), identity=SETTLED)
-    path: str | None = setting(
-        "source=files: a file or folder of .txt .jsonl .parquet, also .gz or .zst", free=True, identity=SETTLED
+    source: str = setting(
+        "where the documents come from", choices=("default", "large", "files", "hub", "mixture"), identity=SETTLED
     )
-    text_column: str = setting("column that holds the text (jsonl, parquet, hub)", free=True, identity=SETTLED)
+    path: str | None = setting(
+        "source=files: a file or folder of .txt .jsonl .json .csv .tsv .parquet, also .gz .zst .bz2 .xz",
+        free=True,
+        identity=SETTLED,
+    )
+    encoding: str = setting(
+        "source=files: encoding of the files, such as gb18030, cp1252 or utf-16", free=True, identity=SETTLED
+    )
+    text_column: str = setting("column that holds the text (tables and hub)", free=True, identity=SETTLED)
     language_column: str | None = setting("column that holds the language, if there is one", free=True, identity=SETTLED)
     language: str = setting(
-        "language of every document, or 'auto' to tell it by the script", choices=("auto",), free=True, identity=SETTLED
+        "language of every document, or 'auto' to identify it", choices=("auto",), free=True, identity=SETTLED
     )
     name: str | None = setting("source=hub: name of the data set, or a folder in the hub's layout", free=True, identity=SETTLED)
     subset: str | None = setting("source=hub: configuration of the data set", free=True, identity=SETTLED)
@@ -104,6 +111,28 @@ class DataConfig:
     streaming: bool = setting("source=hub: read without downloading everything", identity=NONE)
     languages: list[str] = field(
         default_factory=list, metadata=several("keep documents of these languages only; empty keeps all", SETTLED)
+    )
+    near_duplicates: float | None = setting(
+        "drop a document that shares this much of its runs of five words with one before it (Jaccard similarity, by MinHash); "
+        "null drops only those that are the same",
+        above=0,
+        at_most=1,
+        identity=SETTLED,
+    )
+    sources: dict[str, str] = field(
+        default_factory=dict,
+        metadata=several("source=mixture: {name: path, or default, large, or hub:NAME}, one after the other", SETTLED),
+    )
+    weights: dict[str, float] = field(
+        default_factory=dict,
+        metadata=several(
+            "shares of the training text, as in {en: 0.5, zh: 0.5}, by language or name in data.sources; empty is as it comes",
+            VALUE,
+            lambda config: bool(config.data.weights),
+        ),
+    )
+    weights_by: str = setting(
+        "what the shares are of", choices=("tokens", "bytes"), active=lambda config: bool(config.data.weights), identity=SETTLED
     )
     max_documents: int | None = setting("read no more documents than this", at_least=1, identity=SETTLED)
     min_characters: int = setting("shorter documents are dropped", at_least=1, identity=SETTLED)
@@ -153,24 +182,56 @@ class ArchConfig:
     ffn_multiple: int | str = setting(
         "ffn_width=auto is rounded up to a multiple of this", dial=True, at_least=1, identity=SETTLED
     )
-    head_dim: int | str = setting("channels of one attention head; even", dial=True, at_least=2, identity=SETTLED)
+    heads: int | str = setting(
+        "query heads; 'auto' is width / head_dim, or the named parent's for the width",
+        choices=("auto",),
+        at_least=1,
+        identity=SETTLED,
+    )
+    head_dim: int | str = setting(
+        "channels of one attention head; even; 'auto' is the named parent's, or else 128/s", choices=("auto",), dial=True,
+        at_least=2, identity=SETTLED)  # fmt: skip
     kv_heads: int | str = setting(
-        "key-value heads; 'auto' is one for each head, 'heads/N' one for N of them",
+        "key-value heads; 'auto' is one for each head, or the named parent's grouping; 'heads/N' is one for N heads",
         choices=("auto", "heads/N"),
         at_least=1,
         free=True,
         identity=SETTLED,
     )
-    tied: bool = setting("share the matrix of embedding and head", identity=SETTLED)
-    rope_theta: float = setting("base of the rotary embedding", above=0, identity=SETTLED)
-    norm_eps: float = setting("epsilon of RMSNorm", above=0, identity=SETTLED)
+    tied: bool | str = setting(
+        "share the matrix of embedding and head; 'auto': as the named parent, or else not", choices=("auto",), identity=SETTLED
+    )
+    rope_theta: int | float | str = setting(
+        "base of the rotary embedding; 'auto' is the named parent's, or else 10000",
+        choices=("auto",),
+        above=0,
+        identity=SETTLED,
+    )
+    rope_scaling: str = setting(
+        "scaling of the rotary embedding: none, linear/FACTOR, llama3/FACTOR/LOW/HIGH/CONTEXT; 'auto' is the named parent's, "
+        "or else none",
+        choices=("auto", "none"),
+        free=True,
+        identity=SETTLED,
+    )
+    norm_eps: int | float | str = setting(
+        "epsilon of RMSNorm; 'auto' is the named parent's, or else 1e-5", choices=("auto",), above=0, identity=SETTLED
+    )
     activations: int = setting(
         "terms n of the series informed activation; 1 is the plain FFN", at_least=1, at_most=4, identity=SETTLED
     )
     shortcuts: int = setting("augmented shortcuts T beside attention; 0 is none", at_least=0, at_most=8, identity=SETTLED)
     shortcut_ratio: int = setting("bottleneck of a shortcut: its inner width is width/ratio", at_least=1, identity=SETTLED)
-    qkv_bias: bool = setting("biases of queries, keys and values, as in Qwen2", identity=SETTLED)
-    qk_norm: bool = setting("norms of each head's queries and keys, as in Qwen3", identity=SETTLED)
+    qkv_bias: bool | str = setting(
+        "biases of queries, keys and values, as in Qwen2; 'auto': as the named parent, or else not",
+        choices=("auto",),
+        identity=SETTLED,
+    )
+    qk_norm: bool | str = setting(
+        "norms of each head's queries and keys, as in Qwen3; 'auto': as the named parent, or else not",
+        choices=("auto",),
+        identity=SETTLED,
+    )
 
 
 def _random(config: Config) -> bool:
@@ -200,6 +261,9 @@ class InitConfig:
     parent_depth: int = setting("layers of the trained parent (the paper's 7B has 29)", at_least=1, identity=SETTLED)
     parent_width: int | str = setting("width of the trained parent", dial=True, at_least=2, identity=SETTLED)
     parent_ffn_width: int | str = setting("FFN width of the trained parent", dial=True, at_least=1, identity=SETTLED)
+    parent_vocab_size: int | str | None = setting(
+        "entries of the trained parent's vocabulary (the paper's has 100,883), made as the child's; null is the child's",
+        dial=True, at_least=1, at_most=2**31 - 1, identity=SETTLED)  # fmt: skip
     parent_seed: int = setting(
         "seed of the trained parent, the same for every seed of a grid", at_least=0, at_most=2**31 - 1, identity=SETTLED
     )
@@ -364,6 +428,13 @@ class TrainConfig:
         choices=("ddp", "fsdp"),
         identity=NONE,
     )
+    stack: int | str = setting(
+        "runs of one shape that train together on one device, each with the numbers that it has alone; 'auto' is as many as "
+        "the memory of a GPU allows, and 1 on a processor",
+        choices=("auto",),
+        at_least=1,
+        identity=NONE,
+    )
     compile: bool | str = setting(
         "compile the layers; 'auto' does where a C++ compiler is found and the run is long enough to win by it",
         choices=("auto",),
@@ -475,6 +546,22 @@ class GenerateConfig:
 
 
 @dataclass
+class ExportConfig:
+    """how mode=export writes a model for other programs"""
+
+    format: str = setting(
+        "a Hugging Face folder, or a GGUF file for llama.cpp and what stands on it",
+        choices=("huggingface", "gguf"),
+        identity=NONE,
+    )
+    weights: str = setting(
+        "format=gguf: how matrices are stored; q8_0 and q4_0 are blocks of 32 entries in 8 or 4 bits",
+        choices=("f32", "f16", "q8_0", "q4_0"),
+        identity=NONE,
+    )
+
+
+@dataclass
 class GridConfig:
     """how a multirun walks its cells"""
 
@@ -490,6 +577,9 @@ class GridConfig:
     experiments: list[str] = field(
         default_factory=list, metadata=several("experiments that make one grid together, as in experiments/paper.yaml")
     )
+    tune: bool = setting("tune each arm's learning rate, or what tune_keys names, before arms are compared", identity=NONE)
+    tune_keys: list[str] = field(default_factory=list, metadata=several("what grid.tune tunes: keys with a real number"))
+    tune_seed: int = setting("the seed that tuning uses, and no comparison", at_least=0, at_most=2**31 - 1, identity=NONE)
     on_failure: str = setting("what a failed cell does to the others", choices=("continue", "stop"), identity=NONE)
     workers: int | str = setting(
         "runs that go at once on this machine; 'auto' divides its cores by a measurement", choices=("auto",), at_least=1,
@@ -500,6 +590,7 @@ class GridConfig:
     lease_seconds: float = setting(
         "a worker that has not said for this long that it is alive loses its cell to another", above=0, identity=NONE
     )
+    on_end: str | None = setting("command that a shell runs when the grid has ended", free=True, identity=NONE)
     work: str | None = setting(
         "file with the tasks of a grid; set for the workers that a grid starts", free=True, identity=NONE
     )
@@ -529,11 +620,15 @@ class Config:
     """One run, whole."""
 
     mode: str = setting(
-        "what to do", choices=("run", "plan", "status", "evaluate", "generate", "export", "coverage"), identity=NONE
+        "what to do", choices=("run", "plan", "status", "evaluate", "generate", "export", "coverage", "sync"), identity=NONE
     )
     seed: int = setting("seed of initial weights and data order", at_least=0, at_most=2**31 - 1)
-    seeds: int | None = setting(
-        "in a multirun: seeds 0 to seeds-1 as an axis of the grid", at_least=1, at_most=10_000, identity=NONE
+    seeds: int | str | None = setting(
+        "in a multirun: seeds 0 to seeds-1 as an axis of the grid; 'sequential' adds seeds where a comparison is open",
+        choices=("sequential",),
+        at_least=1,
+        at_most=10_000,
+        identity=NONE,
     )
     runs_dir: str = setting("folder of the runs", free=True, identity=NONE)
     cache_dir: str = setting("folder of text, tokenizers and token shards that runs share", free=True, identity=NONE)
@@ -544,7 +639,9 @@ class Config:
         identity=NONE,
     )
     prompt: str = setting("mode=generate: the text to go on from", free=True, identity=NONE)
-    folder: str | None = setting("mode=export: where the Hugging Face folder goes", free=True, identity=NONE)
+    folder: str | None = setting(
+        "mode=export: the folder, or with export.format=gguf the file, that is written", free=True, identity=NONE
+    )
     progress: str = setting("progress bars", choices=("auto", "on", "off"), identity=NONE)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -561,6 +658,7 @@ class Config:
     search: SearchConfig = field(default_factory=SearchConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
 
 
 #: The groups that a user chooses from, in the order of the pipeline.
@@ -571,6 +669,10 @@ GROUPS: dict[str, type] = {
 }  # fmt: skip
 
 
+#: Keys of groups whose value is a dictionary with keys of the user's choice; Hydra closes all others.
+_OPEN = {"data": ("sources", "weights")}
+
+
 def register() -> None:
     """Give Hydra the schema, ``schema`` for the root and ``<group>/schema`` for each group, and the resolver ``times``."""
     from hydra.core.config_store import ConfigStore
@@ -579,7 +681,10 @@ def register() -> None:
     OmegaConf.register_new_resolver("times", operator.mul, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    for group, node in GROUPS.items():
+    for group, kind in GROUPS.items():
+        node = OmegaConf.structured(kind)
+        for name in _OPEN.get(group, ()):
+            OmegaConf.set_struct(node[name], False)
         store.store(group=group, name="schema", node=node)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from tinylm_ablate import progress
 from tinylm_ablate.config import Config, check_values
 from tinylm_ablate.errors import ConfigError, RunFailed, UserError
 from tinylm_ablate.execute.walk import DONE
+from tinylm_ablate.execute.words import say
 from tinylm_ablate.settle import settle
 
 
@@ -24,7 +26,7 @@ def perform(config: Config) -> None:
     progress.configure(config.progress)
     modes = {
         "run": _run, "plan": _plan, "generate": _generate, "export": _export, "coverage": _coverage, "status": _status,
-        "evaluate": _evaluate,
+        "evaluate": _evaluate, "sync": _sync,
     }  # fmt: skip
     modes[config.mode](config)
 
@@ -36,7 +38,8 @@ def _run(config: Config) -> None:
 
     settled = settle(config)
     walk = do([("the run", settled)], config, quiet=True)
-    sync(config.tracking, Path(config.runs_dir), folders=[settled.folder])
+    for problem in sync(config.tracking, Path(config.runs_dir), folders=[settled.folder]).problems:
+        say(problem)
     for state in walk.failed():
         if state.exception is not None:
             raise state.exception
@@ -44,6 +47,15 @@ def _run(config: Config) -> None:
     if not any(state.state == DONE for state in walk.states.values()):
         print(f"already finished: {settled.folder}")
     print(summary_table([({"run": settled.identity}, settled)]))
+
+
+def _sync(config: Config) -> None:
+    from tinylm_ablate.tracking import sync
+
+    report = sync(config.tracking, Path(config.runs_dir))
+    print(report)
+    if report.problems:
+        raise SystemExit(1)
 
 
 def _status(config: Config) -> None:
@@ -120,11 +132,24 @@ def _export(config: Config) -> None:
 
     if not config.folder:
         raise ConfigError(["folder=null: mode=export needs folder=WHERE"])
+    gguf = config.export.format == "gguf"
+    if gguf != config.folder.endswith(".gguf"):
+        name = "the name of a file that ends in .gguf" if gguf else "the name of a folder, or export.format=gguf"
+        raise ConfigError([f"folder={config.folder}: allowed with export.format={config.export.format}: {name}"])
     source = _model_folder(config)
     shape, state = load(source)
     _, end_of_text = load_tokenizer(source)
+    if source.suffix == ".gguf":
+        raise UserError(f"model={source}: is a GGUF file already; allowed: a run or a Hugging Face folder")
     context = json.loads((source / "config.json").read_text())["max_position_embeddings"]
-    export(Path(config.folder), state, shape, source / "tokenizer.json", context, end_of_text)
+    if gguf:
+        from tinylm_ablate.formats.gguf_export import export_gguf
+
+        given = (Path(config.folder), state, shape, source / "tokenizer.json", context, end_of_text)
+        for note in export_gguf(*given, config.export.weights):
+            print(f"note: {note}", file=sys.stderr)
+    else:
+        export(Path(config.folder), state, shape, source / "tokenizer.json", context, end_of_text)
     print(f"exported to {config.folder}")
 
 
@@ -136,6 +161,6 @@ def _model_folder(config: Config) -> Path:
             raise UserError(f"model=null: the run that the config describes has no model yet in {folder}; name one with model=")
         return folder
     for folder in (Path(config.runs_dir) / config.model / "model", Path(config.model) / "model", Path(config.model)):
-        if folder.is_dir():
+        if folder.is_dir() or (folder.suffix == ".gguf" and folder.is_file()):
             return folder
-    raise UserError(f"model={config.model}: neither a run in {config.runs_dir} nor a folder")
+    raise UserError(f"model={config.model}: neither a run in {config.runs_dir}, nor a folder, nor a GGUF file")

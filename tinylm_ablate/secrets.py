@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from typing import Any, TypeVar
@@ -16,28 +17,12 @@ CUT = "***"
 _SHORTEST_VALUE, _SHORTEST_SECRET = 8, 6
 
 # A name is split at anything but letters and digits; these words make it the name of a secret.
-_WORDS = {"password", "passwd", "passphrase", "pwd", "secret", "credential", "credentials", "apikey", "authorization"}
+_WORDS = {"password", "passwd", "passphrase", "secret", "credential", "credentials", "apikey", "authorization"}
 _PAIRS = {("api", "key"), ("access", "key"), ("private", "key"), ("secret", "key"), ("account", "key")}
 #: A name that ends in "token" is a secret's, unless this stands before it: that is the vocabulary of language models.
-_HARMLESS = {
-    "per",
-    "bos",
-    "eos",
-    "pad",
-    "unk",
-    "sep",
-    "cls",
-    "mask",
-    "special",
-    "text",
-    "sequence",
-    "next",
-    "first",
-    "last",
-    "new",
-}
+_HARMLESS = {"per", "bos", "eos", "pad", "unk", "sep", "cls", "mask", "special", "text", "next", "first", "last", "new"}
 
-# The authority of an address up to its last "@"; after a ":" that begins no port also over what only an unquoted password holds.
+# The authority of an address up to its last "@". After a ":" that begins no port it may hold what only unquoted passwords do.
 _USERINFO = re.compile(r"""(?<=://)(?:[^\s'"/?#@:]*:(?!\d+(?:[/?#'"\s]|$))[^\s'"]*|[^\s'"/?#]*)@""")
 _BARE_USERINFO = re.compile(r"""(?<![\w/.:@-])[\w.+-]+:[^\s'"/:@]+@(?=[\w\[])""")
 _ASSIGNMENT = re.compile(
@@ -48,6 +33,9 @@ _SHAPES = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|sk-[\w-]{16,}|xox[abprs]-[\w-]{10,}"
     r"|AKIA[0-9A-Z]{12,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+|Bearer\s+[\w.~+/=-]{8,})"
 )
+
+#: Variables of every shell whose names only look like a password's.
+_FOLDERS = {"PWD", "OLDPWD"}
 
 #: Values that ``${oc.env:NAME}`` has resolved to in this process, with the name.
 _resolved: dict[str, str] = {}
@@ -81,9 +69,11 @@ def cut(value: T) -> T:
 def names_secret(name: str) -> bool:
     """Whether a key, an option or an environment variable looks like the name of a secret."""
     words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+|\d+", name)]
-    if _WORDS.intersection(words) or _PAIRS.intersection(zip(words, words[1:], strict=False)):
+    if _WORDS.intersection(words) or _PAIRS.intersection(itertools.pairwise(words)):
         return True
-    return bool(words) and words[-1] == "token" and not (len(words) > 1 and words[-2] in _HARMLESS)
+    if words[-1:] == ["pwd"]:
+        return len(words) > 1  # PWD itself is the working directory
+    return words[-1:] == ["token"] and not _HARMLESS.intersection(words[-2:-1])
 
 
 def watch_environment() -> None:
@@ -122,9 +112,7 @@ def _cut_text(text: str) -> str:
     text = _SHAPES.sub(CUT, _ASSIGNMENT.sub(_cut_assignment, text))
     for value, shown, whole in _environment():
         if value in text:
-            text = re.sub(
-                rf"(?<!\w){re.escape(value)}(?!\w)" if whole else re.escape(value), lambda _, shown=shown: shown, text
-            )
+            text = shown.join(re.split(rf"(?<!\w){re.escape(value)}(?!\w)", text) if whole else text.split(value))
     return text
 
 
@@ -138,7 +126,11 @@ def _cut_assignment(match: re.Match[str]) -> str:
 
 def _environment() -> list[tuple[str, str, bool]]:
     """Values to cut, the longest first: the value, what is shown, and whether it counts as a whole word only."""
-    found = {value: (CUT, False) for name, value in os.environ.items() if names_secret(name) and len(value) >= _SHORTEST_SECRET}
+    found = {
+        value: (CUT, False)
+        for name, value in os.environ.items()
+        if names_secret(name) and name not in _FOLDERS and len(value) >= _SHORTEST_SECRET
+    }
     for value, name in _resolved.items():
         if len(value) >= (_SHORTEST_SECRET if names_secret(name) else _SHORTEST_VALUE):
             found[value] = (f"${{oc.env:{name}}}", not names_secret(name))

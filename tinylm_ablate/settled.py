@@ -67,6 +67,14 @@ class Settled:
         return Path(self.config.cache_dir)
 
     @property
+    def shards(self) -> Path:
+        """Where the token shards of the corpus are, or will be."""
+        from tinylm_ablate.data.mixing import grouped_by
+        from tinylm_ablate.data.shards import shards_folder
+
+        return shards_folder(self.text, self.vocabulary, self.shape.vocab_size, self.cache, grouped_by(self.config.data))
+
+    @property
     def needs(self) -> tuple[Settled, ...]:
         """The runs that must be finished before this one can start."""
         return tuple(run for run in (self.previous, self.parent) if run is not None)

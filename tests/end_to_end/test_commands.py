@@ -163,15 +163,19 @@ def test_mlflow_holds_the_grid_with_its_cells_nested(grid: tuple[Path, list[str]
     (experiment,) = [e for e in client.search_experiments() if e.name == "tinylm_ablate"]
     runs = client.search_runs([experiment.experiment_id])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    cells = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert sorted(run.info.run_name for run in cells) == [f"arch.depth={d} seed={s}" for d in (1, 2) for s in (0, 1)]
-    assert {artifact.path for artifact in client.list_artifacts(parent.info.run_id)} >= {"table.md"}
-    assert any(artifact.path.endswith("_loss.svg") for artifact in client.list_artifacts(parent.info.run_id))
-    for run in cells:
+    nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    names = [run.info.run_name.removeprefix(f"{parent.info.run_name} ") for run in nested]
+    assert sorted(names) == sorted(
+        [f"depth={d} seed={s}" for d in (1, 2) for s in (0, 1)] + [f"depth={d} mean of 2" for d in (1, 2)]
+    )
+    assert "±" in parent.data.tags["mlflow.note.content"]
+    for run in (run for run in nested if "identity" in run.data.tags):
         assert run.info.status == "FINISHED"
-        history = client.get_metric_history(run.info.run_id, "loss")
+        history = client.get_metric_history(run.info.run_id, "curve/loss")
+        assert [point.step for point in history] == sorted({point.step for point in history})
         assert max(point.step for point in history) == 512
         assert "test/bits_per_byte/all" in run.data.metrics
+        assert run.inputs.dataset_inputs and run.data.tags["seed"] in "01"
 
 
 def test_the_report_makes_its_tables(grid: tuple[Path, list[str], str]) -> None:
@@ -194,13 +198,18 @@ def test_inheritance_trains_one_parent_for_both_children(settings: list[str], tm
         "init.parent_ffn_width=48",
         "init.keep_first=1",
         "init.keep_last=1",
+        "init.parent_vocab_size=320",
     ]
-    done = run_command("-m", *settings, "arch.depth=2,5", "init=inherit", *parent, folder=tmp_path)
+    pangu = ["arch=pangu_pi", "arch.shortcut_ratio=4"]
+    done = run_command("-m", *settings, *pangu, "arch.depth=2,5", "init=inherit", *parent, folder=tmp_path)
     assert done.code == 0, done.text
     kept = records(tmp_path)
     assert sorted(record["shape"]["depth"] for record in kept.values()) == [2, 3, 5]
     origin = {record["shape"]["depth"]: record["init"] for record in kept.values()}
     assert origin[3]["method"] == "random"
+    shapes = {record["shape"]["depth"]: record["shape"] for record in kept.values()}
+    assert [(shapes[n]["vocab_size"], shapes[n]["activations"]) for n in (2, 3, 5)] == [(300, 2), (320, 1), (300, 2)]
+    assert origin[2]["vocabulary"]["copied_percent"] > 50
     assert origin[2]["layers"]["dropped"] == [1]
     assert sum(origin[5]["layers"]["repeated"].values()) > 0
 
@@ -230,7 +239,7 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights(settings: list[str], t
         os.kill(process.pid, signal.SIGTERM)
         _, told = process.communicate()
     assert process.returncode == 143, told
-    assert "The same command goes on from there" in told
+    assert "The same command resumes from there" in told
     assert not records(tmp_path)
     rest = run_command(*arguments, "runs_dir=runs", folder=tmp_path)
     assert rest.code == 0, rest.text

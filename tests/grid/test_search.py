@@ -38,7 +38,7 @@ def test_a_pruned_run_resumes_bit_for_bit(data: list[str], tmp_path: Path) -> No
     settings = [*data, "train.tokens=1536", "train.log_every=1"]
     whole, parts = (compose([*settings, f"runs_dir={tmp_path / name}"]) for name in ("whole", "parts"))
     record, settled = run(whole), settle(parts)
-    with pytest.raises(Pruned, match="at step 7 of 12"):
+    with pytest.raises(Pruned, match="pruned at step 7 of 12"):
         perform([("trial", settled)], parts, watch=lambda row: row["step"] == 7, quiet=True)
     assert not (settled.folder / "metrics.json").exists() and not (settled.folder / "error.txt").exists()
     assert [path.name for path in (settled.folder / "checkpoint").iterdir()] == ["step-000000007"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ import torch
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 
-from tests.evaluate.conftest import SmallVocabulary, Texts
+from tests.measure.conftest import SmallVocabulary, Texts
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import ConfigError, UserError
-from tinylm_ablate.measure.harness import open_tasks
-from tinylm_ablate.measure.harness_model import HarnessModel
-from tinylm_ablate.grid.benchmarks import show_scores
-from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.formats.huggingface import export
+from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.measure.benchmarks import benchmark_folder, score_table, settings_of
+from tinylm_ablate.measure.harness import open_task, task_names
+from tinylm_ablate.measure.harness_model import HarnessModel
+from tinylm_ablate.measure.records import read_record, read_rows, stem
 
 CONTEXT = 48
 
@@ -103,11 +105,12 @@ def config(*overrides: str) -> Any:
 
 def asked(settings: Any, kinds: tuple[str, ...]) -> list[Any]:
     """The requests of tasks, of some kinds."""
-    loaded = open_tasks(settings.evaluate).loaded["tasks"]
+    evaluate = settings.evaluate
     found = []
-    for task in loaded.values():
-        task.build_all_requests(limit=None, rank=0, world_size=1)
-        found += [request for request in task.instances if request.request_type in kinds]
+    for name in task_names(evaluate):
+        for task in open_task(name, evaluate.task_folder, evaluate.shots).loaded["tasks"].values():
+            task.build_all_requests(limit=None, rank=0, world_size=1)
+            found += [request for request in task.instances if request.request_type in kinds]
     assert found
     return found
 
@@ -175,30 +178,68 @@ def test_nothing_to_say_is_certain(exported: Path) -> None:
     assert HarnessModel(exported, "cpu").loglikelihood(requests) == [(0.0, True)] * 2
 
 
-def test_scores_are_printed_and_kept(exported: Path, tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[both,whole_texts]")
-    show_scores([("", exported)], settings)
-    told = capsys.readouterr()
-    lines = {tuple(cell.strip() for cell in line.split("|")[1:3]) for line in told.out.splitlines()}
-    assert {("both", "acc"), ("whole_texts", "bits_per_byte")} <= lines
-    assert ("questions", "acc") not in lines
-    assert "requests were longer than the model's context of 48 tokens" in told.err
-    kept = json.loads((exported / "lm_eval.json").read_text())
-    answered = [json.loads(line) for line in (exported / "lm_eval" / "questions.jsonl").read_text().splitlines()]
-    share = sum(row["acc"] for row in answered) / len(answered)
-    assert len(answered) == 11
-    assert kept["tasks"]["questions"]["metrics"]["acc"]["value"] == share
-    assert kept["tasks"]["questions"]["cut_requests"] == 3
-    assert kept["tasks"]["both"]["questions"] == 15
+def test_scores_are_kept_task_by_task_and_printed(
+    exported: Path, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[both,whole_texts]").evaluate
+    benchmark_folder(exported, tmp_path, wanted, "cpu")
+    assert "requests were longer than the model's context of 48 tokens" in capsys.readouterr().err
+    table = score_table([("", tmp_path)], wanted)
+    lines = {tuple(cell.strip() for cell in line.split("|")[1:3]) for line in table.splitlines()}
+    assert {("both", "acc"), ("questions", "acc"), ("letters", "acc"), ("whole_texts", "bits_per_byte")} <= lines
+    assert not {("questions", "requests"), ("questions", "cut_requests"), ("questions", "shots")} & lines
 
-    settings = config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[letters]", "evaluate.limit=2", "evaluate.shots=1")
-    show_scores([("first", exported), ("second", exported)], settings)
-    told = capsys.readouterr()
-    assert told.out.count("| letters ") == 4
-    assert "a trial, not a result" in told.out
-    again = json.loads((exported / "lm_eval.json").read_text())["tasks"]
-    assert again["questions"] == kept["tasks"]["questions"]
-    assert (again["letters"]["limit"], again["letters"]["shots"], again["letters"]["questions"]) == (2, 1, 2)
+    both, whole = settings_of(wanted)
+    record = read_record(tmp_path, stem("benchmarks", both))
+    assert record is not None
+    metrics = record["metrics"]
+    answered = [row for row in read_rows(tmp_path, stem("benchmarks", both)) if row["task"] == "questions"]
+    assert len(answered) == metrics["benchmarks/questions/questions"] == 11
+    assert metrics["benchmarks/questions/acc"] == pytest.approx(sum(row["acc"] for row in answered) / 11)
+    assert "benchmarks/questions/acc/standard_error" in metrics
+    assert metrics["benchmarks/questions/cut_requests"] == 3
+    assert metrics["benchmarks/both/questions"] == 15
+    assert record["settings"]["task"] == "both" and record["settings"]["lm_eval"]
+    assert {path.name for path in (tmp_path / "measures").glob("*.json")} == {
+        f"{stem('benchmarks', settings)}.json" for settings in (both, whole)
+    }
+
+
+def test_another_number_of_questions_is_another_record(exported: Path, tasks: Path, tmp_path: Path) -> None:
+    trial = config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[letters]", "evaluate.limit=2", "evaluate.shots=1").evaluate
+    for name in ("first", "second"):
+        benchmark_folder(exported, tmp_path / name, trial, "cpu")
+    table = score_table([(name, tmp_path / name) for name in ("first", "second")], trial)
+    assert table.count("| letters ") == 4
+    assert "a trial, not a result" in table
+    (settings,) = settings_of(trial)
+    record = read_record(tmp_path / "first", stem("benchmarks", settings))
+    assert record is not None
+    assert (record["settings"]["limit"], record["settings"]["shots"]) == (2, 1)
+    assert record["metrics"]["benchmarks/letters/questions"] == 2
+    whole = config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[letters]").evaluate
+    assert "letters" not in score_table([("", tmp_path / "first")], whole)
+    # What was measured is not measured again, and changed tasks are.
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "first").rglob("*.*")}
+    benchmark_folder(exported, tmp_path / "first", trial, "cpu")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "first").rglob("*.*")} == stamps
+    other = tmp_path / "tasks"
+    other.mkdir()
+    (other / "letters.yaml").write_text((tasks / "letters.yaml").read_text() + "# changed\n")
+    changed = config(f"evaluate.task_folder={other}", "evaluate.limit=2", "evaluate.shots=1").evaluate
+    assert settings_of(changed)[0]["task_folder"] != settings["task_folder"]
+
+
+def test_a_finished_run_is_scored_into_its_own_folder(exported: Path, tasks: Path, tmp_path: Path, capsys: Any) -> None:
+    from tinylm_ablate.modes import perform
+
+    run = tmp_path / "run"
+    shutil.copytree(exported, run / "model")
+    (run / "metrics.json").write_text("{}")
+    settings = [f"evaluate.task_folder={tasks}", "evaluate.tasks=[letters]", "evaluate.limit=2"]
+    perform(config(*settings, f"model={run}"))
+    assert "| letters " in capsys.readouterr().out
+    assert len(list((run / "measures").glob("benchmarks.*.json"))) == 1
 
 
 def test_tasks_are_no_part_of_a_runs_identity(small_data: list[str]) -> None:
@@ -209,24 +250,24 @@ def test_tasks_are_no_part_of_a_runs_identity(small_data: list[str]) -> None:
 
 
 def test_all_tasks_of_a_folder_are_the_default(tasks: Path) -> None:
-    found = open_tasks(config(f"evaluate.task_folder={tasks}").evaluate)
-    assert found.names == ["letters", "questions", "whole_texts", "writing"]
+    assert task_names(config(f"evaluate.task_folder={tasks}").evaluate) == ["letters", "questions", "whole_texts", "writing"]
 
 
 def test_a_list_takes_ones_own_task_for_what_the_harness_lacks(
-    tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tinylm_ablate.measure import harness
-
     (tmp_path / "c3.yaml").write_text((tasks / "letters.yaml").read_text().replace("task: letters", "task: c3"))
-    monkeypatch.setattr(harness, "_load", lambda *_: {})
-    found = open_tasks(config(f"evaluate.task_folder={tmp_path}", "evaluate.tasks=[paper,ablations]").evaluate)
-    assert found.names[:5] == ["ceval-valid", "cmmlu", "mmlu", "agieval", "boolq"]
-    assert {"piqa", "arc_easy", "hellaswag", "c3"} <= set(found.names)
-    assert "AX-b (not in the harness; a task ax_b in evaluate.task_folder is taken)" in found.left_out
-    assert "EPRSTMT" in found.left_out
-    assert "C3" not in found.left_out
-    assert ("XSum (pip install unitxt)" in found.left_out) != ("xsum" in found.names)
+    wanted = config(f"evaluate.task_folder={tmp_path}", "evaluate.tasks=[paper,ablations]").evaluate
+    names = task_names(wanted)
+    assert names[:5] == ["ceval-valid", "cmmlu", "mmlu", "agieval", "boolq"]
+    assert {"piqa", "arc_easy", "hellaswag", "c3"} <= set(names)
+    reported = capsys.readouterr().err
+    assert "AX-b (not in the harness; a task ax_b in evaluate.task_folder is taken)" in reported
+    assert "EPRSTMT" in reported
+    assert "C3" not in reported
+    assert ("XSum (pip install unitxt)" in reported) != ("xsum" in names)
+    # A grid of many cells asks many times, and reports once.
+    assert task_names(wanted) == names and capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -262,7 +303,7 @@ def test_an_unknown_task_is_told_with_its_neighbours(tasks: Path, monkeypatch: p
     with pytest.raises(
         ConfigError, match=r"evaluate\.tasks=question: there is no such task; did you mean questions\?; allowed:"
     ):
-        open_tasks(config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[question]").evaluate)
+        task_names(config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[question]").evaluate)
 
 
 def test_a_task_without_its_data_is_told(tmp_path: Path) -> None:
@@ -270,19 +311,19 @@ def test_a_task_without_its_data_is_told(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"evaluate\.tasks=lost: cannot be loaded .*nowhere\.jsonl.*; see .*lost\.yaml; data_files"
     ):
-        open_tasks(config(f"evaluate.task_folder={tmp_path}").evaluate)
+        open_task("lost", str(tmp_path), None)
 
 
 def test_a_task_that_breaks_is_told(exported: Path, tasks: Path, tmp_path: Path) -> None:
     broken = (tasks / "letters.yaml").read_text().replace("{{choices}}", "{{choises}}")
     (tmp_path / "letters.yaml").write_text(broken)
     with pytest.raises(UserError, match=r"evaluate\.tasks.*letters.*choises"):
-        show_scores([("", exported)], config(f"evaluate.task_folder={tmp_path}"))
+        benchmark_folder(exported, tmp_path / "home", config(f"evaluate.task_folder={tmp_path}").evaluate, "cpu")
 
 
 def test_without_the_harness_it_is_told_how_to_install_it(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tinylm_ablate.modes import perform
 
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"mode=evaluate: .* is not installed; pip install 'tinylm-ablate\[lm-eval\]'"):
+    with pytest.raises(UserError, match=r"evaluate\.tasks: .* is not installed; pip install 'tinylm-ablate\[lm-eval\]'"):
         perform(config("evaluate.tasks=[piqa]", f"model={exported}"))

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pyarrow.parquet
 import pytest
 import torch
 
-from tests.helpers import TINY
+from tests.helpers import TINY, run
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape
-from tinylm_ablate.errors import UserError
-from tinylm_ablate.measure import evaluate
-from tinylm_ablate.measure.layer_skip import FILE, layer_skip, read, save, suffices, summary
+from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.run import finished, run
+from tinylm_ablate.measure.bits import BitsPerByte
+from tinylm_ablate.measure.cloze import Cloze
+from tinylm_ablate.measure.layer_skip import layer_skip, summary
+from tinylm_ablate.measure.records import read_rows
+from tinylm_ablate.measure.registry import requested
 from tinylm_ablate.settle import settle
 
 
-def config(**changes: Any) -> Any:
-    return SimpleNamespace(
-        **{"max_bytes": 3000, "cloze_questions": 8, "cloze_context": 40, "cloze_continuation": 20, "layer_skip": 2, **changes}
-    )
+def wanted(**changes: int) -> dict[str, int]:
+    return {"layers": 2, "max_bytes": 3000, "questions": 8, "context": 40, "continuation": 20, **changes}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +41,7 @@ def deep(vocabulary: Any) -> Decoder:
 
 
 def test_every_position_is_measured_as_the_model_without_its_layers(deep: Decoder, vocabulary: Any, texts: Any) -> None:
-    rows = layer_skip(deep, vocabulary, texts, config(), 64)
+    rows = layer_skip(deep, vocabulary, texts, wanted(), 64)
     assert [(row["skipped"], row["first"]) for row in rows] == [
         (0, 0), (1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1), (2, 2)
     ]  # fmt: skip
@@ -56,10 +54,11 @@ def test_every_position_is_measured_as_the_model_without_its_layers(deep: Decode
             getattr(shorter, module).load_state_dict(getattr(deep, module).state_dict())
         for new, old in enumerate(kept):
             shorter.blocks[new].load_state_dict(deep.blocks[old].state_dict())
-        expected = evaluate(shorter, vocabulary, texts, config(), 64)
-        assert row["bits_per_byte"] == pytest.approx(expected.metrics["validation/bits_per_byte/all"], rel=1e-6)
-        assert row["cloze"] == expected.metrics["test/cloze/all"]
-        validation = [document for document in expected.documents if document["split"] == "validation"]
+        subject: Any = SimpleNamespace(decoder=shorter, vocabulary=vocabulary, corpus=texts, context_length=64, device="cpu")
+        bits = BitsPerByte().measure(subject, {"max_bytes": 3000})
+        assert row["bits_per_byte"] == pytest.approx(bits.metrics["validation/bits_per_byte/all"], rel=1e-6)
+        assert row["cloze"] == Cloze().measure(subject, wanted()).metrics["test/cloze/all"]
+        validation = [document for document in bits.rows if document["split"] == "validation"]
         nats, tokens = (sum(document[key] for document in validation) for key in ("nats", "tokens"))
         assert row["loss"] == pytest.approx(nats / tokens, rel=1e-6)
     by_place = {(row["skipped"], row["first"]): row for row in rows}
@@ -67,35 +66,21 @@ def test_every_position_is_measured_as_the_model_without_its_layers(deep: Decode
 
 
 def test_at_least_one_layer_stays_and_there_may_be_no_questions(deep: Decoder, vocabulary: Any, texts: Any) -> None:
-    rows = layer_skip(deep, vocabulary, texts, config(layer_skip=9, cloze_questions=0, max_bytes=200), 64)
+    rows = layer_skip(deep, vocabulary, texts, wanted(layers=9, questions=0, max_bytes=200), 64)
     assert max(row["skipped"] for row in rows) == 3
     assert all(row["cloze"] is None for row in rows)
 
 
-def test_large_evaluations_are_cut_short(deep: Decoder, vocabulary: Any, texts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinylm_ablate.measure.layer_skip.MAX_BYTES", 500)
-    monkeypatch.setattr("tinylm_ablate.measure.layer_skip.MAX_QUESTIONS", 5)
-    small = config(max_bytes=500, cloze_questions=5, layer_skip=1)
-    assert layer_skip(deep, vocabulary, texts, config(layer_skip=1), 64) == layer_skip(deep, vocabulary, texts, small, 64)
-
-
-def test_rows_are_kept_and_summed_up(tmp_path: Path) -> None:
+def test_rows_are_summed_up() -> None:
     rows = [
         {"skipped": count, "first": first, "loss": 3.0, "bits_per_byte": bits, "cloze": None}
         for count, first, bits in ((0, 0, 1.0), (1, 0, 2.0), (1, 1, 1.1), (1, 2, 1.4))
     ]
-    assert read(tmp_path) == []
-    save(rows, tmp_path)
-    assert read(tmp_path) == rows
-    assert suffices(rows, 1, 3) and not suffices(rows, 2, 3) and suffices(rows, 2, 2) and not suffices([], 1, 1)
     assert summary(rows) == {
         "layer_skip/1/bits_per_byte/least": 1.1,
         "layer_skip/1/bits_per_byte/most": 2.0,
         "layer_skip/1/cheapest": 1,
     }
-    (tmp_path / FILE).write_bytes(b"cut short")
-    with pytest.raises(UserError, match="delete it"):
-        read(tmp_path)
 
 
 def test_a_finished_run_is_measured_without_being_trained_again(small_data: list[str], tmp_path: Path) -> None:
@@ -103,25 +88,25 @@ def test_a_finished_run_is_measured_without_being_trained_again(small_data: list
     before = run(compose(place))
     folder = settle(compose(place)).folder
     trained = (folder / "model" / "model.safetensors").stat().st_mtime_ns
-    assert not (folder / FILE).exists()
-    after = run(compose([*place, "evaluate.layer_skip=1"]))
+    skipping = compose([*place, "evaluate.layer_skip=1"])
+    after = run(skipping)
     assert after["identity"] == before["identity"]
     assert (folder / "model" / "model.safetensors").stat().st_mtime_ns == trained
-    rows = pyarrow.parquet.read_table(folder / FILE).to_pylist()
+    request = requested(settle(skipping))[-1]
+    rows = read_rows(folder, request.stem)
     assert [(row["skipped"], row["first"]) for row in rows] == [(0, 0), (1, 0), (1, 1), (1, 2)]
     assert rows[0]["bits_per_byte"] == pytest.approx(before["metrics"]["validation/bits_per_byte/all"], rel=1e-6)
     assert rows[0]["cloze"] == before["metrics"]["test/cloze/all"]
     added = after["metrics"].keys() - before["metrics"].keys()
     assert added == summary(rows).keys() and len(added) == 3
-    assert finished(folder) == json.loads(json.dumps(after))
-    # Asked again, nothing is measured; asked for less, what there is suffices; asked for more, it is.
-    stamp = (folder / FILE).stat().st_mtime_ns
-    assert run(compose([*place, "evaluate.layer_skip=1"])) == after == run(compose(place))
-    assert (folder / FILE).stat().st_mtime_ns == stamp
-    more = run(compose([*place, "evaluate.layer_skip=2"]))
-    assert "layer_skip/2/cheapest" in more["metrics"]
-    # A fresh run may ask for it at once, even where its weights are not kept; afterwards they are missed.
+    # Requested again, nothing is measured; requested for more layers, they are.
+    file = folder / "measures" / f"{request.stem}.json"
+    stamp = file.stat().st_mtime_ns
+    assert run(skipping) == after and run(compose(place)) == before
+    assert file.stat().st_mtime_ns == stamp
+    assert "layer_skip/2/cheapest" in run(compose([*place, "evaluate.layer_skip=2"]))["metrics"]
+    # A fresh run may request it at once, even where its weights are not kept; afterwards they are missed.
     other = [*place, "seed=5", "train.keep_model=false"]
     assert "layer_skip/1/cheapest" in run(compose([*other, "evaluate.layer_skip=1"]))["metrics"]
-    with pytest.raises(UserError, match=r"evaluate\.layer_skip=2: the weights of .* were not kept"):
+    with pytest.raises(ConfigError, match=r"the weights of .* were not kept, so layer_skip cannot be measured"):
         run(compose([*other, "evaluate.layer_skip=2"]))

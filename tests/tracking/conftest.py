@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tinylm_ablate.config import TrackingConfig
+from tinylm_ablate.execute.leases import Leases
 from tinylm_ablate.tracking.store import Store
 
 EXPERIMENT = "tests"
@@ -40,7 +42,7 @@ class Folders:
                 "seed": seed, "runs_dir": str(self.path), "scale": {"name": "s32", "factor": 32},
                 "data": {"source": "files", "path": "texts/small.jsonl", "name": None},
                 "arch": {"depth": depth, "width": "auto"}, "init": {"method": "random", "parent": None},
-                "train": {"tokens": None, "threads": 2}, "evaluate": {"max_bytes": 2000},
+                "train": {"tokens": None, "threads": 2, "keep_model": True}, "evaluate": {"max_bytes": 2000},
                 "tracking": {"kind": "mlflow", "uri": None}, "experiment": {"name": "adhoc"},
             },
             "shape": {"depth": depth, "width": 64, "ffn_width": 128, "heads": 2, "vocab_size": 300},
@@ -89,13 +91,11 @@ class Folders:
         path.write_text(json.dumps(content | changes))
         return path
 
-    def claim(self, identity: str, pid: int | None = None, machine: str | None = None) -> Path:
-        """A lease on a run; by default of this living process."""
-        path = self.path / "claims" / f"{identity}.1"
-        path.parent.mkdir(exist_ok=True)
-        holder = {"machine": machine or f"{os.uname().nodename}/boot", "pid": pid or os.getpid(), "lease_seconds": 60}
-        path.write_text(json.dumps(holder))
-        return path
+    @contextlib.contextmanager
+    def lease(self, identity: str) -> Iterator[None]:
+        """A run in training: the lease of a process that lives in here."""
+        with Leases(self.path, 60.0).hold(f"run-{identity}", self.path / identity / "metrics.json"):
+            yield
 
 
 RUNS = ["000000000000000a", "000000000000000b", "000000000000000c", "000000000000000d"]
@@ -133,6 +133,5 @@ def settings() -> TrackingConfig:
         uri=None,
         artifacts=None,
         experiment=EXPERIMENT,
-       
         flush_seconds=1000,
     )

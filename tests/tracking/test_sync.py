@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from tests.tracking.conftest import EXPERIMENT, GRID, RUNS
 from tinylm_ablate.errors import ConfigError
@@ -54,8 +56,8 @@ class View:
         for run in self.runs():
             histories = {name: self.client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
             points = {name: sorted((p.step, p.value, p.timestamp) for p in history) for name, history in histories.items()}
-            tags = {key: value for key, value in run.data.tags.items()}
-            found[run.info.run_id] = (run.info.status, run.info.run_name, run.info.end_time, run.data.params, tags, points)
+            data = run.data
+            found[run.info.run_id] = (run.info.status, run.info.run_name, run.info.end_time, data.params, data.tags, points)
         return found
 
 
@@ -73,10 +75,10 @@ def test_a_grid_with_replicates_is_made_whole_and_a_second_sync_changes_nothing(
     assert report.problems == [] and report.counts == {"created": 7}
     assert sorted(run.info.run_name for run in view.runs()) == [
         "depths",
-        "depths depth=20 mean of 2 seeds",
+        "depths depth=20 mean of 2",
         "depths depth=20 seed=0",
         "depths depth=20 seed=1",
-        "depths depth=40 mean of 2 seeds",
+        "depths depth=40 mean of 2",
         "depths depth=40 seed=0",
         "depths depth=40 seed=1",
     ]
@@ -94,7 +96,8 @@ def test_a_grid_with_replicates_is_made_whole_and_a_second_sync_changes_nothing(
     assert cell.data.params["test/bits_per_byte/all/bytes"] == "2000"
     assert view.curve(RUNS[2]) == losses(1, 30)
     assert view.files(RUNS[2]) == [
-        "config.yaml", "curve.jsonl", f"measures/bits_per_byte.{'0' * 16}.json", "metrics.json", "provenance.json", "settled.json",
+        "config.yaml", "curve.jsonl", f"measures/bits_per_byte.{'0' * 16}.json", "metrics.json",
+        "provenance.json", "settled.json",
     ]  # fmt: skip
     (dataset,) = cell.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("small.jsonl", "0123456789abcdef")
@@ -111,17 +114,16 @@ def test_a_grid_with_replicates_is_made_whole_and_a_second_sync_changes_nothing(
 def test_a_run_is_followed_closed_and_extended(settings, folders, view):
     folder = folders.start(RUNS[0])
     folders.grid(GRID, {RUNS[0]: {"arch.depth": "20"}, RUNS[1]: {"arch.depth": "40"}})
-    claim = folders.claim(RUNS[0])
     folders.train(RUNS[0], 1, 5, tail='{"step": 6, "tok')
-    assert sync(settings, folders.path).counts == {"created": 2}
-    assert view.run(RUNS[0]).info.status == view.run(GRID).info.status == "RUNNING"
-    assert view.curve(RUNS[0]) == losses(1, 5)
-    assert "curve.jsonl" not in view.files(RUNS[0])
-    # The line that was being written is whole now; the run ends, and its lease with it.
-    (folder / "curve.jsonl").write_text("")
-    folders.train(RUNS[0], 1, 30)
-    folders.finish(RUNS[0])
-    claim.unlink()
+    with folders.lease(RUNS[0]):
+        assert sync(settings, folders.path).counts == {"created": 2}
+        assert view.run(RUNS[0]).info.status == view.run(GRID).info.status == "RUNNING"
+        assert view.curve(RUNS[0]) == losses(1, 5)
+        assert "curve.jsonl" not in view.files(RUNS[0])
+        # The line that was being written is whole now; the run ends, and its lease with it.
+        (folder / "curve.jsonl").write_text("")
+        folders.train(RUNS[0], 1, 30)
+        folders.finish(RUNS[0])
     assert sync(settings, folders.path, folders=[folder]).counts == {"closed": 2}
     assert view.run(RUNS[0]).info.status == "FINISHED"
     assert view.run(GRID).info.status == "KILLED"  # one cell has not started, and nobody works on it
@@ -134,30 +136,40 @@ def test_a_run_is_followed_closed_and_extended(settings, folders, view):
     assert (data.metrics["test/cloze/all"], data.metrics["test/bits_per_byte/all"]) == (0.25, 1.5)
 
 
+HOLD = """
+import sys, time
+from pathlib import Path
+from tinylm_ablate.execute.leases import Leases
+runs = Path(sys.argv[1])
+with Leases(runs, 60.0).hold(f"run-{sys.argv[2]}", runs / sys.argv[2] / "metrics.json"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
 def test_what_a_kill_left_running_is_repaired_and_a_run_that_continues_has_each_point_once(settings, folders, view):
     folders.start(RUNS[0])
     folders.train(RUNS[0], 1, 12)
-    dead = subprocess.Popen([sys.executable, "-c", "pass"])
-    dead.wait()
-    claim = folders.claim(RUNS[0])
+    worker = subprocess.Popen([sys.executable, "-c", HOLD, str(folders.path), RUNS[0]], stdout=subprocess.PIPE, text=True)
+    assert worker.stdout.readline() == "held\n"
     sync(settings, folders.path)
     assert view.run(RUNS[0]).info.status == "RUNNING"
-    folders.claim(RUNS[0], pid=dead.pid)
+    worker.kill()
+    worker.wait()
     assert sync(settings, folders.path).counts == {"closed": 1}
     assert view.run(RUNS[0]).info.status == "KILLED"
     # The run continues from a checkpoint at step 10, so that rows 11 and 12 are written again at other times.
-    folders.claim(RUNS[0])
     curve = folders.path / RUNS[0] / "curve.jsonl"
     lines = [json.loads(line) for line in curve.read_text().splitlines()][:10]
     curve.write_text("".join(json.dumps(line) + "\n" for line in lines))
     folders.train(RUNS[0], 11, 30)
     rows = [json.loads(line) for line in curve.read_text().splitlines()]
     curve.write_text("".join(json.dumps(row | {"seconds": row["seconds"] + 60 * (row["step"] > 10)}) + "\n" for row in rows))
-    sync(settings, folders.path)
-    assert view.run(RUNS[0]).info.status == "RUNNING"
-    assert view.curve(RUNS[0]) == losses(1, 30)
+    with folders.lease(RUNS[0]):
+        sync(settings, folders.path)
+        assert view.run(RUNS[0]).info.status == "RUNNING"
+        assert view.curve(RUNS[0]) == losses(1, 30)
     # It fails, and is repeated with success.
-    claim.unlink()
     (folders.path / RUNS[0] / "error.txt").write_text("the loss is not finite\n")
     sync(settings, folders.path)
     assert view.run(RUNS[0]).info.status == "FAILED" and "error.txt" in view.files(RUNS[0])
@@ -167,11 +179,13 @@ def test_what_a_kill_left_running_is_repaired_and_a_run_that_continues_has_each_
     assert view.curve(RUNS[0]) == losses(1, 30)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "5", '{"pid": "x", "lease_seconds": null}', "\x00garbage"])
+@pytest.mark.parametrize("content", ["", "[]", "5", '{"pid": "x", "seconds": null}', "\x00garbage"])
 def test_a_lease_of_any_content_breaks_nothing(settings, folders, view, content):
     folders.start(RUNS[0])
-    folders.claim(RUNS[0]).write_text(content)
-    os.utime(folders.path / "claims" / f"{RUNS[0]}.1", (time.time() + 10**7,) * 2)  # a clock that was wrong
+    lease = folders.path / "claims" / f"run-{RUNS[0]}.1"
+    lease.parent.mkdir()
+    lease.write_text(content)
+    os.utime(lease, (time.time() + 10**7,) * 2)  # a clock that was wrong
     assert sync(settings, folders.path).problems == []
     assert view.run(RUNS[0]).info.status == "KILLED"
 
@@ -209,6 +223,42 @@ def test_a_store_that_lost_or_doubled_runs_is_completed(settings, replicated, vi
     assert view.curve(RUNS[0]) == losses(1, 30)
     assert view.run(RUNS[1]).info.run_id == kept.info.run_id
     assert view.client.get_run(twin.info.run_id).info.lifecycle_stage == "deleted"
+
+
+def test_a_run_whose_folder_was_removed_does_not_stay_running(settings, folders, view):
+    for run in RUNS[:2]:
+        folders.start(run)
+    with folders.lease(RUNS[0]), folders.lease(RUNS[1]):
+        sync(settings, folders.path)
+        shutil.rmtree(folders.path / RUNS[0])
+        assert sync(settings, folders.path).counts == {"unchanged": 1, "closed": 1}
+        assert (view.run(RUNS[0]).info.status, view.run(RUNS[1]).info.status) == ("KILLED", "RUNNING")
+
+
+def test_a_model_that_was_kept_is_logged_once_and_loads(settings, folders, view):
+    transformers = pytest.importorskip("transformers")
+    folder = folders.start(RUNS[0])
+    config = transformers.LlamaConfig(
+        vocab_size=300, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder / "model")
+    tokenizer = Tokenizer(BPE({"a": 0, "b": 1}, []))
+    tokenizer.save(str(folder / "model" / "tokenizer.json"))
+    (folder / "model" / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    folders.finish(RUNS[0])
+    for _ in range(2):
+        assert sync(settings, folders.path).problems == []
+    (output,) = view.run(RUNS[0]).outputs.model_outputs
+    logged = view.client.get_logged_model(output.model_id)
+    assert str(logged.status) == "READY" and logged.tags["folder"] == f"{RUNS[0]}/model"
+    place = local_artifacts(view.database, logged.artifact_location)
+    import mlflow
+
+    parts = mlflow.transformers.load_model(str(place), return_type="components")
+    assert parts["model"].config.hidden_size == 16 and parts["tokenizer"].encode("ab") == [0, 1]
+    # The files are second names of the run's own: they take no room.
+    weights = next((folder / "model").glob("*.safetensors"))
+    assert (place / "model" / weights.name).stat().st_ino == weights.stat().st_ino
 
 
 def test_long_curves_odd_names_and_long_values_fit(settings, folders, view):

@@ -92,7 +92,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(settled: Settled, tokens: np
             signal.raise_signal(signal.SIGTERM)
 
     folder = tmp_path / "parts"
-    with pytest.raises(Interrupted, match=rf"stopped at step {stop_at} of 12; saved in .*same command goes on"):
+    with pytest.raises(Interrupted, match=rf"stopped at step {stop_at} of 12; saved in .*same command resumes"):
         fit(decoder_of(settled), tokens, settled, folder, stop)
     parts = decoder_of(settled)
     fit(parts, tokens, settled, folder, ignore)
@@ -193,7 +193,7 @@ def test_a_spike_is_logged_with_its_batch(settled: Settled, tokens: np.ndarray, 
     first = json.loads((tmp_path / "events.jsonl").read_text().splitlines()[0])
     assert (first["event"], first["step"], first["batch"]) == ("spike", 30, 29)
     batches = Batches(tokens, 32, settled.config.seed, round=0)
-    assert first["sequences"] == batches.ids(np.arange(4 * 29, 4 * 30)).tolist()
+    assert first["sequences"] == batches.windows(np.arange(4 * 29, 4 * 30)).tolist()
 
 
 @pytest.mark.parametrize("name", ["lion", "muon", "schedule_free"])

@@ -94,9 +94,10 @@ class Subject:
     @cached_property
     def shards(self) -> Shards:
         """The corpus in the tokenizer's ids."""
+        from tinylm_ablate.data.mixing import grouped_by
         from tinylm_ablate.data.shards import open_shards
 
-        return open_shards(self.corpus, self.vocabulary, self.run.cache)
+        return open_shards(self.corpus, self.vocabulary, self.run.cache, grouped_by(self.run.config.data))
 
     @property
     def decoder(self) -> Decoder:

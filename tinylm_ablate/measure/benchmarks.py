@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -45,9 +46,7 @@ def settings_of(evaluate: EvaluateConfig) -> list[dict[str, Any]]:
 
     from tinylm_ablate.measure.harness import task_names
 
-    names, left_out = task_names(evaluate)
-    if left_out:
-        print(f"note: left out: {left_out}", file=sys.stderr)
+    names = task_names(evaluate)
     folder = Path(evaluate.task_folder).expanduser() if evaluate.task_folder is not None else None
     own = fingerprint([sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()]) if folder else None
     shared = {"shots": evaluate.shots, "limit": evaluate.limit, "task_folder": own, "lm_eval": version("lm_eval")}
@@ -64,8 +63,9 @@ def benchmark(model_folder: Path, settings: Settings, task_folder: str | None, d
         device: Where to compute.
 
     Returns:
-        Metrics ``benchmarks/<task>/<metric>`` with ``/standard_error``, and ``benchmarks/<task>/questions`` and ``/shots``, for
-        the task and, of a group, each member; one row per question.
+        For the task and, of a group, each member: metrics ``benchmarks/<task>/<metric>`` with ``/standard_error``, and
+        ``benchmarks/<task>/questions``, ``/shots``, ``/requests`` and ``/cut_requests`` (those longer than the model's
+        context). One row per question.
 
     Raises:
         UserError: The task or the model cannot be used.
@@ -81,9 +81,14 @@ def benchmark(model_folder: Path, settings: Settings, task_folder: str | None, d
             f"{model.max_length:,} tokens and lost their beginning",
             file=sys.stderr,
         )
-    metrics: dict[str, float] = {"benchmarks/requests": model.asked.total(), "benchmarks/cut_requests": cut}
+    metrics: dict[str, float] = {}
+    for task, requests in model.asked.items():
+        metrics |= {f"{NAME}/{task}/requests": requests, f"{NAME}/{task}/cut_requests": model.cut[task]}
     for found in scores:
         place = f"{NAME}/{found.task}"
+        if not math.isfinite(found.value):
+            print(f"note: left out: {found.metric} of {found.task} is {found.value}", file=sys.stderr)
+            continue
         metrics[f"{place}/{found.metric}"] = found.value
         if found.standard_error is not None:
             metrics[f"{place}/{found.metric}/standard_error"] = found.standard_error
@@ -144,7 +149,7 @@ def _scores(metrics: Mapping[str, float]) -> list[tuple[str, str, float, float |
     for key, value in metrics.items():
         _, _, place = key.partition("/")
         task, slash, metric = place.rpartition("/")
-        if not slash or metric in ("standard_error", "questions", "shots"):
+        if not slash or metric in ("standard_error", "questions", "shots", "requests", "cut_requests"):
             continue
         about = {
             name: metrics[f"{NAME}/{task}/{name}"] for name in ("questions", "shots") if f"{NAME}/{task}/{name}" in metrics

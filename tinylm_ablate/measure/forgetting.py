@@ -54,7 +54,7 @@ def forgetting(settled: Settled, decoder: Decoder, tokens: npt.NDArray[Any], fol
 def _unseen(settled: Settled, tokens: npt.NDArray[Any]) -> range:
     """The next batches of the first round's order that lie whole in its first epoch."""
     sequences = settled.config.train.batch_tokens // settled.config.train.context_length
-    in_epoch = first_batches(settled, tokens).windows // sequences
+    in_epoch = first_batches(settled, tokens).fresh // sequences
     first = settled.rounds.first
     return range(first, max(first, min(in_epoch, first + max(settled.rounds.parts))))
 

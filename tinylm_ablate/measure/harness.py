@@ -108,8 +108,8 @@ class Tasks:
     loaded: dict[str, dict[str, Any]]
 
 
-def task_names(settings: EvaluateConfig) -> tuple[list[str], str]:
-    """The tasks that a config names, lists written out; and one line on what a list names and is not available.
+def task_names(settings: EvaluateConfig) -> list[str]:
+    """The tasks that a config names, with lists written out; reports once what of a list is not available.
 
     Args:
         settings: ``tasks`` and ``task_folder`` are used. Without tasks, all of the folder's.
@@ -129,11 +129,14 @@ def task_names(settings: EvaluateConfig) -> tuple[list[str], str]:
 
 
 @cache
-def _task_names(tasks: tuple[str, ...], wanted: str | None) -> tuple[list[str], str]:
+def _task_names(tasks: tuple[str, ...], wanted: str | None) -> list[str]:
     _check_installed()
     folder = _task_folder(wanted)
     _follow_our_settings()
-    return _names(tasks, _manager(tasks, folder), folder)
+    names, left_out = _names(tasks, _manager(tasks, folder), folder)
+    if left_out:
+        print(f"note: left out: {left_out}", file=sys.stderr)
+    return names
 
 
 def _check_installed() -> None:

@@ -7,6 +7,7 @@ its record exists, and it is never rewritten.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,14 @@ def record_path(folder: Path, stem: str) -> Path:
 
 
 def write_record(folder: Path, name: str, settings: Settings, result: Result, seconds: float) -> None:
-    """Write a record with its rows into a run's folder, rows first."""
+    """Write a record with its rows into a run's folder, rows first.
+
+    Raises:
+        UserError: A metric is not a finite number; nothing was written.
+    """
+    broken = [f"{key} is {value}" for key, value in result.metrics.items() if not math.isfinite(value)]
+    if broken:
+        raise UserError(f"{name} of {folder}: {', '.join(broken)}; the weights may have diverged")
     path = record_path(folder, stem(name, settings))
     if result.rows:
         write_parquet(path.with_suffix(".parquet"), result.rows)
@@ -86,10 +94,11 @@ def read_rows(folder: Path, stem: str) -> list[dict[str, Any]]:
 
 
 def write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as a Parquet file, whole or not at all."""
+    """Write rows as a Parquet file, whole or not at all; a column that a row lacks is null there."""
     import pyarrow
     import pyarrow.parquet
 
     sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), sink)
+    columns = dict.fromkeys(column for row in rows for column in row)  # from_pylist would take the first row's alone
+    pyarrow.parquet.write_table(pyarrow.table({name: [row.get(name) for row in rows] for name in columns}), sink)
     write_atomic(path, sink.getvalue().to_pybytes())

@@ -32,13 +32,14 @@ def measures() -> tuple[Measure, ...]:
     from importlib.metadata import entry_points
 
     from tinylm_ablate.measure.benchmarks import Benchmarks
+    from tinylm_ablate.measure.bigram import Bigrams
     from tinylm_ablate.measure.bits import BitsPerByte
     from tinylm_ablate.measure.cloze import Cloze
     from tinylm_ablate.measure.forgetting import Forgetting
     from tinylm_ablate.measure.layer_skip import LayerSkip
     from tinylm_ablate.measure.speed import DecodingSpeed
 
-    own: list[Measure] = [BitsPerByte(), Cloze(), DecodingSpeed(), LayerSkip(), Forgetting(), Benchmarks()]
+    own: list[Measure] = [BitsPerByte(), Bigrams(), Cloze(), DecodingSpeed(), LayerSkip(), Forgetting(), Benchmarks()]
     return (*own, *(entry.load()() for entry in entry_points(group="tinylm_ablate.measures")))
 
 

@@ -16,6 +16,7 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.data.batches import Batches
 from tinylm_ablate.data.once import locked
+from tinylm_ablate.data.training import training_batches
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.hardware import pick_device, thread_count
@@ -62,7 +63,7 @@ def batch_losses(settled: Settled, decoder: Decoder, tokens: npt.NDArray[Any], f
 
 def first_batches(settled: Settled, tokens: npt.NDArray[Any]) -> Batches:
     """The order of the first round."""
-    return Batches(tokens, settled.config.train.context_length, settled.config.seed, round=0)
+    return training_batches(tokens, settled.config, settled.shards)
 
 
 def measure(settled: Settled, decoder: Decoder, batches: Batches, ids: range) -> Iterator[Float64s]:

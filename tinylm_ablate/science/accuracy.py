@@ -14,13 +14,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tinylm_ablate.science.evidence import Evidence, Setting, settings
+
 #: Ends of the bins of differences at the small scale, in bits per byte.
 BINS = (0.0, 0.005, 0.01, 0.02, 0.05, math.inf)
 
 #: Below so many arms in a bin's pairs no interval is given.
 LEAST_ARMS = 5
 
-_RESAMPLES = 2000
+_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -75,17 +77,15 @@ def accuracy(arms: pd.DataFrame, small: str, large: str) -> Accuracy:
         index=["experiment", "arm"], columns="setting", values="value"
     )
     wide = wide.dropna() if {small, large} <= set(wide.columns) else wide.iloc[:0]
-    rows = [
-        (
-            experiment,
-            first,
-            second,
-            own[small].loc[first] - own[small].loc[second],
-            own[large].loc[first] - own[large].loc[second],
-        )
-        for experiment, own in ((name, group.droplevel("experiment")) for name, group in wide.groupby(level="experiment"))
-        for first, second in itertools.combinations(own.index, 2)
-    ]
+    rows = []
+    for experiment, own in wide.groupby(level="experiment"):
+        values = [
+            (arm, *pair) for (_, arm), pair in zip(own.index, own[[small, large]].to_numpy(np.float64).tolist(), strict=True)
+        ]
+        rows += [
+            (experiment, first[0], second[0], first[1] - second[1], first[2] - second[2])
+            for first, second in itertools.combinations(values, 2)
+        ]
     points = pd.DataFrame(rows, columns=["experiment", "first", "second", "small", "large"])
     # A tie is no order: it agrees with another tie alone.
     points["agree"] = np.sign(points["small"]) == np.sign(points["large"])
@@ -128,4 +128,32 @@ def _agreement(
         low, high = (float(end) for end in np.quantile(shares, [0.025, 0.975]))
         low = min(low, 1 - 3 / arms) if agree.all() else low
         high = max(high, 3 / arms) if not agree.any() else high
-    return Agreement(distance, len(own), arms, float(agree.mean()) if len(own) else math.nan, max(0.0, low), min(1.0, high))
+    share = float(agree.mean()) if len(own) else math.nan
+    return Agreement(distance, len(own), arms, share, float(np.maximum(0.0, low)), float(np.minimum(1.0, high)))
+
+
+def between_scales(evidence: Mapping[str, Evidence], metric: str, small: str, large: str) -> Accuracy:
+    """Decision accuracy of one scale for another, over all experiments that were run at both.
+
+    Of each experiment the two settings count that answer the same question with the most alike tokens per parameter; of several
+    such, those with most tokens.
+    """
+    rows = []
+    for name, own in evidence.items():
+        groups = settings(own)
+        pairs = [
+            (first, second)
+            for first in groups
+            for second in groups
+            if (first.scale, second.scale) == (small, large) and first.others == second.others
+        ]
+        if pairs:
+            for setting in min(pairs, key=lambda pair: (round(_unlike(*pair), 1), -pair[1].tokens)):
+                rows += [(name, arm, setting.scale, setting.mean(arm, metric)) for arm in setting.arms]
+    return accuracy(pd.DataFrame(rows, columns=["experiment", "arm", "setting", "value"]).dropna(), small, large)
+
+
+def _unlike(first: Setting, second: Setting) -> float:
+    """How unlike the tokens per parameter of two settings are, in log units; 0 where they are not known."""
+    ratio = (first.tokens / first.parameters) / (second.tokens / second.parameters)
+    return abs(math.log(ratio)) if math.isfinite(ratio) and ratio > 0 else 0.0

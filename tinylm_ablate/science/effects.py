@@ -82,11 +82,14 @@ def _paired(setting: Setting, terms: Sequence[tuple[str, str, float]], seeds: Se
 def _recorded(
     setting: Setting, terms: Sequence[tuple[str, str, float]], seeds: Sequence[int], relative: bool
 ) -> tuple[tuple[float, float], ...]:
-    """The variance from standard errors that are recorded beside a metric, as where two parts of a text are compared.
+    """The variance from standard errors that are recorded beside metrics of different texts, as of two parts of the training
+    data.
 
-    The items of all seeds may be the same, so it does not shrink with the number of seeds. Two arms that share their items err
-    less than this.
+    The items of all seeds may be the same, so it does not shrink with the number of seeds. One metric of several arms is over
+    the same items, whose errors cancel for the most part, so these standard errors would say nothing.
     """
+    if len(terms) > 1 and len({metric for _, metric, _ in terms}) == 1:
+        return ()
     found = []
     for arm, metric, weight in terms:
         for suffix in _ERRORS:

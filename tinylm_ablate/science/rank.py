@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-_RESAMPLES = 4000
+from tinylm_ablate.science.estimate import Number
+
+_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -18,45 +20,45 @@ class Correlation:
     """Spearman's rank correlation.
 
     Attributes:
-        rho: -1 to 1; NaN if one of the two does not vary, or with fewer than three arms.
+        rho: -1 to 1, or an array of them in simulations; NaN if one of the two does not vary, or with fewer than three arms.
         arms: Number of arms.
     """
 
-    rho: float
+    rho: Number
     arms: int
 
     @property
-    def mean(self) -> float:
+    def mean(self) -> Number:
         """``rho``."""
         return self.rho
 
-    def above(self, p: float) -> float:
+    def above(self, p: float) -> Number:
         """Lower bound, missed with probability ``p``, by Fisher's transformation with the variance of Bonett and Wright (2000).
 
         Minus infinity below four arms. A perfect correlation is taken half a step of ``rho`` short of it, where the
         transformation ends. Without any relation the 95 % interval excludes zero in 4.4 % of cases with 30 arms, and in fewer
         with fewer.
         """
-        return min(self._end(p, -1), self.rho)
+        return np.minimum(self._end(p, -1), self.rho)
 
-    def below(self, p: float) -> float:
+    def below(self, p: float) -> Number:
         """Upper bound, missed with probability ``p``."""
-        return max(self._end(p, 1), self.rho)
+        return np.maximum(self._end(p, 1), self.rho)
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Two-sided confidence interval."""
         tail = (1 - confidence) / 2
-        return self.above(tail), self.below(tail)
+        return float(self.above(tail)), float(self.below(tail))
 
-    def _end(self, p: float, side: int) -> float:
-        if math.isnan(self.rho) or self.arms < 4:
+    def _end(self, p: float, side: int) -> Number:
+        if self.arms < 4 or np.isnan(self.rho).all():
             return side * math.inf
         from scipy.special import ndtri
 
         furthest = 1 - 6 / (self.arms * (self.arms**2 - 1))
-        inner = max(-furthest, min(furthest, self.rho))
-        reach = float(ndtri(1 - p)) * math.sqrt((1 + inner * inner / 2) / (self.arms - 3))
-        return math.tanh(math.atanh(inner) + side * reach)
+        inner = np.clip(self.rho, -furthest, furthest)
+        reach = float(ndtri(1 - p)) * np.sqrt((1 + inner * inner / 2) / (self.arms - 3))
+        return np.tanh(np.arctanh(inner) + side * reach)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Larger:
     @property
     def mean(self) -> float:
         """The difference of the sizes."""
-        return abs(correlation(self.first, self.quality).rho) - abs(correlation(self.second, self.quality).rho)
+        return float(abs(correlation(self.first, self.quality).rho) - abs(correlation(self.second, self.quality).rho))
 
     def above(self, p: float) -> float:
         """Lower bound by resampling arms with replacement; minus infinity below ten arms. The same arms give the same bound."""

@@ -119,8 +119,10 @@ def judge_at(claim: Claim, setting: Setting, groups: Sequence[Setting]) -> Verdi
     comparisons = [_compared(draft, len(drafts), bool(reasons)) for draft in drafts]
     if reasons:
         return dataclasses.replace(base, reason="; ".join(reasons), comparisons=comparisons)
-    decisions = [draft.decision(len(drafts)) for draft in drafts]
-    found = outcome(combine(decisions)) if decisions else Outcome.UNDECIDED
+    found = outcome(combine([draft.decision(len(drafts)) for draft in drafts])) if drafts else Outcome.UNDECIDED
+    if found == Outcome.UNDECIDED and (few := _few_documents(drafts)):
+        barred = [_compared(draft, len(drafts), True) for draft in drafts]
+        return dataclasses.replace(base, reason="; ".join(few), comparisons=barred)
     ps = [own.p for own in comparisons if own.outcome == found]
     p = 1.0 if found not in _DECIDED else max(ps) if found == Outcome.REPRODUCED else min(ps)
     return dataclasses.replace(base, outcome=found, reason=_reason(found, comparisons), comparisons=comparisons, p=p)
@@ -197,7 +199,8 @@ def _drafts(claim: Claim, test: Test, setting: Setting, arms: Mapping[str, str])
         drafts.append(
             _Draft(
                 test, _label(test, first, others), _kind(test), tuple(dict.fromkeys(metrics)),
-                tuple(arms[name] for name in names), own, seeds, _look(own, seeds), math.nan, "", claim.paper_effect(test, first, others),
+                tuple(arms[name] for name in names), own, seeds, _look(own, seeds), math.nan, "",
+                claim.paper_effect(test, first, others),
             )
         )  # fmt: skip
     return drafts, unmeasured
@@ -305,10 +308,21 @@ def _gates(claim: Claim, setting: Setting, drafts: Sequence[_Draft], arms: Mappi
             continue
         if math.isnan(draft.margin):
             reasons.append(draft.margin_source)
-        elif not draft.effect.exact and draft.kind != "bound":
+        elif not draft.effect.exact:
             expected = not draft.test.relative and any(metric.startswith(_OVER_ITEMS) for metric in draft.metrics)
-            reasons += gate.documents(draft.effect, draft.margin, expected)
+            if expected and not draft.effect.documents:
+                reasons.append("the scores of its documents are not kept, or the arms were measured on different ones")
     return reasons
+
+
+def _few_documents(drafts: Sequence[_Draft]) -> list[str]:
+    """Of open comparisons, those that seeds cannot decide. An interval contains the documents' error, so decided ones stand."""
+    found: dict[str, None] = {}
+    for draft in drafts:
+        open_ = draft.look > 0 and outcome(draft.decision(len(drafts))) == Outcome.UNDECIDED
+        if open_ and isinstance(draft.effect, Estimate):
+            found |= dict.fromkeys(gate.documents(draft.effect, draft.margin))
+    return list(found)
 
 
 def _best(setting: Setting, arms: Sequence[str]) -> str:

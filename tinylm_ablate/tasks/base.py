@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -40,6 +40,20 @@ class Task(ABC):
         Args:
             tracked: Keeps the trackers up with the folders of runs.
         """
+
+    def most_together(self, ready: int) -> int:
+        """How many of ``ready`` tasks with an equal ``together`` one worker does as one program."""
+        del ready
+        return 1
+
+    @property
+    def together(self) -> Hashable:
+        """What tasks must have in common to be done as one program."""
+        return self.key
+
+    def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:
+        """Do tasks, this one among them, as one program; returns what ended each, or None where it is done."""
+        raise NotImplementedError
 
     def done(self) -> bool:
         """Whether nothing is left to do."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from tinylm_ablate.data.corpus import open_corpus
-from tinylm_ablate.data.shards import open_shards, shards_folder
+from tinylm_ablate.data.mixing import grouped_by
+from tinylm_ablate.data.shards import open_shards
+from tinylm_ablate.data.summary import summarize
 from tinylm_ablate.tasks.base import Task
 from tinylm_ablate.tokenizer.build import open_vocabulary
 from tinylm_ablate.tokenizer.vocabulary import Vocabulary
@@ -54,13 +57,16 @@ class ShardsTask(Task):
     def __init__(self, name: str, tokenizer: TokenizerTask) -> None:
         run = tokenizer.run
         self.tokenizer = tokenizer
-        self.folder = shards_folder(run.text, run.vocabulary, run.shape.vocab_size, run.cache)
-        super().__init__(self.folder.name, name, run, [tokenizer])
+        super().__init__(run.shards.name, name, run, [tokenizer])
 
     @property
     def product(self) -> Path:
-        return self.folder / "shards.json"
+        return self.run.shards / "shards.json"
 
     def do(self, tracked: Follower) -> None:
         del tracked
-        open_shards(open_corpus(self.run.config.data, self.run.cache), self.tokenizer.open(), self.run.cache)
+        data, cache = self.run.config.data, self.run.cache
+        corpus = open_corpus(data, cache)
+        shards = open_shards(corpus, self.tokenizer.open(), cache, grouped_by(data))
+        for line in summarize(data, corpus, shards, self.run.tokens).lines():
+            print(line, file=sys.stderr)

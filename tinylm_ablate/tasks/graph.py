@@ -85,9 +85,7 @@ class Graph:
         tokenizer = TokenizerTask(settled.vocabulary, f"tokenizer {settled.vocabulary}", settled, [corpus])
         known = self._add(tokenizer)
         assert isinstance(known, TokenizerTask)
-        shards = ShardsTask("", known)
-        shards.name = f"token shards {shards.folder.name}"
-        return self._add(shards)
+        return self._add(ShardsTask(f"token shards {known.run.shards.name}", known))
 
 
 #: Begins the name of a run that is no cell.

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.secrets import cut
-from tinylm_ablate.tracking.folders import Snapshot, grids_of, live, signature_of, snapshot_of
+from tinylm_ablate.tracking.folders import grids_of, live
+from tinylm_ablate.tracking.snapshot import Snapshot, signature_of, snapshot_of
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -64,7 +65,7 @@ class Live:
             logger.save()
             logger.finalize("success" if snapshot.status == "FINISHED" else "failed")
             if kind == "wandb":
-                logger.experiment.finish(exit_code=int(snapshot.status != "FINISHED"), quiet=True)  # type: ignore[attr-defined]
+                logger.experiment.finish(exit_code=int(snapshot.status != "FINISHED"))  # type: ignore[attr-defined]
             write_atomic(folder / _MARK, snapshot.signature)
             self._open.pop(key, None)
         else:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tinylm_ablate.secrets import cut
-from tinylm_ablate.tracking.folders import Snapshot
+from tinylm_ablate.tracking.snapshot import CURVE, Snapshot
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -99,6 +99,10 @@ class Store:
                     found[key] = run
         return found
 
+    def running(self) -> Iterator[Run]:
+        """The store's runs that have not ended."""
+        return self._search(f"tags.`{KEY}` LIKE '%' AND attributes.status = 'RUNNING'")
+
     def push(self, snapshot: Snapshot, run: Run | None, parent: str | None, lock: Path) -> tuple[str, str]:
         """Make the store's run what a snapshot says, sending only what differs.
 
@@ -126,7 +130,7 @@ class Store:
                     run = self.client.create_run(
                         self.experiment_id, start_time=snapshot.start, tags=tags, run_name=snapshot.name[:_NAME_LENGTH]
                     )
-        if run.data.tags.get(SIGNATURE) == snapshot.signature and run.info.status == snapshot.status:
+        if is_current(run, snapshot.signature, snapshot.status):
             return run.info.run_id, "unchanged"
         self._send(snapshot, run, tags)
         if done == "updated" and run.info.status == "RUNNING" and snapshot.status != "RUNNING":
@@ -146,13 +150,13 @@ class Store:
                 (metric.timestamp for metric in has._metric_objs if metric.step == 0), default=run.info.start_time - 1
             )
             self._metrics(run_id, [(_named(name), value, later, 0) for name, value in changed.items()])
-        if snapshot.dataset is not None and not run.inputs.dataset_inputs:
+        if snapshot.dataset is not None and not (run.inputs and run.inputs.dataset_inputs):
             self._dataset(run_id, snapshot.dataset)
         files = {name: _mark(path) for name, path in snapshot.files.items()}
         for name, path in snapshot.files.items():
             if arrived["files"].get(name) != files[name]:
                 self._put(run.info.artifact_uri, name, path, run_id)
-        if snapshot.model is not None and not run.outputs.model_outputs:
+        if snapshot.model is not None and not (run.outputs and run.outputs.model_outputs):
             self._model(snapshot, run_id, snapshot.model)
         new = {key: value for key, value in tags.items() if has.tags.get(key) != value}
         new |= {ARRIVED: json.dumps({"tokens": tokens, "files": files})[:_TAG_LENGTH], SIGNATURE: snapshot.signature}
@@ -176,7 +180,7 @@ class Store:
                 self._metrics(run.info.run_id, values)
                 self._tags(run.info.run_id, {ARRIVED: json.dumps({"tokens": values[-1][3], "files": arrived["files"]})})
                 values = []
-            seconds = row.get("train/curve/seconds", 0.0)
+            seconds = row.get(f"{CURVE}seconds", 0.0)
             time = run.info.start_time + (round(1000 * seconds) if math.isfinite(seconds) else 0)
             values += [(_named(name), value, time, tokens) for name, value in row.items()]
         if values:
@@ -281,6 +285,11 @@ class Store:
                 )
             self._connected = client, str(experiment.experiment_id)
         return self._connected
+
+
+def is_current(run: Run, signature: str, status: str) -> bool:
+    """Whether a run of the store is what a snapshot with this signature and status says."""
+    return bool(run.data.tags.get(SIGNATURE) == signature and run.info.status == status)
 
 
 def local_artifacts(database: Path | None, uri: str) -> Path | None:

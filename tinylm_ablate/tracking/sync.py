@@ -12,19 +12,10 @@ from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.secrets import cut
 from tinylm_ablate.tracking import loggers
 from tinylm_ablate.tracking.check import tracking_mistakes
-from tinylm_ablate.tracking.folders import (
-    Grid,
-    Snapshot,
-    grid_snapshots,
-    grids_of,
-    live,
-    needed,
-    runs_of,
-    signature_of,
-    snapshot_of,
-    status_of,
-)
-from tinylm_ablate.tracking.store import SIGNATURE, Store, concerns_one_run, explain, open_store
+from tinylm_ablate.tracking.folders import Grid, grids_of, live, needed, runs_of, status_of
+from tinylm_ablate.tracking.snapshot import Snapshot, signature_of, snapshot_of
+from tinylm_ablate.tracking.store import Store, concerns_one_run, explain, is_current, open_store
+from tinylm_ablate.tracking.summary import grid_snapshots
 from tinylm_ablate.tracking.views import save_view
 
 if TYPE_CHECKING:
@@ -142,23 +133,34 @@ def _sync(
         report.counts[done] = report.counts.get(done, 0) + 1
 
     for grid, snapshots in ((grid, whole[grid.identity]) for grid in reversed(grids)):
+        if (run := runs.get(grid.identity)) is None or not is_current(run, snapshots[0].signature, snapshots[0].status):
+            save_view(store, grid, replicates=len(snapshots) > 1)
         for snapshot in snapshots:
             push(snapshot)
-        if not _is_saved(runs.get(grid.identity), snapshots[0]):
-            save_view(store, grid, replicates=len(snapshots) > 1)
     for folder in folders:
         mine = members.get(folder.name, [])
         run = runs.get(folder.name)
-        if run is not None and run.data.tags.get(SIGNATURE) == signature_of(folder, mine, held):
-            if run.info.status == status_of(folder, held):
-                report.counts["unchanged"] = report.counts.get("unchanged", 0) + 1
-                continue
+        if run is not None and is_current(run, signature_of(folder, mine, held), status_of(folder, held)):
+            report.counts["unchanged"] = report.counts.get("unchanged", 0) + 1
+            continue
         try:
             snapshot = snapshot_of(folder, mine, held)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             report.problems.append(cut(f"{folder}: is left out: {_first_line(error)}"))
             continue
         push(snapshot)
+    if store.database == runs_dir.resolve() / "mlflow.db":  # another store may also hold the runs of other folders
+        for run in store.running():
+            if not any((runs_dir / place).exists() for place in _places(run)):
+                store.client.set_terminated(run.info.run_id, "KILLED")
+                report.counts["closed"] = report.counts.get("closed", 0) + 1
+
+
+def _places(run: Run) -> list[str]:
+    """The files that a run of the store is made from, below the folder of runs."""
+    grids = [key.removeprefix("grid.") for key in run.data.tags if key.startswith("grid.")]
+    identity = run.data.tags.get("identity")
+    return [f"{identity}/settled.json"] if identity else [f"grids/{grid}.json" for grid in grids]
 
 
 def _memberships(grids: Iterable[Grid], runs_dir: Path) -> dict[str, list[Grid]]:
@@ -169,10 +171,6 @@ def _memberships(grids: Iterable[Grid], runs_dir: Path) -> dict[str, list[Grid]]
         for name in dict.fromkeys(names):
             found.setdefault(name, []).append(grid)
     return found
-
-
-def _is_saved(run: Run | None, snapshot: Snapshot) -> bool:
-    return run is not None and run.data.tags.get(SIGNATURE) == snapshot.signature
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,7 +11,9 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from tinylm_ablate.tracking.folders import SHOWN, Grid, differing
+from tinylm_ablate.tracking.folders import Grid
+from tinylm_ablate.tracking.snapshot import CURVE, LOSS, SHOWN
+from tinylm_ablate.tracking.summary import differing
 
 if TYPE_CHECKING:
     from tinylm_ablate.tracking.store import Store
@@ -20,13 +22,13 @@ if TYPE_CHECKING:
 VIEW_TAG = "mlflow.sharedViewState."
 
 #: The charts of a grid's page in their order.
-_CHARTS = ("curve/loss", "test/bits_per_byte/all", "test/cloze/all", "train/curve/learning_rate")
+_CHARTS = (LOSS, "test/bits_per_byte/all", "test/cloze/all", f"{CURVE}learning_rate")
 
 
 def save_view(store: Store, grid: Grid, replicates: bool) -> None:
     """Save the views of a grid under its identity: the cells and, with replicates, their means with standard deviations."""
     settings = [key for key in differing(grid) if key != "seed"]
-    columns = [*(f"params.`{key}`" for key in settings), *(f"metrics.`{name}`" for name in SHOWN)]
+    columns = [*(f"params.`{key}`" for key in [*settings, "seed"]), *(f"metrics.`{name}`" for name in SHOWN)]
     state: dict[str, Any] = _state(grid, "cell", columns)
     if replicates:
         group = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": f"arm.{grid.name}"}]}
