@@ -3,7 +3,7 @@
     python benchmarks/fuzz.py [COUNT [READER ...]]
 
 Each reader gets COUNT mutations (10,000) of small valid files in a process of its own. What escapes as anything but a
-``UserError``, takes more than 5 s, or makes the process larger than 1 GB is a failure. The test suite uses the same mutations, in
+``UserError``, takes more than 5 s, or makes the process larger than 1 GB is a failure. The test suite uses the same mutations in
 small numbers (``tests/formats/test_fuzz.py``).
 """
 
@@ -29,7 +29,8 @@ SECONDS, KILOBYTES = 5.0, 1_000_000
 #: Values that no sane file has where another value stood.
 STRANGE: tuple[Any, ...] = (
     None, True, -1, 0, 1, 3, 10**9, 2**31, 2**63, 2**200, -(2**63), 1e-320, 1e308, float("inf"), float("-inf"),
-    float("nan"), "", "x" * 5_000, "\ud800", "\x00", [], {}, [[]], [None], {"type": "Sequence"}, [[[[[[[[]]]]]]]], "default", 0.5,
+    float("nan"), "", "x" * 5_000, "\ud800", "\x00", [], {}, [[]], [None],
+    {"type": "Sequence"}, [[[[[[[[]]]]]]]], "default", 0.5,
 )  # fmt: skip
 _NUMBERS = (0, 1, 2**7, 2**16, 2**31, 2**32 - 1, 2**61, 2**63, 2**64 - 1)
 

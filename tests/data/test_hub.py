@@ -13,7 +13,7 @@ import pytest
 
 from tinylm_ablate.config import Config, DataConfig
 from tinylm_ablate.data.corpus import SPLITS, open_corpus, text_fingerprint
-from tinylm_ablate.data.documents import read_documents
+from tinylm_ablate.data.sources import read_documents
 from tinylm_ablate.errors import UserError
 
 CARD = """---

@@ -44,7 +44,7 @@ class Runs:
             "tokens": 500_000,
             "precision": "fp32",
             "tokenizer": {"fingerprint": "0123456789012345", "bytes_per_token": {"en": 3.4, "zh": 3.0}},
-            "data": {"fingerprint": "1234567890123456", "sources": [{"name": "a", "licence": "b"}]},
+            "data": {"fingerprint": "1234567890123456", "sources": [{"name": "a", "license": "b"}]},
             "init": {"origin": "drawn"},
             "metrics": {
                 "test/bits_per_byte/en": bits - 0.1, "test/bits_per_byte/zh": bits + 0.1, "test/bits_per_byte/all": bits,

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tinylm_ablate.evaluate.layer_skip import save
+from tinylm_ablate.measure.layer_skip import save
 from tinylm_ablate.report.__main__ import main
 from tinylm_ablate.report.layer_skip import compact, read
 

@@ -4,6 +4,5 @@ Nothing here trains.
 """
 
 from tinylm_ablate.report.records import read_grids, read_records
-from tinylm_ablate.report.summary import summary_table
 
-__all__ = ["read_grids", "read_records", "summary_table"]
+__all__ = ["read_grids", "read_records"]

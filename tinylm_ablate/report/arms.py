@@ -152,7 +152,7 @@ def sections(grids: Sequence[Grid], records: pd.DataFrame, scores: Mapping[str, 
 
 def _settings(grids: Sequence[Grid], rows: Mapping[str, Mapping[Hashable, Any]], axis: Sequence[str]) -> list[str]:
     """The columns that tell sections apart, the most telling first."""
-    known = {key: bool(rule.get("numerics")) for key, _, rule in walk(Config())}
+    known = {key: rule.get("identity") != "none" for key, _, rule in walk(Config())}
     members = [[rows[cell.identity] for cell in grid.cells if cell.identity in rows] for grid in grids]
     columns = {str(key) for runs in members for row in runs for key in row}
     groups = {key.split(".")[0] for key in known if "." in key}

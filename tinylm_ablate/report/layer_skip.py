@@ -109,7 +109,7 @@ def shown(section: Section, results: Path, write: Callable[[Figure | None], str 
     path = write(_draw(arms))
     if path is None:
         return []
-    from tinylm_ablate.evaluate.layer_skip import MAX_BYTES, MAX_QUESTIONS
+    from tinylm_ablate.measure.layer_skip import MAX_BYTES, MAX_QUESTIONS
 
     return [
         "### Layers skipped at inference",

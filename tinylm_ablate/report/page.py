@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from tinylm_ablate.grid.summary import verdict
 from tinylm_ablate.report import measures
 from tinylm_ablate.report.arms import Arm, Run, Section, columns_of, short
 from tinylm_ablate.report.compare import Result, compare, written
@@ -19,7 +20,6 @@ from tinylm_ablate.report.measures import Measure
 from tinylm_ablate.report.paired import tests
 from tinylm_ablate.report.printed import Printed, number
 from tinylm_ablate.report.statistics import mean_and_deviation
-from tinylm_ablate.report.summary import verdict
 from tinylm_ablate.report.verdicts import own
 
 #: What follows from the axes and is shown where it differs between arms.

@@ -161,7 +161,7 @@ def flat_record(record: Mapping[str, Any]) -> Row:
     row: Row = {}
     for key, value in record.items():
         _flatten(_PREFIXES.get(key, f"{key}.") if isinstance(value, Mapping) else key, value, row)
-    idle = {key for key, _, rule in walk(Config()) if not rule.get("numerics")} - {"scale.name"}
+    idle = {key for key, _, rule in walk(Config()) if rule.get("identity") == "none"} - {"scale.name"}
     return {key: value for key, value in row.items() if key not in idle and not key.startswith(_LEFT_OUT)}
 
 
