@@ -3,8 +3,8 @@
     python benchmarks/fuzz.py [COUNT [READER ...]]
 
 Each reader gets COUNT mutations (10,000) of small valid files in a process of its own. What escapes as anything but a
-``UserError``, takes more than 5 s, or makes the process larger than 1 GB is a failure. The test suite uses the same mutations in
-small numbers (``tests/formats/test_fuzz.py``).
+``UserError``, takes more than 5 s, or makes the process larger than 1 GB is a failure. The test suite uses the same mutations
+in small numbers (``tests/formats/test_fuzz.py``).
 """
 
 from __future__ import annotations
