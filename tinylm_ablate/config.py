@@ -132,7 +132,7 @@ class DataConfig:
         ),
     )
     weights_by: str = setting(
-        "what the shares are of", choices=("tokens", "bytes"), active=lambda config: bool(config.data.weights)
+        "what the shares are of", choices=("tokens", "bytes"), active=lambda config: bool(config.data.weights), identity=SETTLED
     )
     max_documents: int | None = setting("read no more documents than this", at_least=1, identity=SETTLED)
     min_characters: int = setting("shorter documents are dropped", at_least=1, identity=SETTLED)
@@ -435,6 +435,13 @@ class TrainConfig:
     strategy: str = setting(
         "devices above 1: each holds all weights (Lightning's DDP), or a part of them (its FSDP2)",
         choices=("ddp", "fsdp"),
+        identity=NONE,
+    )
+    stack: int | str = setting(
+        "runs of one shape that train together on one device, each with the numbers that it has alone; 'auto' is as many as "
+        "the memory of a GPU allows, and 1 on a processor",
+        choices=("auto",),
+        at_least=1,
         identity=NONE,
     )
     compile: bool | str = setting(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tinylm_ablate.data.once import locked, writing
 from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.files import remove_unfinished
 from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, pangu_parts
 from tinylm_ablate.init.layers import LayerChoice, choose_layers
 from tinylm_ablate.init.neurons import Scores, choose_units, cut, random_scores, score
@@ -135,6 +136,7 @@ def open_scores(
     if not path.is_file():
         with writing(path.parent, None, what), locked(path, what, later=True):
             if not path.is_file():  # else another process has made them meanwhile
+                remove_unfinished(path)
                 (compute() if compute is not None else _scores(parent, criterion)).save(path)
     return Scores.load(path)
 
