@@ -50,10 +50,11 @@ demo: setup ## train a small real grid on real text and print its table (about 6
 test: setup ## run the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
-lint: setup ## check style, formatting and types
+lint: setup ## check style, formatting, types and that imports run one way
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
 
 report: setup ## write the pages of the runs to results/, and the reference's own again
 	$(RUN).report --runs-dir $(RUNS)

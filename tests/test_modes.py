@@ -16,15 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from tests.helpers import TINY
+from tests.helpers import TINY, run
 from tinylm_ablate.__main__ import literal_prompt
 from tinylm_ablate.config import Config
 from tinylm_ablate.data.corpus import Corpus
 from tinylm_ablate.errors import ConfigError, UserError
+from tinylm_ablate.formats.huggingface import load_model
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.init.huggingface import load_model
 from tinylm_ablate.modes import perform
-from tinylm_ablate.run import Record, run
+from tinylm_ablate.tasks.run import Record
 
 
 class Workplace:

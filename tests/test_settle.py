@@ -7,7 +7,8 @@ import pytest
 from tests.helpers import TINY
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.settle import Settled, settle
+from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
 
 POOL = ["arch.width=64", "arch.head_dim=8", "init=pool"]
 

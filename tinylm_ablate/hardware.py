@@ -69,3 +69,12 @@ def pick_device(wanted: str) -> str:
     if wanted != "auto":
         return wanted
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def gpus() -> int:
+    """GPUs that this process may use."""
+    if not any(Path(path).exists() for path in _GPU_DEVICES):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()

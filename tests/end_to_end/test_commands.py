@@ -89,15 +89,19 @@ def test_mlflow_holds_the_grid_with_its_cells_nested(grid: tuple[Path, list[str]
     (experiment,) = [e for e in client.search_experiments() if e.name == "tinylm_ablate"]
     runs = client.search_runs([experiment.experiment_id])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    cells = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert sorted(run.info.run_name for run in cells) == [f"arch.depth={d} seed={s}" for d in (1, 2) for s in (0, 1)]
-    assert {artifact.path for artifact in client.list_artifacts(parent.info.run_id)} >= {"table.md"}
-    assert any(artifact.path.endswith("_loss.svg") for artifact in client.list_artifacts(parent.info.run_id))
-    for run in cells:
+    nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    names = [run.info.run_name.removeprefix(f"{parent.info.run_name} ") for run in nested]
+    assert sorted(names) == sorted(
+        [f"depth={d} seed={s}" for d in (1, 2) for s in (0, 1)] + [f"depth={d} mean of 2" for d in (1, 2)]
+    )
+    assert "±" in parent.data.tags["mlflow.note.content"]
+    for run in (run for run in nested if "identity" in run.data.tags):
         assert run.info.status == "FINISHED"
-        history = client.get_metric_history(run.info.run_id, "loss")
+        history = client.get_metric_history(run.info.run_id, "curve/loss")
+        assert [point.step for point in history] == sorted({point.step for point in history})
         assert max(point.step for point in history) == 512
         assert "test/bits_per_byte/all" in run.data.metrics
+        assert run.inputs.dataset_inputs and run.data.tags["seed"] in "01"
 
 
 def test_the_report_makes_its_tables(grid: tuple[Path, list[str], str]) -> None:

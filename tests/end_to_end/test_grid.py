@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import TINY
-from tinylm_ablate.grid.claims import claimed
+from tinylm_ablate.execute.leases import claimed
 
 ROOT = Path(__file__).resolve().parents[2]
 

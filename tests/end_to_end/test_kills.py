@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tinylm_ablate.run import run
 
 from tests.helpers import TINY
 from tinylm_ablate.data.corpus import Corpus
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.run import run
 from tinylm_ablate.settle import settle
 
 KILLS = 20

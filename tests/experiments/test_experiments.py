@@ -20,7 +20,8 @@ from tinylm_ablate.grid.cells import expand
 from tinylm_ablate.grid.compose import Composer, register, typed
 from tinylm_ablate.report.printed import FOLDER, printed
 from tinylm_ablate.report.records import Grid
-from tinylm_ablate.settle import Settled, settle
+from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
 
 #: All experiments together have no cells of their own.
 PAPER = "paper"

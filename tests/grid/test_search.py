@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
+from tinylm_ablate.run import complete, finished
 
 from tests.helpers import TINY
 from tinylm_ablate.arch.shapes import parameters
 from tinylm_ablate.errors import Pruned
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.grid.trials import off_budget
-from tinylm_ablate.run import complete, finished
 from tinylm_ablate.settle import settle
 
 

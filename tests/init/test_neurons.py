@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.init.coupled import PARTS, check_shapes, tensor_sizes
+from tinylm_ablate.formats.tensors import PARTS, tensor_sizes
+from tinylm_ablate.init.compatible import check_shapes
 from tinylm_ablate.init.neurons import Scores, choose_units, cut, score
 
 State = dict[str, Tensor]

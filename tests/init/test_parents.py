@@ -16,8 +16,9 @@ from tokenizers import Tokenizer, models
 
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.init.coupled import tensor_sizes
-from tinylm_ablate.init.parents import LazyState, Parent, check_parent, open_parent
+from tinylm_ablate.formats.safetensors_folder import LazyState
+from tinylm_ablate.formats.tensors import tensor_sizes
+from tinylm_ablate.init.parents import Parent, check_parent, open_parent
 
 SHAPE = Shape(2, 16, 24, 4, 2, 4, 40, norm_eps=1e-6)
 SIZES = {

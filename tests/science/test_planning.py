@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinylm_ablate.science.accuracy import accuracy
+from tinylm_ablate.science.accuracy import accuracy, between_scales
 from tinylm_ablate.science.bigrams import BigramTable
 from tinylm_ablate.science.claim import parse
 from tinylm_ablate.science.looks import LOOKS
@@ -135,6 +135,16 @@ def test_arms_of_different_experiments_are_no_pair_and_missing_scales_give_none(
     assert found.overall.pairs == 2 and found.overall.share == 0.5
     nothing = accuracy(both, "s32", "s8")
     assert nothing.overall.pairs == 0 and math.isnan(nothing.overall.share)
+
+
+def test_scales_are_compared_at_like_budgets(planted: Any) -> None:
+    """At 2 tokens a parameter the small scale orders the arms wrongly, at 8 rightly: the larger scale was run at 8."""
+    for scale, parameters, ratio, order in (("s32", 1e6, 2, -1), ("s32", 1e6, 8, 1), ("s16", 4e6, 8, 1)):
+        for place in range(6):
+            more = {"scale": scale, "parameters": parameters, "tokens": ratio * parameters, "grid": f"{scale}{ratio}"}
+            planted.arm(f"a{place}", 2.5 + 0.02 * order * place, (0,), spread=0.0, **more)
+    found = between_scales({"table": planted.evidence()}, BITS, "s32", "s16")
+    assert found.overall.pairs == 15 and found.overall.share == 1.0
 
 
 def test_bigrams_are_a_distribution_and_match_a_plain_count() -> None:

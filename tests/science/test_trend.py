@@ -8,9 +8,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tinylm_ablate.science.claim import parse
 from tinylm_ablate.science.estimate import Estimate
-from tinylm_ablate.science.forecast import COLUMNS, Forecast, add, changed, forecast, judge_forecasts
+from tinylm_ablate.science.forecast import (
+    COLUMNS,
+    Forecast,
+    add,
+    changed,
+    forecast,
+    forecast_effects,
+    forecast_losses,
+    judge_forecasts,
+    observed,
+)
 from tinylm_ablate.science.trend import Course, Point, trend
+from tinylm_ablate.science.verdict import judge
+
+BITS = "test/bits_per_byte/all"
 
 
 def point(scale: str, parameters: float, tokens: float, mean: float, deviation: float = 0.001, seeds: int = 3) -> Point:
@@ -152,3 +166,32 @@ def test_forecasts_are_judged_once_the_scale_was_run() -> None:
     found = judge_forecasts(table, observed)
     assert found["inside"].tolist() == ["yes", "no", ""]
     assert changed(found) == []
+
+
+def test_forecasts_of_an_experiment_are_judged_when_the_scale_was_run(planted) -> None:
+    content = {
+        "title": "t", "source": "s", "experiment": "table", "arms": {name: {"arm": name} for name in ("new", "base")},
+        "tests": [{"kind": "ordering", "better": ["new"], "than": ["base"], "metric": BITS, "direction": "less"}],
+    }  # fmt: skip
+    claim, _ = parse("c", content)
+    assert claim is not None
+
+    def run(scale: str, parameters: float) -> None:
+        for arm, gain in (("base", 0.0), ("new", 0.05)):
+            more = {"scale": scale, "parameters": parameters, "tokens": 8 * parameters, "grid": scale}
+            planted.arm(arm, 40 * parameters**-0.2 - gain, spread=0.004, **more)
+
+    run("s32", 1e6)
+    run("s16", 4e6)
+    evidence = {"table": planted.evidence()}
+    made_of = [
+        *forecast_losses(evidence["table"], BITS, "s8", 16e6, 128e6),
+        *forecast_effects(judge([claim], evidence), "s8", 16e6, 128e6),
+    ]
+    assert [own.subject for own in made_of] == ["base", "new", "c: new better than base"]
+    table = add(None, made_of, "2026-11-26")
+    run("s8", 16e6)
+    evidence = {"table": planted.evidence()}
+    found = judge_forecasts(table, observed(evidence, [BITS], judge([claim], evidence)))
+    assert found["inside"].tolist() == ["yes", "yes", "yes"]
+    assert (found["observed"] > 0).all() and changed(found) == []

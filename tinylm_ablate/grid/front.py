@@ -1,4 +1,4 @@
-"""What a search found: its file for the report, its table and its figure."""
+"""What a search found: its file for the report, and its table."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.grid.objectives import Objective
 from tinylm_ablate.grid.study import DONE, FAILED, PRUNED, REJECTED, Result
-from tinylm_ablate.report.markdown import table
-from tinylm_ablate.run import finished
+from tinylm_ablate.measure.records import read_record
 
 #: Version of the layout of the file.
 SCHEMA = 1
@@ -55,10 +56,19 @@ def write_search(
     write_atomic(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False))
 
 
-def found_table(objectives: Sequence[Objective], results: Sequence[Result], front: Sequence[int], runs_dir: Path) -> str:
+def found_table(
+    objectives: Sequence[Objective], results: Sequence[Result], front: Sequence[int], runs_dir: Path, stems: Sequence[str]
+) -> str:
     """The front as a Markdown table, best in the first objective first; with one objective, the ten best trials.
 
-    A run that was proposed more than once is one row. Test text, unless it was searched on, is told too.
+    A run that was proposed more than once is one row. Bits per byte on test text, unless searched on, stand beside it.
+
+    Args:
+        objectives: What was searched on.
+        results: All trials that were told.
+        front: Numbers of those on the front.
+        runs_dir: Folder of the runs.
+        stems: Names of the records of measures.
     """
     done = [result for result in results if result.state == DONE]
     shown = [result for result in done if result.number in front] if len(objectives) > 1 else done
@@ -74,8 +84,9 @@ def found_table(objectives: Sequence[Objective], results: Sequence[Result], fron
     head = ["trial", *keys, *(o.title for o in objectives), *told, "parameters", "run"]
     rows = []
     for result in shown:
-        record = (finished(runs_dir / result.identity) or {}) if told else {}
-        tests = [f"{record['metrics'][name]:.4f}" if record else "" for name in told]
+        records = [read_record(runs_dir / result.identity, stem) for stem in stems]
+        metrics = {name: value for record in records if record for name, value in record["metrics"].items()}
+        tests = [f"{metrics[name]:.4f}" if name in metrics else "" for name in told]
         values = [_short(result.place[key]) for key in keys]
         rows.append(
             [
@@ -87,7 +98,8 @@ def found_table(objectives: Sequence[Objective], results: Sequence[Result], fron
                 result.identity,
             ]
         )
-    return table(head, rows, words=1 + len(keys))
+    align = ["left"] * (1 + len(keys)) + ["right"] * (len(head) - 1 - len(keys))
+    return tabulate(rows, headers=head, tablefmt="pipe", disable_numparse=True, colalign=align)
 
 
 def _number(value: float) -> str:
@@ -112,30 +124,3 @@ def summary(results: Sequence[Result]) -> str:
         REJECTED: "not trained, as they were off the budget or impossible",
     }
     return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state]) or "no trial"
-
-
-def draw_search(objectives: Sequence[Objective], results: Sequence[Result], front: Sequence[int], path: Path) -> list[Path]:
-    """Draw one objective over the trials, or the first two objectives with their front.
-
-    Args:
-        objectives: What was searched on.
-        results: All trials that were told.
-        front: Numbers of those on the front.
-        path: Where it goes, without a suffix.
-
-    Returns:
-        The files written, SVG and PNG; none where no trial is done.
-    """
-    import pandas as pd
-
-    from tinylm_ablate.report.figures import FIGURES, save
-
-    done = [result for result in results if result.state == DONE]
-    rows = [
-        {"trial": result.number, "front": result.number in front}
-        | {objective.name: value for objective, value in zip(objectives, result.values, strict=False)}
-        for result in done
-    ]
-    x = objectives[1].name if len(objectives) > 1 else "trial"
-    chart = FIGURES["search"].draw(pd.DataFrame(rows), [x], objectives[0].name)
-    return [] if chart is None else save(chart, path)

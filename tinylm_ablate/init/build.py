@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ import torch
 from torch import Tensor
 
 from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.arch.shapes import plain
+from tinylm_ablate.config import InitConfig
 from tinylm_ablate.data.corpus import open_corpus
+from tinylm_ablate.files import fingerprint, write_atomic
+from tinylm_ablate.formats.huggingface import take_decoder
 from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.init.calibrate import Calibration, loss_gradients, open_calibration
-from tinylm_ablate.init.huggingface import take_decoder
 from tinylm_ablate.init.importance import open_layers
 from tinylm_ablate.init.inherit import inherit, open_scores
 from tinylm_ablate.init.layers import LayerChoice
@@ -21,7 +26,7 @@ from tinylm_ablate.init.masks import open_masks
 from tinylm_ablate.init.neurons import Scores, score
 from tinylm_ablate.init.parents import Parent, open_parent
 from tinylm_ablate.init.random import initialise
-from tinylm_ablate.settle import Settled
+from tinylm_ablate.settled import Settled
 from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
 
@@ -29,7 +34,7 @@ def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, 
     """A decoder with the run's initial weights.
 
     Args:
-        settled: The run; a parent that it trains itself is finished.
+        settled: The run; a parent that is trained for it is finished.
         vocabulary: Its tokenizer, for the rows that are inherited.
 
     Returns:
@@ -44,19 +49,71 @@ def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, 
         decoder = Decoder(shape)
         initialise(decoder, config.init, config.seed)
         return decoder, {"method": "random", "rule": config.init.rule, "std": config.init.std}
-    cache = Path(config.cache_dir)
+    choice = _choose(settled, vocabulary)
+    state, record = inherit(
+        choice.parent, shape, vocabulary, config.init, config.seed, layers=choice.layers, scores=choice.scores,
+        weights=choice.weights,
+    )  # fmt: skip
+    record["neurons"] |= choice.found
+    return take_decoder(state, shape), record
+
+
+def reads_text(init: InitConfig) -> bool:
+    """Whether the choice of layers or neurons looks at text, which takes long enough to be a task of its own."""
+    return init.method == "inherit" and (init.criterion in ("taylor", "learned") or init.layers == "importance")
+
+
+def scores_marker(settled: Settled) -> Path:
+    """The file that exists once ``make_scores`` has run for this parent, child and choice."""
+    init = settled.config.init
+    chosen = ("criterion", "layers", "keep_first", "keep_last", "calibration_tokens")
+    content = {
+        "parent": settled.parent.identity if settled.parent is not None else str(init.parent),
+        "init": {name: getattr(init, name) for name in chosen},
+        "masks": dataclasses.asdict(init.masks) if init.criterion == "learned" else None,
+        "shape": plain(settled.shape),
+        "text": settled.text,
+        "vocabulary": settled.vocabulary,
+        "context_length": settled.config.train.context_length,
+        "precision": settled.precision,
+    }
+    return settled.cache / "scores" / f"{fingerprint(content)}.made"
+
+
+def make_scores(settled: Settled, vocabulary: Vocabulary) -> None:
+    """Compute what the run's choice of layers and neurons needs of its parent, and keep it in the cache.
+
+    Raises:
+        UserError: The parent cannot be inherited from.
+        RunFailed: The loss of learned masks was not finite.
+    """
+    choice = _choose(settled, vocabulary)
+    write_atomic(scores_marker(settled), choice.parent.fingerprint)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What is kept of a parent: layers, scores of its units, weights that replace its own (or None), and what to record."""
+
+    parent: Parent
+    layers: LayerChoice
+    scores: Scores
+    weights: Mapping[str, Tensor] | None
+    found: dict[str, Any]
+
+
+def _choose(settled: Settled, vocabulary: Vocabulary) -> _Choice:
+    config, cache = settled.config, settled.cache
     reference = settled.parent.identity if settled.parent is not None else str(config.init.parent)
     parent = open_parent(reference, Path(config.runs_dir))
-    # Nothing is read of the text before a criterion asks for it.
+    # Nothing is read of the text before a criterion needs it.
     calibration = open_calibration(
         parent, open_corpus(config.data, cache), vocabulary, config.init.calibration_tokens, config.train.context_length, cache
     )
     torch.set_num_threads(thread_count(config.train.threads))
-    layers = open_layers(parent, shape.depth, config.init, calibration, cache, pick_device(config.train.device))
+    layers = open_layers(parent, settled.shape.depth, config.init, calibration, cache, pick_device(config.train.device))
     scores, weights, found = _scores(settled, parent, layers, calibration)
-    state, record = inherit(parent, shape, vocabulary, config.init, config.seed, layers=layers, scores=scores, weights=weights)
-    record["neurons"] |= found
-    return take_decoder(state, shape), record
+    return _Choice(parent, layers, scores, weights, found)
 
 
 def _scores(

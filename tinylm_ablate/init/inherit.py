@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tinylm_ablate.data.once import locked, writing
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.init.coupled import EMBEDDING, HEAD
+from tinylm_ablate.formats.tensors import EMBEDDING, HEAD
 from tinylm_ablate.init.layers import LayerChoice, choose_layers
 from tinylm_ablate.init.neurons import Scores, choose_units, cut, random_scores, score
 from tinylm_ablate.init.parents import Parent, check_parent

@@ -30,8 +30,8 @@ from torch import Tensor
 
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.init.coupled import EMBEDDING, HEAD, NORM, layer_parts, tensor_name
-from tinylm_ablate.init.coupled import check_shapes as check_shapes
+from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, NORM, layer_parts, tensor_name
+from tinylm_ablate.init.compatible import check_shapes
 from tinylm_ablate.init.pool import mean_heads
 
 if TYPE_CHECKING:

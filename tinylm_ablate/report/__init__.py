@@ -6,6 +6,5 @@ Nothing here trains, and no renderer reads what another wrote.
 """
 
 from tinylm_ablate.report.notebook import compare, curves, runs
-from tinylm_ablate.report.summary import summary_table
 
-__all__ = ["compare", "curves", "runs", "summary_table"]
+__all__ = ["compare", "curves", "runs"]

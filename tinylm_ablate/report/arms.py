@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from tinylm_ablate.config import Config, walk
+from tinylm_ablate.config import NONE, Config, walk
 from tinylm_ablate.report.measures import number
 from tinylm_ablate.report.records import Grid, Records, as_text
 from tinylm_ablate.science.evidence import Evidence
@@ -62,7 +62,7 @@ def claim_keys() -> set[str]:
 
 def setting_keys(runs: pd.DataFrame) -> list[str]:
     """The columns that are settings: of the config, of how a run was measured, and which text it was trained on."""
-    known = {key for key, _, rule in walk(Config()) if rule.get("numerics")} - {SEED}
+    known = {key for key, _, rule in walk(Config()) if rule.get("identity") != NONE} - {SEED}
     groups = {key.split(".")[0] for key in known if "." in key} | {"measure"}
     return [
         str(name)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from tinylm_ablate import progress
-from tinylm_ablate.config import Config, walk
+from tinylm_ablate.config import NONE, Config, walk
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import canonical_json
 
@@ -331,7 +331,7 @@ def flatten(record: Mapping[str, Any]) -> Row:
     row: Row = {}
     for key, value in record.items():
         _flatten(_PREFIXES.get(key, f"{key}.") if isinstance(value, Mapping) else key, value, row)
-    private = {key for key, _, rule in walk(Config()) if not rule.get("numerics")} - {"scale.name"}
+    private = {key for key, _, rule in walk(Config()) if rule.get("identity") == NONE} - {"scale.name"}
     return {key: value for key, value in row.items() if key not in private and not key.startswith(_LEFT_OUT)}
 
 

@@ -13,5 +13,4 @@
 | ``rank``, ``accuracy`` | rank correlations, and how often a small scale orders two arms as a larger one does |
 | ``pairs`` | all pairs of arms of a table |
 | ``seeds``, ``tuning`` | which arms need more seeds, which learning rates to try next |
-| ``bigrams`` | the table of bigrams that a reference arm must beat |
 """

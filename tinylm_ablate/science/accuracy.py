@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tinylm_ablate.science.evidence import Evidence, Setting, settings
+
 #: Ends of the bins of differences at the small scale, in bits per byte.
 BINS = (0.0, 0.005, 0.01, 0.02, 0.05, math.inf)
 
@@ -128,3 +130,30 @@ def _agreement(
         high = max(high, 3 / arms) if not agree.any() else high
     share = float(agree.mean()) if len(own) else math.nan
     return Agreement(distance, len(own), arms, share, float(np.maximum(0.0, low)), float(np.minimum(1.0, high)))
+
+
+def between_scales(evidence: Mapping[str, Evidence], metric: str, small: str, large: str) -> Accuracy:
+    """Decision accuracy of one scale for another, over all experiments that were run at both.
+
+    Of each experiment the two settings count that answer the same question with the most alike tokens per parameter; of several
+    such, those with most tokens.
+    """
+    rows = []
+    for name, own in evidence.items():
+        groups = settings(own)
+        pairs = [
+            (first, second)
+            for first in groups
+            for second in groups
+            if (first.scale, second.scale) == (small, large) and first.others == second.others
+        ]
+        if pairs:
+            for setting in min(pairs, key=lambda pair: (round(_unlike(*pair), 1), -pair[1].tokens)):
+                rows += [(name, arm, setting.scale, setting.mean(arm, metric)) for arm in setting.arms]
+    return accuracy(pd.DataFrame(rows, columns=["experiment", "arm", "setting", "value"]).dropna(), small, large)
+
+
+def _unlike(first: Setting, second: Setting) -> float:
+    """How unlike the tokens per parameter of two settings are, in log units; 0 where they are not known."""
+    ratio = (first.tokens / first.parameters) / (second.tokens / second.parameters)
+    return abs(math.log(ratio)) if math.isfinite(ratio) and ratio > 0 else 0.0

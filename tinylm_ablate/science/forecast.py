@@ -17,8 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tinylm_ablate.science.effects import effect
 from tinylm_ablate.science.estimate import Estimate
+from tinylm_ablate.science.evidence import Evidence, settings
 from tinylm_ablate.science.trend import Point, fit, reach
+from tinylm_ablate.science.verdict import Verdict
 
 #: One-sided error of a 90 % interval.
 _TAIL = 0.05
@@ -198,3 +201,63 @@ def _key(row: Mapping[Any, Any]) -> tuple[str, ...]:
 def _hash(row: Mapping[Any, Any]) -> str:
     words = [f"{row[name]:.6g}" if isinstance(row[name], int | float) else str(row[name]) for name in _FORECAST]
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+
+
+def forecast_losses(evidence: Evidence, metric: str, scale: str, parameters: float, tokens: float) -> list[Forecast]:
+    """A forecast of each arm's metric at a setting that was not run, for arms whose runs determine one."""
+    found = []
+    for arm, points in _losses(evidence, metric).items():
+        own = forecast(points, evidence.experiment, metric, arm, "loss", scale, parameters, tokens)
+        found += [own] if own is not None else []
+    return found
+
+
+def forecast_effects(verdicts: Sequence[Verdict], scale: str, parameters: float, tokens: float) -> list[Forecast]:
+    """A forecast of each comparison of claims that have a trend; the subject is "claim: comparison"."""
+    found = []
+    for verdict in verdicts:
+        metrics = {compared.label: compared.metrics[0] for compared in verdict.comparisons}
+        for own in verdict.trends:
+            subject = f"{verdict.claim.name}: {own.label}"
+            made = forecast(
+                own.points, verdict.claim.experiment, metrics[own.label], subject, "effect", scale, parameters, tokens
+            )
+            found += [made] if made is not None else []
+    return found
+
+
+def observed(evidence: Mapping[str, Evidence], metrics: Sequence[str], verdicts: Sequence[Verdict] = ()) -> pd.DataFrame:
+    """What was measured since, as ``judge_forecasts`` takes it: losses of arms, and effects of claims at each of their
+    settings."""
+    rows = [
+        (own.experiment, metric, arm, "loss", point.scale, point.tokens, point.effect.mean)
+        for own in evidence.values()
+        for metric in metrics
+        for arm, points in _losses(own, metric).items()
+        for point in points
+    ]
+    for verdict in verdicts:
+        named = {compared.label: compared.metrics[0] for compared in verdict.comparisons}
+        rows += [
+            (
+                verdict.claim.experiment, named[own.label], f"{verdict.claim.name}: {own.label}", "effect", point.scale,
+                point.tokens, point.effect.mean,
+            )
+            for own in verdict.trends
+            for point in own.points
+        ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["experiment", "metric", "subject", "quantity", "scale", "tokens", "value"])
+
+
+def _losses(evidence: Evidence, metric: str) -> dict[str, list[Point]]:
+    """Of each arm its losses at the settings that answer the question of the largest one."""
+    groups = settings(evidence)
+    found: dict[str, list[Point]] = {}
+    for setting in groups:
+        if setting.others == groups[0].others and setting.parameters == setting.parameters:
+            for arm in setting.arms:
+                own, _ = effect(setting, [(arm, metric, 1.0)])
+                if own is not None:
+                    point = Point(setting.scale, setting.parameters, setting.tokens, setting.label, own)
+                    found.setdefault(arm, []).append(point)
+    return found

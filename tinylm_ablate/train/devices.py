@@ -30,7 +30,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import RunFailed
-from tinylm_ablate.settle import Settled
+from tinylm_ablate.settled import Settled
 
 #: How long processes wait for each other, at most.
 _PATIENCE = timedelta(minutes=10)

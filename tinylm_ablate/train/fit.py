@@ -31,10 +31,11 @@ from tinylm_ablate import progress
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.data.batches import Batches
+from tinylm_ablate.data.training import training_batches
 from tinylm_ablate.errors import Interrupted, Pruned, RunFailed
 from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.optimizer.build import use_averages
-from tinylm_ablate.settle import Settled
+from tinylm_ablate.settled import Settled
 from tinylm_ablate.train import checkpoint
 from tinylm_ablate.train.compile import compiled, worth_compiling
 from tinylm_ablate.train.devices import Environment, Share, agreed, share_weights, strategy, team
@@ -203,7 +204,7 @@ class Recorder(lightning.Callback):
     def _tell(self, kind: str, step: int, values: dict[str, Any]) -> None:
         batch = self.data.batch_id(step - 1)
         event = {"step": step, "event": kind, **values, "batch": batch}
-        event["sequences"] = self.data.batches.ids(self.data.positions(batch)).tolist()
+        event["sequences"] = self.data.batches.windows(self.data.positions(batch)).tolist()
         with (self.folder / "events.jsonl").open("a") as stream:
             stream.write(json.dumps(event) + "\n")
 
@@ -366,7 +367,7 @@ def _begin(
 
 def _data(module: TrainingModule, tokens: np.ndarray, start: Start) -> MicroBatches:
     settled = module.settled
-    batches = Batches(tokens, settled.config.train.context_length, settled.config.seed, round=0)
+    batches = training_batches(tokens, settled.config, settled.shards)
     return MicroBatches(batches, settled, module.first_step, start.order, module.share)
 
 

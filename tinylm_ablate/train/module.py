@@ -14,7 +14,7 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import RunFailed
 from tinylm_ablate.optimizer.build import build_optimizer
 from tinylm_ablate.optimizer.schedule import run_factor
-from tinylm_ablate.settle import Settled
+from tinylm_ablate.settled import Settled
 from tinylm_ablate.train.devices import clipped, gathered, shard, shard_state, share
 
 
