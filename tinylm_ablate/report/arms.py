@@ -87,7 +87,6 @@ def _runs(grids: Sequence[Grid], by_identity: pd.DataFrame) -> pd.DataFrame:
     labels = [", ".join(map(short, place)) or "all runs" for place in zip(*places.values(), strict=True)] if keys else None
     added = {
         "grid": [grid.identity for grid, _ in cells],
-        "role": [cell.role for _, cell in cells],
         "tuned": [cell.tuned for _, cell in cells],
         "scale": runs.get("scale.name", ""),
         "arm": labels or "all runs",
