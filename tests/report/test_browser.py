@@ -62,7 +62,8 @@ def test_nothing_is_cut_off_on_a_phone(page, dark):
         # What is wider than its frame says that it scrolls, and can be reached and scrolled by the keyboard.
         hidden = (
             "return [...document.querySelectorAll('.table, .drawing')].filter(frame =>"
-            " frame.scrollWidth > frame.clientWidth + 2 && !(frame.tabIndex === 0 && frame.nextElementSibling?.matches('.hint.shown'))).length"
+            " frame.scrollWidth > frame.clientWidth + 2"
+            " && !(frame.tabIndex === 0 && frame.nextElementSibling?.matches('.hint.shown'))).length"
         )
         assert browser.run(hidden) == 0
         ground = browser.run("return getComputedStyle(document.body).backgroundColor")

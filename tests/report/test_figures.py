@@ -15,18 +15,18 @@ BITS = "test/bits_per_byte/all"
 def frame():
     """Two arms by three seeds with everything that a figure may show."""
     same = {
-        "role": "tuning", "forgetting/part_1": 3.0, "forgetting/part_2": 2.9, "forgetting/unseen": 3.1, "first": 0, "cloze": 0.3,
+        "forgetting/part_1": 3.0, "forgetting/part_2": 2.9, "forgetting/unseen": 3.1, "first": 0, "cloze": 0.3,
         "matrix": "q", "initial": 0.02, "trained": 0.03, "verdict": "reproduced", "effect": 2.0, "low": 1.5, "high": 2.5,
         "reason": "", "source": "Table 2", "setting": "s32", "why": "it holds",
     }  # fmt: skip
     rows = [
         same
         | {
-            "identity": f"{depth}{seed}", "arm": f"{depth} layers", "claim": f"claim {depth} {seed}", "seed": seed, "trial": seed,
+            "identity": f"{depth}{seed}", "arm": f"{depth} layers", "claim": f"claim {depth} {seed}", "seed": seed,
             "arch.depth": depth, "x": depth / 10, "train.batch_multiple": seed + 1, "optimizer.scaling.exponent": depth / 20,
             "optimizer.scaling.base_lr": 10.0**-seed, BITS: 2 + depth / 100 + seed / 1000, "parameters.total": 1000 * depth,
             "paper": 40.0 + depth, "tokens": 100 * seed + 1, "loss": 3.0 - seed / 10, "front": seed == 0, "skipped": seed,
-            "bits_per_byte": 2.0 + seed, "layer": seed,
+            "trial": seed, "bits_per_byte": 2.0 + seed, "layer": seed,
         }
         for depth in (9, 20)
         for seed in range(3)

@@ -338,6 +338,7 @@ def flatten(record: Mapping[str, Any]) -> Row:
     row: Row = {}
     for key, value in record.items():
         _flatten(_PREFIXES.get(key, f"{key}.") if isinstance(value, Mapping) else key, value, row)
+    row |= {"identity": record["identity"], "seed": record["seed"]}
     private = {key for key, _, rule in walk(Config()) if rule.get("identity") == NONE} - {"scale.name"}
     return {key: value for key, value in row.items() if key not in private and not key.startswith(_LEFT_OUT)}
 
