@@ -132,7 +132,7 @@ class DataConfig:
         ),
     )
     weights_by: str = setting(
-        "what the shares are of", choices=("tokens", "bytes"), active=lambda config: bool(config.data.weights)
+        "what the shares are of", choices=("tokens", "bytes"), active=lambda config: bool(config.data.weights), identity=SETTLED
     )
     max_documents: int | None = setting("read no more documents than this", at_least=1, identity=SETTLED)
     min_characters: int = setting("shorter documents are dropped", at_least=1, identity=SETTLED)
@@ -182,24 +182,56 @@ class ArchConfig:
     ffn_multiple: int | str = setting(
         "ffn_width=auto is rounded up to a multiple of this", dial=True, at_least=1, identity=SETTLED
     )
-    head_dim: int | str = setting("channels of one attention head; even", dial=True, at_least=2, identity=SETTLED)
+    heads: int | str = setting(
+        "query heads; 'auto' is width / head_dim, or the named parent's for the width",
+        choices=("auto",),
+        at_least=1,
+        identity=SETTLED,
+    )
+    head_dim: int | str = setting(
+        "channels of one attention head; even; 'auto' is the named parent's, or else 128/s", choices=("auto",), dial=True,
+        at_least=2, identity=SETTLED)  # fmt: skip
     kv_heads: int | str = setting(
-        "key-value heads; 'auto' is one for each head, 'heads/N' one for N of them",
+        "key-value heads; 'auto' is one for each head, or the named parent's grouping; 'heads/N' is one for N heads",
         choices=("auto", "heads/N"),
         at_least=1,
         free=True,
         identity=SETTLED,
     )
-    tied: bool = setting("share the matrix of embedding and head", identity=SETTLED)
-    rope_theta: float = setting("base of the rotary embedding", above=0, identity=SETTLED)
-    norm_eps: float = setting("epsilon of RMSNorm", above=0, identity=SETTLED)
+    tied: bool | str = setting(
+        "share the matrix of embedding and head; 'auto': as the named parent, or else not", choices=("auto",), identity=SETTLED
+    )
+    rope_theta: int | float | str = setting(
+        "base of the rotary embedding; 'auto' is the named parent's, or else 10000",
+        choices=("auto",),
+        above=0,
+        identity=SETTLED,
+    )
+    rope_scaling: str = setting(
+        "scaling of the rotary embedding: none, linear/FACTOR, llama3/FACTOR/LOW/HIGH/CONTEXT; 'auto' is the named parent's, "
+        "or else none",
+        choices=("auto", "none"),
+        free=True,
+        identity=SETTLED,
+    )
+    norm_eps: int | float | str = setting(
+        "epsilon of RMSNorm; 'auto' is the named parent's, or else 1e-5", choices=("auto",), above=0, identity=SETTLED
+    )
     activations: int = setting(
         "terms n of the series informed activation; 1 is the plain FFN", at_least=1, at_most=4, identity=SETTLED
     )
     shortcuts: int = setting("augmented shortcuts T beside attention; 0 is none", at_least=0, at_most=8, identity=SETTLED)
     shortcut_ratio: int = setting("bottleneck of a shortcut: its inner width is width/ratio", at_least=1, identity=SETTLED)
-    qkv_bias: bool = setting("biases of queries, keys and values, as in Qwen2", identity=SETTLED)
-    qk_norm: bool = setting("norms of each head's queries and keys, as in Qwen3", identity=SETTLED)
+    qkv_bias: bool | str = setting(
+        "biases of queries, keys and values, as in Qwen2; 'auto': as the named parent, or else not",
+        choices=("auto",),
+        identity=SETTLED,
+    )
+    qk_norm: bool | str = setting(
+        "norms of each head's queries and keys, as in Qwen3; 'auto': as the named parent, or else not",
+        choices=("auto",),
+        identity=SETTLED,
+    )
 
 
 def _random(config: Config) -> bool:
@@ -229,6 +261,9 @@ class InitConfig:
     parent_depth: int = setting("layers of the trained parent (the paper's 7B has 29)", at_least=1, identity=SETTLED)
     parent_width: int | str = setting("width of the trained parent", dial=True, at_least=2, identity=SETTLED)
     parent_ffn_width: int | str = setting("FFN width of the trained parent", dial=True, at_least=1, identity=SETTLED)
+    parent_vocab_size: int | str | None = setting(
+        "entries of the trained parent's vocabulary (the paper's has 100,883), made as the child's; null is the child's",
+        dial=True, at_least=1, at_most=2**31 - 1, identity=SETTLED)  # fmt: skip
     parent_seed: int = setting(
         "seed of the trained parent, the same for every seed of a grid", at_least=0, at_most=2**31 - 1, identity=SETTLED
     )
@@ -393,6 +428,13 @@ class TrainConfig:
         choices=("ddp", "fsdp"),
         identity=NONE,
     )
+    stack: int | str = setting(
+        "runs of one shape that train together on one device, each with the numbers that it has alone; 'auto' is as many as "
+        "the memory of a GPU allows, and 1 on a processor",
+        choices=("auto",),
+        at_least=1,
+        identity=NONE,
+    )
     compile: bool | str = setting(
         "compile the layers; 'auto' does where a C++ compiler is found and the run is long enough to win by it",
         choices=("auto",),
@@ -504,6 +546,22 @@ class GenerateConfig:
 
 
 @dataclass
+class ExportConfig:
+    """how mode=export writes a model for other programs"""
+
+    format: str = setting(
+        "a Hugging Face folder, or a GGUF file for llama.cpp and what stands on it",
+        choices=("huggingface", "gguf"),
+        identity=NONE,
+    )
+    weights: str = setting(
+        "format=gguf: how matrices are stored; q8_0 and q4_0 are blocks of 32 entries in 8 or 4 bits",
+        choices=("f32", "f16", "q8_0", "q4_0"),
+        identity=NONE,
+    )
+
+
+@dataclass
 class GridConfig:
     """how a multirun walks its cells"""
 
@@ -581,7 +639,9 @@ class Config:
         identity=NONE,
     )
     prompt: str = setting("mode=generate: the text to go on from", free=True, identity=NONE)
-    folder: str | None = setting("mode=export: where the Hugging Face folder goes", free=True, identity=NONE)
+    folder: str | None = setting(
+        "mode=export: the folder, or with export.format=gguf the file, that is written", free=True, identity=NONE
+    )
     progress: str = setting("progress bars", choices=("auto", "on", "off"), identity=NONE)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -598,6 +658,7 @@ class Config:
     search: SearchConfig = field(default_factory=SearchConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
 
 
 #: The groups that a user chooses from, in the order of the pipeline.

@@ -65,7 +65,7 @@ def settle(config: Config) -> Settled:
     shape = None
     if sound("tokenizer", "scale", "arch") and not any(m.startswith("tokenizer.") for m in mistakes):
         try:
-            shape = resolve(config.arch, config.scale, vocab_size)
+            shape = resolve(config.arch, config.scale, vocab_size, _named_parent_shape(config))
         except ConfigError as error:
             mistakes += error.mistakes
     budget = None
@@ -84,8 +84,12 @@ def settle(config: Config) -> Settled:
         mistakes.append(
             f"data.test_share={config.data.test_share}: with data.validation_share it takes {share:.0%}; allowed: under 90%"
         )
-    if config.init.method != "random" and (config.arch.activations > 1 or config.arch.shortcuts > 0):
-        mistakes.append(f"init.method={config.init.method}: allowed with arch.activations=1 and arch.shortcuts=0")
+    own_parent = config.init.method == "inherit" and config.init.parent is None
+    if own_parent and config.init.parent_vocab_size is not None and config.tokenizer.kind == "file":
+        mistakes.append(
+            f"init.parent_vocab_size={config.init.parent_vocab_size}: allowed with tokenizer.kind=bpe or "
+            "compact, or null; a file has the entries that it has"
+        )
     if config.init.train == "parent" and (config.init.method == "random" or config.init.parent is not None):
         given = f"init.method={config.init.method} init.parent={config.init.parent}"
         mistakes.append(f"init.train=parent: {given} train none; allowed: child, or init.method=inherit init.parent=null")
@@ -266,7 +270,10 @@ def _parent(config: Config) -> Settled:
     arch.kv_heads = "auto"
     if init.method == "inherit":
         arch.depth, arch.width, arch.ffn_width = init.parent_depth, init.parent_width, init.parent_ffn_width
+        arch.activations, arch.shortcuts = 1, 0  # the child's are new, and begin as Llama's function (init.inherit)
         parent.seed = init.parent_seed
+        if init.parent_vocab_size is not None:
+            parent.tokenizer.vocab_size = init.parent_vocab_size
         if init.parent_tokens is not None:
             parent.train.tokens = init.parent_tokens
         wider = at_scale(init.parent_width, config.scale.factor) / at_scale(config.scale.width, config.scale.factor)
@@ -280,6 +287,15 @@ def _parent(config: Config) -> Settled:
         return settle(parent)
     except ConfigError as error:
         raise ConfigError([f"in the parent of init.method={config.init.method}: {m}" for m in error.mistakes]) from None
+
+
+def _named_parent_shape(config: Config) -> Shape | None:
+    """The shape of the model that ``init.parent`` names, which fills in "auto" in the group ``arch``; None without one."""
+    from tinylm_ablate.init.parents import open_parent
+
+    if config.init.method == "random" or config.init.parent is None:
+        return None
+    return open_parent(config.init.parent, Path(config.runs_dir)).shape
 
 
 def _check_parent(config: Config, child: Shape, parent: Settled | None) -> None:

@@ -161,9 +161,7 @@ def test_nobodys_clock_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
-def test_a_damaged_lease_neither_blocks_nor_crashes(
-    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_lease_neither_blocks_nor_crashes(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is respected as long as it may be one that is being written, and taken over once nothing changes."""
     monkeypatch.setattr(module, "UNREADABLE_SECONDS", SHORT)
     foreign(tmp_path, "a", content=content)

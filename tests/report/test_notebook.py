@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import tinylm_ablate
+from tinylm_ablate import compare, curves
+from tinylm_ablate import runs as read
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.report import compare, curves
-from tinylm_ablate.report import runs as read
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "results.ipynb"
 DEPTHS = {9: [2.21, 2.22, 2.2], 20: [2.1, 2.11, 2.09], 40: [2.111, 2.105, 2.10]}

@@ -119,7 +119,7 @@ def _launch(walk: Walk, order: Order, launch: Launch, workers: int) -> None:
     observer.start()
     try:
         with _written(order, None) as path:
-            left = len(walk.waiting())
+            left, barren = len(walk.waiting()), 0
             while left:
                 error: Exception | None = None
                 say(f"{min(workers, left)} workers start")
@@ -133,11 +133,13 @@ def _launch(walk: Walk, order: Order, launch: Launch, workers: int) -> None:
                 before, left = left, len(walk.waiting())
                 if walk.stop and walk.failed():
                     return
+                # Workers that are left, or that came from elsewhere, may be at tasks that take longer than a launch.
+                barren = 0 if left < before or walk.leases.held() else barren + 1
                 if error is not None and left:
-                    if left == before:
-                        raise error  # nothing was done: the launcher does not work
+                    if barren > 1:
+                        raise error  # nothing was done, twice: the launcher does not work
                     say(f"a worker ended early ({one_line(error)}); {left} tasks are left")
-                elif error is None and left == before:
+                elif left and barren:
                     raise UserError(f"the workers ended and left {left} tasks; the same command resumes")
     finally:
         walk.ended.set()

@@ -4,7 +4,3 @@
 
 Nothing here trains, and no renderer reads what another wrote.
 """
-
-from tinylm_ablate.report.notebook import compare, curves, runs
-
-__all__ = ["compare", "curves", "runs"]
