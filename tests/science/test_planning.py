@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tinylm_ablate.science.bigrams import BigramTable
 
 from tinylm_ablate.science.accuracy import accuracy, between_scales
 from tinylm_ablate.science.claim import parse

@@ -71,7 +71,8 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, layout: Layout, paddi
     # (B, heads, P, head_dim) of the text, and (B, heads, K, C, head_dim) of the continuations.
     text_keys, text_values = (part[:, :text].transpose(1, 2) for part in (keys, values))
     own_queries, own_keys, own_values = (
-        part[:, text:].transpose(1, 2).unflatten(2, (layout.count, layout.length)) for part in (queries, keys, values)
+        part[:, text:].transpose(1, 2).unflatten(2, (layout.count, layout.length))  # type: ignore[no-untyped-call]
+        for part in (queries, keys, values)
     )
     to_text = own_queries.flatten(2, 3) @ text_keys.mT + padding
     to_own = own_queries @ own_keys.mT + future
