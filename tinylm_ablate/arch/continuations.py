@@ -76,7 +76,7 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, layout: Layout, paddi
     )
     to_text = own_queries.flatten(2, 3) @ text_keys.mT + padding
     to_own = own_queries @ own_keys.mT + future
-    scores = torch.cat((to_text.unflatten(2, to_own.shape[2:4]), to_own), dim=-1)
+    scores = torch.cat((to_text.unflatten(2, to_own.shape[2:4]), to_own), dim=-1)  # type: ignore[no-untyped-call]
     weights = torch.softmax(scores.mul_(1 / math.sqrt(queries.shape[-1])), dim=-1)
     mixed = (weights[..., :text].flatten(2, 3) @ text_values).unflatten(2, to_own.shape[2:4])
     mixed = mixed + weights[..., text:] @ own_values
