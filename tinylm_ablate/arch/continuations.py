@@ -76,9 +76,9 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, layout: Layout, paddi
     )
     to_text = own_queries.flatten(2, 3) @ text_keys.mT + padding
     to_own = own_queries @ own_keys.mT + future
-    scores = torch.cat((to_text.unflatten(2, to_own.shape[2:4]), to_own), dim=-1)  # type: ignore[no-untyped-call]
+    scores = torch.cat((to_text.unflatten(2, to_own.shape[2:4]), to_own), dim=-1)
     weights = torch.softmax(scores.mul_(1 / math.sqrt(queries.shape[-1])), dim=-1)
-    mixed = (weights[..., :text].flatten(2, 3) @ text_values).unflatten(2, to_own.shape[2:4])
+    mixed = (weights[..., :text].flatten(2, 3) @ text_values).unflatten(2, to_own.shape[2:4])  # type: ignore[no-untyped-call]
     mixed = mixed + weights[..., text:] @ own_values
     parts.append(mixed.flatten(2, 3).transpose(1, 2).flatten(2))
     return torch.cat(parts, dim=1)
