@@ -1,7 +1,7 @@
 """In which proportions groups of text are trained on: which group each position takes its window from, without a table.
 
 The share of a group holds throughout a run, not on average: of its first n windows, a group has n times its share, give or take
-one or two. Which group has a position is a function of the position, like all order here.
+one (with k groups at most k - 1). Which group has a position is a function of the position, like all order here.
 """
 
 from __future__ import annotations
