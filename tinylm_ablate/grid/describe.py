@@ -51,7 +51,7 @@ def write_grid(
     content: dict[str, Any] = {
         "identity": identity,
         "name": name,
-        "title": cut(title),
+        "title": title,
         "scale": base.scale.name,
         "axis": list(dict.fromkeys(key for _, _, values, _ in cells for key in values)),
         "paper": experiment.paper,
@@ -74,6 +74,7 @@ def write_grid(
             for run, cell, values, tuned in cells
         ],
     }
+    content = cut(content)
     path = grid_path(Path(base.runs_dir), identity)
     if path.exists():
         before = json.loads(path.read_text())
