@@ -76,8 +76,8 @@ def write_grid(
     }
     content = cut(content)
     path = grid_path(Path(base.runs_dir), identity)
-    if path.exists():
-        before = json.loads(path.read_text())
-        content |= {key: before[key] for key in ("title", "command", "created") if key in before}
-    write_atomic(path, json.dumps(content, indent=1, sort_keys=True))
+    before = json.loads(path.read_text()) if path.exists() else {}
+    content |= {key: before[key] for key in ("title", "command", "created") if key in before}
+    if content != before:
+        write_atomic(path, json.dumps(content, indent=1, sort_keys=True))
     return content

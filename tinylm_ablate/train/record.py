@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _RECENT, _LEAST_RECENT = 50, 20
 
 
-
 class Recorder:
     """Takes the losses of each optimizer step and writes the curve and the events of a run.
 
