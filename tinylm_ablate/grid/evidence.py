@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate.config import walk
 from tinylm_ablate.execute.perform import results
 from tinylm_ablate.grid.parts import Part
-from tinylm_ablate.measure.bits import BitsPerByte
 from tinylm_ablate.measure.records import read_rows
 from tinylm_ablate.measure.registry import requested
-from tinylm_ablate.science.evidence import Evidence
 from tinylm_ablate.settled import Settled
+
+if TYPE_CHECKING:
+    from tinylm_ablate.science.evidence import Evidence
 
 #: Groups of settings that can set runs apart as questions.
 _APART = ("scale.", "data.", "tokenizer.", "arch.", "init.", "optimizer.", "rounds.", "train.", "evaluate.")
@@ -24,6 +23,10 @@ _APART = ("scale.", "data.", "tokenizer.", "arch.", "init.", "optimizer.", "roun
 
 def evidence(part: Part) -> Evidence:
     """The finished runs of one experiment of a grid."""
+    import pandas as pd
+
+    from tinylm_ablate.science.evidence import Evidence
+
     axis = list(dict.fromkeys(key for cell in part.cells for key in cell.values if key != "seed"))
     rows: list[dict[str, Any]] = []
     documents: list[dict[str, Any]] = []
@@ -56,7 +59,7 @@ def _column(key: str) -> str:
 
 def document_rows(run: Settled) -> list[dict[str, Any]]:
     """What each held-out document cost, where it was measured."""
-    stems = [request.stem for request in requested(run) if request.measure.name == BitsPerByte.name]
+    stems = [request.stem for request in requested(run) if request.measure.name == "bits_per_byte"]
     return [row for stem in stems for row in read_rows(run.folder, stem)]
 
 
