@@ -11,13 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
-from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from tests.helpers import TINY, run
-from tinylm_ablate.__main__ import literal_prompt
 from tinylm_ablate.config import Config
 from tinylm_ablate.data.corpus import Corpus
 from tinylm_ablate.errors import ConfigError, UserError
@@ -195,24 +190,6 @@ def test_a_model_without_tokenizer_is_told(work: Workplace, tmp_path: Path) -> N
 def test_bad_settings_of_generation_are_mistakes(work: Workplace) -> None:
     with pytest.raises(ConfigError, match=r"generate\.temperature=-1"):
         work.perform("mode=generate", f"model={work.llama['identity']}", "prompt=x", "generate.temperature=-1")
-
-
-@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20))
-def test_a_prompt_is_any_text(text: str) -> None:
-    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-    if not quoted:
-        override = OverridesParser.create().parse_override(literal_prompt(f"prompt={text}"))
-        assert OmegaConf.create({"prompt": override.value()}).prompt == text
-
-
-@pytest.mark.parametrize("text", ["Hello, world", "it's", "\\${a}", "${a}", "[1,2", "北京", "a\\'b\\", "{x: 1}", " x ", "null"])
-def test_a_prompt_is_taken_literally(text: str) -> None:
-    assert compose([literal_prompt(f"prompt={text}")]).prompt == text
-
-
-def test_only_the_prompt_is_taken_literally() -> None:
-    for argument in ("prompt='x y'", 'prompt="x"', "+prompt=a,b", "arch.depth=1,2", "-m", "prompt"):
-        assert literal_prompt(argument) == argument
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -108,7 +108,7 @@ class DataConfig:
     subset: str | None = setting("source=hub: configuration of the data set", free=True, identity=SETTLED)
     split: str = setting("source=hub: split to read", free=True, identity=SETTLED)
     revision: str | None = setting("source=hub: commit or tag, for a data set that may change", free=True, identity=SETTLED)
-    streaming: bool = setting("source=hub: read without downloading everything", identity=SETTLED)
+    streaming: bool = setting("source=hub: read without downloading everything", identity=NONE)
     languages: list[str] = field(
         default_factory=list, metadata=several("keep documents of these languages only; empty keeps all", SETTLED)
     )
@@ -413,7 +413,7 @@ class TrainConfig:
         "tokens in an optimizer step; a multiple of context_length", at_least=1, at_most=MAX_TOKENS, identity=SETTLED
     )
     batch_multiple: int = setting(
-        "batch_tokens is this many times the scale's, unless it is set itself", at_least=1, at_most=2**20, identity=NONE
+        "batch_tokens is this many times the scale's, unless it is set itself", at_least=1, at_most=2**20, identity=SETTLED
     )
     micro_batch: int | str = setting(
         "sequences in one forward pass; 'auto' takes the largest within 32", choices=("auto",), at_least=1, identity=SETTLED

@@ -38,9 +38,8 @@ class Runs:
         folder = self.folder / identity
         (folder / "measures").mkdir(parents=True)
         factor = int(scale[1:])
-        settled = {
-            "schema": 2,
-            "identity": identity,
+        record = {
+            "schema": 2, "identity": identity, "seed": seed,
             "config": {
                 "seed": seed, "runs_dir": str(self.folder), "seeds": None,
                 "scale": {"name": scale, "factor": factor, "width": "1792/s"},
@@ -55,15 +54,11 @@ class Runs:
             "embedding_head_share": 18.07,
             "flops_per_token": {"forward": 2, "training": 6},
             "tokens": 500_000, "steps": steps, "learning_rate": 0.001, "precision": "fp32",
-        }  # fmt: skip
-        record = {
-            "schema": 2, "identity": identity, "seed": seed,
             "tokenizer": {"fingerprint": "0123456789012345", "bytes_per_token": {"en": 3.4, "zh": 3.0}},
             "data": {"fingerprint": "1234567890123456", "sources": [{"name": "a", "licence": "b"}]},
             "metrics": {"train/tokens_per_second": 1000.0 + seed, "train/seconds": 500.0, "train/loss": bits},
             "provenance": {"commit": None, "packages": {"torch": "2"}, "machine": {"cores": 2, "processor": "a machine"}},
         }  # fmt: skip
-        (folder / "settled.json").write_text(json.dumps(settled))
         (folder / "metrics.json").write_text(json.dumps(record | changes))
         (folder / "config.yaml").write_text("seed: 0\n")
         rows = [{"step": n, "tokens": 1000 * n, "loss": 8.0 / (1 + n / 20) + bits + seed / 50} for n in range(1, 301)]

@@ -14,17 +14,22 @@ BITS = "test/bits_per_byte/all"
 
 def frame():
     """Two arms by three seeds with everything that a figure may show."""
+    same = {
+        "forgetting/part_1": 3.0, "forgetting/part_2": 2.9, "forgetting/unseen": 3.1, "first": 0, "cloze": 0.3,
+        "matrix": "q", "initial": 0.02, "trained": 0.03, "verdict": "reproduced", "effect": 2.0, "low": 1.5, "high": 2.5,
+        "reason": "", "source": "Table 2", "setting": "s32", "why": "it holds",
+    }  # fmt: skip
     rows = [
-        {
-            "identity": f"{depth}{seed}", "arm": f"{depth} layers", "seed": seed, "arch.depth": depth, "x": depth / 10, "role": "tuning",
-            "train.batch_multiple": seed + 1, "optimizer.scaling.exponent": depth / 20, "optimizer.scaling.base_lr": 10.0**-seed,
-            BITS: 2 + depth / 100 + seed / 1000, "parameters.total": 1000 * depth, "paper": 40.0 + depth, "tokens": 100 * seed + 1,
-            "loss": 3.0 - seed / 10, "forgetting/part_1": 3.0, "forgetting/part_2": 2.9, "forgetting/unseen": 3.1, "trial": seed,
-            "front": seed == 0, "skipped": seed, "first": 0, "bits_per_byte": 2.0 + seed, "cloze": 0.3, "layer": seed, "matrix": "q",
-            "initial": 0.02, "trained": 0.03, "claim": f"claim {depth} {seed}", "verdict": "reproduced", "effect": 2.0, "low": 1.5,
-            "high": 2.5, "reason": "", "source": "Table 2", "setting": "s32", "why": "it holds",
+        same
+        | {
+            "identity": f"{depth}{seed}", "arm": f"{depth} layers", "claim": f"claim {depth} {seed}", "seed": seed,
+            "arch.depth": depth, "x": depth / 10, "train.batch_multiple": seed + 1, "optimizer.scaling.exponent": depth / 20,
+            "optimizer.scaling.base_lr": 10.0**-seed, BITS: 2 + depth / 100 + seed / 1000, "parameters.total": 1000 * depth,
+            "paper": 40.0 + depth, "tokens": 100 * seed + 1, "loss": 3.0 - seed / 10, "front": seed == 0, "skipped": seed,
+            "trial": seed, "bits_per_byte": 2.0 + seed, "layer": seed,
         }
-        for depth in (9, 20) for seed in range(3)
+        for depth in (9, 20)
+        for seed in range(3)
     ]  # fmt: skip
     return pd.DataFrame(rows)
 

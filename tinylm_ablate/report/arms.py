@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from tinylm_ablate.config import Config, walk
+from tinylm_ablate.config import NONE, Config, walk
 from tinylm_ablate.report.measures import number
 from tinylm_ablate.report.records import Grid, Records, as_text
 from tinylm_ablate.science.evidence import Evidence
@@ -62,7 +62,7 @@ def claim_keys() -> set[str]:
 
 def setting_keys(runs: pd.DataFrame) -> list[str]:
     """The columns that are settings: of the config, of how a run was measured, and which text it was trained on."""
-    known = {key for key, _, rule in walk(Config()) if rule.get("numerics")} - {SEED}
+    known = {key for key, _, rule in walk(Config()) if rule.get("identity") != NONE} - {SEED}
     groups = {key.split(".")[0] for key in known if "." in key} | {"measure"}
     return [
         str(name)
@@ -87,7 +87,6 @@ def _runs(grids: Sequence[Grid], by_identity: pd.DataFrame) -> pd.DataFrame:
     labels = [", ".join(map(short, place)) or "all runs" for place in zip(*places.values(), strict=True)] if keys else None
     added = {
         "grid": [grid.identity for grid, _ in cells],
-        "role": [cell.role for _, cell in cells],
         "tuned": [cell.tuned for _, cell in cells],
         "scale": runs.get("scale.name", ""),
         "arm": labels or "all runs",

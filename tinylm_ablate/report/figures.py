@@ -198,32 +198,30 @@ def loss(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMi
     return alt.layer(band, line).properties(width=440, height=270)
 
 
-@figure("Tuning", "The measure over each tuned setting, a line per arm")
+@figure("Tuning", "Validation loss over the factor on each tuned setting, a line per arm")
 def tuning(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
-    """The measure over what was tuned (``by``), a line per arm; several tuned keys stand side by side."""
+    """The measure over the first column of ``by``, on a logarithmic axis, a line per arm; a panel per value of "key"."""
     import altair as alt
 
-    data = frame[frame["role"] == "tuning"] if "role" in frame else frame.iloc[:0]
-    keys = [key for key in by if key in data and data[key].nunique() > 1]
-    data = data.dropna(subset=[measure]) if measure in data else data.iloc[:0]
-    if data.empty or not keys:
+    x = next((name for name in by if name in frame), None)
+    if x is None or measure not in frame or frame.empty:
         return None
-    order = list(dict.fromkeys(data["arm"]))
-    panels = []
-    for key in keys:
-        shown = pd.DataFrame({"arm": data["arm"], "x": pd.to_numeric(data[key]), "value": data[measure]})
-        panels.append(
-            alt.Chart(shown)
-            .mark_line(point=True)
-            .encode(
-                x=alt.X("x:Q", title=_short(key), scale=alt.Scale(type="log")),
-                y=alt.Y("value:Q", title=_axis(measure), scale=alt.Scale(zero=False)),
-                color=_color("arm", order),
-                tooltip=["arm:N", "x:Q", "value:Q"],
-            )
-            .properties(width=420 if len(keys) == 1 else 240, height=260)
+    keys = frame["key"] if "key" in frame else pd.Series(x, index=frame.index)
+    shown = pd.DataFrame({"arm": frame["arm"], "x": frame[x].astype(float), "value": frame[measure], "key": keys})
+    order = list(dict.fromkeys(shown["arm"]))
+    panels = [
+        alt.Chart(own)
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("x:Q", title=f"{x} on {key}" if key != x else _short(x), scale=alt.Scale(type="log", base=2)),
+            y=alt.Y("value:Q", title=_axis(measure), scale=alt.Scale(zero=False)),
+            color=_color("arm", order),
+            tooltip=["arm:N", "x:Q", "value:Q"],
         )
-    return panels[0] if len(panels) == 1 else alt.hconcat(*panels)
+        .properties(width=380, height=240)
+        for key, own in shown.groupby("key", sort=False)
+    ]
+    return panels[0] if len(panels) == 1 else alt.concat(*panels, columns=2)
 
 
 @figure("The ladder", "Bits per byte after each step here, and mean accuracy after each step in the paper")

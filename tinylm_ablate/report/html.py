@@ -94,5 +94,5 @@ def _bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed (BSD licenses), kept as text until a figure is made interactive."""
     import vl_convert
 
-    bundle: Any = vl_convert.javascript_bundle
-    return str(bundle(None)).replace("</", "<\\/").replace("<!--", "<\\!--")
+    bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # the stub has no default
+    return bundle.replace("</", "<\\/").replace("<!--", "<\\!--")

@@ -64,7 +64,7 @@ def escape(text: str) -> str:
     text = re.sub(r"\](?=[(:\[])", r"\\]", text)
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
     text = re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text)
-    return re.sub(r"^([#+-])", r"\\\1", text) if re.match(r"(#+|[+-])(\s|$)|-{3}", text) else text
+    return f"\\{text}" if re.match(r"(#+|[+-])(\s|$)|-{3}|- |>|~~~", text) else text
 
 
 def _block(block: Block, place: Place, address: Callable[[str], str]) -> str:

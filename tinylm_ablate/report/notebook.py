@@ -60,7 +60,8 @@ def compare(frame: pd.DataFrame, by: str | Sequence[str], measure: str = BITS) -
     for name in (*keys, measure, "seed", "identity"):
         if name not in frame:
             raise UserError(f"compare: the runs have no column {name!r}")
-    data = frame.assign(arm=labels(frame, keys))
+    data = frame.sort_values(keys, kind="stable")
+    data = data.assign(arm=labels(data, keys))
     rows = []
     for setting in settings(Evidence("", keys, data, setting_keys(data))):
         for pair in pairs(setting, measure):

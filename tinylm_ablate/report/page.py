@@ -116,6 +116,7 @@ def experiment_page(
         ]
     if reference is not None:
         blocks += _reference(reference)
+    blocks += _tuning(grids)
     commands = list(dict.fromkeys(shlex.join(grid.command) for grid in grids if grid.command))
     blocks += [Fold("How it was run", [Code(command) for command in commands])] if commands else []
     arms = [setting.runs for setting in found]
@@ -157,12 +158,12 @@ def _setting(setting: Setting, grids: Sequence[Grid], records: Records, verdicts
 def _figures(
     setting: Setting, grid: Grid, records: Records, primary: Measure | None, paper: Printed | None, stem: str
 ) -> list[Block]:
-    """The experiment's own figures, the arms, the tuning curves and the loss curves, as far as there are any."""
+    """The experiment's own figures, the arms and the loss curves, as far as there are any."""
     blocks: list[Block] = []
     runs = setting.runs
     measure = primary.column if primary else ""
     wanted = [*(name for name in grid.figures if name in FIGURES), *(["correlation"] if grid.correlate else [])]
-    for name in dict.fromkeys([*(["ladder"] if "ladder" in wanted else ["arms"]), *wanted, "tuning", "loss"]):
+    for name in dict.fromkeys([*(["ladder"] if "ladder" in wanted else ["arms"]), *wanted, "loss"]):
         kind = FIGURES[name]
         data = runs.assign(paper=_averages(setting, paper)) if name == "ladder" else runs
         by: Sequence[str] = setting.evidence.axis
@@ -173,8 +174,6 @@ def _figures(
             data = runs[["identity", "arm", "seed"]].merge(long[own if kind.rows != "curves" else list(long)], on="identity")
         if name == "correlation":
             by = grid.correlate
-        elif name == "tuning":
-            data, by = _tuning(setting, grid, records)
         elif name == "batch_lr":
             data = _numbers(data, by)
         chart = kind.draw(data, by, "loss" if name == "loss" else measure)
@@ -189,13 +188,35 @@ def _figures(
     return blocks
 
 
-def _tuning(setting: Setting, grid: Grid, records: Records) -> tuple[pd.DataFrame, list[str]]:
-    """The runs that chose a setting of each arm, and the keys that vary among them."""
-    chosen = [cell for cell in grid.cells if cell.role == "tuning"]
-    runs = records.runs[records.runs["identity"].isin({cell.identity for cell in chosen})]
-    places = {cell.identity: ", ".join(short(cell.overrides.get(key, "")) for key in setting.evidence.axis) for cell in chosen}
-    keys = list(dict.fromkeys(key for cell in chosen for key in cell.overrides if key not in (*setting.evidence.axis, "seed")))
-    return runs.assign(arm=runs["identity"].map(places), role="tuning"), [key for key in keys if key in runs]
+def _tuning(grids: Sequence[Grid]) -> list[Block]:
+    """How the tuned settings of each arm were chosen."""
+    import pandas as pd
+
+    entries = [entry for grid in grids for entry in grid.tuning]
+    points = [{"arm": entry["arm"], "key": entry["key"], **point} for entry in entries for point in entry["curve"]]
+    if not points:
+        return []
+    rows = [
+        [
+            word(entry["arm"]),
+            word(entry["key"]),
+            Cell("–" if entry["best"] is None else f"{entry['best']:g}", entry["best"]),
+            word(
+                {"interior": "interior", "edge": "at an edge: not testable", "open": "not finished"}.get(
+                    entry["state"], entry["state"]
+                )
+            ),
+            Cell(str(len(entry["curve"])), float(len(entry["curve"]))),
+        ]
+        for entry in entries
+    ]
+    blocks: list[Block] = [Table(["arm", "setting", "best factor", "optimum", "tried"], rows, 2, "Tuned settings")]
+    chart = FIGURES["tuning"].draw(pd.DataFrame(points).dropna(), ["factor"], "loss")
+    if chart is not None:
+        kind = FIGURES["tuning"]
+        figure = Figure(f"{stem_of(grids[0].name)}_tuning", specification(chart), kind.title, f"{kind.alt}.")
+        blocks.insert(0, figure)
+    return [Fold("How the arms were tuned", blocks)]
 
 
 def _table(setting: Setting, primary: Measure | None) -> list[Block]:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from tinylm_ablate import progress
-from tinylm_ablate.config import Config, walk
+from tinylm_ablate.config import NONE, Config, walk
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import canonical_json
 
@@ -59,14 +59,12 @@ class Cell:
         identity: The run.
         overrides: Where it stands on each axis, as text.
         measures: Stems of the files of its measures.
-        role: "arm", or "tuning" for a run that only chooses a setting of its arm.
-        tuned: What became of that choice: "interior", "edge" or "untuned".
+        tuned: What became of the tuning of its arm: "interior", "edge" or "untuned".
     """
 
     identity: str
     overrides: Mapping[str, str]
     measures: Sequence[str] = ()
-    role: str = "arm"
     tuned: str = "untuned"
 
 
@@ -84,6 +82,7 @@ class Grid:
         paper_axis: Columns of that CSV that identify an arm.
         correlate: Columns whose rank correlation with quality is shown.
         figures: Names of further figures.
+        tuning: The tuning curves of its arms: mappings with arm, key, best factor, state, and curve (factor and loss).
         command: The command line that ran it.
         created: When, in ISO format; newest first on the page.
         cells: In the order of the grid.
@@ -101,6 +100,7 @@ class Grid:
     command: Sequence[str]
     created: str
     cells: Sequence[Cell] = field(repr=False)
+    tuning: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
 
 
 @dataclass
@@ -181,7 +181,6 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
             identity(cell["identity"]),
             {str(key): str(value) for key, value in cell["overrides"].items()},
             [stem for stem in map(str, cell.get("measures") or []) if _MEASURE.fullmatch(stem)],
-            str(cell.get("role") or "arm"),
             str(cell.get("tuned") or "untuned"),
         )
         for cell in content["cells"]
@@ -197,8 +196,19 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
         command=[str(word) for word in content.get("command") or []],
         created=str(content.get("created") or ""),
         cells=cells,
+        tuning=[_tuning(entry) for entry in content.get("tuning") or []],
         **lists,
     )
+
+
+def _tuning(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The tuning curve of one arm; a factor that diverged has no loss."""
+    curve = [
+        {"factor": float(point["factor"]), "loss": None if point["loss"] is None else float(point["loss"])}
+        for point in entry["curve"]
+    ]
+    best = None if entry["best"] is None else float(entry["best"])
+    return {"arm": str(entry["arm"]), "key": str(entry["key"]), "best": best, "state": str(entry["state"]), "curve": curve}
 
 
 def identity(text: Any) -> str:
@@ -215,12 +225,9 @@ def identity(text: Any) -> str:
 def _run(folder: Path, wanted: set[str], problems: list[str]) -> tuple[Row, dict[str, pd.DataFrame]]:
     """One finished run: its flat row, and its long frames by name."""
     record = _parse(folder / "metrics.json", RECORD_SCHEMA)
-    settled = folder / "settled.json"
-    described = dict(_parse(settled, RECORD_SCHEMA)) if settled.is_file() else {}
-    described |= record
-    if identity(described["identity"]) != folder.name:
-        raise ValueError(f"identity={described['identity']} is not the name of its folder")
-    row = flatten(described)
+    if identity(record["identity"]) != folder.name:
+        raise ValueError(f"identity={record['identity']} is not the name of its folder")
+    row = flatten(record)
     _check(row)
     tables = {}
     if (folder / "curve.jsonl").is_file():
@@ -331,7 +338,8 @@ def flatten(record: Mapping[str, Any]) -> Row:
     row: Row = {}
     for key, value in record.items():
         _flatten(_PREFIXES.get(key, f"{key}.") if isinstance(value, Mapping) else key, value, row)
-    private = {key for key, _, rule in walk(Config()) if not rule.get("numerics")} - {"scale.name"}
+    row |= {"identity": record["identity"], "seed": record["seed"]}
+    private = {key for key, _, rule in walk(Config()) if rule.get("identity") == NONE} - {"scale.name"}
     return {key: value for key, value in row.items() if key not in private and not key.startswith(_LEFT_OUT)}
 
 

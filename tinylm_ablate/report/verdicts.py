@@ -194,12 +194,7 @@ def about(verdict: Verdict) -> list[Block]:
         VerdictBlock(verdict.claim.title, verdict.claim.source, str(verdict.outcome), verdict.reason, verdict.setting)
     ]
     inner: list[Block] = [_comparisons([verdict])] if verdict.comparisons else []
-    sentences = [
-        *verdict.notes,
-        *(trend.text for trend in verdict.trends),
-        *([verdict.claim.note] if verdict.claim.note else []),
-    ]
-    inner += [Items(sentences)] if sentences else []
+    inner += [Items(verdict.notes)] if verdict.notes else []
     return [*blocks, Fold("Comparisons behind this verdict", inner)] if inner else blocks
 
 
@@ -232,8 +227,6 @@ def claims_blocks(verdicts: Sequence[Verdict], stems: Mapping[str, str], name: s
     if compared := [verdict for verdict in verdicts if verdict.comparisons and verdict.at is not None]:
         blocks += [Heading(2, "Every comparison"), _comparisons(compared)]
     notes = [f"{verdict.claim.title}: {note}" for verdict in verdicts if verdict.at is not None for note in verdict.notes]
-    trends = [f"{verdict.claim.title}: {trend.text}" for verdict in verdicts for trend in verdict.trends]
-    blocks += [Heading(2, "Trends"), Items(trends)] if trends else []
     blocks += [Heading(2, "Notes"), Items(notes)] if notes else []
     return blocks
 

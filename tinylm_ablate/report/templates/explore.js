@@ -122,6 +122,7 @@
     }}, `${filter.column.title}: ${describe(filter)} ✕`)));
     drawParallel(); drawScatter(); drawGroups(); drawTable(); drawCurves();
     root.dataset.milliseconds = (performance.now() - started).toFixed(1);
+    document.dispatchEvent(new Event("toggle"));
   }
   function describe(filter) {
     if (filter.words !== undefined) return filter.words;

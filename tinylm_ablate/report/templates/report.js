@@ -37,7 +37,7 @@
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
-    if (button.parentNode.matches("thead th")) sortTable(button.parentNode);
+    if (button.parentNode?.matches("thead th")) sortTable(button.parentNode);
     if (button.matches(".interactive")) interactive(button);
     if (button.matches(".copy")) {
       navigator.clipboard?.writeText(button.parentNode.querySelector("code").textContent).then(() => { button.textContent = "Copied"; });
