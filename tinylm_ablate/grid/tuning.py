@@ -65,9 +65,11 @@ def mistakes(parts: Sequence[Part]) -> list[str]:
         grid = part.base.grid
         if not grid.tune:
             continue
-        for key in grid.tune_keys:
-            if not isinstance(_get(part.base, key), float) and key != _RATE:
-                found.append(f"grid.tune_keys=[{key}]: allowed: keys whose value is a real number, such as {_RATE}")
+        found += [
+            f"grid.tune_keys=[{key}]: allowed: keys whose value is a real number, such as {_RATE}"
+            for key in grid.tune_keys
+            if not isinstance(_get(part.base, key), float) and key != _RATE
+        ]
         if any(cell.values.get("seed") == str(grid.tune_seed) for cell in part.cells):
             found.append(f"grid.tune_seed={grid.tune_seed}: allowed: a seed that no cell of the grid uses")
     return found
