@@ -108,7 +108,7 @@ class DataConfig:
     subset: str | None = setting("source=hub: configuration of the data set", free=True, identity=SETTLED)
     split: str = setting("source=hub: split to read", free=True, identity=SETTLED)
     revision: str | None = setting("source=hub: commit or tag, for a data set that may change", free=True, identity=SETTLED)
-    streaming: bool = setting("source=hub: read without downloading everything", identity=SETTLED)
+    streaming: bool = setting("source=hub: read without downloading everything", identity=NONE)
     languages: list[str] = field(
         default_factory=list, metadata=several("keep documents of these languages only; empty keeps all", SETTLED)
     )
@@ -132,7 +132,7 @@ class DataConfig:
         ),
     )
     weights_by: str = setting(
-        "what the shares are of", choices=("tokens", "bytes"), active=lambda config: bool(config.data.weights), identity=SETTLED
+        "what the shares are of", choices=("tokens", "bytes"), active=lambda config: bool(config.data.weights)
     )
     max_documents: int | None = setting("read no more documents than this", at_least=1, identity=SETTLED)
     min_characters: int = setting("shorter documents are dropped", at_least=1, identity=SETTLED)
@@ -186,11 +186,16 @@ class ArchConfig:
         "query heads; 'auto' is width / head_dim, or the named parent's for the width",
         choices=("auto",),
         at_least=1,
+        at_most=65_536,
         identity=SETTLED,
     )
     head_dim: int | str = setting(
-        "channels of one attention head; even; 'auto' is the named parent's, or else 128/s", choices=("auto",), dial=True,
-        at_least=2, identity=SETTLED)  # fmt: skip
+        "channels of one attention head; even; 'auto' is the named parent's, or else 128/s",
+        choices=("auto",),
+        dial=True,
+        at_least=2,
+        identity=SETTLED,
+    )
     kv_heads: int | str = setting(
         "key-value heads; 'auto' is one for each head, or the named parent's grouping; 'heads/N' is one for N heads",
         choices=("auto", "heads/N"),
@@ -263,7 +268,11 @@ class InitConfig:
     parent_ffn_width: int | str = setting("FFN width of the trained parent", dial=True, at_least=1, identity=SETTLED)
     parent_vocab_size: int | str | None = setting(
         "entries of the trained parent's vocabulary (the paper's has 100,883), made as the child's; null is the child's",
-        dial=True, at_least=1, at_most=2**31 - 1, identity=SETTLED)  # fmt: skip
+        dial=True,
+        at_least=1,
+        at_most=2**31 - 1,
+        identity=SETTLED,
+    )
     parent_seed: int = setting(
         "seed of the trained parent, the same for every seed of a grid", at_least=0, at_most=2**31 - 1, identity=SETTLED
     )
@@ -404,7 +413,7 @@ class TrainConfig:
         "tokens in an optimizer step; a multiple of context_length", at_least=1, at_most=MAX_TOKENS, identity=SETTLED
     )
     batch_multiple: int = setting(
-        "batch_tokens is this many times the scale's, unless it is set itself", at_least=1, at_most=2**20, identity=NONE
+        "batch_tokens is this many times the scale's, unless it is set itself", at_least=1, at_most=2**20, identity=SETTLED
     )
     micro_batch: int | str = setting(
         "sequences in one forward pass; 'auto' takes the largest within 32", choices=("auto",), at_least=1, identity=SETTLED

@@ -23,8 +23,9 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def stamps(folder: Path) -> dict[Path, int]:
-    """When each file of a run was written."""
-    return {path: path.stat().st_mtime_ns for path in (folder / "runs").glob("*/**/*") if path.is_file()}
+    """When each file of the runs was written."""
+    runs = [path.parent for path in (folder / "runs").glob("*/settled.json")]
+    return {path: path.stat().st_mtime_ns for run in runs for path in run.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")

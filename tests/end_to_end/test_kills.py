@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tinylm_ablate.run import run
 
 from tests.helpers import TINY, run
 from tinylm_ablate.data.corpus import Corpus

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Cells that differ, a little longer than the tiniest, so that workers die in the midst of them.
 CELLS = ["arch.depth=1,2", "seeds=3", "train.tokens=9600", "train.checkpoint_minutes=0.002", "train.log_every=1"]
 
-#: A run whose graph holds every kind of task: it inherits from a trained parent by scores, and draws its second round by losses.
+#: A run whose graph holds every kind of task: it inherits from a parent by scores and draws its second round by losses.
 EVERYTHING = [
     "init=inherit", "init.criterion=taylor", "init.calibration_tokens=256", "init.parent_depth=3", "init.parent_width=32",
     "init.parent_ffn_width=48", "init.keep_first=1", "init.keep_last=1", "rounds=two", "rounds.parts=2", "rounds.rule=loss",

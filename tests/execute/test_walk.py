@@ -132,6 +132,7 @@ def test_a_failure_of_an_earlier_command_is_tried_again(place: Place) -> None:
 def test_an_interrupted_task_is_given_back(place: Place) -> None:
     class Stopped(Step):
         def do(self, tracked: Follower) -> None:
+            del tracked
             raise Interrupted(15, "saved")
 
     task = Stopped("stopped", place.run)

@@ -5,8 +5,9 @@ import random
 import pytest
 import torch
 
-from tinylm_ablate.measure import cloze
-from tinylm_ablate.measure.cloze import Question, accuracy, answer, questions
+from tinylm_ablate.measure import cloze, scoring
+from tinylm_ablate.measure.cloze import CHOICES, Question, accuracy, answer, questions
+from tinylm_ablate.measure.scoring import Continuing, Family, continuation_losses, token_losses
 
 CONTEXT, CONTINUATION = 40, 20
 
@@ -75,6 +76,10 @@ class Oracle:
         del tokens, reduction
         return torch.where(torch.isin(targets, self.cheap), 0.1, 5.0)
 
+    def continuation_loss(self, tokens, targets, layout):
+        del layout
+        return self.loss(tokens, targets)
+
 
 def test_the_true_choice_is_recognised_wherever_it_stands(vocabulary):
     choices = (" aaaa aaaa", " eeee eeee", " iiii iiii", " oooo oooo")
@@ -88,7 +93,7 @@ def test_the_true_choice_is_recognised_wherever_it_stands(vocabulary):
 
 def test_only_the_choice_is_scored_and_by_byte(model, vocabulary):
     question = Question("en", "q", "sha the lon", (" the", " 的一是", " seen her", " x"), 1)
-    (row,) = answer(model, vocabulary, [question], 64, "cpu")
+    (row,) = answer(Continuing(model), vocabulary, [question], 64, "cpu")
     prefix = [vocabulary.end_of_text, *vocabulary.encode_batch([question.context])[0]]
     scores = []
     for choice in question.choices:
@@ -107,7 +112,7 @@ def test_a_short_context_keeps_the_end_of_the_text_for_all_choices_alike(model, 
     long = Question("en", "q", "one two three four five six seven", choices, 0)
     room = max(1, context_length + 1 - max(len(tokens) for tokens in vocabulary.encode_batch(list(choices))))
     kept = vocabulary.encode_batch([long.context])[0][-room:]
-    (row,) = answer(model, vocabulary, [long], context_length, "cpu")
+    (row,) = answer(Continuing(model), vocabulary, [long], context_length, "cpu")
     scores = []
     for choice in choices:
         sequence = torch.tensor([*kept, *vocabulary.encode_batch([choice])[0]])
@@ -144,3 +149,29 @@ def test_accuracy_and_its_standard_error():
     en, zh = (0.6 * 0.4 / 100) ** 0.5, (0.25 * 0.75 / 40) ** 0.5
     assert errors == pytest.approx({"en": en, "zh": zh, "all": (en**2 + zh**2) ** 0.5 / 2})
     assert accuracy([]) == ({}, {})
+
+
+@pytest.mark.parametrize("budget", [1, 60, 2048])
+def test_continuations_cost_what_each_sequence_alone_costs(model, monkeypatch, budget):
+    """To 1e-5 nats per token, whatever shares a batch."""
+    draw = random.Random(2)
+
+    def ids(most):
+        return [draw.randrange(300) for _ in range(draw.randint(1, most))]
+
+    families = [Family(ids(60), [ids(20) for _ in range(CHOICES)]) for _ in range(30)]
+    monkeypatch.setitem(scoring._MAX_TOKENS, "cpu", budget)
+    found = continuation_losses(Continuing(model), families, vocab_size=400, device="cpu")
+    sequences = [[*family.text, *own] for family in families for own in family.continuations]
+    losses = token_losses(model, sequences, context_length=80, vocab_size=400, device="cpu")
+    for family, four in zip(families, found, strict=True):
+        for own, nats in zip(family.continuations, four, strict=True):
+            assert nats == pytest.approx(losses.pop(0)[-len(own) :].sum(), abs=1e-5 * len(own))
+    assert continuation_losses(Continuing(model), [], vocab_size=400, device="cpu") == []
+
+
+def test_the_model_is_left_in_its_mode(model):
+    for mode in (True, False):
+        model.train(mode)
+        continuation_losses(Continuing(model), [Family([1], [[2], [3, 4]])], vocab_size=400, device="cpu")
+        assert model.training is mode

@@ -85,10 +85,10 @@ def test_a_config_requests_what_it_names() -> None:
     def names(*overrides: str) -> list[str]:
         return [request.measure.name for request in requested(settled(*overrides))]
 
-    assert names() == ["bits_per_byte", "cloze"]
-    assert names("evaluate.cloze_questions=0") == ["bits_per_byte"]
+    assert names() == ["bits_per_byte", "bigrams", "cloze"]
+    assert names("evaluate.cloze_questions=0") == ["bits_per_byte", "bigrams"]
     everything = ["evaluate.decode.measure=true", "evaluate.layer_skip=1", "rounds.forgetting=true", "train.tokens=5120"]
-    assert names(*everything) == ["bits_per_byte", "cloze", "decoding_speed", "layer_skip", "forgetting"]
+    assert names(*everything) == ["bits_per_byte", "bigrams", "cloze", "decoding_speed", "layer_skip", "forgetting"]
     assert len({measure.name for measure in measures()}) == len(measures())
 
 
@@ -114,7 +114,7 @@ def test_the_same_request_of_two_runs_has_one_name_and_another_request_another()
     one, two = (requested(settled(f"seed={seed}")) for seed in (0, 1))
     assert [request.stem for request in one] == [request.stem for request in two]
     other = requested(settled("evaluate.max_bytes=2001"))
-    assert other[0].stem != one[0].stem and other[1].stem == one[1].stem
+    assert [before.stem == after.stem for before, after in zip(one, other, strict=True)] == [False, False, True]
     assert one[0].stem == stem("bits_per_byte", {"max_bytes": 2000})
 
 

@@ -28,7 +28,7 @@ CELLS: dict[str, list[str]] = {
     "seed": ["seed=1"],
     "other vocabulary": ["tokenizer.vocab_size=310"],
     "child": INHERIT,
-    "child, other norm": [*INHERIT, "init.criterion=l2"],
+    "child, other norm": [*INHERIT, "init.criterion=l1"],
     "scored child": [*INHERIT, "init.criterion=taylor"],
     "two rounds": ROUNDS,
     "two rounds, evenly": [*ROUNDS, "rounds.rule=uniform"],

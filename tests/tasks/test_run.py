@@ -97,7 +97,7 @@ def test_more_test_text_is_measured_beside_what_was_measured(place: list[str], p
     assert not any("cloze" in name for name in after["metrics"])
     assert run(config) == before
     kept = [read_record(settle(config).folder, request.stem) for request in requested(settle(config))]
-    assert [record["measure"] for record in kept if record] == ["bits_per_byte", "cloze"]
+    assert [record["measure"] for record in kept if record] == ["bits_per_byte", "bigrams", "cloze"]
 
 
 def test_seeds_share_one_measurement(place: list[str], plain: tuple[Config, Record]) -> None:

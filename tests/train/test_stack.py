@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +17,14 @@ from tests.train.test_fit import curve, decoder_of, ignore, same, weights
 from tinylm_ablate.arch import runs as runs_module
 from tinylm_ablate.errors import Interrupted, Pruned, RunFailed
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.settled import Settled, settle
+from tinylm_ablate.settle import Settled, settle
+from tinylm_ablate.train import stack as stack_module
 from tinylm_ablate.train.fit import fit
 from tinylm_ablate.train.member import Member, OnRows, Start, Trained
 from tinylm_ablate.train.stack import stack_key, stack_size, train_stack
 
 STEPS = 50
-BASE = [*TINY, "train.device=cpu", "train.micro_batch=2", "train.log_every=10", "train.precision=fp32"]
+BASE = [*TINY, "train.micro_batch=2", "train.log_every=10", "train.precision=fp32"]
 
 #: By what differs: overrides of one of the two runs, which the other does not have.
 DIFFERENCES = {
@@ -131,12 +133,13 @@ def test_weights_in_bf16(tokens: np.ndarray, tmp_path: Path) -> None:
 def test_all_runs_at_once_as_on_a_gpu(
     name: str, precision: str, tokens: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The products and updates of a GPU, on the processor: they round elsewhere, so losses are compared."""
+    """The products, updates and blocks of a GPU, on the processor: they round elsewhere, so losses are compared."""
     overrides = [f"optimizer={name}", f"train.precision={precision}"]
     pair = [run(tmp_path, *overrides, more, steps=20) for more in ("seed=0", "optimizer.scaling.multiplier=2")]
     members = [member(each, tokens, tmp_path / str(index)) for index, each in enumerate(pair)]
     expected = [alone(each, tmp_path / "alone" / str(index)) for index, each in enumerate(members)]
     monkeypatch.setattr(runs_module, "_ONE_BY_ONE", set())
+    monkeypatch.setitem(stack_module._BLOCK, "cpu", 4)
     members[0].on_rows = stop_at(10)
     assert all(isinstance(outcome, Interrupted) for outcome in train_stack(members))
     members[0].on_rows = ignore
@@ -181,59 +184,49 @@ def test_a_run_that_is_pruned_leaves_and_resumes_alone(tokens: np.ndarray, tmp_p
     assert_equal(members[1], expected[1])
 
 
-def broken(members: list[Member], at: int) -> None:
-    """Make the weights of the middle run not finite, from its own row of step ``at`` on: the next loss is NaN."""
-    state: dict[str, torch.Tensor] = {}
+RUNNING: list[stack_module._Stack] = []
+SPOILED: dict[str, torch.Tensor] = {}
+
+
+def spoil_at(step: int) -> OnRows:
+    """Makes a weight of the middle run not finite at its row of a step: the next loss is NaN."""
 
     def spoil(rows: list[dict[str, float]]) -> None:
-        if rows[-1]["step"] == at:
-            from tinylm_ablate.train import stack as module
-
+        if rows[-1]["step"] == step:
             (running,) = RUNNING
-            assert isinstance(running, module._Stack)
             running.program.views["norm.weight"][1, 0] = float("nan")
-            state.update({name: value.clone() for name, value in running.program.weights_of(1).items()})
+            SPOILED.update({name: value.clone() for name, value in running.program.weights_of(1).items()})
 
-    members[1].on_rows = spoil
-    SPOILED[:] = [state]
-
-
-RUNNING: list[object] = []
-SPOILED: list[dict[str, torch.Tensor]] = []
+    return spoil
 
 
 @pytest.fixture
 def running(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives tests the stack that is running, so that a fault can be put into it."""
-    from tinylm_ablate.train import stack as module
+    first = stack_module._Stack.__init__
 
-    first = module._Stack.__init__
-
-    def remember(self: object, *arguments: object) -> None:
-        first(self, *arguments)  # type: ignore[arg-type]
+    def remember(self: stack_module._Stack, *arguments: Any) -> None:
+        first(self, *arguments)
         RUNNING[:] = [self]
 
-    monkeypatch.setattr(module._Stack, "__init__", remember)
+    monkeypatch.setattr(stack_module._Stack, "__init__", remember)
 
 
 @pytest.mark.usefixtures("running")
 def test_a_loss_that_is_not_finite_stops_its_run_alone_before_the_weights_move(tokens: np.ndarray, tmp_path: Path) -> None:
     expected = undisturbed(tmp_path, tokens)
-    members = three(tmp_path, tokens, "broken")
-    broken(members, at=4)
+    members = three(tmp_path, tokens, "broken", spoil_at(4))
     _, failed, _ = train_stack(members)
     assert isinstance(failed, RunFailed)
     assert "step 5 of 12: loss nan, gradient norm nan in micro batch 8; the weights were not changed" in str(failed)
     assert_others_equal(members, expected)
-    (stack,) = RUNNING
-    frozen = stack.program.weights_of(1)  # type: ignore[attr-defined]
-    assert all(torch.equal(frozen[name].nan_to_num(7), value.nan_to_num(7)) for name, value in SPOILED[0].items())
+    frozen = RUNNING[0].program.weights_of(1)
+    assert all(torch.equal(frozen[name].nan_to_num(7), value.nan_to_num(7)) for name, value in SPOILED.items())
 
 
 @pytest.mark.usefixtures("running")
 def test_steps_that_are_not_finite_can_be_skipped(tokens: np.ndarray, tmp_path: Path) -> None:
-    members = three(tmp_path, tokens, "broken", ignore, "train.on_nonfinite=skip")
-    broken(members, at=4)
+    members = three(tmp_path, tokens, "broken", spoil_at(4), "train.on_nonfinite=skip")
     first, skipped, _ = train_stack(members)
     assert isinstance(first, Trained) and first.skipped == 0
     assert isinstance(skipped, Trained) and skipped.skipped == 8
@@ -331,9 +324,7 @@ def test_what_may_train_together(tmp_path: Path) -> None:
 
 
 def test_a_stack_that_does_not_fit_is_halved(tokens: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tinylm_ablate.train import stack as module
-
-    first: Callable[..., None] = module.Program.__init__
+    first: Callable[..., None] = stack_module.Program.__init__
 
     def small(self: object, settled: list[Settled], *arguments: object, **named: object) -> None:
         if len(settled) > 2:
@@ -341,7 +332,7 @@ def test_a_stack_that_does_not_fit_is_halved(tokens: np.ndarray, tmp_path: Path,
         first(self, settled, *arguments, **named)
 
     expected = undisturbed(tmp_path, tokens)
-    monkeypatch.setattr(module.Program, "__init__", small)
+    monkeypatch.setattr(stack_module.Program, "__init__", small)
     members = three(tmp_path, tokens, "halved")
     outcomes = train_stack(members)
     assert [outcome.runs for outcome in outcomes if isinstance(outcome, Trained)] == [2, 2, 1]

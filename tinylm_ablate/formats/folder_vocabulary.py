@@ -48,7 +48,7 @@ class FolderVocabulary:
         path = folder / "tokenizer.json"
         if not path.is_file():
             return None
-        tokenizer = open_json(read_bytes(path).decode(errors="replace"), path)
+        tokenizer = open_json(read_bytes(path), path)
         special = frozenset(number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special)
         return cls(tokenizer, special, _end_of_text(folder, tokenizer), sha256_file(path)[:16])
 

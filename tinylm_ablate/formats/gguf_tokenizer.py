@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from tinylm_ablate.files import fingerprint
 from tinylm_ablate.formats.folder_vocabulary import FolderVocabulary
 from tinylm_ablate.formats.gguf_file import GgufFile
 from tinylm_ablate.formats.ranks import gpt4_split
-from tinylm_ablate.formats.tokenizer_json import check_lengths, open_json, read_tokenizer_json
+from tinylm_ablate.formats.tokenizer_json import check_lengths, open_state, read_tokenizer_json
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 #: ``tokenizer.ggml.pre``, llama.cpp's name of a rule -> how text is split before merging, words by GPT-2's pattern (ByteLevel).
@@ -37,7 +36,7 @@ def gguf_vocabulary(file: GgufFile) -> FolderVocabulary | None:
     """
     if (state := tokenizer_state(file)) is None:
         return None
-    tokenizer = open_json(json.dumps(state), file.path)
+    tokenizer = open_state(state, file.path)
     special = frozenset(token["id"] for token in state["added_tokens"] if token["special"])
     names, merges = list(state["model"]["vocab"]), state["model"]["merges"]
     identity = fingerprint({"names": names, "merges": merges, "special": sorted(special)})
@@ -50,7 +49,8 @@ def rule_of(state: dict[str, Any]) -> str | None:
     def essence(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
 
-    steps = essence(state["pre_tokenizer"]["pretokenizers"])
+    first = state["pre_tokenizer"]
+    steps = essence(first["pretokenizers"] if first["type"] == "Sequence" else [first])
     return next((rule for rule, known in SPLITS.items() if essence(known) == steps), None)
 
 

@@ -214,7 +214,7 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, int | None]:
             raise UserError(f"{folder}: holds no whole tokenizer; allowed: the model as a folder with its tokenizer.json")
         return vocabulary.tokenizer, vocabulary.end_of_text
     path = folder / "tokenizer.json"
-    tokenizer = open_json(read_bytes(path).decode(errors="replace"), path)
+    tokenizer = open_json(read_bytes(path), path)
     end = read_object(folder / "config.json").get("eos_token_id")
     return tokenizer, end[0] if isinstance(end, list) else end
 

@@ -14,7 +14,6 @@ tokenizer, trained or imported, is therefore brought into this form, in the layo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,17 +23,14 @@ from tokenizers import Tokenizer
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.formats.alphabet import BYTE_PIECES, SPACE, byte_characters
 from tinylm_ablate.formats.merges import live_merges, unreachable
+from tinylm_ablate.formats.tokenizer_json import MOST_ID, check_lengths, open_state
 from tinylm_ablate.formats.tokenizer_json import State as State
-from tinylm_ablate.formats.tokenizer_json import check_lengths, open_json
 
 #: The token between two documents, where a tokenizer has none of the names below.
 END_OF_TEXT = "<|endoftext|>"
 
 #: End-of-text tokens of public tokenizers, in the order in which they are looked for.
 END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "<｜end▁of▁sentence｜>", "</s>", "<eos>", "<|im_end|>")
-
-#: Ids above this are taken for damage; the largest public vocabulary has a sixtieth of them.
-MOST_ID = 2**24
 
 _ESCAPE = "\ue000"
 
@@ -66,7 +62,7 @@ def special_token(content: str, identity: int) -> dict[str, Any]:
 
 def open_tokenizer(state: State) -> Tokenizer:
     """A tokenizer that reads special tokens in a text as text."""
-    tokenizer = open_json(json.dumps(state), "the tokenizer")
+    tokenizer = open_state(state, "the tokenizer")
     tokenizer.encode_special_tokens = True
     return tokenizer
 
@@ -243,7 +239,7 @@ def _fallback_pipeline(state: State, vocab: Iterable[str]) -> State:
 
 def _check(state: State, source: Path | str) -> None:
     """Refuse a tokenizer that loses a text, or that lets a text spell a special token."""
-    tokenizer = open_json(json.dumps(state), source)
+    tokenizer = open_state(state, source)
     tokenizer.encode_special_tokens = True
     for probe in _PROBES:
         ids = tokenizer.encode(probe, add_special_tokens=False).ids

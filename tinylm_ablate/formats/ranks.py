@@ -38,7 +38,7 @@ def read_ranks(content: bytes, path: Path) -> State:
     write = {entry: "".join(single[byte] for byte in entry) for entry in ranks}
     entries = sorted((entry for entry in ranks if len(entry) > 1), key=ranks.__getitem__)
     pairs = (last_pair([bytes([byte]) for byte in entry], lambda left, right: ranks.get(left + right)) for entry in entries)
-    merges = [[write[left], write[right]] for left, right in filter(None, pairs)]
+    merges = [[write[left], write[right]] for left, right in filter(None, pairs) if left in write and right in write]
     vocab = {write[entry]: rank for entry, rank in ranks.items()}
     # tiktoken looks a whole word up before it merges.
     model = {"type": "BPE", "byte_fallback": False, "ignore_merges": True, "vocab": vocab, "merges": merges}

@@ -30,6 +30,8 @@ def read_sentencepiece(content: bytes, path: Path) -> State:
         raise UserError(
             f"{path}: a SentencePiece model that does not write a space as a leading {SPACE}; expected one that does"
         )
+    if not all(isinstance(piece.piece, str) for piece in proto.pieces):
+        raise UserError(f"{path}: a piece is not in UTF-8; copy it again")
     check_lengths([piece.piece for piece in proto.pieces], path)
     pieces = {piece.piece: identity for identity, piece in enumerate(proto.pieces)}
     normal = [piece for piece in proto.pieces if piece.type == _NORMAL]

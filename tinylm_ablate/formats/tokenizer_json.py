@@ -20,22 +20,38 @@ EXPECTED = "expected a tokenizer.json, a file of tiktoken ranks, a GGUF file, or
 #: Most characters of an entry, several times as many as in public vocabularies: looking for its parts takes their square.
 MOST_CHARACTERS = 1_024
 
+#: Ids above this are taken for damage; the largest public vocabulary has a sixtieth of them.
+MOST_ID = 2**24
+
 #: The flags of an added token, and their values where an older file leaves them out.
 _FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
 
 
-def open_json(content: str, source: Path | str) -> Tokenizer:
-    """The library's tokenizer of the content of a tokenizer.json.
+def open_json(content: bytes | str, source: Path | str) -> Tokenizer:
+    """The library's tokenizer of the content of a tokenizer.json; raises what ``open_state`` raises."""
+    return open_state(parse_object(content, Path(source), "expected a tokenizer.json"), source)
+
+
+def open_state(state: State, source: Path | str) -> Tokenizer:
+    """The library's tokenizer of a state.
 
     Raises:
-        UserError: The library cannot read it.
+        UserError: The library cannot read it, or an id is too high: the library passes over every id below it.
     """
+    model = state.get("model")
+    prefix = model.get("continuing_subword_prefix") if isinstance(model, dict) and model.get("type", "BPE") == "BPE" else None
+    if prefix:  # the library cuts it off every entry, shorter ones too, and panics
+        raise UserError(f"{source}: continuing_subword_prefix is {prefix!r:.60}; expected a BPE without marked parts of words")
     try:
-        return Tokenizer.from_str(content)
+        tokenizer = Tokenizer.from_str(json.dumps(state))
+        highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the library raises plain Exception, and a panic of Rust's is no Exception
         raise UserError(f"{source}: the library `tokenizers` cannot read it ({error!s:.200}); copy it again") from error
+    if highest > MOST_ID:
+        raise UserError(f"{source}: an entry has the id {highest:,}; allowed: at most {MOST_ID:,}")
+    return tokenizer
 
 
 def read_tokenizer_json(content: bytes | str, path: Path) -> State:
@@ -50,8 +66,7 @@ def read_tokenizer_json(content: bytes | str, path: Path) -> State:
         raise UserError(f"{path}: has no `model`; expected a tokenizer.json")
     if kind != "BPE":
         raise UserError(f"{path}: the model is {kind!s:.60}; expected a BPE, byte-level or with byte fallback")
-    text = content if isinstance(content, str) else content.decode(errors="replace")
-    state = dict(json.loads(open_json(text, path).to_str()))
+    state = dict(json.loads(open_state(plain, path).to_str()))
     # The library hands out ids of its own for added tokens outside the vocabulary; those of the file count.
     tokens = plain.get("added_tokens") or []
     if not isinstance(tokens, list) or not all(_is_token(token) for token in tokens):

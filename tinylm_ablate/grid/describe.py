@@ -51,7 +51,7 @@ def write_grid(
     content: dict[str, Any] = {
         "identity": identity,
         "name": name,
-        "title": cut(title),
+        "title": title,
         "scale": base.scale.name,
         "axis": list(dict.fromkeys(key for _, _, values, _ in cells for key in values)),
         "paper": experiment.paper,
@@ -74,9 +74,10 @@ def write_grid(
             for run, cell, values, tuned in cells
         ],
     }
+    content = cut(content)
     path = grid_path(Path(base.runs_dir), identity)
-    if path.exists():
-        before = json.loads(path.read_text())
-        content |= {key: before[key] for key in ("title", "command", "created") if key in before}
-    write_atomic(path, json.dumps(content, indent=1, sort_keys=True))
+    before = json.loads(path.read_text()) if path.exists() else {}
+    content |= {key: before[key] for key in ("title", "command", "created") if key in before}
+    if content != before:
+        write_atomic(path, json.dumps(content, indent=1, sort_keys=True))
     return content

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import pandas as pd
-from tabulate import tabulate
+from typing import TYPE_CHECKING
 
 from tinylm_ablate.execute.perform import results as results_of
 from tinylm_ablate.grid.evidence import document_rows
-from tinylm_ablate.science.evidence import Evidence, Setting
-from tinylm_ablate.science.pairs import Result, results
 from tinylm_ablate.settled import Settled
+
+if TYPE_CHECKING:
+    from tinylm_ablate.science.pairs import Result
 
 #: Marks a value that may be as good as the best of its column.
 WITHIN_NOISE = "≈"
@@ -46,6 +45,12 @@ def summary_table(cells: Sequence[tuple[Mapping[str, str], Settled]]) -> str:
     Returns:
         The table, with a line on what may be concluded from it; empty where nothing is finished.
     """
+    import pandas as pd
+    from tabulate import tabulate
+
+    from tinylm_ablate.science.evidence import Evidence, Setting
+    from tinylm_ablate.science.pairs import results
+
     found = [(place, results_of(run), run) for place, run in cells]
     rows = [(place, record, document_rows(run)) for place, record, run in found if record is not None]
     if not rows:

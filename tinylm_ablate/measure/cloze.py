@@ -15,7 +15,7 @@ import torch
 
 from tinylm_ablate.measure.base import Result, Settings, Subject
 from tinylm_ablate.measure.bits import named, with_all
-from tinylm_ablate.measure.scoring import LanguageModel, token_losses
+from tinylm_ablate.measure.scoring import Continuing, ContinuingModel, Family, continuation_losses, token_losses
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
@@ -86,7 +86,12 @@ class Cloze:
             )
         ]
         rows = answer(
-            subject.decoder, subject.vocabulary, asked, subject.context_length, subject.device, f"cloze, {self.split}"
+            Continuing(subject.decoder),
+            subject.vocabulary,
+            asked,
+            subject.context_length,
+            subject.device,
+            f"cloze, {self.split}",
         )
         shares, errors = accuracy(rows)
         name = f"{self.split}/cloze"
@@ -165,7 +170,7 @@ def _draw(below: int, *key: str) -> int:
 
 
 def answer(
-    model: LanguageModel,
+    model: ContinuingModel,
     vocabulary: Vocabulary,
     asked: Sequence[Question],
     context_length: int,
@@ -187,22 +192,15 @@ def answer(
     """
     contexts = vocabulary.encode_batch([question.context for question in asked])
     choices = vocabulary.encode_batch([choice for question in asked for choice in question.choices])
-    sequences, lengths = [], []
+    families = []
     for index, context in enumerate(contexts):
         four = choices[CHOICES * index : CHOICES * (index + 1)]
-        prefix = [vocabulary.end_of_text, *context]
         room = max(1, context_length + 1 - max(len(tokens) for tokens in four))
-        sequences += [[*prefix[-room:], *tokens] for tokens in four]
-        lengths += [len(tokens) for tokens in four]
-    losses = token_losses(
-        model, sequences, context_length=context_length, vocab_size=vocabulary.size, device=device, description=description
-    )
+        families.append(Family([vocabulary.end_of_text, *context][-room:], four))
+    nats = _losses(model, families, context_length, vocabulary.size, device, description)
     rows = []
-    for index, question in enumerate(asked):
-        scores = [
-            -float(losses[at][len(losses[at]) - lengths[at] :].sum(dtype=np.float64)) / len(choice.encode())
-            for at, choice in enumerate(question.choices, CHOICES * index)
-        ]
+    for question, losses in zip(asked, nats, strict=True):
+        scores = [-loss / len(choice.encode()) for loss, choice in zip(losses, question.choices, strict=True)]
         truth = scores.pop(question.answer)
         # A choice before the true one wins a tie against it.
         correct = all(truth > score for score in scores[: question.answer]) and all(
@@ -212,6 +210,31 @@ def answer(
             QuestionRow(language=question.language, question=question.document, correct=correct, margin=truth - max(scores))
         )
     return rows
+
+
+def _losses(
+    model: ContinuingModel,
+    families: Sequence[Family],
+    context_length: int,
+    vocab_size: int,
+    device: torch.device | str,
+    description: str,
+) -> list[list[float]]:
+    """Nats of each continuation; where one alone is longer than the context, it is cut into windows as documents are."""
+    fits = [max(map(len, family.continuations)) <= context_length for family in families]
+    shared = iter(
+        continuation_losses(
+            model, [family for family, fit in zip(families, fits, strict=True) if fit], vocab_size=vocab_size, device=device,
+            description=description,
+        )
+    )  # fmt: skip
+    long = [family for family, fit in zip(families, fits, strict=True) if not fit]
+    sequences = [[*family.text, *ids] for family in long for ids in family.continuations]
+    alone = iter(token_losses(model, sequences, context_length=context_length, vocab_size=vocab_size, device=device))
+    return [
+        next(shared) if fit else [float(next(alone)[-len(ids) :].sum(dtype=np.float64)) for ids in family.continuations]
+        for family, fit in zip(families, fits, strict=True)
+    ]
 
 
 def accuracy(rows: Iterable[QuestionRow]) -> tuple[dict[str, float], dict[str, float]]:

@@ -12,17 +12,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinylm_ablate import progress
+from tinylm_ablate.arch import continuations
 from tinylm_ablate.measure.base import Result, Settings, Subject
 from tinylm_ablate.measure.bits import bits_per_byte, document_losses, first_bytes
 from tinylm_ablate.measure.cloze import accuracy, answer, questions
+from tinylm_ablate.measure.scoring import Continuing
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from tinylm_ablate.arch.decoder import Decoder
+    from tinylm_ablate.arch.continuations import Layout
+    from tinylm_ablate.arch.decoder import Decoder, Layer
     from tinylm_ablate.data.corpus import Corpus
     from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
@@ -107,27 +110,18 @@ def layer_skip(
     return sorted(rows, key=lambda row: (row["skipped"], row["first"]))
 
 
-class _Skipping:
+class _Skipping(Continuing):
     """A decoder without some of its layers, as the scoring sees it.
 
     All passes score the same batches in the same order, and skip no earlier layer than the pass before. So the state of each
-    batch before the skipped layers is kept, and the next pass goes on from there. Memory: a state for each token.
+    batch before the skipped layers is kept, and the next pass resumes there. Memory: a state for each token.
     """
 
     def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
+        super().__init__(decoder)
         self.first = self.count = self._batch = 0
         #: For each batch, the layers that it has passed and its state behind them.
         self._states: list[tuple[int, Tensor]] = []
-
-    @property
-    def training(self) -> bool:
-        """As of the decoder."""
-        return self.decoder.training
-
-    def train(self, mode: bool = True) -> Decoder:
-        """As of the decoder."""
-        return self.decoder.train(mode)
 
     def skip(self, first: int, count: int) -> None:
         """Begin a pass without the ``count`` layers from ``first`` on; ``first`` is no less than it was before."""
@@ -135,14 +129,23 @@ class _Skipping:
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
         """As ``Decoder.loss``, without the skipped layers."""
+        return self.decoder.stream_loss(self._through(tokens, self.decoder.through), targets, reduction)
+
+    def continuation_loss(self, tokens: Tensor, targets: Tensor, layout: Layout) -> Tensor:
+        """As in ``ContinuingModel``, without the skipped layers."""
+        x = self._through(tokens, lambda x, layers: continuations.through(self.decoder, x, layers, layout))
+        return self.decoder.stream_loss(x[:, layout.text :], targets, "none")
+
+    def _through(self, tokens: Tensor, through: Callable[[Tensor, Sequence[Layer]], Tensor]) -> Tensor:
+        """The residual stream behind the last layer."""
         if self._batch == len(self._states):
             self._states.append((0, self.decoder.embedding(tokens)))
         passed, x = self._states[self._batch]
         blocks = self.decoder.blocks
-        x = self.decoder.through(x, blocks[passed : self.first])
+        x = through(x, blocks[passed : self.first])
         self._states[self._batch] = (self.first, x)
         self._batch += 1
-        return self.decoder.stream_loss(self.decoder.through(x, blocks[self.first + self.count :]), targets, reduction)
+        return through(x, blocks[self.first + self.count :])
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

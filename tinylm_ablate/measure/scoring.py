@@ -1,9 +1,10 @@
-"""Losses of token sequences under a model, batched so that few padding tokens are computed."""
+"""Losses of token sequences and of continuations under a model, batched so that few padding tokens are computed."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tinylm_ablate import progress
+from tinylm_ablate.arch import continuations
+from tinylm_ablate.arch.continuations import Layout
+from tinylm_ablate.arch.decoder import Decoder
 
 #: A batch holds at most this many tokens: on a CPU few enough that a layer's activations stay in its cache.
 _MAX_TOKENS = {"cpu": 2**11, "other": 2**15}
@@ -31,6 +35,48 @@ class LanguageModel(Protocol):
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: Any = "mean") -> Tensor:
         """Cross-entropy in nats; with reduction="none" one value for each of ``targets`` (B, T)."""
+
+
+class ContinuingModel(LanguageModel, Protocol):
+    """A model that also scores several continuations of one text in one pass."""
+
+    def continuation_loss(self, tokens: Tensor, targets: Tensor, layout: Layout) -> Tensor:
+        """Cross-entropy in nats.
+
+        Args:
+            tokens: (B, P + K * C) ids, laid out as ``layout`` says.
+            targets: (B, K * C) ids of the tokens that follow those of the continuations.
+            layout: Where texts and continuations stand.
+
+        Returns:
+            (B, K * C).
+        """
+
+
+class Continuing:
+    """A decoder as a ``ContinuingModel``."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+
+    @property
+    def training(self) -> bool:
+        """As of the decoder."""
+        return self.decoder.training
+
+    def train(self, mode: bool = True) -> Decoder:
+        """As of the decoder."""
+        return self.decoder.train(mode)
+
+    def loss(self, tokens: Tensor, targets: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
+        """As ``Decoder.loss``."""
+        return self.decoder.loss(tokens, targets, reduction)
+
+    def continuation_loss(self, tokens: Tensor, targets: Tensor, layout: Layout) -> Tensor:
+        """As in ``ContinuingModel``."""
+        decoder = self.decoder
+        x = continuations.through(decoder, decoder.embedding(tokens), decoder.blocks, layout)
+        return decoder.stream_loss(x[:, layout.text :], targets, "none")
 
 
 class Window(NamedTuple):
@@ -95,6 +141,82 @@ def token_losses(
     finally:
         model.train(was_training)
     return losses
+
+
+class Family(NamedTuple):
+    """A text with its continuations, as token ids; neither the text nor any continuation is empty."""
+
+    text: Sequence[int]
+    continuations: Sequence[Sequence[int]]
+
+
+def continuation_losses(
+    model: ContinuingModel,
+    families: Sequence[Family],
+    *,
+    vocab_size: int,
+    device: torch.device | str,
+    description: str = "",
+) -> list[list[float]]:
+    """The loss of each continuation given its text, in nats: what ``token_losses`` of text and continuation together finds.
+
+    The last token of a text is the first input of each of its continuations, whose last token is no input.
+
+    Args:
+        model: It is put into evaluation mode, and back into its mode afterwards.
+        families: Equally many continuations of each text.
+        vocab_size: Entries of the vocabulary; bounds the size of a batch.
+        device: Where the model is.
+        description: Title of the progress bar.
+    """
+    losses: list[list[float]] = [[] for _ in families]
+    # Largest first, as in ``token_losses``.
+    order = sorted(range(len(families)), key=lambda index: -_size([families[index]]))
+    most = most_tokens(device, vocab_size)
+    was_training = model.training
+    model.train(False)
+    try:
+        with torch.inference_mode(), progress.bar(total=len(families), description=description, unit="text") as bar:
+            while order:
+                count = 1
+                while count < len(order) and _size([families[index] for index in order[: count + 1]]) <= most:
+                    count += 1
+                taken, order = order[:count], order[count:]
+                batch = [families[index] for index in taken]
+                tokens, targets, layout = _laid_out(batch)
+                layout = dataclasses.replace(layout, texts=layout.texts.to(device))
+                values = model.continuation_loss(tokens.to(device), targets.to(device), layout).double().cpu().numpy()
+                for index, family, row in zip(taken, batch, values.reshape(count, layout.count, -1), strict=True):
+                    losses[index] = [float(nats[: len(ids)].sum()) for ids, nats in zip(family.continuations, row, strict=True)]
+                bar.update(count)
+    finally:
+        model.train(was_training)
+    return losses
+
+
+def _size(batch: Sequence[Family]) -> int:
+    """Tokens of a batch, padding included."""
+    text = max(len(family.text) - 1 for family in batch)
+    length = max(len(ids) for family in batch for ids in family.continuations)
+    return len(batch) * (text + len(batch[0].continuations) * length)
+
+
+def _laid_out(batch: Sequence[Family]) -> tuple[Tensor, Tensor, Layout]:
+    """Inputs (B, P + K * C), targets (B, K * C) and where they stand; the padding is token 0, whose losses nobody reads."""
+    text = max(len(family.text) - 1 for family in batch)
+    count, length = len(batch[0].continuations), max(len(ids) for family in batch for ids in family.continuations)
+    inputs = np.zeros((len(batch), text + count * length), np.int64)
+    targets = np.zeros((len(batch), count, length), np.int64)
+    own = np.zeros_like(targets)
+    for row, family in enumerate(batch):
+        inputs[row, : len(family.text) - 1] = family.text[:-1]
+        for place, ids in enumerate(family.continuations):
+            own[row, place, : len(ids)] = [family.text[-1], *ids[:-1]]
+            targets[row, place, : len(ids)] = ids
+    inputs[:, text:] = own.reshape(len(batch), -1)
+    texts = torch.tensor([len(family.text) - 1 for family in batch])
+    layout = Layout(texts, text, count, length)
+    return torch.from_numpy(inputs), torch.from_numpy(targets.reshape(len(batch), -1)), layout
 
 
 def most_tokens(device: torch.device | str, vocab_size: int) -> int:

@@ -150,7 +150,7 @@ class StackedOptimizer:
         Returns:
             The norm of each run's gradients before clipping, (R,).
         """
-        norms = torch.linalg.vector_norm(grads, dim=1, dtype=torch.float32)
+        norms: Tensor = torch.linalg.vector_norm(grads, dim=1, dtype=torch.float32)
         active = active & norms.isfinite()
         on, rate = active.double().unsqueeze(1), rates.unsqueeze(1)
         counters = self.counters

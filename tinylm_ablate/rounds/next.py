@@ -10,13 +10,11 @@ import numpy.typing as npt
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.formats.huggingface import load_model
+from tinylm_ablate.rounds import NEED_LOSSES
 from tinylm_ablate.rounds.draw import draw
 from tinylm_ablate.rounds.losses import batch_losses
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.train.member import Row, Start
-
-#: Rules that look at the losses of batches.
-NEED_LOSSES = ("loss", "top")
 
 
 def next_round(

@@ -39,9 +39,10 @@ class Order:
         batch = self.batch(step)
         return np.arange(batch * self.sequences, (batch + 1) * self.sequences, dtype=np.int64)
 
-    def inputs(self, step: int) -> Int64s:
-        """Token ids of a step, (sequences, T + 1)."""
-        return self.batches.inputs(self.positions(step))
+    def inputs(self, steps: range) -> Int64s:
+        """Token ids of some steps, (steps, sequences, T + 1)."""
+        ids = self.batches.inputs(np.concatenate([self.positions(step) for step in steps]))
+        return ids.reshape(len(steps), self.sequences, -1)
 
     def windows(self, step: int) -> list[int]:
         """Where in the shard these sequences start."""

@@ -97,6 +97,7 @@ class Program:
 
         self.skips = torch.tensor([each.config.train.on_nonfinite == "skip" for each in settled], device=device)
         self.active = table(runs, dtype=torch.bool)
+        self.sound = ~table(runs, dtype=torch.bool)
         self.place = table(1, dtype=torch.int64)
         self.ids = table(self.block, self.accumulation, runs, self.micro_batch, sequence, dtype=torch.int32)
         self.rates = table(self.block, runs, dtype=torch.float64)
@@ -148,7 +149,8 @@ class Program:
 
     def finish_block(self, steps: int) -> Done:
         """Wait for the steps of the block, and read what they were like."""
-        return Done(self.losses[:steps].cpu().numpy(), self.norms[:steps].cpu().numpy())
+        losses, norms = (table[:steps].to("cpu", copy=True).numpy() for table in (self.losses, self.norms))
+        return Done(losses, norms)
 
     def _copy(self, target: Tensor, source: Tensor) -> None:
         target.copy_(source.pin_memory() if self.device == "cuda" else source, non_blocking=True)
@@ -167,8 +169,8 @@ class Program:
             of_step = torch.stack(losses)
             finite = of_step.isfinite().all(0)
             rates = self.rates.index_select(0, self.place).squeeze(0)
-            norms = self._update(self.grads, rates, self.active & finite)
-            self.active.logical_and_((finite & norms.isfinite()) | self.skips)
+            norms = self._update(self.grads, rates, self.active & self.sound & finite)
+            self.sound.logical_and_((finite & norms.isfinite()) | self.skips)
             self.losses.index_copy_(0, self.place, of_step.unsqueeze(0))
             self.norms.index_copy_(0, self.place, norms.unsqueeze(0))
             self.grads.zero_()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 #: Recent losses that a spike is compared with, and the fewest that allow a comparison.
 _RECENT, _LEAST_RECENT = 50, 20
-
 
 
 class Recorder:
@@ -48,7 +46,7 @@ class Recorder:
         self.skipped: int = state.get("skipped", 0)
         self.pruned = False
         self._pending: list[float] = state.get("pending", [])
-        self._tail: list[float] = state.get("tail", [])
+        self._tail: deque[float] = deque(state.get("tail", []), maxlen=max(1, self.settled.steps // 20))
         self._recent: deque[float] = deque(state.get("recent", []), maxlen=_RECENT)
         self._norm: float = state.get("norm", math.nan)
         self._marked_seconds, self._marked_step = self.seconds, self.step
@@ -71,7 +69,7 @@ class Recorder:
     def state(self) -> dict[str, Any]:
         """What the next session of this run needs to continue the curve."""
         return {
-            "seconds": self.seconds, "pending": self._pending, "tail": self._tail, "recent": list(self._recent),
+            "seconds": self.seconds, "pending": self._pending, "tail": list(self._tail), "recent": list(self._recent),
             "skipped": self.skipped, "norm": self._norm,
         }  # fmt: skip
 
@@ -94,12 +92,12 @@ class Recorder:
         if finite(losses, norm):
             self._norm = norm
             if len(self._recent) >= _LEAST_RECENT:
-                mean, spread = statistics.fmean(self._recent), statistics.stdev(self._recent)
+                mean, spread = _mean_and_spread(self._recent)
                 if loss > mean + self.settled.config.train.spike_deviations * spread:
                     self._event("spike", {"loss": loss, "recent_mean": mean, "recent_std": spread})
             self._recent.append(loss)
             self._pending.append(loss)
-            self._tail = [*self._tail, loss][-max(1, self.settled.steps // 20) :]
+            self._tail.append(loss)
         else:
             self.skipped += 1
             self._event("skipped", {"loss": str(loss), "gradient_norm": str(norm)})
@@ -143,6 +141,12 @@ class Recorder:
             raise RunFailed(f"{self.skipped} steps were skipped, and none of the last was finite; see {self.folder / EVENTS}")
         loss = math.fsum(self._tail) / len(self._tail)
         return Trained(loss, self.seconds, self.settled.tokens / max(self.seconds, 1e-9), self.skipped, runs)
+
+
+def _mean_and_spread(values: deque[float]) -> tuple[float, float]:
+    """Mean and standard deviation. (``statistics`` takes longer than a step of a small run in a stack.)"""
+    mean = math.fsum(values) / len(values)
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def failure(settled: Settled, step: int, losses: list[float], norm: float) -> RunFailed:

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 Outcome = Trained | Exception
 
-#: A GPU computes blocks of up to so many steps without a look of the host, which takes about so many seconds.
-_BLOCK, _BLOCK_SECONDS = 64, 0.25
+#: Steps that are computed without a look of the host, by device: at most so many, for about so many seconds.
+_BLOCK, _BLOCK_SECONDS = {"cpu": 1, "cuda": 64}, 0.25
 
 #: Share of a GPU's free memory that a stack may fill, and what the loss needs at its peak whatever the stack.
 _MEMORY_SHARE, _LOSS_BYTES = 0.8, 3 * 512 * 2**20
@@ -167,10 +167,11 @@ class _Run:
 
 @dataclass
 class _Block:
-    """The steps that the device is computing."""
+    """Some steps of all active runs, see ``Program.start_block``."""
 
     steps: int
     active: list[bool]
+    ids: np.ndarray
     rates: np.ndarray
 
 
@@ -192,7 +193,7 @@ class _Stack:
         self.compiles = worth_compiling(settled, flops, graph_steps=settled.steps if self.device == "cuda" else 0)
         weights = [dict(run.member.decoder.named_parameters()) for run in runs]
         self.program = Program(
-            [run.settled for run in runs], weights, self.device, _BLOCK if self.device == "cuda" else 1,
+            [run.settled for run in runs], weights, self.device, _BLOCK[self.device],
             compiles=self.compiles and self.device == "cuda",
         )  # fmt: skip
         for row, run in enumerate(runs):
@@ -200,7 +201,10 @@ class _Stack:
                 self.program.restore(row, run.opening)
                 run.opening = None
         self.block = 1
+        self.ahead = _BLOCK[self.device] > 1
         self.stop = Stop()
+        self.clock = self.saved = time.monotonic()
+        self.due = False
 
     @property
     def active(self) -> list[bool]:
@@ -210,7 +214,6 @@ class _Stack:
     def train(self) -> None:
         """Train until every run has an outcome."""
         batch_tokens = self.runs[0].settled.config.train.batch_tokens
-        minutes = min(run.settled.config.train.checkpoint_minutes for run in self.runs)
         done = sum(run.recorder.step for run in self.runs) * batch_tokens
         total = sum(run.settled.tokens for run in self.runs)
         title = f"train {len(self.runs)} runs" if len(self.runs) > 1 else "train"
@@ -227,51 +230,67 @@ class _Stack:
                 for row, run in enumerate(self.runs):
                     if not run.left:  # its last session ended between the last checkpoint and the result
                         self._end(row)
-                clock = saved = time.monotonic()
-                while any(self.active):
-                    block = self._begin_block()
-                    seen = self.program.finish_block(block.steps)
-                    now = time.monotonic()
-                    seconds, clock = (now - clock) / block.steps, now
-                    self._adapt(seconds)
-                    losses = self._record(block, seen.losses, seen.norms, seconds)
-                    bar.update(block.steps * sum(block.active) * batch_tokens)
-                    if losses:
-                        bar.set_postfix_str(f"{sum(self.active)} active, mean loss {sum(losses) / len(losses):.3f}")
-                    due = now - saved > 60 * minutes
-                    self._end_runs(due)
-                    if due:
-                        saved = time.monotonic()
-                    if due or self.stop.signum:
-                        clock = time.monotonic()
+                self.clock = self.saved = time.monotonic()
+                flight: _Block | None = None
+                while flight or any(self.active):
+                    flight = flight or self._begin(self._prepare())
+                    # The host prepares and records while the device computes: the next block begins before this one is
+                    # recorded, unless the runs are to be looked at in between.
+                    upcoming = self._prepare(flight) if self.ahead else None
+                    losses, norms = self.program.finish_block(flight.steps)
+                    seconds = self._seconds(flight)
+                    following = self._begin(upcoming) if upcoming and not self._wants_a_look() else None
+                    last = self._record(flight, losses, norms, seconds)
+                    bar.update(flight.steps * sum(flight.active) * batch_tokens)
+                    if last:
+                        bar.set_postfix_str(f"{sum(self.active)} active, mean loss {sum(last) / len(last):.3f}")
+                    if following is None:
+                        self._end_runs()
+                    flight = following
         finally:
             self.stop.close()
 
-    def _begin_block(self) -> _Block:
-        """Prepare the next steps, as many as each active run has left, and begin them."""
-        active = self.active
-        steps = min([self.block, self.program.block, *(run.left for run, on in zip(self.runs, active, strict=True) if on)])
-        program = self.program
+    def _prepare(self, flight: _Block | None = None) -> _Block | None:
+        """The next steps, at most what each active run has left after those in flight; None where one of them ends."""
+        active, program, done = self.active, self.program, flight.steps if flight else 0
+        left = [run.left - done for run, on in zip(self.runs, active, strict=True) if on]
+        steps = min([self.block, program.block, *left]) if left else 0
+        if not steps:
+            return None
         ids = np.zeros((steps, *program.ids.shape[1:]), np.int32)
         rates = np.zeros((steps, len(self.runs)))
         for row, run in enumerate(self.runs):
             if active[row]:
-                for place in range(steps):
-                    step = run.recorder.step + place
-                    ids[place, :, row] = run.order.inputs(step).reshape(program.accumulation, program.micro_batch, -1)
-                    rates[place, row] = learning_rate(run.settled, step)
-        program.start_block(ids, rates, active)
-        return _Block(steps, active, rates)
+                first = run.recorder.step + done
+                own = run.order.inputs(range(first, first + steps))
+                ids[:, :, row] = own.reshape(steps, program.accumulation, program.micro_batch, -1)
+                rates[:, row] = [learning_rate(run.settled, first + place) for place in range(steps)]
+        return _Block(steps, active, ids, rates)
 
-    def _adapt(self, seconds: float) -> None:
-        """Let blocks take about a quarter of a second, so that signals and pruning are answered soon."""
+    def _begin(self, block: _Block | None) -> _Block:
+        assert block is not None, "an active run has steps left"
+        self.program.start_block(block.ids, block.rates, block.active)
+        return block
+
+    def _seconds(self, block: _Block) -> float:
+        """Seconds of one of its steps. Blocks are made to take a quarter of one, so that signals and pruning act soon."""
+        now = time.monotonic()
+        seconds, self.clock = (now - self.clock) / block.steps, now
         self.block = max(1, min(2 * self.block, int(_BLOCK_SECONDS / max(seconds, 1e-9))))
+        minutes = min(run.settled.config.train.checkpoint_minutes for run in self.runs)
+        self.due = now - self.saved > 60 * minutes
+        return seconds
+
+    def _wants_a_look(self) -> bool:
+        """Whether runs are to be saved or ended before the next block."""
+        pruned = any(run.recorder.pruned and on for run, on in zip(self.runs, self.active, strict=True))
+        return self.due or pruned or bool(self.stop.signum)
 
     def _record(self, block: _Block, losses: np.ndarray, norms: np.ndarray, seconds: float) -> list[float]:
         """Give each run its losses; returns the last of each that is finite."""
         last = []
         for row, run in enumerate(self.runs):
-            if not block.active[row]:
+            if not block.active[row] or self.outcomes[run.index] is not None:
                 continue
             try:
                 for place in range(block.steps):
@@ -286,7 +305,7 @@ class _Stack:
                 self.outcomes[run.index] = error
         return last
 
-    def _end_runs(self, due: bool) -> None:
+    def _end_runs(self) -> None:
         """Save and end the runs that are done, pruned or interrupted; save the others where a checkpoint is due."""
         for row, run in enumerate(self.runs):
             if self.outcomes[run.index] is not None:
@@ -294,7 +313,7 @@ class _Stack:
             recorder, steps = run.recorder, run.settled.steps
             try:
                 ends = not run.left or recorder.pruned or self.stop.signum
-                if ends or due:
+                if ends or self.due:
                     self._save(row)
                 if not run.left:
                     self._end(row)
@@ -310,6 +329,9 @@ class _Stack:
                     )
             except Exception as error:
                 self.outcomes[run.index] = error
+        if self.due:
+            self.saved, self.due = time.monotonic(), False
+        self.clock = time.monotonic()
 
     def _save(self, row: int) -> None:
         run = self.runs[row]
