@@ -79,7 +79,7 @@ class ScaleConfig:
     min_head_dim: int = setting("a head size given as N/s is not cut below this many channels", at_least=2, identity=SETTLED)
     context_length: int = setting("tokens in a training sequence at this scale", at_least=2, identity=SETTLED)
     batch_tokens: int = setting("tokens in a batch at this scale", at_least=1, at_most=MAX_TOKENS, identity=SETTLED)
-    learning_rate: float = setting("peak learning rate for that batch", above=0, identity=SETTLED)
+    learning_rate: float = setting("peak learning rate for that batch, at 8 tokens per parameter", above=0, identity=SETTLED)
     init_std: float = setting("sigma of the random rules at this scale", above=0, identity=SETTLED)
     tokens_per_parameter: float = setting("default budget at this scale; the paper's is about 52", above=0, identity=SETTLED)
 
@@ -132,7 +132,7 @@ class DataConfig:
         ),
     )
     weights_by: str = setting(
-        "what the shares are of", choices=("tokens", "bytes"), active=lambda config: bool(config.data.weights), identity=SETTLED
+        "what the shares are of", choices=("tokens", "bytes"), active=lambda config: bool(config.data.weights)
     )
     max_documents: int | None = setting("read no more documents than this", at_least=1, identity=SETTLED)
     min_characters: int = setting("shorter documents are dropped", at_least=1, identity=SETTLED)
@@ -353,7 +353,11 @@ class OptimizerConfig:
 class ScalingConfig:
     """lr = (batch / base_batch) ** exponent * base_lr * multiplier"""
 
-    base_lr: float = setting("peak learning rate at the base batch", above=0, identity=SETTLED)
+    base_lr: float | None = setting(
+        "peak learning rate at the base batch; null is the dial's for the scale, the shape and the budget (docs/dial.md)",
+        above=0,
+        identity=SETTLED,
+    )
     base_batch_tokens: int = setting("the base batch, tokens", at_least=1, at_most=MAX_TOKENS, identity=SETTLED)
     exponent: float = setting(
         "the rule's r; the paper advises 0.5 above the critical batch", at_least=-4, at_most=4, identity=SETTLED
