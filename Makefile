@@ -25,7 +25,7 @@ RUN = $(BIN)/python -m tinylm_ablate
 OVERRIDES = runs_dir=$(RUNS) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint report ui bench paper docs clean clean-runs clean-venv
+.PHONY: help setup demo test lint report reference ui bench paper docs clean clean-runs clean-venv
 
 help: ## list every target (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -50,13 +50,17 @@ demo: setup ## train a small real grid on real text and print its table (about 6
 test: setup ## run the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
-lint: setup ## check style, formatting and types
+lint: setup ## check style, formatting, types and that imports run one way
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
 
-report: setup ## write the tables of the runs to results/
+report: setup ## write the pages of the runs to results/, and the reference's own again
 	$(RUN).report --runs-dir $(RUNS)
+
+reference: setup ## add the finished runs of RUNS to results/reference, which the repository keeps
+	$(RUN).report --runs-dir $(RUNS) --add
 
 ui: setup ## serve the MLflow page of the runs on this machine
 	$(RUN).tracking.ui --runs-dir $(RUNS)

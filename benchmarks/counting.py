@@ -23,9 +23,9 @@ def main(source: str) -> None:
     from tokenizers import Tokenizer
 
     from tinylm_ablate.data.corpus import open_corpus
+    from tinylm_ablate.formats.importing import import_tokenizer
     from tinylm_ablate.grid.compose import compose
     from tinylm_ablate.tokenizer.count import count_entries
-    from tinylm_ablate.tokenizer.importing import import_tokenizer
 
     corpus = open_corpus(compose([]).data, Path("runs/cache"))
     texts = [document.text for language in corpus.languages for document in corpus.documents("train", language)]

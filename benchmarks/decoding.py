@@ -16,7 +16,7 @@ def run(part: str, windows: int) -> Result:
 
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.arch.decoding import generate
-    from tinylm_ablate.init.huggingface import from_huggingface
+    from tinylm_ablate.formats.huggingface import from_huggingface
 
     torch.set_num_threads(THREADS)
     shape, new = CASES[part].shape, NEW_TOKENS

@@ -54,8 +54,8 @@ def write(size: str, folder: Path) -> None:
     from safetensors.torch import save_file
     from tokenizers import Tokenizer, models
 
-    from tinylm_ablate.init.coupled import tensor_sizes
-    from tinylm_ablate.init.huggingface import huggingface_config
+    from tinylm_ablate.formats.model_config import huggingface_config
+    from tinylm_ablate.formats.tensors import tensor_sizes
 
     shape, limit = _shape(SIZES[size][0]), SIZES[size][2]
     torch.manual_seed(0)
@@ -83,11 +83,11 @@ def write(size: str, folder: Path) -> None:
 
 def cut(size: str, folder: Path) -> None:
     """Cut the child as a run does, and print what it took."""
+    from tinylm_ablate.formats.folder_vocabulary import FolderVocabulary
+    from tinylm_ablate.formats.huggingface import take_decoder
     from tinylm_ablate.grid.compose import compose
-    from tinylm_ablate.init.huggingface import take_decoder
     from tinylm_ablate.init.inherit import inherit, open_scores
     from tinylm_ablate.init.parents import open_parent
-    from tinylm_ablate.init.vocabulary import FolderVocabulary
 
     shape = _shape(SIZES[size][1])
     vocabulary = FolderVocabulary.read(folder)

@@ -17,9 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tinylm_ablate import tracking
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.run import run
-from tinylm_ablate.tracking import tracker
+from tinylm_ablate.modes import perform
+from tinylm_ablate.tracking import Follower
 
 DEFAULT = ["arch.depth=9", "train.tokens=100000", "train.threads=1", "evaluate.max_bytes=50000", "evaluate.cloze_questions=50"]
 ALLOWED = 0.02
@@ -50,18 +51,15 @@ def counted(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def main(overrides: list[str]) -> int:
     """Run, count, tell; the exit code."""
-    for owner, names in (
-        (tracker._MlflowRun, ("log", "finish")),
-        (tracker.MlflowTracker, ("start_run", "_send")),
-    ):
-        for name in names:
-            setattr(owner, name, counted(getattr(owner, name)))
+    tracking.sync = counted(tracking.sync)  # type: ignore[assignment]  # after a run
+    for name in ("add", "done", "_sync"):  # while it trains; the last in a thread of its own
+        setattr(Follower, name, counted(getattr(Follower, name)))
     share = 1.0
     with tempfile.TemporaryDirectory() as folder:
         for seed in (0, 1):
             before, start, tracked = time.process_time(), time.monotonic(), _spent
             settings = [*DEFAULT, f"seed={seed}", f"runs_dir={folder}/runs", f"cache_dir={Path('runs/cache').resolve()}"]
-            run(compose([*settings, *overrides]))
+            perform(compose([*settings, *overrides]))
             whole, logging = time.process_time() - before, _spent - tracked
             share = logging / (whole - logging)
             print(

@@ -42,8 +42,8 @@ def _losses(precision: str | None, seed: int) -> Iterator[float]:
     from tinylm_ablate.data.batches import Batches
     from tinylm_ablate.data.corpus import open_corpus
     from tinylm_ablate.data.shards import open_shards
+    from tinylm_ablate.formats.huggingface import to_huggingface
     from tinylm_ablate.grid.compose import compose
-    from tinylm_ablate.init.huggingface import to_huggingface
     from tinylm_ablate.init.random import initialise
     from tinylm_ablate.optimizer.build import build_optimizer
     from tinylm_ablate.optimizer.schedule import run_factor

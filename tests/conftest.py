@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tinylm_ablate.config import Config
 from tinylm_ablate.data.corpus import SPLITS, Corpus, open_corpus
@@ -16,6 +17,10 @@ from tinylm_ablate.grid.compose import compose as compose_shipped
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core: more threads than that only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine takes longer, which is no failure.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 #: Documents of each language in ``small_corpus``, by the split of the default corpus that they come from. A text's split
 #: follows from its hash, so those of one split alone would not fill all splits again.

@@ -1,4 +1,18 @@
-"""Settings that several tests share."""
+"""Settings and steps that several tests share."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from tinylm_ablate.config import Config
+from tinylm_ablate.execute.perform import perform, results
+from tinylm_ablate.settle import settle
+from tinylm_ablate.tasks.run import Record
 
 #: The smallest run that has everything: a second of training.
 TINY = [
@@ -18,3 +32,73 @@ TINY = [
     "evaluate.cloze_questions=4",
     "tracking=none",
 ]
+
+
+def run(config: Config) -> Record:
+    """Train and measure the run that a config describes, with whatever it needs, unless that was done before.
+
+    Returns:
+        Its record, with the metrics that the config requests.
+    """
+    settled = settle(config)
+    walk = perform([("the run", settled)], config, quiet=True)
+    for state in walk.failed():
+        assert state.exception is not None
+        raise state.exception
+    record = results(settled)
+    assert record is not None
+    return record
+
+
+class Ended(NamedTuple):
+    """How a command ended: exit code, and what it wrote to standard output and standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def text(self) -> str:
+        """Everything that it wrote."""
+        return self.out + self.err
+
+
+def run_command(*arguments: str, folder: Path | None = None) -> Ended:
+    """Run ``tinylm-ablate ARGUMENTS`` in this process, through the ``main`` that a process of its own would call.
+
+    The working folder, ``sys.argv``, the environment, torch's thread count and Hydra's global state are as before afterwards.
+
+    Args:
+        arguments: The words of the command line.
+        folder: The working folder of the command; the current one by default.
+
+    Raises:
+        Exception: A defect: anything that ``main`` does not turn into an exit code.
+    """
+    import torch
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.singleton import Singleton
+
+    from tinylm_ablate.__main__ import main
+
+    place, words, environment, threads = Path.cwd(), sys.argv, dict(os.environ), torch.get_num_threads()
+    hydra = Singleton.get_state()
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    GlobalHydra.instance().clear()
+    sys.argv = ["tinylm_ablate", *arguments]
+    try:
+        os.chdir(folder or place)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        os.chdir(place)
+        sys.argv = words
+        os.environ.clear()
+        os.environ.update(environment)
+        torch.set_num_threads(threads)
+        GlobalHydra.instance().clear()
+        Singleton.set_state(hydra)
+    return Ended(code, out.getvalue(), err.getvalue())

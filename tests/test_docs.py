@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tinylm_ablate.__main__ import literal_prompt
+from tinylm_ablate.arguments import normalize
 from tinylm_ablate.grid.compose import diagnose
 from tinylm_ablate.paths import experiments_dir
 
@@ -30,7 +30,7 @@ def test_every_command_is_understood(page: Path, tmp_path: Path, monkeypatch: py
     (tmp_path / "my_texts" / "a.txt").write_text("A text.")
     shipped = {path.stem for path in experiments_dir().glob("*.yaml")}
     for arguments in commands(page):
-        overrides = [literal_prompt(text) for text in arguments if "=" in text and not text.startswith("hydra.")]
+        overrides, _ = normalize([text for text in arguments if "=" in text and not text.startswith("hydra.")])
         own = [text for text in overrides if text.startswith("+experiments=") and text.split("=")[1] not in shipped]
         overrides = [text for text in overrides if text not in own and text != "optimizer=adamw,no_decay"]
         assert diagnose(overrides, "-m" in arguments) == [], shlex.join(arguments)

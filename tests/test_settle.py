@@ -7,7 +7,8 @@ import pytest
 from tests.helpers import TINY
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.settle import Settled, settle
+from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
 
 POOL = ["arch.width=64", "arch.head_dim=8", "init=pool"]
 
@@ -21,13 +22,14 @@ def settled(*overrides: str) -> Settled:
     [
         "evaluate.decode.measure=true", "evaluate.decode.new_tokens=7", "results_dir=elsewhere", "experiment.note=words",
         "experiment.correlate=[shape.depth]", "experiment.figures=[matrix_std]", "experiment.name=other", "mode=plan",
+        "evaluate.max_bytes=1999", "evaluate.cloze_questions=0", "evaluate.layer_skip=1", "grid.workers=2", "train.threads=2",
     ],
 )  # fmt: skip
 def test_what_changes_no_number_changes_no_identity(override: str) -> None:
     assert settled(override).identity == settled().identity
 
 
-@pytest.mark.parametrize("override", ["train.share=0.5", "seed=1", "evaluate.max_bytes=1999", "init.std=0.03"])
+@pytest.mark.parametrize("override", ["train.share=0.5", "seed=1", "init.std=0.03"])
 def test_what_changes_a_number_changes_the_identity(override: str) -> None:
     assert settled(override).identity != settled().identity
 
@@ -73,6 +75,16 @@ def test_a_wider_parent_follows_the_dial_with_its_learning_rate_and_sigma() -> N
     wider = 64 / 56  # over the baseline's width at s32, whatever the child's
     assert child.parent.learning_rate == pytest.approx(child.learning_rate / wider)
     assert child.parent.config.init.std == pytest.approx(child.config.init.std / wider**0.5)
+
+
+def test_a_trained_parent_may_have_a_larger_vocabulary_and_has_the_blocks_of_llama() -> None:
+    child = settled("arch=pangu_pi", "arch.shortcut_ratio=8", "init=inherit", "init.parent_vocab_size=320")
+    assert child.parent is not None
+    assert (child.shape.vocab_size, child.parent.shape.vocab_size) == (300, 320)
+    assert (child.shape.activations, child.parent.shape.activations, child.parent.shape.shortcuts) == (2, 1, 0)
+    assert child.parent.identity != settled("init=inherit").parent.identity  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match=r"init.parent_vocab_size=320: allowed with tokenizer.kind=bpe or compact"):
+        settled("init=inherit", "init.parent_vocab_size=320", "tokenizer=file", "tokenizer.source=nowhere")
 
 
 @pytest.mark.parametrize(("value", "expected"), [("auto", 8), ("heads/1", 8), ("heads/2", 4), ("heads / 8", 1), ("2", 2)])

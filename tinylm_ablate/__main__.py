@@ -3,54 +3,73 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+#: Verbs that are values of ``mode``.
+_MODES = ("run", "plan", "status", "evaluate", "generate", "export", "coverage")
 
 
 def main() -> None:
     """Run what the command line says.
 
-    Exits with 0 when all went well, 2 for a mistake of the user's (a message without a traceback), 1 when a run failed and
+    Exits with 0 if all went well, 2 for a mistake of the user's (a message without a traceback), 1 if a run failed, and
     128 + n after signal n.
     """
+    if sys.flags.optimize:
+        _fail("python -O leaves out checks that tinylm-ablate needs; start it without -O", 2)
+    for stream in (sys.stdout, sys.stderr):  # what a terminal cannot show never ends a command
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    verb = sys.argv[1] if len(sys.argv) > 1 else ""
+    if verb in ("report", "ui", "sync", "gc"):
+        from tinylm_ablate import verbs
+
+        _run_verb(getattr(verbs, verb))
     if {"-h", "--help"} & set(sys.argv[1:]):
         from tinylm_ablate.help import help_text
 
-        print(help_text())
+        print(help_text(verb))
         return
-    # argparse takes positional overrides in one piece only, so that a -m between them would be refused.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in {"-m", "--multirun"})
-    sys.argv[1:] = [literal_prompt(argument) for argument in sys.argv[1:]]
-    # Threads that wait for the others sleep. Where something else wants a core, as in most grids, threads that spin while
-    # they wait make a step up to ten times slower (docs/LAB.md).
+    if verb in _MODES:
+        sys.argv[1:] = [*sys.argv[2:], f"mode={verb}"]
+    # Threads that wait for others sleep. Where something else needs a core, as in most grids, threads that spin while they
+    # wait make a step up to ten times slower (docs/LAB.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole, and we say them in our own way
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole, and we report them in our own way
+
+    from tinylm_ablate.arguments import normalize
+    from tinylm_ablate.errors import ConfigError, Interrupted, RunFailed, UserError
+
+    try:
+        sys.argv[1:], notes = normalize(sys.argv[1:])
+    except ConfigError as error:
+        _fail(str(error), 2)
+    for note in notes:
+        print(note, file=sys.stderr)
 
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import DictConfig
 
-    from tinylm_ablate.errors import ConfigError, Interrupted, RunFailed, UserError
     from tinylm_ablate.grid import compose
     from tinylm_ablate.paths import conf_dir
-    from tinylm_ablate.provenance import carry_command
 
-    carry_command()
     compose.register()
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
-    def task(config: DictConfig) -> object:
-        from tinylm_ablate.modes import perform, perform_cell
+    def task(config: DictConfig) -> None:
+        from tinylm_ablate.modes import perform
 
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            return perform_cell(compose.typed(config))  # the sweeper tells what becomes of it
         try:
             perform(compose.typed(config))
         except Exception as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # a worker that a launcher has started
             failed.append(error)  # raised here, Hydra would print all overrides first
-        return None
 
     failed: list[Exception] = []
     try:
@@ -70,7 +89,7 @@ def main() -> None:
     except BrokenPipeError:  # whoever read our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from the last checkpoint", 130)
+        _fail("stopped; the same command resumes from the last checkpoint", 130)
     except Interrupted as stop:
         _fail(str(stop), 128 + stop.signum)
     except RunFailed as error:
@@ -79,19 +98,19 @@ def main() -> None:
         _fail(str(error), 1)
 
 
-def literal_prompt(argument: str) -> str:
-    """``prompt=`` takes any text as it stands, where Hydra's grammar wants quotes around most of it."""
-    key, equals, text = argument.partition("=")
-    if key != "prompt" or not equals or (len(text) > 1 and text[0] == text[-1] and text[0] in "'\""):
-        return argument
-    # Backslashes are taken as they are, except before what they escape: a quote, and the start of an interpolation.
-    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
-    text = re.sub(r"(\\+)$", r"\1\1", re.sub(r"(\\*)'", r"\1\1\\'", text))
-    return f"prompt='{text}'"
+def _run_verb(do: Callable[[Sequence[str]], int]) -> NoReturn:
+    from tinylm_ablate.errors import UserError
+
+    try:
+        raise SystemExit(do(sys.argv[2:]))
+    except UserError as error:
+        _fail(str(error), 2)
 
 
-def _fail(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+def _fail(message: str, code: int) -> NoReturn:
+    from tinylm_ablate.secrets import cut
+
+    print(cut(message), file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,9 @@ from tinylm_ablate.scale import is_dial
 
 #: Counts of tokens are kept in signed 64-bit integers by every library below.
 MAX_TOKENS = 2**63 - 1
+
+#: How a key enters a run's identity (``setting``).
+VALUE, SETTLED, NONE = "value", "settled", "none"
 
 
 def setting(
@@ -31,7 +34,8 @@ def setting(
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
-    numerics: bool = True,
+    identity: str = VALUE,
+    active: Callable[[Any], bool] | None = None,
     free: bool = False,
 ) -> Any:
     """A field of a config group.
@@ -41,109 +45,214 @@ def setting(
         choices: The words that are allowed; for a number, the words that are allowed beside a number.
         dial: Whether "N/s" is allowed (see ``tinylm_ablate.scale``).
         at_least, above, at_most, below: Bounds of a number.
-        numerics: Whether the value can change a run's numbers, and so belongs to its identity.
+        identity: How the key enters a run's identity: ``VALUE`` (as it is), ``SETTLED`` (through what it settles to: a shape,
+            a fingerprint of text, a number of steps) or ``NONE`` (it cannot change the weights).
+        active: For ``VALUE``: whether the key has any effect, given the whole config; inactive keys are left out.
         free: Any text is allowed beside ``choices`` (a path, an address, a name).
     """
     return field(
         default=MISSING,
         metadata={
             "help": help, "choices": choices, "dial": dial, "at_least": at_least, "above": above, "at_most": at_most,
-            "below": below, "numerics": numerics, "free": free,
+            "below": below, "identity": identity, "active": active, "free": free,
         },
     )  # fmt: skip
 
 
-def several(help: str) -> dict[str, Any]:
-    """The metadata of a field that holds several values; none of these changes a run's numbers."""
-    return {"help": help, "several": True, "numerics": False}
+def several(help: str, identity: str = NONE, active: Callable[[Any], bool] | None = None) -> dict[str, Any]:
+    """The metadata of a field that holds several values."""
+    return {"help": help, "several": True, "identity": identity, "active": active}
 
 
 @dataclass
 class ScaleConfig:
     """the one dial: the paper's 1B shape, or the same with width, FFN and vocabulary divided by s"""
 
-    name: str = setting("name of the scale, as shown in tables", free=True, numerics=False)
-    factor: int = setting("the dial's s: width, FFN width and vocabulary are divided by it", at_least=1, at_most=256)
-    depth: int = setting("layers of the paper's baseline (Table 2)", at_least=1)
-    width: int | str = setting("width of the paper's baseline (Table 2)", dial=True, at_least=2)
-    ffn_width: int | str = setting("FFN width of the paper's baseline", dial=True, at_least=1)
-    vocab_size: int | str = setting("vocabulary of the paper's baseline (Table 1)", dial=True, at_least=257)
-    min_head_dim: int = setting("a head size given as N/s is not cut below this many channels", at_least=2)
-    context_length: int = setting("tokens in a training sequence at this scale", at_least=2)
-    batch_tokens: int = setting("tokens in a batch at this scale", at_least=1, at_most=MAX_TOKENS)
-    learning_rate: float = setting("peak learning rate for that batch", above=0)
-    init_std: float = setting("sigma of the random rules at this scale", above=0)
-    tokens_per_parameter: float = setting("default budget at this scale; the paper's is about 52", above=0)
+    name: str = setting("name of the scale, as shown in tables", free=True, identity=NONE)
+    factor: int = setting(
+        "the dial's s: width, FFN width and vocabulary are divided by it", at_least=1, at_most=256, identity=SETTLED
+    )
+    depth: int = setting("layers of the paper's baseline (Table 2)", at_least=1, identity=SETTLED)
+    width: int | str = setting("width of the paper's baseline (Table 2)", dial=True, at_least=2, identity=SETTLED)
+    ffn_width: int | str = setting("FFN width of the paper's baseline", dial=True, at_least=1, identity=SETTLED)
+    vocab_size: int | str = setting("vocabulary of the paper's baseline (Table 1)", dial=True, at_least=257, identity=SETTLED)
+    min_head_dim: int = setting("a head size given as N/s is not cut below this many channels", at_least=2, identity=SETTLED)
+    context_length: int = setting("tokens in a training sequence at this scale", at_least=2, identity=SETTLED)
+    batch_tokens: int = setting("tokens in a batch at this scale", at_least=1, at_most=MAX_TOKENS, identity=SETTLED)
+    learning_rate: float = setting("peak learning rate for that batch, at 8 tokens per parameter", above=0, identity=SETTLED)
+    init_std: float = setting("sigma of the random rules at this scale", above=0, identity=SETTLED)
+    tokens_per_parameter: float = setting("default budget at this scale; the paper's is about 52", above=0, identity=SETTLED)
 
 
 @dataclass
 class DataConfig:
-    """the text: real English and Chinese by default, your own files, or a set in the hub's layout"""
+    """the text: real English and Chinese by default, more of it, your own files, a set in the hub's layout, or a mixture"""
 
-    source: str = setting("where the documents come from", choices=("default", "files", "hub"))
-    path: str | None = setting("source=files: a file or folder of .txt .jsonl .parquet, also .gz or .zst", free=True)
-    text_column: str = setting("column that holds the text (jsonl, parquet, hub)", free=True)
-    language_column: str | None = setting("column that holds the language, if there is one", free=True)
-    language: str = setting("language of every document, or 'auto' to tell it by the script", choices=("auto",), free=True)
-    name: str | None = setting("source=hub: name of the data set, or a folder in the hub's layout", free=True)
-    subset: str | None = setting("source=hub: configuration of the data set", free=True)
-    split: str = setting("source=hub: split to read", free=True)
-    revision: str | None = setting("source=hub: commit or tag, for a data set that may change", free=True)
-    streaming: bool = setting("source=hub: read without downloading everything")
-    languages: list[str] = field(
-        default_factory=list, metadata=several("keep documents of these languages only; empty keeps all")
+    source: str = setting(
+        "where the documents come from", choices=("default", "large", "files", "hub", "mixture"), identity=SETTLED
     )
-    max_documents: int | None = setting("read no more documents than this", at_least=1)
-    min_characters: int = setting("shorter documents are dropped", at_least=1)
-    validation_share: float = setting("share of documents for validation, by hash", above=0, below=0.5)
-    test_share: float = setting("share of documents for test, by hash", above=0, below=0.5)
+    path: str | None = setting(
+        "source=files: a file or folder of .txt .jsonl .json .csv .tsv .parquet, also .gz .zst .bz2 .xz",
+        free=True,
+        identity=SETTLED,
+    )
+    encoding: str = setting(
+        "source=files: encoding of the files, such as gb18030, cp1252 or utf-16", free=True, identity=SETTLED
+    )
+    text_column: str = setting("column that holds the text (tables and hub)", free=True, identity=SETTLED)
+    language_column: str | None = setting("column that holds the language, if there is one", free=True, identity=SETTLED)
+    language: str = setting(
+        "language of every document, or 'auto' to identify it", choices=("auto",), free=True, identity=SETTLED
+    )
+    name: str | None = setting("source=hub: name of the data set, or a folder in the hub's layout", free=True, identity=SETTLED)
+    subset: str | None = setting("source=hub: configuration of the data set", free=True, identity=SETTLED)
+    split: str = setting("source=hub: split to read", free=True, identity=SETTLED)
+    revision: str | None = setting("source=hub: commit or tag, for a data set that may change", free=True, identity=SETTLED)
+    streaming: bool = setting("source=hub: read without downloading everything", identity=NONE)
+    languages: list[str] = field(
+        default_factory=list, metadata=several("keep documents of these languages only; empty keeps all", SETTLED)
+    )
+    near_duplicates: float | None = setting(
+        "drop a document that shares this much of its runs of five words with one before it (Jaccard similarity, by MinHash); "
+        "null drops only those that are the same",
+        above=0,
+        at_most=1,
+        identity=SETTLED,
+    )
+    sources: dict[str, str] = field(
+        default_factory=dict,
+        metadata=several("source=mixture: {name: path, or default, large, or hub:NAME}, one after the other", SETTLED),
+    )
+    weights: dict[str, float] = field(
+        default_factory=dict,
+        metadata=several(
+            "shares of the training text, as in {en: 0.5, zh: 0.5}, by language or name in data.sources; empty is as it comes",
+            VALUE,
+            lambda config: bool(config.data.weights),
+        ),
+    )
+    weights_by: str = setting(
+        "what the shares are of", choices=("tokens", "bytes"), active=lambda config: bool(config.data.weights)
+    )
+    max_documents: int | None = setting("read no more documents than this", at_least=1, identity=SETTLED)
+    min_characters: int = setting("shorter documents are dropped", at_least=1, identity=SETTLED)
+    validation_share: float = setting("share of documents for validation, by hash", above=0, below=0.5, identity=SETTLED)
+    test_share: float = setting("share of documents for test, by hash", above=0, below=0.5, identity=SETTLED)
 
 
 @dataclass
 class TokenizerConfig:
     """the vocabulary: byte-level BPE of any size, or a compact cut of a larger tokenizer (Section 2.1)"""
 
-    kind: str = setting("how the vocabulary is made", choices=("bpe", "compact", "file"))
-    vocab_size: int | str = setting("entries, special tokens included", dial=True, at_least=1, at_most=2**31 - 1)
+    kind: str = setting("how the vocabulary is made", choices=("bpe", "compact", "file"), identity=SETTLED)
+    vocab_size: int | str = setting(
+        "entries, special tokens included", dial=True, at_least=1, at_most=2**31 - 1, identity=SETTLED
+    )
     source: str | None = setting(
         "kind=compact or file: the large tokenizer (tokenizer.json, tiktoken ranks, GGUF, SentencePiece model, smollm2-135m); "
         "null trains one of source_vocab_size",
         free=True,
+        identity=SETTLED,
     )
-    source_vocab_size: int | str = setting("kind=compact without source: entries of the large tokenizer", dial=True, at_least=1)
-    keep_special: str = setting("kind=compact: which special tokens are kept", choices=("all", "used"))
-    train_bytes: int = setting("text that a BPE is trained and counted on, bytes a language", at_least=1)
+    source_vocab_size: int | str = setting(
+        "kind=compact without source: entries of the large tokenizer", dial=True, at_least=1, identity=SETTLED
+    )
+    keep_special: str = setting("kind=compact: which special tokens are kept", choices=("all", "used"), identity=SETTLED)
+    train_bytes: int = setting("text that a BPE is trained and counted on, bytes a language", at_least=1, identity=SETTLED)
 
 
 @dataclass
 class ArchConfig:
     """the decoder: depth, width, expanding rate, heads, and the PanGu-pi blocks (Section 2.2)"""
 
-    depth: int = setting("layers", at_least=1, at_most=10_000)
+    depth: int = setting("layers", at_least=1, at_most=10_000, identity=SETTLED)
     width: int | str = setting(
-        "channels; 'auto' comes nearest to the parameter budget", choices=("auto",), dial=True, at_least=2
+        "channels; 'auto' comes nearest to the parameter budget", choices=("auto",), dial=True, at_least=2, identity=SETTLED
     )
     parameters: int | str = setting(
-        "parameter budget of width=auto; 'auto' is the paper's baseline at this scale", choices=("auto",), at_least=1
+        "parameter budget of width=auto; 'auto' is the paper's baseline at this scale",
+        choices=("auto",),
+        at_least=1,
+        identity=SETTLED,
     )
-    expanding_rate: float = setting("FFN width over width when ffn_width=auto", above=0)
-    ffn_width: int | str = setting("FFN neurons; 'auto' follows the expanding rate", choices=("auto",), dial=True, at_least=1)
-    ffn_multiple: int | str = setting("ffn_width=auto is rounded up to a multiple of this", dial=True, at_least=1)
-    head_dim: int | str = setting("channels of one attention head; even", dial=True, at_least=2)
+    expanding_rate: float = setting("FFN width over width when ffn_width=auto", above=0, identity=SETTLED)
+    ffn_width: int | str = setting(
+        "FFN neurons; 'auto' follows the expanding rate", choices=("auto",), dial=True, at_least=1, identity=SETTLED
+    )
+    ffn_multiple: int | str = setting(
+        "ffn_width=auto is rounded up to a multiple of this", dial=True, at_least=1, identity=SETTLED
+    )
+    heads: int | str = setting(
+        "query heads; 'auto' is width / head_dim, or the named parent's for the width",
+        choices=("auto",),
+        at_least=1,
+        at_most=65_536,
+        identity=SETTLED,
+    )
+    head_dim: int | str = setting(
+        "channels of one attention head; even; 'auto' is the named parent's, or else 128/s",
+        choices=("auto",),
+        dial=True,
+        at_least=2,
+        identity=SETTLED,
+    )
     kv_heads: int | str = setting(
-        "key-value heads; 'auto' is one for each head, 'heads/N' one for N of them",
+        "key-value heads; 'auto' is one for each head, or the named parent's grouping; 'heads/N' is one for N heads",
         choices=("auto", "heads/N"),
         at_least=1,
         free=True,
+        identity=SETTLED,
     )
-    tied: bool = setting("share the matrix of embedding and head")
-    rope_theta: float = setting("base of the rotary embedding", above=0)
-    norm_eps: float = setting("epsilon of RMSNorm", above=0)
-    activations: int = setting("terms n of the series informed activation; 1 is the plain FFN", at_least=1, at_most=4)
-    shortcuts: int = setting("augmented shortcuts T beside attention; 0 is none", at_least=0, at_most=8)
-    shortcut_ratio: int = setting("bottleneck of a shortcut: its inner width is width/ratio", at_least=1)
-    qkv_bias: bool = setting("biases of queries, keys and values, as in Qwen2")
-    qk_norm: bool = setting("norms of each head's queries and keys, as in Qwen3")
+    tied: bool | str = setting(
+        "share the matrix of embedding and head; 'auto': as the named parent, or else not", choices=("auto",), identity=SETTLED
+    )
+    rope_theta: int | float | str = setting(
+        "base of the rotary embedding; 'auto' is the named parent's, or else 10000",
+        choices=("auto",),
+        above=0,
+        identity=SETTLED,
+    )
+    rope_scaling: str = setting(
+        "scaling of the rotary embedding: none, linear/FACTOR, llama3/FACTOR/LOW/HIGH/CONTEXT; 'auto' is the named parent's, "
+        "or else none",
+        choices=("auto", "none"),
+        free=True,
+        identity=SETTLED,
+    )
+    norm_eps: int | float | str = setting(
+        "epsilon of RMSNorm; 'auto' is the named parent's, or else 1e-5", choices=("auto",), above=0, identity=SETTLED
+    )
+    activations: int = setting(
+        "terms n of the series informed activation; 1 is the plain FFN", at_least=1, at_most=4, identity=SETTLED
+    )
+    shortcuts: int = setting("augmented shortcuts T beside attention; 0 is none", at_least=0, at_most=8, identity=SETTLED)
+    shortcut_ratio: int = setting("bottleneck of a shortcut: its inner width is width/ratio", at_least=1, identity=SETTLED)
+    qkv_bias: bool | str = setting(
+        "biases of queries, keys and values, as in Qwen2; 'auto': as the named parent, or else not",
+        choices=("auto",),
+        identity=SETTLED,
+    )
+    qk_norm: bool | str = setting(
+        "norms of each head's queries and keys, as in Qwen3; 'auto': as the named parent, or else not",
+        choices=("auto",),
+        identity=SETTLED,
+    )
+
+
+def _random(config: Config) -> bool:
+    return config.init.method == "random"
+
+
+def _inherits(config: Config) -> bool:
+    return config.init.method == "inherit"
+
+
+def _learns_masks(config: Config) -> bool:
+    return _inherits(config) and config.init.criterion == "learned"
+
+
+def _calibrates(config: Config) -> bool:
+    return _inherits(config) and (config.init.criterion in ("taylor", "learned") or config.init.layers == "importance")
 
 
 @dataclass
@@ -151,29 +260,43 @@ class InitConfig:
     """the initial weights: a random rule (Table 4, Appendix B) or inherited from a larger model (Table 5)"""
 
     method: str = setting("where the weights come from", choices=("random", "inherit", "pool"))
-    rule: str = setting("random rule", choices=("constant", "gpt2", "internlm", "depthwise"))
+    rule: str = setting("random rule", choices=("constant", "gpt2", "internlm", "depthwise"), active=_random)
     std: float = setting("sigma of the random rule", above=0, at_most=10)
-    parent: str | None = setting("a run, or a Hugging Face folder; null trains the parent once", free=True)
-    parent_depth: int = setting("layers of the trained parent (the paper's 7B has 29)", at_least=1)
-    parent_width: int | str = setting("width of the trained parent", dial=True, at_least=2)
-    parent_ffn_width: int | str = setting("FFN width of the trained parent", dial=True, at_least=1)
-    parent_seed: int = setting("seed of the trained parent, the same for every seed of a grid", at_least=0, at_most=2**31 - 1)
+    parent: str | None = setting("a run, or a Hugging Face folder; null trains the parent once", free=True, identity=SETTLED)
+    parent_depth: int = setting("layers of the trained parent (the paper's 7B has 29)", at_least=1, identity=SETTLED)
+    parent_width: int | str = setting("width of the trained parent", dial=True, at_least=2, identity=SETTLED)
+    parent_ffn_width: int | str = setting("FFN width of the trained parent", dial=True, at_least=1, identity=SETTLED)
+    parent_vocab_size: int | str | None = setting(
+        "entries of the trained parent's vocabulary (the paper's has 100,883), made as the child's; null is the child's",
+        dial=True,
+        at_least=1,
+        at_most=2**31 - 1,
+        identity=SETTLED,
+    )
+    parent_seed: int = setting(
+        "seed of the trained parent, the same for every seed of a grid", at_least=0, at_most=2**31 - 1, identity=SETTLED
+    )
     parent_tokens: int | None = setting(
-        "budget of the parent of init=inherit; null is the run's own", at_least=1, at_most=MAX_TOKENS
+        "budget of the parent of init=inherit; null is the run's own", at_least=1, at_most=MAX_TOKENS, identity=SETTLED
     )
     train: str = setting(
-        "what the run trains: the child, or the parent that the child would be cut out of", choices=("child", "parent")
+        "what the run trains: the child, or the parent that the child would be cut out of",
+        choices=("child", "parent"),
+        identity=SETTLED,
     )
-    criterion: str = setting("how neurons are chosen", choices=("l1", "l2", "taylor", "learned", "random"))
+    criterion: str = setting("how neurons are chosen", choices=("l1", "l2", "taylor", "learned", "random"), active=_inherits)
     layers: str = setting(
         "how layers are chosen: a rule, or the parent's layers as '0-3,7,9-11'",
         choices=("middle", "even", "importance"),
         free=True,
+        active=_inherits,
     )
-    keep_first: int = setting("first layers that are always kept", at_least=0)
-    keep_last: int = setting("last layers that are always kept", at_least=0)
+    keep_first: int = setting("first layers that are always kept", at_least=0, active=_inherits)
+    keep_last: int = setting("last layers that are always kept", at_least=0, active=_inherits)
     calibration_tokens: int = setting(
-        "training text that the criteria taylor and learned and layers=importance look at, tokens", at_least=1
+        "training text that the criteria taylor and learned and layers=importance look at, tokens",
+        at_least=1,
+        active=_calibrates,
     )
     masks: MasksConfig = field(default_factory=lambda: MasksConfig())
 
@@ -182,13 +305,20 @@ class InitConfig:
 class MasksConfig:
     """criterion=learned: hard-concrete gates trained with Lagrange multipliers (Sheared-LLaMA, arXiv 2310.06694)"""
 
-    learning_rate: float = setting("learning rate of the gates and of the multipliers", above=0)
-    weight_learning_rate: float = setting("learning rate of the weights, trained beside the gates; 0 freezes them", at_least=0)
-    warmup: float = setting(
-        "share of the steps in which the target goes from the parent's shape to the child's", at_least=0, at_most=1
+    learning_rate: float = setting("learning rate of the gates and of the multipliers", above=0, active=_learns_masks)
+    weight_learning_rate: float = setting(
+        "learning rate of the weights, trained beside the gates; 0 freezes them", at_least=0, active=_learns_masks
     )
-    batch_tokens: int = setting("tokens in a step; calibration_tokens over this are the steps", at_least=1, at_most=MAX_TOKENS)
-    temperature: float = setting("beta of the hard-concrete distribution", above=0)
+    warmup: float = setting(
+        "share of the steps in which the target goes from the parent's shape to the child's",
+        at_least=0,
+        at_most=1,
+        active=_learns_masks,
+    )
+    batch_tokens: int = setting(
+        "tokens in a step; calibration_tokens over this are the steps", at_least=1, at_most=MAX_TOKENS, active=_learns_masks
+    )
+    temperature: float = setting("beta of the hard-concrete distribution", above=0, active=_learns_masks)
 
 
 @dataclass
@@ -199,125 +329,157 @@ class OptimizerConfig:
     scaling: ScalingConfig = field(default_factory=lambda: ScalingConfig())
     beta1: float = setting("decay of the first moment", at_least=0, below=1)
     beta2: float = setting("decay of the second moment", at_least=0, below=1)
-    momentum: float = setting("name=muon: decay of the matrices' momentum", at_least=0, below=1)
+    momentum: float = setting(
+        "name=muon: decay of the matrices' momentum", at_least=0, below=1, active=lambda config: config.optimizer.name == "muon"
+    )
     eps: float = setting("epsilon of the update", above=0)
     weight_decay: float = setting("decoupled weight decay (Table 13)", at_least=0)
     decay: str = setting("what decays: matrices only, or all parameters", choices=("matrices", "all"))
     clip: float = setting("gradients are clipped to this norm", above=0)
     schedule: str = setting("course of the learning rate after warm-up", choices=("cosine", "linear", "constant", "wsd"))
     warmup: float = setting("warm-up: a share of the steps if below 1, otherwise tokens", at_least=0)
-    final: float = setting("last learning rate over the peak", at_least=0, at_most=1)
-    decay_share: float = setting("schedule=wsd: share of the steps in the decay at the end", above=0, at_most=1)
+    final: float = setting(
+        "last learning rate over the peak", at_least=0, at_most=1, active=lambda config: config.optimizer.schedule != "constant"
+    )
+    decay_share: float = setting(
+        "schedule=wsd: share of the steps in the decay at the end",
+        above=0,
+        at_most=1,
+        active=lambda config: config.optimizer.schedule == "wsd",
+    )
 
 
 @dataclass
 class ScalingConfig:
     """lr = (batch / base_batch) ** exponent * base_lr * multiplier"""
 
-    base_lr: float = setting("peak learning rate at the base batch", above=0)
-    base_batch_tokens: int = setting("the base batch, tokens", at_least=1, at_most=MAX_TOKENS)
-    exponent: float = setting("the rule's r; the paper advises 0.5 above the critical batch", at_least=-4, at_most=4)
-    multiplier: float = setting("of base_lr, for an optimizer that takes smaller or larger steps than AdamW", above=0)
+    base_lr: float | None = setting(
+        "peak learning rate at the base batch; null is the dial's for the scale, the shape and the budget (docs/dial.md)",
+        above=0,
+        identity=SETTLED,
+    )
+    base_batch_tokens: int = setting("the base batch, tokens", at_least=1, at_most=MAX_TOKENS, identity=SETTLED)
+    exponent: float = setting(
+        "the rule's r; the paper advises 0.5 above the critical batch", at_least=-4, at_most=4, identity=SETTLED
+    )
+    multiplier: float = setting(
+        "of base_lr, for an optimizer that takes smaller or larger steps than AdamW", above=0, identity=SETTLED
+    )
 
 
 @dataclass
 class RoundsConfig:
     """passes over the data (Section 4.2)"""
 
-    count: int = setting("rounds of training", at_least=1, at_most=16)
+    count: int = setting("rounds of training", at_least=1, at_most=16, identity=SETTLED)
     sampling_rate: float = setting(
-        "share of the first round's batches that a later round trains on; 0 is one round", at_least=0, at_most=1
+        "share of the first round's batches that a later round trains on; 0 is one round",
+        at_least=0,
+        at_most=1,
+        identity=SETTLED,
     )
     rule: str = setting(
         "how they are drawn: by their loss, evenly, the highest losses, or none: every batch again, whatever the rate",
         choices=("loss", "uniform", "top", "none"),
+        identity=SETTLED,
     )
-    temperature: float = setting("rule=loss: p = softmax(loss / temperature), losses in nats", above=0)
-    parts: int = setting("equal parts of the first round in which batches are drawn, and whose forgetting is told", at_least=1)
+    temperature: float = setting("rule=loss: p = softmax(loss / temperature), losses in nats", above=0, identity=SETTLED)
+    parts: int = setting(
+        "equal parts of the first round in which batches are drawn, and whose forgetting is told", at_least=1, identity=SETTLED
+    )
     schedule: str = setting(
         "later rounds: 'rewarm' starts schedule and optimizer anew, 'continue' has one schedule over all rounds, "
         "'constant' goes on at the first round's last learning rate",
         choices=("rewarm", "continue", "constant"),
+        identity=SETTLED,
     )
-    forgetting: bool = setting("measure the final model's loss of every training batch (Figure 9)", numerics=False)
+    forgetting: bool = setting("measure the final model's loss of every training batch (Figure 9)", identity=NONE)
 
 
 @dataclass
 class TrainConfig:
     """the budget and how it is spent: tokens, batch, precision, checkpoints"""
 
-    tokens: int | None = setting("budget; null takes tokens_per_parameter", at_least=1, at_most=MAX_TOKENS)
+    tokens: int | None = setting("budget; null takes tokens_per_parameter", at_least=1, at_most=MAX_TOKENS, identity=SETTLED)
     tokens_per_parameter: float | None = setting(
-        "budget over the parameters of the paper's baseline at this scale, the same for every arm of a grid", above=0
+        "budget over the parameters of the paper's baseline at this scale, the same for every arm of a grid",
+        above=0,
+        identity=SETTLED,
     )
     share: float = setting(
-        "the run trains on this share of the budget; a parent on the whole (Table 10: 0.05)", above=0, at_most=100
+        "the run trains on this share of the budget; a parent on the whole (Table 10: 0.05)",
+        above=0,
+        at_most=100,
+        identity=SETTLED,
     )
     context_length: int = setting("tokens in a sequence", at_least=2)
-    batch_tokens: int = setting("tokens in an optimizer step; a multiple of context_length", at_least=1, at_most=MAX_TOKENS)
+    batch_tokens: int = setting(
+        "tokens in an optimizer step; a multiple of context_length", at_least=1, at_most=MAX_TOKENS, identity=SETTLED
+    )
     batch_multiple: int = setting(
-        "batch_tokens is this many times the scale's, unless it is set itself", at_least=1, at_most=2**20, numerics=False
+        "batch_tokens is this many times the scale's, unless it is set itself", at_least=1, at_most=2**20, identity=SETTLED
     )
     micro_batch: int | str = setting(
-        "sequences in one forward pass; 'auto' takes the largest within 32", choices=("auto",), at_least=1
+        "sequences in one forward pass; 'auto' takes the largest within 32", choices=("auto",), at_least=1, identity=SETTLED
     )
     precision: str = setting(
         "arithmetic of the matrix products; 'auto' is bf16 where the processor has instructions for it and the model is 32 "
         "wide or more, and fp32 elsewhere: name it where machines of several kinds share a grid. 'bf16-true' also keeps "
         "weights, gradients and the optimizer's state in bf16: half the memory, and small updates are lost to rounding",
         choices=("auto", "fp32", "bf16", "bf16-true"),
+        identity=SETTLED,
     )
     recompute: bool = setting(
         "keep only the input of each layer and compute the rest again in the backward pass (activation checkpointing): far "
         "less memory, a third more arithmetic, the same numbers",
-        numerics=False,
+        identity=NONE,
     )
-    device: str = setting("where to train", choices=("auto", "cpu", "cuda", "mps"), numerics=False)
-    devices: int = setting("GPUs, or CPU processes, of one machine that share a run", at_least=1, at_most=64, numerics=False)
+    device: str = setting("where to train", choices=("auto", "cpu", "cuda", "mps"), identity=NONE)
+    devices: int = setting("GPUs, or CPU processes, of one machine that share a run", at_least=1, at_most=64, identity=NONE)
     strategy: str = setting(
         "devices above 1: each holds all weights (Lightning's DDP), or a part of them (its FSDP2)",
         choices=("ddp", "fsdp"),
-        numerics=False,
+        identity=NONE,
     )
     stack: int | str = setting(
         "runs of one shape that train together on one device, each with the numbers that it has alone; 'auto' is as many as "
         "the memory of a GPU allows, and 1 on a processor",
         choices=("auto",),
         at_least=1,
-        numerics=False,
+        identity=NONE,
     )
     compile: bool | str = setting(
         "compile the layers; 'auto' does where a C++ compiler is found and the run is long enough to win by it",
         choices=("auto",),
-        numerics=False,
+        identity=NONE,
     )
-    threads: int | str = setting("CPU threads; 'auto' is one a core", choices=("auto",), at_least=1, numerics=False)
-    checkpoint_minutes: float = setting("minutes between checkpoints", above=0, numerics=False)
-    log_every: int = setting("optimizer steps between two points of the curve", at_least=1, numerics=False)
+    threads: int | str = setting("CPU threads; 'auto' is one a core", choices=("auto",), at_least=1, identity=NONE)
+    checkpoint_minutes: float = setting("minutes between checkpoints", above=0, identity=NONE)
+    log_every: int = setting("optimizer steps between two points of the curve", at_least=1, identity=NONE)
     on_nonfinite: str = setting(
         "what a loss or gradient that is not finite does: stop before the update, or skip it", choices=("stop", "skip")
     )
     spike_deviations: float = setting(
         "a loss this many standard deviations over the recent mean is logged as a spike, with its batch",
         above=0,
-        numerics=False,
+        identity=NONE,
     )
-    keep_model: bool = setting("keep the final weights", numerics=False)
+    keep_model: bool = setting("keep the final weights", identity=NONE)
 
 
 @dataclass
 class DecodeConfig:
     """speed of generation with random weights, by the paper's protocol (Tables 2, 3, 12)"""
 
-    measure: bool = setting("measure it, once for each shape on each machine", numerics=False)
-    batch: int = setting("sequences", at_least=1, numerics=False)
-    prefix: int = setting("tokens of the prompt", at_least=1, numerics=False)
-    new_tokens: int = setting("tokens to add", at_least=1, numerics=False)
-    repeats: int = setting("measurements, of which the fastest counts", at_least=1, numerics=False)
+    measure: bool = setting("measure it, once for each shape on each machine", identity=NONE)
+    batch: int = setting("sequences", at_least=1, identity=NONE)
+    prefix: int = setting("tokens of the prompt", at_least=1, identity=NONE)
+    new_tokens: int = setting("tokens to add", at_least=1, identity=NONE)
+    repeats: int = setting("measurements, of which the fastest counts", at_least=1, identity=NONE)
     precision: str = setting(
         "of weights and arithmetic; 'auto' is the paper's fp16 on a GPU and fp32 on a CPU",
         choices=("auto", "fp32", "bf16", "fp16"),
-        numerics=False,
+        identity=NONE,
     )
 
 
@@ -325,56 +487,55 @@ class DecodeConfig:
 class EvaluateConfig:
     """what is measured at the end: bits per byte and a four-way cloze, per language"""
 
-    max_bytes: int = setting("text of each split and language that is scored, bytes", at_least=1)
-    cloze_questions: int = setting("cloze questions a language; 0 for none", at_least=0)
-    cloze_context: int = setting("characters before the gap", at_least=1)
-    cloze_continuation: int = setting("characters of each of the four continuations", at_least=1)
+    max_bytes: int = setting("text of each split and language that is scored, bytes", at_least=1, identity=NONE)
+    cloze_questions: int = setting("cloze questions a language; 0 for none", at_least=0, identity=NONE)
+    cloze_context: int = setting("characters before the gap", at_least=1, identity=NONE)
+    cloze_continuation: int = setting("characters of each of the four continuations", at_least=1, identity=NONE)
     layer_skip: int = setting(
         "measure the model, a finished one too, with 1 to this many adjacent layers skipped at each position (Figure 5)",
         at_least=0,
-        numerics=False,
+        identity=NONE,
     )
     tasks: list[str] = field(
         default_factory=list,
         metadata=several("mode=evaluate: tasks of EleutherAI's harness, and the lists 'paper' and 'ablations'"),
     )
     task_folder: str | None = setting(
-        "mode=evaluate: a folder of your own tasks in the harness's YAML format", free=True, numerics=False
+        "mode=evaluate: a folder of your own tasks in the harness's YAML format", free=True, identity=NONE
     )
     shots: int | None = setting(
-        "mode=evaluate: examples before each question; null is the task's own number", at_least=0, numerics=False
+        "mode=evaluate: examples before each question; null is the task's own number", at_least=0, identity=NONE
     )
-    limit: int | None = setting(
-        "mode=evaluate: most questions of a task, for a trial; null for all", at_least=1, numerics=False
-    )
+    limit: int | None = setting("mode=evaluate: most questions of a task, for a trial; null for all", at_least=1, identity=NONE)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
 
 
 @dataclass
 class TrackingConfig:
-    """MLflow: on sqlite beside the runs, on a server, or none"""
+    """MLflow on sqlite beside the runs or on a server, and other trackers by Lightning's loggers"""
 
-    kind: str = setting("tracker", choices=("mlflow", "none"), numerics=False)
-    uri: str | None = setting("tracking address; null is an sqlite file in runs_dir", free=True, numerics=False)
-    artifacts: str | None = setting(
-        "where artifacts go; null is a folder in runs_dir (or the server's choice)", free=True, numerics=False
+    kind: str = setting("whether runs are kept in MLflow", choices=("mlflow", "none"), identity=NONE)
+    loggers: list[str] = field(
+        default_factory=list, metadata=several("other trackers, written beside: tensorboard, wandb, csv")
     )
-    experiment: str = setting("MLflow experiment", free=True, numerics=False)
-    parent: str | None = setting("MLflow run that this one is nested in; a multirun sets it", free=True, numerics=False)
-    run_name: str | None = setting("name of the MLflow run; a multirun sets it", free=True, numerics=False)
-    flush_seconds: float = setting("metrics are sent in batches this often", above=0, numerics=False)
+    uri: str | None = setting("tracking address; null is an sqlite file in runs_dir", free=True, identity=NONE)
+    artifacts: str | None = setting(
+        "where artifacts go; null is a folder in runs_dir (or the server's choice)", free=True, identity=NONE
+    )
+    experiment: str = setting("MLflow experiment", free=True, identity=NONE)
+    flush_seconds: float = setting("runs in training are synced this often", above=0, identity=NONE)
 
 
 @dataclass
 class ExperimentConfig:
     """which table or figure of the paper a grid belongs to; set by the files in experiments/"""
 
-    name: str = setting("name of the table", free=True, numerics=False)
-    title: str = setting("what the table shows", free=True, numerics=False)
-    paper: str | None = setting("the paper's own numbers: a CSV in tinylm_ablate/report/paper", free=True, numerics=False)
+    name: str = setting("name of the table", free=True, identity=NONE)
+    title: str = setting("what the table shows", free=True, identity=NONE)
+    paper: str | None = setting("the paper's own numbers: a CSV in tinylm_ablate/report/paper", free=True, identity=NONE)
     axis: list[str] = field(default_factory=list, metadata=several("settings that tell the rows apart"))
     paper_axis: list[str] = field(default_factory=list, metadata=several("the columns of the paper's CSV that stand for them"))
-    note: str | None = setting("what a reader must know beside the table", free=True, numerics=False)
+    note: str | None = setting("what a reader must know beside the table", free=True, identity=NONE)
     correlate: list[str] = field(
         default_factory=list, metadata=several("settings or sizes whose rank correlation with quality is told (Figure 4)")
     )
@@ -385,16 +546,32 @@ class ExperimentConfig:
 class PlanConfig:
     """how mode=plan prints"""
 
-    format: str = setting("a table for people, or one JSON object a line", choices=("table", "json"), numerics=False)
+    format: str = setting("a table for people, or one JSON object a line", choices=("table", "json"), identity=NONE)
 
 
 @dataclass
 class GenerateConfig:
     """how mode=generate draws text"""
 
-    new_tokens: int = setting("tokens to draw", at_least=1, numerics=False)
-    temperature: float = setting("0 takes the likeliest token", at_least=0, numerics=False)
-    top_k: int | None = setting("draw among the k likeliest; null for all", at_least=1, numerics=False)
+    new_tokens: int = setting("tokens to draw", at_least=1, identity=NONE)
+    temperature: float = setting("0 takes the likeliest token", at_least=0, identity=NONE)
+    top_k: int | None = setting("draw among the k likeliest; null for all", at_least=1, identity=NONE)
+
+
+@dataclass
+class ExportConfig:
+    """how mode=export writes a model for other programs"""
+
+    format: str = setting(
+        "a Hugging Face folder, or a GGUF file for llama.cpp and what stands on it",
+        choices=("huggingface", "gguf"),
+        identity=NONE,
+    )
+    weights: str = setting(
+        "format=gguf: how matrices are stored; q8_0 and q4_0 are blocks of 32 entries in 8 or 4 bits",
+        choices=("f32", "f16", "q8_0", "q4_0"),
+        identity=NONE,
+    )
 
 
 @dataclass
@@ -413,18 +590,22 @@ class GridConfig:
     experiments: list[str] = field(
         default_factory=list, metadata=several("experiments that make one grid together, as in experiments/paper.yaml")
     )
-    on_failure: str = setting("what a failed cell does to the others", choices=("continue", "stop"), numerics=False)
+    tune: bool = setting("tune each arm's learning rate, or what tune_keys names, before arms are compared", identity=NONE)
+    tune_keys: list[str] = field(default_factory=list, metadata=several("what grid.tune tunes: keys with a real number"))
+    tune_seed: int = setting("the seed that tuning uses, and no comparison", at_least=0, at_most=2**31 - 1, identity=NONE)
+    on_failure: str = setting("what a failed cell does to the others", choices=("continue", "stop"), identity=NONE)
     workers: int | str = setting(
         "runs that go at once on this machine; 'auto' divides its cores by a measurement", choices=("auto",), at_least=1,
-        at_most=1024, numerics=False,
+        at_most=1024, identity=NONE,
     )  # fmt: skip
-    retries: int = setting("how often a failed cell is tried again", at_least=0, at_most=100, numerics=False)
-    require_clean: bool = setting("refuse to run from a git tree with uncommitted changes", numerics=False)
+    retries: int = setting("how often a failed cell is tried again", at_least=0, at_most=100, identity=NONE)
+    require_clean: bool = setting("refuse to run from a git tree with uncommitted changes", identity=NONE)
     lease_seconds: float = setting(
-        "a worker that has not said for this long that it is alive loses its cell to another", above=0, numerics=False
+        "a worker that has not said for this long that it is alive loses its cell to another", above=0, identity=NONE
     )
-    part: str | None = setting(
-        "in a job of a grid: the run to do among those that its cell needs; a multirun sets it", free=True, numerics=False
+    on_end: str | None = setting("command that a shell runs when the grid has ended", free=True, identity=NONE)
+    work: str | None = setting(
+        "file with the tasks of a grid; set for the workers that a grid starts", free=True, identity=NONE
     )
 
 
@@ -432,19 +613,19 @@ class GridConfig:
 class SearchConfig:
     """hydra/sweeper=optuna: a search over ranges in place of a grid of values"""
 
-    name: str | None = setting("name of the study; null makes one from what is searched", free=True, numerics=False)
+    name: str | None = setting("name of the study; null makes one from what is searched", free=True, identity=NONE)
     trials: int = setting(
-        "trials in all, over all sessions of the study; those off the budget are free", at_least=1, numerics=False
+        "trials in all, over all sessions of the study; those off the budget are free", at_least=1, identity=NONE
     )
     objectives: list[str] = field(default_factory=list, metadata=several("metrics of a run, one or several (docs/search.md)"))
     parameters: list[int] = field(
         default_factory=list, metadata=several("[low,high]: shapes with fewer or more parameters are not trained")
     )
-    sampler: str = setting("how trials are proposed", choices=("tpe", "random"), numerics=False)
+    sampler: str = setting("how trials are proposed", choices=("tpe", "random"), identity=NONE)
     pruner: str = setting(
-        "how weak trials are given up while they train", choices=("none", "median", "hyperband"), numerics=False
+        "how weak trials are given up while they train", choices=("none", "median", "hyperband"), identity=NONE
     )
-    seed: int = setting("seed of the sampler", at_least=0, at_most=2**31 - 1, numerics=False)
+    seed: int = setting("seed of the sampler", at_least=0, at_most=2**31 - 1, identity=NONE)
 
 
 @dataclass
@@ -452,23 +633,29 @@ class Config:
     """One run, whole."""
 
     mode: str = setting(
-        "what to do", choices=("run", "plan", "status", "evaluate", "generate", "export", "coverage"), numerics=False
+        "what to do", choices=("run", "plan", "status", "evaluate", "generate", "export", "coverage", "sync"), identity=NONE
     )
     seed: int = setting("seed of initial weights and data order", at_least=0, at_most=2**31 - 1)
-    seeds: int | None = setting(
-        "in a multirun: seeds 0 to seeds-1 as an axis of the grid", at_least=1, at_most=10_000, numerics=False
+    seeds: int | str | None = setting(
+        "in a multirun: seeds 0 to seeds-1 as an axis of the grid; 'sequential' adds seeds where a comparison is open",
+        choices=("sequential",),
+        at_least=1,
+        at_most=10_000,
+        identity=NONE,
     )
-    runs_dir: str = setting("folder of the runs", free=True, numerics=False)
-    cache_dir: str = setting("folder of text, tokenizers and token shards that runs share", free=True, numerics=False)
-    results_dir: str = setting("mode=coverage: folder of tables and figures", free=True, numerics=False)
+    runs_dir: str = setting("folder of the runs", free=True, identity=NONE)
+    cache_dir: str = setting("folder of text, tokenizers and token shards that runs share", free=True, identity=NONE)
+    results_dir: str = setting("mode=coverage: folder of tables and figures", free=True, identity=NONE)
     model: str | None = setting(
         "mode=evaluate, generate or export: a run or a Hugging Face folder; null is the run that the config describes",
         free=True,
-        numerics=False,
+        identity=NONE,
     )
-    prompt: str = setting("mode=generate: the text to go on from", free=True, numerics=False)
-    folder: str | None = setting("mode=export: where the Hugging Face folder goes", free=True, numerics=False)
-    progress: str = setting("progress bars", choices=("auto", "on", "off"), numerics=False)
+    prompt: str = setting("mode=generate: the text to go on from", free=True, identity=NONE)
+    folder: str | None = setting(
+        "mode=export: the folder, or with export.format=gguf the file, that is written", free=True, identity=NONE
+    )
+    progress: str = setting("progress bars", choices=("auto", "on", "off"), identity=NONE)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -484,6 +671,7 @@ class Config:
     search: SearchConfig = field(default_factory=SearchConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
 
 
 #: The groups that a user chooses from, in the order of the pipeline.
@@ -494,6 +682,10 @@ GROUPS: dict[str, type] = {
 }  # fmt: skip
 
 
+#: Keys of groups whose value is a dictionary with keys of the user's choice; Hydra closes all others.
+_OPEN = {"data": ("sources", "weights")}
+
+
 def register() -> None:
     """Give Hydra the schema, ``schema`` for the root and ``<group>/schema`` for each group, and the resolver ``times``."""
     from hydra.core.config_store import ConfigStore
@@ -502,7 +694,10 @@ def register() -> None:
     OmegaConf.register_new_resolver("times", operator.mul, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    for group, node in GROUPS.items():
+    for group, kind in GROUPS.items():
+        node = OmegaConf.structured(kind)
+        for name in _OPEN.get(group, ()):
+            OmegaConf.set_struct(node[name], False)
         store.store(group=group, name="schema", node=node)
 
 

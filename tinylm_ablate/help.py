@@ -6,26 +6,50 @@ from tinylm_ablate.config import GROUPS
 from tinylm_ablate.paths import conf_dir, experiments_dir
 
 _USAGE = """\
-tinylm_ablate: composable, resumable, statistically honest ablations of tiny language models
+tinylm-ablate: composable, resumable, statistically honest ablations of tiny language models
 
 usage:
-  python -m tinylm_ablate [key=value ...]                 one run
-  python -m tinylm_ablate -m key=a,b [key=value ...]      a grid: every combination of the values
-  python -m tinylm_ablate -m +experiments=NAME            a table or figure of the paper
-  python -m tinylm_ablate.report                          tables from the runs
+  tinylm-ablate [key=value ...]                 one run
+  tinylm-ablate -m key=a,b [key=value ...]      a grid: every combination of the values
+  tinylm-ablate -m +experiments=NAME            a table or figure of the paper
+  tinylm-ablate VERB [...]                      (also: python -m tinylm_ablate ...)
 
-mode=plan tells what a run or grid would cost, mode=status how far it is; of a finished model, mode=evaluate asks benchmarks,
-mode=generate writes text and mode=export makes a Hugging Face folder. docs/config.md has every setting.
+verbs:
+{verbs}
 
 examples:
-  python -m tinylm_ablate -m arch.depth=20,40 init=inherit
-  python -m tinylm_ablate data=files data.path=my_texts scale=s16 train.tokens=5000000
+  tinylm-ablate -m arch.depth=20,40 init=inherit
+  tinylm-ablate plan -m arch.depth=20,40 init=inherit
+  tinylm-ablate data=files data.path=my_texts scale=s16 train.tokens=5M
 """
 
+#: What each verb does; those of the first group take the same settings as a run, and are values of ``mode``.
+VERBS = {
+    "run": "train and measure (the default)",
+    "plan": "report what a run or grid would cost",
+    "status": "report how far it is",
+    "evaluate": "measure what is finished, and train nothing",
+    "generate": "write text with a finished model (prompt=)",
+    "export": "write a finished model as a Hugging Face folder (folder=)",
+    "coverage": "count a large vocabulary on the text (Figure 2)",
+    "report": "write the tables of the runs",
+    "ui": "serve the MLflow page of the runs on this machine",
+    "sync": "make the trackers' state from the folders of the runs",
+    "gc": "list, and with --delete remove, what no grid needs any more",
+}
 
-def help_text() -> str:
-    """Usage, the config groups with their choices, the experiments, and where to read on."""
-    lines = [_USAGE, "config groups (group=choice):"]
+
+def help_text(verb: str = "") -> str:
+    """Usage, the config groups with their choices, the experiments, and where to read on; of a verb, what it does."""
+    if verb in VERBS:
+        words = (
+            "[key=value ...]" if verb in ("run", "plan", "status", "evaluate", "generate", "export", "coverage") else "[...]"
+        )
+        return (
+            f"tinylm-ablate {verb} {words}\n\n{VERBS[verb]}\n\ntinylm-ablate --help lists the settings; docs/config.md has all."
+        )
+    verbs = "\n".join(f"  {name:<10} {what}" for name, what in VERBS.items())
+    lines = [_USAGE.format(verbs=verbs), "config groups (group=choice):"]
     for group, node in GROUPS.items():
         names = sorted((path.stem for path in (conf_dir() / group).glob("*.yaml")), key=_natural)
         summary = " ".join((node.__doc__ or "").split())

@@ -3,56 +3,69 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tinylm_ablate import progress
 from tinylm_ablate.config import Config, check_values
-from tinylm_ablate.errors import ConfigError, UserError
+from tinylm_ablate.errors import ConfigError, RunFailed, UserError
+from tinylm_ablate.execute.walk import DONE
+from tinylm_ablate.execute.words import say
 from tinylm_ablate.settle import settle
-
-if TYPE_CHECKING:
-    from tinylm_ablate.grid.outcome import Outcome
 
 
 def perform(config: Config) -> None:
     """Do what ``config.mode`` says."""
+    if config.grid.work is not None:
+        from tinylm_ablate.execute.worker import work
+
+        work(Path(config.grid.work))
+        return
     if config.mode not in {"run", "plan"} and (mistakes := check_values(config)):
         raise ConfigError(mistakes)
     progress.configure(config.progress)
     modes = {
         "run": _run, "plan": _plan, "generate": _generate, "export": _export, "coverage": _coverage, "status": _status,
-        "evaluate": _evaluate,
+        "evaluate": _evaluate, "sync": _sync,
     }  # fmt: skip
     modes[config.mode](config)
 
 
-def perform_cell(config: Config) -> Outcome:
-    """Do a cell of a grid, or the run ``grid.part`` that it needs; the grid's sweeper tells the story."""
-    from tinylm_ablate.grid.needs import part
-    from tinylm_ablate.grid.work import attempt
-
-    return attempt(part(settle(config), config.grid.part))
-
-
 def _run(config: Config) -> None:
-    from tinylm_ablate.report import summary_table
-    from tinylm_ablate.run import complete, finished
+    from tinylm_ablate.execute.perform import perform as do
+    from tinylm_ablate.grid.summary import summary_table
+    from tinylm_ablate.tracking import sync
 
     settled = settle(config)
-    if finished(settled.folder) is not None:
+    walk = do([("the run", settled)], config, quiet=True)
+    for problem in sync(config.tracking, Path(config.runs_dir), folders=[settled.folder]).problems:
+        say(problem)
+    for state in walk.failed():
+        if state.exception is not None:
+            raise state.exception
+        raise RunFailed(f"{state.task.name}: {state.error}")
+    if not any(state.state == DONE for state in walk.states.values()):
         print(f"already finished: {settled.folder}")
-    print(summary_table([({"run": settled.identity}, complete(settled))]))
+    print(summary_table([({"run": settled.identity}, settled)]))
+
+
+def _sync(config: Config) -> None:
+    from tinylm_ablate.tracking import sync
+
+    report = sync(config.tracking, Path(config.runs_dir))
+    print(report)
+    if report.problems:
+        raise SystemExit(1)
 
 
 def _status(config: Config) -> None:
-    from tinylm_ablate.grid.status import show_status
+    from tinylm_ablate.execute.status import show_status
 
     show_status([("the run", settle(config))])
 
 
 def _plan(config: Config) -> None:
-    from tinylm_ablate.grid.plan import plans
+    from tinylm_ablate.execute.plan import plans
 
     print(plans([("the run", settle(config))], config.plan.format))
 
@@ -64,16 +77,35 @@ def _coverage(config: Config) -> None:
 
 
 def _evaluate(config: Config) -> None:
-    from tinylm_ablate.grid.benchmarks import show_scores
+    from tinylm_ablate.hardware import pick_device
+    from tinylm_ablate.measure.benchmarks import benchmark_folder, score_table, settings_of
 
-    show_scores([("", _model_folder(config))], config)
+    if config.model is None and not (config.evaluate.tasks or config.evaluate.task_folder):
+        _measure(config)
+        return
+    settings_of(config.evaluate)  # its mistakes first
+    model = _model_folder(config)
+    home = model.parent if model.name == "model" and (model.parent / "metrics.json").is_file() else model
+    benchmark_folder(model, home, config.evaluate, pick_device(config.train.device))
+    print(score_table([("", home)], config.evaluate))
+
+
+def _measure(config: Config) -> None:
+    """Measure the run that the config describes, if it is finished."""
+    from tinylm_ablate.execute.perform import perform as do
+
+    settled = settle(config)
+    if not (settled.folder / "metrics.json").exists():
+        raise UserError(f"mode=evaluate: {settled.folder} is not finished; the same command without mode=evaluate trains it")
+    do([("the run", settled)], config, train=False, quiet=True)
+    _run(config)
 
 
 def _generate(config: Config) -> None:
     import torch
 
     from tinylm_ablate.arch.decoding import generate
-    from tinylm_ablate.init.huggingface import load_model, load_tokenizer
+    from tinylm_ablate.formats.huggingface import load_model, load_tokenizer
 
     if not config.prompt:
         raise ConfigError(["prompt=: allowed: the text to go on from, as in prompt='Once upon a time'"])
@@ -96,15 +128,28 @@ def _generate(config: Config) -> None:
 
 
 def _export(config: Config) -> None:
-    from tinylm_ablate.init.huggingface import export, load, load_tokenizer
+    from tinylm_ablate.formats.huggingface import export, load, load_tokenizer
 
     if not config.folder:
         raise ConfigError(["folder=null: mode=export needs folder=WHERE"])
+    gguf = config.export.format == "gguf"
+    if gguf != config.folder.endswith(".gguf"):
+        name = "the name of a file that ends in .gguf" if gguf else "the name of a folder, or export.format=gguf"
+        raise ConfigError([f"folder={config.folder}: allowed with export.format={config.export.format}: {name}"])
     source = _model_folder(config)
     shape, state = load(source)
     _, end_of_text = load_tokenizer(source)
+    if source.suffix == ".gguf":
+        raise UserError(f"model={source}: is a GGUF file already; allowed: a run or a Hugging Face folder")
     context = json.loads((source / "config.json").read_text())["max_position_embeddings"]
-    export(Path(config.folder), state, shape, source / "tokenizer.json", context, end_of_text)
+    if gguf:
+        from tinylm_ablate.formats.gguf_export import export_gguf
+
+        given = (Path(config.folder), state, shape, source / "tokenizer.json", context, end_of_text)
+        for note in export_gguf(*given, config.export.weights):
+            print(f"note: {note}", file=sys.stderr)
+    else:
+        export(Path(config.folder), state, shape, source / "tokenizer.json", context, end_of_text)
     print(f"exported to {config.folder}")
 
 
@@ -116,6 +161,6 @@ def _model_folder(config: Config) -> Path:
             raise UserError(f"model=null: the run that the config describes has no model yet in {folder}; name one with model=")
         return folder
     for folder in (Path(config.runs_dir) / config.model / "model", Path(config.model) / "model", Path(config.model)):
-        if folder.is_dir():
+        if folder.is_dir() or (folder.suffix == ".gguf" and folder.is_file()):
             return folder
-    raise UserError(f"model={config.model}: neither a run in {config.runs_dir} nor a folder")
+    raise UserError(f"model={config.model}: neither a run in {config.runs_dir}, nor a folder, nor a GGUF file")

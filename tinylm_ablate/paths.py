@@ -30,6 +30,11 @@ def conf_dir() -> Path:
     return config_root() / "conf"
 
 
+def paper_dir() -> Path:
+    """The folder of the paper's printed numbers, one CSV per table or figure."""
+    return _PACKAGE / "report" / "paper"
+
+
 def experiments_dir() -> Path:
     """The folder with one YAML file a table or figure; it need not exist where none is defined."""
     return config_root() / "experiments"

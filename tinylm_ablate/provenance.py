@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tinylm_ablate import __version__
 from tinylm_ablate.errors import UserError
+from tinylm_ablate.secrets import cut
+from tinylm_ablate.version import __version__
 
 _PACKAGES = (
     "torch",
@@ -30,17 +31,19 @@ _PACKAGES = (
     "safetensors",
 )
 
-#: Variable of the environment by which a grid tells its workers' processes what was typed.
+#: Variable of the environment that carries what was typed to workers.
 COMMAND = "TINYLM_ABLATE_COMMAND"
 
-#: Tells a worker of a grid which process started it, and when the grid was started (``tinylm_ablate.grid.workers``).
-LEADER = "TINYLM_ABLATE_LEADER"
+
+def provenance() -> dict[str, Any]:
+    """Commit of the checkout that the package runs from (None in an installed wheel), whether and how it differs from it,
+    package versions, the machine, and the command line."""
+    return {**_environment(), "command": command()}
 
 
 @cache
-def provenance() -> dict[str, Any]:
-    """Commit of the checkout that the package runs from (None in an installed wheel), whether and how it differs from it,
-    package versions, and the machine."""
+def _environment() -> dict[str, Any]:
+    """The part of it that is the same for every command of a process."""
     return {
         "tinylm_ablate": __version__,
         **_checkout(),
@@ -52,19 +55,14 @@ def provenance() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "accelerator": _accelerator(),
         },
-        "command": _command(),
     }
 
 
-def carry_command() -> None:
-    """Let the processes that this one starts, through whichever launcher, know the command line."""
-    if LEADER not in os.environ:  # a worker that another one has started carries on what was typed
-        os.environ[COMMAND] = json.dumps([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def _command() -> list[str]:
+def command() -> list[str]:
+    """The command line that was typed, also in a worker that it has started; without passwords."""
     carried = os.environ.get(COMMAND)
-    return [str(word) for word in json.loads(carried)] if carried else [Path(sys.argv[0]).name, *sys.argv[1:]]
+    words = [str(word) for word in json.loads(carried)] if carried else [Path(sys.argv[0]).name, *sys.argv[1:]]
+    return cut(words)
 
 
 def require_clean() -> None:

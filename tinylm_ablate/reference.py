@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tinylm_ablate.config import GROUPS, Config, allowed
+from tinylm_ablate.config import GROUPS, NONE, Config, allowed
 from tinylm_ablate.paths import conf_dir
 from tinylm_ablate.report.markdown import table
 
@@ -97,7 +97,7 @@ def _settings(node: Any, prefix: str, defaults: dict[str, Any]) -> str:
         key = f"{prefix}.{item.name}" if prefix else item.name
         if not dataclasses.is_dataclass(hints[item.name]):
             rule = dict(item.metadata)
-            mark = "●" if rule["numerics"] else ""
+            mark = "●" if rule["identity"] != NONE else ""
             rows.append([f"`{key}`", mark, f"`{_text(defaults[item.name])}`", _allowed(hints[item.name], rule), rule["help"]])
         elif prefix:  # a part of a group, such as optimizer.scaling
             inner = _settings(hints[item.name], key, defaults[item.name])

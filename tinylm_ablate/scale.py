@@ -9,6 +9,7 @@ Wherever the configuration takes a size, it also takes the text "N/s": the paper
 
 from __future__ import annotations
 
+import math
 import re
 
 _DIAL = re.compile(r"^\s*(\d+)\s*/\s*s\s*$")
@@ -39,3 +40,53 @@ def at_scale(value: int | str, factor: int, minimum: int = 1) -> int:
     if match is None:
         raise ValueError(f"{value!r} is neither a whole number nor 'N/s'")
     return max(minimum, (2 * int(match.group(1)) + factor) // (2 * factor))
+
+
+#: Tokens per parameter at which the scales' learning rates were measured.
+MEASURED_BUDGET = 8.0
+
+#: The best rate's powers of the budget below and above it (docs/dial.md).
+_SHORT, _LONG = 0.4, -1 / 3
+
+#: Optimizer steps that learn masks, and tokens in each at the paper's size: those of Sheared-LLaMA (Xia et al. 2023).
+MASK_STEPS = 3200
+_MASK_TOKENS = 131_072
+
+
+def rate_at_shape(rate: float, width: int, depth: int, baseline_width: int, baseline_depth: int) -> float:
+    """Peak learning rate of a shape, from that of the scale's baseline: it goes with 1 / (width x sqrt(depth)).
+
+    Shapes with as many body parameters therefore share one rate, since these go with width squared times depth.
+
+    Sources: width as in Tensor Programs V (Yang et al. 2022), depth as in Tensor Programs VI (Yang et al. 2023); docs/dial.md
+    has the measurements.
+    """
+    return float(rate * baseline_width / width * math.sqrt(baseline_depth / depth))
+
+
+def rate_at_budget(rate: float, tokens_per_parameter: float) -> float:
+    """Peak learning rate at a budget, from that at ``MEASURED_BUDGET``: lower for shorter and for longer runs
+    (docs/dial.md)."""
+    ratio = tokens_per_parameter / MEASURED_BUDGET
+    return float(rate * ratio ** (_SHORT if ratio < 1 else _LONG))
+
+
+def std_at_width(std: float, width: int, baseline_width: int) -> float:
+    """Standard deviation of the random rules at a width: a product with a matrix keeps the size of its input (1 /
+    sqrt(width))."""
+    return float(std * math.sqrt(baseline_width / width))
+
+
+def decay_at_budget(decay: float, rate: float, steps: int, paper_rate: float, paper_steps: int) -> float:
+    """Weight decay with which the sum of rate x decay over the steps is the paper's.
+
+    AdamW's weights are a moving average of its updates over 1 / (rate x decay) steps; this keeps the average's length a
+    constant share of the run (Wang and Aitchison 2024). Both runs have the same schedule, so the peak rates stand for their
+    means.
+    """
+    return decay * paper_rate * paper_steps / (rate * steps)
+
+
+def mask_batch_tokens(factor: int, context_length: int) -> int:
+    """Tokens in each of the ``MASK_STEPS`` steps that learn masks: Sheared-LLaMA's over s squared, at least one sequence."""
+    return max(1, round(_MASK_TOKENS / factor**2 / context_length)) * context_length

@@ -14,21 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from tinylm_ablate.arch.shapes import Shape, baseline_parameters, plain, resolve
-from tinylm_ablate.config import MAX_TOKENS, Config, check_values
+from tinylm_ablate.budget import split_rounds
+from tinylm_ablate.config import MAX_TOKENS, VALUE, Config, check_values, walk
 from tinylm_ablate.data.check import data_mistakes
 from tinylm_ablate.data.corpus import text_fingerprint
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.hardware import fast_bf16
-from tinylm_ablate.rounds.plan import Rounds, split_rounds
-from tinylm_ablate.scale import at_scale
+from tinylm_ablate.scale import at_scale, rate_at_budget, rate_at_shape
+from tinylm_ablate.settled import Settled
 from tinylm_ablate.tokenizer.build import mistakes as vocabulary_mistakes
 from tinylm_ablate.tokenizer.build import resolved_size, vocabulary_fingerprint
 from tinylm_ablate.tokenizer.train import MIN_VOCAB_SIZE
 from tinylm_ablate.tracking.check import tracking_mistakes
 
-#: Raised by hand when the same settings come to mean other numbers, so that older records are not taken for new ones.
-IDENTITY_SCHEMA = 1
+#: Raised by hand when the same settings start to mean other numbers, so that older records are not mistaken for new ones.
+IDENTITY_SCHEMA = 2
 
 #: micro_batch=auto: most tokens in a forward pass, so that the paper's own scale fits a GPU.
 _MICRO_TOKENS = 16_384
@@ -37,56 +38,9 @@ _MICRO_TOKENS = 16_384
 #: than they save (docs/LAB.md).
 BF16_FROM_WIDTH = 32
 
-
-@dataclass(frozen=True)
-class Settled:
-    """One run, settled.
-
-    Attributes:
-        config: The config it came from.
-        shape: The decoder.
-        source_vocab_size: Entries of the large tokenizer that a compact one is cut from.
-        tokens: Tokens that the run trains on, over all of its rounds: ``steps`` whole batches.
-        steps: Optimizer steps, over all of its rounds.
-        rounds: Where each round begins and ends.
-        micro_batch: Sequences in a forward pass.
-        accumulation: Forward passes in an optimizer step.
-        learning_rate: Peak learning rate.
-        precision: "fp32", "bf16" or "bf16-true".
-        parent: The run that is to be trained before this one, to take weights from, or None.
-        previous: The run of all rounds but the last, which this one goes on from, or None.
-        keep_state: Whether the state of the optimizer is kept at the end, for the next round.
-        text: Fingerprint of the text.
-        vocabulary: Fingerprint of the tokenizer.
-        identity: Name of the run: a fingerprint of everything that can change its numbers, and of nothing else.
-    """
-
-    config: Config
-    shape: Shape
-    source_vocab_size: int
-    tokens: int
-    steps: int
-    rounds: Rounds
-    micro_batch: int
-    accumulation: int
-    learning_rate: float
-    precision: str
-    parent: Settled | None
-    previous: Settled | None
-    keep_state: bool
-    text: str
-    vocabulary: str
-    identity: str
-
-    @property
-    def folder(self) -> Path:
-        """Where the run is kept."""
-        return Path(self.config.runs_dir) / self.identity
-
-    @property
-    def multiplies_bf16(self) -> bool:
-        """Whether products are rounded to bf16; with "bf16-true", which is about memory, only where that is no slower."""
-        return self.precision == "bf16" or (self.precision == "bf16-true" and fast_bf16(self.config.train.device))
+#: The dial's rate of a shape is at most this many times the baseline's, or its inverse; and tokens per parameter within which
+#: the rule for budgets was measured.
+_SHAPE_LIMIT, _BUDGET_LIMITS = 4.0, (2.0, 52.0)
 
 
 def settle(config: Config) -> Settled:
@@ -115,12 +69,12 @@ def settle(config: Config) -> Settled:
     shape = None
     if sound("tokenizer", "scale", "arch") and not any(m.startswith("tokenizer.") for m in mistakes):
         try:
-            shape = resolve(config.arch, config.scale, vocab_size)
+            shape = resolve(config.arch, config.scale, vocab_size, _named_parent_shape(config))
         except ConfigError as error:
             mistakes += error.mistakes
     budget = None
     if sound("train", "scale", "optimizer"):
-        budget, found = _budget(config)
+        budget, found = _budget(config, shape)
         mistakes += found
     if config.train.device == "cuda" and config.mode != "plan":
         import torch
@@ -134,8 +88,12 @@ def settle(config: Config) -> Settled:
         mistakes.append(
             f"data.test_share={config.data.test_share}: with data.validation_share it takes {share:.0%}; allowed: under 90%"
         )
-    if config.init.method != "random" and (config.arch.activations > 1 or config.arch.shortcuts > 0):
-        mistakes.append(f"init.method={config.init.method}: allowed with arch.activations=1 and arch.shortcuts=0")
+    own_parent = config.init.method == "inherit" and config.init.parent is None
+    if own_parent and config.init.parent_vocab_size is not None and config.tokenizer.kind == "file":
+        mistakes.append(
+            f"init.parent_vocab_size={config.init.parent_vocab_size}: allowed with tokenizer.kind=bpe or "
+            "compact, or null; a file has the entries that it has"
+        )
     if config.init.train == "parent" and (config.init.method == "random" or config.init.parent is not None):
         given = f"init.method={config.init.method} init.parent={config.init.parent}"
         mistakes.append(f"init.train=parent: {given} train none; allowed: child, or init.method=inherit init.parent=null")
@@ -173,8 +131,6 @@ def _named(settled: Settled) -> Settled:
         before = rounds.before()
         config = copy.deepcopy(settled.config)
         config.rounds.count, config.rounds.forgetting, config.train.keep_model = before.count, False, True
-        if config.tracking.run_name is not None:
-            config.tracking.run_name += f", round {before.count} of {rounds.count}"
         previous = dataclasses.replace(
             settled, config=config, steps=before.steps, tokens=before.steps * config.train.batch_tokens, rounds=before,
             keep_state=rounds.schedule != "rewarm",
@@ -184,55 +140,33 @@ def _named(settled: Settled) -> Settled:
 
 
 def meaning(settled: Settled) -> dict[str, Any]:
-    """Everything that can change a run's numbers, as plain data: the content of its identity. Settings at rest are left out."""
+    """Everything that can change a run's weights, as plain data: the content of its identity.
+
+    Which keys enter, and how, is said at their definitions in ``tinylm_ablate.config``.
+    """
     config = settled.config
-    init = {"method": config.init.method, "rule": config.init.rule, "std": config.init.std}
-    if config.init.method != "random":
-        init["parent"] = settled.parent.identity if settled.parent else _reference_fingerprint(config)
-    if config.init.method == "inherit":
-        init |= {name: getattr(config.init, name) for name in ("criterion", "keep_first", "keep_last")}
-    if config.init.method != "random":
-        del init["rule"]  # only rows without a counterpart are drawn, by std alone
-    optimizer = dataclasses.asdict(config.optimizer)
-    del optimizer["scaling"]
-    if config.optimizer.schedule != "wsd":
-        del optimizer["decay_share"]
-    if config.optimizer.schedule == "constant":
-        del optimizer["final"]
-    if config.optimizer.name != "muon":
-        del optimizer["momentum"]
+    values = {
+        key: value
+        for key, value, rule in walk(config)
+        if rule["identity"] == VALUE and (rule.get("active") is None or rule["active"](config))
+    }
     shape = plain(settled.shape)
     if not settled.shape.shortcuts:
         del shape["shortcut_ratio"]
-    if config.init.method == "inherit":
-        if config.init.layers != "middle":
-            init["layers"] = config.init.layers
-        if config.init.criterion in ("taylor", "learned") or config.init.layers == "importance":
-            init["calibration_tokens"] = config.init.calibration_tokens
-        if config.init.criterion == "learned":
-            init["masks"] = dataclasses.asdict(config.init.masks)
-    evaluate = dataclasses.asdict(config.evaluate)
-    del evaluate["decode"]  # the speed of a shape, not of its weights
-    for beside in ("layer_skip", "tasks", "task_folder", "shots", "limit"):  # measured on a finished run too
-        del evaluate[beside]
+    if config.init.method != "random":
+        values["init.parent"] = settled.parent.identity if settled.parent else _reference_fingerprint(config)
     return {
         "schema": IDENTITY_SCHEMA,
-        "seed": config.seed,
+        "values": values,
         "text": settled.text,
         "vocabulary": settled.vocabulary,
         "shape": shape,
-        "init": init,
-        "optimizer": optimizer | {"learning_rate": settled.learning_rate},
         "rounds": settled.rounds.meaning(),
-        "train": {
-            "steps": settled.steps,
-            "context_length": config.train.context_length,
-            "micro_batch": settled.micro_batch,
-            "accumulation": settled.accumulation,
-            "precision": settled.precision,
-            "on_nonfinite": config.train.on_nonfinite,
-        },
-        "evaluate": evaluate,
+        "steps": settled.steps,
+        "micro_batch": settled.micro_batch,
+        "accumulation": settled.accumulation,
+        "learning_rate": settled.learning_rate,
+        "precision": settled.precision,
     }
 
 
@@ -256,7 +190,7 @@ class _Budget:
     learning_rate: float
 
 
-def _budget(config: Config) -> tuple[_Budget, list[str]]:
+def _budget(config: Config, shape: Shape | None) -> tuple[_Budget, list[str]]:
     train, scaling = config.train, config.optimizer.scaling
     mistakes = []
     if train.tokens is not None:
@@ -294,7 +228,8 @@ def _budget(config: Config) -> tuple[_Budget, list[str]]:
     elif sequences % micro_batch:
         mistakes.append(f"train.micro_batch={micro_batch}: allowed: a divisor of the {sequences} sequences of a batch")
     try:
-        rate = (train.batch_tokens / scaling.base_batch_tokens) ** scaling.exponent * scaling.base_lr * scaling.multiplier
+        base = dial_rate(config, shape, whole) if scaling.base_lr is None else scaling.base_lr
+        rate = (train.batch_tokens / scaling.base_batch_tokens) ** scaling.exponent * base * scaling.multiplier
     except OverflowError:
         rate = float("inf")
     if not 0 < rate < 1e3:
@@ -303,6 +238,27 @@ def _budget(config: Config) -> tuple[_Budget, list[str]]:
         )
     steps = max(1, tokens // train.batch_tokens)
     return _Budget(steps, micro_batch, max(1, sequences // micro_batch), rate), mistakes
+
+
+def dial_rate(config: Config, shape: Shape | None, tokens: int) -> float:
+    """The peak learning rate at the base batch where none is given: the scale's, by the dial's rules for shape and budget.
+
+    Neither rule is followed further than it was measured, nor at the paper's own scale, whose rate is printed (docs/dial.md).
+
+    Args:
+        config: Its scale is used.
+        shape: The decoder; None leaves the shape's rule out.
+        tokens: The whole budget.
+    """
+    scale = config.scale
+    if scale.factor == 1:
+        return scale.learning_rate
+    rate = scale.learning_rate
+    if shape is not None:
+        at_shape = rate_at_shape(1.0, shape.width, shape.depth, at_scale(scale.width, scale.factor), scale.depth)
+        rate *= min(_SHAPE_LIMIT, max(1 / _SHAPE_LIMIT, at_shape))
+    low, high = _BUDGET_LIMITS
+    return rate_at_budget(rate, min(high, max(low, tokens / baseline_parameters(scale))))
 
 
 def _devices_mistakes(config: Config) -> list[str]:
@@ -340,26 +296,38 @@ def _parent(config: Config) -> Settled:
     arch.kv_heads = "auto"
     if init.method == "inherit":
         arch.depth, arch.width, arch.ffn_width = init.parent_depth, init.parent_width, init.parent_ffn_width
+        arch.activations, arch.shortcuts = 1, 0  # the child's are new, and begin as Llama's function (init.inherit)
         parent.seed = init.parent_seed
+        if init.parent_vocab_size is not None:
+            parent.tokenizer.vocab_size = init.parent_vocab_size
         if init.parent_tokens is not None:
             parent.train.tokens = init.parent_tokens
         wider = at_scale(init.parent_width, config.scale.factor) / at_scale(config.scale.width, config.scale.factor)
-        parent.optimizer.scaling.multiplier /= wider
+        if parent.optimizer.scaling.base_lr is not None:  # the dial's own rate follows the shape
+            parent.optimizer.scaling.multiplier /= wider
         init.std /= math.sqrt(wider)
     parent.train.share = 1.0
     parent.rounds.count, parent.rounds.forgetting = 1, False
     init.method, init.train = "random", "child"
     parent.train.keep_model = True
-    parent.tracking.run_name = f"parent {arch.depth} layers"
     try:
         return settle(parent)
     except ConfigError as error:
         raise ConfigError([f"in the parent of init.method={config.init.method}: {m}" for m in error.mistakes]) from None
 
 
+def _named_parent_shape(config: Config) -> Shape | None:
+    """The shape of the model that ``init.parent`` names, which fills in "auto" in the group ``arch``; None without one."""
+    from tinylm_ablate.init.parents import open_parent
+
+    if config.init.method == "random" or config.init.parent is None:
+        return None
+    return open_parent(config.init.parent, Path(config.runs_dir)).shape
+
+
 def _check_parent(config: Config, child: Shape, parent: Settled | None) -> None:
     """Refuse a child that does not fit its parent, before anything is spent."""
-    from tinylm_ablate.init.coupled import check_shapes
+    from tinylm_ablate.init.compatible import check_shapes
     from tinylm_ablate.init.parents import check_parent, open_parent
     from tinylm_ablate.init.pool import check_pool
 

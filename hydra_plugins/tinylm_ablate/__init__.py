@@ -1,6 +1,7 @@
 """Hydra makes plugins only of classes that are defined here; sweepers and launcher themselves are in ``tinylm_ablate.grid``."""
 
-from tinylm_ablate.grid import ray, search, sweeper
+from tinylm_ablate.execute import ray
+from tinylm_ablate.grid import search, sweeper
 
 
 class GridSweeper(sweeper.GridSweeper):

@@ -18,16 +18,16 @@ def test_an_epoch_holds_every_window_once(length: int, context: int, seed: int, 
     if length <= context:
         return
     batches = Batches(row(length), context, seed, round_)
-    assert batches.windows == (length - 1) // context
-    assert batches.tokens == batches.windows * context
+    assert batches.epoch_windows == (length - 1) // context
+    assert batches.tokens == batches.epoch_windows * context
     for epoch in range(2):
-        positions = np.arange(batches.windows) + epoch * batches.windows
-        assert sorted(batches.ids(positions).tolist()) == list(range(batches.windows))
+        positions = np.arange(batches.epoch_windows) + epoch * batches.epoch_windows
+        assert sorted(batches.windows(positions).tolist()) == list(range(0, batches.tokens, context))
 
 
 def test_windows_are_neighbouring_tokens_with_one_shared() -> None:
     batches = Batches(row(100), 8, seed=0, round=0)
-    inputs = batches.inputs(np.arange(batches.windows))
+    inputs = batches.inputs(np.arange(batches.epoch_windows))
     assert inputs.dtype == np.int64 and inputs.shape == (12, 9)
     order = np.argsort(inputs[:, 0])
     assert (inputs[order] == np.arange(12)[:, None] * 8 + np.arange(9)).all()
@@ -38,14 +38,14 @@ def test_windows_are_neighbouring_tokens_with_one_shared() -> None:
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=40))
 def test_random_access_equals_going_through(positions: list[int]) -> None:
     batches = Batches(row(1000), 10, seed=3, round=1)
-    everything = batches.ids(np.arange(10_001))
-    assert (batches.ids(np.array(positions)) == everything[positions]).all()
+    everything = batches.windows(np.arange(10_001))
+    assert (batches.windows(np.array(positions)) == everything[positions]).all()
     assert (Batches(row(1000), 10, seed=3, round=1).inputs(np.array(positions)) == batches.inputs(np.array(positions))).all()
 
 
 def test_seed_round_and_epoch_each_give_another_order() -> None:
     orders = {
-        tuple(Batches(row(2001), 10, seed, round_).ids(np.arange(200) + 200 * epoch).tolist())
+        tuple(Batches(row(2001), 10, seed, round_).windows(np.arange(200) + 200 * epoch).tolist())
         for seed in (0, 1)
         for round_ in (0, 1)
         for epoch in (0, 1)

@@ -52,7 +52,7 @@ def test_empty_file(tmp_path: Path, data_config: Make) -> None:
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".txt.gz"])
 def test_bad_utf8_names_file_byte_and_fix(tmp_path: Path, data_config: Make, suffix: str) -> None:
     path = tmp_path / f"bad{suffix}"
-    content = GOOD + '{"text": "中国"}\n'.encode("gb18030")
+    content = GOOD + '{"text": "中国的春天来了，城里的人们又走到河边看船"}\n'.encode("gb18030")
     path.write_bytes(gzip.compress(content) if suffix.endswith(".gz") else content)
     message = refused(data_config(path), tmp_path / "cache")
     assert message.startswith(f"{path}: is not UTF-8 at byte {len(GOOD) + 10:,}")
@@ -109,7 +109,7 @@ def test_missing_path_and_folder_without_text(tmp_path: Path, data_config: Make)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "notes.docx").write_text("x")
     message = refused(data_config(tmp_path / "in"), tmp_path / "cache")
-    assert "holds nothing to read; allowed: .txt .txt.gz" in message
+    assert "holds nothing to read; allowed: .txt .jsonl" in message
     message = refused(data_config(tmp_path / "in" / "notes.docx"), tmp_path / "cache")
     assert "is of no known kind; allowed: .txt" in message
 

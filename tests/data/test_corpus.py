@@ -129,6 +129,23 @@ def test_languages_that_are_chosen_are_kept_and_no_other(tmp_path: Path, data_co
         open_corpus(data_config(path, languages=["fr"]), tmp_path / "cache")
 
 
+def test_small_languages_are_grouped_unless_somebody_named_them(tmp_path: Path, data_config: Make, texts: list[str]) -> None:
+    german = "Der Wind zog über das Wasser, und niemand sprach von dem langen Winter, der vergangen war."
+    many = [f"{german} Das ist der {number}. Satz von dieser Art." for number in range(100)]
+    few = ["Ветер прошёл над водой, и никто не говорил о том, что было потеряно долгой зимой."]
+    path = write_jsonl(tmp_path / "t.jsonl", [*texts, *many, *few])
+    corpus = open_corpus(data_config(path), tmp_path / "cache")
+    assert corpus.languages == ["de", "en", "other", "zh"] and corpus.summary["grouped"] == ["ru"]
+    by_label = {label: [d.text for split in SPLITS for d in corpus.documents(split, label)] for label in corpus.languages}
+    assert by_label["other"] == few and sorted(by_label["de"]) == sorted(many)
+    counts = corpus.summary["documents"]
+    assert sum(counts[split].get("other", 0) for split in SPLITS) == 1
+    labels = ["en" if number % 2 == 0 else "zh" for number in range(len(texts))] + ["de"] * 100 + ["ru"]
+    named = data_config(write_jsonl(tmp_path / "n.jsonl", [*texts, *many, *few], lang=labels), language_column="lang")
+    assert open_corpus(named, tmp_path / "cache").languages == ["de", "en", "ru", "zh"]
+    assert "ru" in open_corpus(data_config(path, languages=["ru", "de", "en"]), tmp_path / "cache").languages
+
+
 def test_too_few_documents(tmp_path: Path, data_config: Make, texts: list[str]) -> None:
     cache = tmp_path / "cache"
     data = data_config(write_jsonl(tmp_path / "t.jsonl", [*texts[:2], "short", texts[0]]))

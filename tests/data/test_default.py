@@ -76,7 +76,7 @@ def test_default_corpus_is_real_text_one_to_one(corpus: Corpus) -> None:
     assert 0.8 < size["zh"] / size["en"] < 1.25
     assert corpus.summary["duplicates"] > 8000
     assert {source["name"] for source in corpus.summary["sources"]} == {part.name for part in default.PARTS}
-    assert all(source["licence"] and source["origin"] and source["package"] for source in corpus.summary["sources"])
+    assert all(source["license"] and source["origin"] and source["package"] for source in corpus.summary["sources"])
     hashes = [document.hash for split in SPLITS for document in corpus.documents(split)]
     assert len(hashes) == len(set(hashes))
     # The parts are mixed, so that the first documents hold each kind.
@@ -133,7 +133,7 @@ def test_other_content_is_refused(index: Archive, tmp_path: Path) -> None:
         fetch.fetch([other], tmp_path / "downloads")
     message = str(told.value)
     assert "could not be fetched" in message and "DO NOT MATCH THE HASHES" in message
-    assert f"{index.file} of some-text 1.0, SHA-256 {'0' * 64}" in message and "by hand" in message
+    assert f"{index.file} of some-text 1.0, {index.size:,} bytes, SHA-256 {'0' * 64}" in message and "by hand" in message
     assert [path.name for path in (tmp_path / "downloads").iterdir()] == ["downloads.lock"]
 
 

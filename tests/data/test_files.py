@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinylm_ablate.config import DataConfig
-from tinylm_ablate.data import readers
+from tinylm_ablate.data import cutting
 from tinylm_ablate.data.corpus import text_fingerprint
-from tinylm_ablate.data.languages import script_language
-from tinylm_ablate.data.readers import Columns, read_rows
+from tinylm_ablate.data.languages import identify
+from tinylm_ablate.data.readers import read_rows
+from tinylm_ablate.data.rows import Columns
 from tinylm_ablate.data.sources import read_documents
 from tinylm_ablate.errors import UserError
 
@@ -103,10 +104,10 @@ def test_cutting_loses_nothing_whatever_the_lines(
     path = tmp_path_factory.getbasetemp() / "cut.txt"
     path.write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "_CUT_BYTES", 50)
-        patch.setattr(readers, "_CUT_AT_LINE_BYTES", 200)
-        patch.setattr(readers, "_CUT_ANYWHERE_BYTES", 500)
-        patch.setattr(readers, "WHOLE_BYTES", 1000)
+        patch.setattr(cutting, "_CUT_BYTES", 50)
+        patch.setattr(cutting, "_CUT_AT_LINE_BYTES", 200)
+        patch.setattr(cutting, "_CUT_ANYWHERE_BYTES", 500)
+        patch.setattr(cutting, "WHOLE_BYTES", 1000)
         rows = list(read_rows(path, Columns("text", None), cut=True))
     assert "".join(row.text for row in rows) == text
     assert all(len(row.text.encode()) <= 200 + 500 for row in rows)
@@ -134,17 +135,21 @@ def test_hash_of_a_file_is_kept_until_the_file_changes(tmp_path: Path, data_conf
         ("The quick brown fox.", "en"),
         ("风吹过水面，没有人说话。", "zh"),
         ("GPT 模型在中文上的表现如何", "zh"),
-        ("Это русский текст", "other"),
-        ("これはひらがなのぶんしょうです", "other"),
+        ("Это русский текст", "ru"),
+        ("これはひらがなのぶんしょうです", "ja"),
         ("", "other"),
         ("1234 !?", "other"),
         ("𠀀𠀁𠀂", "zh"),
-        ("Café déjà vu", "en"),
+        ("Café déjà vu", "fr"),
         ("a" * 5000 + "水" * 6000, "zh"),
+        ("Der schnelle braune Fuchs springt über den faulen Hund und läuft dann weiter.", "de"),
+        ("Le renard brun saute par-dessus le chien paresseux, et la nuit tombe sur la ville.", "fr"),
+        ("CreateInstanceRequest InstanceType: 实例的类型，见 DescribeInstanceTypes 接口 ImageId: 镜像的标识", "zh"),
+        ("Order 4711: 3 x item", "en"),
     ],
 )
 def test_language_by_script(text: str, language: str) -> None:
-    assert script_language(text) == language
+    assert identify(text) == language
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 
 from tests.experiments.test_experiments import cells
 from tinylm_ablate.arch.shapes import flops_per_token
-from tinylm_ablate.grid.work import gather
-from tinylm_ablate.report import convergence, layer_skip
+from tinylm_ablate.report.figures import FIGURES
+from tinylm_ablate.tasks.graph import Graph
 
 
 def identities(name: str, scale: str) -> dict[str, str]:
@@ -24,22 +24,19 @@ def test_figure_5_measures_runs_of_table_2_and_the_parent_of_table_5(scale: str)
     cost = {arm: flops_per_token(shape, 256)["training"] for arm, shape in shapes.items()}
     assert 5 < cost["parent_29_layers"] / cost["20_layers"] < 9
     config = cells("figure05_layer_skip", f"scale={scale}")[0][1].config
-    assert config.evaluate.layer_skip == 3 and config.experiment.figures == [layer_skip.NAME]
+    assert config.evaluate.layer_skip == 3 and config.experiment.figures == ["layer_skip"] and "layer_skip" in FIGURES
 
 
-def test_the_parent_is_measured_as_figure_5_asks_where_table_5_wants_it_first() -> None:
-    wanted = [
-        (name, place["arm"], settled)
-        for name in ("table05_inheritance", "figure05_layer_skip")
-        for place, settled in cells(name)
-    ]
-    works = gather([(f"{name} {arm}", settled, [name, arm]) for name, arm, settled in wanted])
-    (parent,) = (work for work in works if work.name == "figure05_layer_skip parent_29_layers")
-    assert parent.settled.config.evaluate.layer_skip == 3
-    assert parent.overrides == ["figure05_layer_skip", "parent_29_layers"]
-    children = [work.settled for work in works if work.settled.parent]
-    assert {child.parent.identity for child in children if child.parent} == {parent.identity}
-    assert works.index(parent) < min(works.index(work) for work in works if work.settled in children)
+def test_the_parent_is_trained_once_and_measured_as_figure_5_requests() -> None:
+    found = {name: cells(name) for name in ("table05_inheritance", "figure05_layer_skip")}
+    graph = Graph([(f"{name} {place['arm']}", settled) for name, own in found.items() for place, settled in own])
+    (parent,) = (task for task in graph.runs if task.name == "figure05_layer_skip parent_29_layers")
+    children = [task for task in graph.runs if task.run.parent]
+    assert {task.run.parent.identity for task in children if task.run.parent} == {parent.run.identity}
+    assert all(graph.tasks.index(parent) < graph.tasks.index(task) for task in children)
+    skipping = [task for task in graph.measures if task.request.measure.name == "layer_skip" and task.of is parent]
+    assert [task.request.settings["layers"] for task in skipping] == [3]
+    assert skipping[0].request.stem in parent.stems
 
 
 @pytest.mark.parametrize("scale", ["paper", "s32"])
@@ -48,4 +45,5 @@ def test_figure_6_shows_the_runs_of_table_5(scale: str) -> None:
     assert list(found) == ["base", "l1", "l2", "taylor", "learned"]
     assert found.items() <= table.items()
     assert found["base"] == identities("table02_depth_width", scale)["20"]
-    assert cells("figure06_convergence", f"scale={scale}")[0][1].config.experiment.figures == [convergence.NAME]
+    figures = cells("figure06_convergence", f"scale={scale}")[0][1].config.experiment.figures
+    assert figures == ["loss"] and FIGURES.keys() >= set(figures)

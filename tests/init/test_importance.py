@@ -101,9 +101,8 @@ def test_costs_are_measured_once_for_a_parent_and_a_text(tmp_path: Path, monkeyp
 
 
 def test_a_run_drops_the_layers_that_cost_least(small_data: list[str], tmp_path: Path) -> None:
-    from tests.helpers import TINY
+    from tests.helpers import TINY, run
     from tinylm_ablate.grid.compose import compose
-    from tinylm_ablate.run import run
     from tinylm_ablate.settle import settle
 
     place = [*TINY, *small_data, f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache", "init=inherit"]

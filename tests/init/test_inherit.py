@@ -14,13 +14,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.formats.folder_vocabulary import FolderVocabulary
+from tinylm_ablate.formats.tensors import tensor_sizes
 from tinylm_ablate.init import inherit as module
-from tinylm_ablate.init.coupled import tensor_sizes
 from tinylm_ablate.init.inherit import inherit, open_scores
 from tinylm_ablate.init.layers import choose_layers
 from tinylm_ablate.init.neurons import Scores, score
 from tinylm_ablate.init.parents import Parent
-from tinylm_ablate.init.vocabulary import FolderVocabulary
 
 PARENT = Shape(depth=6, width=32, ffn_width=24, heads=4, kv_heads=4, head_dim=8, vocab_size=320)
 INIT: Any = SimpleNamespace(method="inherit", criterion="l2", keep_first=2, keep_last=1, std=0.02)

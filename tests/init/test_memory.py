@@ -13,7 +13,7 @@ import torch
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.init.huggingface import take_decoder, to_huggingface
+from tinylm_ablate.formats.huggingface import take_decoder, to_huggingface
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "inherit_memory.py"
 

@@ -10,7 +10,7 @@ import torch
 
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.init.coupled import tensor_sizes
+from tinylm_ablate.formats.tensors import tensor_sizes
 from tinylm_ablate.init.neurons import cut, score
 from tinylm_ablate.init.pool import check_pool, mean_heads, pool_heads
 

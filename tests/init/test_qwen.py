@@ -12,8 +12,10 @@ import torch
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.decoding import Cached
 from tinylm_ablate.arch.shapes import Shape
-from tinylm_ablate.init.coupled import check_shapes, tensor_sizes
-from tinylm_ablate.init.huggingface import from_huggingface, huggingface_config, model_type
+from tinylm_ablate.formats.huggingface import from_huggingface
+from tinylm_ablate.formats.model_config import huggingface_config, model_type
+from tinylm_ablate.formats.tensors import tensor_sizes
+from tinylm_ablate.init.compatible import check_shapes
 from tinylm_ablate.init.neurons import Scores, cut, score
 from tinylm_ablate.init.pool import pool_heads
 

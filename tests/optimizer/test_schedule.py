@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tinylm_ablate.budget import split_rounds
 from tinylm_ablate.config import OptimizerConfig
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.optimizer.schedule import drawn, factor, run_factor, warmup_steps
-from tinylm_ablate.rounds.plan import split_rounds
 
 
 @cache

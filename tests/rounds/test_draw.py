@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.rounds.test_plan import rounds
+from tests.test_budget import rounds
 from tinylm_ablate.rounds.draw import Drawn, draw, effective_share
 
 

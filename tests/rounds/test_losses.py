@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import TINY
+from tests.helpers import TINY, run
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.data.batches import Batches
 from tinylm_ablate.data.corpus import Corpus
@@ -17,8 +17,8 @@ from tinylm_ablate.errors import UserError
 from tinylm_ablate.init.random import initialise
 from tinylm_ablate.rounds import losses as module
 from tinylm_ablate.rounds.losses import batch_losses
-from tinylm_ablate.run import run
-from tinylm_ablate.settle import Settled, settle
+from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
 
 
 @pytest.fixture

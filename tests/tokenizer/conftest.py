@@ -13,8 +13,8 @@ import pytest
 
 from tinylm_ablate.config import TokenizerConfig
 from tinylm_ablate.data.documents import Document
-from tinylm_ablate.tokenizer.alphabet import byte_values
-from tinylm_ablate.tokenizer.lossless import State, added
+from tinylm_ablate.formats.alphabet import byte_values
+from tinylm_ablate.formats.lossless import State, added
 from tinylm_ablate.tokenizer.train import train_bpe
 
 WORDS = {

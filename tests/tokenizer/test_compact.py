@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinylm_ablate.errors import UserError
+from tinylm_ablate.formats.importing import import_tokenizer
+from tinylm_ablate.formats.lossless import State, added, base_entries, dead_entries, open_tokenizer, special_token
 from tinylm_ablate.tokenizer.compact import cut
 from tinylm_ablate.tokenizer.count import count_entries
-from tinylm_ablate.tokenizer.importing import import_tokenizer
-from tinylm_ablate.tokenizer.lossless import State, added, base_entries, dead_entries, open_tokenizer, special_token
 
 SIZE = 600
 

@@ -12,11 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.tokenizer.conftest import make_text
+from tinylm_ablate.formats.importing import import_tokenizer
+from tinylm_ablate.formats.lossless import State, open_tokenizer, special_token
 from tinylm_ablate.tokenizer import count
 from tinylm_ablate.tokenizer.count import count_entries
-from tinylm_ablate.tokenizer.importing import import_tokenizer
 from tinylm_ablate.tokenizer.junctions import Junctions
-from tinylm_ablate.tokenizer.lossless import State, open_tokenizer, special_token
 
 SIZE = 600
 

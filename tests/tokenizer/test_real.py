@@ -17,11 +17,11 @@ from tokenizers import Tokenizer
 
 from tinylm_ablate.data.fetch import Archive, fetch
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.tokenizer import importing
+from tinylm_ablate.formats import importing
+from tinylm_ablate.formats.importing import Imported, import_tokenizer
+from tinylm_ablate.formats.lossless import added, dead_entries, open_tokenizer
 from tinylm_ablate.tokenizer.compact import cut
 from tinylm_ablate.tokenizer.count import count_entries
-from tinylm_ablate.tokenizer.importing import Imported, import_tokenizer
-from tinylm_ablate.tokenizer.lossless import added, dead_entries, open_tokenizer
 
 DOWNLOADS = Path(__file__).resolve().parents[2] / "runs" / "cache" / "downloads"
 WHEELS = {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, pre_tokenizers
 
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.tokenizer.lossless import State, dead_entries, open_tokenizer
+from tinylm_ablate.formats.lossless import State, dead_entries, open_tokenizer
 from tinylm_ablate.tokenizer.train import train_bpe, training_texts
 
 SCRIPT = """

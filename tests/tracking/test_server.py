@@ -7,14 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from tinylm_ablate.tracking import open_tracker, ui
+from tests.tracking.conftest import GRID, RUNS
+from tests.tracking.test_sync import View, losses
+from tinylm_ablate.tracking import follow, sync, ui
 
 
 def free_port() -> int:
@@ -69,56 +73,88 @@ DATABASE = os.environ.get("TRACKING_DATABASE")
     ],
     ids=["sqlite", "postgresql"],
 )
-def test_a_server_that_is_killed_in_mid_run_gets_everything_later(settings, runs_dir, folder, database):
+def test_a_server_that_is_killed_in_mid_run_gets_everything_later(settings, folders, caplog, database):
     port = free_port()
     settings.uri, settings.flush_seconds = f"http://127.0.0.1:{port}", 0.1
-    tracker = open_tracker(settings, runs_dir)
-    (folder / "config.yaml").write_text("arch: {}")
-    with server(runs_dir, port, database):
-        grid = tracker.start_grid("grid")
-        run = tracker.start_run(folder, "first", grid, {"seed": 0}, {})
-        assert not run.id.startswith("unsent-")
-        run.log([{"tokens": 1000, "loss": 5.0}])
-        time.sleep(0.5)
-    # The server is dead. Training goes on, a second run starts, and both end.
-    run.log([{"tokens": 2000, "loss": 4.0}])
-    wait_until((folder / "tracking_pending.jsonl").exists)
-    second_folder = runs_dir / "second"
-    second_folder.mkdir()
-    second = tracker.start_run(second_folder, "second", grid, {"seed": 1}, {})
-    second.log([{"tokens": 1000, "loss": 6.0}])
-    run.finish({"test/bits_per_byte/all": 2.0}, [folder / "config.yaml"])
-    second.finish({"test/bits_per_byte/all": 3.0}, [])
-    tracker.finish_grid(grid, "table")
+    folders.grid(GRID, {RUNS[0]: {"seed": "0"}, RUNS[1]: {"seed": "1"}})
+    view = View(settings.uri)
+    follower = follow(settings, folders.path)
+    with server(folders.path, port, database):
+        follower.add(folders.start(RUNS[0], seed=0))
+        folders.train(RUNS[0], 1, 10)
+        wait_until(lambda: view.experiment is not None and view.runs() and view.curve(RUNS[0]) == losses(1, 10))
+        assert {run.info.status for run in view.runs()} == {"RUNNING"}
+    # The server is dead. Training continues, a second run starts, and both end.
+    folders.train(RUNS[0], 11, 20)
+    wait_until(lambda: "does not answer" in caplog.text)
+    follower.add(folders.start(RUNS[1], seed=1))
+    folders.train(RUNS[1], 1, 20)
+    for run in RUNS[:2]:
+        folders.finish(run)
+        follower.done(folders.path / run)
+    follower.close()
+    assert caplog.text.count("does not answer") == 1
+    report = sync(settings, folders.path)
+    assert "does not answer" in str(report) and not report.counts
 
-    with server(runs_dir, port, database):
-        assert open_tracker(settings, runs_dir).send_pending() == 3
-        from mlflow import MlflowClient
+    with server(folders.path, port, database):
+        report = sync(settings, folders.path)
+        assert report.problems == []
+        assert {run.info.status for run in view.runs()} == {"FINISHED"}
+        assert len(view.runs()) == 4  # the grid, its cells, and their mean
+        for run in RUNS[:2]:
+            assert view.curve(run) == losses(1, 20)
+            assert view.run(run).data.tags["mlflow.parentRunId"] == view.run(GRID).info.run_id
+            names = [file.path for file in view.client.list_artifacts(view.run(run).info.run_id)]
+            assert {"config.yaml", "metrics.json", "measures"} <= set(names)
+        assert sync(settings, folders.path).counts == {"unchanged": 4}
 
-        client = MlflowClient(tracking_uri=settings.uri)
-        experiment = client.get_experiment_by_name(settings.experiment)
-        runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-        assert set(runs) == {"grid", "first", "second"}
-        assert all(run.info.status == "FINISHED" for run in runs.values())
-        losses = client.get_metric_history(runs["first"].info.run_id, "loss")
-        assert [(point.step, point.value) for point in losses] == [(1000, 5.0), (2000, 4.0)]
-        assert runs["second"].data.tags["mlflow.parentRunId"] == runs["grid"].info.run_id
-        assert runs["second"].data.metrics["test/bits_per_byte/all"] == 3.0
-        assert [file.path for file in client.list_artifacts(runs["first"].info.run_id)] == ["config.yaml"]
-    assert not list(runs_dir.rglob("*tracking_pending.jsonl"))
+
+class Refusing(BaseHTTPRequestHandler):
+    """A server that wants a password which it was not given."""
+
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", 'Basic realm="mlflow"')
+        self.end_headers()
+        self.wfile.write(b"You are not authenticated.")
+
+    do_POST = do_GET
+
+    def log_message(self, *arguments: object) -> None:
+        """Nothing."""
+
+
+def test_a_refused_password_is_called_that_and_is_not_shown(settings, folders):
+    folders.start(RUNS[0])
+    with HTTPServer(("127.0.0.1", 0), Refusing) as refusing:
+        threading.Thread(target=refusing.serve_forever, daemon=True).start()
+        settings.uri = f"http://alice:wonderland@127.0.0.1:{refusing.server_port}"
+        report = sync(settings, folders.path)
+        refusing.shutdown()
+    assert "refuses access (401 Unauthorized: set MLFLOW_TRACKING_USERNAME" in str(report)
+    assert "wonderland" not in str(report) and "alice" not in str(report)
 
 
 @pytest.mark.slow
-def test_the_page_is_served_until_it_is_ended(tracker, runs_dir, folder):
-    tracker.start_run(folder, "run", None, {}, {}).finish({}, [])
+def test_the_page_is_served_until_it_is_ended(replicated):
+    runs_dir = replicated.path
     port = free_port()
     command = [sys.executable, "-m", "tinylm_ablate.tracking.ui", "--runs-dir", str(runs_dir), "--port", str(port)]
     page = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert page.stdout is not None
-        assert f"http://127.0.0.1:{port}" in page.stdout.readline()
+        line = page.stdout.readline()
+        assert f"http://127.0.0.1:{port}" in line and f"viewStateShareKey={GRID}" in line
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
             assert b"MLflow" in answer.read()
+        # The artifacts stand beside the database, and the server finds them.
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"http://127.0.0.1:{port}")
+        experiment = client.get_experiment_by_name("tinylm_ablate").experiment_id
+        (run,) = client.search_runs([experiment], f"tags.identity = '{RUNS[0]}'")
+        assert "metrics.json" in [file.path for file in client.list_artifacts(run.info.run_id)]
         # While it runs, the port is taken.
         assert ui.main(["--runs-dir", str(runs_dir), "--port", str(port)]) == 2
     finally:
@@ -127,34 +163,15 @@ def test_the_page_is_served_until_it_is_ended(tracker, runs_dir, folder):
     wait_until(lambda: not answers(port), 30)
 
 
-@pytest.mark.slow
-def test_processes_that_make_the_store_together_do_not_collide(tmp_path):
-    code = """
-import sys
-from pathlib import Path
-from tinylm_ablate.tracking.store import Store
-from tinylm_ablate.tracking.tracker import MlflowTracker
-runs_dir = Path(sys.argv[1])
-folder = runs_dir / sys.argv[2]
-folder.mkdir()
-store = Store(f"sqlite:///{runs_dir}/mlflow.db", None, "together")
-run = MlflowTracker(store, runs_dir, 1).start_run(folder, folder.name, None, {}, {})
-run.finish({}, [])
-sys.exit(run.id.startswith("unsent-"))
-"""
-    processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), f"run{n}"]) for n in range(3)]
-    assert [process.wait(120) for process in processes] == [0, 0, 0]
-
-
 def test_the_page_needs_runs(tmp_path, capsys):
     assert ui.main(["--runs-dir", str(tmp_path)]) == 2
-    assert "nothing was tracked there yet" in capsys.readouterr().err
+    assert "holds no runs" in capsys.readouterr().err
 
 
-def test_a_port_that_is_taken_is_told(runs_dir, capsys):
+def test_a_taken_port_is_reported(replicated, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert ui.main(["--runs-dir", str(runs_dir), "--port", str(port)]) == 2
+        assert ui.main(["--runs-dir", str(replicated.path), "--port", str(port)]) == 2
     assert f"port {port} cannot be used" in capsys.readouterr().err

@@ -9,7 +9,8 @@ import pytest
 
 from tests.helpers import TINY
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.settle import Settled, settle
+from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
 
 
 @pytest.fixture

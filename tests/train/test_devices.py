@@ -18,7 +18,8 @@ from tests.helpers import TINY
 from tests.train.test_fit import curve, decoder_of, ignore, same, weights
 from tinylm_ablate.errors import ConfigError, Interrupted, RunFailed
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.settle import Settled, settle
+from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
 from tinylm_ablate.train.devices import share
 from tinylm_ablate.train.fit import fit
 

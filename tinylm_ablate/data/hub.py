@@ -13,7 +13,7 @@ from tinylm_ablate import progress
 from tinylm_ablate.config import DataConfig
 from tinylm_ablate.data.documents import Document
 from tinylm_ablate.data.hashes import content_hashes
-from tinylm_ablate.data.languages import label, script_language
+from tinylm_ablate.data.languages import identify, label
 from tinylm_ablate.errors import UserError
 
 _ROWS = 256
@@ -54,7 +54,7 @@ class HubSource:
         return [
             {
                 "name": self._local.resolve().name if self._local.is_dir() else self._name,
-                "licence": "see the data set's card",
+                "license": "see the data set's card",
                 "origin": "a local folder" if self._local.is_dir() else "Hugging Face hub",
                 "subset": data.subset,
                 "split": data.split,
@@ -83,7 +83,7 @@ class HubSource:
             if data.language != "auto":
                 language = data.language
             elif data.language_column is None:
-                language = script_language(text)
+                language = identify(text)
             else:
                 language = label(text, given, f"data.name={self._name}, row {number:,}, column {data.language_column}")
             yield Document(text, language)

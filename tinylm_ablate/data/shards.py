@@ -1,12 +1,12 @@
 """A corpus in a tokenizer's ids: one flat file a split, memory-mapped, built once and shared by every run.
 
 ``cache_dir/shards/<fingerprint>/`` holds ``train.bin``, ``validation.bin`` and ``test.bin``, little-endian 16-bit numbers (or
-32-bit, for vocabularies over 65,536) with the end-of-text id after each document, and ``shards.json``.
+32-bit, for vocabularies over 65,536) with the end-of-text id after each document, and ``shards.json``. Where languages or
+sources are trained on in proportions of their own, train.bin holds one after the other.
 """
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,9 +17,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from tinylm_ablate import progress
+from tinylm_ablate.data import integrity
 from tinylm_ablate.data.corpus import SPLITS, Corpus
 from tinylm_ablate.data.documents import Document
 from tinylm_ablate.data.once import build_once
+from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import fingerprint
 
 #: Raised by hand when the same corpus and tokenizer come to give other files.
@@ -57,14 +59,18 @@ class Shards:
     Attributes:
         folder: Where they lie.
         fingerprint: Identity of the text and the tokenizer together.
-        summary: ``tokens`` {split: n}, and ``languages`` {split: {language: {documents, bytes, tokens}}}, where the tokens
-            count one end of text a document.
+        summary: ``tokens`` {split: n}; ``languages`` {split: {language: {documents, bytes, tokens}}}, where the tokens count
+            one end of text a document; ``groups`` {name: {start, tokens, bytes}}, the parts of train.bin, if it is grouped; and
+            ``files``, their hashes.
     """
 
     def __init__(self, folder: Path) -> None:
+        summary = integrity.read_sealed(folder / _SUMMARY)
+        if summary is None:
+            raise UserError(f"{folder}: is damaged. Delete it, and the token shards are built again")
         self.folder = folder
-        self.summary: dict[str, Any] = json.loads((folder / _SUMMARY).read_text())
-        self.fingerprint: str = self.summary["fingerprint"]
+        self.summary: dict[str, Any] = summary
+        self.fingerprint: str = summary["fingerprint"]
 
     def count(self, split: str) -> int:
         """Tokens in a split, ends of text included."""
@@ -78,48 +84,58 @@ class Shards:
         return np.memmap(self.folder / f"{split}.bin", dtype=self.summary["dtype"], mode="r")
 
 
-def open_shards(corpus: Corpus, tokenizer: Encoder, cache_dir: Path) -> Shards:
+def shards_folder(text: str, vocabulary: str, size: int, cache_dir: Path, group_by: str | None = None) -> Path:
+    """Where the shards of a corpus in a tokenizer are, or will be.
+
+    Args:
+        text: Fingerprint of the corpus.
+        vocabulary: Fingerprint of the tokenizer.
+        size: Entries of the tokenizer.
+        cache_dir: Folder that runs share.
+        group_by: "language" or "source" if the training split holds one after the other.
+    """
+    content: dict[str, Any] = {"format": _FORMAT, "text": text, "tokenizer": vocabulary, "dtype": _dtype(size), "size": size}
+    return cache_dir / "shards" / fingerprint(content | ({"group_by": group_by} if group_by else {}))
+
+
+def _dtype(size: int) -> str:
+    return "<u2" if size <= 2**16 else "<u4"
+
+
+def open_shards(corpus: Corpus, tokenizer: Encoder, cache_dir: Path, group_by: str | None = None) -> Shards:
     """Open the shards of a corpus in a tokenizer; build them first if they are not there whole.
 
     Memory while building: a few batches of 2 MB of text with their ids, whatever the size of the corpus.
 
+    Args:
+        group_by: "language" or "source" if the training split is to hold one after the other (``mixing.grouped_by``).
+
     Raises:
-        UserError: The disk is full or cannot be written; nothing half-built is left.
+        UserError: The disk is full or cannot be written, and nothing half-built is left; or a file is damaged.
     """
-    dtype = "<u2" if tokenizer.size <= 2**16 else "<u4"
-    identity = fingerprint(
-        {
-            "format": _FORMAT,
-            "text": corpus.fingerprint,
-            "tokenizer": tokenizer.fingerprint,
-            "dtype": dtype,
-            "size": tokenizer.size,
-        }
-    )
-    folder = cache_dir / "shards" / identity
+    dtype = _dtype(tokenizer.size)
+    folder = shards_folder(corpus.fingerprint, tokenizer.fingerprint, tokenizer.size, cache_dir, group_by)
     # A byte-level token holds a byte at least, so a corpus has at most as many tokens as bytes and documents.
     most = sum(corpus.bytes(split) + sum(corpus.summary["documents"][split].values()) for split in SPLITS)
     build_once(
         folder,
         is_whole=_is_whole,
-        build=lambda unfinished: _build(unfinished, corpus, tokenizer, dtype, identity),
+        build=lambda unfinished: _build(unfinished, corpus, tokenizer, dtype, folder.name, group_by),
         needed=most * np.dtype(dtype).itemsize,
         what="the token shards",
     )
-    return Shards(folder)
+    shards = Shards(folder)
+    integrity.check(folder, shards.summary["files"], "the token shards")
+    return shards
 
 
 def _is_whole(folder: Path) -> bool:
-    try:
-        summary = json.loads((folder / _SUMMARY).read_text())
-        width = np.dtype(summary["dtype"]).itemsize
-        return all((folder / f"{split}.bin").stat().st_size == summary["tokens"][split] * width for split in SPLITS)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return integrity.read_sealed(folder / _SUMMARY) is not None
 
 
-def _build(folder: Path, corpus: Corpus, tokenizer: Encoder, dtype: str, identity: str) -> None:
+def _build(folder: Path, corpus: Corpus, tokenizer: Encoder, dtype: str, identity: str, group_by: str | None) -> None:
     languages: dict[str, dict[str, dict[str, int]]] = {}
+    groups: dict[str, dict[str, int]] = {}
     total = sum(corpus.bytes(split) for split in SPLITS)
     with progress.bar(total=total, description="tokenizing", unit="B") as bar:
         for split in SPLITS:
@@ -127,14 +143,22 @@ def _build(folder: Path, corpus: Corpus, tokenizer: Encoder, dtype: str, identit
                 language: {"documents": corpus.summary["documents"][split][language], "bytes": size, "tokens": 0}
                 for language, size in corpus.summary["bytes"][split].items()
             }
+            written = 0
             with (folder / f"{split}.bin").open("wb") as file:
-                for documents, encoded, size in _encoded(corpus.documents(split), tokenizer):
-                    for document, ids in zip(documents, encoded, strict=True):
-                        ids.append(tokenizer.end_of_text)
-                        counts[document.language]["tokens"] += len(ids)
-                    length = sum(map(len, encoded))
-                    file.write(np.fromiter(chain.from_iterable(encoded), dtype=dtype, count=length).data)
-                    bar.update(size)
+                for name, documents in _parts(corpus, split, group_by):
+                    group = {"start": written, "tokens": 0, "bytes": 0}
+                    for batch, encoded, size in _encoded(documents, tokenizer):
+                        for document, ids in zip(batch, encoded, strict=True):
+                            ids.append(tokenizer.end_of_text)
+                            counts[document.language]["tokens"] += len(ids)
+                        length = sum(map(len, encoded))
+                        file.write(np.fromiter(chain.from_iterable(encoded), dtype=dtype, count=length).data)
+                        written += length
+                        group["tokens"] += length
+                        group["bytes"] += size
+                        bar.update(size)
+                    if name is not None:
+                        groups[name] = group
     summary = {
         "format": _FORMAT,
         "fingerprint": identity,
@@ -144,8 +168,22 @@ def _build(folder: Path, corpus: Corpus, tokenizer: Encoder, dtype: str, identit
         "dtype": dtype,
         "tokens": {split: sum(entry["tokens"] for entry in languages[split].values()) for split in SPLITS},
         "languages": languages,
+        "groups": groups,
+        "files": {f"{split}.bin": integrity.describe(folder / f"{split}.bin") for split in SPLITS},
     }
-    (folder / _SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / _SUMMARY).write_text(integrity.seal(summary), encoding="utf-8")
+
+
+def _parts(corpus: Corpus, split: str, group_by: str | None) -> Iterator[tuple[str | None, Iterator[Document]]]:
+    """The documents of a split as they come, or of the training split group after group."""
+    if split != "train" or group_by is None:
+        yield None, corpus.documents(split)
+    elif group_by == "language":
+        for language in sorted(corpus.summary["documents"]["train"]):
+            yield language, corpus.documents("train", language)
+    else:
+        for source in sorted(corpus.summary["by_source"]["train"]):
+            yield source, corpus.documents("train", source=source)
 
 
 def _encoded(documents: Iterator[Document], tokenizer: Encoder) -> Iterator[tuple[list[Document], list[list[int]], int]]:

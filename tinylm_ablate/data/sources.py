@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tinylm_ablate.config import DataConfig
+from tinylm_ablate.data import default, large
 from tinylm_ablate.data.check import data_mistakes
-from tinylm_ablate.data.default import DefaultSource
 from tinylm_ablate.data.documents import Document, Source
 from tinylm_ablate.data.files import FileSource
 from tinylm_ablate.data.hub import HubSource
+from tinylm_ablate.data.packaged import PackagedText
 from tinylm_ablate.errors import ConfigError
 
 
@@ -23,13 +26,55 @@ def open_source(data: DataConfig, cache_dir: Path) -> Source:
     mistakes = data_mistakes(data)
     if mistakes:
         raise ConfigError(mistakes)
-    if data.source == "files":
-        return FileSource(data, cache_dir)
-    if data.source == "hub":
-        return HubSource(data, cache_dir)
-    return DefaultSource(cache_dir)
+    match data.source:
+        case "files":
+            return FileSource(data, cache_dir)
+        case "hub":
+            return HubSource(data, cache_dir)
+        case "mixture":
+            return Mixture({name: open_source(_alone(data, where), cache_dir) for name, where in data.sources.items()})
+        case "large":
+            return PackagedText(large.PARTS, "large", cache_dir)
+        case _:
+            return PackagedText(default.PARTS, "default", cache_dir)
 
 
 def read_documents(data: DataConfig, cache_dir: Path) -> Iterator[Document]:
     """The documents as their source gives them: not yet deduplicated, filtered or split."""
     return open_source(data, cache_dir).documents()
+
+
+def _alone(data: DataConfig, where: str) -> DataConfig:
+    """The settings of one source of a mixture: ``where`` is "default", "large", "hub:NAME" or a path."""
+    alone = dataclasses.replace(data, sources={}, weights={}, path=None, name=None)
+    if where in ("default", "large"):
+        return dataclasses.replace(alone, source=where, language="auto", language_column=None, encoding="utf-8")
+    if where.startswith("hub:"):
+        return dataclasses.replace(alone, source="hub", name=where.removeprefix("hub:"), encoding="utf-8")
+    return dataclasses.replace(alone, source="files", path=where)
+
+
+class Mixture:
+    """Several sources by name, one after the other."""
+
+    def __init__(self, sources: dict[str, Source]) -> None:
+        self._sources = sources
+
+    def identity(self) -> dict[str, Any]:
+        """The identities of the sources, in their order."""
+        return {"source": "mixture", "sources": [[name, source.identity()] for name, source in self._sources.items()]}
+
+    def description(self) -> list[dict[str, Any]]:
+        """The entries of all sources, each with the name that it has here."""
+        return [{"source": name} | entry for name, source in self._sources.items() for entry in source.description()]
+
+    def bytes_estimate(self) -> int | None:
+        """The sum of the sources' estimates; None if one of them is unknown."""
+        estimates = [source.bytes_estimate() for source in self._sources.values()]
+        return None if None in estimates else sum(filter(None, estimates))
+
+    def documents(self) -> Iterator[Document]:
+        """The documents of the sources, each with the name of its source."""
+        for name, source in self._sources.items():
+            for document in source.documents():
+                yield dataclasses.replace(document, source=name)

@@ -11,9 +11,10 @@ from hydra.core.override_parser.types import ValueType
 
 from tinylm_ablate.config import GridConfig
 from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.science.looks import LOOKS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One cell.
 
@@ -36,7 +37,7 @@ _Step = tuple[tuple[str, ...], dict[str, str]]
 
 
 def expand(
-    params: Mapping[str, object] | None, arguments: Sequence[str], grid: GridConfig, seeds: int | None
+    params: Mapping[str, object] | None, arguments: Sequence[str], grid: GridConfig, seeds: int | str | None
 ) -> tuple[list[str], list[Cell]]:
     """The overrides that all cells share, and the cells.
 
@@ -44,7 +45,7 @@ def expand(
         params: Axes from an experiment file, key to values ("20,40" or a list); an argument with the same key wins.
         arguments: Overrides from the command line; those with several values are axes.
         grid: Arms, zipped axes and excluded cells.
-        seeds: Number of seeds, or None where the seed is no axis of its own.
+        seeds: Number of seeds; "sequential" begins with the first look's; None where the seed is no axis of its own.
 
     Raises:
         ConfigError: Zipped axes of different lengths, an unknown axis in ``grid.zip`` or ``grid.exclude``, seeds given twice.
@@ -61,12 +62,17 @@ def expand(
         if override.value_type in (ValueType.GLOB_CHOICE_SWEEP, ValueType.INTERVAL_SWEEP):
             mistakes.append(f"{override.input_line}: a grid takes lists, choice(...) and range(...)")
         elif override.is_sweep_override():
+            if not list(override.sweep_iterator()):
+                mistakes.append(f"{override.input_line}: holds no value; allowed: a range from its low end to its high end")
+                continue
             axes[key] = [((f"{override.get_key_element()}={v}",), {key: _bare(v)}) for v in override.sweep_string_iterator()]
         elif key != "seeds":
             shared.append(str(override.input_line))
     if grid.arms:
         axes["arm"] = [(tuple(overrides), {"arm": arm}) for arm, overrides in grid.arms.items()]
-    if seeds is not None:
+    if seeds == "sequential":
+        seeds = LOOKS[0]
+    if isinstance(seeds, int):
         if seeds < 1:
             mistakes.append(f"seeds={seeds}: allowed: a number at least 1")
         if "seed" in axes or any(text.startswith("seed=") for text in shared):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import difflib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -26,11 +28,20 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tinylm_ablate import config as schema
+from tinylm_ablate.arguments import nearest
 from tinylm_ablate.config import GROUPS, Config, allowed
 from tinylm_ablate.errors import ConfigError, UserError
+from tinylm_ablate.grid.yaml_files import file_mistakes
 from tinylm_ablate.paths import conf_dir, experiments_dir
+from tinylm_ablate.secrets import credentials_to_environment, watch_environment
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+#: The choices of Hydra's plugins.
+_PLUGINS = {
+    "hydra/launcher": ("basic", "submitit_local", "submitit_slurm", "ray"),
+    "hydra/sweeper": ("grid", "optuna"),
+}
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
 
 
 class _SearchPath(SearchPathPlugin):
@@ -45,6 +56,7 @@ class _SearchPath(SearchPathPlugin):
 def register() -> None:
     """Give Hydra the schema and the search path; called once by each process that composes."""
     schema.register()
+    watch_environment()
     Plugins.instance().register(_SearchPath)
 
 
@@ -60,7 +72,26 @@ def typed(config: DictConfig) -> Config:
         plain.pop("experiments", None)
     result = OmegaConf.to_object(plain)
     assert isinstance(result, Config)
+    if unknown := list(_unknown(result)):  # "+" adds keys that no code reads
+        raise ConfigError([f"+{key}: there is no such key{_meant(key)}" for key in unknown])
+    if result.tracking.uri is not None:  # no file and no message ever holds a password
+        result.tracking.uri = credentials_to_environment(result.tracking.uri)
     return result
+
+
+def _unknown(node: Any, prefix: str = "") -> Iterator[str]:
+    """Keys that the schema lacks."""
+    known = {item.name for item in dataclasses.fields(node)}
+    for name, value in vars(node).items():
+        if name not in known:
+            yield f"{prefix}{name}"
+        elif dataclasses.is_dataclass(value):
+            yield from _unknown(value, f"{prefix}{name}.")
+
+
+def _meant(key: str) -> str:
+    near = nearest(key)
+    return f"; did you mean {near}?" if near else ""
 
 
 class Composer:
@@ -160,6 +191,8 @@ def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
                     )
                     if not single.lstrip("+~").startswith("hydra"):
                         typed(composed)
+                except ConfigError as error:
+                    mistakes += error.mistakes
                 except COMPOSITION_ERRORS as error:
                     mistakes.append(_explain(single, override, error))
                 else:
@@ -202,6 +235,8 @@ def _singles(override: Override, text: str, search: bool) -> list[str]:
 def _explain(text: str, override: Override, error: Exception) -> str:
     key = override.key_or_group
     keys = {known: rule for known, _, rule in schema.walk(Config())}
+    if (key in GROUPS or key == "experiments") and (found := file_mistakes(key, str(override.value()))):
+        return "\n    ".join(found)
     if key in GROUPS or key == "experiments":
         folder = experiments_dir() if key == "experiments" else conf_dir() / key
         names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
@@ -210,9 +245,12 @@ def _explain(text: str, override: Override, error: Exception) -> str:
         cause = error.__cause__ or error
         told = allowed(keys[key])
         return f"{text}: allowed: {told}; {_first_line(cause)}" if told else f"{text}: {_first_line(cause)}"
-    near = difflib.get_close_matches(key, [*keys, *GROUPS], n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{text}: there is no such key{hint}"
+    if key in _PLUGINS:
+        known, value = _PLUGINS[key], str(override.value())
+        close = difflib.get_close_matches(value, known, n=1) or [name for name in known if value in name]
+        hint = f"did you mean {key}={close[0]}? " if close else ""
+        return f"{text}: there is no such choice; {hint}allowed: {', '.join(known)}"
+    return f"{text}: there is no such key{_meant(key)}"
 
 
 def _first_line(error: BaseException) -> str:

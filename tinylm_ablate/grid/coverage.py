@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.settle import Settled
+from tinylm_ablate.paths import paper_dir
+from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,8 @@ def write_coverage(cells: Sequence[Settled]) -> str:
     Raises:
         UserError: The text or the large vocabulary cannot be used.
     """
-    from tinylm_ablate.report.markdown import table
+    from tabulate import tabulate
+
     from tinylm_ablate.tokenizer.coverage import coverage_table, draw_coverage, write_coverage_table
 
     config = cells[0].config
@@ -51,7 +53,10 @@ def write_coverage(cells: Sequence[Settled]) -> str:
         "vocab_size": "kept", _PERCENT: "accumulated frequency %", "paper_vocab_size": "paper: kept",
         f"paper_{_PERCENT}": "paper: accumulated frequency %",
     }  # fmt: skip
-    shown = table(list(head.values()), [[_text(row[key]) for key in head] for row in rows], words=1)
+    shown = tabulate(
+        [[_text(row[key]) for key in head] for row in rows], headers=list(head.values()), tablefmt="pipe",
+        disable_numparse=True, colalign=["left"] + ["right"] * (len(head) - 1),
+    )  # fmt: skip
     page = [
         f"# {config.experiment.title if config.experiment.name != 'adhoc' else 'Accumulated frequency'}",
         *about,
@@ -96,9 +101,7 @@ def _curves(cells: Sequence[Settled]) -> tuple[dict[str, np.ndarray], list[str]]
 
 def _printed(name: str | None) -> Mapping[int, float]:
     """The paper's values: size of the vocabulary -> percent."""
-    from tinylm_ablate.report.printed import FOLDER
-
-    path = FOLDER / f"{(name or 'table01_tokenizer').removesuffix('.csv')}.csv"
+    path = paper_dir() / f"{(name or 'table01_tokenizer').removesuffix('.csv')}.csv"
     try:
         with path.open(newline="") as stream:
             return {int(row["vocab_size"]): float(row[_PERCENT]) for row in csv.DictReader(stream)}

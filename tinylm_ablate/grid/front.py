@@ -1,19 +1,19 @@
-"""What a search found: its file for the report, its table and its figure."""
+"""What a search found: its file for the report, and its table."""
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.grid.objectives import Objective
 from tinylm_ablate.grid.study import DONE, FAILED, PRUNED, REJECTED, Result
-from tinylm_ablate.report.markdown import table
-from tinylm_ablate.run import finished
+from tinylm_ablate.measure.records import read_record
 
 #: Version of the layout of the file.
 SCHEMA = 1
@@ -56,10 +56,19 @@ def write_search(
     write_atomic(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False))
 
 
-def found_table(objectives: Sequence[Objective], results: Sequence[Result], front: Sequence[int], runs_dir: Path) -> str:
+def found_table(
+    objectives: Sequence[Objective], results: Sequence[Result], front: Sequence[int], runs_dir: Path, stems: Sequence[str]
+) -> str:
     """The front as a Markdown table, best in the first objective first; with one objective, the ten best trials.
 
-    A run that was proposed more than once is one row. Test text, unless it was searched on, is told too.
+    A run that was proposed more than once is one row. Bits per byte on test text, unless searched on, stand beside it.
+
+    Args:
+        objectives: What was searched on.
+        results: All trials that were told.
+        front: Numbers of those on the front.
+        runs_dir: Folder of the runs.
+        stems: Names of the records of measures.
     """
     done = [result for result in results if result.state == DONE]
     shown = [result for result in done if result.number in front] if len(objectives) > 1 else done
@@ -75,8 +84,9 @@ def found_table(objectives: Sequence[Objective], results: Sequence[Result], fron
     head = ["trial", *keys, *(o.title for o in objectives), *told, "parameters", "run"]
     rows = []
     for result in shown:
-        record = (finished(runs_dir / result.identity) or {}) if told else {}
-        tests = [f"{record['metrics'][name]:.4f}" if record else "" for name in told]
+        records = [read_record(runs_dir / result.identity, stem) for stem in stems]
+        metrics = {name: value for record in records if record for name, value in record["metrics"].items()}
+        tests = [f"{metrics[name]:.4f}" if name in metrics else "" for name in told]
         values = [_short(result.place[key]) for key in keys]
         rows.append(
             [
@@ -88,7 +98,8 @@ def found_table(objectives: Sequence[Objective], results: Sequence[Result], fron
                 result.identity,
             ]
         )
-    return table(head, rows, words=1 + len(keys))
+    align = ["left"] * (1 + len(keys)) + ["right"] * (len(head) - 1 - len(keys))
+    return tabulate(rows, headers=head, tablefmt="pipe", disable_numparse=True, colalign=align)
 
 
 def _number(value: float) -> str:
@@ -113,62 +124,3 @@ def summary(results: Sequence[Result]) -> str:
         REJECTED: "not trained, as they were off the budget or impossible",
     }
     return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state]) or "no trial"
-
-
-def draw_search(
-    objectives: Sequence[Objective], results: Sequence[Result], front: Sequence[int], title: str, path: Path
-) -> list[Path]:
-    """Draw what was found: one objective over the trials, or each pair of objectives with its front.
-
-    Args:
-        objectives: What was searched on.
-        results: All trials that were told.
-        front: Numbers of those on the front.
-        title: Over the figure.
-        path: Where it goes, without a suffix.
-
-    Returns:
-        The files written, SVG and PNG; none where no trial is done.
-    """
-    from matplotlib.figure import Figure
-
-    from tinylm_ablate.report.curves import files
-
-    done = [result for result in results if result.state == DONE]
-    if not done:
-        return []
-    pairs = list(itertools.combinations(range(len(objectives)), 2))
-    figure = Figure(figsize=(6.4 * max(1, len(pairs)), 4.2), layout="constrained")
-    figure.suptitle(title)
-    if not pairs:
-        _draw_course(figure.add_subplot(), objectives[0], done)
-    for place, (x, y) in enumerate(pairs, 1):
-        axes = figure.add_subplot(1, len(pairs), place, xlabel=objectives[x].title, ylabel=objectives[y].title)
-        axes.scatter([o.values[x] for o in done], [o.values[y] for o in done], s=18, color="#999999", label="trial")
-        best = sorted((result for result in done if result.number in front), key=lambda result: result.values[x])
-        # With three objectives or more the front is no line in the plane of two.
-        line = "-" if len(objectives) == 2 else ""
-        axes.plot([o.values[x] for o in best], [o.values[y] for o in best], f"o{line}", color="#D55E00", label="front")
-        for result in best:
-            at = (result.values[x], result.values[y])
-            axes.annotate(str(result.number), at, xytext=(4, 4), textcoords="offset points", fontsize="small")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
-    paths = []
-    for suffix, content in files(figure).items():
-        paths.append(path.with_name(f"{path.name}{suffix}"))
-        write_atomic(paths[-1], content)
-    return paths
-
-
-def _draw_course(axes: Any, objective: Objective, done: Sequence[Result]) -> None:
-    """One objective over the trials, and the best so far."""
-    numbers = [result.number for result in done]
-    values = [result.values[0] for result in done]
-    best = itertools.accumulate(values, max if objective.maximise else min)
-    axes.set_xlabel("trial")
-    axes.set_ylabel(objective.title)
-    axes.plot(numbers, values, "o", color="#999999", label="trial")
-    axes.step(numbers, list(best), where="post", color="#D55E00", label="best so far")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")

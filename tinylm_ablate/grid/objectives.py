@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tinylm_ablate.config import Config, EvaluateConfig
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.evaluate.speed import METRIC as DECODE_SPEED
+from tinylm_ablate.measure.speed import METRIC as DECODE_SPEED
 
 #: Metrics of a run that may be searched on, as patterns, and whether more is better. "all" is the mean over the languages.
 _KNOWN = {

@@ -7,27 +7,23 @@ its own file for the report and its own entry in MLflow; a run that cells of sev
 from __future__ import annotations
 
 import copy
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from tinylm_ablate.config import Config, walk
+from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.execute.words import one_line
 from tinylm_ablate.grid.cells import Cell, expand
-from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, typed
-from tinylm_ablate.grid.outcome import one_line
-from tinylm_ablate.settle import Settled, settle
+from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, diagnose, typed
+from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
     from hydra.types import HydraContext
-
-#: Settings that ask for something beside a run and are no part of its identity: where cells of several experiments mean one
-#: run, it is asked for what any of them asks.
-_BESIDE = ("evaluate.decode.measure", "evaluate.layer_skip", "rounds.forgetting", "train.keep_model")
 
 
 @dataclass(eq=False)
@@ -41,6 +37,8 @@ class Part:
         shared: The overrides that all of its cells share.
         cells: Its cells.
         jobs: The run of each cell.
+        settled: Each cell as it was settled: the run, and what the cell requests to be measured of it.
+        tuned: What became of the tuning of each arm, by its label: "interior" or "edge"; absent where it was not tuned.
     """
 
     name: str
@@ -49,6 +47,45 @@ class Part:
     shared: Sequence[str]
     cells: Sequence[Cell]
     jobs: list[Job] = field(default_factory=list)
+    settled: dict[Cell, Settled] = field(default_factory=dict)
+    tuned: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def arms(self) -> dict[str, list[Cell]]:
+        """The cells of each arm, by its label."""
+        found: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault(self.arm_of(cell), []).append(cell)
+        return found
+
+    def arm_of(self, cell: Cell) -> str:
+        """The label of a cell's arm: its values on all axes but the seed."""
+        return " ".join(f"{key}={value}" for key, value in cell.values.items() if key != "seed") or "the only arm"
+
+    def called_arm(self, arm: str) -> str:
+        """A name for one of its arms that tells it from those of other parts."""
+        return f"{self.name}: {arm}" if self.name else arm
+
+    def apply(self, arm: str, change: Callable[[Settled], Settled]) -> None:
+        """Settle the cells of an arm anew."""
+        for cell in self.arms[arm]:
+            self.settled[cell] = change(self.settled[cell])
+
+    def add_seeds(self, arm: str, seeds: int) -> list[Cell]:
+        """Give an arm more seeds, up to so many; returns the new cells."""
+        cells = self.arms[arm]
+        known = {self.settled[cell].config.seed for cell in cells}
+        added = []
+        for seed in range(seeds):
+            if seed not in known:
+                first = cells[0]
+                config = copy.deepcopy(self.settled[first].config)
+                config.seed = seed
+                cell = Cell((*first.overrides, f"seed={seed}"), {**first.values, "seed": str(seed)})
+                self.settled[cell] = settle(config)
+                added.append(cell)
+        self.cells = [*self.cells, *added]
+        return added
 
     def called(self, cell: Cell) -> str:
         """A name for one of its cells that tells it from those of other parts."""
@@ -62,49 +99,30 @@ class Part:
 
 @dataclass(eq=False)
 class Job:
-    """A run of a grid.
+    """A run of a grid, with every cell that means it.
 
     Attributes:
-        part: The part that it stands in first.
         cell: Its first cell.
-        settled: The run.
-        beside: What other cells ask for beside it.
-        also: Names of further cells that mean the same run.
+        cells: Name and settled run of each cell that means it, the first first.
     """
 
-    part: Part
     cell: Cell
-    settled: Settled
-    beside: dict[str, bool | int] = field(default_factory=dict)
-    also: list[str] = field(default_factory=list)
+    cells: list[tuple[str, Settled]]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its cells."""
+        return [name for name, _ in self.cells]
 
     @property
     def name(self) -> str:
         """Its first cell's."""
-        return self.part.called(self.cell)
+        return self.cells[0][0]
 
     @property
-    def overrides(self) -> list[str]:
-        """What composes its config."""
-        beside = [f"{key}={str(value).lower()}" for key, value in self.beside.items()]
-        return [*self.part.shared, *self.cell.overrides, *beside]
-
-    def join(self, name: str, settled: Settled) -> None:
-        """Another cell means the same run."""
-        self.also.append(name)
-        own, other = _beside(self.settled.config), _beside(settled.config)
-        more = {key: value for key, value in other.items() if value > own[key]}
-        if more:
-            config = copy.deepcopy(self.settled.config)
-            for key, value in more.items():
-                group, _, rest = key.partition(".")
-                *path, last = rest.split(".")
-                node = getattr(config, group)
-                for step in path:
-                    node = getattr(node, step)
-                setattr(node, last, value)
-            self.beside |= more
-            self.settled = dataclasses.replace(self.settled, config=config)
+    def settled(self) -> Settled:
+        """Its first cell's."""
+        return self.cells[0][1]
 
 
 def parts(config: DictConfig, context: HydraContext, params: Mapping[str, Any] | None, arguments: Sequence[str]) -> list[Part]:
@@ -154,8 +172,8 @@ def settle_all(config: DictConfig, context: HydraContext, found: Sequence[Part])
     """
     from tinylm_ablate import progress
 
-    jobs: dict[str, Job] = {}
     mistakes: dict[str, list[str]] = {}
+    broken: dict[str, list[str]] = {}
     cells = [(part, cell) for part in found for cell in part.cells]
     compose = Composer(context.config_loader, config)
     for part, cell in progress.bar(cells, description="grid", unit="cell"):
@@ -166,20 +184,29 @@ def settle_all(config: DictConfig, context: HydraContext, found: Sequence[Part])
             for mistake in error.mistakes:
                 mistakes.setdefault(mistake, []).append(name)
         except COMPOSITION_ERRORS as error:
-            mistakes.setdefault(one_line(error.__cause__ or error), []).append(name)
+            broken.setdefault(one_line(error.__cause__ or error), []).append(name)
         else:
-            if (known := jobs.get(settled.identity)) is None:
-                jobs[settled.identity] = known = Job(part, cell, settled)
-            else:
-                known.join(name, settled)
-            part.jobs.append(known)
+            part.settled[cell] = settled
+    if broken:  # each override alone says best what is wrong with it
+        texts = dict.fromkeys(text for part, cell in cells for text in (*part.shared, *cell.overrides))
+        found_alone = diagnose([text for text in texts if not text.startswith("seeds=")])
+        raise ConfigError(found_alone or [f"{text}{_where(names, len(cells))}" for text, names in broken.items()])
     if mistakes:
         raise ConfigError([f"{mistake}{_where(names, len(cells))}" for mistake, names in mistakes.items()])
+    return jobs_of(found)
+
+
+def jobs_of(found: Sequence[Part]) -> list[Job]:
+    """The runs that the settled cells of some parts mean, each once; the parts' ``jobs`` are filled."""
+    jobs: dict[str, Job] = {}
+    for part in found:
+        part.jobs = []
+        for cell in part.cells:
+            settled = part.settled[cell]
+            job = jobs.setdefault(settled.identity, Job(cell, []))
+            job.cells.append((part.called(cell), settled))
+            part.jobs.append(job)
     return list(jobs.values())
-
-
-def _beside(config: Config) -> dict[str, bool | int]:
-    return {key: value for key, value, _ in walk(config) if key in _BESIDE}
 
 
 def _where(names: Sequence[str], cells: int) -> str:

@@ -19,11 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 from tinylm_ablate.config import Config, SearchConfig
 from tinylm_ablate.data.once import writing
 from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.execute.words import one_line, say
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, diagnose, typed
-from tinylm_ablate.grid.outcome import one_line, say
-from tinylm_ablate.run import Record, finished, parameters_of
-from tinylm_ablate.settle import Settled, settle
+from tinylm_ablate.grid.describe import Described, write_grid
+from tinylm_ablate.measure.registry import requested
+from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
+from tinylm_ablate.tasks.run import Record, read_metrics
+from tinylm_ablate.tracking import sync
 
 if TYPE_CHECKING:
     from tinylm_ablate.grid.objectives import Objective
@@ -73,9 +77,9 @@ class OptunaSweeper(Sweeper):
 
     def _check(self, base: Config, arguments: Sequence[str]) -> tuple[list[str], list[Axis], list[Objective], list[Settled]]:
         """Everything that can be told before a trial starts, with all mistakes at once."""
-        from tinylm_ablate.evaluate.speed import METRIC as DECODE_SPEED
         from tinylm_ablate.grid.objectives import check_languages, parse_objectives
         from tinylm_ablate.grid.space import parse_space
+        from tinylm_ablate.measure.speed import METRIC as DECODE_SPEED
 
         params = OmegaConf.to_container(self.params) if isinstance(self.params, DictConfig) else self.params
         objectives, mistakes = parse_objectives(base.search.objectives, base.evaluate)
@@ -138,40 +142,41 @@ class OptunaSweeper(Sweeper):
         objectives: Sequence[Objective],
         probes: Sequence[Settled],
     ) -> list[Record]:
-        from tinylm_ablate.grid.front import draw_search, found_table, summary, write_search
+        from tinylm_ablate.grid.front import found_table, summary, write_search
         from tinylm_ablate.grid.trials import Trials
-        from tinylm_ablate.tracking import open_tracker
 
         runs_dir = Path(base.runs_dir)
         named = base.experiment.name != "adhoc"
         title = base.experiment.title if named else " ".join(f"{axis.key}={axis.text}" for axis in study.axes)
-        tracker = open_tracker(base.tracking, runs_dir)
-        nest = tracker.start_grid(study.name, title, identity=study.name)
-        trials = Trials(base, study, objectives, lambda overrides: self._settle(shared, overrides), nest)
-        status = "KILLED"
+        grid = fingerprint(["search", study.name])
+        cells: list[Described] = []
+
+        def begins(name: str, run: Settled, place: Mapping[str, str]) -> None:
+            cells.append((run, name, place, "untuned"))
+            write_grid(grid, study.name, title, base, cells, search=study.name)
+
+        trials = Trials(base, study, objectives, lambda overrides: self._settle(shared, overrides), begins)
         try:
             trials.go()
-            status = "FAILED" if trials.broken else "FINISHED"
         finally:
-            results, front = study.results(), study.front()
+            found, front = study.results(), study.front()
             path = study.path.with_suffix(".json")
             about = {
                 "name": study.name, "title": title, "experiment": base.experiment.name, "scale": base.scale.name,
                 "space": {axis.key: axis.text for axis in study.axes}, "budget": list(base.search.parameters),
                 "sampler": base.search.sampler, "pruner": base.search.pruner, "seed": base.search.seed,
             }  # fmt: skip
-            write_search(path, about, objectives, results, front)
-            figures = draw_search(objectives, results, front, study.name, path.with_suffix(""))
-            found = found_table(objectives, results, front, runs_dir)
-            tracker.finish_grid(nest, found, figures, status, _columns(probes))
-        print(found, flush=True)
-        say(f"{summary(results)}; described in {path}")
+            write_search(path, about, objectives, found, front)
+            sync(base.tracking, runs_dir, grids=[grid])
+        stems = [request.stem for request in requested(probes[0])]
+        print(found_table(objectives, found, front, runs_dir, stems), flush=True)
+        say(f"{summary(found)}; described in {path}")
         if others := study.running():
-            say(f"{others} more at work in other processes")
-        done = [result.identity for result in results if result.values]
+            say(f"{others} more trials run in other processes")
+        done = [result.identity for result in found if result.values]
         if trials.broken or not done:
             raise SystemExit(1)
-        return [record for identity in dict.fromkeys(done) if (record := finished(runs_dir / identity)) is not None]
+        return [read_metrics(runs_dir / identity) for identity in dict.fromkeys(done)]
 
 
 def _search_mistakes(base: Config, launcher: str) -> list[str]:
@@ -216,10 +221,3 @@ def _asked(
         "search.seed": search.seed,
         "fingerprint of the other settings": fingerprint([probe.identity for probe in probes]),
     }
-
-
-def _columns(probes: Sequence[Settled]) -> list[str]:
-    """The parameters that differ between the probes, as MLflow knows them."""
-    rows = [parameters_of(probe) for probe in probes]
-    keys: Mapping[str, None] = dict.fromkeys(key for row in rows for key in row)
-    return [key for key in keys if len({str(row.get(key)) for row in rows}) > 1]

@@ -1,13 +1,11 @@
-"""The sweeper behind ``-m``: a grid is checked whole before its first cell starts, and survives its cells.
+"""The sweeper behind ``-m``: a grid is checked whole before its first task starts, and survives its cells.
 
-Identical cells run once, finished ones are skipped, a run that several cells need is trained once, and one cell that fails
-leaves the others alone. The same command started several times, also on several machines that share the folder of the runs,
-works on one grid (``tinylm_ablate.grid.work``). What happens to each cell is told as it happens, and once more at the end.
+Cells that mean the same run are trained once, finished ones are skipped, and one that fails leaves the others alone. The same
+command started several times, also on several machines that share the folder of the runs, works on one grid.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,25 +17,33 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from tinylm_ablate.config import Config
-from tinylm_ablate.data.once import locked
+from tinylm_ablate.config import GROUPS, Config
+from tinylm_ablate.config import walk as walk_config
 from tinylm_ablate.errors import ConfigError, UserError
-from tinylm_ablate.files import fingerprint, write_atomic
+from tinylm_ablate.execute.perform import Launch, perform, results
+from tinylm_ablate.execute.walk import DONE, FAILED, SKIPPED, Walk
+from tinylm_ablate.execute.words import one_line, say
+from tinylm_ablate.files import fingerprint
 from tinylm_ablate.grid.compose import typed
-from tinylm_ablate.grid.outcome import LOG, Outcome, one_line, say
-from tinylm_ablate.grid.parts import Job, Part, parts, settle_all
-from tinylm_ablate.grid.work import Walk, Work, gather, outcome_of
-from tinylm_ablate.grid.workers import Team, divide, leader_since, wanted_workers
+from tinylm_ablate.grid.describe import grid_path, write_grid
+from tinylm_ablate.grid.parts import Job, Part, jobs_of, parts, settle_all
+from tinylm_ablate.grid.summary import summary_table
+from tinylm_ablate.grid.tuning import Search, first_runs, mistakes, tune_parts
 from tinylm_ablate.provenance import require_clean
-from tinylm_ablate.run import Record, as_asked, complete, parameters_of
+from tinylm_ablate.settled import Settled
+from tinylm_ablate.tasks.run import Record
+from tinylm_ablate.tracking import on_end, sync
 
 #: What installs the launchers that are not Hydra's own.
-_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+_EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+
+#: Hydra's own launcher: the workers are processes of this machine.
+_HERE = "basic"
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """How a grid is called, and the file that describes it."""
+    """What a grid is called, and the file that describes it."""
 
     name: str
     title: str
@@ -55,231 +61,227 @@ class GridSweeper(Sweeper):
         self.params = params
         self.config: DictConfig | None = None
         self.hydra_context: HydraContext | None = None
-        self.launcher: Launcher | None = None
+        self.task_function: TaskFunction | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra hands over, and make the launcher."""
-        self.config, self.hydra_context = config, hydra_context
-        self.launcher = launcher_of(hydra_context, task_function, config)
+        """Keep what Hydra hands over."""
+        self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
 
     def sweep(self, arguments: list[str]) -> list[Record]:
-        """Run the grid and print what became of it.
+        """Do the grid and print the results.
 
         Raises:
             ConfigError: Mistakes in any cell; nothing was run.
             SystemExit: With 1 if a cell failed.
         """
         assert self.config is not None and self.hydra_context is not None
-        leader_since()
         base = typed(self.config)
-        launcher = str(self.config.hydra.runtime.choices.get("hydra/launcher", "basic"))
-        base.grid.workers = wanted_workers(base.grid.workers, launcher)
+        launch = self._launch()
         params = OmegaConf.to_container(self.params) if isinstance(self.params, DictConfig) else self.params
         found = parts(self.config, self.hydra_context, params, arguments)
         jobs = settle_all(self.config, self.hydra_context, found)
-        named = [(name, job.settled) for job in jobs for name in (job.name, *job.also)]
-        if base.mode == "plan":
-            from tinylm_ablate.grid.plan import plans
+        named = [(name, run) for job in jobs for name, run in job.cells]
+        match base.mode:
+            case "run":
+                if base.grid.require_clean:
+                    require_clean()
+                return _run(found, base, launch)
+            case "plan":
+                from tinylm_ablate.execute.plan import plans
 
-            print(plans(named, base.plan.format, base.grid.workers))
-            return []
-        if base.mode == "coverage":
-            from tinylm_ablate.grid.coverage import write_coverage
+                print(plans([*named, *first_runs(found)], base.plan.format, base.grid.workers if launch is None else 1))
+            case "coverage":
+                from tinylm_ablate.grid.coverage import write_coverage
 
-            print(write_coverage([job.settled for job in jobs]))
-            return []
-        if base.mode == "status":
-            from tinylm_ablate.grid.status import show_status
+                print(write_coverage([job.settled for job in jobs]))
+            case "status":
+                from tinylm_ablate.execute.status import show_status
 
-            show_status(named)
-            return []
-        if base.mode == "evaluate":
-            from tinylm_ablate.grid.benchmarks import show_scores
+                show_status(named)
+            case "evaluate":
+                _evaluate(jobs, found, base, launch)
+            case _:
+                raise ConfigError([f"mode={base.mode}: it is about one model; allowed without -m"])
+        return []
 
-            show_scores(_models(jobs), base)
-            return []
-        if base.mode != "run":
-            raise ConfigError([f"mode={base.mode}: it is about one model; allowed without -m"])
-        if base.grid.require_clean:
-            require_clean()
-        return self._run(jobs, base, {part: _write_grid(part) for part in found})
+    def _launch(self) -> Launch | None:
+        """What starts workers elsewhere, by the launcher that the config names; None for processes of this machine.
 
-    def _run(self, jobs: Sequence[Job], base: Config, grids: Mapping[Part, _Grid]) -> list[Record]:
-        from tinylm_ablate.tracking import open_tracker
-
-        waiting = []
-        for job in jobs:
-            if as_asked(job.settled) is None:
-                waiting.append(job)
-            else:
-                complete(job.settled)  # what is asked beside the run, such as the speed of generation
-                say(f"skip   {job.name}: finished, see {job.settled.folder}")
-            for twin in job.also:
-                say(f"skip   {twin}: the same run as {job.name}")
-        works: list[Work] = []
-        if waiting:
-            tracker = open_tracker(base.tracking, Path(base.runs_dir))
-            nests: dict[Part, str | None] = {}
-            for part, grid in grids.items():
-                with locked(grid.path, "this grid's entry in MLflow"):
-                    nests[part] = tracker.start_grid(grid.name, grid.title, identity=grid.path.stem)
-            at_once, threads = divide([job.settled for job in waiting], base.grid.workers)
-            shared = [f"train.threads={threads}"] if threads else []
-            if at_once > 1:
-                say(f"{at_once} runs at once" + (f", {threads} thread{'s' * (threads > 1)} each" if threads else ""))
-            works = gather(
-                [(job.name, job.settled, [*job.overrides, *_nested(job, nests[job.part]), *shared]) for job in waiting]
+        Raises:
+            UserError: It is not installed.
+        """
+        assert self.config is not None and self.hydra_context is not None and self.task_function is not None
+        name = str(self.config.hydra.runtime.choices.get("hydra/launcher", _HERE))
+        if name == _HERE:
+            return None
+        try:
+            launcher: Launcher = Plugins.instance().instantiate_launcher(
+                hydra_context=self.hydra_context, task_function=self.task_function, config=self.config
             )
-            status = "KILLED"
-            try:
-                walk = Walk(
-                    works,
-                    self._launch,
-                    together=type(self.launcher).__name__ != "BasicLauncher",  # Hydra may load the class a second time
-                    stop=base.grid.on_failure == "stop",
-                    team=at_once > 1,
-                    since=leader_since(),
-                )
-                with Team(at_once - 1, threads, walk.since, Path(base.runs_dir) / "grids") as others:
-                    walk.go()
-                    if any(work.state == "waiting" for work in works):
-                        others.stop()
-                status = "FAILED" if any(work.error for work in works) else "FINISHED"
-            finally:
-                for part, nest in nests.items():
-                    files = [grids[part].path, *_figures(part, grids[part])] if nest is not None else []
-                    tracker.finish_grid(nest, _table(part), files, status, _columns(part.runs))
-        return _conclude(jobs, works, grids)
+        except Exception as error:
+            if name not in _EXTRAS:
+                raise
+            raise UserError(
+                f"hydra/launcher={name}: cannot be used ({one_line(error)}); "
+                f"install it with pip install 'tinylm-ablate[{_EXTRAS[name]}]'"
+            ) from error
 
-    def _launch(self, works: Sequence[Work], first: int) -> list[Outcome]:
-        assert self.launcher is not None
-        results = self.launcher.launch([list(work.overrides) for work in works], initial_job_idx=first)
-        return [outcome_of(result) for result in results]
+        def launch(workers: int, order: Path) -> None:
+            jobs = launcher.launch([[f"grid.work='{order}'"]] * workers, initial_job_idx=0)
+            for job in jobs:
+                job.return_value  # noqa: B018 - raises what ended the worker
+
+        return launch
 
 
-def launcher_of(hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> Launcher:
-    """The launcher that the config names.
+def _run(found: Sequence[Part], base: Config, launch: Launch | None) -> list[Record]:
+    """Tune the arms, do the cells, and add seeds where comparisons are open, as far as the grid asks for it.
 
     Raises:
-        UserError: It is not installed.
+        ConfigError: Something cannot be tuned.
+        SystemExit: With 1 if a cell failed.
     """
+    if wrong := mistakes(found):
+        raise ConfigError(wrong)
+    for job in jobs_of(found):
+        for twin in job.names[1:]:
+            say(f"skip   {twin}: the same run as {job.name}")
+    if all(not part.base.grid.tune for part in found) and any(len(part.arms) > 1 for part in found):
+        say("note: learning rates are not tuned for each arm; grid.tune=true tunes them before arms are compared")
+    grids = {part: _write_grid(part) for part in found}
+    walks: list[Walk] = []
+
+    def do(cells: Sequence[tuple[str, Settled]]) -> None:
+        walks.append(perform(cells, base, launch=launch))
+
+    ended = False
     try:
-        return Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
-    except Exception as error:
-        name = str(config.hydra.runtime.choices.get("hydra/launcher"))
-        if name not in _EXTRAS:
-            raise
-        raise UserError(
-            f"hydra/launcher={name}: cannot be used ({one_line(error)}); "
-            f"install it with pip install 'tinylm-ablate[{_EXTRAS[name]}]'"
-        ) from error
+        searches = tune_parts(found, do)
+        for part in grids:
+            own = [search for search in searches if search.part is part]
+            part.tuned = {search.arm: search.tuning.state for search in sorted(own, key=lambda one: one.tuning.state == "edge")}
+            _write_grid(part, grids[part].path.stem, [search.described() for search in own])
+        walks.clear()
+        while True:
+            do([cell for job in jobs_of(found) for cell in job.cells])
+            more = [_more_seeds(part, grids[part].path.stem, searches) for part in found]
+            if not any(more):
+                break
+        ended = True
+    finally:
+        report = sync(base.tracking, Path(base.runs_dir), grids=[grid.path.stem for grid in grids.values()])
+        for problem in [*report.problems, *_end(base, walks if ended else [], grids)]:
+            say(problem)
+    return _conclude(jobs_of(found), walks, grids)
 
 
-def _nested(job: Job, nest: str | None) -> list[str]:
-    """Overrides that give a run its name and its place in MLflow."""
-    parent = "null" if nest is None else f"'{nest}'"
-    return [f"tracking.parent={parent}", f"tracking.run_name={_quote(job.cell.name)}"]
+def _more_seeds(part: Part, identity: str, searches: Sequence[Search]) -> bool:
+    """Add the seeds that open comparisons want (``seeds=sequential``); False if none is wanted."""
+    if part.base.seeds != "sequential":
+        return False
+    from tinylm_ablate.grid.evidence import evidence
+    from tinylm_ablate.science.claim import read_claims
+    from tinylm_ablate.science.seeds import seeds_wanted
+
+    keys = {key for key, _, _ in walk_config(part.base)} | set(GROUPS) | {"arm"}
+    wanted = seeds_wanted(evidence(part), read_claims(keys=keys), list(part.arms))
+    added = {arm: part.add_seeds(arm, seeds) for arm, seeds in wanted.items() if arm in part.arms}
+    if not any(added.values()):
+        return False
+    names = ", ".join(f"{arm} to {wanted[arm]}" for arm, cells in added.items() if cells)
+    say(f"seeds  {part.called_arm(names)}: these comparisons are open")
+    _write_grid(part, identity, [search.described() for search in searches if search.part is part])
+    return True
 
 
-def _models(jobs: Sequence[Job]) -> list[tuple[str, Path]]:
-    """The models of a grid's finished cells.
+def _end(base: Config, walks: Sequence[Walk], grids: Mapping[Part, _Grid]) -> list[str]:
+    """Run ``grid.on_end`` for each grid; returns what went wrong. No walk means that it was interrupted."""
+    status = "interrupted" if not walks else "failed" if any(walk.failed() for walk in walks) else "finished"
+    facts = [{"grid": grid.path.stem, "name": grid.name, "status": status, "file": grid.path} for grid in grids.values()]
+    return [problem for fact in facts if (problem := on_end(base.grid.on_end, fact)) is not None]
+
+
+def _evaluate(jobs: Sequence[Job], found: Sequence[Part], base: Config, launch: Launch | None) -> None:
+    """Measure what is finished and print the scores.
 
     Raises:
-        UserError: There is none.
+        UserError: Nothing is finished.
     """
-    folders = [(job.name, job.settled.folder / "model") for job in jobs]
-    models = [(name, folder) for name, folder in folders if folder.is_dir()]
-    if not models:
-        raise UserError(
-            "mode=evaluate: no cell of this grid has a model yet; the same command without mode=evaluate trains them"
-        )
-    for name, folder in folders:
-        if not folder.is_dir():
-            say(f"skip   {name}: has no model yet")
-    return models
+    done = [job for job in jobs if (job.settled.folder / "metrics.json").exists()]
+    if not done:
+        raise UserError("mode=evaluate: no cell of this grid is finished; the same command without mode=evaluate trains them")
+    for job in jobs:
+        if job not in done:
+            say(f"skip   {job.name}: not finished")
+    walk = perform([cell for job in done for cell in job.cells], base, train=False, launch=launch)
+    for problem in sync(base.tracking, Path(base.runs_dir), folders=[job.settled.folder for job in done]).problems:
+        say(problem)
+    if base.evaluate.tasks or base.evaluate.task_folder is not None:
+        from tinylm_ablate.measure.benchmarks import score_table
+
+        print(score_table([(job.name, job.settled.folder) for job in done], base.evaluate))
+    else:
+        for part in found:
+            print(_table(part))
+    if walk.failed():
+        raise SystemExit(1)
 
 
-def _figures(part: Part, grid: _Grid) -> list[Path]:
-    """The grid's loss curves, so far as there are any."""
-    from tinylm_ablate.grid.figure import draw_losses
+def _write_grid(part: Part, identity: str | None = None, tuning: Sequence[dict[str, Any]] = ()) -> _Grid:
+    """Describe a part of the grid: its axes and cells, before the first of them runs.
 
-    cells = [(job.cell.name, job.settled.folder / "curve.jsonl") for job in part.runs]
-    return draw_losses(cells, grid.name, grid.path.with_name(f"{grid.path.stem}_loss"))
-
-
-def _columns(jobs: Sequence[Job]) -> list[str]:
-    """The parameters that differ between the cells, as MLflow knows them."""
-    rows = [parameters_of(job.settled) for job in jobs]
-    keys = dict.fromkeys(key for row in rows for key in row)
-    return [key for key in keys if len({str(row.get(key)) for row in rows}) > 1]
-
-
-def _write_grid(part: Part) -> _Grid:
-    """Describe the grid for the report: its axes and cells, before the first of them runs."""
+    Args:
+        part: It.
+        identity: Its identity, if it was described before: neither tuning nor more seeds change it.
+        tuning: What was tried for its arms.
+    """
     base = part.base
-    cells = list(zip(part.jobs, part.cells, strict=True))
+    cells = [(part.settled[cell], cell.name, cell.values, part.tuned.get(part.arm_of(cell), "untuned")) for cell in part.cells]
     named = base.experiment.name != "adhoc"
-    identity = fingerprint([base.experiment.name, sorted([job.settled.identity, cell.name] for job, cell in cells)])
+    if identity is None:
+        how = [base.grid.tune_keys, base.grid.tune_seed] if base.grid.tune else []
+        identity = fingerprint([base.experiment.name, sorted([run.identity, name] for run, name, _, _ in cells), how])
     name = base.experiment.name if named else f"grid-{identity[:8]}"
     title = base.experiment.title if named else " ".join(part.arguments)
-    content = {
-        "identity": identity,
-        "name": name,
-        "title": title,
-        "scale": base.scale.name,
-        "axis": list(dict.fromkeys(key for cell in part.cells for key in cell.values)),
-        "paper": base.experiment.paper,
-        "paper_axis": base.experiment.paper_axis,
-        "note": base.experiment.note,
-        "correlate": base.experiment.correlate,
-        "figures": base.experiment.figures,
-        "cells": [{"identity": job.settled.identity, "name": cell.name, "overrides": dict(cell.values)} for job, cell in cells],
-    }
-    path = Path(base.runs_dir) / "grids" / f"{identity}.json"
-    if leader_since() is None:
-        write_atomic(path, json.dumps(content, indent=1, sort_keys=True))
-    elif path.exists():  # as the leader has described it
-        title = str(json.loads(path.read_text())["title"])
-    return _Grid(name, title, path)
+    content = write_grid(identity, name, title, base, cells, tuning=tuning)
+    return _Grid(name, content["title"], grid_path(Path(base.runs_dir), identity))
 
 
-def _conclude(jobs: Sequence[Job], works: Sequence[Work], grids: Mapping[Part, _Grid]) -> list[Record]:
-    """Tell what became of each cell, at the end."""
-    states = {work.identity: work.state for work in works}
-    done = [job for job in jobs if states.get(job.settled.identity) == "done"]
-    skipped = [job for job in jobs if states.get(job.settled.identity, "skipped") == "skipped"]
-    failed = [work for work in works if work.state == "failed"]
-    left = sum(work.state == "waiting" for work in works)
+def _conclude(jobs: Sequence[Job], walks: Sequence[Walk], grids: Mapping[Part, _Grid]) -> list[Record]:
+    """Report at the end what happened to each cell."""
+    states = {job: _state(job, walks) for job in jobs}
+    done, skipped, failed = ([job for job in jobs if states[job] == state] for state in (DONE, SKIPPED, FAILED))
     for part, grid in grids.items():
         if part.name:
             print(f"\n{grid.name}: {grid.title}\n")
         print(_table(part))
+    left = len(jobs) - len(done) - len(skipped) - len(failed)
     counts = [f"{len(done)} done", *([f"{len(skipped)} skipped"] if skipped else []), f"{len(failed)} failed"]
     paths = [grid.path for grid in grids.values()]
     described = str(paths[0]) if len(paths) == 1 else f"{len(paths)} files in {paths[0].parent}"
     say(f"{', '.join(counts)}{f', {left} not started' if left else ''}; described in {described}")
-    for title, names in (("done", done), ("skipped", skipped)):
-        if names and (failed or skipped):
-            say(f"{title}: {', '.join(job.name for job in names)}")
-    for work in failed:
-        log = work.settled.folder / LOG
-        say(f"failed {work.name}: {work.error}{f' (see {log})' if log.exists() else ''}")
-    if failed and leader_since() is None:  # a leader tells of failed cells itself
+    for title, some in (("done", done), ("skipped", skipped)):
+        if some and (failed or skipped):
+            say(f"{title}: {', '.join(job.name for job in some)}")
+    failures = {state.task.key: state for walk in walks for state in walk.failed()}
+    for state in failures.values():
+        log = state.task.log
+        say(f"failed {state.task.name}: {state.error}{f' (see {log})' if log.exists() else ''}")
+    if failures:
         raise SystemExit(1)
-    return [record for job in jobs if (record := as_asked(job.settled)) is not None]
+    return [record for job in jobs if (record := results(job.settled)) is not None]
+
+
+def _state(job: Job, walks: Sequence[Walk]) -> str:
+    """What became of a cell: its run and its measures together, over all walks of the command."""
+    own = [[walk.states[task.key].state for task in walk.tasks_of(job.settled.identity)] for walk in walks]
+    states = [states for states in own if states]
+    if any(FAILED in found for found in states):
+        return FAILED
+    if all(state == SKIPPED for found in states for state in found):
+        return SKIPPED
+    return DONE if all(state in (DONE, SKIPPED) for state in states[-1]) else ""
 
 
 def _table(part: Part) -> str:
-    from tinylm_ablate.report import summary_table
-
-    records = {job: as_asked(job.settled) for job in part.runs}
-    rows = [
-        (dict(cell.values), record)
-        for job, cell in zip(part.jobs, part.cells, strict=True)
-        if (record := records[job]) is not None
-    ]
-    return summary_table(rows)
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return summary_table([(dict(cell.values), part.settled[cell]) for cell in part.cells])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -10,12 +10,12 @@ import optuna
 from tinylm_ablate.arch.shapes import parameters
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError, Interrupted, Pruned, RunFailed
+from tinylm_ablate.execute.perform import perform, results
+from tinylm_ablate.execute.words import one_line, say
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS
 from tinylm_ablate.grid.objectives import Objective
-from tinylm_ablate.grid.outcome import one_line, say
 from tinylm_ablate.grid.study import DONE, FAILED, PRUNED, REJECTED, Result, Study, Watch
-from tinylm_ablate.run import complete
-from tinylm_ablate.settle import Settled
+from tinylm_ablate.settled import Settled
 
 #: So many proposals in a row that are off the budget, or impossible, mean that the space holds hardly anything else.
 _MOST_REJECTED = 200
@@ -29,7 +29,7 @@ class Trials:
         study: The study.
         objectives: What it looks at.
         settle: Settles the run of a trial's overrides.
-        nest: The run of the tracker that the trials' runs are nested in.
+        begins: Called with the name, run and values of each trial before it trains.
 
     Attributes:
         broken: Trials that failed of something that is not their parameters' doing.
@@ -41,9 +41,9 @@ class Trials:
         study: Study,
         objectives: Sequence[Objective],
         settle: Callable[[Sequence[str]], Settled],
-        nest: str | None,
+        begins: Callable[[str, Settled, Mapping[str, str]], None],
     ) -> None:
-        self.base, self.study, self.objectives, self.settle, self.nest = base, study, objectives, settle, nest
+        self.base, self.study, self.objectives, self.settle, self.begins = base, study, objectives, settle, begins
         self.broken = 0
 
     def go(self) -> None:
@@ -78,14 +78,18 @@ class Trials:
             low, high = self.base.search.parameters
             reason = f"{count:,} parameters, off search.parameters=[{low:,}, {high:,}]"
             return self.study.tell(trial, REJECTED, **about, reason=reason, violation=distance)
-        settled.config.tracking.parent = self.nest
-        settled.config.tracking.run_name = f"trial {trial.number}: {' '.join(overrides)}"
         watch = None
         if self.base.search.pruner != "none":
             watch = Watch(trial, settled.folder / "curve.jsonl", settled.tokens, self.objectives[0].maximise)
         try:
-            metrics = complete(settled, watch)["metrics"]
-            values = [metrics[objective.name] for objective in self.objectives]
+            name = f"trial {trial.number}"
+            self.begins(name, settled, self.study.place(trial))
+            walk = perform([(name, settled)], self.base, watch=watch, quiet=True)
+            if failed := walk.failed():
+                raise failed[0].exception or RunFailed(failed[0].error)
+            record = results(settled)
+            assert record is not None
+            values = [record["metrics"][objective.name] for objective in self.objectives]
         except Pruned as error:
             return self.study.tell(trial, PRUNED, **about, reason=str(error))
         except Interrupted:

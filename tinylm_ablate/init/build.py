@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.data.corpus import open_corpus
+from tinylm_ablate.files import write_atomic
+from tinylm_ablate.formats.huggingface import take_decoder
 from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.init.calibrate import Calibration, loss_gradients, open_calibration
-from tinylm_ablate.init.huggingface import take_decoder
+from tinylm_ablate.init.choice import scores_marker
 from tinylm_ablate.init.importance import open_layers
 from tinylm_ablate.init.inherit import inherit, open_scores
 from tinylm_ablate.init.layers import LayerChoice
@@ -21,7 +24,7 @@ from tinylm_ablate.init.masks import open_masks
 from tinylm_ablate.init.neurons import Scores, score
 from tinylm_ablate.init.parents import Parent, open_parent
 from tinylm_ablate.init.random import initialise
-from tinylm_ablate.settle import Settled
+from tinylm_ablate.settled import Settled
 from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
 
@@ -29,7 +32,7 @@ def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, 
     """A decoder with the run's initial weights.
 
     Args:
-        settled: The run; a parent that it trains itself is finished.
+        settled: The run; a parent that is trained for it is finished.
         vocabulary: Its tokenizer, for the rows that are inherited.
 
     Returns:
@@ -44,19 +47,49 @@ def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, 
         decoder = Decoder(shape)
         initialise(decoder, config.init, config.seed)
         return decoder, {"method": "random", "rule": config.init.rule, "std": config.init.std}
-    cache = Path(config.cache_dir)
+    choice = _choose(settled, vocabulary)
+    state, record = inherit(
+        choice.parent, shape, vocabulary, config.init, config.seed, layers=choice.layers, scores=choice.scores,
+        weights=choice.weights,
+    )  # fmt: skip
+    record["neurons"] |= choice.found
+    return take_decoder(state, shape), record
+
+
+def make_scores(settled: Settled, vocabulary: Vocabulary) -> None:
+    """Compute what the run's choice of layers and neurons needs of its parent, and keep it in the cache.
+
+    Raises:
+        UserError: The parent cannot be inherited from.
+        RunFailed: The loss of learned masks was not finite.
+    """
+    choice = _choose(settled, vocabulary)
+    write_atomic(scores_marker(settled), choice.parent.fingerprint)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What is kept of a parent: layers, scores of its units, weights that replace its own (or None), and what to record."""
+
+    parent: Parent
+    layers: LayerChoice
+    scores: Scores
+    weights: Mapping[str, Tensor] | None
+    found: dict[str, Any]
+
+
+def _choose(settled: Settled, vocabulary: Vocabulary) -> _Choice:
+    config, cache = settled.config, settled.cache
     reference = settled.parent.identity if settled.parent is not None else str(config.init.parent)
     parent = open_parent(reference, Path(config.runs_dir))
-    # Nothing is read of the text before a criterion asks for it.
+    # Nothing is read of the text before a criterion needs it.
     calibration = open_calibration(
         parent, open_corpus(config.data, cache), vocabulary, config.init.calibration_tokens, config.train.context_length, cache
     )
     torch.set_num_threads(thread_count(config.train.threads))
-    layers = open_layers(parent, shape.depth, config.init, calibration, cache, pick_device(config.train.device))
+    layers = open_layers(parent, settled.shape.depth, config.init, calibration, cache, pick_device(config.train.device))
     scores, weights, found = _scores(settled, parent, layers, calibration)
-    state, record = inherit(parent, shape, vocabulary, config.init, config.seed, layers=layers, scores=scores, weights=weights)
-    record["neurons"] |= found
-    return take_decoder(state, shape), record
+    return _Choice(parent, layers, scores, weights, found)
 
 
 def _scores(

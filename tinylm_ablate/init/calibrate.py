@@ -25,11 +25,11 @@ from tinylm_ablate.data.corpus import Corpus
 from tinylm_ablate.data.shards import open_shards
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import fingerprint, sha256_file
-from tinylm_ablate.init.huggingface import from_huggingface, to_huggingface
+from tinylm_ablate.formats.huggingface import from_huggingface, to_huggingface
 
 if TYPE_CHECKING:
+    from tinylm_ablate.formats.folder_vocabulary import FolderVocabulary
     from tinylm_ablate.init.parents import Parent
-    from tinylm_ablate.init.vocabulary import FolderVocabulary
     from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
 #: The order of the sequences: that of a round which no run trains, and so not the order that any child sees.

@@ -37,11 +37,12 @@ from tinylm_ablate.arch.shapes import Shape, parameters
 from tinylm_ablate.data.once import build_once
 from tinylm_ablate.errors import RunFailed
 from tinylm_ablate.files import fingerprint
+from tinylm_ablate.formats.huggingface import to_huggingface
+from tinylm_ablate.formats.safetensors_folder import LazyState
 from tinylm_ablate.init.calibrate import Calibration, parent_decoder
 from tinylm_ablate.init.gates import Gates, fold, gated, gates_for
-from tinylm_ablate.init.huggingface import to_huggingface
 from tinylm_ablate.init.neurons import Scores
-from tinylm_ablate.init.parents import LazyState, Parent
+from tinylm_ablate.init.parents import Parent
 
 if TYPE_CHECKING:
     from tinylm_ablate.config import MasksConfig

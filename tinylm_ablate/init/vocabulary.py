@@ -11,16 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tinylm_ablate.errors import UserError
-from tinylm_ablate.files import sha256_file
-from tinylm_ablate.tokenizer.alphabet import BYTE_PIECES, SPACE, byte_characters, byte_values
+from tinylm_ablate.formats.alphabet import BYTE_PIECES, SPACE, byte_characters, byte_values
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -42,68 +39,6 @@ class Entries(Protocol):
     def end_of_text(self) -> int | None: ...
     @property
     def source_ids(self) -> np.ndarray | None: ...
-
-
-@dataclass(frozen=True)
-class FolderVocabulary:
-    """The vocabulary of a model's file or folder.
-
-    Attributes:
-        tokenizer: It.
-        special_ids: Its special tokens.
-        end_of_text: The one that ends a text.
-        fingerprint: Its identity.
-        source_ids: Entry -> the id it had in the vocabulary that this one was cut out of.
-        encodes: Whether it is whole. If not, it is for finding rows, and encoding text gives other tokens than the model saw.
-    """
-
-    tokenizer: Tokenizer
-    special_ids: frozenset[int]
-    end_of_text: int | None
-    fingerprint: str
-    source_ids: np.ndarray | None = None
-    encodes: bool = True
-
-    @property
-    def size(self) -> int:
-        """One more than the largest id."""
-        return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-
-    @classmethod
-    def read(cls, folder: Path) -> FolderVocabulary | None:
-        """The vocabulary in ``folder``, or None without a ``tokenizer.json``."""
-        from tokenizers import Tokenizer
-
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            return None
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception for any defect of the file
-            raise UserError(f"{path}: not a file of the tokenizers library ({error}); copy it again") from error
-        special = frozenset(number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special)
-        return cls(tokenizer, special, _end_of_text(folder, tokenizer), sha256_file(path)[:16])
-
-
-def _end_of_text(folder: Path, tokenizer: Tokenizer) -> int | None:
-    """The id of the token that ends a text: in our own record, by name in tokenizer_config.json, or in config.json."""
-    if isinstance(own := _json(folder / "vocabulary.json").get("end_of_text"), int):
-        return own
-    name = _json(folder / "tokenizer_config.json").get("eos_token")
-    name = name.get("content") if isinstance(name, dict) else name
-    if isinstance(name, str) and (number := tokenizer.token_to_id(name)) is not None:
-        return number
-    number = _json(folder / "config.json").get("eos_token_id")
-    number = number[0] if isinstance(number, list) and number else number
-    return number if isinstance(number, int) else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +115,7 @@ def _relation(found: list[list[int]], child: Entries, old: _Spelling) -> str:
     if len(found) == len(old.names) and all(pieces == [number] for number, pieces in enumerate(found)):
         return "the parent's own vocabulary"
     if child.source_ids is not None and any(found):
-        # Bytes that the parent's tokenizer lacks were added before it was cut (``tokenizer.lossless``).
+        # Bytes that the parent's tokenizer lacks were added before it was cut (``formats.lossless``).
         sources = [[number] if number in old.names else [] for number in child.source_ids.tolist()]
         if found == sources:
             return "cut from the parent's vocabulary"

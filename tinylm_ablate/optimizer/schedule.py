@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from tinylm_ablate.budget import Rounds
 from tinylm_ablate.config import OptimizerConfig
-from tinylm_ablate.rounds.plan import Rounds
 
 
 def warmup_steps(optimizer: OptimizerConfig, steps: int, batch_tokens: int) -> int:

@@ -6,6 +6,7 @@ matrices of the layers, the embedding and the head, and the vectors.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -163,11 +164,12 @@ class StackedOptimizer:
         for kept in self.kept:
             settings = Settings(
                 rate, kept.decay, *self.betas, self.eps, self.momentum, counters["updates"].clamp(min=1), average, on,
-                orthogonal=lambda rows, part=kept.part: self._orthogonal(rows, part),  # type: ignore[misc]
+                orthogonal=functools.partial(self._orthogonal, part=kept.part),
             )  # fmt: skip
             within = kept.part.within
             apply(kept.rule, self.weights[:, within], grads[:, within], kept.state, settings)
-        return norms
+        norms_of_runs: Tensor = norms
+        return norms_of_runs
 
     def _orthogonal(self, rows: Tensor, part: Part) -> Tensor:
         """The scaled orthogonal matrices nearest to all matrices of a part, (R, width) -> (R, width)."""

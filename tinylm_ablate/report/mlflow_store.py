@@ -1,37 +1,38 @@
-"""Runs and grids out of an MLflow store, laid out as the folder of runs that they came from.
+"""Runs and grids from an MLflow store, laid out as the folder of runs that they came from.
 
-A tracked run has the files that a report is made from among its artifacts, and a grid has its description, so a report from a
-store says the same as one from the folders.
+A run in the store has the files that a report is made from among its artifacts, and a grid its file, so a report from a store
+says the same as one from the folders.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.tracking import RUN_FILES, prepare_environment
+from tinylm_ablate.tracking import prepare_environment
+from tinylm_ablate.tracking.store import KEY, explain, local_artifacts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_GRID = re.compile(r"[0-9a-f]{16}\.json")
+#: What a run or a grid is called in a folder of runs.
+_IDENTITY = re.compile(r"[0-9a-f]{16}")
 
 
 def fetch(uri: str, experiment: str, folder: Path, problems: list[str]) -> None:
     """Write the runs and grids of an experiment to a folder of runs.
 
-    Of several tracked runs with one identity the last that is finished counts.
-
     Args:
         uri: ``sqlite:///FILE``, or ``http(s)://`` of a server.
         experiment: Name of the experiment in the store.
         folder: Where they go.
-        problems: Gets a line for each run without its record, as one that was tracked by an older version or has not ended.
+        problems: Gets a line for each run without its record: one that has not finished, or that an older version tracked.
 
     Raises:
         UserError: The store cannot be reached, or has no such experiment.
@@ -40,7 +41,8 @@ def fetch(uri: str, experiment: str, folder: Path, problems: list[str]) -> None:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    if database is not None and not database.is_file():
         raise UserError(f"--mlflow {uri}: there is no such file")
     try:
         client = MlflowClient(tracking_uri=uri)
@@ -50,9 +52,9 @@ def fetch(uri: str, experiment: str, folder: Path, problems: list[str]) -> None:
             raise UserError(f"--experiment {experiment}: is not in {uri}; it has {names}")
         runs = list(_runs(client, found.experiment_id))
         for run in progress.bar(runs, description="reading MLflow", unit="run"):
-            _fetch(client, run, folder, problems)
+            _fetch(client, database, run, folder, problems)
     except (MlflowException, OSError) as error:
-        raise UserError(f"--mlflow {uri}: cannot be read: {str(error).strip().splitlines()[0]}") from None
+        raise UserError(explain(error, uri)) from None
 
 
 def _runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
@@ -66,18 +68,32 @@ def _runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
             return
 
 
-def _fetch(client: MlflowClient, run: Run, folder: Path, problems: list[str]) -> None:
-    names = {file.path for file in client.list_artifacts(run.info.run_id)}
-    identity = run.data.tags.get("identity")
-    wanted: dict[str, Path] = {}
-    if identity is None:
-        wanted = {name: folder / "grids" for name in names if _GRID.fullmatch(name)}
-    elif re.fullmatch(r"[0-9a-f]+", identity) is None:
-        problems.append(f"run {run.info.run_id}: its identity {identity!r} is none")
-    elif "metrics.json" in names:
-        wanted = {name: folder / identity for name in RUN_FILES if name in names}
-    else:
+def _fetch(client: MlflowClient, database: Path | None, run: Run, folder: Path, problems: list[str]) -> None:
+    """Copy the artifacts of a run to its folder, or the file of a grid to that of the grids."""
+    key, identity = str(run.data.tags.get(KEY)), run.data.tags.get("identity")
+    if not _IDENTITY.fullmatch(key):
+        problems.append(f"run {run.info.run_name}: was not tracked by this version")
+        return
+    place = folder / key if identity == key else folder / "grids"
+    root = local_artifacts(database, run.info.artifact_uri)
+    names = list(_names(client, run.info.run_id)) if root is None else [
+        path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()
+    ]  # fmt: skip
+    if identity == key and "metrics.json" not in names:
         problems.append(f"run {run.info.run_name} ({identity}): has no metrics.json in the store")
-    for name, place in wanted.items():
-        place.mkdir(parents=True, exist_ok=True)
-        client.download_artifacts(run.info.run_id, name, str(place))
+        return
+    for name in names:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        if root is not None:
+            shutil.copyfile(root / name, place / name)
+        else:
+            client.download_artifacts(run.info.run_id, name, str(place))
+
+
+def _names(client: MlflowClient, run: str, below: str | None = None) -> Iterator[str]:
+    """The files among a run's artifacts, of those that a run folder or the folder of the grids holds."""
+    for file in client.list_artifacts(run, below):
+        if not file.is_dir:
+            yield file.path
+        elif below is None and file.path == "measures":
+            yield from _names(client, run, file.path)

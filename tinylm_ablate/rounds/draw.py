@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinylm_ablate.budget import Rounds
 from tinylm_ablate.data.permutation import Permutation
-from tinylm_ablate.rounds.plan import Rounds
 
 Int64s = npt.NDArray[np.int64]
 Float64s = npt.NDArray[np.float64]

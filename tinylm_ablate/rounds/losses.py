@@ -16,10 +16,12 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.data.batches import Batches
 from tinylm_ablate.data.once import locked
+from tinylm_ablate.data.training import training_batches
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.hardware import pick_device, thread_count
-from tinylm_ablate.settle import Settled
+from tinylm_ablate.rounds import LOSSES
+from tinylm_ablate.settled import Settled
 from tinylm_ablate.train.compile import compiled, worth_compiling
 
 Float64s = npt.NDArray[np.float64]
@@ -40,7 +42,7 @@ def batch_losses(settled: Settled, decoder: Decoder, tokens: npt.NDArray[Any], f
         tokens: The training text as token ids, (n,).
         folder: The run's folder.
     """
-    path, unfinished = folder / "batch_losses.parquet", folder / "batch_losses.part"
+    path, unfinished = folder / LOSSES, folder / "batch_losses.part"
     batches, count = first_batches(settled, tokens), settled.rounds.first
     with locked(path, "the losses of a run's batches"):
         if not path.exists():
@@ -59,7 +61,7 @@ def batch_losses(settled: Settled, decoder: Decoder, tokens: npt.NDArray[Any], f
 
 def first_batches(settled: Settled, tokens: npt.NDArray[Any]) -> Batches:
     """The order of the first round."""
-    return Batches(tokens, settled.config.train.context_length, settled.config.seed, round=0)
+    return training_batches(tokens, settled.config, settled.shards)
 
 
 def measure(settled: Settled, decoder: Decoder, batches: Batches, ids: range) -> Iterator[Float64s]:

@@ -9,14 +9,12 @@ import numpy.typing as npt
 
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.init.huggingface import load_model
+from tinylm_ablate.formats.huggingface import load_model
+from tinylm_ablate.rounds import NEED_LOSSES
 from tinylm_ablate.rounds.draw import draw
 from tinylm_ablate.rounds.losses import batch_losses
-from tinylm_ablate.settle import Settled
+from tinylm_ablate.settled import Settled
 from tinylm_ablate.train.member import Row, Start
-
-#: Rules that look at the losses of batches.
-_NEED_LOSSES = ("loss", "top")
 
 
 def next_round(
@@ -47,7 +45,7 @@ def next_round(
         raise UserError(
             f"{folder}: its weights and record cannot be read ({error}); remove it, and it is done again"
         ) from error
-    losses = batch_losses(previous, decoder, tokens, folder) if settled.rounds.rule in _NEED_LOSSES else None
+    losses = batch_losses(previous, decoder, tokens, folder) if settled.rounds.rule in NEED_LOSSES else None
     drawn = draw(settled.rounds, losses, settled.config.seed)
     start = Start(
         seconds=record["metrics"]["train/seconds"],

@@ -12,9 +12,9 @@ from tinylm_ablate.config import TokenizerConfig
 from tinylm_ablate.data.once import build_once
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import fingerprint
+from tinylm_ablate.formats.importing import import_tokenizer, source_identity
+from tinylm_ablate.formats.lossless import State, added, open_tokenizer
 from tinylm_ablate.progress import bar
-from tinylm_ablate.tokenizer.importing import import_tokenizer, source_identity
-from tinylm_ablate.tokenizer.lossless import State, added, open_tokenizer
 from tinylm_ablate.tokenizer.train import MIN_VOCAB_SIZE, train_bpe, training_texts
 
 if TYPE_CHECKING:

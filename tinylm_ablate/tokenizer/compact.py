@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.tokenizer.lossless import State, added, base_entries, dead_entries
+from tinylm_ablate.formats.lossless import State, added, base_entries, dead_entries
 
 
 def cut(

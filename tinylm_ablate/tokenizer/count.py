@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from tokenizers import Tokenizer
 
-from tinylm_ablate.tokenizer.alphabet import SPACE, byte_characters
+from tinylm_ablate.formats.alphabet import SPACE, byte_characters
+from tinylm_ablate.formats.lossless import State, has_dummy_prefix, open_tokenizer, without_dummy_prefix
 from tinylm_ablate.tokenizer.junctions import Junctions
-from tinylm_ablate.tokenizer.lossless import State, has_dummy_prefix, open_tokenizer, without_dummy_prefix
 
 #: Characters that are cut into pieces at a time, and distinct pieces that are held before they are encoded.
 _BATCH_CHARACTERS = 1 << 20

@@ -18,8 +18,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tinylm_ablate.tokenizer.alphabet import BYTE_PIECES, SPACE, byte_values
-from tinylm_ablate.tokenizer.lossless import State, added, has_dummy_prefix
+from tinylm_ablate.formats.alphabet import BYTE_PIECES, SPACE, byte_values
+from tinylm_ablate.formats.lossless import State, added, has_dummy_prefix
 
 _CODES = 0x110000
 _BITS = 24

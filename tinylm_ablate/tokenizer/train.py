@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.tokenizer.alphabet import byte_characters
-from tinylm_ablate.tokenizer.lossless import END_OF_TEXT, State, make_lossless
+from tinylm_ablate.formats.alphabet import byte_characters
+from tinylm_ablate.formats.lossless import END_OF_TEXT, State, make_lossless
 
 if TYPE_CHECKING:
     from tinylm_ablate.data.corpus import Corpus

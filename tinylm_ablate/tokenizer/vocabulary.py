@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import sha256_file, write_atomic
-from tinylm_ablate.tokenizer.lossless import State, open_tokenizer
+from tinylm_ablate.formats.lossless import State, open_tokenizer
 
 _TOKENIZER, _RECORD, _SOURCE_IDS = "tokenizer.json", "vocabulary.json", "source_ids.npy"
 

@@ -1,6 +1,8 @@
-"""Runs in MLflow: a grid is a run, its cells are the runs nested in it. The run's folder stays the truth."""
+"""Runs in a tracker, made from the folders of the runs; those stay the truth."""
 
+from tinylm_ablate.tracking.follow import Follower, follow
+from tinylm_ablate.tracking.hook import on_end
 from tinylm_ablate.tracking.store import prepare_environment
-from tinylm_ablate.tracking.tracker import RUN_FILES, TrackedRun, Tracker, open_tracker
+from tinylm_ablate.tracking.sync import SyncReport, sync
 
-__all__ = ["RUN_FILES", "TrackedRun", "Tracker", "open_tracker", "prepare_environment"]
+__all__ = ["Follower", "SyncReport", "follow", "on_end", "prepare_environment", "sync"]

@@ -1,199 +1,268 @@
-"""Our operations in MLflow's client API. MLflow is imported at the first use, since that takes seconds."""
+"""One experiment of an MLflow store. MLflow is imported at the first use, since that takes seconds."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import math
 import os
 import re
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from tinylm_ablate.tracking.outbox import UNSENT, Operation
+from tinylm_ablate.secrets import cut
+from tinylm_ablate.tracking.snapshot import CURVE, Snapshot
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+    from tinylm_ablate.config import TrackingConfig
 
 # MLflow's limits of one call and one value.
-MOST_METRICS = 1000
-_MOST_PARAMETERS = 100
-_PARAMETER_LENGTH = 6000
-_TAG_LENGTH = 8000
+_MOST_METRICS, _MOST_PARAMETERS = 1000, 100
+_PARAMETER_LENGTH, _TAG_LENGTH, _NAME_LENGTH = 6000, 8000, 250
 
 _SQLITE = "sqlite:///"
 
-#: Tags of ours: the key that a run has before the store knows it, and MLflow's own for nesting and description.
-_KEY, _PARENT, _NOTE = "tinylm.key", "mlflow.parentRunId", "mlflow.note.content"
+#: The folder of artifacts beside a database. Runs name it relative to the server, so that both move together.
+ARTIFACTS = "mlartifacts"
+_RELATIVE = "mlflow-artifacts:"
 
-#: What MLflow's page calls a saved view, followed by its key.
-VIEW_TAG = "mlflow.sharedViewState."
+#: Our tags: the key of a snapshot, its signature, and the last tokens of the curve and the files that have arrived.
+KEY, SIGNATURE, ARRIVED = "tinylm.key", "tinylm.signature", "tinylm.arrived"
+_PARENT = "mlflow.parentRunId"
 
-#: Errors that come again however often one tries.
-_PERMANENT = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"}
+#: Makes MLflow show the pages about training, and not those about prompts.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
 
-
-class ParentMissing(Exception):
-    """The run that a run is to be nested in has not reached the store yet."""
+#: Models above this are named to a server and not sent.
+_LARGEST_MODEL = 64 * 2**20
 
 
 @cache
-def store(uri: str, artifacts: str | None, experiment: str) -> Store:
-    """The store of an address; one a process, since connecting takes a second."""
+def _store(uri: str, artifacts: str | None, experiment: str) -> Store:
     return Store(uri, artifacts, experiment)
 
 
+def open_store(tracking: TrackingConfig, runs_dir: Path) -> Store:
+    """The store that a config names; one a process, since connecting takes a second, and nothing is reached yet."""
+    uri, artifacts = tracking.uri or f"{_SQLITE}{runs_dir.resolve() / 'mlflow.db'}", tracking.artifacts
+    if artifacts is not None and "://" not in artifacts:
+        artifacts = Path(artifacts).resolve().as_uri()
+    return _store(uri, artifacts, tracking.experiment)
+
+
 class Store:
-    """One experiment of one MLflow store.
+    """One experiment.
 
     Args:
         uri: ``sqlite:///FILE``, another SQLAlchemy address, or ``http(s)://`` of a server.
-        artifacts: Where a new experiment keeps its artifacts; None leaves it to the server.
-        experiment: Its name; it is made if it is not there.
+        artifacts: Where a new experiment keeps its artifacts; None is a folder beside an sqlite file, or a server's choice.
+        experiment: Its name; it is created if it does not exist.
     """
 
     def __init__(self, uri: str, artifacts: str | None, experiment: str) -> None:
         self.uri, self.artifacts, self.experiment = uri, artifacts, experiment
+        self.database = Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
         self._connected: tuple[MlflowClient, str] | None = None
 
-    def open(self, operation: Operation, key: str, run_id: str | None, *, look: bool, orphan: bool) -> str:
-        """Create a run, or set an existing one to running; returns the store's id.
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's client; connects at the first use."""
+        return self._connect()[0]
+
+    @property
+    def experiment_id(self) -> str:
+        """MLflow's id of the experiment."""
+        return self._connect()[1]
+
+    def runs(self, keys: Collection[str] | None = None) -> dict[str, Run]:
+        """The store's runs by the key of their snapshot; of several with one key, which only a race leaves, the oldest stays.
 
         Args:
-            operation: The operation "open".
-            key: Our name of the run.
-            run_id: Its id if it exists.
-            look: Whether the run may exist under ``key``: an earlier attempt may have arrived without an answer.
-            orphan: Whether to create the run un-nested if its parent is not there.
+            keys: The keys that are wanted; None is all.
         """
-        client, experiment_id = self._connect()
-        found = run_id if run_id is not None and self._exists(run_id) else None
-        if found is None and look:
-            found = self.find(key)
-        if found is None:
-            tags = {_KEY: key, **{name: str(value)[:_TAG_LENGTH] for name, value in operation["tags"].items()}}
-            parent = self._parent(operation["parent"], orphan)
-            if parent is not None:
-                tags[_PARENT] = parent
-            if operation["note"]:
-                tags[_NOTE] = operation["note"][:_TAG_LENGTH]
-            run = client.create_run(experiment_id, start_time=operation["time"], tags=tags, run_name=operation["name"])
-            found = str(run.info.run_id)
-        else:
-            client.update_run(found, status="RUNNING", name=operation["name"])
-            if (parent := self._parent(operation["parent"], orphan)) is not None:
-                client.set_tag(found, _PARENT, parent)
+        if keys is not None and len(keys) > 8:
+            everything = self.runs()
+            return {key: everything[key] for key in keys if key in everything}
+        filters = [f"tags.`{KEY}` LIKE '%'"] if keys is None else [f"tags.`{KEY}` = '{key}'" for key in keys]
+        found: dict[str, Run] = {}
+        for text in filters:
+            for run in self._search(text):
+                key = run.data.tags[KEY]
+                if key in found:
+                    self.client.delete_run(run.info.run_id)
+                else:
+                    found[key] = run
         return found
 
-    def send(self, run_id: str, operations: Sequence[Operation]) -> None:
-        """Send operations other than "open"; several only if all are "metrics"."""
-        client, _ = self._connect()
-        operation = operations[0]
-        match operation["do"]:
-            case "metrics":
-                self._metrics(run_id, operations)
-            case "parameters":
-                self._parameters(run_id, operation["values"])
-            case "text":
-                client.log_text(run_id, operation["content"], operation["name"])
-            case "artifact":
-                client.log_artifact(run_id, operation["path"])
-            case "tag":
-                client.set_tag(run_id, operation["key"], operation["value"][:_TAG_LENGTH])
-            case "view":
-                self._save_view(client, operation)
-            case "close":
-                client.set_terminated(run_id, operation["status"], operation["time"])
-            case unknown:
-                raise FileNotFoundError(f"tracking operation {unknown!r} is unknown")
+    def running(self) -> Iterator[Run]:
+        """The store's runs that have not ended."""
+        return self._search(f"tags.`{KEY}` LIKE '%' AND attributes.status = 'RUNNING'")
 
-    def _save_view(self, client: MlflowClient, operation: Operation) -> None:
-        """Save a view of the page of runs: these columns, best first. It stands in the page's menu "Views".
+    def push(self, snapshot: Snapshot, run: Run | None, parent: str | None, lock: Path) -> tuple[str, str]:
+        """Make the store's run what a snapshot says, sending only what differs.
 
-        The form of the tag is MLflow's own affair (read off 3.17), so a version that has another shows its usual columns.
+        A kill at any point leaves what the next call completes: the signature is set last, and what arrives twice is one
+        entry of the store, since times follow from the start of the run there.
+
+        Args:
+            snapshot: How it is to be.
+            run: How it is, from ``runs``; None where the store has none.
+            parent: The store's id of the run that it is nested in.
+            lock: File that one process at a time holds while it creates a run.
+
+        Returns:
+            The run's id, and what was done: "created", "updated", "closed" or "unchanged".
         """
-        state = {
-            "searchFilter": "",
-            "orderByKey": f"metrics.`{operation['metrics'][0]}`",
-            "orderByAsc": True,
-            "startTime": "ALL",
-            "lifecycleFilter": "Active",
-            "selectedColumns": [
-                *(f"params.`{name}`" for name in operation["parameters"]),
-                *(f"metrics.`{name}`" for name in operation["metrics"]),
-            ],
-        }
-        packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
-        view = {
-            "name": operation["name"],
-            "createdAt": operation["time"],
-            "updatedAt": operation["time"],
-            "state": f"deflate;{packed}",
-        }
-        _, experiment_id = self._connect()
-        client.set_experiment_tag(experiment_id, f"{VIEW_TAG}{operation['key']}", json.dumps(view))
+        tags = {_named(key): value[:_TAG_LENGTH] for key, value in snapshot.tags.items()} | {KEY: snapshot.key}
+        if parent is not None:
+            tags[_PARENT] = parent
+        done = "updated"
+        if run is None:
+            with locked(lock):
+                run = self.runs([snapshot.key]).get(snapshot.key)
+                if run is None:
+                    done = "created"
+                    run = self.client.create_run(
+                        self.experiment_id, start_time=snapshot.start, tags=tags, run_name=snapshot.name[:_NAME_LENGTH]
+                    )
+        if is_current(run, snapshot.signature, snapshot.status):
+            return run.info.run_id, "unchanged"
+        self._send(snapshot, run, tags)
+        if done == "updated" and run.info.status == "RUNNING" and snapshot.status != "RUNNING":
+            done = "closed"
+        return run.info.run_id, done
 
-    def find(self, key: str) -> str | None:
-        """The store's id of the run that we named ``key``."""
-        client, experiment_id = self._connect()
-        runs = client.search_runs([experiment_id], filter_string=f"tags.`{_KEY}` = '{key}'", max_results=1)
-        return str(runs[0].info.run_id) if runs else None
+    def _send(self, snapshot: Snapshot, run: Run, tags: Mapping[str, str]) -> None:
+        run_id, has = run.info.run_id, run.data
+        self._set_state(snapshot, run)
+        self._parameters(run_id, {key: value for key, value in snapshot.parameters.items() if _named(key) not in has.params})
+        arrived = _arrived(has.tags.get(ARRIVED, ""))
+        tokens = self._curve(snapshot, run, arrived)
+        changed = {name: value for name, value in snapshot.metrics.items() if not _same(has.metrics.get(_named(name)), value)}
+        if changed:
+            # At step 0 MLflow draws a bar for each run and not a dot. A value that replaces another must be later than it.
+            later = 1 + max(
+                (metric.timestamp for metric in has._metric_objs if metric.step == 0), default=run.info.start_time - 1
+            )
+            self._metrics(run_id, [(_named(name), value, later, 0) for name, value in changed.items()])
+        if snapshot.dataset is not None and not (run.inputs and run.inputs.dataset_inputs):
+            self._dataset(run_id, snapshot.dataset)
+        files = {name: _mark(path) for name, path in snapshot.files.items()}
+        for name, path in snapshot.files.items():
+            if arrived["files"].get(name) != files[name]:
+                self._put(run.info.artifact_uri, name, path, run_id)
+        if snapshot.model is not None and not (run.outputs and run.outputs.model_outputs):
+            self._model(snapshot, run_id, snapshot.model)
+        new = {key: value for key, value in tags.items() if has.tags.get(key) != value}
+        new |= {ARRIVED: json.dumps({"tokens": tokens, "files": files})[:_TAG_LENGTH], SIGNATURE: snapshot.signature}
+        self._tags(run_id, new)
 
-    @staticmethod
-    def permanent(error: Exception) -> bool:
-        """Whether sending the same again is bound to fail: the run was deleted, a file is gone, a value is not allowed."""
-        return isinstance(error, FileNotFoundError) or getattr(error, "error_code", None) in _PERMANENT
+    def _set_state(self, snapshot: Snapshot, run: Run) -> None:
+        name = snapshot.name[:_NAME_LENGTH]
+        if snapshot.end is not None and (run.info.status, run.info.end_time) != (snapshot.status, snapshot.end):
+            self.client.set_terminated(run.info.run_id, snapshot.status, snapshot.end)
+        if run.info.run_name != name or (snapshot.end is None and run.info.status != snapshot.status):
+            self.client.update_run(run.info.run_id, status=snapshot.status, name=name)
 
-    def _exists(self, run_id: str) -> bool:
-        from mlflow.exceptions import MlflowException
+    def _curve(self, snapshot: Snapshot, run: Run, arrived: Mapping[str, Any]) -> int:
+        """Send the rows behind those that have arrived, and note how far that is with each part."""
+        last = int(arrived["tokens"])
+        values: list[tuple[str, float, int, int]] = []
+        for tokens, row in snapshot.curve:
+            if tokens <= last:
+                continue
+            if len(values) + len(row) > _MOST_METRICS:
+                self._metrics(run.info.run_id, values)
+                self._tags(run.info.run_id, {ARRIVED: json.dumps({"tokens": values[-1][3], "files": arrived["files"]})})
+                values = []
+            seconds = row.get(f"{CURVE}seconds", 0.0)
+            time = run.info.start_time + (round(1000 * seconds) if math.isfinite(seconds) else 0)
+            values += [(_named(name), value, time, tokens) for name, value in row.items()]
+        if values:
+            self._metrics(run.info.run_id, values)
+            return values[-1][3]
+        return last
 
-        client, _ = self._connect()
-        if run_id.startswith(UNSENT):
-            return False
-        try:
-            return bool(client.get_run(run_id).info.lifecycle_stage == "active")
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
-            raise
-
-    def _parent(self, parent: str | None, orphan: bool) -> str | None:
-        if parent is None or not parent.startswith(UNSENT):
-            return parent
-        found = self.find(parent)
-        if found is None and not orphan:
-            raise ParentMissing(parent)
-        return found
-
-    def _parameters(self, run_id: str, parameters: Mapping[str, Any]) -> None:
-        """Log what the run does not have yet: MLflow refuses to change a parameter, and a run that goes on may be told
-        again what cannot change its numbers (another number of threads, another folder)."""
-        from mlflow.entities import Param
-
-        client, _ = self._connect()
-        values = {_named(key): "null" if value is None else str(value) for key, value in parameters.items()}
-        known = client.get_run(run_id).data.params
-        new = [Param(key, value[:_PARAMETER_LENGTH]) for key, value in values.items() if key not in known]
-        for start in range(0, len(new), _MOST_PARAMETERS):
-            client.log_batch(run_id, params=new[start : start + _MOST_PARAMETERS])
-        if any(len(value) > _PARAMETER_LENGTH for value in values.values()):
-            client.log_dict(run_id, values, "parameters.json")
-
-    def _metrics(self, run_id: str, operations: Sequence[Operation]) -> None:
+    def _metrics(self, run_id: str, values: list[tuple[str, float, int, int]]) -> None:
         from mlflow.entities import Metric
 
-        client, _ = self._connect()
-        metrics = [
-            Metric(_named(name), value if value is not None else math.nan, operation["time"], operation["tokens"])
-            for operation in operations
-            for name, value in operation["values"].items()
-        ]
-        for start in range(0, len(metrics), MOST_METRICS):
-            client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS])
+        metrics = [Metric(name, value if math.isfinite(value) else math.nan, time, step) for name, value, time, step in values]
+        for start in range(0, len(metrics), _MOST_METRICS):
+            self.client.log_batch(run_id, metrics=metrics[start : start + _MOST_METRICS])
+
+    def _parameters(self, run_id: str, values: Mapping[str, str]) -> None:
+        """Log parameters that the run lacks: MLflow refuses to change one."""
+        from mlflow.entities import Param
+
+        new = [Param(_named(key), value[:_PARAMETER_LENGTH]) for key, value in values.items()]
+        for start in range(0, len(new), _MOST_PARAMETERS):
+            self.client.log_batch(run_id, params=new[start : start + _MOST_PARAMETERS])
+
+    def _tags(self, run_id: str, values: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in values.items()])
+
+    def _dataset(self, run_id: str, dataset: tuple[str, str, str]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        name, digest, source = dataset
+        entry = Dataset(name=name[:500], digest=digest, source_type="tinylm_ablate", source=source)
+        self.client.log_inputs(run_id, [DatasetInput(entry, [InputTag("mlflow.data.context", "training")])])
+
+    def _model(self, snapshot: Snapshot, run_id: str, folder: Path) -> None:
+        """Log the model in the layout of MLflow's transformers flavor; to a server a large one is only named."""
+        from mlflow.entities import LoggedModelOutput
+
+        from tinylm_ablate.tracking import model
+
+        logged = self.client.create_logged_model(
+            self.experiment_id, name=re.sub(r"[/:.%\"' ]", "_", snapshot.name)[:_NAME_LENGTH], source_run_id=run_id,
+            model_type="tinylm_ablate", tags={"folder": f"{folder.parent.name}/{folder.name}"},
+        )  # fmt: skip
+        files = model.files(folder)
+        if (
+            local_artifacts(self.database, logged.artifact_location) is None
+            and sum(path.stat().st_size for path in files.values()) > _LARGEST_MODEL
+        ):
+            files = {}
+        with tempfile.TemporaryDirectory() as temporary:
+            description = Path(temporary) / "MLmodel"
+            description.write_text(model.description(folder, logged.model_id, run_id))
+            for name, path in (files | {"MLmodel": description}).items():
+                self._put(logged.artifact_location, name, path, logged.model_id, of_model=True)
+        self.client.finalize_logged_model(logged.model_id, "READY")
+        step = snapshot.curve[-1][0] if snapshot.curve else 0
+        self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
+
+    def _put(self, uri: str, name: str, path: Path, owner: str, of_model: bool = False) -> None:
+        """Put a file among the artifacts of a run or a model: beside the database, or wherever MLflow keeps them."""
+        place = name.rpartition("/")[0] or None
+        if (root := local_artifacts(self.database, uri)) is not None:
+            place_file(path, root / name)
+        elif of_model:
+            self.client._tracking_client.log_model_artifact(owner, str(path), place)
+        else:
+            self.client.log_artifact(owner, str(path), place)
+
+    def _search(self, filters: str) -> Iterator[Run]:
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id], filters, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
 
     def _connect(self) -> tuple[MlflowClient, str]:
         """The client and the id of the experiment."""
@@ -202,11 +271,13 @@ class Store:
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
 
-            with _alone(self.uri):
+            # One process at a time makes or upgrades an sqlite file: its tables cannot be made twice.
+            with locked(self.database.with_name(f".{self.database.name}.lock")) if self.database else contextlib.nullcontext():
                 client = MlflowClient(tracking_uri=self.uri)
                 if client.get_experiment_by_name(self.experiment) is None:
+                    location = self.artifacts or (f"{_RELATIVE}/" if self.database else None)
                     try:
-                        client.create_experiment(self.experiment, artifact_location=self.artifacts)
+                        client.create_experiment(self.experiment, artifact_location=location, tags=_KIND)
                     except MlflowException as error:
                         if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
                             raise
@@ -219,9 +290,59 @@ class Store:
         return self._connected
 
 
-def _named(name: str) -> str:
-    """A name that MLflow takes: letters, digits and _ - . : / and spaces."""
-    return re.sub(r"[^\w\-. :/]", "_", name)[:250]
+def is_current(run: Run, signature: str, status: str) -> bool:
+    """Whether a run of the store is what a snapshot with this signature and status says."""
+    return bool(run.data.tags.get(SIGNATURE) == signature and run.info.status == status)
+
+
+def local_artifacts(database: Path | None, uri: str) -> Path | None:
+    """The folder that a relative address of artifacts stands for beside an sqlite file; None for any other address."""
+    if database is None or not uri.startswith(_RELATIVE):
+        return None
+    return database.parent / ARTIFACTS / urlsplit(uri).path.lstrip("/")
+
+
+def place_file(source: Path, target: Path) -> None:
+    """Put a file where artifacts are: as a second name where the file system can, otherwise as a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copy2(source, temporary)
+    os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # replacing a file by itself does nothing
+
+
+def explain(error: BaseException, uri: str) -> str:
+    """Why a store does not take something, in one line without secrets."""
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+    if (code := status_code(error)) is not None:
+        word = "401 Unauthorized: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        reason = word if code == 401 else "403 Forbidden: this user may not write there"
+        return cut(f"MLflow at {uri} refuses access ({reason})")
+    return cut(f"MLflow at {uri} does not answer ({text})")
+
+
+def status_code(error: BaseException) -> int | None:
+    """401 or 403 where a server refused access."""
+    code = str(getattr(error, "error_code", ""))
+    for number, word in ((401, "UNAUTHENTICATED"), (401, "CUSTOMER_UNAUTHORIZED"), (403, "PERMISSION_DENIED")):
+        if code == word or re.search(rf"(error code|Error:?|status) {number}\b|\b{number} (Client )?Error", str(error)):
+            return number
+    return None
+
+
+def concerns_one_run(error: BaseException) -> bool:
+    """Whether an error is about one run only: a value that is not allowed, a file that is gone, a run that was just deleted."""
+    from mlflow.exceptions import MlflowException
+
+    permanent = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST"}
+    return (isinstance(error, MlflowException) and error.error_code in permanent) or isinstance(
+        error, FileNotFoundError | ValueError | KeyError | TypeError
+    )
 
 
 def prepare_environment() -> None:
@@ -236,15 +357,34 @@ def prepare_environment() -> None:
 
 
 @contextlib.contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """Let one process at a time make or upgrade an sqlite file: its tables cannot be made twice."""
-    if not uri.startswith(_SQLITE):
-        yield
-        return
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock of the operating system on a file; nothing where the folder has no locks."""
     import fcntl
 
-    path = Path(uri.removeprefix(_SQLITE))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with path.open("a") as lock:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _named(name: str) -> str:
+    """A name that MLflow takes: letters, digits and _ - . : / and spaces."""
+    return re.sub(r"[^\w\-. :/]", "_", name)[:_NAME_LENGTH]
+
+
+def _same(old: float | None, new: float) -> bool:
+    return old is not None and (old == new or (math.isnan(old) and not math.isfinite(new)))
+
+
+def _mark(path: Path) -> str:
+    """Size and time of a file, short; both survive a move."""
+    found = path.stat()
+    return f"{found.st_size:x}.{int(found.st_mtime):x}"
+
+
+def _arrived(text: str) -> dict[str, Any]:
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        found = json.loads(text)
+        return {"tokens": int(found["tokens"]), "files": dict(found["files"])}
+    return {"tokens": -1, "files": {}}

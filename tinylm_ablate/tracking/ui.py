@@ -1,4 +1,4 @@
-"""``python -m tinylm_ablate.tracking.ui``: MLflow's page of the runs, for this machine alone."""
+"""``python -m tinylm_ablate.tracking.ui``: MLflow's page of the newest grid, for this machine alone."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from tinylm_ablate.config import TrackingConfig
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.tracking.store import VIEW_TAG
+from tinylm_ablate.paths import conf_dir
+from tinylm_ablate.tracking.folders import runs_of
+from tinylm_ablate.tracking.store import ARTIFACTS, KEY
+from tinylm_ablate.tracking.sync import sync
+from tinylm_ablate.tracking.views import VIEW_TAG
 
 HOST = "127.0.0.1"
 
@@ -27,24 +33,23 @@ PORT = 5001
 
 
 def serve(runs_dir: Path, port: int) -> int:
-    """Serve until Ctrl-C; returns the server's exit code.
+    """Sync the folder's own database and serve it until Ctrl-C; returns the server's exit code.
 
     Raises:
         UserError: There is nothing to show, or the port is taken.
     """
     database = runs_dir.resolve() / "mlflow.db"
-    if not database.is_file():
-        raise UserError(
-            f"{database} does not exist: nothing was tracked there yet. `make demo` makes runs; --runs-dir names another folder"
-        )
+    if not database.is_file() and not runs_of(runs_dir):
+        raise UserError(f"{runs_dir} holds no runs. `make demo` makes some; --runs-dir names another folder")
     _check_port(port)
+    print("starting MLflow, which takes some seconds ...", file=sys.stderr, flush=True)
+    print(sync(_tracking(database), database.parent), file=sys.stderr, flush=True)
     command = [
         sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}", "--host", HOST,
-        "--port", str(port), "--workers", "1",
+        "--port", str(port), "--workers", "1", "--artifacts-destination", str(database.with_name(ARTIFACTS)),
     ]  # fmt: skip
     # The job runner, which nothing here uses, takes another 1.5 GB of memory and twice the time to start.
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    print("starting MLflow, which takes some seconds ...", file=sys.stderr, flush=True)
     log = database.with_name("mlflow-ui.log")
     with log.open("w") as stream:
         server = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
@@ -64,23 +69,38 @@ def serve(runs_dir: Path, port: int) -> int:
                 server.kill()
 
 
+def _tracking(database: Path) -> TrackingConfig:
+    """The settings by which the folder's own database is written: the shipped ones, in the experiment that it was last."""
+    import yaml
+
+    shipped = yaml.safe_load((conf_dir() / "tracking" / "mlflow.yaml").read_text(encoding="utf-8"))
+    settings = TrackingConfig(**{key: value for key, value in shipped.items() if key != "defaults"})
+    newest = "SELECT e.name FROM runs r JOIN experiments e USING (experiment_id) JOIN tags t USING (run_uuid) WHERE t.key = ?"
+    for (name,) in _select(database, f"{newest} ORDER BY r.start_time DESC LIMIT 1", KEY):
+        settings.experiment = name
+    return settings
+
+
 def _address(database: Path, port: int) -> str:
-    """The page of runs (MLflow's front page is about something else), in the view of the grid that ended last."""
+    """The page of the newest grid, or of all runs where there is no grid; MLflow's front page is about something else."""
     page = f"http://{HOST}:{port}"
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as store:
-        newest = store.execute(
-            "SELECT experiment_id FROM runs WHERE lifecycle_stage = 'active' ORDER BY start_time DESC LIMIT 1"
-        ).fetchone()
-        if newest is None:
-            return page
-        page += f"/#/experiments/{newest[0]}/runs?workflowType=machine_learning"
-        views = store.execute(
-            "SELECT key, value FROM experiment_tags WHERE experiment_id = ? AND key LIKE ?", (newest[0], f"{VIEW_TAG}%")
-        ).fetchall()
-        if views:
-            key, _ = max(views, key=lambda view: json.loads(view[1]).get("updatedAt", 0))
-            page += f"&viewStateShareKey={key.removeprefix(VIEW_TAG)}"
+    views = _select(database, "SELECT experiment_id, key, value FROM experiment_tags WHERE key LIKE ?", f"{VIEW_TAG}%")
+    grids = [(json.loads(value).get("createdAt", 0), number, key) for number, key, value in views if "-" not in key]
+    newest = "SELECT experiment_id FROM runs r JOIN tags t USING (run_uuid) WHERE t.key = ? ORDER BY r.start_time DESC LIMIT 1"
+    if grids:
+        _, number, key = max(grids)
+        return (
+            f"{page}/#/experiments/{number}/runs?workflowType=machine_learning&viewStateShareKey={key.removeprefix(VIEW_TAG)}"
+        )
+    for (number,) in _select(database, newest, KEY):
+        page += f"/#/experiments/{number}/runs?workflowType=machine_learning"
     return page
+
+
+def _select(database: Path, query: str, argument: str) -> list[tuple[Any, ...]]:
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as store:
+        return store.execute(query, (argument,)).fetchall()
+    return []
 
 
 def _check_port(port: int) -> None:

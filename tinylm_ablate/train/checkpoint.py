@@ -22,8 +22,7 @@ from torch import Tensor
 
 from tinylm_ablate.errors import RunFailed
 from tinylm_ablate.files import building, sha256_file, write_atomic
-from tinylm_ablate.train.member import Member
-from tinylm_ablate.train.record import CURVE, EVENTS
+from tinylm_ablate.train.member import CURVE, EVENTS, Member
 
 _KEPT = 2
 

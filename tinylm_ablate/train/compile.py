@@ -13,7 +13,7 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.hardware import pick_device
 
 if TYPE_CHECKING:
-    from tinylm_ablate.settle import Settled
+    from tinylm_ablate.settled import Settled
 
 #: Compiling takes half a minute and then saves about an eighth (docs/LAB.md), which some four minutes of training win back: on
 #: a processor, and on a GPU, at the rates that they usually attain.

@@ -32,7 +32,7 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import RunFailed
 
 if TYPE_CHECKING:
-    from tinylm_ablate.settle import Settled
+    from tinylm_ablate.settled import Settled
 
 #: How long processes wait for each other, at most.
 _PATIENCE = timedelta(minutes=10)

@@ -37,7 +37,7 @@ from tinylm_ablate.train.record import Recorder
 from tinylm_ablate.train.stop import Stop
 
 if TYPE_CHECKING:
-    from tinylm_ablate.settle import Settled
+    from tinylm_ablate.settled import Settled
 
 
 class MicroBatches(IterableDataset[Tensor]):

@@ -11,9 +11,11 @@ import numpy as np
 
 if TYPE_CHECKING:
     from tinylm_ablate.arch.decoder import Decoder
-    from tinylm_ablate.settle import Settled
+    from tinylm_ablate.settled import Settled
 
 Row = dict[str, float]
+
+CURVE, EVENTS = "curve.jsonl", "events.jsonl"
 
 #: Takes new rows of the curve; True prunes the run.
 OnRows = Callable[[list[Row]], bool | None]

@@ -17,7 +17,7 @@ from tinylm_ablate.train.order import learning_rate
 from tinylm_ablate.train.record import failure, finite
 
 if TYPE_CHECKING:
-    from tinylm_ablate.settle import Settled
+    from tinylm_ablate.settled import Settled
 
 
 class TrainingModule(lightning.LightningModule):

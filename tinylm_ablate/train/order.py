@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tinylm_ablate.data.batches import Batches
+from tinylm_ablate.data.training import training_batches
 from tinylm_ablate.optimizer.schedule import run_factor
 
 if TYPE_CHECKING:
-    from tinylm_ablate.settle import Settled
+    from tinylm_ablate.settled import Settled
 
 Int64s = npt.NDArray[np.int64]
 
@@ -27,7 +27,7 @@ class Order:
 
     def __init__(self, tokens: npt.NDArray[Any], settled: Settled, drawn: Int64s | None = None) -> None:
         self.settled, self.drawn = settled, drawn
-        self.batches = Batches(tokens, settled.config.train.context_length, settled.config.seed, round=0)
+        self.batches = training_batches(tokens, settled.config, settled.shards)
         self.sequences = settled.accumulation * settled.micro_batch
 
     def batch(self, step: int) -> int:
@@ -45,8 +45,8 @@ class Order:
         return ids.reshape(len(steps), self.sequences, -1)
 
     def windows(self, step: int) -> list[int]:
-        """Which windows of the text these sequences are."""
-        return [int(window) for window in self.batches.ids(self.positions(step))]
+        """Where in the shard these sequences start."""
+        return [int(window) for window in self.batches.windows(self.positions(step))]
 
 
 def learning_rate(settled: Settled, step: int) -> float:

@@ -24,7 +24,7 @@ from tinylm_ablate.optimizer.stacked import Layout, StackedOptimizer
 from tinylm_ablate.train.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from tinylm_ablate.settle import Settled
+    from tinylm_ablate.settled import Settled
 
 #: Most token ids of a block that are kept on the device.
 _BLOCK_TOKENS = 2**24

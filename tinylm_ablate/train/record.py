@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate.errors import RunFailed
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.train.member import Member, Row, Trained
+from tinylm_ablate.train.member import CURVE, EVENTS, Member, Row, Trained
 
 if TYPE_CHECKING:
-    from tinylm_ablate.settle import Settled
+    from tinylm_ablate.settled import Settled
     from tinylm_ablate.train.checkpoint import Checkpoint
     from tinylm_ablate.train.order import Order
 
 #: Recent losses that a spike is compared with, and the fewest that allow a comparison.
 _RECENT, _LEAST_RECENT = 50, 20
-
-CURVE, EVENTS = "curve.jsonl", "events.jsonl"
 
 
 class Recorder:

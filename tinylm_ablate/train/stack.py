@@ -32,7 +32,7 @@ from tinylm_ablate.train.record import Recorder, failure, finite
 from tinylm_ablate.train.stop import Stop
 
 if TYPE_CHECKING:
-    from tinylm_ablate.settle import Settled
+    from tinylm_ablate.settled import Settled
 
 Outcome = Trained | Exception
 

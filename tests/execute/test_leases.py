@@ -1,0 +1,290 @@
+"""One worker per task: leases are taken, renewed, taken over and given back."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinylm_ablate.errors import Busy, Interrupted
+from tinylm_ablate.execute import leases as module
+from tinylm_ablate.execute.leases import Leases, machine
+
+FORK: Any = multiprocessing.get_context("fork")
+
+#: The lease time of leases that a test lets expire, seconds.
+SHORT = 0.2
+
+#: What a file under a lease's name may hold instead of a lease.
+DAMAGED = {
+    "empty": b"",
+    "cut off": b'{"machine": "elsew',
+    "not JSON": b"\x00\xff garbage",
+    "not UTF-8": b'{"machine": "\xff\xfe"}',
+    "a number": b"5",
+    "null": b"null",
+    "a list": b'[{"machine": "elsewhere"}]',
+    "text": b'"elsewhere"',
+    "fields of other types": b'{"machine": 7, "pid": "x", "since": [], "seconds": "long", "session": null, "crashes": {}}',
+    "booleans": b'{"machine": true, "pid": false, "seconds": true, "crashes": true}',
+    "infinite lease": b'{"machine": "elsewhere/1", "seconds": Infinity}',
+    "no number": b'{"machine": "elsewhere/1", "seconds": NaN}',
+    "negative lease": b'{"machine": "elsewhere/1", "seconds": -5.0}',
+    "a whole number of seconds": b'{"machine": "elsewhere/1", "seconds": 7}',
+    "deep nesting": b"[" * 100_000,
+}
+
+
+def files(runs: Path) -> list[str]:
+    return sorted(path.name for path in (runs / "claims").iterdir())
+
+
+def foreign(runs: Path, key: str, number: int = 1, seconds: float = SHORT, content: bytes | None = None) -> Path:
+    """A lease of another machine, which nobody renews."""
+    path = runs / "claims" / f"{key}.{number}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lease = {"machine": "elsewhere/1", "pid": 7, "since": "", "seconds": seconds, "session": "other", "crashes": 0}
+    path.write_bytes(json.dumps(lease).encode() if content is None else content)
+    return path
+
+
+def expire(leases: Leases) -> None:
+    """Watch all leases of a short time until those that nobody renews are dead."""
+    leases.held()
+    time.sleep(2 * SHORT)
+
+
+def take(leases: Leases, key: str, product: Path) -> None:
+    """Take a task, do it, and give it back."""
+    with leases.hold(key, product):
+        product.touch()
+
+
+def test_a_held_task_is_busy_until_it_is_given_back(tmp_path: Path) -> None:
+    one, other = Leases(tmp_path, 60), Leases(tmp_path, 60)
+    done, undone = tmp_path / "done", tmp_path / "undone"
+    with one.hold("a", undone):
+        with pytest.raises(Busy, match="held by another process"), other.hold("a", undone):
+            pass
+        assert list(other.held()) == ["a"]
+        take(other, "b", done)
+    assert files(tmp_path) == ["a.1", "a.lock"] and not other.held()
+    with other.hold("a", undone):
+        assert files(tmp_path) == ["a.2", "a.lock"]
+    take(one, "a", done)
+    assert files(tmp_path) == [], "a finished task leaves nothing behind"
+
+
+def test_a_lease_is_renewed_past_its_time(tmp_path: Path) -> None:
+    observer = Leases(tmp_path, SHORT)
+    with Leases(tmp_path, SHORT).hold("a", tmp_path / "done") as lease:
+        for _ in range(4):
+            expire(observer)
+            assert list(observer.held()) == ["a"] and not lease.lost
+
+
+def test_of_many_that_find_a_dead_lease_one_gets_it(tmp_path: Path) -> None:
+    workers, rounds = 6, 8
+    barrier, won = FORK.Barrier(workers), FORK.Array("i", rounds)
+
+    def work(barrier: Barrier) -> None:
+        leases, mine = Leases(tmp_path, 60), []
+        expire(leases)
+        for number in range(rounds):
+            barrier.wait(30)
+            try:
+                mine.append(leases.hold(f"run{number}", tmp_path / "none"))  # held until the process ends
+                mine[-1].__enter__()
+            except Busy:
+                continue
+            with won.get_lock():
+                won[number] += 1
+        barrier.wait(30)
+        os._exit(0)
+
+    for number in range(rounds):
+        foreign(tmp_path, f"run{number}", number + 1)
+    processes = [FORK.Process(target=work, args=(barrier,)) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert list(won) == [1] * rounds
+    assert [name for name in files(tmp_path) if not name.endswith(".lock")] == sorted(
+        f"run{number}.{number + 2}" for number in range(rounds)
+    )
+
+
+def test_a_number_that_others_have_left_behind_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign(tmp_path, "a", 5, seconds=60)  # others are at number 5 by now
+    looks = iter([1])  # and this process looked long ago
+    newest = module._newest
+    monkeypatch.setattr(module, "_newest", lambda folder, key: next(looks, None) or newest(folder, key))
+    with pytest.raises(Busy), Leases(tmp_path, 60).hold("a", tmp_path / "done"):
+        pass
+    assert [name for name in files(tmp_path) if not name.endswith(".lock")] == ["a.5"]
+
+
+def test_the_lease_time_that_counts_is_the_holders(tmp_path: Path) -> None:
+    foreign(tmp_path, "a", seconds=60)
+    leases = Leases(tmp_path, SHORT)
+    expire(leases)
+    assert leases.held()["a"].name == "elsewhere, process 7"
+    with pytest.raises(Busy, match="elsewhere, process 7"), leases.hold("a", tmp_path / "done"):
+        pass
+
+
+def test_nobodys_clock_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease from the future, of long ago, of a machine whose clock stepped: each is dead once it was watched unchanged."""
+    leases = Leases(tmp_path, SHORT)
+    for key, when in (("future", 4e9), ("past", 1.0), ("now", time.time())):
+        os.utime(foreign(tmp_path, key), (when, when))
+    monkeypatch.setattr(time, "time", lambda: 9e9)
+    assert set(leases.held()) == {"future", "past", "now"}
+    for key in ("future", "past", "now"):
+        with pytest.raises(Busy), leases.hold(key, tmp_path / "none"):
+            pass
+    expire(leases)
+    assert not leases.held()
+    for key in ("future", "past", "now"):
+        take(leases, key, tmp_path / "done")
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_lease_neither_blocks_nor_crashes(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is respected as long as it may be one that is being written, and taken over once nothing changes."""
+    monkeypatch.setattr(module, "UNREADABLE_SECONDS", SHORT)
+    foreign(tmp_path, "a", content=content)
+    future = time.time() + 1e6
+    os.utime(tmp_path / "claims" / "a.1", (future, future))
+    leases = Leases(tmp_path, SHORT)
+    assert leases.held()["a"].name
+    with pytest.raises(Busy), leases.hold("a", tmp_path / "done"):
+        pass
+    if b'"seconds": 7}' in content:
+        assert leases.held()["a"].seconds == 7
+        return
+    expire(leases)
+    assert not leases.held()
+    take(leases, "a", tmp_path / "done")
+    assert files(tmp_path) == []
+
+
+@settings(max_examples=40)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(
+            st.sampled_from(["machine", "pid", "since", "seconds", "session", "crashes", "x"]), inner
+        ),
+        max_leaves=5,
+    )
+)  # fmt: skip
+def test_any_json_reads_as_a_holder(tmp_path_factory: pytest.TempPathFactory, content: Any) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.1"
+    path.write_text(json.dumps(content))
+    holder = module._read(path)
+    assert holder is not None and 0 < holder.seconds <= module.MOST_SECONDS and holder.name and holder.crashes >= 0
+
+
+def test_a_folder_in_place_of_a_lease_does_not_crash(tmp_path: Path) -> None:
+    (tmp_path / "claims" / "a.1").mkdir(parents=True)
+    leases = Leases(tmp_path, SHORT)
+    assert "a" in leases.held()
+    take(leases, "b", tmp_path / "done")
+
+
+def test_a_lease_is_given_back_by_hand(tmp_path: Path) -> None:
+    foreign(tmp_path, "a", seconds=3600)
+    leases = Leases(tmp_path, 60)
+    assert leases.give_back("a") and not leases.give_back("a")
+    take(leases, "a", tmp_path / "done")
+
+
+def test_the_task_of_a_killed_process_of_this_machine_is_free_at_once(tmp_path: Path) -> None:
+    holds, product = FORK.Event(), tmp_path / "done"
+
+    def work() -> None:
+        with Leases(tmp_path, 600).hold("a", product):
+            holds.set()
+            time.sleep(600)
+
+    process = FORK.Process(target=work)
+    process.start()
+    assert holds.wait(30)
+    leases = Leases(tmp_path, 600)
+    with pytest.raises(Busy), leases.hold("a", product):
+        pass
+    holder = leases.held()["a"]
+    assert (holder.machine, holder.pid) == (machine(), process.pid) and ", since 20" in holder.name
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+    assert not leases.held()
+    with leases.hold("a", product):
+        assert list(leases.held()) == ["a"]
+
+
+@pytest.mark.parametrize(("session", "counted"), [("mine", 3), ("another", 0)])
+def test_deaths_at_a_task_are_counted_by_command(session: str, counted: int, tmp_path: Path) -> None:
+    def die() -> None:
+        with Leases(tmp_path, 600, "mine").hold("a", tmp_path / "done"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for _ in range(3):
+        process = FORK.Process(target=die)
+        process.start()
+        process.join(30)
+        assert process.exitcode == -signal.SIGKILL
+    with Leases(tmp_path, 600, session).hold("a", tmp_path / "done") as lease:
+        assert lease.crashes == counted
+
+
+def test_a_task_that_was_given_back_counts_no_death(tmp_path: Path) -> None:
+    leases = Leases(tmp_path, 60, "mine")
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), leases.hold("a", tmp_path / "done"):
+            raise KeyboardInterrupt
+    with leases.hold("a", tmp_path / "done") as lease:
+        assert lease.crashes == 0
+
+
+def test_a_lease_that_is_taken_over_stops_its_holder(tmp_path: Path) -> None:
+    requested: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: requested.append(number))
+    try:
+        with pytest.raises(Busy, match="taken over"), Leases(tmp_path, 0.4).hold("a", tmp_path / "done"):
+            foreign(tmp_path, "a", 2)
+            deadline = time.monotonic() + 20
+            while not requested and time.monotonic() < deadline:
+                time.sleep(0.02)
+            raise Interrupted(signal.SIGTERM, "saved")  # as training does
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert requested and [name for name in files(tmp_path) if not name.endswith(".lock")] == ["a.1", "a.2"]
+
+
+def test_a_folder_without_locks_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where locks do not exist, a lease of this machine too is dead only after its time."""
+    import errno
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    monkeypatch.setattr(module.fcntl, "flock", no_locks)
+    path = foreign(tmp_path, "a", content=json.dumps({"machine": machine(), "pid": 1, "seconds": SHORT}).encode())
+    leases = Leases(tmp_path, SHORT)
+    with pytest.raises(Busy), leases.hold("a", tmp_path / "done"):
+        pass
+    expire(leases)
+    with leases.hold("a", tmp_path / "done") as lease:
+        assert not path.exists() and not lease.lost

@@ -1,0 +1,184 @@
+"""What runs would be and cost, without training them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers import TINY
+from tinylm_ablate.arch.shapes import Shape, flops_per_token, parameters
+from tinylm_ablate.data.corpus import Corpus
+from tinylm_ablate.data.shards import open_shards
+from tinylm_ablate.execute.calibrate import speed
+from tinylm_ablate.execute.cost import shard_bytes
+from tinylm_ablate.execute.plan import plan, plans
+from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
+from tinylm_ablate.tokenizer.build import open_vocabulary
+
+FIELDS = {
+    "depth", "width", "ffn_width", "heads", "vocab_size", "parameters", "embedding_head_share", "flops", "tokens", "steps",
+    "memory_bytes", "seconds",
+}  # fmt: skip
+
+#: Overrides that describe a public model, and its count.
+PUBLIC = {
+    "TinyLlama-1.1B": ("22 2048 5632 64 4 32000 false", 1_100_048_384),
+    "MobileLLM-125M": ("30 576 1536 64 3 32000 true", 124_635_456),
+    "MobileLLM-1B": ("54 1280 3584 64 5 32000 true", 1_005_461_760),
+    "Sheared-LLaMA-1.3B": ("24 2048 5504 128 16 32000 false", 1_345_423_360),
+    "SmolLM2-135M": ("30 576 1536 64 3 49152 true", 134_515_008),
+    "the paper's LLM1B.py": ("20 1792 4864 128 14 48000 false", 951_983_872),
+}
+
+#: Runs a command and tells its peak memory in bytes; a fresh process, since a process knows only the largest of its children.
+MEASURE = (
+    "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:]).returncode; "
+    "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss; "
+    "print('PEAK', peak * (1 if sys.platform == 'darwin' else 1024), file=sys.stderr); sys.exit(code)"
+)
+
+
+def settled(folder: Path, *overrides: str) -> Settled:
+    return settle(compose([f"runs_dir={folder}", *overrides]))
+
+
+def test_table_1_planned_at_the_papers_scale_as_json(tmp_path: Path) -> None:
+    arguments = ["-m", "+experiments=table01_tokenizer", "scale=paper", "mode=plan", "plan.format=json", "seeds=1"]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, sys.executable, "-m", "tinylm_ablate", *arguments],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 6
+    assert all(row.keys() >= FIELDS for row in rows)
+    shares = [row["embedding_head_share"] for row in rows]
+    assert shares == pytest.approx([2.97, 6.01, 11.79, 18.07, 26.88, 38.19], abs=0.02)
+    assert [round(row["parameters"] / 1e6, 1) for row in rows] == [964.6, 954.3, 972.6, 952.0, 960.0, 946.5]
+    assert [row["depth"] for row in rows] == [24, 23, 22, 20, 18, 15]
+    assert {(row["width"], row["ffn_width"], row["heads"]) for row in rows} == {(1792, 4864, 14)}
+    assert all(row["seconds"] > 0 and row["memory_bytes"] > 16 * row["parameters"] for row in rows)
+    assert all(row["steps"] * 983_040 == row["tokens"] for row in rows)
+    peak = int(done.stderr.split("PEAK ")[1].split()[0])
+    assert peak < 4 * 2**30
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_shapes_are_counted_exactly(name: str, tmp_path: Path) -> None:
+    values, expected = PUBLIC[name]
+    keys = ("arch.depth", "arch.width", "arch.ffn_width", "arch.head_dim", "arch.kv_heads", "tokenizer.vocab_size", "arch.tied")
+    overrides = [f"{key}={value}" for key, value in zip(keys, values.split(), strict=True)]
+    row = plan(name, settled(tmp_path, "scale=paper", *overrides))
+    assert row["parameters"] == expected == sum(row["parts"].values())
+
+
+def test_a_plan_agrees_with_the_run_that_it_describes(tmp_path: Path) -> None:
+    run = settled(tmp_path, *TINY)
+    row = plan("tiny", run)
+    assert row["identity"] == run.identity
+    assert (row["tokens"], row["steps"]) == (512, 4) == (run.tokens, run.steps)
+    assert row["flops"] == flops_per_token(run.shape, 32)["training"]
+    assert row["seconds"] > 0
+    assert not row["finished"]
+    run.folder.mkdir()
+    (run.folder / "metrics.json").write_text("{}")
+    assert plan("tiny", run)["finished"]
+
+
+def test_the_course_of_the_learning_rate_is_told(tmp_path: Path) -> None:
+    run = settled(tmp_path, *TINY, "train.tokens=12800", "optimizer.schedule=linear", "optimizer.final=0.25")
+    row = plan("tiny", run)
+    assert row["warmup_steps"] == 3  # 3 % of 100
+    assert row["final_learning_rate"] == pytest.approx(0.25 * run.learning_rate, rel=0.05)
+    told = plans([("tiny", run)], "table")
+    assert f"learning rate: up to {run.learning_rate:.3g} over 3 of 100 steps, then linear to" in told
+    constant = settled(tmp_path, *TINY, "optimizer.schedule=constant")
+    told = plans([("first", run), ("second", constant)], "table")
+    assert "learning rate [first]" in told
+    assert "learning rate [second]" in told and "then constant" in told
+
+
+def test_totals_count_equal_and_finished_runs_once(tmp_path: Path) -> None:
+    first, second = settled(tmp_path, *TINY), settled(tmp_path, *TINY, "seed=1")
+    told = plans([("first", first), ("its twin", first), ("second", second)], "table")
+    flops = 1024 * flops_per_token(first.shape, 32)["training"]
+    assert f"2 runs, 0 finished; to do: 2, 1,024 tokens, {flops:.3g} FLOPs" in told
+    second.folder.mkdir()
+    (second.folder / "metrics.json").write_text("{}")
+    assert "2 runs, 1 finished; to do: 1, 512 tokens" in plans([("first", first), ("second", second)], "table")
+
+
+def test_a_parent_is_planned_once_and_apart(tmp_path: Path) -> None:
+    pooled = ["arch.width=64", "arch.head_dim=16", "train.share=0.5", "init=pool"]
+    base = [entry for entry in TINY if not entry.startswith("arch.width")]
+    runs = [settled(tmp_path, *base, *pooled, f"arch.kv_heads={heads}") for heads in ("auto", "heads/2", "heads/4")]
+    parents = {run.parent.identity for run in runs if run.parent is not None}
+    assert len(parents) == 1
+    told = plans([(f"cell {number}", run) for number, run in enumerate(runs)], "table")
+    assert "and 1 run that is trained once" in told and told.count(parents.pop()) == 1
+    assert "4 runs, 0 finished; to do: 4, 1,280 tokens" in told  # 3 x 256 and 512
+    mha = settled(tmp_path, *base, "arch.width=64", "arch.head_dim=16")
+    told = plans([("mha", mha), ("gqa", runs[1])], "table")
+    assert "trained once" not in told and "2 runs, 0 finished; to do: 2, 768 tokens" in told
+
+
+def test_earlier_rounds_are_counted_once(tmp_path: Path) -> None:
+    """A run of three rounds, and one of two whose last differs: four trainings, of which two share the first round."""
+    rounds = ["rounds=two", "rounds.sampling_rate=0.5", "rounds.parts=1"]
+    three = settled(tmp_path, *TINY, *rounds, "rounds.count=3", "rounds.rule=uniform")
+    two = settled(tmp_path, *TINY, *rounds, "rounds.rule=top")
+    assert three.previous is not None and three.previous.previous is not None and two.previous is not None
+    assert two.previous.identity == three.previous.previous.identity
+    told = plans([("three", three), ("two", two)], "table")
+    assert "and 2 runs that are trained once" in told
+    assert f"4 runs, 0 finished; to do: 4, {512 + 3 * 256:,} tokens" in told
+    row = plan("three", three)
+    assert (row["tokens"], row["own_tokens"]) == (1024, 256)
+
+
+def test_the_disk_that_a_grid_takes_is_told(tmp_path: Path) -> None:
+    run = settled(tmp_path, *TINY)
+    row = plan("tiny", run)
+    assert row["model_bytes"] == 4 * row["parameters"]
+    assert row["checkpoint_bytes"] == 3 * 3 * row["model_bytes"]
+    assert plan("none", settled(tmp_path, *TINY, "train.keep_model=false"))["model_bytes"] == 0
+    told = plans([("tiny", run)], "table")
+    assert "disk: 56.1 kB of models, 505.2 kB of checkpoints while the largest trains, 0 bytes of token shards, " in told
+    assert "shards of a text that has not been read" in told
+
+
+def test_the_size_of_shards_is_near_the_truth(small_corpus: Corpus, small_data: list[str], tmp_path: Path) -> None:
+    cache = small_corpus.folder.parents[1]
+    # A vocabulary of its own: the cache is shared with other tests, and shards that are there take no more room.
+    run = settled(tmp_path, *TINY, *small_data, f"cache_dir={cache}", "tokenizer.vocab_size=311")
+    guessed = shard_bytes(run)
+    vocabulary = open_vocabulary(run.config.tokenizer, run.shape.vocab_size, 0, small_corpus, cache)
+    shards = open_shards(small_corpus, vocabulary, cache)
+    assert guessed == pytest.approx(2 * sum(shards.summary["tokens"].values()), rel=0.25)
+    assert shard_bytes(run) == 0
+
+
+def test_the_parts_of_a_grid_are_a_table_where_they_differ(tmp_path: Path) -> None:
+    small, large = settled(tmp_path, *TINY), settled(tmp_path, *TINY, "arch.depth=3")
+    assert "parameters by part: embedding 4,800, head 4,800," in plans([("a", small), ("b", small)], "table")
+    told = plans([("small", small), ("large", large)], "table").split("parameters by part:")[1]
+    assert [line.split()[0] for line in told.splitlines()[1:5]] == ["cell", "------", "small", "large"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU measures these shapes themselves")
+def test_shapes_too_large_to_measure_are_estimated_by_their_flops() -> None:
+    large = Shape(depth=20, width=1792, ffn_width=4864, heads=14, kv_heads=14, head_dim=128, vocab_size=48000)
+    deeper = Shape(depth=40, width=1792, ffn_width=4864, heads=14, kv_heads=14, head_dim=128, vocab_size=48000)
+    optimizer = compose([]).optimizer
+    first, second = (speed(shape, 2048, 30, "fp32", 1, optimizer) for shape in (large, deeper))
+    ratio = flops_per_token(deeper, 2048)["training"] / flops_per_token(large, 2048)["training"]
+    assert second.training / first.training == pytest.approx(ratio) == second.forward / first.forward
+    assert second.optimizer / first.optimizer == pytest.approx(parameters(deeper)["total"] / parameters(large)["total"])

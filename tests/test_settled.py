@@ -1,0 +1,61 @@
+"""A settled run is data: it reads back from its file as it was written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.experiments.test_experiments import NAMES, cells
+from tests.helpers import TINY
+from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.settle import meaning, settle
+from tinylm_ablate.settled import Settled
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_cell_of_every_experiment_reads_back_as_it_was(name: str) -> None:
+    for place, settled in cells(name, "scale=s32"):
+        back = Settled.from_json(settled.to_json())
+        assert back == settled, place
+        assert back.to_json() == settled.to_json(), place
+        assert meaning(back) == meaning(settled), place
+
+
+@st.composite
+def overrides(draw: st.DrawFn) -> list[str]:
+    """Settings of several groups, rounds and parents among them."""
+    start = draw(st.sampled_from([[], ["init=gpt2"], ["init=inherit", "init.parent_depth=4"], ["init=pool"]]))
+    rounds = draw(st.integers(1, 3))
+    rate = draw(st.floats(1e-6, 1, exclude_min=True))
+    text = draw(st.text(st.characters(categories=["L", "N"], include_characters=" -_"), max_size=12))
+    return [
+        *TINY, *start, "train.tokens=5120", f"rounds.count={rounds}", f"seed={draw(st.integers(0, 2**31 - 1))}",
+        f"train.keep_model={str(draw(st.booleans())).lower()}", f"optimizer.learning_rate={rate!r}",
+        f"experiment.note='{text}'",
+    ]  # fmt: skip
+
+
+@settings(deadline=None, max_examples=25)
+@given(overrides())
+def test_any_run_reads_back_as_it_was(given: list[str]) -> None:
+    settled = settle(compose(given))
+    back = Settled.from_json(settled.to_json())
+    assert back == settled
+    assert (back.parent, back.previous, back.needs) == (settled.parent, settled.previous, settled.needs)
+    assert type(back.shape) is type(settled.shape) and type(back.config.optimizer) is type(settled.config.optimizer)
+
+
+def test_what_is_no_settled_run_is_refused() -> None:
+    whole = json.loads(settle(compose(TINY)).to_json())
+    for broken in ("", "[]", "{}", json.dumps(whole | {"steps": "many"}), json.dumps(whole | {"shape": None})):
+        with pytest.raises(ValueError, match="validation error"):
+            Settled.from_json(broken)
+
+
+def test_every_field_is_in_the_file() -> None:
+    whole = json.loads(settle(compose(TINY)).to_json())
+    assert whole.keys() == {field.name for field in dataclasses.fields(Settled)}

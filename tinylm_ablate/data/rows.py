@@ -1,0 +1,72 @@
+"""A row of a file: its text, language and place, and the checks that all tables share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinylm_ablate.errors import UserError
+
+#: A row of a table is at most this many bytes; a longer one is surely no document.
+MAX_ROW_BYTES = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A text, the value of its language column (None without one), and where it stands in its file."""
+
+    text: str
+    language: object
+    place: str
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns to read."""
+
+    text: str
+    language: str | None
+
+    @property
+    def wanted(self) -> list[str]:
+        """The names of the columns."""
+        return [self.text] + ([self.language] if self.language else [])
+
+    def check(self, where: str, there: list[str]) -> None:
+        """Refuse a table without these columns, or with several of one name.
+
+        Raises:
+            UserError: With the columns that there are.
+        """
+        for key, name in (("data.text_column", self.text), ("data.language_column", self.language)):
+            if name is None:
+                continue
+            if name not in there:
+                raise UserError(f"{where}: has no column {key}={name}; it has {', '.join(map(str, there)) or 'none'}")
+            if there.count(name) > 1:
+                raise UserError(
+                    f"{where}: has {there.count(name)} columns named {name} ({key}); rename them, or set {key} to another"
+                )
+
+
+def text_of(path: Path, place: str, column: str, value: Any) -> str:
+    """The text of a row; a missing one counts as empty, which the corpus drops as too short.
+
+    Raises:
+        UserError: The value is no text, or no text that UTF-8 can hold.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UserError(
+            f"{path}, {place}: column {column} holds {type(value).__name__}, not text; set data.text_column to a column of text"
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{path}, {place}: column {column} holds half a character, {value[error.start]!a} at position {error.start}, "
+            "which no UTF-8 text can; mend the escape"
+        ) from error
+    return value

@@ -1,0 +1,98 @@
+"""The files below a folder: which can be read, and what is passed over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tinylm_ablate.data.readers import KINDS, suffix_of
+from tinylm_ablate.errors import UserError
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies below a folder.
+
+    Attributes:
+        files: The files to read, in the order of their paths.
+        passed_over: The others, {kind: {files, bytes}}; a kind is a suffix, or says why they are not read.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    passed_over: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def pass_over(self, kind: str, size: int) -> None:
+        """Count something that is not read."""
+        entry = self.passed_over.setdefault(kind, {"files": 0, "bytes": 0})
+        entry["files"] += 1
+        entry["bytes"] += size
+
+
+def find_files(root: Path) -> Found:
+    """The files to read below ``root``, or ``root`` itself.
+
+    Symbolic links are followed. What several paths lead to is read once, under the first of them; loops end there too.
+    Hidden files and folders are passed over.
+
+    Raises:
+        UserError: There is nothing to read, or a file is empty.
+    """
+    found = Found()
+    try:
+        if root.is_file():
+            if suffix_of(root) is None:
+                raise UserError(f"data.path={root}: is of no known kind; allowed: {KINDS}. Convert or rename the file")
+            found.files.append(root)
+        elif root.is_dir():
+            seen: set[tuple[int, int]] = set()
+            for path in _below(root, found, seen):
+                kind = suffix_of(path)
+                if kind is None:
+                    found.pass_over(path.suffix.lower() or "without a suffix", path.stat().st_size)
+                else:
+                    found.files.append(path)
+        else:
+            raise UserError(f"data.path={root}: there is no such file or folder (looked from {Path.cwd()})")
+        if not found.files:
+            raise UserError(f"data.path={root}: the folder holds nothing to read; allowed: {KINDS}")
+        empty = [str(path) for path in found.files if path.stat().st_size == 0]
+    except PermissionError as error:
+        raise UserError(
+            f"{error.filename or root}: cannot be looked into ({error.strerror}). Give yourself the right with chmod"
+        ) from error
+    if empty:
+        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+        raise UserError(f"{', '.join(empty[:5])}{more}: empty, 0 bytes. Delete it, or write it again if it should hold text")
+    found.files.sort(key=lambda path: path.relative_to(root).parts)
+    return found
+
+
+def _below(folder: Path, found: Found, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """Every file below ``folder`` once, in the order of names; counts in ``found`` what is neither file nor folder."""
+    place = folder.stat()
+    seen.add((place.st_dev, place.st_ino))
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        if entry.name.startswith("."):
+            found.pass_over("hidden", entry.stat(follow_symlinks=False).st_size if entry.is_file(follow_symlinks=False) else 0)
+            continue
+        try:
+            place = entry.stat()
+        except PermissionError:
+            raise
+        except OSError:  # it leads nowhere, or to itself
+            found.pass_over("broken links", 0)
+            continue
+        path, key = Path(entry.path), (place.st_dev, place.st_ino)
+        if not entry.is_dir() and not entry.is_file():
+            found.pass_over("neither file nor folder", 0)
+        elif key in seen:
+            found.pass_over("links to what is read already", 0)
+        elif entry.is_dir():
+            yield from _below(path, found, seen)
+        else:
+            seen.add(key)
+            yield path

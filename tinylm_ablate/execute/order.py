@@ -1,0 +1,72 @@
+"""What a command hands to its workers: the settled runs and how they are walked, as one file of plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import write_atomic
+from tinylm_ablate.settled import Settled
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be done.
+
+    Attributes:
+        cells: Names and runs.
+        train: Whether runs are trained; otherwise only finished ones are measured.
+        retries: How often a task that failed is tried again.
+        stop: Whether the first failure ends the command.
+        lease_seconds: Lease time.
+        threads: CPU threads of each worker; None leaves what each run says.
+        command: The words of the command line, for the provenance of what is made.
+        failures: Marks of the failures that were there before, by key of the task.
+        session: Names the command; its workers share it.
+    """
+
+    cells: Sequence[tuple[str, Settled]]
+    train: bool
+    retries: int
+    stop: bool
+    lease_seconds: float
+    threads: int | None = None
+    command: Sequence[str] = ()
+    failures: dict[str, int] = field(default_factory=dict)
+    session: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+
+    @property
+    def runs_dir(self) -> Path:
+        """Folder of the runs."""
+        return Path(self.cells[0][1].config.runs_dir)
+
+    def write(self) -> Path:
+        """Write it for workers; returns the file. Paths in it are made absolute, since a worker may start elsewhere."""
+        about = {name.name: getattr(self, name.name) for name in dataclasses.fields(self) if name.name != "cells"}
+        head = json.dumps(about)[:-1]
+        cells = ", ".join(f'{{"name": {json.dumps(name)}, "run": {run.to_json()}}}' for name, run in self.cells)
+        path = (self.runs_dir / "orders" / f"{self.session}.json").resolve()
+        write_atomic(path, f'{head}, "folder": {json.dumps(os.getcwd())}, "cells": [{cells}]}}')
+        return path
+
+    @staticmethod
+    def read(path: Path) -> Order:
+        """Read it, and go to the folder where the command was started: relative paths are meant from there.
+
+        Raises:
+            UserError: The file is gone, which means that the command has ended, or damaged.
+        """
+        try:
+            content: dict[str, Any] = json.loads(path.read_text())
+            os.chdir(content.pop("folder"))
+            cells = [(cell["name"], Settled.from_json(json.dumps(cell["run"]))) for cell in content.pop("cells")]
+            return Order(cells=cells, **content)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: no order for a worker ({error}); the command that wrote it has ended") from None

@@ -1,0 +1,146 @@
+"""One command's tasks, done: by this process alone, with workers beside it, or by workers that a launcher starts elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tinylm_ablate.config import Config
+from tinylm_ablate.errors import ConfigError, Interrupted, UserError
+from tinylm_ablate.execute.leases import Leases
+from tinylm_ablate.execute.order import Order
+from tinylm_ablate.execute.walk import Walk
+from tinylm_ablate.execute.words import one_line, say
+from tinylm_ablate.execute.worker import targets
+from tinylm_ablate.execute.workers import LocalWorkers, divide
+from tinylm_ablate.measure.registry import measured, requested
+from tinylm_ablate.provenance import command
+from tinylm_ablate.settled import Settled
+from tinylm_ablate.tasks.graph import Graph
+from tinylm_ablate.tasks.measure import lost_weights
+from tinylm_ablate.tasks.run import Record, Watch, read_metrics
+from tinylm_ablate.tracking import follow
+
+#: Starts workers elsewhere: so many, on the order in a file; returns when they have ended.
+Launch = Callable[[int, Path], None]
+
+
+def perform(
+    cells: Sequence[tuple[str, Settled]],
+    base: Config,
+    *,
+    train: bool = True,
+    launch: Launch | None = None,
+    watch: Watch | None = None,
+    quiet: bool = False,
+) -> Walk:
+    """Do the tasks of some cells.
+
+    Args:
+        cells: Names and runs.
+        base: ``grid`` and ``train.threads`` are used.
+        train: Whether to train; otherwise only finished runs are measured.
+        launch: Starts the workers; by default this process is one, and starts the others on this machine.
+        watch: Called with every new row of a curve; True prunes the run. Only where this process does everything.
+        quiet: Report nothing but what is waited for.
+
+    Returns:
+        What became of each task.
+
+    Raises:
+        ConfigError: Something to be measured has no weights any more; nothing was done.
+        Interrupted: A signal stopped a task; its state is saved.
+    """
+    grid = base.grid
+    graph = Graph(cells)
+    if lost := [task for task in graph.measures if task.lost]:
+        raise ConfigError([lost_weights(lost)])
+    order = Order(cells, train, grid.retries, grid.on_failure == "stop", grid.lease_seconds, command=command())
+    leases = Leases(order.runs_dir, order.lease_seconds, order.session)
+    with follow(base.tracking, order.runs_dir) as tracked:
+        walk = Walk(
+            targets(graph, train), leases, tracked, retries=order.retries, stop=order.stop, quiet=quiet,
+            observe=launch is not None,
+        )  # fmt: skip
+        waiting = [state.task for state in walk.waiting()]
+        order = dataclasses.replace(order, failures=walk.failures)
+        if waiting and launch is not None:
+            _launch(walk, order, launch, grid.workers if isinstance(grid.workers, int) else len(waiting))
+        elif waiting:
+            if watch is not None:
+                for _, run in cells:
+                    graph.run(run.identity).watch = watch
+            _here(walk, graph, order, 1 if watch is not None else grid.workers)
+    return walk
+
+
+def _here(walk: Walk, graph: Graph, order: Order, wanted: int | str) -> None:
+    """Walk in this process, with other workers of this machine beside it."""
+    waiting = [state.task for state in walk.waiting()]
+    trained = [task.run for task in waiting if task.kind == "run"] or [waiting[0].run]
+    workers, threads = divide(trained, wanted)
+    if threads is not None:
+        for task in graph.tasks:
+            task.run.config.train.threads = threads
+    if workers == 1:
+        walk.go()
+        return
+    say(f"{workers} workers" + (f" of {threads} thread{'s' * (threads > 1)}" if threads else ""))
+    with _written(order, threads) as path, LocalWorkers(workers - 1, path) as others:
+        walk.go()
+        if walk.waiting():  # it stopped at the first failure
+            others.stop()
+
+
+def results(run: Settled) -> Record | None:
+    """The record of a finished run, with the metrics that its config requests beside those of training; None before."""
+    if not (run.folder / "metrics.json").exists():
+        return None
+    record = read_metrics(run.folder)
+    return record | {"metrics": record["metrics"] | measured(run, requested(run))}
+
+
+@contextlib.contextmanager
+def _written(order: Order, threads: int | None) -> Iterator[Path]:
+    """The order as a file, as long as workers may start."""
+    path = dataclasses.replace(order, threads=threads).write()
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _launch(walk: Walk, order: Order, launch: Launch, workers: int) -> None:
+    """Let a launcher start workers until everything is done, and report what they do."""
+    observer = threading.Thread(target=walk.go, name="observer", daemon=True)
+    observer.start()
+    try:
+        with _written(order, None) as path:
+            left, barren = len(walk.waiting()), 0
+            while left:
+                error: Exception | None = None
+                say(f"{min(workers, left)} workers start")
+                try:
+                    launch(min(workers, left), path)
+                except (UserError, Interrupted):
+                    raise
+                except Exception as failure:  # whatever a launcher raises when a worker's process was killed
+                    error = failure
+                observer.join(2 * order.lease_seconds if error is None else 5.0)
+                before, left = left, len(walk.waiting())
+                if walk.stop and walk.failed():
+                    return
+                # Workers that are left, or that came from elsewhere, may be at tasks that take longer than a launch.
+                barren = 0 if left < before or walk.leases.held() else barren + 1
+                if error is not None and left:
+                    if barren > 1:
+                        raise error  # nothing was done, twice: the launcher does not work
+                    say(f"a worker ended early ({one_line(error)}); {left} tasks are left")
+                elif left and barren:
+                    raise UserError(f"the workers ended and left {left} tasks; the same command resumes")
+    finally:
+        walk.ended.set()
+        observer.join()

@@ -1,0 +1,206 @@
+"""What runs would be and cost, without training them (``mode=plan``)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tinylm_ablate import progress
+from tinylm_ablate.arch.costs import training_memory
+from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
+from tinylm_ablate.execute.calibrate import busy
+from tinylm_ablate.execute.cost import PROGRAM_SECONDS, code_of, cost, shard_bytes
+from tinylm_ablate.execute.workers import divide
+from tinylm_ablate.optimizer.schedule import drawn, run_factor, warmup_steps
+from tinylm_ablate.settled import Settled
+
+_COLUMNS = {
+    "name": "cell", "depth": "depth", "width": "width", "ffn_width": "FFN", "heads": "heads", "vocab_size": "vocab",
+    "parameters": "parameters", "embedding_head_share": "emb+head %", "flops": "FLOPs/token", "tokens": "tokens",
+    "steps": "steps", "memory_bytes": "memory", "seconds": "time",
+}  # fmt: skip
+
+
+def plan(name: str, settled: Settled, compiled: bool = False) -> dict[str, Any]:
+    """One run as plain data.
+
+    Args:
+        name: How it is called.
+        settled: The run.
+        compiled: Whether a run before it has compiled the same code.
+
+    Returns:
+        ``depth width ffn_width heads vocab_size parameters embedding_head_share`` (percent) ``flops`` (of training, a token)
+        ``tokens steps memory_bytes seconds`` (estimated on this machine: training, evaluation and start), and beside them
+        ``name``, ``identity``, ``kv_heads``, ``parts`` (parameters by part), the course of the learning rate, ``finished``,
+        ``parent`` and ``previous`` (identities of the runs that this one starts from, or None), and what the run costs
+        without these: ``own_tokens``, ``own_flops``, ``training_seconds``, ``evaluation_seconds``, ``model_bytes`` (that it
+        keeps) and ``checkpoint_bytes`` (while it trains).
+    """
+    shape, train = settled.shape, settled.config.train
+    counts = parameters(shape)
+    optimizer = settled.config.optimizer
+    warmup = warmup_steps(optimizer, settled.rounds.place(0)[1], train.batch_tokens)
+    costs = cost(settled, compiled)
+    return {
+        "name": name,
+        "identity": settled.identity,
+        "depth": shape.depth,
+        "width": shape.width,
+        "ffn_width": shape.ffn_width,
+        "heads": shape.heads,
+        "kv_heads": shape.kv_heads,
+        "vocab_size": shape.vocab_size,
+        "parameters": counts["total"],
+        "parts": {part: count for part, count in counts.items() if part != "total"},
+        "embedding_head_share": round(embedding_head_share(shape), 4),
+        "flops": flops_per_token(shape, train.context_length)["training"],
+        "tokens": settled.tokens,
+        "steps": settled.steps,
+        "learning_rate": settled.learning_rate,
+        "warmup_steps": warmup,
+        "final_learning_rate": settled.learning_rate
+        * run_factor(optimizer, settled.rounds, settled.steps - 1, train.batch_tokens),
+        "schedule": optimizer.schedule,
+        "schedule_drawn": drawn(optimizer, settled.rounds, train.batch_tokens),
+        "memory_bytes": training_memory(shape, settled.micro_batch, train.context_length, settled.precision, train.recompute),
+        "seconds": round(costs.seconds, 3),
+        "training_seconds": round(costs.training, 3),
+        "evaluation_seconds": round(costs.evaluation, 3),
+        "own_tokens": costs.tokens,
+        "own_flops": costs.flops,
+        "model_bytes": costs.model_bytes,
+        "checkpoint_bytes": costs.checkpoint_bytes,
+        "finished": (settled.folder / "metrics.json").exists(),
+        "parent": settled.parent.identity if settled.parent is not None else None,
+        "previous": settled.previous.identity if settled.previous is not None else None,
+    }
+
+
+def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 1) -> str:
+    """The plans of all cells and of the runs that they need, as tables with totals, or the cells as one JSON object a line.
+
+    Args:
+        cells: Each with its name.
+        form: ``plan.format``.
+        workers: ``grid.workers``.
+    """
+    at_once, threads = divide([settled for _, settled in cells], workers)
+    known = {settled.identity for _, settled in cells}
+    needed = {run.identity: run for _, settled in cells for run in _before(settled) if run.identity not in known}
+    apart = [(f"{run.identity}", run) for run in needed.values()] if form == "table" else []
+    named = [*cells, *apart]
+    rows: list[dict[str, Any]] = []
+    compiled: set[tuple[object, ...]] = set()
+    for name, settled in progress.bar(named, description="plan", unit="run"):
+        if threads is not None:
+            settled.config.train.threads = threads
+        rows.append(plan(name, settled, code_of(settled) in compiled))
+        compiled.add(code_of(settled))
+    if form == "json":
+        return "\n".join(json.dumps(row) for row in rows)
+    first, others = rows[: len(cells)], rows[len(cells) :]
+    lines = [_runs(first), "", f"parameters by part{_parts(first)}", *_schedules(first)]
+    if others:
+        told = "run that is" if len(others) == 1 else "runs that are"
+        lines += ["", f"and {len(others)} {told} trained once, for those above to start from:", _runs(others)]
+    return "\n".join([*lines, "", *_totals(rows, [settled for _, settled in named], at_once)])
+
+
+def _before(settled: Settled) -> Iterator[Settled]:
+    """All runs that a run needs, and those that they need, first things first."""
+    for run in settled.needs:
+        yield from _before(run)
+        yield run
+
+
+def _runs(rows: Sequence[dict[str, Any]]) -> str:
+    return _table([[_shown(key, row[key]) for key in _COLUMNS] for row in rows], list(_COLUMNS.values()))
+
+
+def _totals(rows: Sequence[dict[str, Any]], settled: Sequence[Settled], at_once: int) -> list[str]:
+    """What is left to do, all runs counted once: tokens, FLOPs, time and disk."""
+    runs = {row["identity"]: row for row in rows}
+    waiting = [row for row in runs.values() if not row["finished"]]
+    open_runs = {run.identity: run for run in settled if not runs[run.identity]["finished"]}.values()
+    training, evaluation = (sum(row[f"{name}_seconds"] for row in waiting) for name in ("training", "evaluation"))
+    shards = [shard_bytes(run) for run in {(run.text, run.vocabulary): run for run in open_runs}.values()]
+    known = [size for size in shards if size is not None]
+    seconds = [row["seconds"] for row in waiting]
+    whole = PROGRAM_SECONDS + max(sum(seconds) / at_once, *seconds, 0)
+    unread = ", shards of a text that has not been read" if len(known) < len(shards) else ""
+    return [
+        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {len(runs) - len(waiting)} finished; to do: {len(waiting)}, "
+        f"{sum(row['own_tokens'] for row in waiting):,} tokens, {sum(row['own_flops'] for row in waiting):.3g} FLOPs",
+        f"time here, {'one after another' if at_once == 1 else f'{at_once} at once'}: {duration(whole)} "
+        f"({duration(training)} of training, {duration(evaluation)} of evaluation)"
+        + ("; other programs use this machine now, and that is what it would be without them" if busy() else ""),
+        f"disk: {_size(sum(row['model_bytes'] for row in waiting))} of models, "
+        f"{_size(max((row['checkpoint_bytes'] for row in waiting), default=0))} of checkpoints while the largest trains, "
+        f"{_size(sum(known))} of token shards{unread}",
+    ]
+
+
+def _size(count: int) -> str:
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
+    from tabulate import tabulate
+
+    return tabulate(rows, headers=head, disable_numparse=True, colalign=["left"] + ["right"] * (len(head) - 1))
+
+
+def _parts(rows: Sequence[dict[str, Any]]) -> str:
+    """A line where all cells have the same, otherwise a table with the first cell of each kind."""
+    kinds = list({tuple(row["parts"].values()): row for row in reversed(rows)}.values())[::-1]
+    if len(kinds) == 1:
+        return ": " + ", ".join(f"{part} {count:,}" for part, count in rows[0]["parts"].items() if count)
+    parts = [part for part in rows[0]["parts"] if any(row["parts"][part] for row in kinds)]
+    return (
+        ":\n"
+        + _table([[row["name"], *(f"{row['parts'][part]:,}" for part in parts)] for row in kinds], ["cell", *parts])
+        + "\n"
+    )
+
+
+def _schedules(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The course of the learning rate, a line for each one that occurs."""
+    keys = ("learning_rate", "warmup_steps", "schedule", "final_learning_rate", "steps", "schedule_drawn")
+    courses: dict[tuple[Any, ...], str] = {}
+    for row in rows:
+        courses.setdefault(tuple(row[key] for key in keys), row["name"])
+    return [
+        f"learning rate{f' [{name}]' if len(courses) > 1 else ''}: up to {peak:.3g} over {warmup:,} of {steps:,} steps, "
+        + ("then constant" if schedule == "constant" else f"then {schedule} to {final:.3g} at the last")
+        + f"  {course}"
+        for (peak, warmup, schedule, final, steps, course), name in courses.items()
+    ]
+
+
+def _shown(key: str, value: Any) -> str:
+    match key:
+        case "memory_bytes":
+            return f"{value / 2**20:,.0f} MiB" if value < 2**33 else f"{value / 2**30:,.1f} GiB"
+        case "seconds":
+            return duration(value)
+        case "flops":
+            return f"{value:.3g}"
+        case "embedding_head_share":
+            return f"{value:.2f}"
+        case "name":
+            return str(value)
+        case _:
+            return f"{value:,}"
+
+
+def duration(seconds: float) -> str:
+    """A time in words, in the unit that suits it."""
+    for unit, size in (("years", 365 * 86400), ("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,259 @@
+"""One worker's walk over a graph of tasks, together with whichever other workers walk the same graph.
+
+A worker takes the first task that can start and that nobody holds, does it, and looks again, until every task is done or has
+failed. Workers may start late, stop early or be killed: what they held is taken over by another one, or by the next command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tinylm_ablate.data.once import writing
+from tinylm_ablate.errors import Busy, Interrupted
+from tinylm_ablate.execute.leases import LOOK_SECONDS, Holder, Leases
+from tinylm_ablate.execute.words import failure_mark, one_line, read_failure, say, write_failure
+from tinylm_ablate.tasks.base import Task
+from tinylm_ablate.tracking import Follower
+
+WAITING, DONE, SKIPPED, FAILED = "waiting", "done", "skipped", "failed"
+
+
+@dataclass
+class State:
+    """What became of a task in this walk.
+
+    Attributes:
+        task: It.
+        state: WAITING, DONE (by this command), SKIPPED (it was done before) or FAILED.
+        error: Why it failed, in one line.
+        exception: The same as it was raised, where it was raised here.
+    """
+
+    task: Task
+    state: str = WAITING
+    error: str = ""
+    exception: Exception | None = None
+
+
+class Walk:
+    """Does tasks, each after those that it needs.
+
+    Args:
+        targets: What is wanted. A task that only something finished needs is left alone.
+        leases: Those of the folder of runs.
+        tracked: Keeps the trackers up with the folders of runs.
+        retries: How often a task that failed is tried again.
+        stop: End at the first failure.
+        quiet: Report nothing but what is waited for.
+        observe: Do nothing, and report what other workers do.
+        failures: Marks of failures that were there before the command started, by key of the task; None to look now.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[Task],
+        leases: Leases,
+        tracked: Follower,
+        *,
+        retries: int = 0,
+        stop: bool = False,
+        quiet: bool = False,
+        observe: bool = False,
+        failures: dict[str, int] | None = None,
+    ) -> None:
+        self.tracked = tracked
+        self.leases, self.retries, self.stop, self.quiet, self.observe = leases, retries, stop, quiet, observe
+        self.ended = threading.Event()
+        self.states: dict[str, State] = {}
+        self._of: dict[str, list[Task]] = {}
+        for task in targets:
+            self._want(task)
+            if task.kind in ("run", "measure"):
+                self._of.setdefault(task.run.identity, []).append(task)
+        self._order = [state for state in self.states.values() if state.state == WAITING]
+        self.failures = self.marks() if failures is None else failures
+        self._reported: set[str] = set()
+
+    def marks(self) -> dict[str, int]:
+        """Marks of the failures that are there now, by key of the task."""
+        marks = {state.task.key: failure_mark(state.task.log) for state in self._order}
+        return {key: mark for key, mark in marks.items() if mark}
+
+    def _want(self, task: Task) -> None:
+        if task.key in self.states:
+            return
+        if task.done():
+            task.tidy()
+            self.states[task.key] = State(task, SKIPPED)
+            return
+        for need in task.needs:
+            self._want(need)
+        self.states[task.key] = State(task)
+
+    def failed(self) -> list[State]:
+        """Tasks that failed, in order."""
+        return [state for state in self._order if state.state == FAILED]
+
+    def waiting(self) -> list[State]:
+        """Tasks that are neither done nor failed."""
+        return [state for state in self._order if state.state == WAITING]
+
+    def tasks_of(self, identity: str) -> list[Task]:
+        """The tasks that train and measure a run."""
+        return list(self._of.get(identity, []))
+
+    def go(self) -> None:
+        """Walk until nothing is left that can be done, or ``ended`` is set.
+
+        Raises:
+            Interrupted: A signal stopped a task; its state is saved.
+        """
+        waiting = self._order
+        while waiting := [state for state in waiting if state.state == WAITING]:
+            if self.stop and self.failed():
+                return
+            if not self._step(waiting) and self.ended.wait(min(LOOK_SECONDS, self.leases.seconds / 4)):
+                return
+
+    def _step(self, waiting: Sequence[State]) -> bool:
+        """Do the first task that can start; False if there is none now."""
+        held = self.leases.held()
+        busy: list[tuple[State, Holder]] = []
+        changed = False
+        for state in waiting:
+            task = state.task
+            needs = [self.states[need.key] for need in task.needs]
+            broken = next((need for need in needs if need.state == FAILED), None)
+            if broken is not None:
+                self._fail(state, f"{broken.task.name} failed: {broken.error}")
+                changed = True
+            elif any(need.state == WAITING for need in needs):
+                continue
+            elif task.key in held:
+                busy.append((state, held[task.key]))
+            elif self._settled_by_others(state):
+                changed = True
+            elif not self.observe and self._do(self._companions(state, waiting, held)):
+                return True
+        if not changed and busy and not self.observe:
+            self._report_busy(busy)
+        return changed
+
+    def _settled_by_others(self, state: State) -> bool:
+        """Whether another worker has done a task, or failed at it."""
+        task = state.task
+        if task.done():
+            state.state = DONE
+            self._say(f"done   {task.name}{_said(task)}")
+        elif failure_mark(task.log) not in (0, self.failures.get(task.key, 0)):
+            self._fail(state, read_failure(task.log) or "no message")
+        return state.state != WAITING
+
+    def _companions(self, first: State, waiting: Sequence[State], held: Mapping[str, Holder]) -> list[State]:
+        """The first of ``waiting`` that can start, and those that are done with it as one program."""
+        task = first.task
+        most = task.most_together(len(waiting))
+        if most == 1:
+            return [first]
+        ready = [
+            state
+            for state in waiting
+            if state is not first
+            and state.state == WAITING
+            and state.task.kind == task.kind
+            and state.task.together == task.together
+            and state.task.key not in held
+            and all(self.states[need.key].state in (DONE, SKIPPED) for need in state.task.needs)
+            and not self._settled_by_others(state)
+        ]
+        return [first, *ready][: task.most_together(1 + len(ready))]
+
+    def _do(self, states: Sequence[State]) -> bool:
+        """Do tasks that nobody else holds; False if there are none."""
+        with contextlib.ExitStack() as leases:
+            pending = []
+            for state in states:
+                with contextlib.suppress(Busy):
+                    lease = leases.enter_context(self.leases.hold(state.task.key, state.task.product))
+                    if state.task.done():  # another worker has done it meanwhile
+                        continue
+                    if lease.crashes > self.retries + 1:
+                        text = f"{lease.crashes} workers ended without a word at it (killed by the system for want of memory?)"
+                        write_failure(state.task.log, RuntimeError(text), f"attempt {lease.crashes}")
+                        self._fail(state, text)
+                        continue
+                    pending.append(state)
+            started = bool(pending)
+            for state in pending:
+                self._say(f"start  {state.task.name}")
+            for number in range(1, self.retries + 2):
+                pending = self._attempt(pending, number)
+                if not pending:
+                    break
+        return started
+
+    def _attempt(self, states: Sequence[State], number: int) -> list[State]:
+        """Attempt tasks together; returns those to be tried again.
+
+        Raises:
+            Interrupted: A signal stopped one; what was done with it is kept.
+        """
+        again = []
+        stopped: Interrupted | None = None
+        for state, error in zip(states, self._ended(states), strict=True):
+            task = state.task
+            if error is None:
+                task.log.unlink(missing_ok=True)
+                task.tidy()
+                state.state = DONE
+                self._say(f"done   {task.name}{_said(task)}")
+            elif isinstance(error, Interrupted):
+                stopped = error
+            else:
+                write_failure(task.log, error, f"attempt {number} of {self.retries + 1}")
+                if number > self.retries:
+                    state.exception = error
+                    self._fail(state, one_line(error))
+                else:
+                    say(f"{task.name}: attempt {number} of {self.retries + 1} failed: {one_line(error)}")
+                    again.append(state)
+        if stopped is not None:
+            raise stopped
+        return again
+
+    def _ended(self, states: Sequence[State]) -> list[Exception | None]:
+        """Do tasks; what ended each, or None where it is done."""
+        tasks = [state.task for state in states]
+        try:
+            with writing(tasks[0].product.parent, None, f"the {tasks[0].kind}"):
+                if len(tasks) > 1:
+                    self._say(f"stack  {len(tasks)} runs as one program")
+                    return tasks[0].do_together(tasks, self.tracked)
+                tasks[0].do(self.tracked)
+        except (Busy, Interrupted):
+            raise
+        except Exception as error:
+            return [error] * len(tasks)
+        return [None]
+
+    def _fail(self, state: State, error: str) -> None:
+        state.state, state.error = FAILED, error
+        self._say(f"failed {state.task.name}: {error}")
+
+    def _say(self, text: str) -> None:
+        if not self.quiet:
+            say(text)
+
+    def _report_busy(self, busy: Sequence[tuple[State, Holder]]) -> None:
+        new = [(state, holder) for state, holder in busy if state.task.key not in self._reported]
+        if new:
+            say(f"wait   for other workers: {'; '.join(f'{state.task.name} ({holder.name})' for state, holder in new)}")
+            self._reported |= {state.task.key for state, _ in new}
+
+
+def _said(task: Task) -> str:
+    result = task.result()
+    return f": {result}" if result else ""

@@ -1,0 +1,131 @@
+"""How many runs of a grid go at once on this machine, and with how many threads each.
+
+A small model keeps few threads busy: two runs of one thread each are done sooner than the same two with both threads, one after
+another. Which division of the cores trains most tokens a second is measured, on the model of a run in the middle of the grid.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from tinylm_ablate.arch.costs import training_memory
+from tinylm_ablate.arch.shapes import flops_per_token
+from tinylm_ablate.execute.words import say
+from tinylm_ablate.execute.worker import LEADER
+from tinylm_ablate.hardware import cores, gpus, memory, pick_device
+
+if TYPE_CHECKING:
+    from tinylm_ablate.settled import Settled
+
+#: Variable of the environment that says which GPUs a process may use.
+_GPUS = "CUDA_VISIBLE_DEVICES"
+
+#: What runs may take of the memory together, and what the libraries take of it in each process, bytes.
+_MEMORY_SHARE, _LIBRARIES = 0.7, 10**9
+
+
+def divide(runs: Sequence[Settled], workers: int | str) -> tuple[int, int | None]:
+    """Runs at once, and threads of each.
+
+    Args:
+        runs: What is to be trained.
+        workers: ``grid.workers``; "auto" is one per GPU, or on a processor what a measurement of some seconds says and the
+            memory allows. A run with several devices or a number of threads of its own gets the machine for itself.
+
+    Returns:
+        The number of workers; and the threads of each, or None where ``train.threads`` says them.
+    """
+    own = [run.config.train for run in runs]
+    if workers == "auto":
+        if any(pick_device(train.device) == "cuda" for train in own) and all(train.devices == 1 for train in own):
+            return max(1, min(gpus(), len(runs))), None
+        if any(train.devices > 1 or pick_device(train.device) != "cpu" or train.threads != "auto" for train in own):
+            return 1, None
+        threads = _best_threads(sorted(runs, key=lambda run: flops_per_token(run.shape, 1)["training"])[len(runs) // 2])
+        most = max(1, min(cores() // threads, int(_MEMORY_SHARE * memory() // max(map(_bytes, runs)))))
+    else:
+        most = int(workers)
+    # Fewer runs than places: each has more threads.
+    at_once = max(1, min(most, len(runs)))
+    if at_once == 1 or any(train.threads != "auto" for train in own):
+        return at_once, None
+    return at_once, max(1, cores() // at_once)
+
+
+def _bytes(run: Settled) -> int:
+    train = run.config.train
+    return _LIBRARIES + training_memory(run.shape, run.micro_batch, train.context_length, run.precision, train.recompute)
+
+
+def _best_threads(run: Settled) -> int:
+    """The number of threads with which the machine as a whole trains most tokens a second."""
+    from tinylm_ablate.execute.calibrate import speed
+
+    train, optimizer = run.config.train, run.config.optimizer
+    length, precision = train.context_length, run.precision
+    options = [threads for threads in range(1, cores() + 1) if cores() % threads == 0]
+    rates = {
+        t: (cores() // t) / speed(run.shape, length, run.micro_batch, precision, t, optimizer, "cpu", run.cache).training
+        for t in options
+    }
+    return max(options, key=rates.__getitem__)
+
+
+class LocalWorkers:
+    """Other workers on this machine, started by this process; as a context it waits for them.
+
+    They end with the command; with a checkpoint when it ends early, or when this process is gone. Where the machine has several
+    GPUs, each worker gets one of them, and this process the first.
+
+    Args:
+        count: How many.
+        order: The file that says what is to be done.
+    """
+
+    def __init__(self, count: int, order: Path) -> None:
+        self.count, self.order = count, order
+        self._workers: dict[Path, subprocess.Popen[bytes]] = {}
+        self._watches: list[threading.Thread] = []
+        self._stopped = False
+
+    def __enter__(self) -> Self:
+        cards = gpus() if _GPUS not in os.environ else 0
+        for number in range(1, self.count + 1):
+            environment = os.environ | {LEADER: str(os.getpid())} | ({_GPUS: str(number % cards)} if cards > 1 else {})
+            log = self.order.with_suffix(f".worker{number}.log")
+            with log.open("wb") as file:
+                # In a session of its own: Ctrl-C in the terminal is for this process, which stops the others once.
+                worker = subprocess.Popen(
+                    [sys.executable, "-m", "tinylm_ablate.execute.worker", str(self.order)], stdin=subprocess.DEVNULL,
+                    stdout=file, stderr=file, env=environment, start_new_session=True,
+                )  # fmt: skip
+            self._workers[log] = worker
+            self._watches.append(threading.Thread(target=self._watch, args=(worker, log), daemon=True))
+            self._watches[-1].start()
+        if cards > 1:
+            os.environ[_GPUS] = "0"
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.stop()
+        for watch in self._watches:
+            watch.join()
+
+    def stop(self) -> None:
+        """Stop the others; each saves its state first."""
+        self._stopped = True
+        for worker in self._workers.values():
+            worker.terminate()
+
+    def _watch(self, worker: subprocess.Popen[bytes], log: Path) -> None:
+        if worker.wait() == 0 or self._stopped:
+            log.unlink(missing_ok=True)
+        else:
+            say(f"a worker ended with exit code {worker.returncode}; the others continue ({log})")

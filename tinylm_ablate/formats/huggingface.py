@@ -1,0 +1,259 @@
+"""Weights under Hugging Face's names: the models that our runs leave behind, and folders for and from other programs.
+
+A model is a folder in Hugging Face's layout. The blocks of Llama, Qwen2 and Qwen3 are written so that ``AutoModelForCausalLM``
+reads them. PanGu-pi's are kept in the same layout under a model type of our own, which nobody else will take for Llama.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinylm_ablate.arch.shapes import Shape, matrices
+from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import building
+from tinylm_ablate.formats.json_file import read_bytes, read_object
+from tinylm_ablate.formats.model_config import huggingface_config
+from tinylm_ablate.formats.stored import open_stored
+from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, NORM, pangu_parts, tensor_name
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from torch import Tensor
+
+    from tinylm_ablate.arch.decoder import Decoder
+
+
+#: The mapping, used both ways: a module of our layers -> Hugging Face's modules whose rows are stacked in it, in order.
+_MODULES: dict[str, tuple[str, ...]] = {
+    "attention_norm": ("input_layernorm",),
+    "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attention.q_norm": ("self_attn.q_norm",),
+    "attention.k_norm": ("self_attn.k_norm",),
+    "attention.out": ("self_attn.o_proj",),
+    "ffn_norm": ("post_attention_layernorm",),
+    "ffn.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "ffn.down": ("mlp.down_proj",),
+}
+_HEAD_NORMS = ("attention.q_norm", "attention.k_norm")
+
+
+def names(shape: Shape) -> dict[str, tuple[str, ...]]:
+    """Every tensor of a decoder -> the tensors of Hugging Face's Llama or Qwen that are stacked in it, in order.
+
+    PanGu-pi's tensors, which Llama lacks, keep our name behind "model.".
+    """
+    table: dict[str, tuple[str, ...]] = {"embedding.weight": (EMBEDDING,)}
+    modules = {ours: theirs for ours, theirs in _MODULES.items() if shape.qk_norm or ours not in _HEAD_NORMS}
+    for layer in range(shape.depth):
+        ours = f"layers.{layer}."
+        table |= {f"{ours}{name}.weight": tuple(tensor_name(layer, part) for part in parts) for name, parts in modules.items()}
+        if shape.qkv_bias:
+            table[f"{ours}attention.qkv.bias"] = tuple(tensor_name(layer, f"{part}.bias") for part in _MODULES["attention.qkv"])
+        table |= {ours + name: (f"model.{ours}{name}",) for name in pangu_parts(shape)}
+    table["norm.weight"] = (NORM,)
+    if not shape.tied:
+        table["head.weight"] = (HEAD,)
+    return table
+
+
+def to_huggingface(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
+    """A decoder's state under Hugging Face's names; the tensors are views of the ones given."""
+    import torch
+
+    rows = {stored: [size[0] for size in parts.values()] for stored, parts in matrices(shape).items()}
+    result: dict[str, Tensor] = {}
+    for ours, theirs in names(shape).items():
+        module = ours.rpartition(".")[0].split(".", 2)[-1]
+        pieces = torch.split(state[ours], rows[module]) if len(theirs) > 1 else (state[ours],)
+        result |= zip(theirs, pieces, strict=True)
+    return result
+
+
+def from_huggingface(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
+    """The state that ``Decoder(shape).load_state_dict`` takes, from tensors under Hugging Face's names.
+
+    Args:
+        state: The tensors; of a lazy mapping, each is read once. A copy of a tied head and tables of the rotary embedding,
+            which some programs write, are passed over.
+        shape: The decoder.
+
+    Raises:
+        UserError: Tensors are missing, or have no place in the decoder.
+    """
+    import torch
+
+    table = names(shape)
+    _check_names(state, shape)
+    return {
+        ours: state[theirs[0]] if len(theirs) == 1 else torch.cat([state[name] for name in theirs])
+        for ours, theirs in table.items()
+    }
+
+
+def take_decoder(state: dict[str, Tensor], shape: Shape) -> Decoder:
+    """The decoder of tensors under Hugging Face's names, taken out of ``state``, so that little is in memory twice at any time.
+
+    Args:
+        state: The tensors, in the precision that the decoder is to have; empty afterwards.
+        shape: The decoder.
+
+    Raises:
+        UserError: Tensors are missing, or have no place in the decoder.
+    """
+    import torch
+
+    from tinylm_ablate.arch.decoder import Decoder
+
+    _check_names(state, shape)
+    taken: dict[str, Tensor] = {}
+    for ours, theirs in names(shape).items():
+        taken[ours] = state.pop(theirs[0]) if len(theirs) == 1 else torch.cat([state.pop(name) for name in theirs])
+    state.clear()
+    with torch.device("meta"):
+        decoder = Decoder(shape)
+    decoder.load_state_dict(taken, assign=True)
+    return decoder.requires_grad_()
+
+
+def _check_names(state: Mapping[str, Tensor], shape: Shape) -> None:
+    table = names(shape)
+    wanted = {name for theirs in table.values() for name in theirs}
+    missing = [name for theirs in table.values() for name in theirs if name not in state]
+    spare = {HEAD} if shape.tied else set()
+    unexpected = [name for name in state if name not in wanted | spare and not name.endswith("rotary_emb.inv_freq")]
+    if missing or unexpected:
+        said = [
+            f"{len(found)} {words}, such as {found[0]}"
+            for found, words in ((missing, "tensors are missing"), (unexpected, "tensors have no place in the decoder"))
+            if found
+        ]
+        raise UserError(f"weights that do not fit their shape: {'; '.join(said)}")
+
+
+def export(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    shape: Shape,
+    tokenizer_json: Path | None,
+    context_length: int,
+    end_of_text: int | None,
+) -> None:
+    """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load; it appears whole or not at all.
+
+    Args:
+        folder: A folder that does not exist yet.
+        state: A decoder's state.
+        shape: Its shape.
+        tokenizer_json: The tokenizer's file, or None to write none.
+        context_length: Tokens of a sequence in training.
+        end_of_text: The id that stands behind each document.
+
+    Raises:
+        UserError: Hugging Face has no model with such blocks, or the folder exists.
+    """
+    if not shape.is_llama:
+        raise UserError(
+            f"arch.activations={shape.activations}, arch.shortcuts={shape.shortcuts}: Hugging Face's Llama has neither series "
+            "activations nor augmented shortcuts, so it is not exported; allowed: arch.activations=1 arch.shortcuts=0"
+        )
+    if folder.exists():
+        raise UserError(f"{folder}: exists already; name a new folder")
+    _write(folder, state, shape, tokenizer_json, context_length, end_of_text)
+
+
+def save_model(folder: Path, decoder: Decoder, tokenizer_json: Path, end_of_text: int, context_length: int) -> None:
+    """Keep the model of a run, of any shape, with its tokenizer; an earlier model in its place is replaced."""
+    shutil.rmtree(folder, ignore_errors=True)
+    _write(folder, decoder.state_dict(), decoder.shape, tokenizer_json, context_length, end_of_text)
+
+
+def load(folder: Path) -> tuple[Shape, dict[str, Tensor]]:
+    """The shape and the decoder's state of a folder in Hugging Face's layout, or of a GGUF file.
+
+    Tensors are read one after another, and keep the type that they are stored in; quantised ones are expanded.
+
+    Raises:
+        UserError: There is no model, it is damaged, or our decoder cannot express it.
+    """
+    stored = open_stored(folder)
+    if stored.window is not None and stored.window < (stored.context_length or 0):
+        raise UserError(f"{folder}: sliding_window is {stored.window}, and the decoder looks back to the start")
+    return stored.shape, from_huggingface(stored.state, stored.shape)
+
+
+def load_model(folder: Path) -> Decoder:
+    """The decoder of a folder or a GGUF file, with its weights in fp32."""
+    import torch
+
+    from tinylm_ablate.arch.decoder import Decoder
+
+    shape, state = load(folder)
+    with torch.device("meta"):
+        decoder = Decoder(shape)
+    decoder.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+    return decoder.requires_grad_()
+
+
+def load_tokenizer(folder: Path) -> tuple[Tokenizer, int | None]:
+    """The tokenizer of a model's folder, and its end-of-text id if ``config.json`` has one.
+
+    Raises:
+        UserError: There is no ``tokenizer.json``, or it cannot be read.
+    """
+    from tinylm_ablate.formats.tokenizer_json import open_json
+
+    if folder.suffix == ".gguf":
+        from tinylm_ablate.formats.gguf_file import GgufFile
+        from tinylm_ablate.formats.gguf_tokenizer import gguf_vocabulary
+
+        if (vocabulary := gguf_vocabulary(GgufFile(folder))) is None or not vocabulary.encodes:
+            raise UserError(f"{folder}: holds no whole tokenizer; allowed: the model as a folder with its tokenizer.json")
+        return vocabulary.tokenizer, vocabulary.end_of_text
+    path = folder / "tokenizer.json"
+    tokenizer = open_json(read_bytes(path), path)
+    end = read_object(folder / "config.json").get("eos_token_id")
+    return tokenizer, end[0] if isinstance(end, list) else end
+
+
+def _write(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    shape: Shape,
+    tokenizer_json: Path | None,
+    context_length: int,
+    end_of_text: int | None,
+) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().contiguous() for name, tensor in to_huggingface(state, shape).items()}
+    config = huggingface_config(shape, context_length, end_of_text)
+    config["dtype"] = str(tensors[EMBEDDING].dtype).removeprefix("torch.")
+    with building(folder) as temporary:
+        save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+        _write_json(temporary / "config.json", config)
+        _write_json(temporary / "generation_config.json", {"bos_token_id": end_of_text, "eos_token_id": end_of_text})
+        if tokenizer_json is not None:
+            content = tokenizer_json.read_text(encoding="utf-8")
+            settings = _tokenizer_config(json.loads(content), context_length, end_of_text)
+            (temporary / "tokenizer.json").write_text(content, encoding="utf-8")
+            _write_json(temporary / "tokenizer_config.json", settings)
+
+
+def _tokenizer_config(tokenizer: dict[str, Any], context_length: int, end_of_text: int | None) -> dict[str, Any]:
+    text = next((token["content"] for token in tokenizer.get("added_tokens", ()) if token["id"] == end_of_text), None)
+    special = {} if text is None else {"bos_token": text, "eos_token": text, "pad_token": text}
+    return {
+        # The class that takes tokenizer.json as it is; a Llama one would put its own steps in the place of the file's.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": context_length,
+        "clean_up_tokenization_spaces": False,
+        **special,
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

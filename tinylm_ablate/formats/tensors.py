@@ -1,0 +1,75 @@
+"""The tensors of a model of Llama's or Qwen's shape under Hugging Face's names, and the axes that couple them.
+
+Nothing here imports torch, so that a grid is checked in an instant.
+"""
+
+from __future__ import annotations
+
+from tinylm_ablate.arch.shapes import Shape
+
+EMBEDDING = "model.embed_tokens.weight"
+NORM = "model.norm.weight"
+HEAD = "lm_head.weight"
+
+#: The tensors of a layer of Llama's, with the axis that their rows and their columns belong to.
+PARTS: dict[str, tuple[str, ...]] = {
+    "input_layernorm": ("width",),
+    "self_attn.q_proj": ("heads", "width"),
+    "self_attn.k_proj": ("kv_heads", "width"),
+    "self_attn.v_proj": ("kv_heads", "width"),
+    "self_attn.o_proj": ("width", "heads"),
+    "post_attention_layernorm": ("width",),
+    "mlp.gate_proj": ("ffn", "width"),
+    "mlp.up_proj": ("ffn", "width"),
+    "mlp.down_proj": ("width", "ffn"),
+}
+
+
+_BIASES: dict[str, tuple[str, ...]] = {
+    "self_attn.q_proj.bias": ("heads",),
+    "self_attn.k_proj.bias": ("kv_heads",),
+    "self_attn.v_proj.bias": ("kv_heads",),
+}
+_HEAD_NORMS: dict[str, tuple[str, ...]] = {"self_attn.q_norm": ("head_dim",), "self_attn.k_norm": ("head_dim",)}
+
+
+def layer_parts(shape: Shape) -> dict[str, tuple[str, ...]]:
+    """The tensors of a layer of this shape: ``PARTS``, and the biases and norms of queries and keys that it has.
+
+    A bias belongs to its head as the row beside it does. The axis "head_dim" of a norm is shared by all heads of a layer and is
+    never cut.
+    """
+    return PARTS | (_BIASES if shape.qkv_bias else {}) | (_HEAD_NORMS if shape.qk_norm else {})
+
+
+def pangu_parts(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """The tensors of a layer that PanGu-pi has and Llama has not, with their sizes; they keep our own names."""
+    inner = shape.shortcuts * shape.shortcut_width
+    terms = (shape.activations * shape.ffn_width,)
+    shortcuts: dict[str, tuple[int, ...]] = {
+        "shortcuts.down.weight": (inner, shape.width),
+        "shortcuts.up.weight": (shape.width, inner),
+    }
+    activation: dict[str, tuple[int, ...]] = {"ffn.activation.scales": terms, "ffn.activation.shifts": terms}
+    return (shortcuts if shape.shortcuts else {}) | (activation if shape.activations > 1 else {})
+
+
+def tensor_name(layer: int, part: str) -> str:
+    """Hugging Face's name of a layer's tensor."""
+    return f"model.layers.{layer}.{part}" + ("" if part.endswith(".bias") else ".weight")
+
+
+def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a model under Hugging Face's names, with its size; rows are outputs. PanGu-pi's have names of our own."""
+    length = {
+        "width": shape.width, "heads": shape.heads * shape.head_dim, "kv_heads": shape.kv_heads * shape.head_dim,
+        "ffn": shape.ffn_width, "head_dim": shape.head_dim,
+    }  # fmt: skip
+    parts = layer_parts(shape)
+    sizes: dict[str, tuple[int, ...]] = {EMBEDDING: (shape.vocab_size, shape.width), NORM: (shape.width,)}
+    for layer in range(shape.depth):
+        sizes |= {tensor_name(layer, part): tuple(length[axis] for axis in axes) for part, axes in parts.items()}
+        sizes |= {f"model.layers.{layer}.{part}": size for part, size in pangu_parts(shape).items()}
+    if not shape.tied:
+        sizes[HEAD] = (shape.vocab_size, shape.width)
+    return sizes

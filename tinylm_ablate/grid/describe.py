@@ -1,0 +1,83 @@
+"""The file that describes a grid or search to the report and to trackers: ``runs_dir/grids/<identity>.json``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tinylm_ablate.config import Config
+from tinylm_ablate.files import write_atomic
+from tinylm_ablate.measure.registry import requested
+from tinylm_ablate.provenance import command
+from tinylm_ablate.secrets import cut
+from tinylm_ablate.settled import Settled
+
+#: A cell: its run, its name, its values on the axes, and what became of the tuning of its arm.
+Described = tuple[Settled, str, Mapping[str, str], str]
+
+
+def grid_path(runs_dir: Path, identity: str) -> Path:
+    """The file that describes a grid."""
+    return runs_dir / "grids" / f"{identity}.json"
+
+
+def write_grid(
+    identity: str,
+    name: str,
+    title: str,
+    base: Config,
+    cells: Sequence[Described],
+    search: str | None = None,
+    tuning: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Describe a grid before its first run starts; what it was called and when it was first started stays.
+
+    Args:
+        identity: Of the grid.
+        name: Short name.
+        title: What it shows.
+        base: Its config, without axes.
+        cells: Its cells.
+        search: The name of the study, where the cells are the trials of a search.
+        tuning: The tuning curves of its arms (``tinylm_ablate.grid.tuning.Search.described``).
+
+    Returns:
+        What was written.
+    """
+    experiment = base.experiment
+    content: dict[str, Any] = {
+        "identity": identity,
+        "name": name,
+        "title": title,
+        "scale": base.scale.name,
+        "axis": list(dict.fromkeys(key for _, _, values, _ in cells for key in values)),
+        "paper": experiment.paper,
+        "paper_axis": experiment.paper_axis,
+        "note": experiment.note,
+        "correlate": experiment.correlate,
+        "figures": experiment.figures,
+        "search": search,
+        "tuning": list(tuning),
+        "command": command(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "cells": [
+            {
+                "identity": run.identity,
+                "name": cell,
+                "overrides": dict(values),
+                "measures": [request.stem for request in requested(run)],
+                "tuned": tuned,
+            }
+            for run, cell, values, tuned in cells
+        ],
+    }
+    content = cut(content)
+    path = grid_path(Path(base.runs_dir), identity)
+    before = json.loads(path.read_text()) if path.exists() else {}
+    content |= {key: before[key] for key in ("title", "command", "created") if key in before}
+    if content != before:
+        write_atomic(path, json.dumps(content, indent=1, sort_keys=True))
+    return content

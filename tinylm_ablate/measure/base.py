@@ -1,0 +1,111 @@
+"""What a measure is: one kind of number about a finished run, with its settings and its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tinylm_ablate.hardware import pick_device, thread_count
+from tinylm_ablate.settled import Settled
+
+if TYPE_CHECKING:
+    from tinylm_ablate.arch.decoder import Decoder
+    from tinylm_ablate.data.corpus import Corpus
+    from tinylm_ablate.data.shards import Shards
+    from tinylm_ablate.tokenizer.vocabulary import Vocabulary
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a measure found.
+
+    Attributes:
+        metrics: Flat names to numbers, such as ``test/bits_per_byte/en``.
+        rows: One row per document, question or position: where statistics over them start. May be empty.
+    """
+
+    metrics: dict[str, float]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Measure(Protocol):
+    """One kind of measure.
+
+    Attributes:
+        name: Its name in files and in the report.
+        weights: Whether it reads the run's weights.
+    """
+
+    name: str
+    weights: bool
+
+    def requests(self, run: Settled) -> list[dict[str, Any]]:
+        """Settings of each record that the run's config requests; empty where it requests none.
+
+        Settings hold everything beside the run that the numbers depend on: their fingerprint names the record.
+        """
+
+    def measure(self, subject: Subject, settings: Settings) -> Result:
+        """Measure a run with one of these settings."""
+
+
+class Subject:
+    """A finished run to be measured: its parts are opened when they are first used, and kept for the next measure.
+
+    Attributes:
+        run: The run.
+    """
+
+    def __init__(self, run: Settled) -> None:
+        import torch
+
+        self.run = run
+        torch.set_num_threads(thread_count(run.config.train.threads))
+
+    @property
+    def device(self) -> str:
+        """Where the model computes."""
+        return pick_device(self.run.config.train.device)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model sees at once, as in training."""
+        return self.run.config.train.context_length
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The run's corpus."""
+        from tinylm_ablate.data.corpus import open_corpus
+
+        return open_corpus(self.run.config.data, self.run.cache)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The run's tokenizer."""
+        from tinylm_ablate.tokenizer.build import open_vocabulary
+
+        run = self.run
+        return open_vocabulary(run.config.tokenizer, run.shape.vocab_size, run.source_vocab_size, self.corpus, run.cache)
+
+    @cached_property
+    def shards(self) -> Shards:
+        """The corpus in the tokenizer's ids."""
+        from tinylm_ablate.data.mixing import grouped_by
+        from tinylm_ablate.data.shards import open_shards
+
+        return open_shards(self.corpus, self.vocabulary, self.run.cache, grouped_by(self.run.config.data))
+
+    @property
+    def decoder(self) -> Decoder:
+        """The trained weights, in single precision on ``device``."""
+        return self._decoder.to(self.device)
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        from tinylm_ablate.formats.huggingface import load_model
+
+        return load_model(self.run.folder / "model").requires_grad_(False).eval()

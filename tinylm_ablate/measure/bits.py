@@ -1,0 +1,199 @@
+"""Bits per byte of held-out text: the measure that does not depend on how the text is cut into tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+import torch
+
+from tinylm_ablate.measure.base import Result, Settings, Subject
+from tinylm_ablate.measure.scoring import LanguageModel, token_losses
+from tinylm_ablate.settled import Settled
+
+if TYPE_CHECKING:
+    from tinylm_ablate.data.corpus import Corpus
+    from tinylm_ablate.data.documents import Document
+    from tinylm_ablate.tokenizer.vocabulary import Vocabulary
+
+
+#: The held-out splits that are measured.
+SPLITS = ("validation", "test")
+
+
+class DocumentRow(TypedDict):
+    """What one document cost."""
+
+    language: str
+    document: str
+    nats: float
+    bytes: int
+    tokens: int
+
+
+class BitsPerByte:
+    """Bits per byte of validation and test text, per language (``evaluate.max_bytes`` of each)."""
+
+    name = "bits_per_byte"
+    weights = True
+
+    def requests(self, run: Settled) -> list[dict[str, Any]]:
+        """Always one."""
+        return [{"max_bytes": run.config.evaluate.max_bytes}]
+
+    def measure(self, subject: Subject, settings: Settings) -> Result:
+        """Score the held-out documents."""
+        return bits(
+            subject.decoder, subject.vocabulary, subject.corpus, settings["max_bytes"], subject.context_length, subject.device
+        )
+
+
+def bits(
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    corpus: Corpus,
+    max_bytes: int,
+    context_length: int,
+    device: torch.device | str,
+) -> Result:
+    """Bits per byte of both held-out splits.
+
+    Args:
+        model: A causal language model.
+        vocabulary: Its tokenizer.
+        corpus: The text.
+        max_bytes: Text of each split and language that is scored.
+        context_length: Tokens that the model sees at once.
+        device: Where the model is.
+
+    Returns:
+        Metrics ``test/bits_per_byte/en`` with ``/standard_error``, ``/documents`` and ``/bytes`` below it, "all" being the
+        unweighted mean over languages; and one row per document: split, language, document, nats, bytes, tokens.
+    """
+    found: list[dict[str, Any]] = []
+    metrics: dict[str, float] = {}
+    for split in SPLITS:
+        texts = [text for language in corpus.languages for text in first_bytes(corpus.documents(split, language), max_bytes)]
+        rows = document_losses(model, vocabulary, texts, context_length, device, f"bits per byte, {split}")
+        name = f"{split}/bits_per_byte"
+        sizes: Counter[str] = Counter()
+        for row in rows:
+            sizes[row["language"]] += row["bytes"]
+        metrics |= named(name, bits_per_byte(rows)) | named(name, standard_errors(rows), "/standard_error")
+        metrics |= named(name, Counter(row["language"] for row in rows), "/documents") | named(name, sizes, "/bytes")
+        found += [{"split": split, **row} for row in rows]
+    return Result(metrics, found)
+
+
+def named(prefix: str, values: Mapping[str, float], suffix: str = "") -> dict[str, float]:
+    """Values by language as metrics."""
+    return {f"{prefix}/{language}{suffix}": value for language, value in values.items()}
+
+
+def first_bytes(documents: Iterable[Document], max_bytes: int) -> Iterator[Document]:
+    """The first ``max_bytes`` bytes of text, in the order given; the last document is cut, between two characters."""
+    left = max_bytes
+    for document in documents:
+        encoded = document.text.encode()
+        if len(encoded) > left:
+            text = encoded[:left].decode(errors="ignore")
+            if text:
+                yield dataclasses.replace(document, text=text)
+            return
+        yield document
+        left -= len(encoded)
+        if left == 0:
+            return
+
+
+def document_losses(
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    documents: Iterable[Document],
+    context_length: int,
+    device: torch.device | str,
+    description: str = "",
+) -> list[DocumentRow]:
+    """What each document costs, in nats.
+
+    A document is scored as it stands in training text: it begins after an end-of-text token. All of its tokens are scored;
+    the end-of-text after it is not, since a document that was cut has none. A document longer than the context is cut into
+    consecutive windows of ``context_length`` predictions. A window begins with the last token of the one before as its only
+    context, so that each token is scored exactly once (see ``scoring.token_losses``).
+
+    Args:
+        model: A causal language model.
+        vocabulary: Its tokenizer.
+        documents: Texts; they are all held in memory.
+        context_length: Tokens of a window, as in training.
+        device: Where the model is.
+        description: Title of the progress bar.
+
+    Returns:
+        A row a document, in their order: language, hash, nats, UTF-8 bytes and tokens.
+    """
+    listed = list(documents)
+    encoded = vocabulary.encode_batch([document.text for document in listed])
+    sequences = [[vocabulary.end_of_text, *tokens] for tokens in encoded]
+    losses = token_losses(
+        model, sequences, context_length=context_length, vocab_size=vocabulary.size, device=device, description=description
+    )
+    return [
+        DocumentRow(
+            language=document.language,
+            document=document.hash,
+            nats=float(values.sum(dtype=np.float64)),
+            bytes=len(document.text.encode()),
+            tokens=len(values),
+        )
+        for document, values in zip(listed, losses, strict=True)
+    ]
+
+
+def bits_per_byte(rows: Iterable[DocumentRow]) -> dict[str, float]:
+    """Bits per UTF-8 byte of each language: sum of nats / (ln 2 * sum of bytes).
+
+    "all" is the unweighted mean over the languages. Weighing by bytes would let the language with more text, or with more
+    bytes to a character, decide; languages without text are left out.
+    """
+    values = {language: float(nats.sum() / (math.log(2) * size.sum())) for language, (nats, size) in _by_language(rows).items()}
+    return {**values, "all": math.fsum(values.values()) / len(values)} if values else {}
+
+
+def standard_errors(rows: Iterable[DocumentRow]) -> dict[str, float]:
+    """Standard error of ``bits_per_byte`` over the choice of documents, for the languages with two documents or more.
+
+    Bits per byte are a ratio R = sum n_i / sum b_i of two sums over documents. By the delta method (Cochran, Sampling
+    Techniques, 1977, Section 6.4) its standard error is sqrt(m / (m - 1) * sum (n_i - R b_i)^2) / sum b_i for m documents.
+    "all" treats the languages as independent: sqrt(sum of squares) / number of languages. It is given when each has one.
+    """
+    errors = {}
+    languages = _by_language(rows)
+    for language, (nats, size) in languages.items():
+        count = len(nats)
+        if count > 1:
+            residuals = nats - nats.sum() / size.sum() * size
+            spread = math.sqrt(count / (count - 1) * float(residuals @ residuals))
+            errors[language] = spread / (math.log(2) * float(size.sum()))
+    return with_all(errors) if errors and len(errors) == len(languages) else errors
+
+
+def with_all(errors: dict[str, float]) -> dict[str, float]:
+    """Standard errors of independent languages, and of their unweighted mean under "all"."""
+    return {**errors, "all": math.hypot(*errors.values()) / len(errors)}
+
+
+def _by_language(rows: Iterable[DocumentRow]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Nats and bytes of the documents that hold any text, by language in alphabetical order."""
+    groups: dict[str, list[tuple[float, int]]] = {}
+    for row in rows:
+        if row["bytes"]:
+            groups.setdefault(row["language"], []).append((row["nats"], row["bytes"]))
+    return {
+        language: (np.array([nats for nats, _ in groups[language]]), np.array([size for _, size in groups[language]], float))
+        for language in sorted(groups)
+    }

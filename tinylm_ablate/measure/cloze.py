@@ -1,0 +1,252 @@
+"""A four-way cloze: which of four stretches of text is the true continuation."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+import torch
+
+from tinylm_ablate.measure.base import Result, Settings, Subject
+from tinylm_ablate.measure.bits import named, with_all
+from tinylm_ablate.measure.scoring import Continuing, ContinuingModel, Family, continuation_losses, token_losses
+from tinylm_ablate.settled import Settled
+
+if TYPE_CHECKING:
+    from tinylm_ablate.data.corpus import Corpus
+    from tinylm_ablate.data.documents import Document
+    from tinylm_ablate.tokenizer.vocabulary import Vocabulary
+
+CHOICES = 4
+
+#: A gap is moved to a space that is no further away than this many characters: a word, in a script that has spaces.
+_WORD = 24
+
+#: Distractors are drawn this often before a document is given up, as in a corpus of repeated boilerplate.
+_DRAWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question.
+
+    Attributes:
+        language: Language of all its texts.
+        document: Hash of the document that it asks about.
+        context: The text before the gap.
+        choices: Four texts of equally many characters; one of them follows the context.
+        answer: Index of that one.
+    """
+
+    language: str
+    document: str
+    context: str
+    choices: tuple[str, ...]
+    answer: int
+
+
+class QuestionRow(TypedDict):
+    """How one question was answered; ``margin`` is in nats per byte, and positive where the answer was right."""
+
+    language: str
+    question: str
+    correct: bool
+    margin: float
+
+
+class Cloze:
+    """Share of right answers to questions about test text, per language; chance is a quarter (``evaluate.cloze_*``)."""
+
+    name = "cloze"
+    weights = True
+    #: Questions are about test text alone, so that nothing is ever chosen by them.
+    split = "test"
+
+    def requests(self, run: Settled) -> list[dict[str, Any]]:
+        """One, unless there are to be no questions."""
+        evaluate = run.config.evaluate
+        if not evaluate.cloze_questions:
+            return []
+        keys = ("questions", "context", "continuation")
+        return [{key: getattr(evaluate, f"cloze_{key}") for key in keys}]
+
+    def measure(self, subject: Subject, settings: Settings) -> Result:
+        """Answer the questions; one row per question: split, language, question, correct, margin (nats per byte)."""
+        asked = [
+            question
+            for language in subject.corpus.languages
+            for question in questions(
+                subject.corpus, self.split, language, settings["questions"], settings["context"], settings["continuation"]
+            )
+        ]
+        rows = answer(
+            Continuing(subject.decoder),
+            subject.vocabulary,
+            asked,
+            subject.context_length,
+            subject.device,
+            f"cloze, {self.split}",
+        )
+        shares, errors = accuracy(rows)
+        name = f"{self.split}/cloze"
+        metrics = named(name, shares) | named(name, errors, "/standard_error")
+        metrics |= named(name, Counter(row["language"] for row in rows), "/questions")
+        return Result(metrics, [{"split": self.split, **row} for row in rows])
+
+
+def questions(corpus: Corpus, split: str, language: str, count: int, context: int, continuation: int) -> list[Question]:
+    """Questions about held-out documents, at most one a document, so that they are independent.
+
+    They are a function of the text and of these arguments alone: where the gap is, which stretches distract and the order of
+    the choices come from SHA-256 of the documents' hashes. All tokenizers and models are asked the same.
+
+    The first ``count`` documents of at least ``context`` + ``continuation`` characters are asked about. The context is
+    ``context`` characters, the true choice the next ``continuation`` characters, and the others are stretches of as many
+    characters from three other of these documents. In scripts with spaces a stretch begins at a space, so that the beginning
+    of a word does not give the answer away.
+
+    Args:
+        corpus: The text.
+        split: Which documents, e.g. "test".
+        language: Of all texts.
+        count: Questions wanted. There are fewer where the split has fewer such documents, and none below four.
+        context: Characters before the gap.
+        continuation: Characters of a choice.
+    """
+    if count <= 0:
+        return []
+    long_enough = (document for document in corpus.documents(split, language) if len(document.text) >= context + continuation)
+    pool = list(itertools.islice(long_enough, max(count, CHOICES)))
+    if len(pool) < CHOICES:
+        return []
+    asked = (_question(index, pool, context, continuation) for index in range(min(count, len(pool))))
+    return [question for question in asked if question is not None]
+
+
+def _question(index: int, pool: Sequence[Document], context: int, continuation: int) -> Question | None:
+    """The question about ``pool[index]``, or None if three different distractors are not found."""
+    document = pool[index]
+    gap = _stretch(document, "gap", context, continuation)
+    truth = document.text[gap : gap + continuation]
+    distractors: list[str] = []
+    taken = {index}
+    for draw in range(_DRAWS):
+        other = _draw(len(pool), document.hash, "other", str(draw))
+        if other in taken:
+            continue
+        start = _stretch(pool[other], document.hash, 0, continuation)
+        text = pool[other].text[start : start + continuation]
+        if text != truth and text not in distractors:
+            distractors.append(text)
+            taken.add(other)
+        if len(distractors) == CHOICES - 1:
+            answer = _draw(CHOICES, document.hash, "answer")
+            choices = (*distractors[:answer], truth, *distractors[answer:])
+            return Question(document.language, document.hash, document.text[gap - context : gap], choices, answer)
+    return None
+
+
+def _stretch(document: Document, key: str, first: int, length: int) -> int:
+    """Where a stretch of ``length`` characters begins, not before ``first``: at a space if there is one near by."""
+    last = len(document.text) - length
+    start = first + _draw(last - first + 1, document.hash, key)
+    after = document.text.find(" ", start, min(start + _WORD, last) + 1)
+    if after >= 0:
+        return after
+    before = document.text.rfind(" ", max(start - _WORD, first), start)
+    return before if before >= 0 else start
+
+
+def _draw(below: int, *key: str) -> int:
+    """A number under ``below`` that looks random and depends on ``key`` alone."""
+    digest = hashlib.sha256("\0".join(("cloze", *key)).encode()).digest()
+    return int.from_bytes(digest[:8]) % below
+
+
+def answer(
+    model: ContinuingModel,
+    vocabulary: Vocabulary,
+    asked: Sequence[Question],
+    context_length: int,
+    device: torch.device | str,
+    description: str = "",
+) -> list[QuestionRow]:
+    """Let a model answer: it takes the choice with the highest log-likelihood per UTF-8 byte, given the context.
+
+    A sequence is end-of-text, the context and a choice. Context and choice are encoded separately, because a tokenizer that
+    saw them together might join the last character of one to the first of the other for some choices and not for others.
+    Where the longest of the four choices leaves too little room, the context of all four loses its beginning.
+
+    Among equal choices the first wins. The order of the choices is a hash, so a model that cannot tell them apart comes to
+    chance, 25 %.
+
+    Returns:
+        A row a question: language, hash of the document, whether the answer was right, and by how many nats per byte the
+        true choice is ahead of the best of the others.
+    """
+    contexts = vocabulary.encode_batch([question.context for question in asked])
+    choices = vocabulary.encode_batch([choice for question in asked for choice in question.choices])
+    families = []
+    for index, context in enumerate(contexts):
+        four = choices[CHOICES * index : CHOICES * (index + 1)]
+        room = max(1, context_length + 1 - max(len(tokens) for tokens in four))
+        families.append(Family([vocabulary.end_of_text, *context][-room:], four))
+    nats = _losses(model, families, context_length, vocabulary.size, device, description)
+    rows = []
+    for question, losses in zip(asked, nats, strict=True):
+        scores = [-loss / len(choice.encode()) for loss, choice in zip(losses, question.choices, strict=True)]
+        truth = scores.pop(question.answer)
+        # A choice before the true one wins a tie against it.
+        correct = all(truth > score for score in scores[: question.answer]) and all(
+            truth >= score for score in scores[question.answer :]
+        )
+        rows.append(
+            QuestionRow(language=question.language, question=question.document, correct=correct, margin=truth - max(scores))
+        )
+    return rows
+
+
+def _losses(
+    model: ContinuingModel,
+    families: Sequence[Family],
+    context_length: int,
+    vocab_size: int,
+    device: torch.device | str,
+    description: str,
+) -> list[list[float]]:
+    """Nats of each continuation; where one alone is longer than the context, it is cut into windows as documents are."""
+    fits = [max(map(len, family.continuations)) <= context_length for family in families]
+    shared = iter(
+        continuation_losses(
+            model, [family for family, fit in zip(families, fits, strict=True) if fit], vocab_size=vocab_size, device=device,
+            description=description,
+        )
+    )  # fmt: skip
+    long = [family for family, fit in zip(families, fits, strict=True) if not fit]
+    sequences = [[*family.text, *ids] for family in long for ids in family.continuations]
+    alone = iter(token_losses(model, sequences, context_length=context_length, vocab_size=vocab_size, device=device))
+    return [
+        next(shared) if fit else [float(next(alone)[-len(ids) :].sum(dtype=np.float64)) for ids in family.continuations]
+        for family, fit in zip(families, fits, strict=True)
+    ]
+
+
+def accuracy(rows: Iterable[QuestionRow]) -> tuple[dict[str, float], dict[str, float]]:
+    """Share of right answers and its standard error sqrt(p (1 - p) / n), for each language with questions.
+
+    Under "all" stand the unweighted mean over the languages and its standard error, the languages being independent.
+    """
+    groups: dict[str, list[bool]] = {}
+    for row in rows:
+        groups.setdefault(row["language"], []).append(row["correct"])
+    shares = {language: sum(groups[language]) / len(groups[language]) for language in sorted(groups)}
+    if not shares:
+        return {}, {}
+    errors = {language: math.sqrt(p * (1 - p) / len(groups[language])) for language, p in shares.items()}
+    return {**shares, "all": math.fsum(shares.values()) / len(shares)}, with_all(errors)

@@ -1,0 +1,64 @@
+"""What a trained model remembers of each part of its data (Figure 9)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.measure.base import Result, Settings, Subject
+from tinylm_ablate.rounds.draw import Float64s
+from tinylm_ablate.rounds.losses import batch_losses, first_batches, measure
+from tinylm_ablate.settled import Settled
+
+
+class Forgetting:
+    """Loss of each part of the training data under the final model (``rounds.forgetting``)."""
+
+    name = "forgetting"
+    weights = True
+
+    def requests(self, run: Settled) -> list[dict[str, Any]]:
+        """One for the run's parts, where ``rounds.forgetting`` requests it."""
+        return [{"parts": list(run.rounds.parts)}] * run.config.rounds.forgetting
+
+    def measure(self, subject: Subject, settings: Settings) -> Result:
+        """Pass over the training batches once."""
+        del settings  # the parts are the run's own
+        return Result(forgetting(subject.run, subject.decoder, subject.shards.tokens("train"), subject.run.folder))
+
+
+def forgetting(settled: Settled, decoder: Decoder, tokens: npt.NDArray[Any], folder: Path) -> dict[str, float]:
+    """Mean loss of each part of the first round under the final model, as metrics.
+
+    Returns:
+        ``forgetting/part_1`` and on, in the order in which the parts were seen, in nats per token, each with the standard
+        error of its mean over batches (``…/se``); and ``forgetting/unseen``, the same for text of the same epoch that was not
+        trained on, where there is any: as many batches as a part has, so far as they go. The paper's figure has no such bar,
+        without which a rise from part to part cannot be told from parts that are harder.
+    """
+    losses = batch_losses(settled, decoder, tokens, folder)
+    metrics: dict[str, float] = {}
+    for number, part in enumerate(np.split(losses, np.cumsum(settled.rounds.parts)[:-1]), 1):
+        metrics |= _mean(f"forgetting/part_{number}", part)
+    unseen = _unseen(settled, tokens)
+    if unseen:
+        batches = first_batches(settled, tokens)
+        metrics |= _mean("forgetting/unseen", np.concatenate(list(measure(settled, decoder, batches, unseen))))
+    return metrics
+
+
+def _unseen(settled: Settled, tokens: npt.NDArray[Any]) -> range:
+    """The next batches of the first round's order that lie whole in its first epoch."""
+    sequences = settled.config.train.batch_tokens // settled.config.train.context_length
+    in_epoch = first_batches(settled, tokens).fresh // sequences
+    first = settled.rounds.first
+    return range(first, max(first, min(in_epoch, first + max(settled.rounds.parts))))
+
+
+def _mean(name: str, losses: Float64s) -> dict[str, float]:
+    error = float(losses.std(ddof=1) / np.sqrt(len(losses))) if len(losses) > 1 else 0.0
+    return {name: float(losses.mean()), f"{name}/se": error}

@@ -1,0 +1,347 @@
+"""Tasks of EleutherAI's harness for a finished model: which there are, and how they are scored and kept.
+
+The harness (the extra ``lm-eval``) has the tasks, their prompts and their metrics; their texts come from the Hugging Face hub
+when they are first used. A folder of one's own tasks in its YAML format needs no network.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import logging
+import math
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinylm_ablate import progress
+from tinylm_ablate.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+    from tinylm_ablate.config import EvaluateConfig
+    from tinylm_ablate.measure.harness_model import HarnessModel
+
+#: Resamples for the standard errors of metrics that are no means, such as perplexities.
+_BOOTSTRAP = 1000
+
+#: Seeds of the examples before a question: the harness's own.
+_SEED = 1234
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark of the paper.
+
+    Attributes:
+        name: As the paper prints it.
+        task: The harness's task; where it has none, the name that a task of one's own is taken under.
+        folder: The harness's folder of it; None if it has none.
+        needs: A package that this task needs beside the harness.
+    """
+
+    name: str
+    task: str
+    folder: str | None
+    needs: str | None = None
+
+
+#: The paper's benchmarks: the first ten are those of Figure 1 and Table 8, the last three those of the ablations.
+_BENCHMARKS = (
+    Benchmark("C-Eval", "ceval-valid", "ceval"),
+    Benchmark("CMMLU", "cmmlu", "cmmlu"),
+    Benchmark("MMLU", "mmlu", "mmlu"),
+    Benchmark("AGIEval", "agieval", "agieval"),
+    Benchmark("BoolQ", "boolq", "super_glue/boolq"),
+    Benchmark("AX-b", "ax_b", None),
+    Benchmark("PIQA", "piqa", "piqa"),
+    Benchmark("EPRSTMT", "eprstmt", None),
+    Benchmark("XSum", "xsum", "unitxt", needs="unitxt"),
+    Benchmark("C3", "c3", None),
+    Benchmark("ARC-Easy", "arc_easy", "arc"),
+    Benchmark("HellaSwag", "hellaswag", "hellaswag"),
+)
+
+#: Lists that ``evaluate.tasks`` takes beside names.
+LISTS: dict[str, tuple[Benchmark, ...]] = {
+    "paper": _BENCHMARKS,
+    "ablations": tuple(benchmark for benchmark in _BENCHMARKS if benchmark.name in {"ARC-Easy", "HellaSwag", "C3"}),
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one task.
+
+    Attributes:
+        task: The task or group.
+        metric: As the harness calls it, with its filter behind a comma unless that is "none".
+        value: What it came to, in the harness's own unit.
+        standard_error: The harness's, or None where it has none.
+        shots: Examples before each question.
+        questions: Questions that were asked.
+    """
+
+    task: str
+    metric: str
+    value: float
+    standard_error: float | None
+    shots: int | None
+    questions: int
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """A loaded task, or the tasks of a group.
+
+    Attributes:
+        name: The task or group.
+        loaded: As the harness's ``evaluate`` takes it.
+    """
+
+    name: str
+    loaded: dict[str, dict[str, Any]]
+
+
+def task_names(settings: EvaluateConfig) -> list[str]:
+    """The tasks that a config names, with lists written out; reports once what of a list is not available.
+
+    Args:
+        settings: ``tasks`` and ``task_folder`` are used. Without tasks, all of the folder's.
+
+    Raises:
+        ConfigError: No task, an unknown one, or a folder without any.
+        UserError: The harness is not installed.
+    """
+    if not settings.tasks and settings.task_folder is None:
+        raise ConfigError(
+            [
+                "evaluate.tasks=[]: allowed: tasks of the harness or of evaluate.task_folder, as in "
+                f"evaluate.tasks=[piqa,arc_easy], and the lists {' and '.join(LISTS)}"
+            ]
+        )
+    return _task_names(tuple(settings.tasks), settings.task_folder)
+
+
+@cache
+def _task_names(tasks: tuple[str, ...], wanted: str | None) -> list[str]:
+    _check_installed()
+    folder = _task_folder(wanted)
+    _follow_our_settings()
+    names, left_out = _names(tasks, _manager(tasks, folder), folder)
+    if left_out:
+        print(f"note: left out: {left_out}", file=sys.stderr)
+    return names
+
+
+def _check_installed() -> None:
+    if importlib.util.find_spec("lm_eval") is None:
+        raise UserError(
+            "evaluate.tasks: EleutherAI's harness is not installed; pip install 'tinylm-ablate[lm-eval]', "
+            "or in a checkout: pip install -c constraints.txt -e '.[lm-eval]'"
+        )
+
+
+def open_task(name: str, task_folder: str | None, shots: int | None) -> Tasks:
+    """Load one task or group.
+
+    Args:
+        name: One of ``task_names``.
+        task_folder: ``evaluate.task_folder``.
+        shots: Examples before each question; None is the task's own number.
+
+    Raises:
+        UserError: It cannot be loaded (its YAML is wrong, its data are out of reach).
+    """
+    _check_installed()
+    folder = _task_folder(task_folder)
+    _follow_our_settings()
+    loaded: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}, "group_map": {}}
+    for part, found in _load(_manager((name,), folder), name, folder).items():
+        loaded[part] |= found
+    for task in loaded["tasks"].values():
+        if shots is not None and task.get_config("num_fewshot") != 0:
+            task.set_config(key="num_fewshot", value=shots)
+        elif task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=_SEED)
+    return Tasks(name, loaded)
+
+
+def score(model: HarnessModel, tasks: Tasks, limit: int | None) -> tuple[list[Score], dict[str, list[dict[str, Any]]]]:
+    """Ask a model all questions.
+
+    Args:
+        model: The model.
+        tasks: What to ask.
+        limit: Most questions of a task; None for all.
+
+    Returns:
+        Scores of every task and group, and for each task its rows: document, target, answer and metrics of each question.
+
+    Raises:
+        UserError: The harness fails over a task.
+    """
+    import numpy as np
+    from lm_eval.evaluator import evaluate
+
+    random.seed(_SEED)
+    np.random.seed(_SEED)
+    try:
+        found: Mapping[str, Any] = evaluate(model, tasks.loaded, limit=limit, bootstrap_iters=_BOOTSTRAP, log_samples=True)
+    except UserError:
+        raise
+    except Exception as error:  # templates, metrics and filters of a task are code of others
+        raise UserError(
+            f"evaluate.tasks=[{tasks.name}]: the harness stopped ({_line(error)}); HYDRA_FULL_ERROR=1 shows where"
+        ) from error
+    rows = {name: [_row(sample) for sample in samples] for name, samples in found["samples"].items()}
+    counts = {name: int(number["effective"]) for name, number in found["n-samples"].items()}
+    for name, group in tasks.loaded["groups"].items():
+        counts[name] = sum(counts[task.task_name] for task in group.get_all_tasks())
+    scores = [
+        Score(name, metric, value, error, found["n-shot"].get(name), counts[name])
+        for name, metrics in found["results"].items()
+        for metric, value, error in _metrics(metrics)
+    ]
+    return scores, rows
+
+
+def _task_folder(wanted: str | None) -> Path | None:
+    if wanted is None:
+        return None
+    folder = Path(wanted).expanduser().resolve()
+    if not folder.is_dir():
+        raise ConfigError([f"evaluate.task_folder={wanted}: there is no such folder; allowed: one with tasks as .yaml files"])
+    return folder
+
+
+def _follow_our_settings() -> None:
+    """Let the harness's bars and messages be as ours."""
+    import datasets
+    import lm_eval.api.metrics
+    import lm_eval.api.task
+    from tqdm import tqdm
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # defaults that a task leaves open, file by file
+    quiet = not progress.shown()
+    lm_eval.api.task.tqdm = partial(tqdm, disable=quiet, leave=False)
+    if quiet:
+        datasets.disable_progress_bars()
+
+
+@cache
+def _manager(wanted: tuple[str, ...], folder: Path | None) -> TaskManager:
+    """The harness's index of tasks, of as few folders as hold what is wanted: reading all of them takes it half a minute."""
+    import lm_eval.tasks
+
+    ours = [] if folder is None else [folder]
+    root = Path(lm_eval.tasks.__file__).parent
+    if ours and not set(wanted) & LISTS.keys():
+        manager = lm_eval.tasks.TaskManager(include_path=ours, include_defaults=False)
+        if all(_has(manager, name) for name in wanted or manager.all_tasks):
+            return manager
+    near = [root / benchmark.folder for benchmark in _BENCHMARKS if benchmark.folder is not None]
+    manager = lm_eval.tasks.TaskManager(include_path=[*near, *ours], include_defaults=False)
+    if all(_has(manager, name) for name in wanted if name not in LISTS):
+        return manager
+    print("note: the harness reads the descriptions of all its tasks", file=sys.stderr)
+    return lm_eval.tasks.TaskManager(include_path=ours or None)
+
+
+def _has(manager: TaskManager, name: str) -> bool:
+    """Whether an index has a task, and of a group all members."""
+    entry = manager.task_index.get(name)
+    if entry is None:
+        return False
+    members = (entry.cfg or {}).get("task")
+    return not isinstance(members, list) or all(_has(manager, member) for member in members if isinstance(member, str))
+
+
+def _names(wanted: Sequence[str], manager: TaskManager, folder: Path | None) -> tuple[list[str], str]:
+    """The tasks with lists written out, and what of them is left out.
+
+    Raises:
+        ConfigError: A name means nothing, or there is nothing.
+    """
+    if not wanted:
+        if not manager.all_subtasks:
+            raise ConfigError([f"evaluate.task_folder={folder}: holds no task; allowed: .yaml files with a line 'task: NAME'"])
+        return list(manager.all_subtasks), ""
+    mistakes = [
+        f"evaluate.tasks={name}: there is no such task{_nearest(name, manager)}; allowed: tasks, groups and tags of the "
+        f"harness, tasks of evaluate.task_folder, and the lists {', '.join(LISTS)}"
+        for name in wanted
+        if name not in LISTS and name not in manager.task_index
+    ]
+    if mistakes:
+        raise ConfigError(mistakes)
+    names: list[str] = []
+    missing: list[str] = []
+    for name in wanted:
+        for benchmark in LISTS.get(name, ()):
+            entry = manager.task_index.get(benchmark.task)
+            own = entry is not None and folder is not None and folder in Path(entry.yaml_path or "").parents
+            if entry is None:
+                missing.append(
+                    f"{benchmark.name} (not in the harness; a task {benchmark.task} in evaluate.task_folder is taken)"
+                )
+            elif own or benchmark.needs is None or importlib.util.find_spec(benchmark.needs) is not None:
+                names.append(benchmark.task)
+            else:
+                missing.append(f"{benchmark.name} (pip install {benchmark.needs})")
+        if name not in LISTS:
+            names.append(name)
+    if not names:
+        raise ConfigError([f"evaluate.tasks=[{','.join(wanted)}]: nothing of it is there: {', '.join(missing)}"])
+    return list(dict.fromkeys(names)), ", ".join(dict.fromkeys(missing))
+
+
+def _nearest(name: str, manager: TaskManager) -> str:
+    near = difflib.get_close_matches(name, [*manager.all_tasks, *LISTS], n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _load(manager: TaskManager, name: str, folder: Path | None) -> dict[str, dict[str, Any]]:
+    try:
+        loaded: dict[str, dict[str, Any]] = manager.load([name])
+    except Exception as error:  # YAML, templates and data sets of others: whatever they raise
+        entry = manager.task_index[name]
+        own = folder is not None and folder in Path(entry.yaml_path or "").parents
+        hint = (
+            f"see {entry.yaml_path}; data_files are looked for from the folder where you are"
+            if own
+            else "its texts come from the Hugging Face hub when they are first used; evaluate.task_folder needs no network"
+        )
+        raise UserError(f"evaluate.tasks={name}: cannot be loaded ({_line(error)}); {hint}") from error
+    return loaded
+
+
+def _metrics(found: Mapping[str, Any]) -> list[tuple[str, float, float | None]]:
+    """The numbers of a task: metric, value and standard error."""
+    result = []
+    for key, value in found.items():
+        metric, comma, kind = key.partition(",")
+        if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
+            continue
+        error = found.get(f"{metric}_stderr,{kind}")
+        known = float(error) if isinstance(error, float | int) and math.isfinite(error) else None
+        result.append((metric if kind == "none" else key, float(value), known))
+    return result
+
+
+def _row(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of a question; its text stays in the data set, under ``doc_hash``."""
+    kept = {"doc_id": sample["doc_id"], "doc_hash": sample["doc_hash"], "filter": sample["filter"]}
+    kept |= {"target": sample["target"], "answer": sample["filtered_resps"]}
+    return kept | {metric: sample[metric] for metric in sample["metrics"]}
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -1,0 +1,163 @@
+"""A model with one, two or three adjacent layers skipped at inference, at every position (Figures 5 and 12).
+
+The paper skips layers of models of 29 to 40 layers, and finds the first two or three and the last ones crucial and those
+between redundant. Nothing is trained: a skipped layer hands its input on.
+
+That is some three measurements a layer, so each is made on less text than the model's own evaluation, and on the same text for
+all. What stands before the skipped layers is computed once, which saves half of the arithmetic.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from tinylm_ablate import progress
+from tinylm_ablate.arch import continuations
+from tinylm_ablate.measure.base import Result, Settings, Subject
+from tinylm_ablate.measure.bits import bits_per_byte, document_losses, first_bytes
+from tinylm_ablate.measure.cloze import accuracy, answer, questions
+from tinylm_ablate.measure.scoring import Continuing
+from tinylm_ablate.settled import Settled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from tinylm_ablate.arch.continuations import Layout
+    from tinylm_ablate.arch.decoder import Decoder, Layer
+    from tinylm_ablate.data.corpus import Corpus
+    from tinylm_ablate.tokenizer.vocabulary import Vocabulary
+
+#: No more text and questions than this are looked at, of each language.
+MAX_BYTES, MAX_QUESTIONS = 50_000, 100
+
+
+class LayerSkip:
+    """The model with 1 to ``evaluate.layer_skip`` adjacent layers skipped at every position."""
+
+    name = "layer_skip"
+    weights = True
+
+    def requests(self, run: Settled) -> list[dict[str, Any]]:
+        """One, where ``evaluate.layer_skip`` is above 0."""
+        evaluate = run.config.evaluate
+        layers = min(evaluate.layer_skip, run.shape.depth - 1)
+        if layers < 1:
+            return []
+        return [
+            {
+                "layers": layers,
+                "max_bytes": min(evaluate.max_bytes, MAX_BYTES),
+                "questions": min(evaluate.cloze_questions, MAX_QUESTIONS),
+                "context": evaluate.cloze_context,
+                "continuation": evaluate.cloze_continuation,
+            }
+        ]
+
+    def measure(self, subject: Subject, settings: Settings) -> Result:
+        """Skip layers of the trained model."""
+        rows = layer_skip(subject.decoder, subject.vocabulary, subject.corpus, settings, subject.context_length)
+        return Result(summary(rows), rows)
+
+
+def layer_skip(
+    decoder: Decoder, vocabulary: Vocabulary, corpus: Corpus, settings: Settings, context_length: int
+) -> list[dict[str, Any]]:
+    """Measure a decoder with 1 to ``settings["layers"]`` adjacent layers skipped at every position.
+
+    Args:
+        decoder: The model, where it is to compute.
+        vocabulary: Its tokenizer.
+        corpus: The text: documents of validation, and the cloze questions of test.
+        settings: ``layers``, and how much text: ``max_bytes``, ``questions``, ``context`` and ``continuation``.
+        context_length: Tokens that the model sees at once.
+
+    Returns:
+        A row for the whole model (skipped 0, first 0), then one for each number and position: skipped (layers), first (index of
+        the first of them, from 0), loss (nats a token of validation text), bits_per_byte (of the same, mean over languages),
+        cloze (share of right answers, mean over languages; None without questions).
+    """
+    device = decoder.embedding.weight.device
+    size = settings["max_bytes"]
+    texts = [text for language in corpus.languages for text in first_bytes(corpus.documents("validation", language), size)]
+    asked = [
+        question
+        for language in corpus.languages
+        for question in questions(
+            corpus, "test", language, settings["questions"], settings["context"], settings["continuation"]
+        )
+    ]
+    depth = decoder.shape.depth
+    most = min(settings["layers"], depth - 1)
+    # By position, since a pass goes on from the states of the one before.
+    places = [(0, 0), *((skipped, first) for first in range(depth) for skipped in range(1, min(most, depth - first) + 1))]
+    model = _Skipping(decoder)
+    rows = []
+    for skipped, first in progress.bar(places, description="skipping layers"):
+        model.skip(first, skipped)
+        scored = document_losses(model, vocabulary, texts, context_length, device, "bits per byte")
+        shares, _ = accuracy(answer(model, vocabulary, asked, context_length, device, "cloze"))
+        rows.append(
+            {
+                "skipped": skipped,
+                "first": first,
+                "loss": sum(row["nats"] for row in scored) / max(1, sum(row["tokens"] for row in scored)),
+                "bits_per_byte": bits_per_byte(scored).get("all"),
+                "cloze": shares.get("all"),
+            }
+        )
+    return sorted(rows, key=lambda row: (row["skipped"], row["first"]))
+
+
+class _Skipping(Continuing):
+    """A decoder without some of its layers, as the scoring sees it.
+
+    All passes score the same batches in the same order, and skip no earlier layer than the pass before. So the state of each
+    batch before the skipped layers is kept, and the next pass resumes there. Memory: a state for each token.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__(decoder)
+        self.first = self.count = self._batch = 0
+        #: For each batch, the layers that it has passed and its state behind them.
+        self._states: list[tuple[int, Tensor]] = []
+
+    def skip(self, first: int, count: int) -> None:
+        """Begin a pass without the ``count`` layers from ``first`` on; ``first`` is no less than it was before."""
+        self.first, self.count, self._batch = first, count, 0
+
+    def loss(self, tokens: Tensor, targets: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
+        """As ``Decoder.loss``, without the skipped layers."""
+        return self.decoder.stream_loss(self._through(tokens, self.decoder.through), targets, reduction)
+
+    def continuation_loss(self, tokens: Tensor, targets: Tensor, layout: Layout) -> Tensor:
+        """As in ``ContinuingModel``, without the skipped layers."""
+        x = self._through(tokens, lambda x, layers: continuations.through(self.decoder, x, layers, layout))
+        return self.decoder.stream_loss(x[:, layout.text :], targets, "none")
+
+    def _through(self, tokens: Tensor, through: Callable[[Tensor, Sequence[Layer]], Tensor]) -> Tensor:
+        """The residual stream behind the last layer."""
+        if self._batch == len(self._states):
+            self._states.append((0, self.decoder.embedding(tokens)))
+        passed, x = self._states[self._batch]
+        blocks = self.decoder.blocks
+        x = through(x, blocks[passed : self.first])
+        self._states[self._batch] = (self.first, x)
+        self._batch += 1
+        return through(x, blocks[self.first + self.count :])
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """A few numbers for a run's record, by the number of layers skipped: ``layer_skip/2/bits_per_byte/least`` and ``/most`` are
+    bits per byte at the cheapest and the costliest position, ``layer_skip/2/cheapest`` is the first layer of the cheapest."""
+    found: dict[str, float] = {}
+    for count in sorted({row["skipped"] for row in rows if row["skipped"] and row["bits_per_byte"] is not None}):
+        by_cost = sorted((row["bits_per_byte"], row["first"]) for row in rows if row["skipped"] == count)
+        name = f"layer_skip/{count}"
+        found |= {
+            f"{name}/bits_per_byte/least": by_cost[0][0],
+            f"{name}/bits_per_byte/most": by_cost[-1][0],
+            f"{name}/cheapest": by_cost[0][1],
+        }
+    return found

@@ -1,0 +1,104 @@
+"""Records of measures, beside the run that they are about: ``measures/<name>.<fingerprint of the settings>.json``.
+
+The rows lie beside a record as Parquet, under the same stem. A record is written last and atomically: a measure is made when
+its record exists, and it is never rewritten.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import fingerprint, write_atomic
+from tinylm_ablate.measure.base import Result, Settings
+from tinylm_ablate.provenance import provenance
+
+#: Version of the layout of a record.
+SCHEMA = 1
+
+Record = dict[str, Any]
+
+
+def stem(name: str, settings: Settings) -> str:
+    """The name of a record's files, without their endings."""
+    return f"{name}.{fingerprint(dict(settings))}"
+
+
+def record_path(folder: Path, stem: str) -> Path:
+    """The file of a record of the run in ``folder``."""
+    return folder / "measures" / f"{stem}.json"
+
+
+def write_record(folder: Path, name: str, settings: Settings, result: Result, seconds: float) -> None:
+    """Write a record with its rows into a run's folder, rows first.
+
+    Raises:
+        UserError: A metric is not a finite number; nothing was written.
+    """
+    broken = [f"{key} is {value}" for key, value in result.metrics.items() if not math.isfinite(value)]
+    if broken:
+        raise UserError(f"{name} of {folder}: {', '.join(broken)}; the weights may have diverged")
+    path = record_path(folder, stem(name, settings))
+    if result.rows:
+        write_parquet(path.with_suffix(".parquet"), result.rows)
+    content = {
+        "schema": SCHEMA,
+        "measure": name,
+        "settings": dict(settings),
+        "metrics": result.metrics,
+        "seconds": seconds,
+        "provenance": provenance(),
+    }
+    write_atomic(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False))
+
+
+def read_record(folder: Path, stem: str) -> Record | None:
+    """A record of the run in ``folder``, or None where it was not measured.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    path = record_path(folder, stem)
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or not isinstance(record.get("metrics"), dict):
+        raise UserError(f"{path}: the record is damaged; remove it, and it is measured again")
+    return record
+
+
+def read_rows(folder: Path, stem: str) -> list[dict[str, Any]]:
+    """The rows beside a record; none where it has none.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    path = record_path(folder, stem).with_suffix(".parquet")
+    if not path.is_file():
+        return []
+    try:
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path}: damaged ({error}); remove it and the .json beside it, and it is measured again") from error
+    return rows
+
+
+def write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as a Parquet file, whole or not at all; a column that a row lacks is null there."""
+    import pyarrow
+    import pyarrow.parquet
+
+    sink = pyarrow.BufferOutputStream()
+    columns = dict.fromkeys(column for row in rows for column in row)  # from_pylist would take the first row's alone
+    pyarrow.parquet.write_table(pyarrow.table({name: [row.get(name) for row in rows] for name in columns}), sink)
+    write_atomic(path, sink.getvalue().to_pybytes())

@@ -1,0 +1,243 @@
+"""Losses of token sequences and of continuations under a model, batched so that few padding tokens are computed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tinylm_ablate import progress
+from tinylm_ablate.arch import continuations
+from tinylm_ablate.arch.continuations import Layout
+from tinylm_ablate.arch.decoder import Decoder
+
+#: A batch holds at most this many tokens: on a CPU few enough that a layer's activations stay in its cache.
+_MAX_TOKENS = {"cpu": 2**11, "other": 2**15}
+
+#: And at most this many logits (1 GiB in fp32), for a model that makes them all at once.
+_MAX_LOGITS = 2**28
+
+
+class LanguageModel(Protocol):
+    """What is asked of a model: the decoder has it, and a few lines around any other causal model give it."""
+
+    @property
+    def training(self) -> bool:
+        """Whether it is in the mode of training."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch between training and evaluation."""
+
+    def loss(self, tokens: Tensor, targets: Tensor, reduction: Any = "mean") -> Tensor:
+        """Cross-entropy in nats; with reduction="none" one value for each of ``targets`` (B, T)."""
+
+
+class ContinuingModel(LanguageModel, Protocol):
+    """A model that also scores several continuations of one text in one pass."""
+
+    def continuation_loss(self, tokens: Tensor, targets: Tensor, layout: Layout) -> Tensor:
+        """Cross-entropy in nats.
+
+        Args:
+            tokens: (B, P + K * C) ids, laid out as ``layout`` says.
+            targets: (B, K * C) ids of the tokens that follow those of the continuations.
+            layout: Where texts and continuations stand.
+
+        Returns:
+            (B, K * C).
+        """
+
+
+class Continuing:
+    """A decoder as a ``ContinuingModel``."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+
+    @property
+    def training(self) -> bool:
+        """As of the decoder."""
+        return self.decoder.training
+
+    def train(self, mode: bool = True) -> Decoder:
+        """As of the decoder."""
+        return self.decoder.train(mode)
+
+    def loss(self, tokens: Tensor, targets: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
+        """As ``Decoder.loss``."""
+        return self.decoder.loss(tokens, targets, reduction)
+
+    def continuation_loss(self, tokens: Tensor, targets: Tensor, layout: Layout) -> Tensor:
+        """As in ``ContinuingModel``."""
+        decoder = self.decoder
+        x = continuations.through(decoder, decoder.embedding(tokens), decoder.blocks, layout)
+        return decoder.stream_loss(x[:, layout.text :], targets, "none")
+
+
+class Window(NamedTuple):
+    """``length`` predictions in a sequence, from its token ``start`` on."""
+
+    sequence: int
+    start: int
+    length: int
+
+
+def token_losses(
+    model: LanguageModel,
+    sequences: Sequence[Sequence[int]],
+    *,
+    context_length: int,
+    vocab_size: int,
+    device: torch.device | str,
+    description: str = "",
+) -> list[NDArray[np.float32]]:
+    """The loss of each token of each sequence but the first, given what stands before it in its window.
+
+    A sequence of n + 1 tokens is n predictions. They are cut into consecutive windows of ``context_length`` predictions, the
+    last one shorter. The input of a window is the tokens one place to the left of its targets: its first input is the last
+    target of the window before, and nothing older is seen. So each token is predicted exactly once, and in a sequence of at
+    most ``context_length`` + 1 tokens each prediction sees all of its past.
+
+    Windows of many sequences are padded to a batch on the right, which a causal model cannot see. The result does not depend
+    on which sequences share a batch, beyond the rounding of fp32.
+
+    Args:
+        model: A causal language model. It is put into evaluation mode, and back into its mode afterwards.
+        sequences: Token ids.
+        context_length: Most tokens that the model sees at once.
+        vocab_size: Entries of the vocabulary; bounds the size of a batch.
+        device: Where the model is.
+        description: Title of the progress bar.
+
+    Returns:
+        For each sequence an fp32 array of nats, one shorter than the sequence.
+    """
+    losses = [np.empty(max(len(sequence) - 1, 0), np.float32) for sequence in sequences]
+    windows = [
+        Window(index, start, min(context_length, len(sequence) - 1 - start))
+        for index, sequence in enumerate(sequences)
+        for start in range(0, len(sequence) - 1, context_length)
+    ]
+    # Longest first: neighbours are equally long, and a batch that is too large for the memory fails at once.
+    windows.sort(key=lambda window: -window.length)
+    was_training = model.training
+    model.train(False)
+    try:
+        with (
+            torch.inference_mode(),
+            progress.bar(total=sum(window.length for window in windows), description=description, unit="tok") as bar,
+        ):
+            for batch in batches(windows, most_tokens(device, vocab_size)):
+                inputs, targets = padded(batch, sequences)
+                values = model.loss(inputs.to(device), targets.to(device), reduction="none").float().cpu().numpy()
+                for row, window in zip(values, batch, strict=True):
+                    losses[window.sequence][window.start : window.start + window.length] = row[: window.length]
+                bar.update(sum(window.length for window in batch))
+    finally:
+        model.train(was_training)
+    return losses
+
+
+class Family(NamedTuple):
+    """A text with its continuations, as token ids; neither the text nor any continuation is empty."""
+
+    text: Sequence[int]
+    continuations: Sequence[Sequence[int]]
+
+
+def continuation_losses(
+    model: ContinuingModel,
+    families: Sequence[Family],
+    *,
+    vocab_size: int,
+    device: torch.device | str,
+    description: str = "",
+) -> list[list[float]]:
+    """The loss of each continuation given its text, in nats: what ``token_losses`` of text and continuation together finds.
+
+    The last token of a text is the first input of each of its continuations, whose last token is no input.
+
+    Args:
+        model: It is put into evaluation mode, and back into its mode afterwards.
+        families: Equally many continuations of each text.
+        vocab_size: Entries of the vocabulary; bounds the size of a batch.
+        device: Where the model is.
+        description: Title of the progress bar.
+    """
+    losses: list[list[float]] = [[] for _ in families]
+    # Largest first, as in ``token_losses``.
+    order = sorted(range(len(families)), key=lambda index: -_size([families[index]]))
+    most = most_tokens(device, vocab_size)
+    was_training = model.training
+    model.train(False)
+    try:
+        with torch.inference_mode(), progress.bar(total=len(families), description=description, unit="text") as bar:
+            while order:
+                count = 1
+                while count < len(order) and _size([families[index] for index in order[: count + 1]]) <= most:
+                    count += 1
+                taken, order = order[:count], order[count:]
+                batch = [families[index] for index in taken]
+                tokens, targets, layout = _laid_out(batch)
+                layout = dataclasses.replace(layout, texts=layout.texts.to(device))
+                values = model.continuation_loss(tokens.to(device), targets.to(device), layout).double().cpu().numpy()
+                for index, family, row in zip(taken, batch, values.reshape(count, layout.count, -1), strict=True):
+                    losses[index] = [float(nats[: len(ids)].sum()) for ids, nats in zip(family.continuations, row, strict=True)]
+                bar.update(count)
+    finally:
+        model.train(was_training)
+    return losses
+
+
+def _size(batch: Sequence[Family]) -> int:
+    """Tokens of a batch, padding included."""
+    text = max(len(family.text) - 1 for family in batch)
+    length = max(len(ids) for family in batch for ids in family.continuations)
+    return len(batch) * (text + len(batch[0].continuations) * length)
+
+
+def _laid_out(batch: Sequence[Family]) -> tuple[Tensor, Tensor, Layout]:
+    """Inputs (B, P + K * C), targets (B, K * C) and where they stand; the padding is token 0, whose losses nobody reads."""
+    text = max(len(family.text) - 1 for family in batch)
+    count, length = len(batch[0].continuations), max(len(ids) for family in batch for ids in family.continuations)
+    inputs = np.zeros((len(batch), text + count * length), np.int64)
+    targets = np.zeros((len(batch), count, length), np.int64)
+    own = np.zeros_like(targets)
+    for row, family in enumerate(batch):
+        inputs[row, : len(family.text) - 1] = family.text[:-1]
+        for place, ids in enumerate(family.continuations):
+            own[row, place, : len(ids)] = [family.text[-1], *ids[:-1]]
+            targets[row, place, : len(ids)] = ids
+    inputs[:, text:] = own.reshape(len(batch), -1)
+    texts = torch.tensor([len(family.text) - 1 for family in batch])
+    layout = Layout(texts, text, count, length)
+    return torch.from_numpy(inputs), torch.from_numpy(targets.reshape(len(batch), -1)), layout
+
+
+def most_tokens(device: torch.device | str, vocab_size: int) -> int:
+    """Tokens of a batch, padding included."""
+    most = _MAX_TOKENS["cpu" if torch.device(device).type == "cpu" else "other"]
+    return max(1, min(most, _MAX_LOGITS // vocab_size))
+
+
+def batches(windows: Sequence[Window], tokens: int) -> Iterator[Sequence[Window]]:
+    """Neighbours, as many as fit into ``tokens`` when padded to the first, which is the longest."""
+    start = 0
+    while start < len(windows):
+        stop = start + max(1, tokens // windows[start].length)
+        yield windows[start:stop]
+        start = stop
+
+
+def padded(batch: Sequence[Window], sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Inputs and targets, (B, T); the padding is token 0, whose losses nobody reads."""
+    both = np.zeros((2, len(batch), batch[0].length), np.int64)
+    for row, (sequence, start, length) in enumerate(batch):
+        tokens = sequences[sequence][start : start + length + 1]
+        both[0, row, :length], both[1, row, :length] = tokens[:-1], tokens[1:]
+    return torch.from_numpy(both[0]), torch.from_numpy(both[1])

@@ -1,0 +1,422 @@
+"""Claims: statements of the paper, or of anyone, as data that finished runs are held against.
+
+A claim names an experiment, the arms it speaks of by their overrides, one or more tests, and where it stands. The paper's own
+effect is computed from its printed tables. The paper's claims are in ``claims/``; a user's may be in a folder of their own, and
+one of the same file name replaces ours. For instance:
+
+    title: A medium vocabulary beats both a small and a large one
+    source: Section 2.1, Table 1
+    experiment: table01_tokenizer
+    reference: middle
+    arms:
+      small: {tokenizer.vocab_size: 8000/s}
+      middle: {tokenizer.vocab_size: 48000/s}
+      large: {tokenizer.vocab_size: 100883/s}
+    paper: {table: table01_tokenizer, key: vocab_size, column: average, rows: {small: 8000, middle: 48000, large: 100883}}
+    tests:
+      - {kind: ordering, better: [middle], than: [small, large], metric: test/bits_per_byte/all, direction: less}
+
+``ours: true`` marks a claim that is not the paper's. ``reference`` is the arm that the gate and margins in tokens look at;
+unless named it is the second arm of the first comparison. ``gates`` names the gates that apply: bigrams, steps, tuned, which is
+all of them unless a claim needs fewer.
+
+Kinds of test:
+
+- ``ordering``: ``order: [best, …, worst]`` tests each arm against the next; ``better: […]`` with ``than: […]`` each of the
+  first against each of the second; ``better: […]`` with ``than_mean_of: […]`` against the mean of several.
+- ``no_worse``: the same, but an arm may be worse by less than the margin.
+- ``equivalence``: every two of ``arms`` differ by less than the margin.
+- ``threshold``: ``arm`` has the metric ``above`` or ``below`` a bound, by the margin at least.
+- ``rule``: arms that meet all ``conditions``, such as {embedding_head_share: {below: 20}}, are on average better than each arm
+  that does not.
+- ``correlation``: Spearman's rank correlation of ``column`` with the quality of all arms has the sign ``sign`` and is beyond
+  the margin; with sign 0 it is within it. With ``largest_of`` its size is also larger than that of each column named there.
+
+``metric`` is a column, or one for each arm: {early: forgetting/part_1, late: forgetting/part_8}. ``margin`` is the smallest
+effect that matters: a number in the metric's unit, or ``tokens``, the default, which is what 5 % more tokens are worth to the
+reference arm. ``relative`` compares ratios (a margin of 0.1 is 10 %). ``exact`` says that the metric is a count, or measured
+once, in which seeds play no part. ``equal_tokens`` needs arms that have seen equally many tokens.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from tinylm_ablate.errors import UserError
+
+FOLDER = Path(__file__).parent / "claims"
+
+GATES = ("bigrams", "steps", "tuned")
+
+#: Kind -> the keys that it must have, and those that it may have, beside the common ones.
+_KINDS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
+    "ordering": (frozenset(), frozenset({"order", "better", "than", "than_mean_of"})),
+    "no_worse": (frozenset(), frozenset({"order", "better", "than", "than_mean_of"})),
+    "equivalence": (frozenset({"arms"}), frozenset()),
+    "threshold": (frozenset({"arm"}), frozenset({"above", "below"})),
+    "rule": (frozenset({"conditions"}), frozenset()),
+    "correlation": (frozenset({"column", "sign", "margin"}), frozenset({"largest_of"})),
+}
+_COMMON = frozenset({"kind", "metric", "direction"})
+_OPTIONAL = frozenset({"margin", "relative", "exact", "equal_tokens", "paper_column", "paper_direction", "paper_row"})
+_DIRECTIONS = {"less": -1, "more": 1}
+_LISTS = ("order", "better", "than", "than_mean_of", "arms", "largest_of")
+
+
+@dataclass(frozen=True)
+class Test:
+    """One test of a claim.
+
+    Attributes:
+        kind: A key of ``_KINDS``.
+        metric: Arm to column; under "" the column of all arms, of a rule or correlation.
+        direction: 1 where more of the metric is better, -1 where less is.
+        margin: The smallest effect that matters, in the metric's unit, the logarithm of a ratio where ``relative``; None stands
+            for what 5 % more tokens are worth to the reference arm.
+        comparisons: (an arm, the arms whose mean it is compared with), in order; of a threshold the second are empty.
+        bound: (number, 1 if the metric is to be above it and -1 if below), of a threshold.
+        conditions: Column to such a bound, of a rule.
+        column, sign, largest_of: Of a correlation.
+        relative, exact, equal_tokens: See the beginning of this file.
+        paper_column, paper_direction, paper_row: Where the paper prints the effect, and whether more of it is better.
+    """
+
+    kind: str
+    metric: Mapping[str, str]
+    direction: int
+    margin: float | None
+    comparisons: Sequence[tuple[str, Sequence[str]]] = ()
+    bound: tuple[float, int] | None = None
+    conditions: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    column: str = ""
+    sign: int = 1
+    largest_of: Sequence[str] = ()
+    relative: bool = False
+    exact: bool = False
+    equal_tokens: bool = False
+    paper_column: str | None = None
+    paper_direction: int = 1
+    paper_row: str | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim.
+
+    Attributes:
+        name: Stem of its file.
+        title: What it says.
+        source: Where it says so.
+        experiment: Name of the experiment that it is judged by.
+        arms: Name to overrides.
+        tests: All of them must hold.
+        ours: It is not the paper's, and is counted apart.
+        reference: Arm of the gate and of margins in tokens; empty for the arms of a rule or correlation.
+        gates: Which gates apply.
+        printed: Arm to the paper's row for it, as text; empty where the paper prints none.
+        column: The column of these rows that is compared.
+        correlations: Row key to the paper's row, for a correlation.
+        note: What a reader must know beside the verdict.
+    """
+
+    name: str
+    title: str
+    source: str
+    experiment: str
+    arms: Mapping[str, Mapping[str, str]]
+    tests: Sequence[Test]
+    ours: bool = False
+    reference: str = ""
+    gates: Collection[str] = GATES
+    printed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    column: str = ""
+    correlations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    note: str = ""
+
+    def paper_effect(self, test: Test, first: str, others: Sequence[str]) -> float | None:
+        """The paper's own effect in its own unit, the logarithm of a ratio where the test is relative; None if not printed."""
+        column = test.paper_column or self.column
+        try:
+            own, *rest = (float(self.printed[name][column]) for name in (first, *others))
+        except (KeyError, ValueError):
+            return None
+        if test.bound is not None:
+            return test.bound[1] * (own - test.bound[0])
+        mean = math.fsum(rest) / len(rest)
+        return test.paper_direction * (math.log(own / mean) if test.relative else own - mean)
+
+
+def read_claims(
+    folder: Path | None = None, keys: Collection[str] | None = None, tables: Mapping[str, pd.DataFrame] | None = None
+) -> list[Claim]:
+    """The claims of this package and those of ``folder``, sorted by name; one of the same file name replaces ours.
+
+    Args:
+        folder: Holds one YAML file per claim.
+        keys: Every key that an arm's overrides may name: configuration keys, config groups, "arm"; None accepts any.
+        tables: The paper's printed tables by name, all columns as text; None leaves the paper's effects out.
+
+    Raises:
+        UserError: With every mistake in every file.
+    """
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"--claims {folder}: is no folder; it holds one YAML file per claim")
+    paths = {path.stem: path for place in (FOLDER, folder) if place is not None for path in sorted(place.glob("*.yaml"))}
+    claims, mistakes = [], []
+    for name in sorted(paths):
+        try:
+            content = yaml.safe_load(paths[name].read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            mistakes.append(f"{paths[name]}: cannot be read: {' '.join(str(error).split())}")
+            continue
+        claim, found = parse(name, content, keys, tables)
+        mistakes += [f"{paths[name]}: {mistake}" for mistake in found]
+        if claim is not None:
+            claims.append(claim)
+    if mistakes:
+        raise UserError("\n".join(["claims that cannot be used:", *(f"  - {mistake}" for mistake in mistakes)]))
+    return claims
+
+
+def parse(
+    name: str, content: Any, keys: Collection[str] | None = None, tables: Mapping[str, pd.DataFrame] | None = None
+) -> tuple[Claim | None, list[str]]:
+    """The claim that a file's content describes, or None, and every mistake in it."""
+    reader = _Reader(keys, tables)
+    claim = reader.claim(name, content)
+    return (None if reader.mistakes else claim), reader.mistakes
+
+
+class _Reader:
+    """Reads one claim and remembers all mistakes in it."""
+
+    def __init__(self, keys: Collection[str] | None, tables: Mapping[str, pd.DataFrame] | None) -> None:
+        self.keys = keys
+        self.tables = tables
+        self.mistakes: list[str] = []
+
+    def claim(self, name: str, content: Any) -> Claim | None:
+        if not isinstance(content, dict):
+            self._mistake("", "must be a mapping with title, source, experiment and tests")
+            return None
+        self._check(
+            content, "", {"title", "source", "experiment", "tests"}, {"arms", "paper", "note", "ours", "reference", "gates"}
+        )
+        arms = self._arms(content.get("arms", {}))
+        column, printed, correlations = self._paper(content.get("paper"), arms)
+        tests = content.get("tests")
+        if not isinstance(tests, list) or not tests:
+            self._mistake("tests", "must be a list of at least one test")
+            tests = []
+        found = [self._test(test, f"tests[{number}]", arms) for number, test in enumerate(tests)]
+        gates = content.get("gates", list(GATES))
+        if not isinstance(gates, list) or set(map(str, gates)) - set(GATES):
+            self._mistake(f"gates={gates}", f"must be a list of some of {', '.join(GATES)}")
+            gates = []
+        if not isinstance(content.get("ours", False), bool):
+            self._mistake(f"ours={content['ours']}", "must be true or false")
+        reference = str(content.get("reference", ""))
+        if reference and reference not in arms:
+            self._mistake(f"reference={reference}", f"must be one of the claim's arms: {', '.join(arms) or 'it has none'}")
+        compared = [comparison for test in found if test for comparison in test.comparisons]
+        if not reference and compared:
+            first, others = compared[0]
+            reference = others[0] if others else first
+        return Claim(
+            name=name, title=str(content.get("title", "")), source=str(content.get("source", "")),
+            experiment=str(content.get("experiment", "")), arms=arms, tests=[test for test in found if test],
+            ours=content.get("ours", False) is True, reference=reference, gates=tuple(map(str, gates)), printed=printed,
+            column=column, correlations=correlations, note=str(content.get("note", "")).strip(),
+        )  # fmt: skip
+
+    def _test(self, content: Any, place: str, arms: Mapping[str, Any]) -> Test | None:
+        if not isinstance(content, dict) or content.get("kind") not in _KINDS:
+            self._mistake(f"{place}.kind", f"must be one of {', '.join(_KINDS)}")
+            return None
+        kind = str(content["kind"])
+        needed, allowed = _KINDS[kind]
+        before = len(self.mistakes)
+        self._check(content, place, _COMMON | needed, allowed | _OPTIONAL)
+        for key in ("direction", "paper_direction"):
+            if key in content and content[key] not in _DIRECTIONS:
+                self._mistake(f"{place}.{key}={content[key]}", f"must be one of {', '.join(_DIRECTIONS)}")
+        margin = self._margin(kind, content, place)
+        for key in ("above", "below"):
+            if key in content and not _is_number(content[key]):
+                self._mistake(f"{place}.{key}={content[key]}", "must be a number")
+        for key in ("relative", "exact", "equal_tokens"):
+            if not isinstance(content.get(key, False), bool):
+                self._mistake(f"{place}.{key}={content[key]}", "must be true or false")
+        if kind == "threshold" and len({"above", "below"} & content.keys()) != 1:
+            self._mistake(place, "must have one of above and below")
+        if kind == "correlation" and content.get("sign") not in (-1, 0, 1):
+            self._mistake(f"{place}.sign={content.get('sign')}", "must be -1, 0 or 1")
+        comparisons = self._comparisons(kind, content, place)
+        named = list(dict.fromkeys(name for first, others in comparisons for name in (first, *others)))
+        for name in named:
+            if name not in arms:
+                self._mistake(f"{place}: {name}", f"must be one of the claim's arms: {', '.join(arms) or 'it has none'}")
+        metric = content.get("metric")
+        if isinstance(metric, dict):
+            for name in named:
+                if name not in metric:
+                    self._mistake(f"{place}.metric", f"has no column for {name}")
+        conditions = self._conditions(content, place) if kind == "rule" else {}
+        if len(self.mistakes) > before:
+            return None
+        side = "above" if "above" in content else "below"
+        return Test(
+            kind=kind,
+            metric={name: str(metric[name] if isinstance(metric, dict) else metric) for name in named} or {"": str(metric)},
+            direction=_DIRECTIONS[content["direction"]],
+            margin=math.log1p(margin) if content.get("relative") and margin is not None else margin,
+            comparisons=comparisons,
+            bound=_bound(side, content[side]) if kind == "threshold" else None,
+            conditions=conditions,
+            column=str(content.get("column", "")),
+            sign=int(content.get("sign", 1)),
+            largest_of=[str(name) for name in content.get("largest_of", [])],
+            relative=content.get("relative", False),
+            exact=content.get("exact", False),
+            equal_tokens=content.get("equal_tokens", False),
+            paper_column=content.get("paper_column"),
+            paper_direction=_DIRECTIONS[content.get("paper_direction", "more")],
+            paper_row=content.get("paper_row"),
+        )
+
+    def _margin(self, kind: str, content: Mapping[str, Any], place: str) -> float | None:
+        margin = content.get("margin", "tokens")
+        if margin == "tokens":
+            if kind == "threshold" or content.get("relative"):
+                self._mistake(f"{place}.margin", "must be a number here: it has no meaning in tokens")
+            return None
+        if not _is_number(margin) or margin < 0:
+            self._mistake(f"{place}.margin={margin}", "must be a number of at least 0, or tokens")
+            return None
+        if margin == 0 and kind == "equivalence":
+            self._mistake(f"{place}.margin={margin}", "must be over 0: no two arms agree to the last digit")
+        return float(margin)
+
+    def _comparisons(self, kind: str, content: Mapping[str, Any], place: str) -> list[tuple[str, tuple[str, ...]]]:
+        """Which arms are compared, as ``Test.comparisons``."""
+        lists: dict[str, list[str]] = {}
+        for key in _LISTS:
+            value = content.get(key, [])
+            if not isinstance(value, list):
+                self._mistake(f"{place}.{key}={value}", "must be a list")
+                value = []
+            lists[key] = [str(name) for name in value]
+        if kind == "threshold":
+            return [(str(content.get("arm")), ())]
+        if kind == "equivalence":
+            if len(lists["arms"]) < 2:
+                self._mistake(f"{place}.arms", "must have at least two arms")
+            return [(first, (second,)) for first, second in itertools.combinations(lists["arms"], 2)]
+        if kind in ("rule", "correlation"):
+            return []
+        given = {key for key in ("order", "better", "than", "than_mean_of") if lists[key]}
+        if given == {"order"} and len(lists["order"]) > 1:
+            return [(first, (second,)) for first, second in itertools.pairwise(lists["order"])]
+        if given == {"better", "than"}:
+            return [(first, (second,)) for first in lists["better"] for second in lists["than"]]
+        if given == {"better", "than_mean_of"}:
+            return [(first, tuple(lists["than_mean_of"])) for first in lists["better"]]
+        self._mistake(place, "must have order with at least two arms, or better with one of than and than_mean_of")
+        return []
+
+    def _conditions(self, content: Mapping[str, Any], place: str) -> dict[str, tuple[float, int]]:
+        found: dict[str, tuple[float, int]] = {}
+        conditions = content.get("conditions")
+        if not isinstance(conditions, dict) or not conditions:
+            self._mistake(f"{place}.conditions", "must give columns their bounds, as in {embedding_head_share: {below: 20}}")
+            return found
+        for column, bounds in conditions.items():
+            if not isinstance(bounds, dict) or len(bounds) != 1 or not set(bounds) <= {"above", "below"}:
+                self._mistake(f"{place}.conditions.{column}", "must be {above: NUMBER} or {below: NUMBER}")
+                continue
+            side, value = next(iter(bounds.items()))
+            if not _is_number(value):
+                self._mistake(f"{place}.conditions.{column}.{side}={value}", "must be a number")
+                continue
+            found[str(column)] = _bound(side, value)
+        return found
+
+    def _arms(self, content: Any) -> dict[str, dict[str, str]]:
+        if not isinstance(content, dict) or not all(isinstance(own, dict) for own in content.values()):
+            self._mistake("arms", "must give each arm its overrides, as in {deep: {arch.depth: 40}}")
+            return {}
+        for name, own in content.items():
+            for key in own:
+                if self.keys is not None and str(key) not in self.keys:
+                    self._mistake(f"arms.{name}.{key}", f"is no configuration key{_closest(str(key), self.keys)}")
+        return {str(name): {str(key): word(value) for key, value in own.items()} for name, own in content.items()}
+
+    def _paper(
+        self, content: Any, arms: Mapping[str, Any]
+    ) -> tuple[str, dict[str, Mapping[str, str]], dict[str, Mapping[str, str]]]:
+        """The compared column, the row of each arm, and all rows by their key."""
+        if content is None:
+            return "", {}, {}
+        if not isinstance(content, dict):
+            self._mistake("paper", "must be a mapping with table, key and column")
+            return "", {}, {}
+        self._check(content, "paper", {"table", "key", "column"}, {"rows"})
+        if self.tables is None:
+            return str(content.get("column", "")), {}, {}
+        table = self.tables.get(str(content.get("table")))
+        if table is None:
+            self._mistake(f"paper.table={content.get('table')}", f"must be one of {', '.join(sorted(self.tables))}")
+            return "", {}, {}
+        for name in ("key", "column"):
+            if content.get(name) not in table.columns:
+                self._mistake(f"paper.{name}={content.get(name)}", f"must be one of {', '.join(table.columns)}")
+                return "", {}, {}
+        by_key = {str(row[content["key"]]): {str(k): str(v) for k, v in row.items()} for row in table.to_dict("records")}
+        rows: dict[str, Mapping[str, str]] = {}
+        for arm, key in (content.get("rows") or {}).items():
+            if str(arm) not in arms:
+                self._mistake(f"paper.rows.{arm}", f"must be one of the claim's arms: {', '.join(arms)}")
+            elif str(key) not in by_key:
+                self._mistake(f"paper.rows.{arm}={key}", f"must be one of {', '.join(by_key)}")
+            else:
+                rows[str(arm)] = by_key[str(key)]
+        return str(content["column"]), rows, dict(by_key)
+
+    def _check(
+        self, content: Mapping[str, Any], place: str, needed: set[str] | frozenset[str], more: set[str] | frozenset[str]
+    ) -> None:
+        for key in sorted(needed - content.keys()):
+            self._mistake(f"{place}.{key}".lstrip("."), "is missing")
+        for key in sorted(map(str, content.keys() - needed - more)):
+            self._mistake(f"{place}.{key}".lstrip("."), f"is no key here; allowed are {', '.join(sorted(needed | more))}")
+
+    def _mistake(self, place: str, what: str) -> None:
+        self.mistakes.append(f"{place} {what}".strip())
+
+
+def word(value: Any) -> str:
+    """A value as an override spells it."""
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+
+
+def _bound(side: str, value: float) -> tuple[float, int]:
+    return float(value), 1 if side == "above" else -1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _closest(key: str, keys: Collection[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(key, list(keys), 1)
+    return f"; the closest is {near[0]}" if near else ""

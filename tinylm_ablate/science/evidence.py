@@ -1,0 +1,296 @@
+"""The frames that statistics are computed from, and the groups of runs that may be compared."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+#: How much a run trains.
+BUDGET = ("train.tokens", "train.tokens_per_parameter", "train.share")
+
+#: Settings that say how a run is measured or computed, not what question it answers; init.parent_tokens follows the budget.
+_HOW = ("evaluate.", "measure.", "decode.", "train.precision", "train.device", "init.parent_tokens")
+
+#: What the paper's 1B shape becomes at a scale: any key that starts so belongs to the scale.
+_SCALE = "scale."
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is known about the finished runs of one experiment.
+
+    Attributes:
+        experiment: Its name.
+        axis: Keys that tell its arms apart: dotted configuration keys, config groups such as "init", or "arm"; not "seed".
+        runs: One row per cell of a grid with a finished run, and measure setting. Columns:
+
+            - ``identity`` (str), ``grid`` (str, identity of the grid; absent where there is one grid),
+              ``arm`` (str, one label per place on the axes), ``seed`` (int);
+            - ``tokens``, ``steps``, ``parameters.total`` (numbers), ``scale`` (str);
+            - ``role``: "arm", or "tuning" for runs that only choose a learning rate; absent means "arm" throughout;
+            - ``tuned``: "interior", "edge" or "untuned", what became of the arm's tuning; absent means "untuned" throughout;
+            - one column per key of ``axis`` with the word of the override, such as "8000/s" (of the axis "arm": ``grid.arm``,
+              or else ``arm``);
+            - one column per setting, with dotted keys, and one per metric, with its flat name.
+        keys: The columns that are settings and so may set runs apart; identity, metrics and provenance are none.
+        documents: Columns identity, split, language, document, nats, bytes; None where none are known.
+        questions: Columns identity, split, language, question, correct; None where none are known.
+        curves: Columns identity, tokens, bits (bits per byte); None where none are known.
+    """
+
+    experiment: str
+    axis: Sequence[str]
+    runs: pd.DataFrame = field(repr=False)
+    keys: Sequence[str] = ()
+    documents: pd.DataFrame | None = field(default=None, repr=False)
+    questions: pd.DataFrame | None = field(default=None, repr=False)
+    curves: pd.DataFrame | None = field(default=None, repr=False)
+
+    @functools.cached_property
+    def items(self) -> Mapping[tuple[str, str], Mapping[str, Items]]:
+        """Of each (identity, column of metrics without its language), by language, the items of the test split."""
+        found: dict[tuple[str, str], dict[str, Items]] = {}
+        for frame, column, name, value, size in (
+            (self.documents, "test/bits_per_byte", "document", "nats", "bytes"),
+            (self.questions, "test/cloze", "question", "correct", None),
+        ):
+            if frame is None:
+                continue
+            kept = frame[frame["split"] == "test"]
+            if size is not None:
+                kept = kept[kept[size] > 0]
+            for (identity, language), rows in kept.groupby(["identity", "language"], sort=True):
+                names = rows[name].astype(str).to_numpy()
+                order = np.argsort(names, kind="stable")
+                values = rows[value].to_numpy(np.float64)[order]
+                sizes = np.ones(len(rows)) if size is None else rows[size].to_numpy(np.float64)[order]
+                own = Items(tuple(names[order]), values / (math.log(2) if size else 1.0), sizes)
+                found.setdefault((str(identity), column), {})[str(language)] = own
+        return found
+
+    @functools.cached_property
+    def curve_by_run(self) -> Mapping[str, NDArray[np.float64]]:
+        """Identity to (points, 2): tokens and bits, in order."""
+        if self.curves is None:
+            return {}
+        ordered = self.curves.dropna(subset=["bits"]).sort_values("tokens")
+        return {str(identity): rows[["tokens", "bits"]].to_numpy(np.float64) for identity, rows in ordered.groupby("identity")}
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """What each held-out item contributed to a metric of one run: bits of a document over its bytes, or right answers over
+    1."""
+
+    names: tuple[str, ...]
+    values: NDArray[np.float64] = field(repr=False)
+    sizes: NDArray[np.float64] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Runs that differ in nothing but their arm and seed.
+
+    Attributes:
+        scale: Name of the scale; empty if unknown.
+        parameters: The median over its runs; NaN if unknown.
+        tokens: Of the run that has most.
+        steps: Of the run that has fewest.
+        others: Settings, other than scale, budget and how runs are measured, that set it apart: what question it answers.
+        how: The remaining settings that set it apart.
+        runs: Its rows: one per arm and seed.
+        evidence: What it is part of.
+        doubles: Identities left out because another run has the same arm and seed.
+    """
+
+    scale: str
+    parameters: float
+    tokens: float
+    steps: float
+    others: tuple[tuple[str, str], ...]
+    how: tuple[tuple[str, str], ...]
+    runs: pd.DataFrame = field(repr=False)
+    evidence: Evidence = field(repr=False)
+    doubles: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Scale, tokens, steps and what else sets it apart; never empty: "s32, 7.5M tokens, 3,637 steps"."""
+        parts = [self.scale] if self.scale else []
+        parts += [f"{count(self.tokens)} tokens"] if not math.isnan(self.tokens) else []
+        parts += [f"{self.steps:,.0f} steps"] if not math.isnan(self.steps) else []
+        return ", ".join([*parts, *(f"{key}={value}" for key, value in self.others)]) or "all runs"
+
+    @property
+    def arms(self) -> list[str]:
+        """Labels of its arms, in the order of the runs."""
+        return list(self._places)
+
+    def rows(self, arm: str) -> pd.DataFrame:
+        """The runs of an arm."""
+        return self.runs.iloc[self._places.get(arm, [])]
+
+    def identities(self, arm: str) -> dict[int, str]:
+        """Seed to identity."""
+        return dict(sorted((self._labels[place][1], self._labels[place][2]) for place in self._places.get(arm, [])))
+
+    def by_seed(self, arm: str, metric: str) -> dict[int, float]:
+        """A metric of an arm by seed; runs without it are left out. "curve/start" and "curve/end" are read off the curves."""
+        if metric in ("curve/start", "curve/end"):
+            return {
+                seed: _end_of(curve, metric)
+                for seed, identity in self.identities(arm).items()
+                if (curve := self.evidence.curve_by_run.get(identity)) is not None and len(curve)
+            }
+        if metric not in self.runs.columns:
+            return {}
+        if metric not in self._columns:
+            self._columns[metric] = pd.to_numeric(self.runs[metric], errors="coerce").to_numpy(np.float64)
+        own = ((self._labels[place][1], float(self._columns[metric][place])) for place in self._places.get(arm, []))
+        return dict(sorted(pair for pair in own if math.isfinite(pair[1])))
+
+    def mean(self, arm: str, metric: str) -> float:
+        """Mean of a metric over the seeds of an arm; NaN without any."""
+        values = list(self.by_seed(arm, metric).values())
+        return math.fsum(values) / len(values) if values else math.nan
+
+    @functools.cached_property
+    def _labels(self) -> list[tuple[str, int, str]]:
+        """Arm, seed and identity of each run; plain values, since these are asked for again and again."""
+        columns = (self.runs[name].tolist() for name in ("arm", "seed", "identity"))
+        return [(str(arm), int(seed), str(identity)) for arm, seed, identity in zip(*columns, strict=True)]
+
+    @functools.cached_property
+    def _places(self) -> dict[str, list[int]]:
+        """Label of an arm to the places of its runs."""
+        found: dict[str, list[int]] = {}
+        for place, (arm, _, _) in enumerate(self._labels):
+            found.setdefault(arm, []).append(place)
+        return found
+
+    @functools.cached_property
+    def _columns(self) -> dict[str, NDArray[np.float64]]:
+        """Metrics that were asked for, as numbers."""
+        return {}
+
+
+def settings(evidence: Evidence) -> list[Setting]:
+    """The groups of comparable runs, larger scales and budgets first; tuning runs are left out.
+
+    A setting separates runs if it varies between them, is no axis, and is the same for all runs of each grid. How runs are
+    measured always separates them.
+    """
+    runs = evidence.runs
+    if "role" in runs.columns:
+        runs = runs[runs["role"].fillna("arm") == "arm"]
+    if runs.empty:
+        return []
+    telling = _telling(runs, evidence)
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for place, row in enumerate(runs[telling].itertuples(index=False, name=None)):
+        found.setdefault(tuple(map(plain, row)), []).append(place)
+    made = [_setting(runs.iloc[places], dict(zip(telling, key, strict=True)), evidence) for key, places in found.items()]
+    return sorted(made, key=lambda own: (-_known(own.parameters), -_known(own.tokens), own.label))
+
+
+def _telling(runs: pd.DataFrame, evidence: Evidence) -> list[str]:
+    axis = set(evidence.axis)
+    keys = [key for key in dict.fromkeys((*evidence.keys, "scale")) if key in runs.columns and key != "seed"]
+    grids = runs["grid"] if "grid" in runs.columns else pd.Series("", index=runs.index)
+    told = []
+    for key in keys:
+        if key in axis or any(key.startswith(f"{name}.") for name in axis) or (key == "scale" and "scale.name" in axis):
+            continue
+        values = runs[key].map(plain)
+        if values.nunique(dropna=False) < 2:
+            continue
+        if key.startswith(_HOW) or (values.groupby(grids).nunique(dropna=False) < 2).all():
+            told.append(key)
+    return told
+
+
+def _setting(rows: pd.DataFrame, told: Mapping[str, Any], evidence: Evidence) -> Setting:
+    rows = rows.drop_duplicates(["arm", "seed", "identity"])
+    doubled = rows.duplicated(["arm", "seed"])
+    others = {
+        key: _word(value) for key, value in told.items() if key != "scale" and not key.startswith((_SCALE, *_HOW, *BUDGET))
+    }
+    how = {key: _word(value) for key, value in told.items() if key.startswith(_HOW)}
+
+    def number(column: str, reduce: str) -> float:
+        if column not in rows.columns:
+            return math.nan
+        return float(getattr(pd.to_numeric(rows[column], errors="coerce"), reduce)())
+
+    scale = _word(plain(rows["scale"].iloc[0])) if "scale" in rows.columns else ""
+    return Setting(
+        "" if scale == "null" else scale, number("parameters.total", "median"), number("tokens", "max"), number("steps", "min"),
+        tuple(sorted(others.items())), tuple(sorted(how.items())), rows[~doubled], evidence,
+        tuple(rows[doubled]["identity"].astype(str)),
+    )  # fmt: skip
+
+
+def matches(row: Mapping[str, Any], overrides: Mapping[str, str]) -> bool:
+    """Whether a run has these overrides; numbers are equal in any spelling, and "8000/s" is not 8000."""
+    return all(any(_same(own, value) for own in _values(row, key)) for key, value in overrides.items())
+
+
+def _values(row: Mapping[str, Any], key: str) -> list[str]:
+    """What a run has for a key: of "arm" its word on that axis or its label, of a config group that is no axis the group's
+    name."""
+    if key == "arm":
+        return [_word(plain(row.get("grid.arm"))), _word(plain(row.get("arm")))]
+    value = plain(row.get(key))
+    return [_word(plain(row.get(f"{key}.name")) if value is None else value)]
+
+
+def _same(own: str, value: str) -> bool:
+    own, value = own.strip(), value.strip()
+    if own == value or own.lower() == value.lower() in ("true", "false"):
+        return True
+    try:
+        return "/" not in own + value and float(own) == float(value)
+    except ValueError:
+        return False
+
+
+def plain(value: Any) -> Any:
+    """A value that equals itself: a missing one is None, and 20.0 is 20."""
+    if value is None or (isinstance(value, float) and math.isnan(value)) or value is pd.NA:
+        return None
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _known(value: float) -> float:
+    return 0.0 if math.isnan(value) else value
+
+
+def _end_of(curve: NDArray[np.float64], which: str) -> float:
+    """Mean of the first fiftieth, or of the last twentieth, of a curve by tokens; at least one point."""
+    tokens, bits = curve[:, 0], curve[:, 1]
+    if which == "curve/start":
+        return float(bits[: max(1, int((tokens <= tokens[-1] / 50).sum()))].mean())
+    return float(bits[tokens >= 0.95 * tokens[-1]].mean())
+
+
+def count(value: float) -> str:
+    """A count of parameters or tokens in short: 7.5M."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"

@@ -1,0 +1,51 @@
+"""The smallest effect that matters: what 5 % more tokens are worth to the reference arm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tinylm_ablate.science.evidence import Setting
+
+#: More tokens that count as an effect that matters.
+SHARE = 0.05
+
+
+def token_margin(setting: Setting, others: Sequence[Setting], arm: str, metric: str) -> tuple[float, str]:
+    """The margin in bits per byte, and how it was found; NaN where nothing tells.
+
+    The slope of the arm's annealed losses in log tokens, from this budget to the next smaller one (or the next larger one where
+    this is the smallest); with one budget, the slope of its training curve over the last quarter of its tokens. The curve
+    contains the decay of the learning rate, so its slope is steeper.
+
+    Args:
+        setting: Where the margin applies.
+        others: All settings of the experiment; those of the same scale and question are used.
+        arm: The reference arm.
+        metric: The column that is compared.
+    """
+    own = setting.mean(arm, metric)
+    budgets = [
+        other for other in others
+        if other.scale == setting.scale and other.others == setting.others and other.how == setting.how
+        and abs(other.tokens / setting.tokens - 1) > SHARE and not math.isnan(other.mean(arm, metric))
+    ]  # fmt: skip
+    # Nearest first, smaller ones before larger ones.
+    budgets.sort(key=lambda other: (other.tokens > setting.tokens, abs(math.log(other.tokens / setting.tokens))))
+    for other in budgets:
+        slope = (other.mean(arm, metric) - own) / math.log(setting.tokens / other.tokens)
+        if slope > 0:
+            return slope * math.log1p(SHARE), f"5 % more tokens for {arm}, from its losses at two budgets"
+    curves = setting.evidence.curve_by_run
+    slopes = []
+    for identity in setting.identities(arm).values():
+        curve = curves.get(identity)
+        last = curve[curve[:, 0] >= 0.75 * curve[-1, 0]] if curve is not None else None
+        if last is not None and len(last) >= 3:
+            slopes.append(-float(np.polyfit(np.log(last[:, 0]), last[:, 1], 1)[0]))
+    slope = math.fsum(slopes) / len(slopes) if slopes else math.nan
+    if slope > 0:
+        return slope * math.log1p(SHARE), f"5 % more tokens for {arm}, from the last quarter of its curve"
+    return math.nan, f"what 5 % more tokens are worth to {arm} is unknown: it has one budget and no falling curve"

@@ -1,0 +1,138 @@
+"""All pairs of arms of one setting, and which arm is the best."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tinylm_ablate.science.comparison import fewest
+from tinylm_ablate.science.effects import effect
+from tinylm_ablate.science.estimate import Estimate, mean_and_deviation
+from tinylm_ablate.science.evidence import Setting
+from tinylm_ablate.science.family import holm
+from tinylm_ablate.science.looks import adjusted, look, nominal
+
+#: Error that is accepted over all pairs of a setting and metric together, and over all looks.
+ERROR = 0.05
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two arms that differ in at least one run.
+
+    Attributes:
+        first, second: Labels of the arms.
+        estimate: First minus second, at the look; below the first look over all common seeds.
+        seeds, look: Common seeds that were run, and that were used; a look of 0 decides nothing.
+        p: Look-adjusted two-sided p-value of "no difference"; 1 below the first look.
+        holm: The same, corrected for the number of different pairs.
+        decided: ``holm`` is below 5 %.
+        needed: Seeds that would decide it; None if none up to 1,000.
+    """
+
+    first: str
+    second: str
+    estimate: Estimate
+    seeds: int
+    look: int
+    p: float
+    holm: float
+    decided: bool
+    needed: int | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A metric of one arm.
+
+    Attributes:
+        arm: Its label.
+        values: One per seed.
+        mean, deviation: Over seeds; NaN where there are too few.
+        best: Its mean is the best of the setting.
+        clear: It is the best, and every other arm is known to be worse.
+        within_noise: It may be as good as the best: the paired test does not tell them apart, or there is none.
+        difference: To the best arm; None for the best itself or without two common seeds.
+    """
+
+    arm: str
+    values: Sequence[float]
+    mean: float
+    deviation: float
+    best: bool
+    clear: bool
+    within_noise: bool
+    difference: Estimate | None
+
+
+def pairs(setting: Setting, metric: str) -> list[Pair]:
+    """Every two arms with two common seeds or more, in the order of the arms.
+
+    Arms that are the same runs (as the exponents of Figure 7 at the base batch) count once: the first of them stands for all.
+    All pairs are corrected for, also where only the best arm is compared with the others, since the best was found in the same
+    data.
+    """
+    distinct: dict[tuple[str, ...], str] = {}
+    for arm in setting.arms:
+        if setting.by_seed(arm, metric):
+            distinct.setdefault(tuple(setting.identities(arm).values()), arm)
+    found: list[tuple[str, str, Estimate, int]] = []
+    for first, second in itertools.combinations(distinct.values(), 2):
+        own, seeds = effect(setting, [(first, metric, 1.0), (second, metric, -1.0)])
+        if own is not None and own.pairs > 1:
+            found.append((first, second, own, seeds))
+    ps = [_two_sided(own) if look(seeds) else 1.0 for _, _, own, seeds in found]
+    return [
+        Pair(first, second, own, seeds, look(seeds), p, corrected, corrected < ERROR, _needed(own, len(found)))
+        for (first, second, own, seeds), p, corrected in zip(found, ps, holm(ps), strict=True)
+    ]
+
+
+def results(setting: Setting, metric: str, direction: int) -> list[Result]:
+    """The result of each arm in the order of the runs.
+
+    Args:
+        setting: Where.
+        metric: A column.
+        direction: 1 where more is better, -1 where less is, 0 where there is no better.
+    """
+    by_seed = {arm: setting.by_seed(arm, metric) for arm in setting.arms}
+    means = {arm: mean_and_deviation(list(values.values())) for arm, values in by_seed.items()}
+    measured = [arm for arm, values in by_seed.items() if values]
+    if not direction or len(measured) < 2:
+        return [Result(arm, list(by_seed[arm].values()), *means[arm], False, False, False, None) for arm in by_seed]
+    best = max(measured, key=lambda arm: direction * means[arm][0])
+    to_best: dict[str, tuple[Estimate, bool]] = {}
+    same = {arm: setting.identities(arm) for arm in measured}
+    for pair in pairs(setting, metric):
+        for arm, other, sign in ((pair.first, pair.second, 1), (pair.second, pair.first, -1)):
+            if same[other] == same[best]:
+                found = dataclasses.replace(pair.estimate, mean=sign * pair.estimate.mean), pair.decided
+                to_best |= {name: found for name in measured if same[name] == same[arm]}
+
+    def worse(arm: str) -> bool:
+        # The sign matters too: the best mean over all seeds need not be the best over the common ones.
+        return arm in to_best and to_best[arm][1] and direction * to_best[arm][0].mean < 0
+
+    rivals = {arm for arm in measured if same[arm] != same[best] and not worse(arm)}
+    return [
+        Result(
+            arm, list(by_seed[arm].values()), *means[arm], arm == best, arm == best and not rivals, arm in rivals,
+            to_best[arm][0] if arm in to_best and arm != best else None,
+        )
+        for arm in by_seed
+    ]  # fmt: skip
+
+
+def _two_sided(own: Estimate) -> float:
+    return min(1.0, 2 * adjusted(own.p_above(0.0) if own.mean > 0 else own.p_below(0.0)))
+
+
+def _needed(own: Estimate, count: int) -> int | None:
+    if own.mean == 0 or math.isnan(own.deviation):
+        return None
+    p = nominal(ERROR / (2 * count))
+    return fewest(lambda seeds: bool(abs(own.mean) > own.with_seeds(seeds).reach(p)))

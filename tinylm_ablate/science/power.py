@@ -1,0 +1,65 @@
+"""How often an effect of a given size is decided, and with how many seeds: what a grid will cost before it is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinylm_ablate.science.comparison import Kind, decide
+from tinylm_ablate.science.estimate import Estimate
+from tinylm_ablate.science.looks import LOOKS
+
+_REPEATS = 20_000
+
+
+@dataclass(frozen=True)
+class Power:
+    """Of one comparison.
+
+    Attributes:
+        reproduced, reversed, no_effect: Share of cases that end so, where each stops at the first look that decides it.
+        seeds: Mean number of seeds for each arm.
+    """
+
+    reproduced: float
+    reversed: float
+    no_effect: float
+    seeds: float
+
+
+def power(effect: float, spread: float, margin: float, kind: Kind = "better", comparisons: int = 1) -> Power:
+    """The power of one of ``comparisons`` under sequential seeds, by simulating the real code; documents are left out.
+
+    Args:
+        effect: The true one, in the direction of the claim.
+        spread: Standard deviation over seeds of the paired difference.
+        margin: The smallest effect that matters, in the same unit.
+        kind: What is claimed.
+        comparisons: Of the whole claim.
+    """
+    differences = effect + spread * np.random.default_rng(0).standard_normal((_REPEATS, LOOKS[-1]))
+    open_ = np.ones(_REPEATS, dtype=bool)
+    shares = np.zeros(3)
+    seeds = np.full(_REPEATS, LOOKS[-1])
+    for n in LOOKS:
+        own = differences[:, :n]
+        found = decide(Estimate(own.mean(axis=1), own.std(axis=1, ddof=1), n), margin, kind, comparisons)
+        for place, verdict in enumerate(found):
+            ended = open_ & verdict
+            shares[place] += ended.mean()
+            seeds[ended] = n
+        open_ &= ~np.any(np.broadcast_arrays(*found), axis=0)
+    return Power(float(shares[0]), float(shares[1]), float(shares[2]), float(seeds.mean()))
+
+
+def table(spreads: tuple[float, ...], effects: tuple[float, ...], margin: float) -> list[list[str]]:
+    """One row per spread: for each effect the share that is decided rightly, with the mean number of seeds."""
+    rows = []
+    for spread in spreads:
+        found = [power(effect, spread, margin) for effect in effects]
+        rightly = [own.reproduced if effect > margin else own.no_effect for own, effect in zip(found, effects, strict=True)]
+        rows.append(
+            [f"{spread:.3f}", *(f"{100 * share:.0f} % ({own.seeds:.1f})" for share, own in zip(rightly, found, strict=True))]
+        )
+    return rows

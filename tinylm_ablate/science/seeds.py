@@ -1,0 +1,55 @@
+"""Which arms need more seeds: those of comparisons that are open at their look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tinylm_ablate.science.claim import Claim, Test
+from tinylm_ablate.science.comparison import Outcome
+from tinylm_ablate.science.evidence import Evidence, settings
+from tinylm_ablate.science.looks import LOOKS, next_look
+from tinylm_ablate.science.verdict import judge_at
+
+#: What arms are compared by where no claim is about the experiment.
+METRIC = "test/bits_per_byte/all"
+
+
+def seeds_wanted(evidence: Evidence, claims: Sequence[Claim], arms: Sequence[str] = ()) -> Mapping[str, int]:
+    """The number of seeds that each arm should have: a look, at least the first.
+
+    Call it again whenever the wanted seeds are done, until it asks for nothing new. An arm gets more seeds only while a claim
+    that needs it is undecided, through a comparison that is open. A claim that cannot be tested asks for none, and neither does
+    one that another comparison has decided. The last look ends it.
+
+    Args:
+        evidence: Finished runs so far, of the grid that is being run.
+        claims: Claims; those about other experiments are ignored. Without any about this one, each arm is compared with the
+            first, and the only gate is that the effect of 5 % more tokens and the documents' error are known.
+        arms: Labels of all arms, also of those without a finished run.
+    """
+    wanted = dict.fromkeys(arms, LOOKS[0])
+    groups = settings(evidence)
+    for setting in groups:
+        wanted |= {arm: LOOKS[0] for arm in setting.arms if arm not in wanted}
+        own = [claim for claim in claims if claim.experiment == evidence.experiment] or _against_first(setting.arms)
+        for claim in own:
+            verdict = judge_at(claim, setting, groups)
+            if verdict.outcome != Outcome.UNDECIDED:
+                continue
+            for compared in verdict.comparisons:
+                more = next_look(compared.look) if compared.outcome == Outcome.UNDECIDED and compared.arms else None
+                for arm in compared.arms if more is not None and compared.look <= LOOKS[-1] else ():
+                    wanted[arm] = max(wanted[arm], more or 0)
+    return wanted
+
+
+def _against_first(arms: Sequence[str]) -> list[Claim]:
+    """The claims that each arm is better than the first; "reversed" decides them as well."""
+    return [
+        Claim(
+            f"{arm} against {arms[0]}", "", "", "", {"first": {"arm": arms[0]}, "other": {"arm": arm}},
+            [Test("ordering", dict.fromkeys(("first", "other"), METRIC), -1, None, [("other", ("first",))])],
+            reference="first", gates=(),
+        )
+        for arm in arms[1:]
+    ]  # fmt: skip

@@ -1,0 +1,190 @@
+"""Effects over budgets and scales: does an effect grow, hold or shrink, and where would it be gone?"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinylm_ablate.science.estimate import Estimate
+from tinylm_ablate.science.evidence import count
+
+#: One-sided error of a slope's bound.
+_TAIL = 0.05
+
+#: Settings differ in a quantity if it varies by this factor at least.
+_DIFFERENT = 1.2
+
+
+@dataclass(frozen=True)
+class Point:
+    """An effect, or the loss of one arm, at one setting.
+
+    Attributes:
+        scale: Name of the scale.
+        parameters, tokens: Of the setting.
+        setting: Its label.
+        effect: The estimate.
+    """
+
+    scale: str
+    parameters: float
+    tokens: float
+    setting: str
+    effect: Estimate
+
+
+class Course(enum.StrEnum):
+    """What an effect does as scale or budget grow."""
+
+    GROWS = "grows"
+    HOLDS = "holds"
+    SHRINKS = "shrinks"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Slope:
+    """A slope of an effect with its 90 % interval, for each factor of e."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Trend:
+    """An effect over settings.
+
+    Attributes:
+        label: Of the comparison.
+        points: Smaller scales and budgets first.
+        by_tokens: Slope in log tokens at equal parameters; None where no scale has two budgets.
+        by_parameters: Slope in log parameters: at equal tokens where ``by_tokens`` is known, otherwise along the settings that
+            were run, in which tokens usually grow with parameters; None where there is one scale.
+        course: What the effect does with scale, or with budget where there is one scale.
+        crosses_zero_at: (number, "parameters" or "tokens") where a shrinking effect would be zero; None otherwise.
+        text: A sentence for a reader.
+    """
+
+    label: str
+    points: Sequence[Point]
+    by_tokens: Slope | None
+    by_parameters: Slope | None
+    course: Course
+    crosses_zero_at: tuple[float, str] | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A linear fit over log tokens and log parameters.
+
+    Attributes:
+        centers: "tokens" and "parameters", so far as they are columns, to the mean of their logarithms.
+        solver: (columns, points): the value at new settings is ``row @ solver @ values``.
+        spare: Points beyond the number of columns.
+        misfit: Mean squared residual over ``spare``; 0 without spare points.
+    """
+
+    centers: Mapping[str, float]
+    solver: NDArray[np.float64]
+    spare: int
+    misfit: float
+
+    def row(self, tokens: float, parameters: float) -> NDArray[np.float64]:
+        """The row of a setting."""
+        own = {"tokens": tokens, "parameters": parameters}
+        return np.array([1.0, *(math.log(own[name]) - center for name, center in self.centers.items())])
+
+
+def fit(points: Sequence[Point], values: NDArray[np.float64]) -> Fit | None:
+    """Least squares of values over log tokens and log parameters, whichever the points tell apart; None where neither."""
+    logs = {name: np.log([getattr(point, name) for point in points]) for name in ("tokens", "parameters")}
+    # Where every scale has one budget, tokens and parameters grow together, and parameters say it better.
+    paired = len({point.scale for point in points}) == len(points)
+    centers: dict[str, float] = {}
+    design = np.ones((len(points), 1))
+    for name in ("parameters", "tokens") if paired else ("tokens", "parameters"):
+        own = logs[name] - logs[name].mean()
+        beyond = own - design @ np.linalg.pinv(design) @ own
+        if np.ptp(beyond) > math.log(_DIFFERENT) and design.shape[1] < len(points):
+            centers[name] = float(logs[name].mean())
+            design = np.column_stack([design, own])
+    if not centers:
+        return None
+    solver: NDArray[np.float64] = np.linalg.pinv(design).astype(np.float64)
+    spare = len(points) - design.shape[1]
+    residuals = values - design @ solver @ values
+    return Fit(centers, solver, spare, float(residuals @ residuals / spare) if spare > 0 else 0.0)
+
+
+def reach(fitted: Fit, row: NDArray[np.float64], points: Sequence[Point], tail: float, new: bool = False) -> float:
+    """Distance from ``row @ solver @ values`` to a one-sided bound.
+
+    The points' own errors (each with the quantile of its degrees of freedom) and, where there are spare points, what the line
+    does not explain; with ``new`` also for the point that is predicted.
+    """
+    from scipy.special import stdtrit
+
+    weights = row @ fitted.solver
+    total = float(sum((w * point.effect.reach(tail)) ** 2 for w, point in zip(weights, points, strict=True)))
+    if fitted.spare > 0:
+        share = float(weights @ weights) + (1.0 if new else 0.0)
+        total += float(stdtrit(fitted.spare, 1 - tail)) ** 2 * fitted.misfit * share
+    return math.sqrt(total)
+
+
+def trend(label: str, points: Sequence[Point], margin: float) -> Trend:
+    """The trend of an effect over its points.
+
+    ``course`` is "grows" or "shrinks" where the slope's 90 % interval excludes zero, "holds" where over a tenfold scale or
+    budget the effect would change by less than ``margin``, and unknown otherwise and with fewer than two points.
+    """
+    ordered = sorted(points, key=lambda point: (point.parameters, point.tokens))
+    known = [point for point in ordered if point.effect.pairs > 1 or point.effect.exact]
+    values = np.array([point.effect.mean for point in known])
+    fitted = fit(known, values) if len(known) > 1 else None
+    if fitted is None:
+        return Trend(label, ordered, None, None, Course.UNKNOWN, None, "one setting: no trend")
+    names = list(fitted.centers)
+
+    def slope_along(*along: str) -> Slope:
+        row = np.array([0.0, *(float(name in along) for name in names)])
+        mean, distance = float(row @ fitted.solver @ values), reach(fitted, row, known, _TAIL)
+        return Slope(mean, mean - distance, mean + distance)
+
+    slopes = {name: slope_along(name) for name in names}
+    leading = "parameters" if "parameters" in slopes else "tokens"
+    # With both, the course is that of larger models on as many tokens per parameter.
+    slope, last = slope_along(*names), known[-1]
+    direction = 1 if last.effect.mean >= 0 else -1
+    course = Course.UNKNOWN
+    if slope.low > 0 or slope.high < 0:
+        course = Course.GROWS if slope.mean * direction > 0 else Course.SHRINKS
+    elif max(abs(slope.low), abs(slope.high)) * math.log(10) < margin:
+        course = Course.HOLDS
+    zero = None
+    if course == Course.SHRINKS:
+        at = math.log(getattr(last, leading)) - last.effect.mean / slope.mean
+        zero = (math.exp(min(at, 700.0)), leading)
+    return Trend(
+        label, ordered, slopes.get("tokens"), slopes.get("parameters"), course, zero, _sentence(course, leading, zero, known)
+    )
+
+
+def _sentence(course: Course, leading: str, zero: tuple[float, str] | None, points: Sequence[Point]) -> str:
+    of = "scale" if leading == "parameters" else "budget"
+    span = f"{count(getattr(points[0], leading))} to {count(getattr(points[-1], leading))} {leading}"
+    if course == Course.UNKNOWN:
+        return f"whether the effect changes with {of} is open ({span})"
+    if zero is not None:
+        far = zero[0] > 1e15
+        return f"the effect shrinks with {of} ({span})" + (
+            "" if far else f" and would cross zero at about {count(zero[0])} {zero[1]}"
+        )
+    return f"the effect {course} with {of} ({span})"

@@ -1,0 +1,407 @@
+"""One verdict for each claim, at its largest testable scale and budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tinylm_ablate.science import gate
+from tinylm_ablate.science.claim import Claim, Test
+from tinylm_ablate.science.comparison import (
+    Comparison,
+    Decision,
+    Effect,
+    Kind,
+    Outcome,
+    combine,
+    decide,
+    outcome,
+    p_value,
+    seeds_needed,
+)
+from tinylm_ablate.science.effects import effect
+from tinylm_ablate.science.estimate import Estimate
+from tinylm_ablate.science.evidence import Evidence, Setting, matches, settings
+from tinylm_ablate.science.family import survivors
+from tinylm_ablate.science.looks import LOOKS, look
+from tinylm_ablate.science.margin import token_margin
+from tinylm_ablate.science.rank import Correlation, Larger, correlation
+from tinylm_ablate.science.trend import Course, Point, Trend, trend
+
+_WORDS = {"equivalence": "the same as", "no_worse": "no worse than"}
+
+_DECIDED = (Outcome.REPRODUCED, Outcome.REVERSED, Outcome.NO_EFFECT)
+
+#: Metrics over held-out items, whose choice must show in an interval.
+_OVER_ITEMS = ("test/bits_per_byte/", "test/cloze/")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim, at its largest testable scale and budget.
+
+    Attributes:
+        claim: The claim; ``claim.ours`` says that it is not the paper's.
+        outcome: One of the five.
+        reason: Why, in a few words, also for "not testable here".
+        setting: Label of the setting that it rests on, never empty where there are runs.
+        at: That setting; None without runs.
+        comparisons: What it rests on.
+        p: Look-adjusted p-value of the verdict; 1 where nothing was decided.
+        survives: Whether it survives the false discovery rate over its family; None where nothing was decided.
+        trends: One per comparison that was tested at two settings or more.
+        notes: Sentences that belong beside it.
+    """
+
+    claim: Claim
+    outcome: Outcome
+    reason: str
+    setting: str = ""
+    at: Setting | None = None
+    comparisons: Sequence[Comparison] = ()
+    p: float = 1.0
+    survives: bool | None = None
+    trends: Sequence[Trend] = ()
+    notes: Sequence[str] = ()
+
+
+def judge(claims: Sequence[Claim], evidence: Mapping[str, Evidence]) -> list[Verdict]:
+    """One verdict for each claim, in the order given.
+
+    The false discovery rate of 10 % is over the paper's claims and over ours, each family apart.
+
+    Args:
+        claims: What is judged.
+        evidence: By the name of the experiment; a claim whose experiment is missing has no finished runs.
+    """
+    groups = {name: settings(own) for name, own in evidence.items()}
+    found = [_verdict(claim, groups.get(claim.experiment, [])) for claim in claims]
+    for ours in (False, True):
+        family = [place for place, own in enumerate(found) if own.claim.ours == ours and own.outcome != Outcome.NOT_TESTABLE]
+        for place, survives in zip(family, survivors([found[place].p for place in family]), strict=True):
+            if found[place].outcome in _DECIDED:
+                found[place] = dataclasses.replace(found[place], survives=survives)
+    return found
+
+
+def count(verdicts: Sequence[Verdict], ours: bool = False) -> dict[Outcome, int]:
+    """How many of the paper's claims, or of ours, got each verdict; verdicts without any are left out."""
+    numbers = Counter(own.outcome for own in verdicts if own.claim.ours == ours)
+    return {kind: numbers[kind] for kind in Outcome if numbers[kind]}
+
+
+def judge_at(claim: Claim, setting: Setting, groups: Sequence[Setting]) -> Verdict:
+    """A claim at one setting, without trends and family.
+
+    Args:
+        claim: What is judged.
+        setting: Where.
+        groups: All settings of the experiment, from which margins in tokens are found.
+    """
+    base = Verdict(claim, Outcome.NOT_TESTABLE, "", setting.label, setting)
+    arms = {name: find(setting, overrides) for name, overrides in claim.arms.items()}
+    used = dict.fromkeys(name for test in claim.tests for first, others in test.comparisons for name in (first, *others))
+    absent = [_written(claim.arms[name]) for name in used if arms[name] is None]
+    if absent:
+        return dataclasses.replace(base, reason=f"no finished run, or no single arm, with {'; '.join(dict.fromkeys(absent))}")
+    present = {name: arm for name, arm in arms.items() if arm is not None}
+    drafts: list[_Draft] = []
+    reasons: dict[str, None] = {}
+    for test in claim.tests:
+        own, why = _drafts(claim, test, setting, present)
+        drafts += own
+        reasons |= dict.fromkeys(why)
+    drafts = [_with_margin(draft, claim, setting, groups, present) for draft in drafts]
+    reasons |= dict.fromkeys(_gates(claim, setting, drafts, present))
+    comparisons = [_compared(draft, len(drafts), bool(reasons)) for draft in drafts]
+    if reasons:
+        return dataclasses.replace(base, reason="; ".join(reasons), comparisons=comparisons)
+    found = outcome(combine([draft.decision(len(drafts)) for draft in drafts])) if drafts else Outcome.UNDECIDED
+    if found == Outcome.UNDECIDED and (few := _few_documents(drafts)):
+        barred = [_compared(draft, len(drafts), True) for draft in drafts]
+        return dataclasses.replace(base, reason="; ".join(few), comparisons=barred)
+    ps = [own.p for own in comparisons if own.outcome == found]
+    p = 1.0 if found not in _DECIDED else max(ps) if found == Outcome.REPRODUCED else min(ps)
+    return dataclasses.replace(base, outcome=found, reason=_reason(found, comparisons), comparisons=comparisons, p=p)
+
+
+def find(setting: Setting, overrides: Mapping[str, str]) -> str | None:
+    """The arm with these overrides. Of several with the same runs the first; None if several differ."""
+    wanted = {"arm", "grid.arm", *overrides, *(f"{key}.name" for key in overrides)}
+    rows = setting.runs[[column for column in setting.runs.columns if column in wanted]].to_dict("records")
+    found = list(dict.fromkeys(str(row["arm"]) for row in rows if matches({str(k): v for k, v in row.items()}, overrides)))
+    runs = {tuple(setting.identities(arm).values()) for arm in found}
+    return found[0] if len(runs) == 1 else None
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A comparison before its verdict."""
+
+    test: Test
+    label: str
+    kind: Kind
+    metrics: tuple[str, ...]
+    arms: tuple[str, ...]
+    effect: Effect | None
+    seeds: int
+    look: int
+    margin: float
+    margin_source: str
+    paper: float | None
+
+    def decision(self, comparisons: int) -> Decision:
+        if self.effect is None or self.look == 0:
+            return Decision(False, False, False)
+        return decide(self.effect, self.margin, self.kind, comparisons)
+
+
+def _verdict(claim: Claim, groups: Sequence[Setting]) -> Verdict:
+    if not groups:
+        return Verdict(claim, Outcome.NOT_TESTABLE, f"{claim.experiment} has no finished runs", notes=_notes(claim, []))
+    judged = [judge_at(claim, setting, groups) for setting in groups]
+    testable = [own for own in judged if own.outcome != Outcome.NOT_TESTABLE]
+    looked = [own for own in testable if any(compared.look for compared in own.comparisons)]
+    measured = [own for own in judged if own.comparisons]
+    best = (looked or testable or measured or judged)[0]
+    trends = _trends(best, looked)
+    return dataclasses.replace(best, trends=trends, notes=_notes(claim, trends))
+
+
+def _drafts(claim: Claim, test: Test, setting: Setting, arms: Mapping[str, str]) -> tuple[list[_Draft], list[str]]:
+    """The comparisons of one test, and why some could not be made."""
+    if test.kind == "correlation":
+        return _correlations(claim, test, setting)
+    pairs = [(first, tuple(others)) for first, others in test.comparisons]
+    if test.kind == "rule":
+        found = _by_rule(test, setting)
+        if isinstance(found, str):
+            return [], [found]
+        pairs, arms = found, {arm: arm for arm in setting.arms}
+    drafts, unmeasured = [], []
+    for first, others in pairs:
+        names = (first, *others) if test.kind != "rule" else (*others, first)
+        metrics = [test.metric.get(name, test.metric.get("", "")) for name in names]
+        lacking = [metric for name, metric in zip(names, metrics, strict=True) if not setting.by_seed(arms[name], metric)]
+        if lacking:
+            unmeasured += [f"{metric} was not measured" for metric in lacking]
+            continue
+        if test.kind == "rule":
+            # The mean of the arms that meet the rule, against one that does not.
+            weights = [*(test.direction / len(others) for _ in others), -float(test.direction)]
+        else:
+            weights = [float(test.direction), *(-test.direction / len(others) for _ in others)]
+        terms = [(arms[name], metric, weight) for name, metric, weight in zip(names, metrics, weights, strict=True)]
+        own, seeds = _effect(setting, terms, test)
+        drafts.append(
+            _Draft(
+                test, _label(test, first, others), _kind(test), tuple(dict.fromkeys(metrics)),
+                tuple(arms[name] for name in names), own, seeds, _look(own, seeds), math.nan, "",
+                claim.paper_effect(test, first, others),
+            )
+        )  # fmt: skip
+    return drafts, unmeasured
+
+
+def _effect(setting: Setting, terms: Sequence[tuple[str, str, float]], test: Test) -> tuple[Estimate | None, int]:
+    if test.bound is None:
+        return effect(setting, terms, relative=test.relative, exact=test.exact)
+    bound, side = test.bound
+    (arm, metric, _) = terms[0]
+    own, seeds = effect(setting, [(arm, metric, float(side))], exact=test.exact)
+    return (None if own is None else dataclasses.replace(own, mean=own.mean - side * bound)), seeds
+
+
+def _look(own: Estimate | None, seeds: int) -> int:
+    if own is None:
+        return 0
+    return max(seeds, 1) if own.exact else look(seeds)
+
+
+def _kind(test: Test) -> Kind:
+    kinds: dict[str, Kind] = {"equivalence": "same", "no_worse": "no_worse", "threshold": "bound"}
+    return kinds.get(test.kind, "better")
+
+
+def _by_rule(test: Test, setting: Setting) -> list[tuple[str, tuple[str, ...]]] | str:
+    """(an arm that does not meet the conditions, those that do), or why there are none."""
+    meets: dict[str, bool] = {}
+    for arm in setting.arms:
+        values = {column: setting.mean(arm, column) for column in test.conditions}
+        missing = [column for column, value in values.items() if math.isnan(value)]
+        if missing:
+            return f"{missing[0]} is not known for {arm}"
+        meets[arm] = all(side * (values[column] - bound) > 0 for column, (bound, side) in test.conditions.items())
+    good = tuple(arm for arm, own in meets.items() if own)
+    if not good or len(good) == len(meets):
+        return f"{'every' if good else 'no'} arm meets {' and '.join(_condition(*own) for own in test.conditions.items())}"
+    return [(arm, good) for arm, own in meets.items() if not own]
+
+
+def _condition(column: str, bound: tuple[float, int]) -> str:
+    return f"{column} {'above' if bound[1] > 0 else 'below'} {bound[0]:g}"
+
+
+def _correlations(claim: Claim, test: Test, setting: Setting) -> tuple[list[_Draft], list[str]]:
+    metric, columns = test.metric[""], [test.column, *test.largest_of]
+    places: dict[str, list[float]] = {column: [] for column in columns}
+    quality: list[float] = []
+    used: list[str] = []
+    for arm in setting.arms:
+        values = [setting.mean(arm, metric), *(setting.mean(arm, column) for column in columns)]
+        if not any(map(math.isnan, values)):
+            used.append(arm)
+            quality.append(test.direction * values[0])
+            for column, value in zip(columns, values[1:], strict=True):
+                places[column].append(value)
+    if len(quality) < 4:
+        return [], [f"{len(quality)} arms have {metric} and {' and '.join(columns)}: too few for a rank correlation"]
+    printed = claim.correlations.get(test.paper_row or "", {}).get(claim.column)
+    sign = test.sign or 1
+    own = correlation(places[test.column], quality)
+    margin = test.margin if test.margin is not None else math.nan
+    shown: list[tuple[str, Kind, Correlation | Larger, float, float | None]] = [
+        (
+            f"{test.column} with quality", "same" if test.sign == 0 else "better", Correlation(sign * own.rho, own.arms),
+            margin, None if printed is None else sign * float(printed),
+        )
+    ]  # fmt: skip
+    shown += [
+        (f"{test.column} over {other} in size", "better", Larger(places[test.column], places[other], quality), 0.0, None)
+        for other in test.largest_of
+    ]
+    arms = len(quality)
+    return [
+        _Draft(test, label, kind, (metric,), tuple(used), found, arms, arms, margin, "of the claim", paper)
+        for label, kind, found, margin, paper in shown
+    ], []
+
+
+def _with_margin(draft: _Draft, claim: Claim, setting: Setting, groups: Sequence[Setting], arms: Mapping[str, str]) -> _Draft:
+    if draft.margin_source:
+        return draft
+    if draft.test.margin is not None:
+        return dataclasses.replace(draft, margin=draft.test.margin, margin_source="of the claim")
+    reference = arms.get(claim.reference, draft.arms[0])
+    margin, source = token_margin(setting, groups, reference, draft.metrics[-1])
+    return dataclasses.replace(draft, margin=margin, margin_source=source)
+
+
+def _gates(claim: Claim, setting: Setting, drafts: Sequence[_Draft], arms: Mapping[str, str]) -> list[str]:
+    taking_part = list(dict.fromkeys(arm for draft in drafts for arm in draft.arms))
+    metrics = [metric for draft in drafts for metric in draft.metrics if metric.startswith("test/bits_per_byte/")]
+    reference = arms.get(claim.reference) or _best(setting, taking_part)
+    reasons: list[str] = []
+    if "bigrams" in claim.gates and reference:
+        reasons += gate.bigrams(setting, reference, metrics[0].rpartition("/")[2] if metrics else "all")
+    if "steps" in claim.gates:
+        reasons += gate.steps(setting, taking_part)
+    if "tuned" in claim.gates:
+        reasons += gate.tuned(setting, taking_part)
+    for draft in drafts:
+        if draft.test.equal_tokens:
+            reasons += gate.equal_tokens(setting, draft.arms)
+        if draft.look == 0 or not isinstance(draft.effect, Estimate):
+            continue
+        if math.isnan(draft.margin):
+            reasons.append(draft.margin_source)
+        elif not draft.effect.exact:
+            expected = not draft.test.relative and any(metric.startswith(_OVER_ITEMS) for metric in draft.metrics)
+            if expected and not draft.effect.documents:
+                reasons.append("the scores of its documents are not kept, or the arms were measured on different ones")
+    return reasons
+
+
+def _few_documents(drafts: Sequence[_Draft]) -> list[str]:
+    """Of open comparisons, those that seeds cannot decide. An interval contains the documents' error, so decided ones stand."""
+    found: dict[str, None] = {}
+    for draft in drafts:
+        open_ = draft.look > 0 and outcome(draft.decision(len(drafts))) == Outcome.UNDECIDED
+        if open_ and isinstance(draft.effect, Estimate):
+            found |= dict.fromkeys(gate.documents(draft.effect, draft.margin))
+    return list(found)
+
+
+def _best(setting: Setting, arms: Sequence[str]) -> str:
+    """The reference where a claim names none, as for a correlation: the median arm by bits per byte."""
+    known = sorted((setting.mean(arm, "test/bits_per_byte/all"), arm) for arm in arms)
+    known = [pair for pair in known if not math.isnan(pair[0])]
+    return known[len(known) // 2][1] if known else ""
+
+
+def _compared(draft: _Draft, comparisons: int, barred: bool) -> Comparison:
+    decided = outcome(draft.decision(comparisons))
+    found = Outcome.NOT_TESTABLE if barred else decided
+    reason, needed, p = "", None, 1.0
+    if found == Outcome.UNDECIDED:
+        reason, needed = _open(draft, comparisons)
+    elif found in _DECIDED and draft.effect is not None:
+        p = p_value(draft.effect, draft.margin, draft.kind, comparisons, found)
+    return Comparison(
+        draft.label, draft.kind, draft.metrics, draft.effect, draft.margin, draft.margin_source, draft.seeds, draft.look, found,
+        reason, p, needed, draft.paper, draft.test.relative, draft.arms,
+    )  # fmt: skip
+
+
+def _open(draft: _Draft, comparisons: int) -> tuple[str, int | None]:
+    """Why a comparison is open, and how many seeds would decide it."""
+    if not isinstance(draft.effect, Estimate):
+        return f"{draft.seeds} arms leave it open", None
+    if draft.look == 0:
+        return f"{draft.seeds} of the {LOOKS[0]} seeds of the first look", LOOKS[0]
+    needed = seeds_needed(draft.effect, draft.margin, draft.kind, comparisons)
+    at = f"open at {draft.look} seeds"
+    if needed is None:
+        return f"{at}; its documents, or its closeness to the margin, leave it open with any number of seeds", None
+    if needed > LOOKS[-1]:
+        return f"{at}; about {needed} would decide it, more than the {LOOKS[-1]} of the last look", needed
+    return f"{at}; about {needed} would decide it", needed
+
+
+def _reason(found: Outcome, comparisons: Sequence[Comparison]) -> str:
+    if found == Outcome.REPRODUCED:
+        return "it holds" if len(comparisons) == 1 else f"each of {len(comparisons)} comparisons holds"
+    own = [compared for compared in comparisons if compared.outcome == found]
+    if found == Outcome.UNDECIDED:
+        return gate.listed([f"{compared.label}: {compared.reason}" for compared in own])
+    return f"{gate.listed([compared.label for compared in own])}{'' if found == Outcome.REVERSED else ': within the margin'}"
+
+
+def _trends(best: Verdict, tested: Sequence[Verdict]) -> list[Trend]:
+    """Of each comparison over the settings at which the claim was tested and that ask the same question."""
+    at = best.at
+    same = [own for own in tested if own.at is not None and at is not None and own.at.others == at.others]
+    found = []
+    for compared in best.comparisons:
+        points = [
+            Point(own.at.scale, own.at.parameters, own.at.tokens, own.at.label, other.effect)
+            for own in same
+            for other in own.comparisons
+            if own.at is not None and other.label == compared.label and isinstance(other.effect, Estimate)
+        ]
+        if len(points) > 1:
+            found.append(trend(compared.label, points, 0.0 if math.isnan(compared.margin) else compared.margin))
+    return found
+
+
+def _notes(claim: Claim, trends: Sequence[Trend]) -> list[str]:
+    notes = [f"{own.label}: {own.text}." for own in trends if own.course != Course.UNKNOWN]
+    if "tuned" not in claim.gates and any(not test.exact for test in claim.tests):
+        notes.append("Learning rates are not tuned for each arm: the claim is about a fixed rule.")
+    return [*notes, *([claim.note] if claim.note else [])]
+
+
+def _label(test: Test, first: str, others: Sequence[str]) -> str:
+    if test.bound is not None:
+        return f"{first} {_condition('', test.bound).strip()}"
+    if test.kind == "rule":
+        return f"arms that meet the rule better than {first}"
+    second = others[0] if len(others) == 1 else f"the mean of {' and '.join(others)}"
+    return f"{first} {_WORDS.get(test.kind, 'better than')} {second}"
+
+
+def _written(overrides: Mapping[str, str]) -> str:
+    return " ".join(f"{key}={value}" for key, value in overrides.items()) or "any arm"

@@ -1,0 +1,106 @@
+"""One run with every setting resolved: plain data that any process can read back from a file."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinylm_ablate.arch.shapes import Shape
+from tinylm_ablate.budget import Rounds
+from tinylm_ablate.config import Config
+from tinylm_ablate.hardware import fast_bf16
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+
+@dataclass(frozen=True)
+class Settled:
+    """One run, settled.
+
+    Attributes:
+        config: The config that was settled.
+        shape: The decoder.
+        source_vocab_size: Entries of the large tokenizer that a compact one is cut from.
+        tokens: Training tokens over all rounds: ``steps`` whole batches.
+        steps: Optimizer steps over all rounds.
+        rounds: Where each round begins and ends.
+        micro_batch: Sequences in a forward pass.
+        accumulation: Forward passes in an optimizer step.
+        learning_rate: Peak learning rate.
+        precision: "fp32", "bf16" or "bf16-true".
+        parent: The run whose weights this one starts from, trained first; or None.
+        previous: The run of all rounds but the last, which this one continues; or None.
+        keep_state: Whether the optimizer's state is kept at the end, for the next round.
+        text: Fingerprint of the corpus.
+        vocabulary: Fingerprint of the tokenizer.
+        identity: Name of the run: a fingerprint of every setting that can change its weights, and of nothing else.
+    """
+
+    config: Config
+    shape: Shape
+    source_vocab_size: int
+    tokens: int
+    steps: int
+    rounds: Rounds
+    micro_batch: int
+    accumulation: int
+    learning_rate: float
+    precision: str
+    parent: Settled | None
+    previous: Settled | None
+    keep_state: bool
+    text: str
+    vocabulary: str
+    identity: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept."""
+        return Path(self.config.runs_dir) / self.identity
+
+    @property
+    def cache(self) -> Path:
+        """Where corpora, tokenizers, shards and parents' scores are kept."""
+        return Path(self.config.cache_dir)
+
+    @property
+    def shards(self) -> Path:
+        """Where the token shards of the corpus are, or will be."""
+        from tinylm_ablate.data.mixing import grouped_by
+        from tinylm_ablate.data.shards import shards_folder
+
+        return shards_folder(self.text, self.vocabulary, self.shape.vocab_size, self.cache, grouped_by(self.config.data))
+
+    @property
+    def needs(self) -> tuple[Settled, ...]:
+        """The runs that must be finished before this one can start."""
+        return tuple(run for run in (self.previous, self.parent) if run is not None)
+
+    @property
+    def multiplies_bf16(self) -> bool:
+        """Whether products are rounded to bf16; with "bf16-true", which is about memory, only where that is no slower."""
+        return self.precision == "bf16" or (self.precision == "bf16-true" and fast_bf16(self.config.train.device))
+
+    def to_json(self) -> str:
+        """The run as JSON text, which ``from_json`` reads back unchanged."""
+        return _adapter().dump_json(self, indent=1).decode()
+
+    @staticmethod
+    def from_json(text: str | bytes) -> Settled:
+        """The run that ``to_json`` wrote.
+
+        Raises:
+            ValueError: The text is something else.
+        """
+        run: Settled = _adapter().validate_json(text)
+        return run
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Settled)

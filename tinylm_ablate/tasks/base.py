@@ -1,0 +1,76 @@
+"""What a task is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from tinylm_ablate.files import remove_unfinished
+from tinylm_ablate.settled import Settled
+from tinylm_ablate.tracking import Follower
+
+
+class Task(ABC):
+    """A piece of work that is done once, by whichever worker takes it, and whose product is a file or folder.
+
+    Attributes:
+        kind: What it makes, as one word.
+        key: Names it among all tasks of a folder of runs; also the name of its lease.
+        name: What people call it.
+        run: The run that it is for.
+        needs: Tasks that must be done before it can start.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, identity: str, name: str, run: Settled, needs: Sequence[Task] = ()) -> None:
+        self.key, self.name, self.run, self.needs = f"{self.kind}-{identity}", name, run, list(needs)
+
+    @property
+    @abstractmethod
+    def product(self) -> Path:
+        """A file or folder that exists once the task is done, written last."""
+
+    @abstractmethod
+    def do(self, tracked: Follower) -> None:
+        """Do it; what an earlier attempt left unfinished is resumed or removed.
+
+        Args:
+            tracked: Keeps the trackers up with the folders of runs.
+        """
+
+    def most_together(self, ready: int) -> int:
+        """How many of ``ready`` tasks with an equal ``together`` one worker does as one program."""
+        del ready
+        return 1
+
+    @property
+    def together(self) -> Hashable:
+        """What tasks must have in common to be done as one program."""
+        return self.key
+
+    def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:
+        """Do tasks, this one among them, as one program; returns what ended each, or None where it is done."""
+        raise NotImplementedError
+
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.product.exists()
+
+    @property
+    def log(self) -> Path:
+        """Where the reason of its last failure is written."""
+        return Path(self.run.config.runs_dir) / "errors" / f"{self.key}.txt"
+
+    def tidy(self) -> None:
+        """Remove what workers that were killed left of this task, which is done."""
+        remove_unfinished(self.product)
+
+    def result(self) -> str:
+        """What was found, in a few words."""
+        return ""
+
+    def __repr__(self) -> str:
+        return f"<{self.key}>"

@@ -1,0 +1,112 @@
+"""The graph of tasks of one or many runs, each task once."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterable
+
+from tinylm_ablate.init.choice import reads_text
+from tinylm_ablate.measure.registry import requested
+from tinylm_ablate.rounds import NEED_LOSSES
+from tinylm_ablate.settled import Settled
+from tinylm_ablate.tasks.base import Task
+from tinylm_ablate.tasks.data import CorpusTask, ShardsTask, TokenizerTask
+from tinylm_ablate.tasks.measure import MeasureTask
+from tinylm_ablate.tasks.run import RunTask
+from tinylm_ablate.tasks.start import LossesTask, ScoresTask
+
+
+class Graph:
+    """Tasks in an order in which each stands behind those that it needs.
+
+    Args:
+        cells: Names and runs; runs that mean the same are trained once, and measured by whatever any of them requests.
+    """
+
+    def __init__(self, cells: Iterable[tuple[str, Settled]]) -> None:
+        self._tasks: dict[str, Task] = {}
+        cells = list(cells)
+        self._kept = _keeping(cells)
+        self._runs: dict[str, RunTask] = {}
+        for name, settled in cells:
+            task = self._run(name, settled)
+            for request in requested(settled):
+                measure = MeasureTask(task, settled, request)
+                if self._add(measure) is measure:
+                    task.stems.append(request.stem)
+
+    @property
+    def tasks(self) -> list[Task]:
+        """All tasks."""
+        return list(self._tasks.values())
+
+    @property
+    def measures(self) -> list[MeasureTask]:
+        """The tasks that measure."""
+        return [task for task in self._tasks.values() if isinstance(task, MeasureTask)]
+
+    @property
+    def runs(self) -> list[RunTask]:
+        """The tasks that train."""
+        return list(self._runs.values())
+
+    def run(self, identity: str) -> RunTask:
+        """The task that trains a run."""
+        return self._runs[identity]
+
+    def _add(self, task: Task) -> Task:
+        return self._tasks.setdefault(task.key, task)
+
+    def _run(self, name: str, settled: Settled) -> RunTask:
+        known = self._runs.get(settled.identity)
+        if known is not None:
+            if known.name.startswith(_NEEDED):  # a cell is called by its own name, whoever needs it
+                known.name = name
+            return known
+        run = self._kept[settled.identity]
+        data = self._data(settled)
+        needs: list[Task] = [data]
+        for other in settled.needs:
+            kind = "parent" if other is settled.parent else f"{other.rounds.count} rounds"
+            needs.append(self._run(f"{_NEEDED}{kind} {other.identity}", other))
+        if settled.previous is not None and settled.rounds.rule in NEED_LOSSES:
+            previous = settled.previous
+            needs.append(self._add(LossesTask(previous.identity, f"batch losses of {previous.identity}", previous, needs)))
+        elif reads_text(settled.config.init) and settled.previous is None:
+            needs.append(self._add(ScoresTask(f"scores for {name}", run, needs)))
+        task = RunTask(name, run, needs, [])
+        self._runs[settled.identity] = task
+        self._add(task)
+        return task
+
+    def _data(self, settled: Settled) -> Task:
+        corpus = self._add(CorpusTask(settled.text, f"text {settled.text}", settled))
+        tokenizer = TokenizerTask(settled.vocabulary, f"tokenizer {settled.vocabulary}", settled, [corpus])
+        known = self._add(tokenizer)
+        assert isinstance(known, TokenizerTask)
+        return self._add(ShardsTask(f"token shards {known.run.shards.name}", known))
+
+
+#: Begins the name of a run that is no cell.
+_NEEDED = "needed: "
+
+
+def _keeping(cells: list[tuple[str, Settled]]) -> dict[str, Settled]:
+    """Each run once, and those that they need; it keeps its weights and its optimizer's state where anybody wants them."""
+    found: dict[str, Settled] = {}
+
+    def visit(run: Settled) -> None:
+        for other in run.needs:
+            visit(other)
+        known = found.setdefault(run.identity, run)
+        keep_model = known.config.train.keep_model or run.config.train.keep_model
+        keep_state = known.keep_state or run.keep_state
+        if (keep_model, keep_state) != (known.config.train.keep_model, known.keep_state):
+            config = copy.deepcopy(known.config)
+            config.train.keep_model = keep_model
+            found[run.identity] = dataclasses.replace(known, config=config, keep_state=keep_state)
+
+    for _, settled in cells:
+        visit(settled)
+    return found

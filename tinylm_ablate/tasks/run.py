@@ -1,0 +1,270 @@
+"""The task that trains one run, from its initial weights to its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinylm_ablate import progress
+from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import remove_unfinished, write_atomic
+from tinylm_ablate.hardware import pick_device
+from tinylm_ablate.provenance import provenance
+from tinylm_ablate.secrets import cut
+from tinylm_ablate.settled import Settled
+from tinylm_ablate.tasks.base import Task
+from tinylm_ablate.tracking import Follower
+
+if TYPE_CHECKING:
+    from tinylm_ablate.measure.base import Subject
+    from tinylm_ablate.train.member import Member, Trained
+
+#: Version of the layout of ``metrics.json``.
+RECORD_SCHEMA = 2
+
+#: What training writes into the folder of a run, whole or not at all.
+_WRITTEN = (
+    "settled.json", "config.yaml", "provenance.json", "curve.jsonl", "matrix_std.json", "model", "metrics.json",
+)  # fmt: skip
+
+Record = dict[str, Any]
+Watch = Callable[[dict[str, float]], bool]
+
+
+class RunTask(Task):
+    """Trains a run.
+
+    Everything is kept in ``runs_dir/<identity>``: ``settled.json`` and ``config.yaml``, ``provenance.json``, ``curve.jsonl``,
+    ``matrix_std.json``, ``model/`` and, written last and atomically, ``metrics.json``, which is never rewritten.
+
+    Attributes:
+        watch: Called with every new row of the curve; True prunes the run.
+        stems: Names of the records that are to be measured of it. Until they are there, the weights are kept.
+    """
+
+    kind = "run"
+
+    def __init__(self, name: str, run: Settled, needs: list[Task], stems: list[str]) -> None:
+        super().__init__(run.identity, name, run, needs)
+        self.stems = stems
+        self.watch: Watch | None = None
+
+    @property
+    def product(self) -> Path:
+        return self.run.folder / "metrics.json"
+
+    @property
+    def log(self) -> Path:
+        return self.run.folder / "error.txt"
+
+    def done(self) -> bool:
+        """Whether the record exists, and the weights or the optimizer's state where they are to be kept."""
+        folder = self.run.folder
+        return (
+            self.product.exists()
+            and (not self.run.config.train.keep_model or (folder / "model").is_dir())
+            and (not self.run.keep_state or any((folder / "checkpoint").glob("step-*")))
+        )
+
+    def do(self, tracked: Follower) -> None:
+        (error,) = self.do_together([self], tracked)
+        if error is not None:
+            raise error
+
+    def most_together(self, ready: int) -> int:
+        from tinylm_ablate.train.stack import stack_size
+
+        return 1 if self.watch is not None else stack_size(self.run, ready)
+
+    @property
+    def together(self) -> Hashable:
+        from tinylm_ablate.train.stack import stack_key
+
+        return stack_key(self.run)
+
+    def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:
+        runs = [task for task in tasks if isinstance(task, RunTask)]
+        for task in runs:
+            tracked.add(task.run.folder)
+        try:
+            return _train_together(runs)
+        finally:
+            for task in runs:
+                tracked.done(task.run.folder)
+
+    def tidy(self) -> None:
+        folder = self.run.folder
+        for name in _WRITTEN:
+            remove_unfinished(folder / name)
+        if not self.run.keep_state:
+            shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        self.drop_model()
+
+    def drop_model(self) -> None:
+        """Remove weights that nobody asked to keep, once everything is measured on them."""
+        folder = self.run.folder
+        if not self.run.config.train.keep_model and all((folder / "measures" / f"{stem}.json").exists() for stem in self.stems):
+            shutil.rmtree(folder / "model", ignore_errors=True)
+
+    def result(self) -> str:
+        metrics = read_metrics(self.run.folder)["metrics"]
+        return f"training loss {metrics['train/loss']:.4f}, {metrics['train/seconds']:.0f} s"
+
+
+def read_metrics(folder: Path) -> Record:
+    """The record of a finished run.
+
+    Raises:
+        UserError: It is missing, damaged or of another version.
+    """
+    path = folder / "metrics.json"
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such record; the run is not finished") from None
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
+        raise UserError(f"{path}: the record is damaged; remove the folder {folder}, and the run is trained again")
+    if record.get("schema") != RECORD_SCHEMA:
+        raise UserError(
+            f"{path}: a record of schema {record.get('schema')}, and this version reads {RECORD_SCHEMA}; "
+            "read it with the version that wrote it, or remove the folder"
+        )
+    return record
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A run that is ready to train, and what its record will say."""
+
+    member: Member
+    subject: Subject
+    about: Record
+    origin: Record
+    initial_std: list[Record]
+    rounds: list[Record]
+    passes: float
+
+    def finish(self, trained: Trained) -> None:
+        """Keep the weights, and write the record."""
+        from tinylm_ablate.formats.huggingface import save_model
+        from tinylm_ablate.init.random import matrix_std
+
+        settled, folder, decoder = self.member.settled, self.member.folder, self.member.decoder.cpu()
+        vocabulary = self.subject.vocabulary
+        context = settled.config.train.context_length
+        save_model(folder / "model", decoder, vocabulary.folder / "tokenizer.json", vocabulary.end_of_text, context)
+        stds = zip(self.initial_std, matrix_std(decoder), strict=True)
+        write_atomic(folder / "matrix_std.json", json.dumps([{**old, "trained_std": new["std"]} for old, new in stds]))
+        record = _record(settled, vocabulary.summary, self.subject.corpus.summary, self.origin, trained, self.about)
+        record |= {"passes": self.passes, "stack": trained.runs} | ({"rounds": self.rounds} if self.rounds else {})
+        write_atomic(folder / "metrics.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False))
+
+
+def _prepare(settled: Settled, watch: Watch | None) -> _Prepared:
+    """Open everything that a run trains on and starts from.
+
+    Raises:
+        UserError: The text, the tokenizer or the parent cannot be used.
+    """
+    from omegaconf import OmegaConf
+
+    from tinylm_ablate.init.build import initial_decoder
+    from tinylm_ablate.init.random import matrix_std
+    from tinylm_ablate.measure.base import Subject
+    from tinylm_ablate.rounds.next import next_round
+    from tinylm_ablate.train.member import Member, Start
+
+    folder = settled.folder
+    described = cut(json.loads(settled.to_json()))
+    write_atomic(folder / "settled.json", json.dumps(described, indent=1, ensure_ascii=False))
+    write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(described["config"])))
+    about = provenance() | {"text": settled.text, "vocabulary": settled.vocabulary}
+    write_atomic(folder / "provenance.json", json.dumps(about, indent=2))
+
+    subject = Subject(settled)
+    tokens = subject.shards.tokens("train")
+    rounds: list[Record] = []
+    if settled.previous is None:
+        decoder, origin = initial_decoder(settled, subject.vocabulary)
+        initial_std, start = matrix_std(decoder), Start()
+    else:
+        decoder, origin, initial_std, start, rounds = next_round(settled, tokens)
+    passes = settled.tokens / max(1, subject.shards.count("train"))
+    if passes > 1:
+        print(f"note: {settled.tokens:,} tokens are {passes:.1f} passes over the training text", file=sys.stderr)
+
+    def on_rows(rows: list[dict[str, float]]) -> bool:
+        return watch is not None and any(watch(row) for row in rows)
+
+    return _Prepared(
+        Member(decoder, tokens, settled, folder, on_rows, start), subject, about, origin, initial_std, rounds, passes
+    )
+
+
+def _train_together(tasks: Sequence[RunTask]) -> list[Exception | None]:
+    """Train runs, several of them as one program; what ended each, or None where it is done."""
+    from tinylm_ablate.train.lean import import_torchmetrics
+
+    import_torchmetrics()  # before anything imports Lightning
+
+    from tinylm_ablate.train.stack import train_stack
+
+    progress.configure(tasks[0].run.config.progress)
+    ended: dict[str, Exception] = {}
+    prepared: dict[str, _Prepared] = {}
+    for task in tasks:
+        try:
+            prepared[task.key] = _prepare(task.run, task.watch)
+        except Exception as error:
+            ended[task.key] = error
+    outcomes = train_stack([one.member for one in prepared.values()]) if prepared else []
+    for (key, one), outcome in zip(prepared.items(), outcomes, strict=True):
+        if isinstance(outcome, Exception):
+            ended[key] = outcome
+        else:
+            one.finish(outcome)
+    return [ended.get(task.key) for task in tasks]
+
+
+def _record(settled: Settled, vocabulary: Record, corpus: Record, origin: Record, trained: Any, about: Record) -> Record:
+    """What training resulted in."""
+    from tinylm_ablate.arch.costs import flops_6n_attention, flops_utilisation
+    from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
+
+    shape, train = settled.shape, settled.config.train
+    accelerator = provenance()["machine"]["accelerator"] if pick_device(train.device) == "cuda" else None
+    flops = flops_6n_attention(shape, train.context_length)
+    utilisation = flops_utilisation(flops, trained.tokens_per_second, accelerator)
+    metrics = {
+        "train/loss": trained.loss,
+        "train/seconds": trained.seconds,
+        "train/tokens_per_second": trained.tokens_per_second,
+        "train/skipped_steps": trained.skipped,
+    }
+    return {
+        "schema": RECORD_SCHEMA,
+        "identity": settled.identity,
+        "seed": settled.config.seed,
+        "config": cut(dataclasses.asdict(settled.config)),
+        "shape": dataclasses.asdict(shape),
+        "parameters": parameters(shape),
+        "embedding_head_share": embedding_head_share(shape),
+        "flops_per_token": flops_per_token(shape, train.context_length),
+        "tokens": settled.tokens,
+        "steps": settled.steps,
+        "learning_rate": settled.learning_rate,
+        "precision": settled.precision,
+        "tokenizer": vocabulary,
+        "data": corpus,
+        "init": origin,
+        "metrics": metrics | ({} if utilisation is None else {"train/model_flops_utilisation": utilisation}),
+        "provenance": about,
+    }

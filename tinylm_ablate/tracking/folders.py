@@ -1,0 +1,225 @@
+"""The files of runs and grids: which there are, what they hold, and the state of a run that follows from them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import time
+from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+#: Files that are kept with a run, everything that a report is made from; the curve only once the run has ended.
+RUN_FILES = (
+    "settled.json", "config.yaml", "provenance.json", "metrics.json", "curve.jsonl", "matrix_std.json", "error.txt",
+    "measures/*.json", "measures/*.parquet",
+)  # fmt: skip
+
+IDENTITY = re.compile(r"[0-9a-f]{16}")
+
+#: A lease whose file does not say how long it is.
+_LEASE_SECONDS = 60.0
+
+
+class Grid:
+    """A grid, as its file describes it.
+
+    Attributes:
+        cells: Identity of each cell's run to the cell's name and overrides.
+    """
+
+    def __init__(self, path: Path) -> None:
+        content = read_json(path)
+        self.path, self.identity = path, path.stem
+        self.name, self.title = str(content.get("name") or path.stem), str(content.get("title") or "")
+        self.note = str(content.get("note") or "")
+        self.axis = [str(key) for key in content.get("axis") or []]
+        self.created = path.stat().st_mtime
+        self.command, self.is_search = content.get("command"), bool(content.get("search"))
+        self.cells = {
+            str(cell["identity"]): (
+                str(cell.get("name", "")),
+                {str(key): str(value) for key, value in dict(cell.get("overrides") or {}).items()},
+            )
+            for cell in content.get("cells") or []
+            if isinstance(cell, dict) and IDENTITY.fullmatch(str(cell.get("identity")))
+        }
+
+    def arm(self, identity: str) -> str:
+        """The settings of a cell without its seed: what its replicates share."""
+        _, overrides = self.cells[identity]
+        return _words({key: value for key, value in overrides.items() if key != "seed"}) or self.name
+
+    @property
+    def arms(self) -> dict[str, list[str]]:
+        """The cells of each arm."""
+        found: dict[str, list[str]] = {}
+        for identity in self.cells:
+            found.setdefault(self.arm(identity), []).append(identity)
+        return found
+
+
+def grids_of(runs_dir: Path) -> list[Grid]:
+    """All grids of a folder of runs, the newest first; files that are none are left out."""
+    found = []
+    for path in (runs_dir / "grids").glob("*.json"):
+        if IDENTITY.fullmatch(path.stem):
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+                found.append(_grid(path, path.stat().st_mtime_ns))
+    return sorted(found, key=lambda grid: grid.created, reverse=True)
+
+
+def runs_of(runs_dir: Path) -> list[Path]:
+    """The folders of all runs that have started."""
+    return sorted(path.parent for path in runs_dir.glob("*/settled.json") if IDENTITY.fullmatch(path.parent.name))
+
+
+def needed(folders: Collection[Path]) -> list[Path]:
+    """The folders, and those of the runs that these are trained from, each once."""
+    found: dict[Path, None] = {}
+
+    for folder in folders:
+        path = folder / "settled.json"
+        with contextlib.suppress(OSError):
+            found |= {folder.with_name(identity): None for identity in _ancestors(path, path.stat().st_mtime_ns)}
+        found[folder] = None
+    return [folder for folder in found if (folder / "settled.json").is_file()]
+
+
+def live(runs_dir: Path) -> set[str]:
+    """The runs that a living worker trains, as far as the files of their leases say."""
+    found = set()
+    for path in (runs_dir / "claims").glob("run-*.[0-9]*"):
+        with contextlib.suppress(OSError):
+            lease = read_json(path)
+            seconds, here = lease.get("seconds"), str(lease.get("machine")).partition("/")[0] == socket.gethostname()
+            age = abs(time.time() - path.stat().st_mtime)
+            fresh = age <= (seconds if isinstance(seconds, int | float) else _LEASE_SECONDS)
+            if fresh and not (here and _is_free(path.with_suffix(".lock"))):
+                found.add(path.stem.removeprefix("run-"))
+    return found
+
+
+def status_of(folder: Path, held: Collection[str]) -> str:
+    """MLflow's word for the state of a run that has started."""
+    if (folder / "metrics.json").exists():
+        return "FINISHED"
+    if folder.name in held:
+        return "RUNNING"
+    return "FAILED" if (folder / "error.txt").exists() else "KILLED"
+
+
+def files_of(folder: Path, ended: bool) -> Iterator[tuple[str, Path]]:
+    """``RUN_FILES`` that exist, by their names below the folder."""
+    for pattern in RUN_FILES:
+        for path in sorted(folder.glob(pattern)):
+            if path.is_file() and not path.name.startswith(".") and (ended or path.name != "curve.jsonl"):
+                yield path.relative_to(folder).as_posix(), path
+
+
+def results_of(folder: Path) -> dict[str, float]:
+    """What training resulted in and what was measured; of two measurements of one metric the later counts."""
+    found: dict[str, float] = {}
+    for path in (folder / "metrics.json", *sorted((folder / "measures").glob("*.json"), key=lambda path: stat_of(path)[1])):
+        with contextlib.suppress(OSError):
+            found |= _metrics(path, path.stat().st_mtime_ns)
+    return found
+
+
+def curve_of(path: Path) -> list[tuple[int, dict[str, float]]]:
+    """Rows of a curve, ascending: tokens and values. A line that is not whole yet, or damaged, is left out."""
+    rows: dict[int, dict[str, float]] = {}
+    with contextlib.suppress(FileNotFoundError):
+        for line in path.read_bytes().splitlines():
+            try:
+                row = json.loads(line)
+                tokens = int(row["tokens"])
+            except (ValueError, TypeError, KeyError):
+                continue
+            rows[tokens] = {
+                str(name): float(value)
+                for name, value in row.items()
+                if name not in {"step", "tokens"} and isinstance(value, int | float)
+            }
+    return sorted(rows.items())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty where the file is absent or holds something else."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def stat_of(path: Path) -> tuple[int, int]:
+    """Size and time of change, seconds: both survive a move and a copy with times."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, int(found.st_mtime)
+
+
+def milliseconds(path: Path) -> int:
+    """When a file was changed, milliseconds since 1970."""
+    return int(1000 * path.stat().st_mtime)
+
+
+def _words(overrides: Mapping[str, str]) -> str:
+    """Overrides as a person would say them: the last part of each key where that is unmistakable."""
+    short = [key.rpartition(".")[2] for key in overrides]
+    names = [name if short.count(name) == 1 else key for name, key in zip(short, overrides, strict=True)]
+    return " ".join(f"{name}={value}" for name, value in zip(names, overrides.values(), strict=True))
+
+
+# Runs are read again and again while a grid trains: what follows from a file is kept until the file is written anew.
+
+
+@lru_cache(maxsize=65536)
+def _ancestors(path: Path, changed: int) -> tuple[str, ...]:
+    """The runs that a run is trained from, the first first, as its ``settled.json`` says."""
+    del changed
+    found: list[str] = []
+
+    def add(settled: dict[str, Any]) -> None:
+        for name in ("previous", "parent"):
+            if isinstance(before := settled.get(name), dict):
+                add(before)
+                found.append(str(before.get("identity")))
+
+    add(read_json(path))
+    return tuple(found)
+
+
+@lru_cache(maxsize=65536)
+def _metrics(path: Path, changed: int) -> dict[str, float]:
+    """The metrics of a record."""
+    del changed
+    metrics = read_json(path).get("metrics")
+    items = metrics.items() if isinstance(metrics, dict) else ()
+    return {str(name): float(value) for name, value in items if isinstance(value, int | float)}
+
+
+@lru_cache(maxsize=1024)
+def _grid(path: Path, changed: int) -> Grid:
+    del changed
+    return Grid(path)
+
+
+def _is_free(lock: Path) -> bool:
+    """Whether no process holds the lock of a lease, which ends with its process; false where that cannot be known."""
+    import fcntl
+
+    try:
+        with lock.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True

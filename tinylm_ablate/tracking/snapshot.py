@@ -1,0 +1,194 @@
+"""What MLflow should show of one run, as its files say; nothing of MLflow is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tinylm_ablate.arch.shapes import Shape, parameters
+from tinylm_ablate.files import fingerprint
+from tinylm_ablate.secrets import cut
+from tinylm_ablate.tracking.folders import Grid, curve_of, files_of, milliseconds, read_json, results_of, stat_of, status_of
+
+#: Settings that say nothing about what a run trains.
+_OTHER_GROUPS = ("tracking.", "experiment.", "grid.", "search.", "generate.", "plan.", "scale.", "evaluate.")
+_OTHER_KEYS = {"mode", "model", "prompt", "folder", "progress", "runs_dir", "cache_dir", "results_dir", "seeds"}
+
+#: Numbers that describe the text a metric was measured on; equal for every run of a grid.
+CONSTANT = re.compile(r".*/(documents|bytes|questions|tokens)")
+
+#: MLflow orders charts by name: the loss comes first, and what else the curve holds after the results.
+LOSS, CURVE = "curve/loss", "train/curve/"
+
+#: Results that are shown first, as far as they were measured.
+SHOWN = ("test/bits_per_byte/all", "validation/bits_per_byte/all", "test/cloze/all", "train/loss", "train/tokens_per_second")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One run of a tracker as the files say it should be.
+
+    Attributes:
+        key: What it is found by: the identity of a run or a grid, or a fingerprint of an arm.
+        name: What a person reads.
+        status: MLflow's word: SCHEDULED, RUNNING, FINISHED, FAILED or KILLED.
+        start, end: Milliseconds since 1970; ``end`` is None while it runs.
+        signature: Changes whenever anything here may have changed.
+        parent: Key of the run that this one is nested in.
+        metrics: Results.
+        curve: Rows of tokens and values, ascending.
+        files: Path of each artifact by its name.
+        dataset: Name, digest and source of the training text.
+        model: Folder of the trained model.
+    """
+
+    key: str
+    name: str
+    status: str
+    start: int
+    end: int | None
+    signature: str
+    parent: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    files: dict[str, Path] = field(default_factory=dict)
+    dataset: tuple[str, str, str] | None = None
+    model: Path | None = None
+
+
+def signature_of(folder: Path, grids: Sequence[Grid], held: Collection[str]) -> str:
+    """Changes whenever the snapshot of a run may have changed; reads no file."""
+    files = [(name, *stat_of(path)) for name, path in files_of(folder, ended=True)]
+    mine = [(grid.identity, grid.cells[folder.name]) for grid in grids if folder.name in grid.cells]
+    nests = [grid.identity for grid in grids[:1]]
+    return fingerprint([files, mine, nests, status_of(folder, held), (folder / "model").is_dir()])
+
+
+def snapshot_of(folder: Path, grids: Sequence[Grid], held: Collection[str]) -> Snapshot:
+    """A run.
+
+    Args:
+        folder: Its folder.
+        grids: The grids that it belongs to, as a cell or as what a cell needs, the newest first.
+        held: The runs that are being done now.
+
+    Raises:
+        ValueError: ``settled.json`` is damaged.
+    """
+    signature, status = signature_of(folder, grids, held), status_of(folder, held)
+    settled, provenance = read_json(folder / "settled.json"), read_json(folder / "provenance.json")
+    config = settled.get("config")
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder / 'settled.json'}: is damaged")
+    results, seed = results_of(folder), config.get("seed")
+    cells = [grid for grid in grids if folder.name in grid.cells]
+    experiment = cells[0].name if cells else str(_group(config, "experiment").get("name"))
+    arm = cells[0].arm(folder.name) if cells else _arm(settled)
+    tags = {"identity": folder.name, "experiment": experiment, "arm": arm, "seed": str(seed), "scale": _scale(config)}
+    tags |= {f"grid.{grid.identity}": "cell" if grid in cells else "needed" for grid in grids}
+    tags |= {f"arm.{grid.name}": grid.arm(folder.name) for grid in reversed(cells)}
+    words = (short(experiment), arm, f"seed={seed}")
+    settings = _parameters(settled) | {name: f"{value:g}" for name, value in results.items() if CONSTANT.fullmatch(name)}
+    kept = _group(config, "train").get("keep_model")
+    files = dict(files_of(folder, ended=True))
+    return Snapshot(
+        key=folder.name,
+        name=cells[0].cells[folder.name][0] if cells and cells[0].is_search else " ".join(dict.fromkeys(words)),
+        status=status,
+        start=milliseconds(folder / "settled.json"),
+        end=None if status == "RUNNING" else max(map(milliseconds, files.values())),
+        signature=signature,
+        parent=grids[0].identity if grids else None,
+        tags=tags | _provenance_tags(provenance),
+        parameters=settings,
+        metrics={name: rounded(value) for name, value in results.items() if name not in settings},
+        curve=[
+            (tokens, {LOSS if name == "loss" else f"{CURVE}{name}": value for name, value in row.items()})
+            for tokens, row in curve_of(folder / "curve.jsonl")
+        ],
+        files={name: path for name, path in files.items() if status != "RUNNING" or name != "curve.jsonl"},
+        dataset=_dataset(settled, config),
+        model=folder / "model" if status == "FINISHED" and kept and (folder / "model").is_dir() else None,
+    )
+
+
+def short(name: str) -> str:
+    """An experiment's name as a column can show it: table02_depth_width is table02."""
+    found = re.match(r"[a-z]+\d+(?=_)", name)
+    return found[0] if found else name
+
+
+def rounded(value: float) -> float:
+    """A result as it is shown, since MLflow's tables print every digit; the files hold it whole."""
+    return float(f"{value:.6g}")
+
+
+def source_tags(command: Any) -> dict[str, str]:
+    """What MLflow calls the source, and the command as it was typed."""
+    words = [str(word) for word in cut(command)] if isinstance(command, list) else []
+    return {"mlflow.source.type": "LOCAL", "mlflow.source.name": "tinylm-ablate", "command": " ".join(words)}
+
+
+def _group(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = config.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _scale(config: Mapping[str, Any]) -> str:
+    return str(_group(config, "scale").get("name"))
+
+
+def _arm(settled: Mapping[str, Any]) -> str:
+    shape = settled.get("shape") or {}
+    return f"depth={shape.get('depth')} width={shape.get('width')}"
+
+
+def _parameters(settled: Mapping[str, Any]) -> dict[str, str]:
+    """The settings under dotted keys, and what they resulted in where they say "auto"."""
+    shape = dict(settled.get("shape") or {})
+    found: dict[str, Any] = {
+        key: value
+        for key, value in _flat(settled["config"])
+        if value is not None and key not in _OTHER_KEYS and not key.startswith(_OTHER_GROUPS)
+    }
+    found.pop("arch.parameters", None)
+    found |= {f"arch.{key}": value for key, value in shape.items() if key != "vocab_size"}
+    with contextlib.suppress(TypeError):  # the shape of another version
+        found |= {"arch.parameters": parameters(Shape(**shape))["total"]}
+    found |= {"tokenizer.vocab_size": shape.get("vocab_size"), "scale": _scale(settled["config"])}
+    found |= {"train.tokens": settled.get("tokens"), "train.steps": settled.get("steps")}
+    found |= {key: settled.get(key) for key in ("learning_rate", "precision", "text", "vocabulary")}
+    parent = settled.get("parent")
+    found["init.parent"] = parent.get("identity") if isinstance(parent, dict) else found.get("init.parent", "none")
+    return {key: str(value) for key, value in cut(found).items() if value is not None}
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _dataset(settled: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    data = _group(config, "data")
+    if not settled.get("text"):
+        return None
+    name = str(data.get("name") or data.get("path") or data.get("source"))
+    return Path(name).name or name, str(settled["text"])[:36], json.dumps(cut({k: v for k, v in data.items() if v is not None}))
+
+
+def _provenance_tags(provenance: Mapping[str, Any]) -> dict[str, str]:
+    tags = source_tags(provenance.get("command"))
+    if commit := provenance.get("commit"):
+        tags["mlflow.source.git.commit"] = str(commit)
+        tags["tinylm.dirty"] = str(provenance.get("dirty")).lower()
+    return tags

@@ -1,0 +1,178 @@
+"""``sync``: makes the state of the trackers from the folders of the runs, as often as one likes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.secrets import cut
+from tinylm_ablate.tracking import loggers
+from tinylm_ablate.tracking.check import tracking_mistakes
+from tinylm_ablate.tracking.folders import Grid, grids_of, live, needed, runs_of, status_of
+from tinylm_ablate.tracking.snapshot import Snapshot, signature_of, snapshot_of
+from tinylm_ablate.tracking.store import Store, concerns_one_run, explain, is_current, open_store
+from tinylm_ablate.tracking.summary import grid_snapshots
+from tinylm_ablate.tracking.views import save_view
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from tinylm_ablate.config import TrackingConfig
+
+_log = logging.getLogger("tinylm_ablate")
+
+_WORDS = {"created": "created", "updated": "updated", "closed": "closed", "unchanged": "up to date"}
+
+
+@dataclass
+class SyncReport:
+    """What a sync did.
+
+    Attributes:
+        counts: Runs and grids by what was done: "created", "updated", "closed" (the store had it running) or "unchanged".
+        problems: One line for each thing that did not arrive; the next sync sends it.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{self.counts[key]} {word}" for key, word in _WORDS.items() if self.counts.get(key))
+        return "\n".join([*([f"MLflow: {counts}"] if counts else []), *self.problems])
+
+
+def sync(
+    tracking: TrackingConfig,
+    runs_dir: Path,
+    grids: Collection[str] | None = None,
+    folders: Collection[Path] | None = None,
+) -> SyncReport:
+    """Make the trackers' state from the files of runs and grids: create, complete, close and repair what differs.
+
+    It never raises for a store that is away or refuses something: that is in the report, and the next sync sends it.
+
+    Args:
+        tracking: Which trackers.
+        runs_dir: Folder of the runs.
+        grids: Identities of the grids to sync, with all of their runs; None is every grid unless ``folders`` is given.
+        folders: Folders of runs to sync, with the grids that they belong to; None is every run unless ``grids`` is given.
+
+    Raises:
+        ConfigError: The group ``tracking`` has mistakes.
+    """
+    if mistakes := tracking_mistakes(tracking):
+        raise ConfigError(mistakes)
+    report = sync_mlflow(tracking, runs_dir, grids, folders, live(runs_dir))
+    if tracking.loggers:
+        report.problems += loggers.export(tracking.loggers, runs_dir, _chosen(runs_dir, grids, folders)[1])
+    return report
+
+
+def sync_mlflow(
+    tracking: TrackingConfig,
+    runs_dir: Path,
+    grids: Collection[str] | None,
+    folders: Collection[Path] | None,
+    held: Collection[str],
+    only_runs: bool = False,
+) -> SyncReport:
+    """``sync`` for MLflow alone; ``held`` are the runs that are being done now, and ``only_runs`` leaves grids as they are."""
+    report = SyncReport()
+    if tracking.kind == "none":
+        return report
+    try:
+        chosen, paths = _chosen(runs_dir, grids, folders)
+        if chosen or paths:
+            _sync(open_store(tracking, runs_dir), runs_dir, [] if only_runs else chosen, paths, held, report)
+    except Exception as error:  # whatever MLflow and its libraries raise: the files stay, and a later sync sends them
+        _log.debug("tracking", exc_info=True)
+        address = tracking.uri or f"sqlite:///{runs_dir / 'mlflow.db'}"
+        report.problems.append(f"{explain(error, address)}; the next command sends what is missing")
+    return report
+
+
+def _chosen(runs_dir: Path, grids: Collection[str] | None, folders: Collection[Path] | None) -> tuple[list[Grid], list[Path]]:
+    """The grids and the folders that a sync is about."""
+    known = grids_of(runs_dir)
+    if grids is None and folders is None:
+        return known, needed(runs_of(runs_dir))
+    chosen = {grid.identity for grid in known if grid.identity in (grids or ())}
+    cells = [runs_dir / identity for grid in known if grid.identity in chosen for identity in grid.cells]
+    paths = needed([*(runs_dir / folder.name for folder in folders or ()), *cells])
+    names = {path.name for path in paths}
+    return [grid for grid in known if grid.identity in chosen or names & grid.cells.keys()], paths
+
+
+def _sync(
+    store: Store,
+    runs_dir: Path,
+    grids: Sequence[Grid],
+    folders: Sequence[Path],
+    held: Collection[str],
+    report: SyncReport,
+) -> None:
+    members = _memberships(grids_of(runs_dir), runs_dir)
+    lock = runs_dir / ".tracking.lock"
+    whole = {grid.identity: grid_snapshots(grid, runs_dir, held) for grid in grids}
+    nests = [members.get(folder.name, [])[:1] for folder in folders]
+    keys = {snapshot.key for snapshots in whole.values() for snapshot in snapshots} | {folder.name for folder in folders}
+    runs = store.runs(keys | {grid.identity for nest in nests for grid in nest})
+    ids = {key: run.info.run_id for key, run in runs.items()}
+
+    def push(snapshot: Snapshot) -> None:
+        try:
+            ids[snapshot.key], done = store.push(snapshot, runs.get(snapshot.key), ids.get(snapshot.parent or ""), lock)
+        except Exception as error:
+            if not concerns_one_run(error):
+                raise
+            report.problems.append(cut(f"MLflow refuses a part of {snapshot.name}: {_first_line(error)}"))
+            return
+        report.counts[done] = report.counts.get(done, 0) + 1
+
+    for grid, snapshots in ((grid, whole[grid.identity]) for grid in reversed(grids)):
+        if (run := runs.get(grid.identity)) is None or not is_current(run, snapshots[0].signature, snapshots[0].status):
+            save_view(store, grid, replicates=len(snapshots) > 1)
+        for snapshot in snapshots:
+            push(snapshot)
+    for folder in folders:
+        mine = members.get(folder.name, [])
+        run = runs.get(folder.name)
+        if run is not None and is_current(run, signature_of(folder, mine, held), status_of(folder, held)):
+            report.counts["unchanged"] = report.counts.get("unchanged", 0) + 1
+            continue
+        try:
+            snapshot = snapshot_of(folder, mine, held)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            report.problems.append(cut(f"{folder}: is left out: {_first_line(error)}"))
+            continue
+        push(snapshot)
+    if store.database == runs_dir.resolve() / "mlflow.db":  # another store may also hold the runs of other folders
+        for run in store.running():
+            if not any((runs_dir / place).exists() for place in _places(run)):
+                store.client.set_terminated(run.info.run_id, "KILLED")
+                report.counts["closed"] = report.counts.get("closed", 0) + 1
+
+
+def _places(run: Run) -> list[str]:
+    """The files that a run of the store is made from, below the folder of runs."""
+    grids = [key.removeprefix("grid.") for key in run.data.tags if key.startswith("grid.")]
+    identity = run.data.tags.get("identity")
+    return [f"{identity}/settled.json"] if identity else [f"grids/{grid}.json" for grid in grids]
+
+
+def _memberships(grids: Iterable[Grid], runs_dir: Path) -> dict[str, list[Grid]]:
+    """The grids that each run belongs to, as a cell or as what a cell needs, in their order."""
+    found: dict[str, list[Grid]] = {}
+    for grid in grids:
+        names = [*grid.cells, *(folder.name for folder in needed([runs_dir / identity for identity in grid.cells]))]
+        for name in dict.fromkeys(names):
+            found.setdefault(name, []).append(grid)
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

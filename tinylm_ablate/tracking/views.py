@@ -1,0 +1,68 @@
+"""The page of a grid in MLflow: its runs alone, the settings that differ as columns, replicates grouped, the loss first.
+
+The form of a saved view is MLflow's own affair (read off 3.17), so a version with another form shows its usual page.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from tinylm_ablate.tracking.folders import Grid
+from tinylm_ablate.tracking.snapshot import CURVE, LOSS, SHOWN
+from tinylm_ablate.tracking.summary import differing
+
+if TYPE_CHECKING:
+    from tinylm_ablate.tracking.store import Store
+
+#: What MLflow calls a saved view, followed by its key.
+VIEW_TAG = "mlflow.sharedViewState."
+
+#: The charts of a grid's page in their order.
+_CHARTS = (LOSS, "test/bits_per_byte/all", "test/cloze/all", f"{CURVE}learning_rate")
+
+
+def save_view(store: Store, grid: Grid, replicates: bool) -> None:
+    """Save the views of a grid under its identity: the cells and, with replicates, their means with standard deviations."""
+    settings = [key for key in differing(grid) if key != "seed"]
+    columns = [*(f"params.`{key}`" for key in [*settings, "seed"]), *(f"metrics.`{name}`" for name in SHOWN)]
+    state: dict[str, Any] = _state(grid, "cell", columns)
+    if replicates:
+        group = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": f"arm.{grid.name}"}]}
+        state |= {"groupBy": group, "useGroupedValuesInCharts": True}
+        spread = [name for shown in SHOWN[:3] for name in (shown, f"{shown}/sd")]
+        means = [*columns[: len(settings)], "metrics.`seeds`", *(f"metrics.`{name}`" for name in spread)]
+        _save(store, grid, f"{grid.identity}-means", f"{grid.name}: mean and sd", _state(grid, "arm", means))
+    _save(store, grid, grid.identity, grid.name, state)
+
+
+def _state(grid: Grid, part: str, columns: list[str]) -> dict[str, Any]:
+    section = {"uuid": "first", "name": "Loss and results", "display": True, "isReordered": True, "deleted": False}
+    charts = [
+        {
+            "uuid": name, "type": "LINE" if "curve/" in name else "BAR", "metricKey": name, "metricSectionId": "first",
+            "runsCountToCompare": 10, "deleted": False, "isGenerated": False,
+            **({"selectedMetricKeys": [name], "xAxisKey": "step", "useGlobalXaxisKey": True} if "curve/" in name else {}),
+        }
+        for name in _CHARTS
+    ]  # fmt: skip
+    return {
+        "searchFilter": f"tags.`grid.{grid.identity}` = '{part}'",
+        "orderByKey": f"metrics.`{SHOWN[0]}`",
+        "orderByAsc": True,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "selectedColumns": columns,
+        "compareRunCharts": charts,
+        "compareRunSections": [section | {"isGenerated": False}],
+    }
+
+
+def _save(store: Store, grid: Grid, key: str, name: str, state: dict[str, Any]) -> None:
+    packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
+    created = round(1000 * grid.created)
+    view = {"name": name[:80], "createdAt": created, "updatedAt": round(1000 * time.time()), "state": f"deflate;{packed}"}
+    store.client.set_experiment_tag(store.experiment_id, f"{VIEW_TAG}{key}", json.dumps(view))

@@ -1,0 +1,53 @@
+"""The verbs of the command line that are no value of ``mode``: each takes its words and returns an exit code."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def report(arguments: Sequence[str]) -> int:
+    """Write the tables of the runs."""
+    from tinylm_ablate.report.__main__ import main
+
+    return main(arguments)
+
+
+def ui(arguments: Sequence[str]) -> int:
+    """Serve the MLflow page of the runs on this machine."""
+    from tinylm_ablate.tracking.ui import main
+
+    return main(arguments)
+
+
+def sync(arguments: Sequence[str]) -> int:
+    """Make the trackers' state from the folders of the runs."""
+    from tinylm_ablate.grid.compose import compose
+    from tinylm_ablate.tracking import sync as make
+
+    parser = argparse.ArgumentParser(prog="tinylm-ablate sync", description=sync.__doc__)
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="runs_dir=…, tracking=…, tracking.uri=…")
+    config = compose(parser.parse_args(list(arguments)).settings)
+    found = make(config.tracking, Path(config.runs_dir))
+    print(found)
+    return 1 if found.problems else 0
+
+
+def gc(arguments: Sequence[str]) -> int:
+    """List what no grid needs any more: runs, caches, checkpoints, half-written files; --delete removes it."""
+    from tinylm_ablate.execute.litter import litter
+
+    parser = argparse.ArgumentParser(prog="tinylm-ablate gc", description=gc.__doc__)
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
+    parser.add_argument("--delete", action="store_true", help="remove what is listed")
+    options = parser.parse_args(list(arguments))
+    found = litter(options.runs_dir)
+    for item in found:
+        print(f"{item.bytes / 1e6:10,.1f} MB  {item.path}: {item.why}")
+        if options.delete:
+            item.remove()
+    total = sum(item.bytes for item in found) / 1e6
+    done = "removed" if options.delete else "to remove; --delete removes them"
+    print(f"{len(found)} things, {total:,.1f} MB, {done}" if found else "nothing to remove")
+    return 0
