@@ -25,7 +25,7 @@ RUN = $(BIN)/python -m tinylm_ablate
 OVERRIDES = runs_dir=$(RUNS) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint report reference ui bench paper docs clean clean-runs clean-venv
+.PHONY: help setup demo test test-gpu lint report reference ui bench paper docs clean clean-runs clean-venv
 
 help: ## list every target (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,11 @@ demo: setup ## train a small real grid on real text and print its table (about 6
 
 test: setup ## run the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+test-gpu: setup ## run the tests that need a GPU, then all others; fails where there is no GPU
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { echo "make test-gpu: PyTorch finds no GPU here" >&2; exit 1; }
+	$(BIN)/python -m pytest -m gpu -n 0 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not gpu' -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 lint: setup ## check style, formatting, types and that imports run one way
 	$(BIN)/python -m ruff check .
