@@ -63,7 +63,7 @@ def _seen(layout: Layout, device: torch.device) -> Tensor:
     size = layout.count * layout.length
     text = torch.arange(layout.text, device=device) < layout.texts.unsqueeze(1)
     past = torch.ones(layout.length, layout.length, dtype=torch.bool, device=device).tril()
-    own = torch.block_diag(*[past] * layout.count)
+    own = torch.block_diag(*[past] * layout.count)  # type: ignore[no-untyped-call]
     rows = len(layout.texts)
     seen = torch.cat((text.unsqueeze(1).expand(rows, size, -1), own.expand(rows, -1, -1)), dim=-1)
     return torch.zeros(seen.shape, device=device).masked_fill_(~seen, -math.inf).unsqueeze(1)
