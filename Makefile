@@ -25,7 +25,7 @@ RUN = $(BIN)/python -m tinylm_ablate
 OVERRIDES = runs_dir=$(RUNS) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint report ui bench paper docs clean clean-runs clean-venv
+.PHONY: help setup demo test lint report reference ui bench paper docs clean clean-runs clean-venv
 
 help: ## list every target (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -56,8 +56,11 @@ lint: setup ## check style, formatting, types and that imports run one way
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 
-report: setup ## write the tables of the runs to results/
+report: setup ## write the pages of the runs to results/, and the reference's own again
 	$(RUN).report --runs-dir $(RUNS)
+
+reference: setup ## add the finished runs of RUNS to results/reference, which the repository keeps
+	$(RUN).report --runs-dir $(RUNS) --add
 
 ui: setup ## serve the MLflow page of the runs on this machine
 	$(RUN).tracking.ui --runs-dir $(RUNS)

@@ -15,7 +15,7 @@ from typing import Any
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.provenance import provenance
 
-RESULTS = Path("results/bench")
+RESULTS = Path("results/reference/bench")
 
 #: Threads of each path, and the clock: "wall", or "cpu" for one thread beside other work. Set by the command line.
 THREADS = int(os.environ.get("BENCH_THREADS", os.cpu_count() or 1))

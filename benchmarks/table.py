@@ -1,4 +1,4 @@
-"""The table over all results: results/bench/README.md."""
+"""The table over all results: results/reference/bench/README.md."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ TINY = [
     "train.context_length=32",
     "train.batch_tokens=128",
     "train.tokens=512",
+    "train.device=cpu",
     "train.threads=1",
     "train.compile=false",
     "evaluate.max_bytes=2000",

@@ -51,7 +51,7 @@ IMPOSSIBLE = [
     (["data.validation_share=0.48", "data.test_share=0.48"], "data.test_share=0.48"),
     (["seed=-1"], "seed=-1: allowed: a number at least 0"),
     (["seeds=3"], "seeds=3: an axis of a multirun"),
-    (["init=inherit", "arch=pangu_pi"], "init.method=inherit: allowed with arch.activations=1"),
+    (["arch.rope_scaling=yarn/4"], "arch.rope_scaling=yarn/4: "),
     (["init=inherit", "init.parent_ffn_width=1280/s"], "arch.ffn_width=152"),
 ]
 

@@ -93,6 +93,13 @@ def test_secret_variables_of_the_environment_are_cut(monkeypatch):
     assert cut("wrong password queen-of-hearts in rabbit-hole-down") == "wrong password *** in rabbit-hole-down"
 
 
+def test_what_an_ordinary_environment_holds_is_not_cut():
+    """Folders, languages and the like stand in every second message."""
+    ordinary = {name: value for name, value in os.environ.items() if name in {"PWD", "OLDPWD", "HOME", "PATH", "LANG", "USER"}}
+    for value in (*ordinary.values(), os.getcwd()):
+        assert cut(f"see {value}/runs") == f"see {value}/runs"
+
+
 def test_values_of_oc_env_are_shown_as_their_names(monkeypatch):
     monkeypatch.setattr(secrets, "_resolved", {})
     monkeypatch.setenv("TEAM_BUCKET", "cheshire-cat-7")

@@ -77,6 +77,16 @@ def test_a_wider_parent_follows_the_dial_with_its_learning_rate_and_sigma() -> N
     assert child.parent.config.init.std == pytest.approx(child.config.init.std / wider**0.5)
 
 
+def test_a_trained_parent_may_have_a_larger_vocabulary_and_has_the_blocks_of_llama() -> None:
+    child = settled("arch=pangu_pi", "arch.shortcut_ratio=8", "init=inherit", "init.parent_vocab_size=320")
+    assert child.parent is not None
+    assert (child.shape.vocab_size, child.parent.shape.vocab_size) == (300, 320)
+    assert (child.shape.activations, child.parent.shape.activations, child.parent.shape.shortcuts) == (2, 1, 0)
+    assert child.parent.identity != settled("init=inherit").parent.identity  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match=r"init.parent_vocab_size=320: allowed with tokenizer.kind=bpe or compact"):
+        settled("init=inherit", "init.parent_vocab_size=320", "tokenizer=file", "tokenizer.source=nowhere")
+
+
 @pytest.mark.parametrize(("value", "expected"), [("auto", 8), ("heads/1", 8), ("heads/2", 4), ("heads / 8", 1), ("2", 2)])
 def test_key_value_heads_relative_to_the_heads(value: str, expected: int) -> None:
     shape = settled(

@@ -86,7 +86,7 @@ def normalize(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         names[key] += 1
         if key in ("experiment", "experiments") and not (key == "experiments" and match["sign"] == "+"):
             mistakes.append(f"{text}: did you mean +experiments={value}?")
-        elif key == "seeds" and not re.fullmatch(r"\d+|null", value):
+        elif key == "seeds" and not re.fullmatch(r"\d+|null|sequential", value):
             named = ",".join(re.findall(r"\d+", value)) or "0,1,2"
             mistakes.append(f"{text}: seeds is how many seeds there are, as in seeds=3; to name them: -m seed={named}")
         elif key in keys:

@@ -79,7 +79,7 @@ class ScaleConfig:
     min_head_dim: int = setting("a head size given as N/s is not cut below this many channels", at_least=2, identity=SETTLED)
     context_length: int = setting("tokens in a training sequence at this scale", at_least=2, identity=SETTLED)
     batch_tokens: int = setting("tokens in a batch at this scale", at_least=1, at_most=MAX_TOKENS, identity=SETTLED)
-    learning_rate: float = setting("peak learning rate for that batch", above=0, identity=SETTLED)
+    learning_rate: float = setting("peak learning rate for that batch, at 8 tokens per parameter", above=0, identity=SETTLED)
     init_std: float = setting("sigma of the random rules at this scale", above=0, identity=SETTLED)
     tokens_per_parameter: float = setting("default budget at this scale; the paper's is about 52", above=0, identity=SETTLED)
 
@@ -108,7 +108,7 @@ class DataConfig:
     subset: str | None = setting("source=hub: configuration of the data set", free=True, identity=SETTLED)
     split: str = setting("source=hub: split to read", free=True, identity=SETTLED)
     revision: str | None = setting("source=hub: commit or tag, for a data set that may change", free=True, identity=SETTLED)
-    streaming: bool = setting("source=hub: read without downloading everything", identity=SETTLED)
+    streaming: bool = setting("source=hub: read without downloading everything", identity=NONE)
     languages: list[str] = field(
         default_factory=list, metadata=several("keep documents of these languages only; empty keeps all", SETTLED)
     )
@@ -182,24 +182,61 @@ class ArchConfig:
     ffn_multiple: int | str = setting(
         "ffn_width=auto is rounded up to a multiple of this", dial=True, at_least=1, identity=SETTLED
     )
-    head_dim: int | str = setting("channels of one attention head; even", dial=True, at_least=2, identity=SETTLED)
+    heads: int | str = setting(
+        "query heads; 'auto' is width / head_dim, or the named parent's for the width",
+        choices=("auto",),
+        at_least=1,
+        at_most=65_536,
+        identity=SETTLED,
+    )
+    head_dim: int | str = setting(
+        "channels of one attention head; even; 'auto' is the named parent's, or else 128/s",
+        choices=("auto",),
+        dial=True,
+        at_least=2,
+        identity=SETTLED,
+    )
     kv_heads: int | str = setting(
-        "key-value heads; 'auto' is one for each head, 'heads/N' one for N of them",
+        "key-value heads; 'auto' is one for each head, or the named parent's grouping; 'heads/N' is one for N heads",
         choices=("auto", "heads/N"),
         at_least=1,
         free=True,
         identity=SETTLED,
     )
-    tied: bool = setting("share the matrix of embedding and head", identity=SETTLED)
-    rope_theta: float = setting("base of the rotary embedding", above=0, identity=SETTLED)
-    norm_eps: float = setting("epsilon of RMSNorm", above=0, identity=SETTLED)
+    tied: bool | str = setting(
+        "share the matrix of embedding and head; 'auto': as the named parent, or else not", choices=("auto",), identity=SETTLED
+    )
+    rope_theta: int | float | str = setting(
+        "base of the rotary embedding; 'auto' is the named parent's, or else 10000",
+        choices=("auto",),
+        above=0,
+        identity=SETTLED,
+    )
+    rope_scaling: str = setting(
+        "scaling of the rotary embedding: none, linear/FACTOR, llama3/FACTOR/LOW/HIGH/CONTEXT; 'auto' is the named parent's, "
+        "or else none",
+        choices=("auto", "none"),
+        free=True,
+        identity=SETTLED,
+    )
+    norm_eps: int | float | str = setting(
+        "epsilon of RMSNorm; 'auto' is the named parent's, or else 1e-5", choices=("auto",), above=0, identity=SETTLED
+    )
     activations: int = setting(
         "terms n of the series informed activation; 1 is the plain FFN", at_least=1, at_most=4, identity=SETTLED
     )
     shortcuts: int = setting("augmented shortcuts T beside attention; 0 is none", at_least=0, at_most=8, identity=SETTLED)
     shortcut_ratio: int = setting("bottleneck of a shortcut: its inner width is width/ratio", at_least=1, identity=SETTLED)
-    qkv_bias: bool = setting("biases of queries, keys and values, as in Qwen2", identity=SETTLED)
-    qk_norm: bool = setting("norms of each head's queries and keys, as in Qwen3", identity=SETTLED)
+    qkv_bias: bool | str = setting(
+        "biases of queries, keys and values, as in Qwen2; 'auto': as the named parent, or else not",
+        choices=("auto",),
+        identity=SETTLED,
+    )
+    qk_norm: bool | str = setting(
+        "norms of each head's queries and keys, as in Qwen3; 'auto': as the named parent, or else not",
+        choices=("auto",),
+        identity=SETTLED,
+    )
 
 
 def _random(config: Config) -> bool:
@@ -229,6 +266,13 @@ class InitConfig:
     parent_depth: int = setting("layers of the trained parent (the paper's 7B has 29)", at_least=1, identity=SETTLED)
     parent_width: int | str = setting("width of the trained parent", dial=True, at_least=2, identity=SETTLED)
     parent_ffn_width: int | str = setting("FFN width of the trained parent", dial=True, at_least=1, identity=SETTLED)
+    parent_vocab_size: int | str | None = setting(
+        "entries of the trained parent's vocabulary (the paper's has 100,883), made as the child's; null is the child's",
+        dial=True,
+        at_least=1,
+        at_most=2**31 - 1,
+        identity=SETTLED,
+    )
     parent_seed: int = setting(
         "seed of the trained parent, the same for every seed of a grid", at_least=0, at_most=2**31 - 1, identity=SETTLED
     )
@@ -309,7 +353,11 @@ class OptimizerConfig:
 class ScalingConfig:
     """lr = (batch / base_batch) ** exponent * base_lr * multiplier"""
 
-    base_lr: float = setting("peak learning rate at the base batch", above=0, identity=SETTLED)
+    base_lr: float | None = setting(
+        "peak learning rate at the base batch; null is the dial's for the scale, the shape and the budget (docs/dial.md)",
+        above=0,
+        identity=SETTLED,
+    )
     base_batch_tokens: int = setting("the base batch, tokens", at_least=1, at_most=MAX_TOKENS, identity=SETTLED)
     exponent: float = setting(
         "the rule's r; the paper advises 0.5 above the critical batch", at_least=-4, at_most=4, identity=SETTLED
@@ -369,7 +417,7 @@ class TrainConfig:
         "tokens in an optimizer step; a multiple of context_length", at_least=1, at_most=MAX_TOKENS, identity=SETTLED
     )
     batch_multiple: int = setting(
-        "batch_tokens is this many times the scale's, unless it is set itself", at_least=1, at_most=2**20, identity=NONE
+        "batch_tokens is this many times the scale's, unless it is set itself", at_least=1, at_most=2**20, identity=SETTLED
     )
     micro_batch: int | str = setting(
         "sequences in one forward pass; 'auto' takes the largest within 32", choices=("auto",), at_least=1, identity=SETTLED
@@ -391,6 +439,13 @@ class TrainConfig:
     strategy: str = setting(
         "devices above 1: each holds all weights (Lightning's DDP), or a part of them (its FSDP2)",
         choices=("ddp", "fsdp"),
+        identity=NONE,
+    )
+    stack: int | str = setting(
+        "runs of one shape that train together on one device, each with the numbers that it has alone; 'auto' is as many as "
+        "the memory of a GPU allows, and 1 on a processor",
+        choices=("auto",),
+        at_least=1,
         identity=NONE,
     )
     compile: bool | str = setting(
@@ -515,6 +570,22 @@ class GenerateConfig:
 
 
 @dataclass
+class ExportConfig:
+    """how mode=export writes a model for other programs"""
+
+    format: str = setting(
+        "a Hugging Face folder, or a GGUF file for llama.cpp and what stands on it",
+        choices=("huggingface", "gguf"),
+        identity=NONE,
+    )
+    weights: str = setting(
+        "format=gguf: how matrices are stored; q8_0 and q4_0 are blocks of 32 entries in 8 or 4 bits",
+        choices=("f32", "f16", "q8_0", "q4_0"),
+        identity=NONE,
+    )
+
+
+@dataclass
 class GridConfig:
     """how a multirun walks its cells"""
 
@@ -530,6 +601,9 @@ class GridConfig:
     experiments: list[str] = field(
         default_factory=list, metadata=several("experiments that make one grid together, as in experiments/paper.yaml")
     )
+    tune: bool = setting("tune each arm's learning rate, or what tune_keys names, before arms are compared", identity=NONE)
+    tune_keys: list[str] = field(default_factory=list, metadata=several("what grid.tune tunes: keys with a real number"))
+    tune_seed: int = setting("the seed that tuning uses, and no comparison", at_least=0, at_most=2**31 - 1, identity=NONE)
     on_failure: str = setting("what a failed cell does to the others", choices=("continue", "stop"), identity=NONE)
     workers: int | str = setting(
         "runs that go at once on this machine; 'auto' divides its cores by a measurement", choices=("auto",), at_least=1,
@@ -573,19 +647,26 @@ class Config:
         "what to do", choices=("run", "plan", "status", "evaluate", "generate", "export", "coverage", "sync"), identity=NONE
     )
     seed: int = setting("seed of initial weights and data order", at_least=0, at_most=2**31 - 1)
-    seeds: int | None = setting(
-        "in a multirun: seeds 0 to seeds-1 as an axis of the grid", at_least=1, at_most=10_000, identity=NONE
+    seeds: int | str | None = setting(
+        "in a multirun: seeds 0 to seeds-1 as an axis of the grid; 'sequential' adds seeds where a comparison is open",
+        choices=("sequential",),
+        at_least=1,
+        at_most=10_000,
+        identity=NONE,
     )
     runs_dir: str = setting("folder of the runs", free=True, identity=NONE)
     cache_dir: str = setting("folder of text, tokenizers and token shards that runs share", free=True, identity=NONE)
     results_dir: str = setting("mode=coverage: folder of tables and figures", free=True, identity=NONE)
     model: str | None = setting(
-        "mode=evaluate, generate or export: a run or a Hugging Face folder; null is the run that the config describes",
+        "mode=evaluate, generate or export: a run or a Hugging Face folder, for generate also a GGUF file; null is the run "
+        "that the config describes",
         free=True,
         identity=NONE,
     )
     prompt: str = setting("mode=generate: the text to go on from", free=True, identity=NONE)
-    folder: str | None = setting("mode=export: where the Hugging Face folder goes", free=True, identity=NONE)
+    folder: str | None = setting(
+        "mode=export: the folder, or with export.format=gguf the file, that is written", free=True, identity=NONE
+    )
     progress: str = setting("progress bars", choices=("auto", "on", "off"), identity=NONE)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -602,6 +683,7 @@ class Config:
     search: SearchConfig = field(default_factory=SearchConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
 
 
 #: The groups that a user chooses from, in the order of the pipeline.

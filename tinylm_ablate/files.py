@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import math
@@ -64,6 +65,18 @@ def building(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what ``write_atomic`` and ``building`` left of attempts at ``path`` whose process was killed.
+
+    Only for whoever knows that no other process is writing it now.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def sha256_file(path: Path) -> str:

@@ -64,11 +64,9 @@ def pick_device(wanted: str) -> str:
 
     Apple's is used only by its name, "mps", since no test has run on one.
     """
-    import torch
-
     if wanted != "auto":
         return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if gpus() else "cpu"
 
 
 def gpus() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from tinylm_ablate import progress
@@ -84,6 +85,8 @@ def _evaluate(config: Config) -> None:
         return
     settings_of(config.evaluate)  # its mistakes first
     model = _model_folder(config)
+    if model.suffix == ".gguf":
+        raise UserError(f"model={model}: benchmarks are kept beside a model; allowed: a run or a Hugging Face folder")
     home = model.parent if model.name == "model" and (model.parent / "metrics.json").is_file() else model
     benchmark_folder(model, home, config.evaluate, pick_device(config.train.device))
     print(score_table([("", home)], config.evaluate))
@@ -131,11 +134,24 @@ def _export(config: Config) -> None:
 
     if not config.folder:
         raise ConfigError(["folder=null: mode=export needs folder=WHERE"])
+    gguf = config.export.format == "gguf"
+    if gguf != config.folder.endswith(".gguf"):
+        name = "the name of a file that ends in .gguf" if gguf else "the name of a folder, or export.format=gguf"
+        raise ConfigError([f"folder={config.folder}: allowed with export.format={config.export.format}: {name}"])
     source = _model_folder(config)
     shape, state = load(source)
     _, end_of_text = load_tokenizer(source)
+    if source.suffix == ".gguf":
+        raise UserError(f"model={source}: is a GGUF file already; allowed: a run or a Hugging Face folder")
     context = json.loads((source / "config.json").read_text())["max_position_embeddings"]
-    export(Path(config.folder), state, shape, source / "tokenizer.json", context, end_of_text)
+    if gguf:
+        from tinylm_ablate.formats.gguf_export import export_gguf
+
+        given = (Path(config.folder), state, shape, source / "tokenizer.json", context, end_of_text)
+        for note in export_gguf(*given, config.export.weights):
+            print(f"note: {note}", file=sys.stderr)
+    else:
+        export(Path(config.folder), state, shape, source / "tokenizer.json", context, end_of_text)
     print(f"exported to {config.folder}")
 
 
@@ -147,6 +163,6 @@ def _model_folder(config: Config) -> Path:
             raise UserError(f"model=null: the run that the config describes has no model yet in {folder}; name one with model=")
         return folder
     for folder in (Path(config.runs_dir) / config.model / "model", Path(config.model) / "model", Path(config.model)):
-        if folder.is_dir():
+        if folder.is_dir() or (folder.suffix == ".gguf" and folder.is_file()):
             return folder
-    raise UserError(f"model={config.model}: neither a run in {config.runs_dir} nor a folder")
+    raise UserError(f"model={config.model}: neither a run in {config.runs_dir}, nor a folder, nor a GGUF file")

@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tinylm_ablate import __version__
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.secrets import cut
+from tinylm_ablate.version import __version__
 
 _PACKAGES = (
     "torch",

@@ -17,7 +17,7 @@ CUT = "***"
 _SHORTEST_VALUE, _SHORTEST_SECRET = 8, 6
 
 # A name is split at anything but letters and digits; these words make it the name of a secret.
-_WORDS = {"password", "passwd", "passphrase", "pwd", "secret", "credential", "credentials", "apikey", "authorization"}
+_WORDS = {"password", "passwd", "passphrase", "secret", "credential", "credentials", "apikey", "authorization"}
 _PAIRS = {("api", "key"), ("access", "key"), ("private", "key"), ("secret", "key"), ("account", "key")}
 #: A name that ends in "token" is a secret's, unless this stands before it: that is the vocabulary of language models.
 _HARMLESS = {"per", "bos", "eos", "pad", "unk", "sep", "cls", "mask", "special", "text", "next", "first", "last", "new"}
@@ -71,7 +71,9 @@ def names_secret(name: str) -> bool:
     words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+|\d+", name)]
     if _WORDS.intersection(words) or _PAIRS.intersection(itertools.pairwise(words)):
         return True
-    return bool(words) and words[-1] == "token" and not (len(words) > 1 and words[-2] in _HARMLESS)
+    if words[-1:] == ["pwd"]:
+        return len(words) > 1  # PWD itself is the working directory
+    return words[-1:] == ["token"] and not _HARMLESS.intersection(words[-2:-1])
 
 
 def watch_environment() -> None:

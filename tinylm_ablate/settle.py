@@ -21,7 +21,7 @@ from tinylm_ablate.data.corpus import text_fingerprint
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.hardware import fast_bf16
-from tinylm_ablate.scale import at_scale
+from tinylm_ablate.scale import at_scale, rate_at_budget, rate_at_shape
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tokenizer.build import mistakes as vocabulary_mistakes
 from tinylm_ablate.tokenizer.build import resolved_size, vocabulary_fingerprint
@@ -40,6 +40,10 @@ BF16_FROM_WIDTH = 32
 
 #: evaluate.max_bytes=auto: few steps, so that budgets of about one size are measured on the same text.
 AMOUNTS = (25_000, 50_000, 100_000, 200_000)
+
+#: The dial's rate of a shape is at most this many times the baseline's, or its inverse; and tokens per parameter within which
+#: the rule for budgets was measured.
+_SHAPE_LIMIT, _BUDGET_LIMITS = 4.0, (2.0, 52.0)
 
 
 def settle(config: Config) -> Settled:
@@ -68,12 +72,12 @@ def settle(config: Config) -> Settled:
     shape = None
     if sound("tokenizer", "scale", "arch") and not any(m.startswith("tokenizer.") for m in mistakes):
         try:
-            shape = resolve(config.arch, config.scale, vocab_size)
+            shape = resolve(config.arch, config.scale, vocab_size, _named_parent_shape(config))
         except ConfigError as error:
             mistakes += error.mistakes
     budget = None
     if sound("train", "scale", "optimizer"):
-        budget, found = _budget(config)
+        budget, found = _budget(config, shape)
         mistakes += found
     if config.train.device == "cuda" and config.mode != "plan":
         import torch
@@ -87,8 +91,12 @@ def settle(config: Config) -> Settled:
         mistakes.append(
             f"data.test_share={config.data.test_share}: with data.validation_share it takes {share:.0%}; allowed: under 90%"
         )
-    if config.init.method != "random" and (config.arch.activations > 1 or config.arch.shortcuts > 0):
-        mistakes.append(f"init.method={config.init.method}: allowed with arch.activations=1 and arch.shortcuts=0")
+    own_parent = config.init.method == "inherit" and config.init.parent is None
+    if own_parent and config.init.parent_vocab_size is not None and config.tokenizer.kind == "file":
+        mistakes.append(
+            f"init.parent_vocab_size={config.init.parent_vocab_size}: allowed with tokenizer.kind=bpe or "
+            "compact, or null; a file has the entries that it has"
+        )
     if config.init.train == "parent" and (config.init.method == "random" or config.init.parent is not None):
         given = f"init.method={config.init.method} init.parent={config.init.parent}"
         mistakes.append(f"init.train=parent: {given} train none; allowed: child, or init.method=inherit init.parent=null")
@@ -198,7 +206,7 @@ class _Budget:
     learning_rate: float
 
 
-def _budget(config: Config) -> tuple[_Budget, list[str]]:
+def _budget(config: Config, shape: Shape | None) -> tuple[_Budget, list[str]]:
     train, scaling = config.train, config.optimizer.scaling
     mistakes = []
     if train.tokens is not None:
@@ -236,7 +244,8 @@ def _budget(config: Config) -> tuple[_Budget, list[str]]:
     elif sequences % micro_batch:
         mistakes.append(f"train.micro_batch={micro_batch}: allowed: a divisor of the {sequences} sequences of a batch")
     try:
-        rate = (train.batch_tokens / scaling.base_batch_tokens) ** scaling.exponent * scaling.base_lr * scaling.multiplier
+        base = dial_rate(config, shape, whole) if scaling.base_lr is None else scaling.base_lr
+        rate = (train.batch_tokens / scaling.base_batch_tokens) ** scaling.exponent * base * scaling.multiplier
     except OverflowError:
         rate = float("inf")
     if not 0 < rate < 1e3:
@@ -245,6 +254,27 @@ def _budget(config: Config) -> tuple[_Budget, list[str]]:
         )
     steps = max(1, tokens // train.batch_tokens)
     return _Budget(whole, steps, micro_batch, max(1, sequences // micro_batch), rate), mistakes
+
+
+def dial_rate(config: Config, shape: Shape | None, tokens: int) -> float:
+    """The peak learning rate at the base batch where none is given: the scale's, by the dial's rules for shape and budget.
+
+    Neither rule is followed further than it was measured, nor at the paper's own scale, whose rate is printed (docs/dial.md).
+
+    Args:
+        config: Its scale is used.
+        shape: The decoder; None leaves the shape's rule out.
+        tokens: The whole budget.
+    """
+    scale = config.scale
+    if scale.factor == 1:
+        return scale.learning_rate
+    rate = scale.learning_rate
+    if shape is not None:
+        at_shape = rate_at_shape(1.0, shape.width, shape.depth, at_scale(scale.width, scale.factor), scale.depth)
+        rate *= min(_SHAPE_LIMIT, max(1 / _SHAPE_LIMIT, at_shape))
+    low, high = _BUDGET_LIMITS
+    return rate_at_budget(rate, min(high, max(low, tokens / baseline_parameters(scale))))
 
 
 def _devices_mistakes(config: Config) -> list[str]:
@@ -282,11 +312,15 @@ def _parent(config: Config) -> Settled:
     arch.kv_heads = "auto"
     if init.method == "inherit":
         arch.depth, arch.width, arch.ffn_width = init.parent_depth, init.parent_width, init.parent_ffn_width
+        arch.activations, arch.shortcuts = 1, 0  # the child's are new, and begin as Llama's function (init.inherit)
         parent.seed = init.parent_seed
+        if init.parent_vocab_size is not None:
+            parent.tokenizer.vocab_size = init.parent_vocab_size
         if init.parent_tokens is not None:
             parent.train.tokens = init.parent_tokens
         wider = at_scale(init.parent_width, config.scale.factor) / at_scale(config.scale.width, config.scale.factor)
-        parent.optimizer.scaling.multiplier /= wider
+        if parent.optimizer.scaling.base_lr is not None:  # the dial's own rate follows the shape
+            parent.optimizer.scaling.multiplier /= wider
         init.std /= math.sqrt(wider)
     parent.train.share = 1.0
     parent.rounds.count, parent.rounds.forgetting = 1, False
@@ -296,6 +330,15 @@ def _parent(config: Config) -> Settled:
         return settle(parent)
     except ConfigError as error:
         raise ConfigError([f"in the parent of init.method={config.init.method}: {m}" for m in error.mistakes]) from None
+
+
+def _named_parent_shape(config: Config) -> Shape | None:
+    """The shape of the model that ``init.parent`` names, which fills in "auto" in the group ``arch``; None without one."""
+    from tinylm_ablate.init.parents import open_parent
+
+    if config.init.method == "random" or config.init.parent is None:
+        return None
+    return open_parent(config.init.parent, Path(config.runs_dir)).shape
 
 
 def _check_parent(config: Config, child: Shape, parent: Settled | None) -> None:

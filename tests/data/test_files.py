@@ -142,6 +142,10 @@ def test_hash_of_a_file_is_kept_until_the_file_changes(tmp_path: Path, data_conf
         ("𠀀𠀁𠀂", "zh"),
         ("Café déjà vu", "fr"),
         ("a" * 5000 + "水" * 6000, "zh"),
+        ("Der schnelle braune Fuchs springt über den faulen Hund und läuft dann weiter.", "de"),
+        ("Le renard brun saute par-dessus le chien paresseux, et la nuit tombe sur la ville.", "fr"),
+        ("CreateInstanceRequest InstanceType: 实例的类型，见 DescribeInstanceTypes 接口 ImageId: 镜像的标识", "zh"),
+        ("Order 4711: 3 x item", "en"),
     ],
 )
 def test_language_by_script(text: str, language: str) -> None:

@@ -18,9 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinylm_ablate.config import DataConfig
+from tinylm_ablate.data.corpus import open_corpus, passed_over
 from tinylm_ablate.data.readers import read_rows
 from tinylm_ablate.data.rows import Columns
 from tinylm_ablate.data.sources import open_source, read_documents
+from tinylm_ablate.data.summary import files_passed_over
 from tinylm_ablate.data.walk import find_files
 from tinylm_ablate.errors import UserError
 
@@ -161,3 +163,24 @@ def test_links_are_followed_once_and_the_rest_is_counted(tmp_path: Path, data_co
     }
     [description] = open_source(data_config(folder), tmp_path / "cache").description()
     assert description["passed_over"] == found.passed_over and description["files"] == 2
+
+
+def test_what_was_dropped_and_passed_over_is_said(
+    tmp_path: Path, data_config: Make, texts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rows = [*texts[:60], texts[0], "short"]
+    (folder / "t.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
+    (folder / "notes.md").write_text("# notes")
+    (folder / "more.zip").write_bytes(bytes(2000))
+    data = data_config(folder)
+    expected = {".md": {"files": 1, "bytes": 7}, ".zip": {"files": 1, "bytes": 2000}}
+    assert files_passed_over(data, tmp_path / "cache") == expected
+    corpus = open_corpus(data, tmp_path / "cache")
+    said = capsys.readouterr().err
+    assert "text: 62 documents were read, 1 shorter than data.min_characters=50, 1 duplicates, 60 left" in said
+    assert "not read: 1 .md (7 bytes), 1 .zip (2,000 bytes); formats that are read: .txt .jsonl" in said
+    assert passed_over(corpus.summary["sources"]) == expected
+    open_corpus(data, tmp_path / "cache")
+    assert capsys.readouterr().err == ""

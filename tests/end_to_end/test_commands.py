@@ -4,81 +4,155 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
 
-from tests.helpers import TINY
+from tests.helpers import TINY, run_command
 
 
-def command(folder: Path, *arguments: str, module: str = "tinylm_ablate") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=500
-    )
-
-
-def records(folder: Path) -> dict[str, dict[str, object]]:
+def records(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.parent.name: json.loads(path.read_text()) for path in (folder / "runs").glob("*/metrics.json")}
 
 
-def settings(small_data: list[str], cache: Path) -> list[str]:
-    return [*small_data, *(entry for entry in TINY if entry != "tracking=none"), f"cache_dir={cache}"]
+def stamps(folder: Path) -> dict[Path, int]:
+    """When each file of the runs was written."""
+    runs = [path.parent for path in (folder / "runs").glob("*/settled.json")]
+    return {path: path.stat().st_mtime_ns for run in runs for path in run.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def settings(small_data: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return [*small_data, *TINY, f"cache_dir={tmp_path_factory.mktemp('cache')}"]
 
 
 @pytest.fixture(scope="module")
-def grid(small_data: list[str], cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], str]:
-    """Two arms with two seeds: the folder, the arguments and what was told."""
+def grid(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], str]:
+    """Two arms with two seeds, tracked by MLflow: the folder, the arguments and what was printed."""
     folder = tmp_path_factory.mktemp("grid")
-    arguments = ["-m", *settings(small_data, cache), "arch.depth=1,2", "seeds=2"]
-    done = command(folder, *arguments)
-    assert done.returncode == 0, done.stderr
-    return folder, arguments, done.stdout + done.stderr
+    arguments = ["-m", *settings, "tracking=mlflow", "arch.depth=1,2", "seeds=2"]
+    done = run_command(*arguments, folder=folder)
+    assert done.code == 0, done.text
+    return folder, arguments, done.text
 
 
-def test_a_grid_trains_every_cell_and_prints_a_table(grid: tuple[Path, list[str], str]) -> None:
+def test_a_grid_trains_and_measures_every_cell_and_prints_a_table(grid: tuple[Path, list[str], str]) -> None:
     folder, _, told = grid
     assert "4 done, 0 failed" in told
     assert "| arch.depth" in told
     kept = records(folder)
-    assert sorted((r["shape"]["depth"], r["seed"]) for r in kept.values()) == [(1, 0), (1, 1), (2, 0), (2, 1)]  # type: ignore[index]
-    for identity, record in kept.items():
-        run = folder / "runs" / identity
-        assert record["tokens"] == 512
-        metrics = record["metrics"]
-        assert isinstance(metrics, dict)
-        for name in ("validation/bits_per_byte/en", "test/bits_per_byte/zh", "test/cloze/all", "train/tokens_per_second"):
+    assert sorted((r["shape"]["depth"], r["seed"]) for r in kept.values()) == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    (described,) = (json.loads(path.read_text()) for path in (folder / "runs" / "grids").glob("*.json"))
+    assert {cell["identity"] for cell in described["cells"]} == kept.keys()
+    for cell in described["cells"]:
+        run, record = folder / "runs" / cell["identity"], kept[cell["identity"]]
+        assert record["tokens"] == 512 and set(record["metrics"]) >= {"train/loss", "train/tokens_per_second"}
+        metrics = {}
+        for stem in cell["measures"]:
+            metrics |= json.loads((run / "measures" / f"{stem}.json").read_text())["metrics"]
+            assert (run / "measures" / f"{stem}.parquet").exists()
+        for name in ("validation/bits_per_byte/en", "test/bits_per_byte/zh", "test/cloze/all"):
             assert metrics[name] >= 0
-        for name in ("config.yaml", "provenance.json", "curve.jsonl", "model/model.safetensors", "documents.parquet"):
+        for name in ("config.yaml", "settled.json", "provenance.json", "curve.jsonl", "model/model.safetensors"):
             assert (run / name).exists(), name
         assert not (run / "checkpoint").exists()
     assert sorted(path.name for path in folder.iterdir()) == ["runs"]
+    assert not list((folder / "runs" / "claims").iterdir())
 
 
-def test_asking_again_trains_nothing(grid: tuple[Path, list[str], str]) -> None:
+def test_the_same_command_again_changes_nothing(grid: tuple[Path, list[str], str]) -> None:
     folder, arguments, _ = grid
-    before = {path: path.stat().st_mtime_ns for path in (folder / "runs").glob("*/metrics.json")}
-    again = command(folder, *arguments)
-    assert again.returncode == 0, again.stderr
-    assert again.stderr.count("finished, see") == 4
-    assert before == {path: path.stat().st_mtime_ns for path in (folder / "runs").glob("*/metrics.json")}
+    before = stamps(folder)
+    again = run_command(*arguments, folder=folder)
+    assert again.code == 0 and "0 done, 4 skipped, 0 failed" in again.err, again.text
+    assert before == stamps(folder)
 
 
-def test_one_cell_asked_for_alone_is_the_same_run(grid: tuple[Path, list[str], str]) -> None:
+def test_one_cell_requested_alone_is_the_same_run(grid: tuple[Path, list[str], str]) -> None:
     folder, arguments, _ = grid
-    alone = command(folder, *arguments[1:-2], "arch.depth=2", "seed=1")
-    assert alone.returncode == 0, alone.stderr
-    assert "already finished" in alone.stdout
-    assert len(records(folder)) == 4
+    before = stamps(folder)
+    alone = run_command(*arguments[1:-2], "arch.depth=2", "seed=1", folder=folder)
+    assert alone.code == 0 and "already finished" in alone.out, alone.text
+    assert before == stamps(folder)
+
+
+def test_more_test_text_is_measured_and_not_trained(
+    settings: list[str], grid: tuple[Path, list[str], str], tmp_path: Path
+) -> None:
+    """A finished grid of which four times the test text is requested, and then what was requested first."""
+    shutil.copytree(grid[0] / "runs", tmp_path / "runs")
+    arguments = ["-m", *settings, "arch.depth=1,2", "seeds=2"]
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in stamps(tmp_path)}
+    more = run_command(*arguments, "evaluate.max_bytes=8000", folder=tmp_path)
+    assert more.code == 0 and "4 done, 0 failed" in more.err, more.text
+    assert more.err.count("start  bits_per_byte of ") == 4 == more.err.count("start  "), "nothing else was done"
+    assert all((path.stat().st_mtime_ns, path.read_bytes()) == content for path, content in before.items())
+    added = stamps(tmp_path).keys() - before.keys()
+    assert sorted(path.name.split(".")[0] + path.suffix for path in added) == [
+        *["bits_per_byte.json"] * 4, *["bits_per_byte.parquet"] * 4,
+    ]  # fmt: skip
+    bytes_scored = sorted(
+        json.loads(path.read_text())["metrics"]["test/bits_per_byte/en/bytes"]
+        for path in (tmp_path / "runs").glob("*/measures/bits_per_byte.*.json")
+    )
+    assert bytes_scored[:4] == [bytes_scored[0]] * 4 and bytes_scored[4] > 3 * bytes_scored[0]
+    assert "0 done, 4 skipped" in run_command(*arguments, folder=tmp_path).err
+
+
+def test_evaluate_measures_what_is_finished_and_trains_nothing(
+    settings: list[str], grid: tuple[Path, list[str], str], tmp_path: Path
+) -> None:
+    shutil.copytree(grid[0] / "runs", tmp_path / "runs")
+    arguments = ["-m", *settings, "arch.depth=1,2", "seed=0,7", "evaluate.cloze_questions=2", "mode=evaluate"]
+    done = run_command(*arguments, folder=tmp_path)
+    assert done.code == 0, done.text
+    assert done.err.count("skip   ") == 2 == done.err.count("not finished") and done.err.count("start  cloze of ") == 2
+    assert "| arch.depth" in done.out and len(records(tmp_path)) == 4
+    alone = run_command(*settings, "seed=7", "mode=evaluate", folder=tmp_path)
+    assert alone.code == 2 and "is not finished; the same command without mode=evaluate trains it" in alone.err
+    none = run_command("-m", *settings, "seed=7,8", "mode=evaluate", folder=tmp_path)
+    assert none.code == 2 and "no cell of this grid is finished" in none.err
+
+
+def test_weights_that_were_not_kept_cannot_be_measured_again(settings: list[str], tmp_path: Path) -> None:
+    arguments = ["-m", *settings, "seeds=2", "train.keep_model=false"]
+    first = run_command(*arguments, folder=tmp_path)
+    assert first.code == 0 and "2 done, 0 failed" in first.err, first.text
+    assert not list((tmp_path / "runs").glob("*/model")) and len(list((tmp_path / "runs").glob("*/measures/*.json"))) == 4
+    before = stamps(tmp_path)
+    more = run_command(*arguments, "evaluate.max_bytes=8000", "evaluate.cloze_questions=2", folder=tmp_path)
+    assert more.code == 2 and more.err.count("train.keep_model=false: the weights of ") == 1, more.text
+    assert "and 1 more runs were not kept, so bits_per_byte, cloze cannot be measured" in more.err
+    assert "Traceback" not in more.err and before == stamps(tmp_path)
+    assert "0 done, 2 skipped" in run_command(*arguments, folder=tmp_path).err
+    # Kept this time, they are trained again and measured, to the numbers that there were.
+    old = {path: json.loads(path.read_text())["metrics"] for path in (tmp_path / "runs").glob("*/measures/*.json")}
+    again = run_command(*arguments[:-1], folder=tmp_path)
+    assert again.code == 0 and len(list((tmp_path / "runs").glob("*/model"))) == 2, again.text
+    assert old == {path: json.loads(path.read_text())["metrics"] for path in old}
+
+
+def test_two_commands_that_request_a_measure_at_once_make_it_once(
+    settings: list[str], grid: tuple[Path, list[str], str], tmp_path: Path
+) -> None:
+    shutil.copytree(grid[0] / "runs", tmp_path / "runs")
+    words = [sys.executable, "-m", "tinylm_ablate", "-m", *settings, "arch.depth=1,2", "seeds=2", "evaluate.max_bytes=9000"]
+    processes = [
+        subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    told = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    lines = [line for _, err in told for line in err.splitlines()]
+    started = [line for line in lines if line.startswith("start  ")]
+    assert len(started) == len(set(started)) == 4, told
+    assert not list((tmp_path / "runs" / "claims").iterdir())
 
 
 def test_mlflow_holds_the_grid_with_its_cells_nested(grid: tuple[Path, list[str], str]) -> None:
@@ -106,52 +180,57 @@ def test_mlflow_holds_the_grid_with_its_cells_nested(grid: tuple[Path, list[str]
 
 def test_the_report_makes_its_tables(grid: tuple[Path, list[str], str]) -> None:
     folder, _, _ = grid
-    done = command(folder, "--runs-dir", "runs", "--results", "results", module="tinylm_ablate.report")
-    assert done.returncode == 0, done.stderr
+    from tinylm_ablate.report.__main__ import main as report
+
+    arguments = ["--runs-dir", str(folder / "runs"), "--results", str(folder / "results")]
+    assert report(arguments) == 0
     tables = list((folder / "results").glob("*.md"))
     assert any("±" in table.read_text() for table in tables)
     files = {path: path.read_bytes() for path in (folder / "results").rglob("*") if path.is_file()}
-    assert command(folder, "--runs-dir", "runs", "--results", "results", module="tinylm_ablate.report").returncode == 0
+    assert report(arguments) == 0
     assert files == {path: path.read_bytes() for path in (folder / "results").rglob("*") if path.is_file()}
 
 
-def test_inheritance_trains_one_parent_for_both_children(small_data: list[str], cache: Path, tmp_path: Path) -> None:
+def test_inheritance_trains_one_parent_for_both_children(settings: list[str], tmp_path: Path) -> None:
     parent = [
         "init.parent_depth=3",
         "init.parent_width=32",
         "init.parent_ffn_width=48",
         "init.keep_first=1",
         "init.keep_last=1",
+        "init.parent_vocab_size=320",
     ]
-    done = command(tmp_path, "-m", *settings(small_data, cache), "tracking=none", "arch.depth=2,5", "init=inherit", *parent)
-    assert done.returncode == 0, done.stderr
+    pangu = ["arch=pangu_pi", "arch.shortcut_ratio=4"]
+    done = run_command("-m", *settings, *pangu, "arch.depth=2,5", "init=inherit", *parent, folder=tmp_path)
+    assert done.code == 0, done.text
     kept = records(tmp_path)
-    assert sorted(record["shape"]["depth"] for record in kept.values()) == [2, 3, 5]  # type: ignore[index]
-    origin = {record["shape"]["depth"]: record["init"] for record in kept.values()}  # type: ignore[index]
-    assert origin[3]["method"] == "random"  # type: ignore[index]
-    assert origin[2]["layers"]["dropped"] == [1]  # type: ignore[index]
-    assert sum(origin[5]["layers"]["repeated"].values()) > 0  # type: ignore[index]
+    assert sorted(record["shape"]["depth"] for record in kept.values()) == [2, 3, 5]
+    origin = {record["shape"]["depth"]: record["init"] for record in kept.values()}
+    assert origin[3]["method"] == "random"
+    shapes = {record["shape"]["depth"]: record["shape"] for record in kept.values()}
+    assert [(shapes[n]["vocab_size"], shapes[n]["activations"]) for n in (2, 3, 5)] == [(300, 2), (320, 1), (300, 2)]
+    assert origin[2]["vocabulary"]["copied_percent"] > 50
+    assert origin[2]["layers"]["dropped"] == [1]
+    assert sum(origin[5]["layers"]["repeated"].values()) > 0
 
 
-def test_a_cell_that_fails_leaves_the_others(small_data: list[str], cache: Path, tmp_path: Path) -> None:
+def test_a_cell_that_fails_leaves_the_others(settings: list[str], tmp_path: Path) -> None:
     rates = "optimizer.scaling.base_lr=0.003,900"
     overflow = ["optimizer.clip=1e30", "optimizer.scaling.exponent=0", "train.tokens=2560"]
-    done = command(
-        tmp_path, "-m", *settings(small_data, cache), "tracking=none", "optimizer.weight_decay=1.0", rates, *overflow
-    )
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "1 done, 1 failed" in done.stderr
-    assert "the weights were not changed" in done.stderr
-    assert "Traceback" not in done.stderr
+    done = run_command("-m", *settings, "optimizer.weight_decay=1.0", rates, *overflow, folder=tmp_path)
+    assert done.code == 1, done.text
+    assert "1 done, 1 failed" in done.err
+    assert "the weights were not changed" in done.err
+    assert "Traceback" not in done.err
     assert len(records(tmp_path)) == 1
     (log,) = (tmp_path / "runs").glob("*/error.txt")
     assert "RunFailed" in log.read_text()
 
 
-def test_a_run_that_is_stopped_ends_with_the_same_weights(small_data: list[str], cache: Path, tmp_path: Path) -> None:
-    arguments = [*settings(small_data, cache), "tracking=none", "train.tokens=38400", "train.checkpoint_minutes=0.001"]
-    whole = command(tmp_path, *arguments, "runs_dir=whole")
-    assert whole.returncode == 0, whole.stderr
+def test_a_run_that_is_stopped_ends_with_the_same_weights(settings: list[str], tmp_path: Path) -> None:
+    arguments = [*settings, "train.tokens=38400", "train.checkpoint_minutes=0.001"]
+    whole = run_command(*arguments, "runs_dir=whole", folder=tmp_path)
+    assert whole.code == 0, whole.text
     start = [sys.executable, "-m", "tinylm_ablate", *arguments, "runs_dir=runs"]
     with subprocess.Popen(start, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
@@ -160,10 +239,10 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights(small_data: list[str],
         os.kill(process.pid, signal.SIGTERM)
         _, told = process.communicate()
     assert process.returncode == 143, told
-    assert "The same command goes on from there" in told
+    assert "The same command resumes from there" in told
     assert not records(tmp_path)
-    rest = command(tmp_path, *arguments, "runs_dir=runs")
-    assert rest.returncode == 0, rest.stderr
+    rest = run_command(*arguments, "runs_dir=runs", folder=tmp_path)
+    assert rest.code == 0, rest.text
     (first,), (second,) = ((tmp_path / name).glob("*/model/model.safetensors") for name in ("whole", "runs"))
     one, other = load_file(first), load_file(second)
     assert all((one[name] == other[name]).all() for name in one)

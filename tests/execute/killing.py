@@ -1,6 +1,6 @@
-"""Workers on one grid that are killed at random: ``python -m tests.grid.workers SPEC``, where SPEC is a JSON object.
+"""Workers that are killed: ``python -m tests.execute.killing SPEC``, where SPEC is a JSON object.
 
-Everything is imported once, and each worker is a fork of that, so that a worker starts at once. What became of them is printed
+Everything is imported once, and each worker is a fork of that, so that it starts at once. What became of the workers is printed
 as a JSON object.
 """
 
@@ -18,9 +18,22 @@ import time
 import traceback
 from typing import Any
 
+#: Modules that a worker imports sooner or later.
+_PRELOADED = (
+    "hydra.main", "lightning.pytorch", "pandas", "tinylm_ablate.grid.sweeper", "tinylm_ablate.train.fit",
+    "tinylm_ablate.rounds.next", "tinylm_ablate.tasks.graph",
+)  # fmt: skip
 
-def worker(name: str, arguments: list[str], apart: bool) -> int:
-    """Start a worker: the command line in a process of its own, with its output in ``<name>.log``; returns the process."""
+
+def start(name: str, arguments: list[str], apart: bool = False, die_in: str | None = None) -> int:
+    """Start a command in a process of its own, with its output in ``<name>.log``; returns the process.
+
+    Args:
+        name: Of the worker.
+        arguments: The words of the command line.
+        apart: As on a machine of its own that shares a folder without locks.
+        die_in: Kind of the task in whose midst the process kills itself.
+    """
     process = os.fork()
     if process:
         return process
@@ -29,11 +42,13 @@ def worker(name: str, arguments: list[str], apart: bool) -> int:
         log = os.open(f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        if apart:  # as on machines of their own that share a folder without locks
-            from tinylm_ablate.grid import claims
+        if apart:
+            from tinylm_ablate.execute import leases
 
-            claims.machine = lambda: f"{name}/of its own"  # type: ignore[assignment]
+            leases.machine = lambda: f"{name}/of its own"  # type: ignore[assignment]
             fcntl.flock = _no_locks  # type: ignore[assignment]
+        if die_in is not None:
+            _die_in(die_in)
         from tinylm_ablate.__main__ import main
 
         sys.argv = ["tinylm_ablate", *arguments]
@@ -53,42 +68,88 @@ _flock = fcntl.flock
 
 
 def _no_locks(handle: int, operation: int) -> None:
-    """The folders of the runs have no locks; the cache, which is each machine's own, has them."""
-    if os.readlink(f"/proc/self/fd/{handle}").endswith("/run.lock"):
+    """The folder of the leases has no locks; the cache, which is each machine's own, has them."""
+    if "/claims/" in os.readlink(f"/proc/self/fd/{handle}"):
         raise OSError(errno.ENOLCK, "no locks here")
     _flock(handle, operation)
 
 
-def preload() -> None:
-    """Import what a worker imports."""
-    for name in ("hydra.main", "lightning.pytorch", "pandas", "tinylm_ablate.grid.sweeper", "tinylm_ablate.train.fit"):
-        importlib.import_module(name)
+#: In place of which rename a process dies in a task of a kind: a run while it finishes its second checkpoint, the pass over the
+#: losses and a measure at the end of their work, everything else before its first file or folder is whole.
+_RENAMES = {"run": 6, "losses": 2, "measure": 2}
 
 
-def main(spec: dict[str, Any]) -> None:
+def _die_in(kind: str) -> None:
+    """Kill this process in the midst of its first task of this kind: in place of a rename that would make a product whole."""
+    from tinylm_ablate.execute.walk import Walk
+
+    do = Walk._do
+
+    def deadly(self: Any, state: Any) -> None:
+        if state.task.kind == kind:
+            _kill_at_rename(_RENAMES.get(kind, 1))
+        do(self, state)
+
+    Walk._do = deadly  # type: ignore[method-assign]
+
+
+def _kill_at_rename(count: int) -> None:
+    """Kill this process in place of the rename that would finish its n-th file or folder."""
+    left = [count]
+
+    def instead(original: Any) -> Any:
+        def rename(source: Any, target: Any, **more: Any) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            original(source, target, **more)
+
+        return rename
+
+    os.rename, os.replace = instead(os.rename), instead(os.replace)
+
+
+def wait(process: int) -> int:
+    """The exit code of a process; minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def at_random(spec: dict[str, Any]) -> dict[str, int]:
     """An undisturbed grid in ``whole``, then the same with workers that are killed and started again in ``runs``."""
-    preload()
     draw = random.Random(spec["seed"])
-    undisturbed = worker("undisturbed", [*spec["arguments"], "runs_dir=whole"], False)
-    codes = {"undisturbed": os.waitstatus_to_exitcode(os.waitpid(undisturbed, 0)[1])}
+    codes = {"undisturbed": wait(start("undisturbed", [*spec["arguments"], "runs_dir=whole"]))}
     arguments = [*spec["arguments"], "runs_dir=runs"]
     alive: dict[int, str] = {}
 
-    def start(place: int, life: int) -> None:
-        alive[worker(f"worker-{place}-{life}", arguments, spec["apart"])] = f"worker-{place}-{life}"
+    def begin(place: int, life: int) -> None:
+        alive[start(f"worker-{place}-{life}", arguments, spec["apart"])] = f"worker-{place}-{life}"
 
     for place in range(spec["workers"]):
-        start(place, 0)
+        begin(place, 0)
     for life in range(1, spec["kills"] + 1):
         time.sleep(draw.uniform(*spec["pause"]))
         victim = draw.choice(sorted(alive))
         os.kill(victim, signal.SIGKILL)
         os.waitpid(victim, 0)
         place = int(alive.pop(victim).split("-")[1])
-        start(place, life)
-    for process, name in alive.items():
-        codes[name] = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    print(json.dumps(codes))
+        begin(place, life)
+    return codes | {name: wait(process) for process, name in alive.items()}
+
+
+def in_each_kind(spec: dict[str, Any]) -> dict[str, int]:
+    """An undisturbed grid in ``whole``, then one in ``runs`` with workers of which each dies in a task of one kind."""
+    codes = {"undisturbed": wait(start("undisturbed", [*spec["arguments"], *spec["places"][0]]))}
+    arguments = [*spec["arguments"], *spec["places"][1]]
+    for kind in spec["kinds"]:
+        codes[kind] = wait(start(f"worker-{kind}", arguments, die_in=kind))
+    return codes | {"last": wait(start("worker-last", arguments))}
+
+
+def main(spec: dict[str, Any]) -> None:
+    """Do what ``spec["what"]`` says, and print the exit codes."""
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    print(json.dumps({"at_random": at_random, "in_each_kind": in_each_kind}[spec["what"]](spec)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Many workers on one grid: no cell is trained twice, nothing is lost, whoever is killed."""
+"""Workers that are killed: no task is done twice, nothing is lost, and the numbers are those of an undisturbed grid."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from safetensors.numpy import load_file
 
 from tests.helpers import TINY
 
@@ -18,46 +18,90 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Cells that differ, a little longer than the tiniest, so that workers die in the midst of them.
 CELLS = ["arch.depth=1,2", "seeds=3", "train.tokens=9600", "train.checkpoint_minutes=0.002", "train.log_every=1"]
 
+#: A run whose graph holds every kind of task: it inherits from a parent by scores and draws its second round by losses.
+EVERYTHING = [
+    "init=inherit", "init.criterion=taylor", "init.calibration_tokens=256", "init.parent_depth=3", "init.parent_width=32",
+    "init.parent_ffn_width=48", "init.keep_first=1", "init.keep_last=1", "rounds=two", "rounds.parts=2", "rounds.rule=loss",
+    "rounds.forgetting=true", "train.checkpoint_minutes=1e-9", "train.log_every=1", "evaluate.layer_skip=1",
+]  # fmt: skip
+KINDS = ["text", "tokenizer", "shards", "scores", "losses", "run", "measure"]
 
-def disturbed(folder: Path, *, seed: int, kills: int, apart: bool, arguments: list[str]) -> dict[str, int]:
-    """Run the grid whole, and again with four workers of which some are killed; the exit codes of those that ended."""
-    spec = {"seed": seed, "workers": 4, "kills": kills, "pause": [0.2, 2.0], "apart": apart, "arguments": arguments}
+#: Parts of the names of metrics that two runs of one computation need not share.
+TIMES = ("second", "utilisation")
+
+
+def disturbed(folder: Path, **spec: Any) -> dict[str, int]:
+    """Let ``tests.execute.killing`` do what ``spec`` says; the exit codes of the workers."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.grid.workers", json.dumps(spec)],
+        [sys.executable, "-m", "tests.execute.killing", json.dumps(spec)],
         cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=500,
     )  # fmt: skip
-    logs = "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(folder.glob("*.log")))
-    assert done.returncode == 0, done.stdout + done.stderr + logs
+    assert done.returncode == 0, done.stdout + done.stderr + logs(folder)
     codes: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
-    assert set(codes.values()) == {0}, logs
     return codes
 
 
-def outcome(folder: Path) -> dict[str, dict[str, float]]:
-    """What each run measured, but for how fast it was."""
-    return {
-        path.parent.name: {
-            name: value for name, value in json.loads(path.read_text())["metrics"].items() if "second" not in name
-        }
-        for path in folder.glob("*/metrics.json")
-    }
+def logs(folder: Path) -> str:
+    return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(folder.glob("*.log")))
+
+
+def numbers(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if not any(word in name for word in TIMES)}
+
+
+def outcome(runs: Path) -> dict[str, dict[str, Any]]:
+    """Everything that each run resulted in, but for how long it took."""
+    found = {}
+    for path in runs.glob("*/metrics.json"):
+        folder = path.parent
+        files: dict[str, Any] = {"metrics": numbers(json.loads(path.read_text())["metrics"])}
+        files["curve"] = [numbers(json.loads(line)) for line in (folder / "curve.jsonl").read_text().splitlines()]
+        files["weights"] = (folder / "model" / "model.safetensors").read_bytes()
+        for record in folder.glob("measures/*.json"):
+            files[record.stem] = numbers(json.loads(record.read_text())["metrics"])
+        for other in (*folder.glob("measures/*.parquet"), *folder.glob("batch_losses.parquet")):
+            files[other.name] = other.read_bytes()
+        found[folder.name] = files
+    return found
+
+
+def litter(*folders: Path) -> list[Path]:
+    """Half-written files and folders, and leases."""
+    return [
+        path for folder in folders for path in folder.rglob("*")
+        if path.name.startswith(".") or path.suffix == ".part" or path.parent.name == "claims"
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("apart", [False, True], ids=["one machine", "machines without locks"])
-def test_killed_workers_end_with_the_table_of_an_undisturbed_grid(apart: bool, small_data: list[str], tmp_path: Path) -> None:
+def test_workers_killed_at_random_end_with_the_results_of_an_undisturbed_grid(
+    apart: bool, small_data: list[str], tmp_path: Path
+) -> None:
     arguments = ["-m", *TINY, *small_data, *CELLS, f"cache_dir={tmp_path / 'cache'}", "grid.lease_seconds=2"]
-    codes = disturbed(tmp_path, seed=7 + apart, kills=5, apart=apart, arguments=arguments)
+    codes = disturbed(
+        tmp_path, what="at_random", seed=7 + apart, workers=3, kills=5, pause=[0.2, 2.0], apart=apart, arguments=arguments
+    )
+    assert set(codes.values()) == {0}, logs(tmp_path)
     whole, runs = outcome(tmp_path / "whole"), outcome(tmp_path / "runs")
     assert len(whole) == 6 and runs == whole
-    for identity in whole:
-        one, other = (load_file(tmp_path / name / identity / "model" / "model.safetensors") for name in ("whole", "runs"))
-        assert all((one[name] == other[name]).all() for name in one)
-        rows = [json.loads(line)["step"] for line in (tmp_path / "runs" / identity / "curve.jsonl").read_text().splitlines()]
-        assert rows == list(range(1, 76)), "two trainings wrote to one curve, or steps were lost"
+    for files in runs.values():
+        assert [row["step"] for row in files["curve"]] == list(range(1, 76)), "two trainings wrote to one curve"
     told = [path.read_text() for path in sorted(tmp_path.glob("worker-*.log"))]
-    done = [line.split(":")[0] for text in told for line in text.splitlines() if line.startswith("done  ")]
-    assert len(done) == len(set(done)), "a cell was trained twice"
-    assert len(told) > len(codes) - 1, "nobody was killed"
-    assert not list((tmp_path / "runs" / "claims").iterdir())
+    done = [line for text in told for line in text.splitlines() if line.startswith("start ")]
+    finished = [line.split(":")[0].replace("done   ", "start  ") for text in told for line in text.splitlines()
+                if line.startswith("done  ")]  # fmt: skip
+    assert set(finished) <= set(done) and len(told) > len(codes) - 1, "nobody was killed"
+    assert not litter(tmp_path / "runs")
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_each_kind_of_task_is_replaced(small_data: list[str], tmp_path: Path) -> None:
+    arguments = ["-m", *TINY, *small_data, *EVERYTHING, "seed=0"]
+    places = [[f"runs_dir={name}", f"cache_dir={name}-cache"] for name in ("whole", "runs")]
+    codes = disturbed(tmp_path, what="in_each_kind", kinds=KINDS, places=places, arguments=arguments)
+    assert codes == {"undisturbed": 0, **dict.fromkeys(KINDS, -9), "last": 0}, logs(tmp_path)
+    whole, runs = outcome(tmp_path / "whole"), outcome(tmp_path / "runs")
+    assert len(whole) == 3 and runs == whole
+    assert not litter(tmp_path / "runs", tmp_path / "runs-cache")

@@ -144,7 +144,7 @@ def test_the_lease_time_that_counts_is_the_holders(tmp_path: Path) -> None:
 
 
 def test_nobodys_clock_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lease from the future, of long ago, and of a machine whose clock stepped: each is dead once it was watched unchanged."""
+    """A lease from the future, of long ago, of a machine whose clock stepped: each is dead once it was watched unchanged."""
     leases = Leases(tmp_path, SHORT)
     for key, when in (("future", 4e9), ("past", 1.0), ("now", time.time())):
         os.utime(foreign(tmp_path, key), (when, when))
@@ -161,9 +161,7 @@ def test_nobodys_clock_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
-def test_a_damaged_lease_neither_blocks_nor_crashes(
-    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_lease_neither_blocks_nor_crashes(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is respected as long as it may be one that is being written, and taken over once nothing changes."""
     monkeypatch.setattr(module, "UNREADABLE_SECONDS", SHORT)
     foreign(tmp_path, "a", content=content)

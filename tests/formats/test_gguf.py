@@ -195,8 +195,8 @@ def test_a_sentencepiece_vocabulary_comes_back(tmp_path: Path) -> None:
     ("extra", "told"),
     [
         ({"architecture": "gemma"}, "general.architecture is 'gemma'"),
-        ({"add_rope_scaling_type": gguf.RopeScalingType.YARN}, "scaled for long texts"),
-        ({"add_rope_dimension_count": 8}, "a part of each head"),
+        ({"add_rope_scaling_type": gguf.RopeScalingType.YARN}, "rope_type is 'yarn'"),
+        ({"add_rope_dimension_count": 8}, "rope.dimension_count is 8"),
         ({"add_tokenizer_model": "bert", "add_token_list": ["a"]}, "tokenizer.ggml.model is 'bert'"),
     ],
 )

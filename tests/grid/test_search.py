@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
-from tinylm_ablate.run import complete, finished
 
-from tests.helpers import TINY
+from tests.helpers import TINY, Ended, run, run_command
 from tinylm_ablate.arch.shapes import parameters
 from tinylm_ablate.errors import Pruned
+from tinylm_ablate.execute.perform import perform
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.grid.trials import off_budget
 from tinylm_ablate.settle import settle
 
 
-def test_how_far_a_shape_is_off_the_budget() -> None:
+def test_the_distance_of_a_shape_from_the_budget() -> None:
     assert [off_budget(count, [100, 200]) for count in (100, 150, 200, 50, 300)] == [0, 0, 0, 0.5, 0.5]
     assert off_budget(7, []) == 0
 
@@ -34,23 +34,21 @@ def data(small_data: list[str], tmp_path_factory: pytest.TempPathFactory) -> lis
     return [*small_data, *TINY, f"cache_dir={tmp_path_factory.mktemp('cache')}"]
 
 
-def test_a_run_that_was_given_up_goes_on_bit_for_bit(data: list[str], tmp_path: Path) -> None:
+def test_a_pruned_run_resumes_bit_for_bit(data: list[str], tmp_path: Path) -> None:
     settings = [*data, "train.tokens=1536", "train.log_every=1"]
-    whole, parts = (settle(compose([*settings, f"runs_dir={tmp_path / name}"])) for name in ("whole", "parts"))
-    record = complete(whole)
-    with pytest.raises(Pruned, match="given up at step 7 of 12"):
-        complete(parts, lambda row: row["step"] == 7)
-    assert finished(parts.folder) is None
-    assert [path.name for path in (parts.folder / "checkpoint").iterdir()] == ["step-000000007"]
-    assert not (parts.folder / "error.txt").exists()
-    assert complete(parts)["metrics"]["test/bits_per_byte/all"] == record["metrics"]["test/bits_per_byte/all"]
-    one, other = (load_file(settled.folder / "model" / "model.safetensors") for settled in (whole, parts))
+    whole, parts = (compose([*settings, f"runs_dir={tmp_path / name}"]) for name in ("whole", "parts"))
+    record, settled = run(whole), settle(parts)
+    with pytest.raises(Pruned, match="pruned at step 7 of 12"):
+        perform([("trial", settled)], parts, watch=lambda row: row["step"] == 7, quiet=True)
+    assert not (settled.folder / "metrics.json").exists() and not (settled.folder / "error.txt").exists()
+    assert [path.name for path in (settled.folder / "checkpoint").iterdir()] == ["step-000000007"]
+    assert run(parts)["metrics"]["test/bits_per_byte/all"] == record["metrics"]["test/bits_per_byte/all"]
+    one, other = (load_file(folder / "model" / "model.safetensors") for folder in (settle(whole).folder, settled.folder))
     assert all((one[name] == other[name]).all() for name in one)
 
 
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    start = [sys.executable, "-m", "tinylm_ablate", "-m", "hydra/sweeper=optuna", *arguments]
-    return subprocess.run(start, cwd=folder, capture_output=True, text=True, check=False, timeout=500)
+def search(folder: Path, *arguments: str) -> Ended:
+    return run_command("-m", "hydra/sweeper=optuna", *arguments, folder=folder)
 
 
 def described(folder: Path) -> dict[str, Any]:
@@ -72,21 +70,23 @@ LONGER = [
 
 @pytest.fixture(scope="module")
 def whole(data: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A search that nothing disturbed: its folder, and what was told."""
+    """An undisturbed search: its folder, and what it printed."""
     folder = tmp_path_factory.mktemp("whole")
-    done = command(folder, *data, *LONGER, "tracking=mlflow")
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout + done.stderr
+    done = search(folder, *data, *LONGER, "tracking=mlflow")
+    assert done.code == 0, done.text
+    return folder, done.text
 
 
-def test_a_search_trains_its_trials_and_tells_the_best(whole: tuple[Path, str]) -> None:
+def test_a_search_trains_its_trials_and_reports_the_best(whole: tuple[Path, str]) -> None:
     folder, told = whole
     found = described(folder)
     assert found["counts"] == {"done": 3} and len(found["trials"]) == 3
     values = {}
     for trial in found["trials"]:
-        record = json.loads((folder / "runs" / trial["identity"] / "metrics.json").read_text())
-        values[trial["number"]] = record["metrics"]["validation/bits_per_byte/all"]
+        place = folder / "runs" / trial["identity"]
+        record = json.loads((place / "metrics.json").read_text())
+        (measure,) = place.glob("measures/bits_per_byte.*.json")
+        values[trial["number"]] = json.loads(measure.read_text())["metrics"]["validation/bits_per_byte/all"]
         assert trial["values"] == {"validation/bits_per_byte/all": values[trial["number"]]}
         assert record["shape"]["depth"] == int(trial["overrides"]["arch.depth"])
         assert record["config"]["optimizer"]["scaling"]["base_lr"] == float(trial["overrides"]["optimizer.scaling.base_lr"])
@@ -131,16 +131,16 @@ def test_a_search_that_was_killed_loses_no_trial(data: list[str], whole: tuple[P
     (database,) = tmp_path.glob("runs/search/*.db")
     with sqlite3.connect(database) as connection:
         assert ("RUNNING",) in connection.execute("select state from trials").fetchall()
-    rest = command(tmp_path, *data, *LONGER)
-    assert rest.returncode == 0, rest.stderr
+    rest = search(tmp_path, *data, *LONGER)
+    assert rest.code == 0, rest.text
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
     one, other = described(whole[0]), described(tmp_path)
     assert [(t["overrides"], t["values"], t["identity"]) for t in one["trials"]] == [
         (t["overrides"], t["values"], t["identity"]) for t in other["trials"]
     ]
-    # A larger total goes on with the same study.
-    more = command(tmp_path, *data, *LONGER, "search.trials=4")
-    assert more.returncode == 0 and "3 of 4 trials so far" in more.stderr and "4 done" in more.stderr, more.stderr
+    # A larger total continues the same study.
+    more = search(tmp_path, *data, *LONGER, "search.trials=4")
+    assert more.code == 0 and "3 of 4 trials so far" in more.err and "4 done" in more.err, more.text
 
 
 def test_several_objectives_within_a_budget(data: list[str], tmp_path: Path) -> None:
@@ -149,8 +149,8 @@ def test_several_objectives_within_a_budget(data: list[str], tmp_path: Path) -> 
     plan = {depth: settle(compose([*data, f"arch.depth={depth}"])) for depth in range(1, 6)}
     counts = {depth: parameters(settled.shape)["total"] for depth, settled in plan.items()}
     budget = f"search.parameters=[{counts[2]},{counts[3]}]"
-    done = command(tmp_path, *data, objectives, *decode, budget, "search.trials=3", "arch.depth=range(1,6)", RATE)
-    assert done.returncode == 0, done.stderr
+    done = search(tmp_path, *data, objectives, *decode, budget, "search.trials=3", "arch.depth=range(1,6)", RATE)
+    assert done.code == 0, done.text
     found = described(tmp_path)
     trained = [trial for trial in found["trials"] if trial["state"] == "done"]
     rejected = [trial for trial in found["trials"] if trial["state"] == "rejected"]
@@ -163,11 +163,11 @@ def test_several_objectives_within_a_budget(data: list[str], tmp_path: Path) -> 
     assert len(list((tmp_path / "runs" / "search").glob("*.svg"))) == 1
 
 
-def test_weak_trials_are_given_up_and_keep_their_checkpoint(data: list[str], tmp_path: Path) -> None:
+def test_weak_trials_are_pruned_and_keep_their_checkpoint(data: list[str], tmp_path: Path) -> None:
     rate = "optimizer.scaling.base_lr=tag(log, interval(1e-6, 1e-1))"
     settings = ["search.pruner=median", "search.sampler=random", "search.trials=10", "train.tokens=5120", "train.log_every=1"]
-    done = command(tmp_path, *data, "arch.depth=1", rate, *settings)
-    assert done.returncode == 0, done.stderr
+    done = search(tmp_path, *data, "arch.depth=1", rate, *settings)
+    assert done.code == 0, done.text
     found = described(tmp_path)
     pruned = [trial for trial in found["trials"] if trial["state"] == "pruned"]
     assert pruned and found["counts"] == {"done": 10 - len(pruned), "pruned": len(pruned)}
@@ -182,15 +182,13 @@ def test_weak_trials_are_given_up_and_keep_their_checkpoint(data: list[str], tmp
 
 def test_a_trial_that_diverges_leaves_the_search_alone(data: list[str], tmp_path: Path) -> None:
     overflow = ["optimizer.clip=1e30", "optimizer.scaling.exponent=0", "optimizer.weight_decay=1.0", "train.tokens=2560"]
-    done = command(
-        tmp_path, *data, *overflow, "optimizer.scaling.base_lr=0.003,900", "search.trials=4", "search.sampler=random"
-    )
-    assert done.returncode == 0, done.stderr
+    done = search(tmp_path, *data, *overflow, "optimizer.scaling.base_lr=0.003,900", "search.trials=4", "search.sampler=random")
+    assert done.code == 0, done.text
     states = {trial["overrides"]["optimizer.scaling.base_lr"]: trial["state"] for trial in described(tmp_path)["trials"]}
     assert states == {"0.003": "done", "900": "failed"}
 
 
-def test_all_mistakes_are_told_before_anything_is_spent(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_before_anything_is_spent(tmp_path: Path) -> None:
     mistakes = {
         "search.objectives=[quality]": "search.objectives=[quality]: allowed: validation/bits_per_byte/LANGUAGE",
         "search.parameters=[5,1]": "search.parameters=[5, 1]: allowed: [low,high]",
@@ -205,12 +203,12 @@ def test_all_mistakes_are_told_before_anything_is_spent(tmp_path: Path) -> None:
     }
     composed = [key for key in mistakes if not key.startswith(("init", "arch.dpeth"))]
     for asked, exact in ((composed, True), (list(mistakes), False)):
-        done = command(tmp_path, *asked)
-        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-        told = [message for key, message in mistakes.items() if message in done.stderr]
+        done = search(tmp_path, *asked)
+        assert done.code == 2 and "Traceback" not in done.err, done.text
+        told = [message for key, message in mistakes.items() if message in done.err]
         wanted = [mistakes[key] for key in asked]
         assert told == wanted if exact else {mistakes["arch.dpeth=1"], mistakes["init=choice(gpt2,gpt3)"]} <= set(told), (
-            done.stderr
+            done.err
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -226,7 +224,7 @@ def test_all_mistakes_are_told_before_anything_is_spent(tmp_path: Path) -> None:
         (["arch.depth=1,2", "mode=plan"], "mode=plan: allowed with hydra/sweeper=grid"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_searched_is_told(arguments: list[str], message: str, data: list[str], tmp_path: Path) -> None:
-    done = command(tmp_path, *data, *arguments)
-    assert done.returncode == 2 and message in done.stderr, done.stderr
+def test_what_cannot_be_searched_is_reported(arguments: list[str], message: str, data: list[str], tmp_path: Path) -> None:
+    done = search(tmp_path, *data, *arguments)
+    assert done.code == 2 and message in done.err, done.text
     assert list(tmp_path.iterdir()) == []

@@ -356,8 +356,7 @@ def test_one_tensor_at_a_time_is_read() -> None:
         ({"heads": 5, "kv_heads": 5}, "5 heads"),
         ({"tied": True}, "arch.tied=true"),
         ({"rope_theta": 5e5}, "arch.rope_theta=500000"),
-        ({"activations": 2}, "arch.activations=2"),
-        ({"shortcuts": 1}, "arch.shortcuts=1"),
+        ({"norm_eps": 1e-3}, "arch.norm_eps=0.001"),
     ],
 )
 def test_a_child_that_does_not_fit_is_told_why(changes: dict[str, Any], told: str) -> None:
@@ -368,6 +367,17 @@ def test_a_child_that_does_not_fit_is_told_why(changes: dict[str, Any], told: st
     state = random_state(BASE)
     with pytest.raises(ValueError, match=r"arch\."):
         cut(state, BASE, child, range(3), score(state, BASE, "l2"))
+
+
+def test_modules_of_pangus_are_inherited_whole_or_new() -> None:
+    parent = replace(BASE, activations=2, shortcuts=1, shortcut_ratio=8)
+    assert check_shapes(BASE, parent) == check_shapes(parent, parent) == check_shapes(parent, replace(parent, depth=1)) == []
+    (mistake,) = check_shapes(parent, replace(parent, activations=3))
+    assert mistake.startswith("arch.activations=3: ")
+    assert [told.split("=")[0] for told in check_shapes(parent, replace(parent, width=24, ffn_width=8))] == [
+        "arch.width", "arch.ffn_width",
+    ]  # fmt: skip
+    assert len(check_shapes(parent, replace(parent, activations=1, shortcuts=0))) == 2
 
 
 def test_depth_and_vocabulary_never_stand_in_the_way() -> None:

@@ -141,9 +141,10 @@ def test_biases_and_norms_of_qwen_are_of_the_shape(tmp_path: Path, kind: str, ow
 
 @pytest.mark.parametrize("kind", ["Llama", "Qwen3"])
 def test_other_biases_are_refused(tmp_path: Path, kind: str) -> None:
-    assert "biases beside those of Qwen2's queries, keys and values" in refusal(
-        save(tmp_path / "model", kind, attention_bias=True)
-    )
+    folder = save(tmp_path / "model", kind, attention_bias=True)
+    assert "attention_bias is True" in refusal(folder)
+    edit(folder, attention_bias=False)  # and where the config does not say so
+    assert "biases beside those of Qwen2's queries, keys and values" in refusal(folder)
 
 
 def test_norms_of_queries_in_another_model_are_refused(folder: Path) -> None:
@@ -156,10 +157,17 @@ def test_norms_of_queries_in_another_model_are_refused(folder: Path) -> None:
     [
         ({"model_type": "gpt2"}, "model_type is 'gpt2'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope_type is 'llama3'"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None}, "rope_type is 'linear'"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_parameters.rope_type is 'yarn'"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling.rope_type is 'dynamic'"),
+        ({"rope_scaling": {"type": "linear", "factor": -2.0}}, "factor is -2.0"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "rope_parameters.low_freq_factor is missing"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
+        ({"embedding_multiplier": 12.0}, "embedding_multiplier is 12.0"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000; allowed: 1 to 10,000"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"hidden_size": "wide", "num_hidden_layers": None}, "num_hidden_layers is None; hidden_size is 'wide'"),
+        ({"hidden_size": "wide", "num_hidden_layers": None}, "hidden_size is 'wide'; allowed: 1 to 1,048,576"),
         ({"num_key_value_heads": 3}, "key-value heads must divide"),
         ({"num_hidden_layers": 3}, "9 tensors are missing, such as model.layers.2.input_layernorm.weight"),
         ({"num_hidden_layers": 1}, "an unknown tensor model.layers.1."),

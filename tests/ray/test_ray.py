@@ -1,16 +1,20 @@
-"""A grid on a real Ray cluster of two nodes, both on this machine."""
+"""A grid by the workers of a real Ray cluster of two nodes, both on this machine."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import TINY
+from tinylm_ablate.execute.leases import Leases
 
 pytestmark = [
     pytest.mark.slow,
@@ -19,24 +23,35 @@ pytestmark = [
 
 SCRIPT = Path(__file__).with_name("run.sh")
 
-#: Runs the command line, and then again as one that asks for more cores than a node has.
+#: Runs the command line, and then again as one that requests more cores than a node has.
 TWICE = """
 "$@" || exit
-! "$@" hydra.launcher.cpus=64 seeds=3
+! "$@" hydra.launcher.cpus=64 seeds=4
 """
 
 
-def test_a_grid_runs_on_a_cluster_of_two_nodes(small_data: list[str], tmp_path: Path) -> None:
-    grid = [*TINY, *small_data, "train.tokens=25600", "seeds=2", "hydra/launcher=ray", "cache_dir=cache"]
-    command = [sys.executable, "-m", "tinylm_ablate", "-m", *grid]
-    done = subprocess.run(
-        [str(SCRIPT), "bash", "-c", TWICE, "twice", *command],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=230,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 done, 0 failed" in done.stderr
-    assert "hydra.launcher.cpus=64" in done.stderr and "allowed: up to 1 cores" in done.stderr
+def test_a_cluster_of_two_nodes_does_a_grid_and_replaces_a_killed_worker(small_data: list[str], tmp_path: Path) -> None:
+    grid = [
+        *TINY, *small_data, "train.tokens=64000", "train.checkpoint_minutes=0.001", "seeds=3", "hydra/launcher=ray",
+        "grid.workers=2", "grid.lease_seconds=2", "cache_dir=cache",
+    ]  # fmt: skip
+    words = [str(SCRIPT), "bash", "-c", TWICE, "twice", sys.executable, "-m", "tinylm_ablate", "-m", *grid]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as cluster:
+        victim, deadline = None, time.monotonic() + 300
+        while victim is None and cluster.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+            if (tmp_path / "runs" / "claims").is_dir():
+                held = Leases(tmp_path / "runs", 60).held()
+                victim = next((holder.pid for key, holder in held.items() if key.startswith("run-")), None)
+        if victim is not None:
+            os.kill(victim, signal.SIGKILL)
+        out, told = cluster.communicate(timeout=300)
+    assert cluster.returncode == 0, out + told
+    assert victim is not None and "2 workers start" in told and "3 done, 0 failed" in told
+    assert "hydra.launcher.cpus=64" in told and "allowed: up to 1 cores" in told
     records = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*/metrics.json")]
-    assert sorted(record["seed"] for record in records) == [0, 1]
+    assert sorted(record["seed"] for record in records) == [0, 1, 2]
     assert all("hydra/launcher=ray" in record["provenance"]["command"] for record in records)
+    assert len(list((tmp_path / "runs").glob("*/measures/bits_per_byte.*.json"))) == 3
+    assert not list((tmp_path / "runs" / "claims").iterdir())
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "cache"}

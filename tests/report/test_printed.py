@@ -1,15 +1,18 @@
+"""Which of the paper's rows belongs to an arm, and that the rows were typed without slips."""
+
 from __future__ import annotations
 
 import csv
 
 import pytest
 
-from tinylm_ablate.report.printed import FOLDER, number, printed
+from tinylm_ablate.report.measures import number
+from tinylm_ablate.report.printed import FOLDER, printed
 from tinylm_ablate.report.records import Grid
 
 
 def grid(paper, axis, paper_axis):
-    return Grid("name", "title", axis, paper, paper_axis, [])
+    return Grid("0" * 16, "name", "title", "", axis, paper, paper_axis, [], [], [], "", [])
 
 
 @pytest.mark.parametrize(
@@ -50,7 +53,9 @@ def test_a_table_that_is_not_there_is_told():
     assert printed([grid("table99", ["arch.depth"], ["depth"])], [{"arch.depth": "1"}], problems) is None
     assert printed([grid("table02_depth_width", ["arch.depth"], ["nothing"])], [{"arch.depth": "1"}], problems) is None
     assert printed([grid(None, ["arch.depth"], [])], [{"arch.depth": "1"}], problems) is None
-    assert len(problems) == 2
+    assert printed([grid("../claims", ["arch.depth"], ["depth"])], [{"arch.depth": "1"}], problems) is None
+    assert printed([grid("/etc/passwd", ["arch.depth"], ["depth"])], [{"arch.depth": "1"}], problems) is None
+    assert len(problems) == 4
 
 
 def test_sizes_are_read_as_the_papers():

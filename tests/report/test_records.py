@@ -1,96 +1,146 @@
+"""What is read from a folder of runs, and what is left out and reported."""
+
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 
+import pandas as pd
 import pytest
 
-from tinylm_ablate.config import walk
-from tinylm_ablate.errors import UserError
-from tinylm_ablate.report import read_grids, read_records
-from tinylm_ablate.report.records import flat_record, frame, to_csv
+from tinylm_ablate.report.records import flatten, frame, parse_grid, read_runs, thin
+
+BITS = "test/bits_per_byte/all"
 
 
-def test_a_record_is_a_row(runs):
-    runs.add("bbbb", 1, 2.0)
-    runs.add("1234567890123456", 0, 1.5, depth=40)
-    records = read_records(runs.folder)
-    assert records["identity"].tolist() == ["1234567890123456", "bbbb"]
-    assert records["seed"].tolist() == [0, 1]
-    first = records.iloc[0]
-    assert first["arch.depth"] == first["shape.depth"] == 40
-    assert first["parameters.total"] == 900_040
-    assert first["test/bits_per_byte/all"] == 1.5
-    assert first["vocabulary.bytes_per_token.zh"] == 3.0
-    assert first["text.fingerprint"] == "1234567890123456"
-    assert first["init.method"] == "random" and first["origin.origin"] == "drawn"
-    assert not bool(first["arch.tied"])
-    assert not any(column.startswith(("text.sources", "provenance.packages", "schema")) for column in records.columns)
+def test_a_run_is_one_row_of_settings_and_measures(runs):
+    identity = runs.add("a", 3, 2.5, depth=9)
+    runs.measure(identity, "decoding_speed", {"decode/tokens_per_second": 120.0}, batch=20)
+    records = read_runs(runs.folder)
+    (row,) = records.runs.to_dict("records")
+    assert (row["identity"], row["seed"], row["arch.depth"], row["shape.width"]) == (identity, 3, 9, 284)
+    assert (row[BITS], row["train/seconds"], row["decode/tokens_per_second"]) == (2.5, 500.0, 120.0)
+    assert row["measure.decoding_speed.batch"] == 20 and row["measure.bits_per_byte.max_bytes"] == 100000
+    assert records.problems == []
+    # Folders and addresses are private, and lists of packages say nothing about the numbers.
+    assert not [name for name in records.runs if name.startswith(("runs_dir", "tracking", "provenance.packages"))]
+    assert "secret" not in records.runs.to_csv()
 
 
-def test_settings_that_can_change_numbers_are_kept_and_others_are_not(compose):
-    config = compose(["scale=s32", "arch.depth=20", "tracking.uri=http://me:secret@server"])
-    row = flat_record({"identity": "a", "seed": 0, "config": dataclasses.asdict(config), "metrics": {"m": 1.0}})
-    for key, value, rule in walk(config):
-        if rule.get("identity") != "none" or key == "scale.name":
-            assert row[key] == value, key
-        else:
-            assert key not in row
-    assert "secret" not in to_csv([row])
+def test_long_frames_hold_curves_documents_and_the_rows_of_measures(runs):
+    identity = runs.add("a", 0, 2.5)
+    rows = pd.DataFrame({"skipped": [0, 1], "first": [0, 0], "bits_per_byte": [2.5, 3.0], "cloze": [0.3, 0.2]})
+    runs.measure(identity, "layer_skip", {}, rows)
+    found = read_runs(runs.folder).rows
+    assert set(found) == {"curves", "documents", "questions", "layer_skip"}
+    assert len(found["curves"]) <= 64 and found["curves"]["tokens"].iloc[-1] == 300_000
+    documents = found["documents"]
+    assert set(documents["split"]) == {"test"} and len(documents) == 80
+    english = documents[documents["language"] == "en"]
+    assert english["nats"].sum() / english["bytes"].sum() / math.log(2) == pytest.approx(2.4, abs=1e-4)
+    assert found["layer_skip"]["bits_per_byte"].tolist() == [2.5, 3.0]
 
 
-def test_what_cannot_be_read_is_told(runs):
-    runs.add("good", 0, 2.0)
-    for name, text in {
-        "cut": '{"schema": 1, "iden',
-        "list": "[]",
-        "newer": json.dumps({"schema": 99}),
-        "part": json.dumps({"schema": 1, "identity": "part", "seed": 0, "config": {}}),
-        "binary": "\x00\x01",
-        "words": json.dumps({"identity": "words", "seed": 0, "config": {}, "schema": 1, "metrics": {"test/cloze/en": "many"}}),
-        "half": json.dumps({"identity": "half", "seed": 0.5, "config": {}, "schema": 1, "metrics": {}}),
-    }.items():
-        (runs.folder / name).mkdir()
-        (runs.folder / name / "metrics.json").write_text(text)
-    for name in ("running", "failed"):
-        (runs.folder / name).mkdir()
-        (runs.folder / name / "config.yaml").write_text("")
-    (runs.folder / "failed" / "error.txt").write_text("Traceback\nValueError: loss is nan\n")
-    (runs.folder / "cache").mkdir()
-    problems: list[str] = []
-    assert read_records(runs.folder, problems)["identity"].tolist() == ["good"]
-    text = "\n".join(problems)
-    assert len(problems) == 9
-    assert "test/cloze/en=many is no finite number" in text and "seed=0.5 is no whole number" in text
-    assert "schema 99 is newer" in text and "'metrics' is missing" in text
-    assert "running: not finished" in text and "failed: failed: ValueError: loss is nan" in text
-    assert "cache" not in text
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda record: record | {"identity": "../../../x"}, "not sixteen hexadecimal digits"),
+        (lambda record: record | {"identity": "0" * 16}, "not the name of its folder"),
+        (lambda record: record | {"schema": 1}, "schema 1 is not 2"),
+        (lambda record: record | {"seed": "zero"}, "seed='zero' is not a whole number"),
+        (lambda record: record | {"metrics": {"train/loss": float("nan")}}, "train/loss=nan is not a finite number"),
+        (lambda record: record | {"metrics": {"train/loss": "low"}}, "train/loss='low' is not a number"),
+        (lambda record: {key: value for key, value in record.items() if key != "metrics"}, "'metrics' is missing"),
+        (lambda record: [record], "TypeError"),
+    ],
+)
+def test_a_damaged_record_is_reported_and_the_others_are_read(runs, damage, told):
+    good, bad = runs.add("good", 0, 2.5), runs.add("bad", 0, 2.5)
+    path = runs.folder / bad / "metrics.json"
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    records = read_runs(runs.folder)
+    assert records.runs["identity"].tolist() == [good]
+    (problem,) = records.problems
+    assert str(path) in problem and told in problem
 
 
-def test_a_broken_grid_is_told(runs):
-    runs.grid("good", {"a": {"arch.depth": 1}})
-    (runs.folder / "grids" / "bad.json").write_text('{"name": "bad"}')
-    problems: list[str] = []
-    assert [grid.name for grid in read_grids(runs.folder, problems)] == ["good"]
-    assert len(problems) == 1 and "bad.json" in problems[0]
+def test_a_damaged_measure_costs_only_itself(runs):
+    identity = runs.add("a", 0, 2.5)
+    folder = runs.folder / identity / "measures"
+    next(folder.glob("cloze.*.json")).write_text("{")
+    (folder / "../measures/notes.json").write_text("{}")
+    records = read_runs(runs.folder)
+    assert records.runs[BITS].tolist() == [2.5] and "test/cloze/all" not in records.runs
+    assert len(records.problems) == 2 and "questions" not in records.rows
 
 
-def test_a_folder_that_is_none_is_told(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file cannot be read as a folder of runs"):
-        read_records(tmp_path / "file")
-    assert read_records(tmp_path / "absent").empty
+def test_documents_that_do_not_add_up_are_not_used(runs):
+    identity = runs.add("a", 0, 2.5)
+    path = next((runs.folder / identity / "measures").glob("bits_per_byte.*.json"))
+    content = json.loads(path.read_text())
+    content["metrics"]["test/bits_per_byte/en"] += 0.01
+    path.write_text(json.dumps(content))
+    records = read_runs(runs.folder)
+    assert "its en items give bits_per_byte 2.40000, but its metrics say 2.4" in records.problems[0]
+    assert "documents" not in records.rows
 
 
-def test_csv_keeps_every_value():
-    rows = [
-        {"identity": "12e4", "seed": 0, "x": 0.1 + 0.2, "y": True, "z": None, "w": "100883/s", "v": [1, "a"]},
-        {"identity": "0001", "seed": 2, "x": 1e-300, "y": False, "u": 'a,b\n"c"'},
+def test_of_several_measurements_the_one_that_the_grid_names_counts(runs):
+    identity = runs.add("a", 0, 2.5)
+    speeds = (1, 2, 3)
+    wanted, *_ = [
+        runs.measure(identity, "decoding_speed", {"decode/tokens_per_second": float(speed)}, batch=speed) for speed in speeds
     ]
-    records = frame(to_csv(rows))
-    assert records["identity"].tolist() == ["12e4", "0001"]
-    assert records["x"].tolist() == [0.1 + 0.2, 1e-300]
-    assert records["y"].tolist() == [True, False]
-    assert math.isnan(records["z"][0]) and records["w"][0] == "100883/s" and records["v"][0] == '[1,"a"]'
-    assert records["u"][1] == 'a,b\n"c"'
+    path = runs.grid("g", {identity: {"seed": 0}})
+    content = json.loads(path.read_text())
+    content["cells"][0]["measures"] = [wanted]
+    path.write_text(json.dumps(content))
+    records = read_runs(runs.folder)
+    assert records.runs["decode/tokens_per_second"].tolist() == [1.0] and records.problems == []
+
+
+def test_unfinished_and_failed_runs_are_reported(runs):
+    for name, error in (("a", None), ("b", "Traceback\nValueError: no text\n")):
+        folder = runs.folder / (name * 16)
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("")
+        if error is not None:
+            (folder / "error.txt").write_text(error)
+    assert [problem.partition(": ")[2] for problem in read_runs(runs.folder).problems] == [
+        "not finished; the command that started it resumes it",
+        "failed: ValueError: no text",
+    ]
+
+
+def test_a_grid_whose_cells_lead_out_of_the_folder_is_left_out(runs):
+    identity = runs.add("a", 0, 2.5)
+    runs.grid("fine", {identity: {"seed": 0}})
+    runs.grid("bad", {"../../x": {"seed": 0}})
+    records = read_runs(runs.folder)
+    assert [grid.name for grid in records.grids] == ["fine"]
+    assert "'../../x' is not sixteen hexadecimal digits" in records.problems[0]
+    with pytest.raises(ValueError, match="identity="):
+        parse_grid({"identity": "/etc/passwd", "name": "x", "title": "x", "cells": []})
+
+
+def test_columns_have_one_type_each():
+    rows = [
+        {"identity": "a", "seed": 0, "width": "auto", "flag": True, "number": 1, "half": 0.5, "none": None},
+        {"identity": "b", "seed": 1, "width": 20.0, "flag": None, "number": 2, "half": 1, "list": [1, 2]},
+    ]
+    table = frame(rows)
+    assert list(table)[:2] == ["identity", "seed"] and table["seed"].dtype == "int64"
+    assert table["width"].tolist() == ["auto", "20"] and table["number"].dtype == "int64" and table["half"].dtype == "float64"
+    assert table["flag"].dtype == "boolean" and table["list"].tolist()[1] == "[1,2]"
+
+
+def test_a_record_without_its_parts_is_no_record():
+    with pytest.raises(ValueError, match="'config' is missing"):
+        flatten({"identity": "0" * 16, "seed": 0, "metrics": {}})
+
+
+def test_a_curve_is_thinned_to_means_and_survives_a_line_cut_short(tmp_path):
+    path = tmp_path / "curve.jsonl"
+    path.write_text("".join(json.dumps({"tokens": n, "loss": float(n)}) + "\n" for n in range(1, 129)) + '{"tokens": 12')
+    table = thin(path)
+    assert len(table) == 64 and table["tokens"].tolist()[:2] == [2, 4] and table["loss"].tolist()[:2] == [1.5, 3.5]

@@ -1,8 +1,7 @@
-"""Seeds, tuning, decision accuracy, the bigram table and matrices."""
+"""Seeds, tuning, decision accuracy and matrices."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -13,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinylm_ablate.science.accuracy import accuracy, between_scales
-from tinylm_ablate.science.bigrams import BigramTable
 from tinylm_ablate.science.claim import parse
 from tinylm_ablate.science.looks import LOOKS
 from tinylm_ablate.science.matrices import matrix_metrics
@@ -145,25 +143,6 @@ def test_scales_are_compared_at_like_budgets(planted: Any) -> None:
             planted.arm(f"a{place}", 2.5 + 0.02 * order * place, (0,), spread=0.0, **more)
     found = between_scales({"table": planted.evidence()}, BITS, "s32", "s16")
     assert found.overall.pairs == 15 and found.overall.share == 1.0
-
-
-def test_bigrams_are_a_distribution_and_match_a_plain_count() -> None:
-    source = np.random.default_rng(0)
-    tokens = source.integers(12, size=500)
-    table = BigramTable(tokens, 13, prior=4.0)
-    for before in range(13):
-        p = [math.exp(-float(table.nats(np.array([token]), start=before)[0])) for token in range(13)]
-        assert sum(p) == pytest.approx(1)
-    pair = sum(pair == (3, 5) for pair in itertools.pairwise(tokens.tolist()))
-    expected = (pair + 4 * ((tokens == 5).sum() + 1) / 513) / ((tokens[:-1] == 3).sum() + 4)
-    assert table.nats(np.array([3, 5]))[1] == pytest.approx(-math.log(expected))
-
-
-def test_bigrams_learn_a_chain() -> None:
-    chain = np.tile(np.arange(8), 100)
-    table = BigramTable(chain, 8)
-    assert table.bits_per_byte([chain[:80]], [80], start=7) < 0.4
-    assert table.bits_per_byte([chain[:80][::-1].copy()], [80], start=0) > 5
 
 
 def test_matrix_metrics() -> None:

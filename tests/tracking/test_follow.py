@@ -96,6 +96,7 @@ def csv_rows(folders, run):
     return [(int(row["step"]), float(row["curve/loss"])) for row in csv.DictReader(lines) if row["curve/loss"]]
 
 
+@pytest.mark.slow
 def test_csv_and_tensorboard_hold_each_point_once_after_a_kill(settings, folders):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

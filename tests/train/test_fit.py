@@ -92,7 +92,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(settled: Settled, tokens: np
             signal.raise_signal(signal.SIGTERM)
 
     folder = tmp_path / "parts"
-    with pytest.raises(Interrupted, match=rf"stopped at step {stop_at} of 12; saved in .*same command goes on"):
+    with pytest.raises(Interrupted, match=rf"stopped at step {stop_at} of 12; saved in .*same command resumes"):
         fit(decoder_of(settled), tokens, settled, folder, stop)
     parts = decoder_of(settled)
     fit(parts, tokens, settled, folder, ignore)

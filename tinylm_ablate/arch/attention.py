@@ -31,12 +31,18 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """softmax(queries keys^T / sqrt(head_dim), over the past) values.
 
     Args:
-        queries: (B, T, heads, head_dim).
+        queries: (B, T, heads, head_dim); B may be several axes, such as runs and sequences.
         keys, values: (B, T, kv_heads, head_dim); each is shared by heads / kv_heads consecutive heads.
 
     Returns:
         (B, T, heads * head_dim).
     """
+    leading = queries.shape[:-2]
+    mixed = _causal_attention(*(part.flatten(0, -4) for part in (queries, keys, values)))
+    return mixed.view(*leading, -1)
+
+
+def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     batch, length, heads, size = queries.shape
     group = heads // keys.shape[2]
     if queries.device.type != "cpu":

@@ -1,4 +1,7 @@
-"""The parts that all blocks are made of: a matrix, the norm and the rotary embedding."""
+"""The parts that all blocks are made of: embedding, matrix, norm and rotary embedding.
+
+Each serves one run, or R runs of one shape whose weights carry a leading axis of runs (see ``runs``).
+"""
 
 from __future__ import annotations
 
@@ -7,52 +10,69 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinylm_ablate.arch.recomputing import rms_norm
+from tinylm_ablate.arch.rope import NONE, frequencies
+from tinylm_ablate.arch.runs import like, product, runs_axis
 
 
-def like(weight: Tensor, hidden: Tensor) -> Tensor:
-    """A weight, raised to the fp32 that it meets; elsewhere it stays as it is, for autocast to round."""
-    return weight.float() if hidden.dtype == torch.float32 else weight
+class Embedding(nn.Module):
+    """ids -> rows of a matrix (V, width)."""
+
+    def __init__(self, entries: int, width: int, runs: int | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(*runs_axis(runs), entries, width))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) -> (B, T, width); with R runs (R, B, T) -> (R, B, T, width)."""
+        if self.weight.ndim == 2:
+            return F.embedding(ids, self.weight)
+        runs, entries, _ = self.weight.shape
+        first_row = torch.arange(0, runs * entries, entries, device=ids.device)
+        return F.embedding(ids + first_row.view(-1, 1, 1), self.weight.flatten(0, 1))
 
 
 class Matrix(nn.Module):
     """x -> x W^T + b, W of (rows, columns), b of (rows,) if there is one. Zero until initial weights are drawn or loaded, which
     costs nothing at any size."""
 
-    def __init__(self, rows: int, columns: int, bias: bool = False) -> None:
+    def __init__(self, rows: int, columns: int, bias: bool = False, runs: int | None = None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(rows, columns))
-        self.bias = nn.Parameter(torch.zeros(rows)) if bias else None
+        self.weight = nn.Parameter(torch.zeros(*runs_axis(runs), rows, columns))
+        self.bias = nn.Parameter(torch.zeros(*runs_axis(runs), rows)) if bias else None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., columns) -> (..., rows)."""
-        return F.linear(hidden, like(self.weight, hidden), None if self.bias is None else like(self.bias, hidden))
+        return product(hidden, self.weight, self.bias)
 
 
 class RMSNorm(nn.Module):
     """x -> x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019, arXiv 1910.07467)."""
 
-    def __init__(self, width: int, eps: float) -> None:
+    def __init__(self, width: int, eps: float, runs: int | None = None) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width))
+        self.weight = nn.Parameter(torch.ones(*runs_axis(runs), width))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
         return rms_norm(hidden, like(self.weight, hidden), self.eps)
 
+    def repeated(self, count: int) -> Tensor:
+        """The weight once for each of ``count`` heads: (count, width), or (R, count, width)."""
+        return self.weight.unsqueeze(-2).expand(*self.weight.shape[:-1], count, -1)
+
 
 class Rotary:
     """The rotary embedding (Su et al. 2021, arXiv 2104.09864), in the convention of Hugging Face's Llama.
 
-    Channel j of a head is paired with channel j + head_dim/2 (not with its neighbour, as in the original Llama code), and the
-    pair at position p is turned by the angle p * theta^(-2j/head_dim).
+    Channel j of a head is paired with channel j + head_dim/2 (not with its neighbor, as in the original Llama code), and the
+    pair at position p is turned by the angle p * theta^(-2j/head_dim), scaled where the shape says so (``arch.rope``).
 
-    The tables are kept, but are no buffers: made on first use, for the device and the longest sequence so far, they are right
-    after a model was built on the meta device, emptied, moved, or copied, with nothing to reset.
+    The tables are kept, but are not buffers: computed on first use, for the device and the longest sequence so far, they are
+    right after a model was built on the meta device, emptied, moved or copied, with nothing to reset.
     """
 
-    def __init__(self, head_dim: int, theta: float) -> None:
-        self.head_dim, self.theta = head_dim, theta
+    def __init__(self, head_dim: int, theta: float, scaling: str = NONE) -> None:
+        self.head_dim, self.theta, self.scaling = head_dim, theta, scaling
         self._tables: tuple[Tensor, Tensor] | None = None
 
     def tables(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -61,18 +81,18 @@ class Rotary:
         if tables is None or tables[0].shape[0] < length or tables[0].device != device:
             # A table made while inference mode is on could not be used in training afterwards.
             with torch.inference_mode(False), torch.no_grad():
-                exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim
                 positions = torch.arange(length, dtype=torch.float32, device=device)
-                angles = torch.outer(positions, 1.0 / self.theta**exponents).unsqueeze(1)
+                turns = frequencies(self.head_dim, self.theta, self.scaling, device)
+                angles = torch.outer(positions, turns).unsqueeze(1)
                 tables = self._tables = (angles.cos(), angles.sin())
         return tables[0][:length], tables[1][:length]
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each head by its position.
+    """Rotate each head by its position.
 
     Args:
-        heads: (B, T, heads, head_dim).
+        heads: (..., T, heads, head_dim).
         cos, sin: (T, 1, head_dim / 2), see ``Rotary.tables``.
     """
     first, second = heads.chunk(2, dim=-1)

@@ -7,6 +7,7 @@ et al. 2024, arXiv 2410.10989.)
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from tinylm_ablate.arch.layers import like
+from tinylm_ablate.arch.runs import apart, product, run_by_run
 
 #: A target that does not count.
 IGNORED = -100
@@ -29,34 +30,39 @@ def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, reduction: 
     """Cross-entropy of softmax(hidden weight^T) in nats, fp32.
 
     Args:
-        hidden: (N, d).
-        weight: The head's matrix, (V, d).
-        targets: (N,) ids; IGNORED does not count.
-        reduction: "mean" over the targets that count (NaN if there are none), or "none".
+        hidden: (N, d); of R runs (R, N, d).
+        weight: The head's matrix, (V, d) or (R, V, d).
+        targets: (N,) or (R, N) ids; IGNORED does not count.
+        reduction: "mean" over the targets of a run that count (NaN if there are none), or "none".
 
     Returns:
-        A scalar, or (N,).
+        A scalar or (R,); or (N,) or (R, N).
     """
+    if weight.ndim == 3 and apart(weight):
+        return run_by_run(functools.partial(next_token_loss, reduction=reduction), hidden, weight, targets)
     if reduction == "mean":
         loss: Tensor = _MeanLoss.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
         return loss
     keep = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     chunks = []
     for rows in _chunks(hidden, weight):
-        part = (hidden[rows], weight, targets[rows])
+        part = (hidden[..., rows, :], weight, targets[..., rows])
         chunks.append(checkpoint(_losses, *part, use_reentrant=False) if keep else _losses(*part))
-    return torch.cat(chunks)
+    return torch.cat(chunks, dim=-1)
 
 
 def _losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(F.linear(hidden, like(weight, hidden)).float(), targets, ignore_index=IGNORED, reduction="none")
+    logits = product(hidden, weight).float().flatten(0, -2)
+    losses = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="none")
+    return losses.view(targets.shape)
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
+    """Slices of the positions; the logits of a chunk, of all runs together, are limited in size."""
     limit = _CHUNK_BYTES.get(hidden.device.type, _CHUNK_BYTES["other"])
-    rows = max(1, limit // (4 * weight.shape[0]))
-    for start in range(0, hidden.shape[0], rows):
-        yield slice(start, min(start + rows, hidden.shape[0]))
+    rows, count = max(1, limit // (4 * weight.shape[:-1].numel())), hidden.shape[-2]
+    for start in range(0, count, rows):
+        yield slice(start, min(start + rows, count))
 
 
 class _MeanLoss(torch.autograd.Function):
@@ -65,29 +71,29 @@ class _MeanLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         device = hidden.device.type
-        product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         needs_hidden, needs_weight, _ = ctx.needs_input_grad
         with torch.autocast(device, enabled=False):
-            matrix = weight.to(product)
+            matrix = weight.to(precision)
             counted = targets != IGNORED
-            count = counted.sum()
-            total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+            count = counted.sum(-1)
+            total = torch.zeros(count.shape, dtype=torch.float32, device=hidden.device)
             grad_hidden = torch.empty_like(hidden) if needs_hidden else None
             # Summed over chunks in fp32, whatever the products are in.
             grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
             for rows in _chunks(hidden, weight):
-                chunk = hidden[rows].to(product)
-                ids = targets[rows].clamp(min=0).unsqueeze(1)
-                kept = counted[rows].unsqueeze(1)
-                log_p = torch.log_softmax(chunk @ matrix.mT, dim=1, dtype=torch.float32)
-                total -= (log_p.gather(1, ids) * kept).sum()
+                chunk = hidden[..., rows, :].to(precision)
+                ids = targets[..., rows, None].clamp(min=0)
+                kept = counted[..., rows, None]
+                log_p = torch.log_softmax(chunk @ matrix.mT, dim=-1, dtype=torch.float32)
+                total -= (log_p.gather(-1, ids) * kept).sum((-2, -1))
                 if grad_hidden is None and grad_weight is None:
                     continue
                 # d loss / d logits = softmax - one-hot, for the targets that count.
-                slope = log_p.exp_().scatter_add_(1, ids, torch.full_like(ids, -1, dtype=torch.float32))
-                slope = slope.mul_(kept).to(product)
+                slope = log_p.exp_().scatter_add_(-1, ids, torch.full_like(ids, -1, dtype=torch.float32))
+                slope = slope.mul_(kept).to(precision)
                 if grad_hidden is not None:
-                    grad_hidden[rows] = slope @ matrix
+                    grad_hidden[..., rows, :] = slope @ matrix
                 if grad_weight is not None:
                     grad_weight += slope.mT @ chunk
         ctx.save_for_backward(grad_hidden, grad_weight, count)
@@ -98,7 +104,7 @@ class _MeanLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         grad_hidden, grad_weight, count = ctx.saved_tensors
-        factor = grad / count
+        factor = (grad / count)[..., None, None]
         return (
             None if grad_hidden is None else grad_hidden * factor.to(grad_hidden.dtype),
             None if grad_weight is None else (grad_weight * factor).to(ctx.weight_dtype),

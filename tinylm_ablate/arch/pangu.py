@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinylm_ablate.arch.layers import Matrix
+from tinylm_ablate.arch.runs import apart, run_by_run, runs_axis, spread
 from tinylm_ablate.arch.shapes import Shape
 
 
@@ -23,23 +24,29 @@ class SeriesActivation(nn.Module):
     Args:
         terms: n, at least 2.
         width: Neurons h of the block.
+        runs: How many runs it serves (see ``runs``).
     """
 
-    def __init__(self, terms: int, width: int) -> None:
+    def __init__(self, terms: int, width: int, runs: int | None = None) -> None:
         super().__init__()
         self.terms = terms
         # (n, h) each, kept flat: whatever treats matrices in a way of its own (weight decay, Muon) must not take them for one.
-        self.scales = nn.Parameter(torch.zeros(terms * width))
-        self.shifts = nn.Parameter(torch.zeros(terms * width))
+        self.scales = nn.Parameter(torch.zeros(*runs_axis(runs), terms * width))
+        self.shifts = nn.Parameter(torch.zeros(*runs_axis(runs), terms * width))
 
     def forward(self, gate: Tensor) -> Tensor:
         """(..., h) -> (..., h)."""
-        scales = self.scales.view(self.terms, -1).to(gate.dtype).unbind()
-        shifts = self.shifts.view(self.terms, -1).to(gate.dtype).unbind()
-        total = F.silu(torch.addcmul(shifts[0], gate, scales[0]))
-        for scale, shift in zip(scales[1:], shifts[1:], strict=True):
-            total = total + F.silu(torch.addcmul(shift, gate, scale))
-        return total
+        if self.scales.ndim == 2 and apart(self.scales):
+            return run_by_run(self._series, gate, self.scales, self.shifts)
+        return self._series(gate, self.scales, self.shifts)
+
+    def _series(self, gate: Tensor, scales: Tensor, shifts: Tensor) -> Tensor:
+        terms = []
+        for term in range(self.terms):
+            own = slice(term * gate.shape[-1], (term + 1) * gate.shape[-1])
+            scale, shift = (spread(kept[..., own].to(gate.dtype), gate) for kept in (scales, shifts))
+            terms.append(F.silu(torch.addcmul(shift, gate, scale)))
+        return sum(terms[1:], start=terms[0])
 
 
 class AugmentedShortcuts(nn.Module):
@@ -49,11 +56,11 @@ class AugmentedShortcuts(nn.Module):
     stream's. The T bottlenecks of width/r are multiplied as one of T * width/r, which is the same function.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, runs: int | None = None) -> None:
         super().__init__()
         inner = shape.shortcuts * shape.shortcut_width
-        self.down = Matrix(inner, shape.width)
-        self.up = Matrix(shape.width, inner)
+        self.down = Matrix(inner, shape.width, runs=runs)
+        self.up = Matrix(shape.width, inner, runs=runs)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""

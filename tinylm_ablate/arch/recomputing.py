@@ -1,11 +1,13 @@
 """The norm and the feed-forward product with backward passes of their own, which keep none of their intermediate results.
 
-What PyTorch would keep of them is made again from their inputs, which are kept anyway: a few elementwise passes against half of
-a layer's activations. Compiled layers need none of this, since the compiler chooses for itself what it makes again.
+What PyTorch would keep of them is computed again from their inputs, which are kept anyway: a few elementwise passes against
+half of a layer's activations. Compiled layers need none of this, since the compiler chooses for itself what it recomputes, and
+neither do several runs in one product, which train on a GPU.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -13,9 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tinylm_ablate.arch.runs import apart, product, run_by_run, scale
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """``F.rms_norm`` over the last dimension: (..., d), (d,) -> (..., d), of which only ``x`` and its roots are kept."""
+    """``F.rms_norm`` over the last dimension, of which only ``x`` and its roots are kept.
+
+    Args:
+        x: (..., d); of R runs (R, ..., d).
+        weight: (d,) or (R, d).
+        eps: Added to the mean square.
+    """
+    if weight.ndim == 2:
+        if apart(weight):
+            return run_by_run(functools.partial(rms_norm, eps=eps), x, weight)
+        return scale(F.rms_norm(x, x.shape[-1:], eps=eps), weight)
     if _plain(x, weight) or x.dtype not in (torch.float32, torch.float64) or x.dtype != weight.dtype:
         return F.rms_norm(x, weight.shape, weight, eps)
     result: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
@@ -26,15 +40,17 @@ def swiglu_down(gate_up: Tensor, weight: Tensor) -> Tensor:
     """(silu(gate) * up) weight^T, of which only ``gate_up`` is kept.
 
     Args:
-        gate_up: gate and up beside each other, (..., 2 * ffn_width).
-        weight: (width, ffn_width).
+        gate_up: gate and up beside each other, (..., 2 * ffn_width); of R runs (R, ..., 2 * ffn_width).
+        weight: (width, ffn_width) or (R, width, ffn_width).
 
     Returns:
         (..., width), in the precision of ``gate_up``.
     """
-    if _plain(gate_up, weight):
+    if weight.ndim == 3 and apart(weight):
+        return run_by_run(swiglu_down, gate_up, weight)
+    if weight.ndim == 3 or _plain(gate_up, weight):
         gate, up = gate_up.chunk(2, dim=-1)
-        return F.linear(F.silu(gate) * up, weight.to(gate_up.dtype))
+        return product(F.silu(gate) * up, weight.to(gate_up.dtype))
     result: Tensor = _SwiGLUDown.apply(gate_up, weight)  # type: ignore[no-untyped-call]
     return result
 

@@ -11,15 +11,20 @@ import bisect
 import math
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from tinylm_ablate.arch import rope
+from tinylm_ablate.arch.rope import NONE
 from tinylm_ablate.config import ArchConfig, ScaleConfig
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.scale import at_scale
 
 #: The paper's head size: "N/s" of a head size keeps its ratio to this one.
 _PAPER_HEAD_DIM = 128
+
+#: Settings that change the function of a block and not its size: "auto" is the parent's, or else the default of ``Shape``.
+_FUNCTION = ("tied", "rope_theta", "rope_scaling", "norm_eps", "qkv_bias", "qk_norm")
 
 #: "heads/N": one key-value head for N heads.
 _GROUPS = re.compile(r"heads\s*/\s*([1-9]\d*)")
@@ -37,11 +42,11 @@ class Shape:
         width: Channels of the residual stream.
         ffn_width: Neurons of a feed-forward block.
         heads, kv_heads: Query heads, and the key-value heads that they share (grouped-query attention).
-        head_dim: Channels of a head; ``heads * head_dim`` is the width in every shape that a configuration describes, but
-            an imported one may differ.
+        head_dim: Channels of a head; ``heads * head_dim`` may differ from the width (Qwen3-0.6B: 16 heads of 128, width 1024).
         vocab_size: Entries of the vocabulary.
         tied: Whether the embedding's matrix is the head's too.
         rope_theta: Base of the rotary embedding.
+        rope_scaling: Its scaling for long texts, as ``arch.rope`` writes it.
         norm_eps: Epsilon of RMSNorm.
         activations: Terms n of PanGu-pi's series informed activation; 1 is plain SwiGLU.
         shortcuts: Augmented shortcuts T beside attention; 0 is none.
@@ -66,6 +71,7 @@ class Shape:
     shortcut_ratio: int = 32
     qkv_bias: bool = False
     qk_norm: bool = False
+    rope_scaling: str = NONE
 
     def __post_init__(self) -> None:
         sizes = (self.depth, self.width, self.ffn_width, self.heads, self.kv_heads, self.head_dim, self.vocab_size)
@@ -75,6 +81,7 @@ class Shape:
             raise ValueError(f"key-value heads must divide the heads, and a head size is even: {self}")
         if self.qkv_bias and self.qk_norm:
             raise ValueError(f"biases and norms of queries and keys at once, which no other program reads: {self}")
+        rope.parse(self.rope_scaling)
 
     @property
     def shortcut_width(self) -> int:
@@ -90,8 +97,8 @@ class Shape:
 def plain(shape: Shape) -> dict[str, Any]:
     """The sizes as plain data for fingerprints. What came to shapes later is left out where it is off, so that a shape has the
     fingerprint that it had before."""
-    later = ("qkv_bias", "qk_norm")
-    return {name: value for name, value in asdict(shape).items() if value or name not in later}
+    later = {"qkv_bias": False, "qk_norm": False, "rope_scaling": NONE}
+    return {name: value for name, value in asdict(shape).items() if name not in later or value != later[name]}
 
 
 def matrices(shape: Shape) -> dict[str, dict[str, tuple[int, int]]]:
@@ -167,18 +174,20 @@ def flops_per_token(shape: Shape, context_length: int) -> dict[str, int]:
     return {**counts, "forward": forward, "training": 3 * forward}
 
 
-def resolve(arch: ArchConfig, scale: ScaleConfig, vocab_size: int) -> Shape:
+def resolve(arch: ArchConfig, scale: ScaleConfig, vocab_size: int, parent: Shape | None = None) -> Shape:
     """The shape that a configuration describes.
 
     Args:
         arch: The group ``arch``; every "auto" and "N/s" in it is worked out here.
         scale: The dial, and the paper's baseline that "auto" budgets refer to.
         vocab_size: Entries of the vocabulary, as a number.
+        parent: The shape of the named model that weights are inherited from, if any. "auto" then takes from it whatever changes
+            the function of a block, so that a full-size child is the same function.
 
     Raises:
         ConfigError: All that is wrong with it, one line a mistake.
     """
-    return _Resolver(arch, scale, vocab_size).shape()
+    return _Resolver(arch, scale, vocab_size, parent).shape()
 
 
 def baseline_parameters(scale: ScaleConfig) -> int:
@@ -194,8 +203,8 @@ def baseline_parameters(scale: ScaleConfig) -> int:
 class _Resolver:
     """Works out one configuration, and collects its mistakes on the way."""
 
-    def __init__(self, arch: ArchConfig, scale: ScaleConfig, vocab_size: int) -> None:
-        self.arch, self.scale, self.vocab_size = arch, scale, vocab_size
+    def __init__(self, arch: ArchConfig, scale: ScaleConfig, vocab_size: int, parent: Shape | None) -> None:
+        self.arch, self.scale, self.vocab_size, self.parent = arch, scale, vocab_size, parent
         self.mistakes: list[str] = []
 
     def mistake(self, key: str, value: object, allowed: str) -> None:
@@ -219,7 +228,8 @@ class _Resolver:
         ffn_width = None if arch.ffn_width == "auto" else self.size("arch.ffn_width", arch.ffn_width)
         kv_heads, group = self.kv_heads()
         width = None if arch.width == "auto" else self.size("arch.width", arch.width)
-        if arch.qkv_bias and arch.qk_norm:
+        function = self.function()
+        if function["qkv_bias"] and function["qk_norm"]:
             self.mistake("arch.qk_norm", "true", "allowed with arch.qkv_bias=false; together no other program reads them")
         if self.vocab_size < 1:
             self.mistake("tokenizer.vocab_size", self.vocab_size, "allowed: at least 1")
@@ -228,28 +238,60 @@ class _Resolver:
         if self.mistakes or head_dim is None or multiple is None:
             raise ConfigError(self.mistakes)
 
+        channels, heads_there = self.channels_of_heads(head_dim)
+
         def of_width(width: int) -> Shape:
-            """The shape of a width that is a multiple of the head size."""
-            heads = width // head_dim
+            """The shape of a width that has whole heads."""
+            heads = width // channels * heads_there if arch.heads == "auto" else int(arch.heads)
             neurons = ffn_width or math.ceil(arch.expanding_rate * width / multiple - 1e-6) * multiple
             return Shape(
-                arch.depth, width, neurons, heads, kv_heads or heads // group, head_dim, self.vocab_size, arch.tied,
-                arch.rope_theta, arch.norm_eps, arch.activations, arch.shortcuts, arch.shortcut_ratio, arch.qkv_bias,
-                arch.qk_norm,
+                arch.depth, width, neurons, heads, kv_heads or heads // group, head_dim, self.vocab_size,
+                activations=arch.activations, shortcuts=arch.shortcuts, shortcut_ratio=arch.shortcut_ratio, **function,
             )  # fmt: skip
 
-        if width is None:
-            width = self.solve(of_width, step=head_dim * (kv_heads or group))
-        else:
-            self.check_width(width, head_dim, kv_heads, group)
-        if self.mistakes:
+        if arch.heads != "auto":
+            channels = 1
+            self.check_heads(int(arch.heads), kv_heads, group)
+        if width is None and not self.mistakes:
+            shared = kv_heads or group
+            whole_groups = 1 if arch.heads != "auto" else shared // math.gcd(shared, heads_there)
+            width = self.solve(of_width, step=channels * whole_groups)
+        elif width is not None:
+            self.check_width(width, channels, heads_there, kv_heads, group)
+        if self.mistakes or width is None:
             raise ConfigError(self.mistakes)
         return of_width(width)
+
+    def function(self) -> dict[str, Any]:
+        """The settings in ``_FUNCTION`` by name, without "auto"."""
+        defaults: dict[str, Any] = {item.name: item.default for item in fields(Shape)}
+        if self.parent is not None:
+            defaults = asdict(self.parent)
+        given = {name: getattr(self.arch, name) for name in _FUNCTION}
+        found = {name: defaults[name] if value == "auto" else value for name, value in given.items()}
+        found |= {name: float(found[name]) for name in ("rope_theta", "norm_eps")}
+        try:
+            kind, numbers = rope.parse(found["rope_scaling"])
+            found["rope_scaling"] = rope.scaling(kind, *numbers)
+        except ValueError as error:
+            self.mistake("arch.rope_scaling", found["rope_scaling"], str(error))
+        return found
+
+    def channels_of_heads(self, head_dim: int) -> tuple[int, int]:
+        """The least width that has whole heads, and how many: that of one head, or in a named parent's proportion."""
+        if self.parent is None:
+            return head_dim, 1
+        common = math.gcd(self.parent.width, self.parent.heads)
+        return self.parent.width // common, self.parent.heads // common
 
     def head_dim(self) -> int | None:
         """A plain number, or "N/s": N over 128 of what the paper's 128 becomes, so that 128/s, 64/s and 32/s stay 4 : 2 : 1
         where the smallest head size would otherwise make them equal (Table 12)."""
         value = self.arch.head_dim
+        if value == "auto":
+            if self.parent is not None:
+                return self.parent.head_dim
+            value = f"{_PAPER_HEAD_DIM}/s"
         unit = at_scale(f"{_PAPER_HEAD_DIM}/s", self.scale.factor, self.scale.min_head_dim)
         try:
             channels = value if isinstance(value, int) else at_scale(value, 1) * unit / _PAPER_HEAD_DIM
@@ -270,29 +312,36 @@ class _Resolver:
         if isinstance(value, int):
             return self.size("arch.kv_heads", value), 1
         if value == "auto":
-            return None, 1
+            return None, 1 if self.parent is None else self.parent.heads // self.parent.kv_heads
         if match := _GROUPS.fullmatch(value):
             return None, int(match[1])
         self.mistake("arch.kv_heads", value, "allowed: auto, a whole number, or heads/N as in heads/2")
         return None, 1
 
-    def check_width(self, width: int, head_dim: int, kv_heads: int | None, group: int) -> None:
+    def check_width(self, width: int, channels: int, heads_there: int, kv_heads: int | None, group: int) -> None:
         """What must hold between a given width, its heads and its shortcuts."""
-        heads, rest = divmod(width, head_dim)
-        if rest or not heads:
+        units, rest = divmod(width, channels)
+        if rest or not units:
+            of = f"the head size {channels}" if self.parent is None else f"{channels}, {heads_there} of the parent's heads,"
             self.mistake(
                 "arch.width", self.arch.width,
-                f"{width} channels are not whole heads; allowed: a multiple of the head size {head_dim} "
-                f"(arch.head_dim={self.arch.head_dim}), such as {max(1, round(width / head_dim)) * head_dim}",
+                f"{width} channels are not whole heads; allowed: a multiple of {of} (arch.head_dim={self.arch.head_dim}), such "
+                f"as {max(1, round(width / channels)) * channels}, or arch.heads=N",
             )  # fmt: skip
-        elif kv_heads and heads % kv_heads:
+        elif self.arch.heads == "auto":
+            self.check_heads(units * heads_there, kv_heads, group)
+        if self.arch.shortcuts and self.arch.shortcut_ratio > width:
+            self.mistake("arch.shortcut_ratio", self.arch.shortcut_ratio, f"allowed: at most the width, {width}")
+
+    def check_heads(self, heads: int, kv_heads: int | None, group: int) -> None:
+        """What must hold between the numbers of heads."""
+        if kv_heads and heads % kv_heads:
             divisors = ", ".join(str(number) for number in range(1, heads + 1) if heads % number == 0)
             self.mistake("arch.kv_heads", kv_heads, f"allowed with {heads} heads: auto, {divisors}")
         elif heads % group:
-            groups = ", ".join(f"heads/{number}" for number in range(2, heads + 1) if heads % number == 0)
-            self.mistake("arch.kv_heads", self.arch.kv_heads, f"allowed with {heads} heads: auto, {groups}")
-        if self.arch.shortcuts and self.arch.shortcut_ratio > width:
-            self.mistake("arch.shortcut_ratio", self.arch.shortcut_ratio, f"allowed: at most the width, {width}")
+            smallest, auto = (2, ["auto"]) if self.parent is None else (1, [])
+            groups = ", ".join(auto + [f"heads/{number}" for number in range(smallest, heads + 1) if heads % number == 0])
+            self.mistake("arch.kv_heads", self.arch.kv_heads, f"allowed with {heads} heads: {groups}")
 
     def solve(self, of_width: Callable[[int], Shape], step: int) -> int:
         """The multiple of ``step`` whose shape comes nearest to the parameter budget; the smaller of two equally near."""

@@ -21,6 +21,9 @@ _PIECE = 100
 #: Below this probability the identifier guesses: single words, tables, formulas.
 _SURE = 0.3
 
+#: Varieties of Chinese, which Han characters alone do not tell apart either, and what is no language.
+_RENAMED = {"wuu": "zh", "yue": "zh", "zxx": OTHER}
+
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _KANA = re.compile("[\u3040-\u30ff]")
 _LATIN = re.compile("[A-Za-z]")
@@ -37,7 +40,7 @@ def identify(text: str) -> str:
         return "zh"
     language, probability = _identifier().classify(_pieces(text))
     if probability >= _SURE:
-        return str(language)
+        return _RENAMED.get(language, str(language))
     return "en" if 2 * len(_LATIN.findall(characters)) > letters else OTHER
 
 

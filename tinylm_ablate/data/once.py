@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from tinylm_ablate.errors import Busy, UserError
-from tinylm_ablate.files import building
+from tinylm_ablate.files import building, remove_unfinished
 
 #: What the system answers when a write finds no room: full disk, used-up quota, limit on the size of a file.
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -44,9 +44,7 @@ def build_once(
     with writing(folder.parent, needed, what), locked(folder, what, later=True):
         if is_whole(folder):
             return
-        for stale in folder.parent.glob(f".{folder.name}.*"):
-            if stale.is_dir():
-                shutil.rmtree(stale, ignore_errors=True)
+        remove_unfinished(folder)
         if folder.exists():
             shutil.rmtree(folder)
         with building(folder) as unfinished:

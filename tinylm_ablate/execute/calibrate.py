@@ -12,20 +12,28 @@ divide, and stands still while another program has the core, so that a plan made
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from tinylm_ablate.arch.shapes import Shape, flops_per_token, parameters
 from tinylm_ablate.config import OptimizerConfig
+from tinylm_ablate.files import fingerprint, write_atomic
 from tinylm_ablate.hardware import pick_device, thread_count
+from tinylm_ablate.provenance import provenance
 
 #: Layers of the deeper of the two models that are measured: what a layer costs is their difference, and drowns in noise if the
 #: depths are near each other.
 _LAYERS = 4
 
-#: Training FLOPs of its step; about half a second on a core, less on a GPU.
-_STEP_FLOPS = {"cpu": 2e10, "cuda": 4e13}
+#: Training FLOPs of its step; about a tenth of a second on a core, less on a GPU.
+_STEP_FLOPS = {"cpu": 4e9, "cuda": 4e13}
+
+#: So many shapes are measured for one plan; the others are estimated from the nearest of these.
+_MOST_MEASURED = 4
 
 #: Stands for all shapes that are too large to be measured, and the tokens of its sequences.
 _MEDIUM = Shape(depth=20, width=512, ffn_width=1408, heads=4, kv_heads=4, head_dim=128, vocab_size=4096)
@@ -62,8 +70,11 @@ def speed(
     threads: int | str,
     optimizer: OptimizerConfig,
     device: str = "auto",
+    cache: Path | None = None,
 ) -> Speed:
-    """Measure a shape on this machine's CPU or GPU; layers are not compiled, and a compiled run is faster.
+    """Measure a shape on this machine's CPU or GPU, once; layers are not compiled, and a compiled run is faster.
+
+    Once some shapes were measured in a process, others are estimated from the nearest of them by the ratio of FLOPs.
 
     Args:
         shape: The decoder.
@@ -73,6 +84,7 @@ def speed(
         threads: CPU threads; "auto" is one a core.
         optimizer: Whose step is measured.
         device: ``train.device``.
+        cache: Folder that keeps what was measured, for this machine and these versions; None keeps it in memory alone.
     """
     device = pick_device(device)
     limit = _STEP_FLOPS.get(device, _STEP_FLOPS["cpu"])
@@ -80,7 +92,7 @@ def speed(
     if _step_flops(shape, context_length) > limit:
         measured, tokens, sequences = _MEDIUM, _MEDIUM_TOKENS, micro_batch
     sequences = max(1, min(sequences, int(limit / _step_flops(measured, tokens))))
-    found = _measured(measured, tokens, sequences, precision, threads, optimizer, device)
+    found = _measured(measured, tokens, sequences, precision, threads, optimizer, device, cache)
     if measured is shape:
         return found
     ratio = _flops(shape, context_length) / _flops(measured, tokens)
@@ -97,8 +109,33 @@ def _flops(shape: Shape, context_length: int) -> int:
     return flops_per_token(shape, context_length)["training"]
 
 
+@dataclass(frozen=True)
+class _Key:
+    """What a measurement depends on, beside the machine and the versions."""
+
+    shape: Shape
+    tokens: int
+    sequences: int
+    precision: str
+    threads: int | str
+    optimizer: str
+    device: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the file that keeps it."""
+        about = provenance()
+        machine = {name: about["machine"][name] for name in ("system", "processor", "cores", "accelerator")}
+        return fingerprint(dataclasses.asdict(self) | {"machine": machine, "torch": about["packages"]["torch"]})
+
+    def alike(self, other: _Key) -> bool:
+        """Whether the two differ in their shape and batch alone."""
+        names = ("precision", "threads", "optimizer", "device")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
+
 #: What was measured in this process, and how long it took: processor time and time, seconds.
-_known: dict[tuple[object, ...], Speed] = {}
+_known: dict[_Key, Speed] = {}
 _spent = [0.0, 0.0]
 
 
@@ -109,14 +146,33 @@ def busy() -> bool:
 
 
 def _measured(
-    shape: Shape, tokens: int, sequences: int, precision: str, threads: int | str, optimizer: OptimizerConfig, device: str
+    shape: Shape,
+    tokens: int,
+    sequences: int,
+    precision: str,
+    threads: int | str,
+    optimizer: OptimizerConfig,
+    device: str,
+    cache: Path | None,
 ) -> Speed:
     """A shape at its whole depth, from one and from a few of its layers."""
-    import torch
-
-    key = (shape, tokens, sequences, precision, threads, optimizer.name, device)
+    key = _Key(shape, tokens, sequences, precision, threads, optimizer.name, device)
     if key in _known:
         return _known[key]
+    path = None if cache is None else cache / "speed" / f"{key.fingerprint}.json"
+    if path is not None and (kept := _read(path)) is not None:
+        _known[key] = kept
+        return kept
+    alike = [known for known in _known if known.alike(key)]
+    if len(alike) >= _MOST_MEASURED:
+        flops = _flops(shape, tokens)
+        nearest = min(alike, key=lambda known: abs(math.log(_flops(known.shape, known.tokens) / flops)))
+        ratio = flops / _flops(nearest.shape, nearest.tokens)
+        entries = parameters(shape)["total"] / parameters(nearest.shape)["total"]
+        near = _known[nearest]
+        return Speed(near.training * ratio, near.forward * ratio, near.optimizer * entries)
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(thread_count(threads))
     try:
@@ -130,7 +186,17 @@ def _measured(
     training, forward, step = (one + max(0.0, several - one) / (_LAYERS - 1) * (shape.depth - 1) for one, several in pairs)
     count = sequences * tokens
     _known[key] = Speed(training / count, forward / count, step)
+    if path is not None and not busy():
+        write_atomic(path, json.dumps(dataclasses.asdict(_known[key])))
     return _known[key]
+
+
+def _read(path: Path) -> Speed | None:
+    try:
+        content = json.loads(path.read_text())
+        return Speed(float(content["training"]), float(content["forward"]), float(content["optimizer"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _works(

@@ -81,8 +81,9 @@ def cost(settled: Settled, compiled: bool = False) -> Cost:
 
     shape, train, optimizer = settled.shape, settled.config.train, settled.config.optimizer
     measured = speed(
-        shape, train.context_length, settled.micro_batch, settled.precision, train.threads, optimizer, train.device
-    )
+        shape, train.context_length, settled.micro_batch, settled.precision, train.threads, optimizer, train.device,
+        settled.cache,
+    )  # fmt: skip
     steps = settled.steps - settled.rounds.start
     tokens = steps * train.batch_tokens
     per_token = flops_per_token(shape, train.context_length)
@@ -142,11 +143,8 @@ def bytes_per_token(vocab_size: int) -> float:
 
 def shard_bytes(settled: Settled) -> int | None:
     """About how large the token shards are that a run would have to make; 0 where they stand, None for an unread text."""
-    cache = Path(settled.config.cache_dir)
-    for path in (cache / "shards").glob("*/shards.json"):
-        summary = json.loads(path.read_text())
-        if (summary["text"], summary["tokenizer"]) == (settled.text, settled.vocabulary):
-            return 0
+    if (settled.shards / "shards.json").exists():
+        return 0
     corpus = _corpus(settled)
     if corpus is None:
         return None

@@ -11,6 +11,7 @@ from pathlib import Path
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError, Interrupted, UserError
 from tinylm_ablate.execute.leases import Leases
+from tinylm_ablate.execute.live import Live
 from tinylm_ablate.execute.order import Order
 from tinylm_ablate.execute.walk import Walk
 from tinylm_ablate.execute.words import one_line, say
@@ -67,13 +68,14 @@ def perform(
         )  # fmt: skip
         waiting = [state.task for state in walk.waiting()]
         order = dataclasses.replace(order, failures=walk.failures)
-        if waiting and launch is not None:
-            _launch(walk, order, launch, grid.workers if isinstance(grid.workers, int) else len(waiting))
-        elif waiting:
-            if watch is not None:
-                for _, run in cells:
-                    graph.run(run.identity).watch = watch
-            _here(walk, graph, order, 1 if watch is not None else grid.workers)
+        with Live(walk, order.runs_dir / "orders", order.session, "off" if quiet else base.progress):
+            if waiting and launch is not None:
+                _launch(walk, order, launch, grid.workers if isinstance(grid.workers, int) else len(waiting))
+            elif waiting:
+                if watch is not None:
+                    for _, run in cells:
+                        graph.run(run.identity).watch = watch
+                _here(walk, graph, order, 1 if watch is not None else grid.workers)
     return walk
 
 
@@ -119,7 +121,7 @@ def _launch(walk: Walk, order: Order, launch: Launch, workers: int) -> None:
     observer.start()
     try:
         with _written(order, None) as path:
-            left = len(walk.waiting())
+            left, barren = len(walk.waiting()), 0
             while left:
                 error: Exception | None = None
                 say(f"{min(workers, left)} workers start")
@@ -133,11 +135,13 @@ def _launch(walk: Walk, order: Order, launch: Launch, workers: int) -> None:
                 before, left = left, len(walk.waiting())
                 if walk.stop and walk.failed():
                     return
+                # Workers that are left, or that came from elsewhere, may be at tasks that take longer than a launch.
+                barren = 0 if left < before or walk.leases.held() else barren + 1
                 if error is not None and left:
-                    if left == before:
-                        raise error  # nothing was done: the launcher does not work
+                    if barren > 1:
+                        raise error  # nothing was done, twice: the launcher does not work
                     say(f"a worker ended early ({one_line(error)}); {left} tasks are left")
-                elif error is None and left == before:
+                elif left and barren:
                     raise UserError(f"the workers ended and left {left} tasks; the same command resumes")
     finally:
         walk.ended.set()

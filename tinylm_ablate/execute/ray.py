@@ -1,7 +1,7 @@
-"""The launcher behind ``hydra/launcher=ray``: each run of a grid is a task of a Ray cluster.
+"""The launcher behind ``hydra/launcher=ray``: each worker of a grid is a task of a Ray cluster.
 
-Ray carries the runs to its nodes and tells which came to an end; what became of a run stands in its folder, which all nodes
-share. Nothing is tried again by Ray itself: a task whose process died is the sweeper's to judge, by ``grid.retries``.
+Ray starts the workers on its nodes and reports which have ended; what became of a task of the grid stands in the folder of the
+runs, which all nodes share. Ray itself restarts nothing: the command that started the workers decides that.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from tinylm_ablate.provenance import COMMAND
 if TYPE_CHECKING:
     import ray
 
-#: What a task is told of the environment that the grid was started in.
+#: Variables of the environment of the command that its workers inherit.
 _CARRIED = (COMMAND, "OMP_WAIT_POLICY", "HYDRA_FULL_ERROR", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
-#: How long tasks that were told to stop may take to save where they are, seconds.
+#: How long workers that are told to stop may take to save their state, seconds.
 _STOP_SECONDS = 60.0
 
 
@@ -39,8 +39,8 @@ class RayLauncher(Launcher):
     Args:
         address: The cluster's ``HOST:PORT``; "auto" is the one of this machine; None is ``RAY_ADDRESS``, or a cluster of this
             machine alone for as long as the grid lasts.
-        cpus: Cores that a run takes.
-        gpus: GPUs that a run takes.
+        cpus: Cores of a worker.
+        gpus: GPUs of a worker.
 
     Raises:
         ImportError: Ray is not installed.
@@ -59,11 +59,11 @@ class RayLauncher(Launcher):
         self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run a task for each list of overrides, and wait for all of them.
+        """Start a worker for each list of overrides, and wait for all of them.
 
         Raises:
             UserError: There is no such cluster, or none of its nodes is large enough.
-            RuntimeError: Tasks ended without an answer: their processes died, or their nodes.
+            RuntimeError: Workers ended without an answer: their processes died, or their nodes.
         """
         setup_globals()
         self._connect()
@@ -88,7 +88,7 @@ class RayLauncher(Launcher):
         results: dict[Any, JobReturn] = {}
         dead = ""
         waiting = list(references)
-        with progress.bar(total=len(waiting), description="ray", unit="run") as bar:
+        with progress.bar(total=len(waiting), description="ray", unit="worker") as bar:
             while waiting:
                 (ended, *_), waiting = self.ray.wait(waiting)
                 bar.update(1)
@@ -97,7 +97,7 @@ class RayLauncher(Launcher):
                 except self.ray.exceptions.RayError as error:
                     dead = dead or _first_line(error)
         if dead:
-            raise RuntimeError(f"{len(references) - len(results)} of {len(references)} tasks ended without an answer: {dead}")
+            raise RuntimeError(f"{len(references) - len(results)} of {len(references)} workers ended without an answer: {dead}")
         return [results[reference] for reference in references]
 
     def _connect(self) -> None:
@@ -137,12 +137,12 @@ def _job(
     folder: str,
     path: Sequence[str],
 ) -> JobReturn:
-    """One run, in a process of some node.
+    """One worker, in a process of some node.
 
     Args:
         common: Hydra's context, the grid's config, the task function, and Hydra's state.
-        overrides: Of the run.
-        number: Of the job.
+        overrides: Of the worker.
+        number: Of the worker.
         folder: Where the grid was started; a relative ``runs_dir`` is meant from there.
         path: Where Python looks for modules there.
     """

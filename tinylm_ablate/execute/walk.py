@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tinylm_ablate.data.once import writing
@@ -73,13 +73,13 @@ class Walk:
             self._want(task)
             if task.kind in ("run", "measure"):
                 self._of.setdefault(task.run.identity, []).append(task)
-        self._order = [state for state in self.states.values() if state.state == WAITING]
+        self.order = [state for state in self.states.values() if state.state == WAITING]
         self.failures = self.marks() if failures is None else failures
         self._reported: set[str] = set()
 
     def marks(self) -> dict[str, int]:
         """Marks of the failures that are there now, by key of the task."""
-        marks = {state.task.key: failure_mark(state.task.log) for state in self._order}
+        marks = {state.task.key: failure_mark(state.task.log) for state in self.order}
         return {key: mark for key, mark in marks.items() if mark}
 
     def _want(self, task: Task) -> None:
@@ -95,11 +95,11 @@ class Walk:
 
     def failed(self) -> list[State]:
         """Tasks that failed, in order."""
-        return [state for state in self._order if state.state == FAILED]
+        return [state for state in self.order if state.state == FAILED]
 
     def waiting(self) -> list[State]:
         """Tasks that are neither done nor failed."""
-        return [state for state in self._order if state.state == WAITING]
+        return [state for state in self.order if state.state == WAITING]
 
     def tasks_of(self, identity: str) -> list[Task]:
         """The tasks that train and measure a run."""
@@ -111,7 +111,7 @@ class Walk:
         Raises:
             Interrupted: A signal stopped a task; its state is saved.
         """
-        waiting = self._order
+        waiting = self.order
         while waiting := [state for state in waiting if state.state == WAITING]:
             if self.stop and self.failed():
                 return
@@ -136,10 +136,8 @@ class Walk:
                 busy.append((state, held[task.key]))
             elif self._settled_by_others(state):
                 changed = True
-            elif not self.observe:
-                with contextlib.suppress(Busy):
-                    self._do(state)
-                    return True
+            elif not self.observe and self._do(self._companions(state, waiting, held)):
+                return True
         if not changed and busy and not self.observe:
             self._report_busy(busy)
         return changed
@@ -154,36 +152,92 @@ class Walk:
             self._fail(state, read_failure(task.log) or "no message")
         return state.state != WAITING
 
-    def _do(self, state: State) -> None:
-        task = state.task
-        product = task.product
-        with self.leases.hold(task.key, product) as lease:
-            if task.done():  # another worker has done it meanwhile
-                return
-            if lease.crashes > self.retries + 1:
-                text = f"{lease.crashes} workers ended without a word at it (killed by the system for want of memory?)"
-                write_failure(task.log, RuntimeError(text), f"attempt {lease.crashes}")
-                self._fail(state, text)
-                return
-            self._say(f"start  {task.name}")
+    def _companions(self, first: State, waiting: Sequence[State], held: Mapping[str, Holder]) -> list[State]:
+        """The first of ``waiting`` that can start, and those that are done with it as one program."""
+        task = first.task
+        most = task.most_together(len(waiting))
+        if most == 1:
+            return [first]
+        ready = [
+            state
+            for state in waiting
+            if state is not first
+            and state.state == WAITING
+            and state.task.kind == task.kind
+            and state.task.together == task.together
+            and state.task.key not in held
+            and all(self.states[need.key].state in (DONE, SKIPPED) for need in state.task.needs)
+            and not self._settled_by_others(state)
+        ]
+        return [first, *ready][: task.most_together(1 + len(ready))]
+
+    def _do(self, states: Sequence[State]) -> bool:
+        """Do tasks that nobody else holds; False if there are none."""
+        with contextlib.ExitStack() as leases:
+            pending = []
+            for state in states:
+                with contextlib.suppress(Busy):
+                    lease = leases.enter_context(self.leases.hold(state.task.key, state.task.product))
+                    if state.task.done():  # another worker has done it meanwhile
+                        continue
+                    if lease.crashes > self.retries + 1:
+                        text = f"{lease.crashes} workers ended without a word at it (killed by the system for want of memory?)"
+                        write_failure(state.task.log, RuntimeError(text), f"attempt {lease.crashes}")
+                        self._fail(state, text)
+                        continue
+                    pending.append(state)
+            started = bool(pending)
+            for state in pending:
+                self._say(f"start  {state.task.name}")
             for number in range(1, self.retries + 2):
-                try:
-                    with writing(product.parent, None, f"the {task.kind}"):
-                        task.do(self.tracked)
-                except (Interrupted, Busy):
-                    raise
-                except Exception as error:
-                    write_failure(task.log, error, f"attempt {number} of {self.retries + 1}")
-                    if number > self.retries:
-                        state.exception = error
-                        self._fail(state, one_line(error))
-                        return
-                    say(f"{task.name}: attempt {number} of {self.retries + 1} failed: {one_line(error)}")
-                else:
+                pending = self._attempt(pending, number)
+                if not pending:
                     break
-            task.log.unlink(missing_ok=True)
-            state.state = DONE
-        self._say(f"done   {task.name}{_said(task)}")
+        return started
+
+    def _attempt(self, states: Sequence[State], number: int) -> list[State]:
+        """Attempt tasks together; returns those to be tried again.
+
+        Raises:
+            Interrupted: A signal stopped one; what was done with it is kept.
+        """
+        again = []
+        stopped: Interrupted | None = None
+        for state, error in zip(states, self._ended(states), strict=True):
+            task = state.task
+            if error is None:
+                task.log.unlink(missing_ok=True)
+                task.tidy()
+                state.state = DONE
+                self._say(f"done   {task.name}{_said(task)}")
+            elif isinstance(error, Interrupted):
+                stopped = error
+            else:
+                write_failure(task.log, error, f"attempt {number} of {self.retries + 1}")
+                if number > self.retries:
+                    state.exception = error
+                    self._fail(state, one_line(error))
+                else:
+                    say(f"{task.name}: attempt {number} of {self.retries + 1} failed: {one_line(error)}")
+                    again.append(state)
+        if stopped is not None:
+            raise stopped
+        return again
+
+    def _ended(self, states: Sequence[State]) -> list[Exception | None]:
+        """Do tasks; what ended each, or None where it is done."""
+        tasks = [state.task for state in states]
+        try:
+            with writing(tasks[0].product.parent, None, f"the {tasks[0].kind}"):
+                if len(tasks) > 1:
+                    self._say(f"stack  {len(tasks)} runs as one program")
+                    return tasks[0].do_together(tasks, self.tracked)
+                tasks[0].do(self.tracked)
+        except (Busy, Interrupted):
+            raise
+        except Exception as error:
+            return [error] * len(tasks)
+        return [None]
 
     def _fail(self, state: State, error: str) -> None:
         state.state, state.error = FAILED, error

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import sha256_file
+from tinylm_ablate.formats.json_file import read_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,15 +43,12 @@ class FolderVocabulary:
     @classmethod
     def read(cls, folder: Path) -> FolderVocabulary | None:
         """The vocabulary in ``folder``, or None without a ``tokenizer.json``."""
-        from tokenizers import Tokenizer
+        from tinylm_ablate.formats.tokenizer_json import open_json
 
         path = folder / "tokenizer.json"
         if not path.is_file():
             return None
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception for any defect of the file
-            raise UserError(f"{path}: not a file of the tokenizers library ({error}); copy it again") from error
+        tokenizer = open_json(read_bytes(path), path)
         special = frozenset(number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special)
         return cls(tokenizer, special, _end_of_text(folder, tokenizer), sha256_file(path)[:16])
 

@@ -1,24 +1,24 @@
-"""Weights and vocabulary of a GGUF file, for models of Llama's, Qwen2's or Qwen3's architecture.
+"""Models in GGUF files, of Llama's, Qwen2's or Qwen3's architecture.
 
 GGUF names tensors in its own way. Of Llama it stores the rows of q and k in pairs of neighbours, (0, half), (1, half + 1), …,
 where Hugging Face's layout has the first half of a head before the second. Quantised tensors are expanded when they are read.
-The format is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, read by the package ``gguf``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from tinylm_ablate.arch import rope
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.errors import UserError
-
-if TYPE_CHECKING:
-    from gguf import GGUFReader
+from tinylm_ablate.formats.gguf_file import GgufFile
+from tinylm_ablate.formats.model_config import read_shape
 
 _OUTER = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -30,71 +30,104 @@ _PARTS = {
     "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "attn_output": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }  # fmt: skip
-#: "general.architecture" -> what its blocks have beside Llama's.
-_ARCHITECTURES: dict[str, dict[str, bool]] = {"llama": {}, "qwen2": {"qkv_bias": True}, "qwen3": {"qk_norm": True}}
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+
+#: Per frequency, by what llama.cpp divides it: the only trace of Llama 3's scaling in a file.
+ROPE_FACTORS = "rope_freqs.weight"
+#: LOW, HIGH and CONTEXT of that scaling in every published model; its FACTOR is the largest divisor.
+_LLAMA3 = (1.0, 4.0, 8192.0)
+
+#: Key of config.json -> key of the metadata behind the architecture's name.
+KEYS = {
+    "num_hidden_layers": "block_count",
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "rope_theta": "rope.freq_base",
+    "sliding_window": "attention.sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "embedding_multiplier": "embedding_scale",
+    "residual_multiplier": "residual_scale",
+    "logits_scaling": "logit_scale",
+    "query_pre_attn_scalar": "attention.scale",
+    "clip_qkv": "attention.clamp_kqv",
+}
 
 
-def read(path: Path) -> GGUFReader:
-    """Open a GGUF file.
-
-    Raises:
-        UserError: It is no whole GGUF file, or the package is not installed.
-    """
-    try:
-        from gguf import GGUFReader
-    except ImportError as error:
-        raise UserError(f"{path}: reading GGUF files needs a package; pip install gguf") from error
-    try:
-        return GGUFReader(path)
-    except (ValueError, KeyError, IndexError, OSError) as error:
-        raise UserError(f"{path}: not a whole GGUF file ({error}); copy it again") from error
-
-
-def value(file: GGUFReader, key: str, default: Any = None) -> Any:
-    """One entry of the file's metadata."""
-    field = file.get_field(key)
-    return default if field is None else field.contents()
-
-
-def shape_of(file: GGUFReader, path: Path) -> Shape:
-    """The shape that the metadata describes.
+def shape_of(file: GgufFile) -> tuple[Shape, int | None]:
+    """The shape that the metadata describes, and how many positions its attention looks back; None for all.
 
     Raises:
         UserError: An architecture or settings that the decoder does not have.
     """
-    kind = value(file, "general.architecture")
-    if kind not in _ARCHITECTURES:
-        raise UserError(f"{path}: general.architecture is {kind!r}; allowed: {', '.join(_ARCHITECTURES)}")
-    scaling = value(file, f"{kind}.rope.scaling.type", "none")
-    names = {tensor.name for tensor in file.tensors}
-    if scaling != "none" or "rope_freqs.weight" in names:
-        raise UserError(f"{path}: its rotary embedding is scaled for long texts, which the decoder does not do")
-    sizes = {
-        name: value(file, f"{kind}.{key}")
-        for name, key in (
-            ("depth", "block_count"), ("width", "embedding_length"), ("ffn_width", "feed_forward_length"),
-            ("heads", "attention.head_count"),
-        )
-    }  # fmt: skip
-    embedding = next((tensor for tensor in file.tensors if tensor.name == "token_embd.weight"), None)
-    if embedding is None or not all(isinstance(size, int) for size in sizes.values()):
-        raise UserError(f"{path}: sizes are missing among its metadata: {sizes}")
-    head_dim = int(value(file, f"{kind}.attention.key_length", sizes["width"] // sizes["heads"]))
-    if value(file, f"{kind}.rope.dimension_count", head_dim) != head_dim:
-        raise UserError(f"{path}: its rotary embedding turns a part of each head only, which the decoder does not do")
-    try:
-        return Shape(
-            **sizes,
-            kv_heads=int(value(file, f"{kind}.attention.head_count_kv", sizes["heads"])),
-            head_dim=head_dim,
-            vocab_size=int(embedding.shape[1]),
-            tied="output.weight" not in names,
-            rope_theta=float(value(file, f"{kind}.rope.freq_base", 10000.0)),
-            norm_eps=_short(float(value(file, f"{kind}.attention.layer_norm_rms_epsilon", 1e-5))),
-            **_ARCHITECTURES[kind],
-        )
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: {error}") from error
+    kind = file.value("general.architecture")
+    if kind not in ARCHITECTURES:
+        raise UserError(f"{file.path}: general.architecture is {kind!r:.60}; allowed: {', '.join(ARCHITECTURES)}")
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.size) != 2:
+        raise UserError(f"{file.path}: token_embd.weight is missing or no matrix; copy the file again")
+    names = {ours: f"{kind}.{theirs}" for ours, theirs in KEYS.items()}
+    config = {ours: _plain(file.value(key)) for ours, key in names.items()}
+    width, heads = config["hidden_size"], config["num_attention_heads"]
+    if config["head_dim"] is None and isinstance(width, int) and isinstance(heads, int) and heads:
+        config["head_dim"] = width // heads
+    for name in ("rms_norm_eps", "rope_theta"):
+        if isinstance(config[name], float):
+            config[name] = _short(config[name])
+    config |= {
+        "model_type": kind,
+        "vocab_size": embedding.size[0],
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "use_sliding_window": config["sliding_window"] is not None,
+        "rope_parameters": _scaling(file, kind),
+    }
+    shape, window = read_shape(config, file.path, names)
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if (found := _plain(file.value(f"{kind}.{key}", shape.head_dim))) != shape.head_dim:
+            raise UserError(f"{file.path}: {kind}.{key} is {found!r:.60}; allowed: {shape.head_dim}, the whole head")
+    return (_llama3(file, shape) if ROPE_FACTORS in file.tensors else shape), window
+
+
+def _scaling(file: GgufFile, kind: str) -> dict[str, Any] | None:
+    """The scaling of the rotary embedding as config.json has it, but for Llama 3's, which is in a tensor."""
+    name, factor = _plain(file.value(f"{kind}.rope.scaling.type", "none")), _plain(file.value(f"{kind}.rope.scaling.factor"))
+    older = _plain(file.value(f"{kind}.rope.scale_linear", 1.0))
+    if name in ("none", "linear") and older not in (0, 1):
+        name, factor = "linear", older
+    return None if name == "none" else {"rope_type": name, "factor": factor}
+
+
+def _llama3(file: GgufFile, shape: Shape) -> Shape:
+    """The shape with the scaling whose divisors the file holds.
+
+    Raises:
+        UserError: They are not those of any published model.
+    """
+    if file.tensors[ROPE_FACTORS].size == (shape.head_dim // 2,):
+        divisors = torch.from_numpy(file.expanded(ROPE_FACTORS))
+        if bool((divisors == 1).all()):
+            return shape
+        factor = float(divisors.max())
+        if shape.rope_scaling == rope.NONE and 1 < factor < 1e6:
+            scaled = replace(shape, rope_scaling=rope.scaling("llama3", factor, *_LLAMA3))
+            if torch.allclose(rope_factors(scaled), divisors, rtol=1e-4):
+                return scaled
+    raise UserError(f"{file.path}: {ROPE_FACTORS} holds divisors that are not those of Llama 3.1 to 3.3; allowed: those")
+
+
+def rope_factors(shape: Shape) -> Tensor:
+    """By what each plain frequency of a shape is divided, (head_dim / 2,)."""
+    plain = rope.frequencies(shape.head_dim, shape.rope_theta)
+    return plain / rope.frequencies(shape.head_dim, shape.rope_theta, shape.rope_scaling)
+
+
+def _plain(value: Any) -> Any:
+    """A value of the metadata as JSON would have it; of an array, its first entries."""
+    return value[:8].tolist() if isinstance(value, np.ndarray) else value
 
 
 def _short(number: float) -> float:
@@ -103,44 +136,51 @@ def _short(number: float) -> float:
 
 
 class GgufState(Mapping[str, Tensor]):
-    """The tensors of a GGUF file under Hugging Face's names, in single precision; each is expanded when it is asked for.
+    """The tensors of a GGUF file under Hugging Face's names, in single precision; each is expanded when it is read.
 
     Attributes:
         files: Tensor -> the file.
         sizes: Tensor -> its size.
     """
 
-    def __init__(self, path: Path, file: GGUFReader) -> None:
-        self._tensors = {_name(tensor.name): tensor for tensor in file.tensors}
-        #: Whose rows stand in pairs, with the number of their heads.
-        self._heads = (
-            {
-                "q_proj.weight": value(file, "llama.attention.head_count"),
-                "k_proj.weight": value(file, "llama.attention.head_count_kv", value(file, "llama.attention.head_count")),
-            }
-            if value(file, "general.architecture") == "llama"
-            else {}
-        )
-        self.files = dict.fromkeys(self._tensors, path)
-        # GGUF counts dimensions from the innermost.
-        self.sizes = {name: tuple(int(size) for size in reversed(tensor.shape)) for name, tensor in self._tensors.items()}
+    def __init__(self, file: GgufFile, shape: Shape) -> None:
+        self._file, self._shape = file, shape
+        self._names = {_name(name): name for name in file.tensors if name != ROPE_FACTORS}
+        self.files = dict.fromkeys(self._names, file.path)
+        self.sizes = {name: file.tensors[theirs].size for name, theirs in self._names.items()}
 
     def __getitem__(self, name: str) -> Tensor:
-        from gguf import dequantize
-
-        tensor = self._tensors[name]
-        weight = torch.tensor(dequantize(tensor.data, tensor.tensor_type), dtype=torch.float32).reshape(self.sizes[name])
-        for end, heads in self._heads.items():
-            if name.endswith(end):
-                rows, columns = weight.shape
-                weight = weight.reshape(heads, rows // heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
-        return weight
+        return paired_rows(name, torch.from_numpy(self._file.expanded(self._names[name])), self._shape, back=True)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._tensors)
+        return len(self._names)
+
+
+def paired_rows(name: str, weight: Tensor, shape: Shape, *, back: bool = False) -> Tensor:
+    """A tensor with the rows of each head in the order of GGUF, or ``back`` in Hugging Face's; only Llama's q and k change.
+
+    Args:
+        name: Hugging Face's.
+        weight: Any tensor of the model.
+        shape: Its shape; Qwen2's and Qwen3's rows stay as they are.
+        back: Whether the rows stand in pairs.
+    """
+    if shape.qkv_bias or shape.qk_norm or not name.endswith(("q_proj.weight", "k_proj.weight")):
+        return weight
+    sizes = (shape.head_dim // 2, 2) if back else (2, shape.head_dim // 2)
+    return weight.reshape(-1, *sizes, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)
+
+
+def gguf_name(name: str) -> str:
+    """GGUF's name of a tensor under Hugging Face's."""
+    outer = {theirs: ours for ours, theirs in _OUTER.items()}
+    if name in outer:
+        return outer[name]
+    _, _, layer, part, kind = (*name.split(".", 3)[:3], *name.split(".", 3)[3].rsplit(".", 1))
+    return f"blk.{layer}.{ {theirs: ours for ours, theirs in _PARTS.items()}[part] }.{kind}"
 
 
 def _name(name: str) -> str:

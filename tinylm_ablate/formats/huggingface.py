@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from tinylm_ablate.arch.shapes import Shape, matrices
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import building
-from tinylm_ablate.formats.model_config import check_tensors, huggingface_config, shape_of_config
-from tinylm_ablate.formats.safetensors_folder import LazyState, read_config
-from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, NORM, tensor_name
+from tinylm_ablate.formats.json_file import read_bytes, read_object
+from tinylm_ablate.formats.model_config import huggingface_config
+from tinylm_ablate.formats.stored import open_stored
+from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, NORM, pangu_parts, tensor_name
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -52,9 +53,7 @@ def names(shape: Shape) -> dict[str, tuple[str, ...]]:
         table |= {f"{ours}{name}.weight": tuple(tensor_name(layer, part) for part in parts) for name, parts in modules.items()}
         if shape.qkv_bias:
             table[f"{ours}attention.qkv.bias"] = tuple(tensor_name(layer, f"{part}.bias") for part in _MODULES["attention.qkv"])
-        extra = ["shortcuts.down.weight", "shortcuts.up.weight"] if shape.shortcuts else []
-        extra += ["ffn.activation.scales", "ffn.activation.shifts"] if shape.activations > 1 else []
-        table |= {ours + name: (f"model.{ours}{name}",) for name in extra}
+        table |= {ours + name: (f"model.{ours}{name}",) for name in pangu_parts(shape)}
     table["norm.weight"] = (NORM,)
     if not shape.tied:
         table["head.weight"] = (HEAD,)
@@ -173,27 +172,21 @@ def save_model(folder: Path, decoder: Decoder, tokenizer_json: Path, end_of_text
 
 
 def load(folder: Path) -> tuple[Shape, dict[str, Tensor]]:
-    """The shape and the decoder's state of a folder in Hugging Face's layout, with one or more safetensors files.
+    """The shape and the decoder's state of a folder in Hugging Face's layout, or of a GGUF file.
 
-    Tensors are read one after another, and keep the type that they are stored in.
+    Tensors are read one after another, and keep the type that they are stored in; quantised ones are expanded.
 
     Raises:
         UserError: There is no model, it is damaged, or our decoder cannot express it.
     """
-    path = folder / "config.json"
-    config = read_config(path, "name a folder that holds a model")
-    shape = shape_of_config(config, path)
-    stored = LazyState(folder)
-    if shape.is_llama and (mistakes := check_tensors(stored.sizes, shape)):
-        raise UserError(f"{folder}: {'; '.join(mistakes)}")
-    try:
-        return shape, from_huggingface(stored, shape)
-    except UserError as error:
-        raise UserError(f"{folder}: {error}") from None
+    stored = open_stored(folder)
+    if stored.window is not None and stored.window < (stored.context_length or 0):
+        raise UserError(f"{folder}: sliding_window is {stored.window}, and the decoder looks back to the start")
+    return stored.shape, from_huggingface(stored.state, stored.shape)
 
 
 def load_model(folder: Path) -> Decoder:
-    """The decoder of a folder, with its weights in fp32."""
+    """The decoder of a folder or a GGUF file, with its weights in fp32."""
     import torch
 
     from tinylm_ablate.arch.decoder import Decoder
@@ -211,13 +204,18 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, int | None]:
     Raises:
         UserError: There is no ``tokenizer.json``, or it cannot be read.
     """
-    from tokenizers import Tokenizer
+    from tinylm_ablate.formats.tokenizer_json import open_json
 
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # tokenizers raises plain Exception
-        raise UserError(f"{folder / 'tokenizer.json'}: not readable as a tokenizer ({error})") from None
-    end = read_config(folder / "config.json").get("eos_token_id")
+    if folder.suffix == ".gguf":
+        from tinylm_ablate.formats.gguf_file import GgufFile
+        from tinylm_ablate.formats.gguf_tokenizer import gguf_vocabulary
+
+        if (vocabulary := gguf_vocabulary(GgufFile(folder))) is None or not vocabulary.encodes:
+            raise UserError(f"{folder}: holds no whole tokenizer; allowed: the model as a folder with its tokenizer.json")
+        return vocabulary.tokenizer, vocabulary.end_of_text
+    path = folder / "tokenizer.json"
+    tokenizer = open_json(read_bytes(path), path)
+    end = read_object(folder / "config.json").get("eos_token_id")
     return tokenizer, end[0] if isinstance(end, list) else end
 
 

@@ -14,7 +14,6 @@ tokenizer, trained or imported, is therefore brought into this form, in the layo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,8 @@ from tokenizers import Tokenizer
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.formats.alphabet import BYTE_PIECES, SPACE, byte_characters
 from tinylm_ablate.formats.merges import live_merges, unreachable
-
-#: A tokenizer in the layout of a tokenizer.json.
-State = dict[str, Any]
+from tinylm_ablate.formats.tokenizer_json import MOST_ID, check_lengths, open_state
+from tinylm_ablate.formats.tokenizer_json import State as State
 
 #: The token between two documents, where a tokenizer has none of the names below.
 END_OF_TEXT = "<|endoftext|>"
@@ -64,7 +62,7 @@ def special_token(content: str, identity: int) -> dict[str, Any]:
 
 def open_tokenizer(state: State) -> Tokenizer:
     """A tokenizer that reads special tokens in a text as text."""
-    tokenizer = Tokenizer.from_str(json.dumps(state))
+    tokenizer = open_state(state, "the tokenizer")
     tokenizer.encode_special_tokens = True
     return tokenizer
 
@@ -123,6 +121,10 @@ def make_lossless(state: State, source: Path | str, end_of_text: str | None = No
     tokens = [dict(token, id=vocab[token["content"]], lstrip=False, rstrip=False) for token in state["added_tokens"]]
     if len(set(vocab.values())) != len(vocab):
         raise UserError(f"{source}: two entries share an id; expected one id for each entry of the vocabulary")
+
+    check_lengths(vocab, source)
+    if not all(0 <= number <= MOST_ID for number in vocab.values()):
+        raise UserError(f"{source}: an id that is not between 0 and {MOST_ID:,}; an embedding has a row for each id")
 
     fallback = bool(model.get("byte_fallback"))
     next_id = max(vocab.values()) + 1
@@ -237,10 +239,8 @@ def _fallback_pipeline(state: State, vocab: Iterable[str]) -> State:
 
 def _check(state: State, source: Path | str) -> None:
     """Refuse a tokenizer that loses a text, or that lets a text spell a special token."""
-    try:
-        tokenizer = open_tokenizer(state)
-    except Exception as error:
-        raise UserError(f"{source}: expected a tokenizer that the library `tokenizers` can open: {error}") from error
+    tokenizer = open_state(state, source)
+    tokenizer.encode_special_tokens = True
     for probe in _PROBES:
         ids = tokenizer.encode(probe, add_special_tokens=False).ids
         if (back := tokenizer.decode(ids, skip_special_tokens=False)) != probe:

@@ -1,37 +1,102 @@
-"""A model's ``config.json``: to and from a shape."""
+"""A model's ``config.json``: to and from a shape.
+
+Whatever changes a model's function is either understood or refused with its key and value: sizes, epsilon, the rotary
+embedding and its scaling, tying, biases, norms of queries and keys, a sliding window. A key that is absent has the value that
+transformers gives to it for the model's type.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinylm_ablate.arch import rope
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.formats.tensors import HEAD, tensor_sizes
 
-#: Values of "model_type" whose blocks the decoder has, given that no tensor is left over, and what they have beside Llama's.
-MODEL_TYPES: dict[str, dict[str, bool]] = {"llama": {}, "mistral": {}, "qwen2": {"qkv_bias": True}, "qwen3": {"qk_norm": True}}
+#: "model_type" of a shape with PanGu-pi's modules.
+PANGU = "tinylm_pangu_pi"
 
-#: What a tensor that the decoder has no place for tells about the model.
+
+@dataclass(frozen=True)
+class _Kind:
+    """A "model_type" whose blocks the decoder has.
+
+    Attributes:
+        own: What its blocks have beside Llama's.
+        class_name: The class of transformers, or None.
+        kv_heads, head_dim, window: The values of absent keys; None: as many as heads, width / heads, and no window.
+        windowed: Whether a sliding window is used where ``use_sliding_window`` is absent.
+    """
+
+    own: dict[str, bool]
+    class_name: str | None = None
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    window: int | None = None
+    windowed: bool = True
+
+
+KINDS = {
+    "llama": _Kind({}, "LlamaForCausalLM"),
+    "mistral": _Kind({}, "MistralForCausalLM", kv_heads=8, window=4096),
+    "qwen2": _Kind({"qkv_bias": True}, "Qwen2ForCausalLM", kv_heads=32, window=4096, windowed=False),
+    "qwen3": _Kind({"qk_norm": True}, "Qwen3ForCausalLM", kv_heads=32, head_dim=128, window=4096, windowed=False),
+    PANGU: _Kind({}),
+}
+
+#: Keys of config.json that change a model's function, with the values that leave the decoder's as it is; absent is one of them.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu", "swish"),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "partial_rotary_factor": (1,),
+    "attn_logit_softcapping": (),
+    "final_logit_softcapping": (),
+    "query_pre_attn_scalar": (),
+    "embedding_multiplier": (1,),
+    "residual_multiplier": (1,),
+    "logits_scaling": (1,),
+    "logit_scale": (1,),
+    "scale_emb": (1,),
+    "scale_depth": (),
+    "clip_qkv": (),
+    "no_rope_layers": (),
+    "quantization_config": (),
+}
+
+#: Key of config.json -> field of ``Shape`` and the largest value; far more than any model has.
+_SIZES = {
+    "num_hidden_layers": ("depth", 10_000),
+    "hidden_size": ("width", 2**20),
+    "intermediate_size": ("ffn_width", 2**22),
+    "num_attention_heads": ("heads", 2**16),
+    "vocab_size": ("vocab_size", 2**24),
+}
+_MOST_HEAD_DIM = 2**16
+
+#: A number of a scaling of the rotary embedding (``arch.rope``) -> its key in config.json.
+_SCALING_KEYS = {
+    "factor": "factor",
+    "low": "low_freq_factor",
+    "high": "high_freq_factor",
+    "context": "original_max_position_embeddings",
+}
+
+#: What a tensor that the decoder has no place for says about the model.
 _FOREIGN = {
     ".bias": "biases beside those of Qwen2's queries, keys and values, which the decoder does not have",
     "self_attn.q_norm.weight": "norms of queries and keys in a model of another type than qwen3",
     "self_attn.k_norm.weight": "norms of queries and keys in a model of another type than qwen3",
 }
 
-#: "model_type" of a shape with PanGu-pi's modules, and the settings that such a config.json has beside Llama's.
-PANGU = "tinylm_pangu_pi"
-_PANGU_SETTINGS = ("activations", "shortcuts", "shortcut_ratio")
-_QWEN_SETTINGS = ("qkv_bias", "qk_norm")
-
-#: "model_type" -> the class of transformers.
-_CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-
 
 def model_type(shape: Shape) -> str:
-    """The "model_type" of a shape: the one that other programs know its blocks by, or our own."""
+    """The "model_type" of a shape: the one under which other programs know its blocks, or our own."""
     if not shape.is_llama:
         return PANGU
     return "qwen2" if shape.qkv_bias else "qwen3" if shape.qk_norm else "llama"
@@ -46,8 +111,13 @@ def huggingface_config(shape: Shape, context_length: int, end_of_text: int | Non
         end_of_text: The id that stands behind each document, and so before the next.
     """
     kind = model_type(shape)
+    scaling, numbers = rope.parse(shape.rope_scaling)
+    scaled: dict[str, Any] = {
+        _SCALING_KEYS[name]: int(number) if name == "context" else number
+        for name, number in zip(rope.KINDS.get(scaling, ()), numbers, strict=True)
+    }
     config: dict[str, Any] = {
-        "architectures": [_CLASSES[kind]] if kind in _CLASSES else None,
+        "architectures": None if KINDS[kind].class_name is None else [KINDS[kind].class_name],
         "model_type": kind,
         "vocab_size": shape.vocab_size,
         "hidden_size": shape.width,
@@ -59,9 +129,12 @@ def huggingface_config(shape: Shape, context_length: int, end_of_text: int | Non
         "hidden_act": "silu",
         "max_position_embeddings": context_length,
         "rms_norm_eps": shape.norm_eps,
-        # The first is read by transformers 5, the second by earlier ones and by other programs.
-        "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta},
+        # The first is read by transformers 5, the others by earlier versions and by other programs.
+        "rope_parameters": {
+            "rope_type": scaling if scaled else "default", "rope_theta": shape.rope_theta, **scaled,
+        },
         "rope_theta": shape.rope_theta,
+        "rope_scaling": {"rope_type": scaling, **scaled} if scaled else None,
         "attention_bias": False,
         "attention_dropout": 0.0,
         "mlp_bias": False,
@@ -70,94 +143,170 @@ def huggingface_config(shape: Shape, context_length: int, end_of_text: int | Non
         "eos_token_id": end_of_text,
         "pad_token_id": None,
         "use_cache": True,
-    }
+    }  # fmt: skip
     if kind == PANGU:
-        config |= {name: getattr(shape, name) for name in (*_PANGU_SETTINGS, *_QWEN_SETTINGS)}
+        own = ("activations", "shortcuts", "shortcut_ratio", "qkv_bias", "qk_norm")
+        config |= {name: getattr(shape, name) for name in own}
     return config
 
 
-def shape_of_config(config: Mapping[str, Any], path: Path = Path("config.json")) -> Shape:
-    """The shape that a ``config.json`` describes.
-
-    Args:
-        config: Its content.
-        path: The file, for messages.
-
-    Raises:
-        UserError: It describes a model that our decoder cannot express; all reasons at once.
-    """
-    llama = {**config, "model_type": "llama"} if config.get("model_type") == PANGU else config
-    biases = [
-        f"{name} is true, and the decoder has no biases but those of Qwen2"
-        for name in ("attention_bias", "mlp_bias")
-        if config.get(name)
-    ]
-    try:
-        shape, window = shape_of(llama, path)
-    except UserError as error:
-        raise UserError("; ".join([str(error), *biases])) from None
-    if window is not None and window < config.get("max_position_embeddings", 0):
-        biases.append(f"sliding_window is {window}, and the decoder looks back to the start")
-    if biases:
-        raise UserError(f"{path}: {'; '.join(biases)}")
-    if llama is config:
-        return shape
-    activations, shortcuts, ratio = (int(config[name]) for name in _PANGU_SETTINGS)
-    bias, norm = (bool(config.get(name)) for name in _QWEN_SETTINGS)
-    return dataclasses.replace(
-        shape, activations=activations, shortcuts=shortcuts, shortcut_ratio=ratio, qkv_bias=bias, qk_norm=norm
-    )
-
-
-def shape_of(config: Mapping[str, Any], path: Path) -> tuple[Shape, int | None]:
-    """The shape that a Hugging Face ``config.json`` describes, and its sliding window.
+def read_shape(
+    config: Mapping[str, Any], path: Path = Path("config.json"), names: Mapping[str, str] | None = None
+) -> tuple[Shape, int | None]:
+    """The shape that a ``config.json`` describes, and how many positions its attention looks back; None for all.
 
     Args:
         config: Content of the file.
         path: The file, for messages.
+        names: What the file calls its keys, for messages, where it is no config.json.
 
     Raises:
-        UserError: Another architecture, or settings that the decoder does not have; all of them at once.
+        UserError: It describes a model that the decoder cannot express; all reasons at once, each with its key and value.
     """
     kind = config.get("model_type")
-    if kind not in MODEL_TYPES:
-        raise UserError(f"{path}: model_type is {kind!r}; allowed: {', '.join(MODEL_TYPES)}")
-    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    mistakes = [
-        f"{key} is {value!r}, and the decoder knows only {only}"
-        for key, value, only in (
-            ("hidden_act", config.get("hidden_act", "silu"), "silu"),
-            ("rope_type", rope.get("rope_type", rope.get("type", "default")), "default"),
-            ("partial_rotary_factor", rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)), 1.0),
-            ("quantization_config", config.get("quantization_config"), None),
-        )
-        if value != only
-    ]
-    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
-    sizes = [config.get(name) for name in names]
-    mistakes += [f"{name} is {size!r}" for name, size in zip(names, sizes, strict=True) if not _is_size(size)]
-    if mistakes:
-        raise UserError(f"{path}: {'; '.join(mistakes)}")
-    depth, width, ffn_width, heads, vocab_size = (int(size) for size in sizes if size is not None)
+    if not isinstance(kind, str) or kind not in KINDS:
+        public = ", ".join(name for name in KINDS if name != PANGU)
+        raise UserError(f"{path}: model_type is {_shown(kind)}; allowed: {public}")
+    reader = _Reader(config, names or {})
+    sizes = {field: reader.size(key, most=most) for key, (field, most) in _SIZES.items()}
+    heads, width = sizes["heads"], sizes["width"]
+    kv_default = KINDS[kind].kv_heads if "num_key_value_heads" not in config else None
+    kv_heads = reader.size("num_key_value_heads", most=2**16, default=kv_default or heads)
+    head_dim = reader.size("head_dim", most=_MOST_HEAD_DIM, default=KINDS[kind].head_dim or max(1, width // heads))
+    own: dict[str, Any] = dict(KINDS[kind].own)
+    if kind == PANGU:
+        own = {"activations": reader.size("activations", most=64), "shortcut_ratio": reader.size("shortcut_ratio", most=2**20)}
+        own["shortcuts"] = reader.size("shortcuts", most=64, least=0)
+        own |= {name: reader.flag(name) for name in ("qkv_bias", "qk_norm")}
+    tied, eps = reader.flag("tie_word_embeddings"), reader.number("rms_norm_eps", 1e-6, most=1.0)
+    theta, scaling = reader.rotary()
+    window = reader.window(KINDS[kind])
+    # Qwen2's queries, keys and values have their biases whatever "attention_bias" says.
+    reader.check_neutral(skip="attention_bias" if kind == "qwen2" else None)
+    if reader.mistakes:
+        raise UserError(f"{path}: {'; '.join(reader.mistakes)}")
     try:
         shape = Shape(
-            depth, width, ffn_width, heads,
-            kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config.get("head_dim") or width // heads,
-            vocab_size=vocab_size,
-            tied=bool(config.get("tie_word_embeddings", False)),
-            rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
-            norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-            **MODEL_TYPES[kind],
+            sizes["depth"], width, sizes["ffn_width"], heads, kv_heads, head_dim, sizes["vocab_size"],
+            tied=tied, rope_theta=theta, rope_scaling=scaling, norm_eps=eps, **own,
         )  # fmt: skip
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-    sliding = config.get("sliding_window") if config.get("use_sliding_window", True) else None
-    return shape, int(sliding) if sliding else None
+    return shape, window
+
+
+class _Reader:
+    """Typed values of a ``config.json``, and the mistakes met on the way."""
+
+    def __init__(self, config: Mapping[str, Any], names: Mapping[str, str]) -> None:
+        self.config, self.names = config, names
+        self.mistakes: list[str] = []
+
+    def mistake(self, key: str, value: object, allowed: str) -> None:
+        self.mistakes.append(f"{self.names.get(key, key)} is {_shown(value)}; allowed: {allowed}")
+
+    def size(self, key: str, *, most: int, default: int | None = None, least: int = 1) -> int:
+        """A whole number; 1 where it is a mistake."""
+        value = self.config.get(key)
+        value = default if value is None else value
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+            return value
+        self.mistake(key, value, f"{least} to {most:,}")
+        return 1
+
+    def number(self, key: str, default: float, *, most: float, within: Mapping[str, Any] | None = None) -> float:
+        """A finite number above 0; ``default`` where it is absent or a mistake."""
+        value = (self.config if within is None else within).get(key)
+        if value is None:
+            return default
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= most:
+            return float(value)
+        self.mistake(key, value, f"a number above 0, at most {most:g}")
+        return default
+
+    def flag(self, key: str) -> bool:
+        value = self.config.get(key)
+        if value is None or isinstance(value, bool):
+            return bool(value)
+        self.mistake(key, value, "true, false")
+        return False
+
+    def rotary(self) -> tuple[float, str]:
+        """Base of the rotary embedding and its scaling; "rope_scaling", the older key, counts first."""
+        key = next((key for key in ("rope_scaling", "rope_parameters") if self.config.get(key)), "rope_parameters")
+        given = self.config.get(key) or {}
+        if not isinstance(given, dict):
+            self.mistake(key, given, "an object, null")
+            given = {}
+        outside = self.number("rope_theta", 10000.0, most=1e15)
+        theta = self.number("rope_theta", outside, most=1e15, within=given)
+        if (share := given.get("partial_rotary_factor", 1)) != 1:
+            self.mistake(f"{key}.partial_rotary_factor", share, "1")
+        kind = given.get("rope_type", given.get("type", "default"))
+        if kind in ("default", None):
+            return theta, rope.NONE
+        if not isinstance(kind, str) or kind not in rope.KINDS:
+            self.mistake(f"{key}.rope_type", kind, ", ".join(["default", *rope.KINDS]))
+            return theta, rope.NONE
+        before = len(self.mistakes)
+        context = self.config.get("original_max_position_embeddings", self.config.get("max_position_embeddings"))
+        given = {"original_max_position_embeddings": context, **given}
+        numbers = [self.number(_SCALING_KEYS[name], math.nan, most=1e15, within=given) for name in rope.KINDS[kind]]
+        absent = [_SCALING_KEYS[name] for name, number in zip(rope.KINDS[kind], numbers, strict=True) if math.isnan(number)]
+        if len(self.mistakes) > before:
+            return theta, rope.NONE
+        if absent:
+            self.mistakes += [f"{key}.{name} is missing for rope_type={kind}" for name in absent]
+            return theta, rope.NONE
+        try:
+            return theta, rope.scaling(kind, *numbers)
+        except ValueError as error:
+            self.mistakes.append(f"{key}: {error}")
+            return theta, rope.NONE
+
+    def window(self, kind: _Kind) -> int | None:
+        """Positions that a sliding window has, None without one."""
+        if "sliding_window" in self.config and self.config["sliding_window"] is None:
+            return None
+        if not (self.flag("use_sliding_window") if "use_sliding_window" in self.config else kind.windowed):
+            return None
+        types = self.config.get("layer_types")
+        if isinstance(types, list) and "sliding_attention" not in types:
+            return None
+        if kind.window is None and "sliding_window" not in self.config:
+            return None
+        return self.size("sliding_window", most=2**31, default=kind.window)
+
+    def check_neutral(self, skip: str | None) -> None:
+        for key, neutral in _NEUTRAL.items():
+            value = self.config.get(key)
+            if key != skip and value is not None and not any(value == allowed for allowed in neutral):
+                self.mistake(key, value, ", ".join([*(json_word(allowed) for allowed in neutral), "absent"]))
+        types = self.config.get("layer_types")
+        if types is not None and not (
+            isinstance(types, list) and all(t in ("full_attention", "sliding_attention") for t in types)
+        ):
+            self.mistake("layer_types", types, "full_attention and sliding_attention")
+
+
+def json_word(value: object) -> str:
+    """A plain value as JSON writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _shown(value: object) -> str:
+    """A value of a file for a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # whole numbers of thousands of digits have no decimal form
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def check_tensors(sizes: Mapping[str, tuple[int, ...]], shape: Shape) -> list[str]:
     """What is missing, of another size, or without a place in the decoder."""
+    if shape.depth > len(sizes):
+        return [f"num_hidden_layers is {shape.depth}, and the files hold {len(sizes)} tensors"]
     wanted = tensor_sizes(shape)
     mistakes = []
     if missing := [name for name in wanted if name not in sizes]:
@@ -172,7 +321,3 @@ def check_tensors(sizes: Mapping[str, tuple[int, ...]], shape: Shape) -> list[st
         for name in foreign
     )
     return [*mistakes, *list(reasons)[:3]]
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

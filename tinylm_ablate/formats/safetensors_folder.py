@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tinylm_ablate.errors import UserError
+from tinylm_ablate.formats.json_file import read_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +67,7 @@ def _listed(folder: Path) -> dict[str, str]:
     path = folder / "model.safetensors.index.json"
     if not path.is_file():
         return {}
-    listed = read_config(path).get("weight_map")
+    listed = read_object(path).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(file, str) and Path(file).name == file for file in listed.values()):
         raise UserError(f"{path}: weight_map is not a list of files in this folder; copy it again")
     return listed
@@ -91,14 +91,3 @@ def _weight_files(folder: Path, listed: Mapping[str, str]) -> list[Path]:
 
 def _some(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-
-
-def read_config(path: Path, remedy: str = "copy it again") -> dict[str, Any]:
-    """A model's ``config.json``; ``remedy`` ends the message where it is not one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); {remedy}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object; {remedy}")
-    return content

@@ -42,13 +42,25 @@ def layer_parts(shape: Shape) -> dict[str, tuple[str, ...]]:
     return PARTS | (_BIASES if shape.qkv_bias else {}) | (_HEAD_NORMS if shape.qk_norm else {})
 
 
+def pangu_parts(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """The tensors of a layer that PanGu-pi has and Llama has not, with their sizes; they keep our own names."""
+    inner = shape.shortcuts * shape.shortcut_width
+    terms = (shape.activations * shape.ffn_width,)
+    shortcuts: dict[str, tuple[int, ...]] = {
+        "shortcuts.down.weight": (inner, shape.width),
+        "shortcuts.up.weight": (shape.width, inner),
+    }
+    activation: dict[str, tuple[int, ...]] = {"ffn.activation.scales": terms, "ffn.activation.shifts": terms}
+    return (shortcuts if shape.shortcuts else {}) | (activation if shape.activations > 1 else {})
+
+
 def tensor_name(layer: int, part: str) -> str:
     """Hugging Face's name of a layer's tensor."""
     return f"model.layers.{layer}.{part}" + ("" if part.endswith(".bias") else ".weight")
 
 
 def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a model of Llama's or Qwen's shape under Hugging Face's names, with its size; rows are outputs."""
+    """Every tensor of a model under Hugging Face's names, with its size; rows are outputs. PanGu-pi's have names of our own."""
     length = {
         "width": shape.width, "heads": shape.heads * shape.head_dim, "kv_heads": shape.kv_heads * shape.head_dim,
         "ffn": shape.ffn_width, "head_dim": shape.head_dim,
@@ -57,6 +69,7 @@ def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
     sizes: dict[str, tuple[int, ...]] = {EMBEDDING: (shape.vocab_size, shape.width), NORM: (shape.width,)}
     for layer in range(shape.depth):
         sizes |= {tensor_name(layer, part): tuple(length[axis] for axis in axes) for part, axes in parts.items()}
+        sizes |= {f"model.layers.{layer}.{part}": size for part, size in pangu_parts(shape).items()}
     if not shape.tied:
         sizes[HEAD] = (shape.vocab_size, shape.width)
     return sizes

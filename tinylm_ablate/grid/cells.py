@@ -11,6 +11,7 @@ from hydra.core.override_parser.types import ValueType
 
 from tinylm_ablate.config import GridConfig
 from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.science.looks import LOOKS
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ _Step = tuple[tuple[str, ...], dict[str, str]]
 
 
 def expand(
-    params: Mapping[str, object] | None, arguments: Sequence[str], grid: GridConfig, seeds: int | None
+    params: Mapping[str, object] | None, arguments: Sequence[str], grid: GridConfig, seeds: int | str | None
 ) -> tuple[list[str], list[Cell]]:
     """The overrides that all cells share, and the cells.
 
@@ -44,7 +45,7 @@ def expand(
         params: Axes from an experiment file, key to values ("20,40" or a list); an argument with the same key wins.
         arguments: Overrides from the command line; those with several values are axes.
         grid: Arms, zipped axes and excluded cells.
-        seeds: Number of seeds, or None where the seed is no axis of its own.
+        seeds: Number of seeds; "sequential" begins with the first look's; None where the seed is no axis of its own.
 
     Raises:
         ConfigError: Zipped axes of different lengths, an unknown axis in ``grid.zip`` or ``grid.exclude``, seeds given twice.
@@ -69,7 +70,9 @@ def expand(
             shared.append(str(override.input_line))
     if grid.arms:
         axes["arm"] = [(tuple(overrides), {"arm": arm}) for arm, overrides in grid.arms.items()]
-    if seeds is not None:
+    if seeds == "sequential":
+        seeds = LOOKS[0]
+    if isinstance(seeds, int):
         if seeds < 1:
             mistakes.append(f"seeds={seeds}: allowed: a number at least 1")
         if "seed" in axes or any(text.startswith("seed=") for text in shared):

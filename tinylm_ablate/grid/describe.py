@@ -15,8 +15,8 @@ from tinylm_ablate.provenance import command
 from tinylm_ablate.secrets import cut
 from tinylm_ablate.settled import Settled
 
-#: A cell: its run, its name, and its values on the axes.
-Described = tuple[Settled, str, Mapping[str, str]]
+#: A cell: its run, its name, its values on the axes, and what became of the tuning of its arm.
+Described = tuple[Settled, str, Mapping[str, str], str]
 
 
 def grid_path(runs_dir: Path, identity: str) -> Path:
@@ -25,7 +25,13 @@ def grid_path(runs_dir: Path, identity: str) -> Path:
 
 
 def write_grid(
-    identity: str, name: str, title: str, base: Config, cells: Sequence[Described], search: str | None = None
+    identity: str,
+    name: str,
+    title: str,
+    base: Config,
+    cells: Sequence[Described],
+    search: str | None = None,
+    tuning: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Describe a grid before its first run starts; what it was called and when it was first started stays.
 
@@ -36,6 +42,7 @@ def write_grid(
         base: Its config, without axes.
         cells: Its cells.
         search: The name of the study, where the cells are the trials of a search.
+        tuning: The tuning curves of its arms (``tinylm_ablate.grid.tuning.Search.described``).
 
     Returns:
         What was written.
@@ -44,15 +51,16 @@ def write_grid(
     content: dict[str, Any] = {
         "identity": identity,
         "name": name,
-        "title": cut(title),
+        "title": title,
         "scale": base.scale.name,
-        "axis": list(dict.fromkeys(key for _, _, values in cells for key in values)),
+        "axis": list(dict.fromkeys(key for _, _, values, _ in cells for key in values)),
         "paper": experiment.paper,
         "paper_axis": experiment.paper_axis,
         "note": experiment.note,
         "correlate": experiment.correlate,
         "figures": experiment.figures,
         "search": search,
+        "tuning": list(tuning),
         "command": command(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "cells": [
@@ -61,13 +69,15 @@ def write_grid(
                 "name": cell,
                 "overrides": dict(values),
                 "measures": [request.stem for request in requested(run)],
+                "tuned": tuned,
             }
-            for run, cell, values in cells
+            for run, cell, values, tuned in cells
         ],
     }
+    content = cut(content)
     path = grid_path(Path(base.runs_dir), identity)
-    if path.exists():
-        before = json.loads(path.read_text())
-        content |= {key: before[key] for key in ("title", "command", "created") if key in before}
-    write_atomic(path, json.dumps(content, indent=1, sort_keys=True))
+    before = json.loads(path.read_text()) if path.exists() else {}
+    content |= {key: before[key] for key in ("title", "command", "created") if key in before}
+    if content != before:
+        write_atomic(path, json.dumps(content, indent=1, sort_keys=True))
     return content

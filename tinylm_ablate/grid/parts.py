@@ -7,7 +7,7 @@ its own file for the report and its own entry in MLflow; a run that cells of sev
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ class Part:
         cells: Its cells.
         jobs: The run of each cell.
         settled: Each cell as it was settled: the run, and what the cell requests to be measured of it.
+        tuned: What became of the tuning of each arm, by its label: "interior" or "edge"; absent where it was not tuned.
     """
 
     name: str
@@ -47,6 +48,44 @@ class Part:
     cells: Sequence[Cell]
     jobs: list[Job] = field(default_factory=list)
     settled: dict[Cell, Settled] = field(default_factory=dict)
+    tuned: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def arms(self) -> dict[str, list[Cell]]:
+        """The cells of each arm, by its label."""
+        found: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault(self.arm_of(cell), []).append(cell)
+        return found
+
+    def arm_of(self, cell: Cell) -> str:
+        """The label of a cell's arm: its values on all axes but the seed."""
+        return " ".join(f"{key}={value}" for key, value in cell.values.items() if key != "seed") or "the only arm"
+
+    def called_arm(self, arm: str) -> str:
+        """A name for one of its arms that tells it from those of other parts."""
+        return f"{self.name}: {arm}" if self.name else arm
+
+    def apply(self, arm: str, change: Callable[[Settled], Settled]) -> None:
+        """Settle the cells of an arm anew."""
+        for cell in self.arms[arm]:
+            self.settled[cell] = change(self.settled[cell])
+
+    def add_seeds(self, arm: str, seeds: int) -> list[Cell]:
+        """Give an arm more seeds, up to so many; returns the new cells."""
+        cells = self.arms[arm]
+        known = {self.settled[cell].config.seed for cell in cells}
+        added = []
+        for seed in range(seeds):
+            if seed not in known:
+                first = cells[0]
+                config = copy.deepcopy(self.settled[first].config)
+                config.seed = seed
+                cell = Cell((*first.overrides, f"seed={seed}"), {**first.values, "seed": str(seed)})
+                self.settled[cell] = settle(config)
+                added.append(cell)
+        self.cells = [*self.cells, *added]
+        return added
 
     def called(self, cell: Cell) -> str:
         """A name for one of its cells that tells it from those of other parts."""
@@ -154,13 +193,22 @@ def settle_all(config: DictConfig, context: HydraContext, found: Sequence[Part])
         raise ConfigError(found_alone or [f"{text}{_where(names, len(cells))}" for text, names in broken.items()])
     if mistakes:
         raise ConfigError([f"{mistake}{_where(names, len(cells))}" for mistake, names in mistakes.items()])
-    jobs: dict[str, Job] = {}
     evened = even([(own, settled) for _, _, own, settled in kept])
     for (part, cell, _, _), settled in zip(kept, evened, strict=True):
-        job = jobs.setdefault(settled.identity, Job(cell, []))
-        job.cells.append((part.called(cell), settled))
-        part.jobs.append(job)
         part.settled[cell] = settled
+    return jobs_of(found)
+
+
+def jobs_of(found: Sequence[Part]) -> list[Job]:
+    """The runs that the settled cells of some parts mean, each once; the parts' ``jobs`` are filled."""
+    jobs: dict[str, Job] = {}
+    for part in found:
+        part.jobs = []
+        for cell in part.cells:
+            settled = part.settled[cell]
+            job = jobs.setdefault(settled.identity, Job(cell, []))
+            job.cells.append((part.called(cell), settled))
+            part.jobs.append(job)
     return list(jobs.values())
 
 

@@ -152,7 +152,7 @@ class OptunaSweeper(Sweeper):
         cells: list[Described] = []
 
         def begins(name: str, run: Settled, place: Mapping[str, str]) -> None:
-            cells.append((run, name, place))
+            cells.append((run, name, place, "untuned"))
             write_grid(grid, study.name, title, base, cells, search=study.name)
 
         trials = Trials(base, study, objectives, lambda overrides: self._settle(shared, overrides), begins)

@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import pandas as pd
-from tabulate import tabulate
+from typing import TYPE_CHECKING
 
 from tinylm_ablate.execute.perform import results as results_of
-from tinylm_ablate.measure.bits import BitsPerByte
-from tinylm_ablate.measure.records import read_rows
-from tinylm_ablate.measure.registry import requested
-from tinylm_ablate.science.evidence import Evidence, Setting
-from tinylm_ablate.science.pairs import Result, results
+from tinylm_ablate.grid.evidence import document_rows
 from tinylm_ablate.settled import Settled
+
+if TYPE_CHECKING:
+    from tinylm_ablate.science.pairs import Result
 
 #: Marks a value that may be as good as the best of its column.
 WITHIN_NOISE = "≈"
@@ -49,8 +45,14 @@ def summary_table(cells: Sequence[tuple[Mapping[str, str], Settled]]) -> str:
     Returns:
         The table, with a line on what may be concluded from it; empty where nothing is finished.
     """
+    import pandas as pd
+    from tabulate import tabulate
+
+    from tinylm_ablate.science.evidence import Evidence, Setting
+    from tinylm_ablate.science.pairs import results
+
     found = [(place, results_of(run), run) for place, run in cells]
-    rows = [(place, record, _documents(run)) for place, record, run in found if record is not None]
+    rows = [(place, record, document_rows(run)) for place, record, run in found if record is not None]
     if not rows:
         return ""
     axis = list(dict.fromkeys(key for place, _, _ in rows for key in place if key != "seed"))
@@ -78,12 +80,6 @@ def summary_table(cells: Sequence[tuple[Mapping[str, str], Settled]]) -> str:
     align = ["left"] * len(axis) + ["right"] * (1 + len(shown))
     table = tabulate(lines, headers=head, tablefmt="pipe", disable_numparse=True, colalign=align)
     return f"{table}\n\n{_conclusion(len(places), several)}".rstrip()
-
-
-def _documents(run: Settled) -> list[dict[str, Any]]:
-    """What each held-out document cost, where it was measured."""
-    stems = [request.stem for request in requested(run) if request.measure.name == BitsPerByte.name]
-    return [row for stem in stems for row in read_rows(run.folder, stem)]
 
 
 def _cell(result: Result, column: _Column, marked: bool) -> str:

@@ -17,7 +17,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from tinylm_ablate.config import Config
+from tinylm_ablate.config import GROUPS, Config
+from tinylm_ablate.config import walk as walk_config
 from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.execute.perform import Launch, perform, results
 from tinylm_ablate.execute.walk import DONE, FAILED, SKIPPED, Walk
@@ -25,9 +26,11 @@ from tinylm_ablate.execute.words import one_line, say
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.grid.compose import typed
 from tinylm_ablate.grid.describe import grid_path, write_grid
-from tinylm_ablate.grid.parts import Job, Part, parts, settle_all
+from tinylm_ablate.grid.parts import Job, Part, jobs_of, parts, settle_all
 from tinylm_ablate.grid.summary import summary_table
+from tinylm_ablate.grid.tuning import Search, first_runs, mistakes, tune_parts
 from tinylm_ablate.provenance import require_clean
+from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.run import Record
 from tinylm_ablate.tracking import on_end, sync
 
@@ -82,11 +85,11 @@ class GridSweeper(Sweeper):
             case "run":
                 if base.grid.require_clean:
                     require_clean()
-                return _run(jobs, base, {part: _write_grid(part) for part in found}, launch)
+                return _run(found, base, launch)
             case "plan":
                 from tinylm_ablate.execute.plan import plans
 
-                print(plans(named, base.plan.format, base.grid.workers if launch is None else 1))
+                print(plans([*named, *first_runs(found)], base.plan.format, base.grid.workers if launch is None else 1))
             case "coverage":
                 from tinylm_ablate.grid.coverage import write_coverage
 
@@ -131,23 +134,69 @@ class GridSweeper(Sweeper):
         return launch
 
 
-def _run(jobs: Sequence[Job], base: Config, grids: Mapping[Part, _Grid], launch: Launch | None) -> list[Record]:
-    for job in jobs:
+def _run(found: Sequence[Part], base: Config, launch: Launch | None) -> list[Record]:
+    """Tune the arms, do the cells, and add seeds where comparisons are open, as far as the grid asks for it.
+
+    Raises:
+        ConfigError: Something cannot be tuned.
+        SystemExit: With 1 if a cell failed.
+    """
+    if wrong := mistakes(found):
+        raise ConfigError(wrong)
+    for job in jobs_of(found):
         for twin in job.names[1:]:
             say(f"skip   {twin}: the same run as {job.name}")
-    walk: Walk | None = None
+    if all(not part.base.grid.tune for part in found) and any(len(part.arms) > 1 for part in found):
+        say("note: learning rates are not tuned for each arm; grid.tune=true tunes them before arms are compared")
+    grids = {part: _write_grid(part) for part in found}
+    walks: list[Walk] = []
+
+    def do(cells: Sequence[tuple[str, Settled]]) -> None:
+        walks.append(perform(cells, base, launch=launch))
+
+    ended = False
     try:
-        walk = perform([cell for job in jobs for cell in job.cells], base, launch=launch)
+        searches = tune_parts(found, do)
+        for part in grids:
+            own = [search for search in searches if search.part is part]
+            part.tuned = {search.arm: search.tuning.state for search in sorted(own, key=lambda one: one.tuning.state == "edge")}
+            _write_grid(part, grids[part].path.stem, [search.described() for search in own])
+        walks.clear()
+        while True:
+            do([cell for job in jobs_of(found) for cell in job.cells])
+            more = [_more_seeds(part, grids[part].path.stem, searches) for part in found]
+            if not any(more):
+                break
+        ended = True
     finally:
         report = sync(base.tracking, Path(base.runs_dir), grids=[grid.path.stem for grid in grids.values()])
-        for problem in [*report.problems, *_end(base, walk, grids)]:
+        for problem in [*report.problems, *_end(base, walks if ended else [], grids)]:
             say(problem)
-    return _conclude(jobs, walk, grids)
+    return _conclude(jobs_of(found), walks, grids)
 
 
-def _end(base: Config, walk: Walk | None, grids: Mapping[Part, _Grid]) -> list[str]:
-    """Run ``grid.on_end`` for each grid; returns what went wrong."""
-    status = "interrupted" if walk is None else "failed" if walk.failed() else "finished"
+def _more_seeds(part: Part, identity: str, searches: Sequence[Search]) -> bool:
+    """Add the seeds that open comparisons want (``seeds=sequential``); False if none is wanted."""
+    if part.base.seeds != "sequential":
+        return False
+    from tinylm_ablate.grid.evidence import evidence
+    from tinylm_ablate.science.claim import read_claims
+    from tinylm_ablate.science.seeds import seeds_wanted
+
+    keys = {key for key, _, _ in walk_config(part.base)} | set(GROUPS) | {"arm"}
+    wanted = seeds_wanted(evidence(part), read_claims(keys=keys), list(part.arms))
+    added = {arm: part.add_seeds(arm, seeds) for arm, seeds in wanted.items() if arm in part.arms}
+    if not any(added.values()):
+        return False
+    names = ", ".join(f"{arm} to {wanted[arm]}" for arm, cells in added.items() if cells)
+    say(f"seeds  {part.called_arm(names)}: these comparisons are open")
+    _write_grid(part, identity, [search.described() for search in searches if search.part is part])
+    return True
+
+
+def _end(base: Config, walks: Sequence[Walk], grids: Mapping[Part, _Grid]) -> list[str]:
+    """Run ``grid.on_end`` for each grid; returns what went wrong. No walk means that it was interrupted."""
+    status = "interrupted" if not walks else "failed" if any(walk.failed() for walk in walks) else "finished"
     facts = [{"grid": grid.path.stem, "name": grid.name, "status": status, "file": grid.path} for grid in grids.values()]
     return [problem for fact in facts if (problem := on_end(base.grid.on_end, fact)) is not None]
 
@@ -178,20 +227,29 @@ def _evaluate(jobs: Sequence[Job], found: Sequence[Part], base: Config, launch: 
         raise SystemExit(1)
 
 
-def _write_grid(part: Part) -> _Grid:
-    """Describe a part of the grid: its axes and cells, before the first of them runs."""
+def _write_grid(part: Part, identity: str | None = None, tuning: Sequence[dict[str, Any]] = ()) -> _Grid:
+    """Describe a part of the grid: its axes and cells, before the first of them runs.
+
+    Args:
+        part: It.
+        identity: Its identity, if it was described before: neither tuning nor more seeds change it.
+        tuning: What was tried for its arms.
+    """
     base = part.base
-    cells = [(part.settled[cell], cell.name, cell.values) for cell in part.cells]
+    cells = [(part.settled[cell], cell.name, cell.values, part.tuned.get(part.arm_of(cell), "untuned")) for cell in part.cells]
     named = base.experiment.name != "adhoc"
-    identity = fingerprint([base.experiment.name, sorted([run.identity, name] for run, name, _ in cells)])
+    if identity is None:
+        how = [base.grid.tune_keys, base.grid.tune_seed] if base.grid.tune else []
+        identity = fingerprint([base.experiment.name, sorted([run.identity, name] for run, name, _, _ in cells), how])
     name = base.experiment.name if named else f"grid-{identity[:8]}"
-    content = write_grid(identity, name, base.experiment.title if named else " ".join(part.arguments), base, cells)
+    title = base.experiment.title if named else " ".join(part.arguments)
+    content = write_grid(identity, name, title, base, cells, tuning=tuning)
     return _Grid(name, content["title"], grid_path(Path(base.runs_dir), identity))
 
 
-def _conclude(jobs: Sequence[Job], walk: Walk, grids: Mapping[Part, _Grid]) -> list[Record]:
+def _conclude(jobs: Sequence[Job], walks: Sequence[Walk], grids: Mapping[Part, _Grid]) -> list[Record]:
     """Report at the end what happened to each cell."""
-    states = {job: _state(job, walk) for job in jobs}
+    states = {job: _state(job, walks) for job in jobs}
     done, skipped, failed = ([job for job in jobs if states[job] == state] for state in (DONE, SKIPPED, FAILED))
     for part, grid in grids.items():
         if part.name:
@@ -205,22 +263,24 @@ def _conclude(jobs: Sequence[Job], walk: Walk, grids: Mapping[Part, _Grid]) -> l
     for title, some in (("done", done), ("skipped", skipped)):
         if some and (failed or skipped):
             say(f"{title}: {', '.join(job.name for job in some)}")
-    for state in walk.failed():
+    failures = {state.task.key: state for walk in walks for state in walk.failed()}
+    for state in failures.values():
         log = state.task.log
         say(f"failed {state.task.name}: {state.error}{f' (see {log})' if log.exists() else ''}")
-    if walk.failed():
+    if failures:
         raise SystemExit(1)
     return [record for job in jobs if (record := results(job.settled)) is not None]
 
 
-def _state(job: Job, walk: Walk) -> str:
-    """What became of a cell: its run and its measures together."""
-    own = [walk.states[task.key].state for task in walk.tasks_of(job.settled.identity)]
-    if FAILED in own:
+def _state(job: Job, walks: Sequence[Walk]) -> str:
+    """What became of a cell: its run and its measures together, over all walks of the command."""
+    own = [[walk.states[task.key].state for task in walk.tasks_of(job.settled.identity)] for walk in walks]
+    states = [states for states in own if states]
+    if any(FAILED in found for found in states):
         return FAILED
-    if all(state == SKIPPED for state in own):
+    if all(state == SKIPPED for found in states for state in found):
         return SKIPPED
-    return DONE if all(state in (DONE, SKIPPED) for state in own) else ""
+    return DONE if all(state in (DONE, SKIPPED) for state in states[-1]) else ""
 
 
 def _table(part: Part) -> str:

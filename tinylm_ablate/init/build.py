@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,12 @@ import torch
 from torch import Tensor
 
 from tinylm_ablate.arch.decoder import Decoder
-from tinylm_ablate.arch.shapes import plain
-from tinylm_ablate.config import InitConfig
 from tinylm_ablate.data.corpus import open_corpus
-from tinylm_ablate.files import fingerprint, write_atomic
+from tinylm_ablate.files import write_atomic
 from tinylm_ablate.formats.huggingface import take_decoder
 from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.init.calibrate import Calibration, loss_gradients, open_calibration
+from tinylm_ablate.init.choice import scores_marker
 from tinylm_ablate.init.importance import open_layers
 from tinylm_ablate.init.inherit import inherit, open_scores
 from tinylm_ablate.init.layers import LayerChoice
@@ -56,28 +54,6 @@ def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, 
     )  # fmt: skip
     record["neurons"] |= choice.found
     return take_decoder(state, shape), record
-
-
-def reads_text(init: InitConfig) -> bool:
-    """Whether the choice of layers or neurons looks at text, which takes long enough to be a task of its own."""
-    return init.method == "inherit" and (init.criterion in ("taylor", "learned") or init.layers == "importance")
-
-
-def scores_marker(settled: Settled) -> Path:
-    """The file that exists once ``make_scores`` has run for this parent, child and choice."""
-    init = settled.config.init
-    chosen = ("criterion", "layers", "keep_first", "keep_last", "calibration_tokens")
-    content = {
-        "parent": settled.parent.identity if settled.parent is not None else str(init.parent),
-        "init": {name: getattr(init, name) for name in chosen},
-        "masks": dataclasses.asdict(init.masks) if init.criterion == "learned" else None,
-        "shape": plain(settled.shape),
-        "text": settled.text,
-        "vocabulary": settled.vocabulary,
-        "context_length": settled.config.train.context_length,
-        "precision": settled.precision,
-    }
-    return settled.cache / "scores" / f"{fingerprint(content)}.made"
 
 
 def make_scores(settled: Settled, vocabulary: Vocabulary) -> None:

@@ -24,17 +24,30 @@ def check_shapes(parent: Shape, child: Shape) -> list[str]:
         mistakes.append(f"arch.width={child.width}: that is {child.heads} heads, more than the parent's {parent.heads}")
     if child.tied and not parent.tied:
         mistakes.append("arch.tied=true: the parent's head is a matrix of its own; use arch.tied=false")
-    if child.rope_theta != parent.rope_theta:
-        mistakes.append(f"arch.rope_theta={child.rope_theta:g}: the parent's heads were trained with {parent.rope_theta:g}")
+    mistakes += [
+        f"arch.{key}={getattr(child, key)}: the parent was trained with {getattr(parent, key)}; allowed: auto, as the parent"
+        for key in ("rope_theta", "rope_scaling", "norm_eps")
+        if getattr(child, key) != getattr(parent, key)
+    ]
     for key, what in (("qkv_bias", "biases of queries, keys and values"), ("qk_norm", "norms of queries and keys")):
         has, wanted = getattr(parent, key), getattr(child, key)
         if has != wanted:
             reason = f"the parent has {what}, and does not work without them" if has else f"the parent has no {what}"
             mistakes.append(f"arch.{key}={str(wanted).lower()}: {reason}; use arch.{key}={str(has).lower()}")
-    for who, shape in (("parent", parent), ("child", child)):
-        if not shape.is_llama:
-            mistakes.append(
-                f"arch.activations={shape.activations}, arch.shortcuts={shape.shortcuts}: inheritance covers Llama's blocks "
-                f"only (1 and 0), and the {who} has others"
-            )
+    mistakes += _check_pangu(parent, child)
     return mistakes
+
+
+def _check_pangu(parent: Shape, child: Shape) -> list[str]:
+    """PanGu-pi's modules are new to the child, or they are the parent's whole: no unit of them is chosen."""
+    if parent.is_llama:
+        return []
+    fields = ("activations", "shortcuts", "shortcut_ratio", "width", "ffn_width")
+    differing = [field for field in fields if getattr(parent, field) != getattr(child, field)]
+    if not parent.shortcuts and "shortcut_ratio" in differing:
+        differing.remove("shortcut_ratio")
+    return [
+        f"arch.{field}={getattr(child, field)}: the parent has PanGu-pi's modules, which are inherited whole; allowed: the "
+        f"parent's {getattr(parent, field)}"
+        for field in differing
+    ]

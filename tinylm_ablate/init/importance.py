@@ -17,7 +17,7 @@ import torch
 from tinylm_ablate import progress
 from tinylm_ablate.data.once import locked, writing
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.files import write_atomic
+from tinylm_ablate.files import remove_unfinished, write_atomic
 from tinylm_ablate.init.calibrate import parent_decoder
 from tinylm_ablate.init.layers import LayerChoice, choose_layers
 
@@ -63,6 +63,7 @@ def open_importance(parent: Parent, calibration: Calibration, cache_dir: Path, d
         with writing(path.parent, None, what), locked(path, what, later=True):
             if not path.is_file():
                 made = layer_importance(parent, calibration, device)
+                remove_unfinished(path)
                 write_atomic(path, json.dumps({"whole": made.whole, "skipped": made.skipped}, indent=1))
     try:
         content = json.loads(path.read_text())

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from tinylm_ablate.data.once import locked, writing
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.formats.tensors import EMBEDDING, HEAD
+from tinylm_ablate.files import remove_unfinished
+from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, pangu_parts
 from tinylm_ablate.init.layers import LayerChoice, choose_layers
 from tinylm_ablate.init.neurons import Scores, choose_units, cut, random_scores, score
 from tinylm_ablate.init.parents import Parent, check_parent
 from tinylm_ablate.init.pool import check_pool
+from tinylm_ablate.init.random import draw
 from tinylm_ablate.init.vocabulary import Entries, map_rows
 
 if TYPE_CHECKING:
@@ -73,6 +75,8 @@ def inherit(
         if name in state:
             state[name] = row_map.apply(state.pop(name), init.std, generator)
 
+    state |= _new_modules(parent.shape, child_shape, init.std, seed)
+
     record = {
         "method": init.method,
         "parent": {
@@ -90,6 +94,25 @@ def inherit(
         "vocabulary": row_map.record(),
     }
     return state, record
+
+
+def _new_modules(parent: Shape, child: Shape, std: float, seed: int) -> dict[str, Tensor]:
+    """PanGu-pi's modules of a child whose parent has none, at the point where the child is still Llama's function exactly.
+
+    The first term of each series has scale 1, the others 0, and all shifts are 0; shortcuts end in a matrix of zeros and begin
+    in one drawn from N(0, std^2). Terms beyond the second begin alike and so stay alike.
+    """
+    if not parent.is_llama:
+        return {}
+    made: dict[str, Tensor] = {}
+    for layer in range(child.depth):
+        for part, size in pangu_parts(child).items():
+            weight = made[f"model.layers.{layer}.{part}"] = torch.zeros(size)
+            if part == "ffn.activation.scales":
+                weight[: child.ffn_width] = 1.0
+            elif part == "shortcuts.down.weight":
+                draw(weight, std, seed, f"{layer}.{part}")
+    return made
 
 
 def open_scores(
@@ -113,6 +136,7 @@ def open_scores(
     if not path.is_file():
         with writing(path.parent, None, what), locked(path, what, later=True):
             if not path.is_file():  # else another process has made them meanwhile
+                remove_unfinished(path)
                 (compute() if compute is not None else _scores(parent, criterion)).save(path)
     return Scores.load(path)
 

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 from tinylm_ablate.arch.shapes import Shape, parameters, plain
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import fingerprint, sha256_file
-from tinylm_ablate.formats import gguf
 from tinylm_ablate.formats.folder_vocabulary import FolderVocabulary
+from tinylm_ablate.formats.gguf_file import GgufFile
 from tinylm_ablate.formats.gguf_tokenizer import gguf_vocabulary
-from tinylm_ablate.formats.model_config import check_tensors, shape_of
 from tinylm_ablate.formats.packaged import PACKAGED, packaged
-from tinylm_ablate.formats.safetensors_folder import LazyState, read_config
+from tinylm_ablate.formats.stored import open_stored
 from tinylm_ablate.init.compatible import check_shapes
 
 if TYPE_CHECKING:
@@ -80,31 +79,15 @@ def open_parent(reference: str, runs_dir: Path) -> Parent:
     Raises:
         UserError: There is no such model, it is damaged, or our decoder cannot express it.
     """
-    if reference in PACKAGED or reference.endswith(".gguf"):
-        return _open_gguf(reference)
-    folder = _find(reference, runs_dir)
-    config = read_config(folder / "config.json")
-    shape, window = shape_of(config, folder / "config.json")
-    state = LazyState(folder)
-    vocabulary = FolderVocabulary.read(folder)
-    if vocabulary is None and (folder.parent / "config.yaml").is_file():  # a run may keep its tokenizer beside its model
-        vocabulary = FolderVocabulary.read(folder.parent)
-    return _checked(Parent(reference, folder, shape, state, vocabulary, window), state.sizes)
-
-
-def _open_gguf(reference: str) -> Parent:
-    path = packaged(reference) if reference in PACKAGED else Path(reference).expanduser()
-    if not path.is_file():
-        raise UserError(f"init.parent={reference}: no such file")
-    file = gguf.read(path)
-    state = gguf.GgufState(path, file)
-    return _checked(Parent(reference, path, gguf.shape_of(file, path), state, gguf_vocabulary(file, path)), state.sizes)
-
-
-def _checked(parent: Parent, sizes: Mapping[str, tuple[int, ...]]) -> Parent:
-    if mistakes := check_tensors(sizes, parent.shape):
-        raise UserError(f"init.parent={parent.reference}: cannot be inherited from: {'; '.join(mistakes)}")
-    return parent
+    path = _find(reference, runs_dir)
+    stored = open_stored(path)
+    if path.suffix == ".gguf":
+        vocabulary = gguf_vocabulary(GgufFile(path))
+    else:
+        vocabulary = FolderVocabulary.read(path)
+        if vocabulary is None and (path.parent / "config.yaml").is_file():  # a run may keep its tokenizer beside its model
+            vocabulary = FolderVocabulary.read(path.parent)
+    return Parent(reference, path, stored.shape, stored.state, vocabulary, stored.window)
 
 
 def check_parent(parent: Parent, child: Shape, context_length: int | None = None) -> list[str]:
@@ -134,7 +117,13 @@ def _sha256(tensor: Tensor) -> str:
 
 
 def _find(reference: str, runs_dir: Path) -> Path:
-    """The folder with config.json and weights that a reference means."""
+    """The folder with config.json and weights, or the GGUF file, that a reference means."""
+    if reference in PACKAGED:
+        return packaged(reference)
+    if reference.endswith(".gguf"):
+        if (path := Path(reference).expanduser()).is_file():
+            return path
+        raise UserError(f"init.parent={reference}: no such file")
     candidates = [Path(reference).expanduser(), runs_dir / reference]
     for folder in candidates:
         if (folder / "model" / "config.json").is_file():

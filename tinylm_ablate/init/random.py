@@ -52,17 +52,17 @@ def initialise(decoder: Decoder, init: InitConfig, seed: int) -> None:
                     head_norm.weight.fill_(1.0)
             if attention.qkv.bias is not None:
                 attention.qkv.bias.zero_()
-        _draw(decoder.embedding.weight, init.std, seed, "embedding")
+        draw(decoder.embedding.weight, init.std, seed, "embedding")
         if decoder.head is not None:
-            _draw(decoder.head.weight, init.std, seed, "head")
+            draw(decoder.head.weight, init.std, seed, "head")
         for index, name, weight in layer_matrices(decoder):
-            _draw(weight, standard_deviation(init.rule, init.std, name, index, shape.depth), seed, f"{index}.{name}")
+            draw(weight, standard_deviation(init.rule, init.std, name, index, shape.depth), seed, f"{index}.{name}")
         if shape.activations > 1:
             for index, layer in enumerate(decoder.blocks):
                 activation = layer.ffn.activation
                 assert isinstance(activation, SeriesActivation)
                 scales = activation.scales.view(shape.activations, -1)
-                _draw(scales, init.std, seed, f"{index}.scales")
+                draw(scales, init.std, seed, f"{index}.scales")
                 scales[0].fill_(1.0)
                 activation.shifts.zero_()
 
@@ -111,7 +111,7 @@ def layer_matrices(decoder: Decoder) -> Iterator[tuple[int, str, Tensor]]:
                 yield index, name, weight
 
 
-def _draw(weight: Tensor, std: float, seed: int, name: str) -> None:
+def draw(weight: Tensor, std: float, seed: int, name: str) -> None:
     """Fill with N(0, std^2), drawn in fp32 on the CPU by a generator that is seeded by ``seed`` and ``name``."""
     key = hashlib.sha256(f"{seed} {name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little", signed=True))

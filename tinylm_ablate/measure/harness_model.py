@@ -28,7 +28,7 @@ from tinylm_ablate import progress
 from tinylm_ablate.arch.decoding import generate
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.formats.huggingface import load_model, load_tokenizer
-from tinylm_ablate.formats.safetensors_folder import read_config
+from tinylm_ablate.formats.json_file import read_object
 from tinylm_ablate.measure.scoring import Window, batches, most_tokens, padded
 
 #: Sequences that are continued at once.
@@ -65,7 +65,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self._device = torch.device(device)
-        self.max_length = int(read_config(folder / "config.json").get("max_position_embeddings") or 2048)
+        self.max_length = int(read_object(folder / "config.json").get("max_position_embeddings") or 2048)
         ends, begins = (_special_token(folder, self.tokenizer, name) for name in ("eos", "bos"))
         first = ends if begins is None else begins
         if first is None:
@@ -246,10 +246,10 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
 def _special_token(folder: Path, tokenizer: Tokenizer, name: str) -> int | None:
     """The id of the token "bos" or "eos", as ``tokenizer_config.json`` spells it or else as ``config.json`` numbers it."""
     path = folder / "tokenizer_config.json"
-    told = read_config(path).get(f"{name}_token") if path.is_file() else None
+    told = read_object(path).get(f"{name}_token") if path.is_file() else None
     text = told.get("content") if isinstance(told, dict) else told
     if isinstance(text, str) and (number := tokenizer.token_to_id(text)) is not None:
         return int(number)
-    number = read_config(folder / "config.json").get(f"{name}_token_id")
+    number = read_object(folder / "config.json").get(f"{name}_token_id")
     number = number[0] if isinstance(number, list) and number else number
     return number if isinstance(number, int) else None

@@ -1,63 +1,149 @@
-"""The optimizer of a run."""
+"""The optimizer of one run, as PyTorch and Lightning want it; that of R runs, with the same arithmetic, is in ``stacked``."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tinylm_ablate.config import OptimizerConfig
+from tinylm_ablate.optimizer.updates import Settings, apply, averaged, first_state, scaled_orthogonal
 
 
-def parameter_groups(model: nn.Module, optimizer: OptimizerConfig) -> list[dict[str, Any]]:
-    """Parameters that decay and parameters that do not: with ``decay=matrices``, vectors (norms, scales) do not.
+def rule_of(name: str, matrix: bool, optimizer: OptimizerConfig) -> str:
+    """The rule that updates a parameter.
 
-    For "muon", the matrices of the layers stand in a group of their own; embedding and head, whose rows are entries of the
-    vocabulary and not directions of one space, go with the vectors to AdamW, as its author advises.
+    With "muon" the matrices of the layers are orthogonalized as they are stored: queries, keys and values as one, gate and up
+    as one. Embedding and head, whose rows are entries of the vocabulary and not directions of one space, go with the vectors
+    to AdamW, as its author advises.
     """
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
-    for name, parameter in named:
-        matrix = parameter.ndim >= 2
-        orthogonal = optimizer.name == "muon" and matrix and name.startswith("layers.")
-        decay = optimizer.weight_decay if matrix or optimizer.decay == "all" else 0.0
-        groups.setdefault((orthogonal, decay), []).append(parameter)
-    return [
-        {"params": parameters, "weight_decay": decay} | ({"use_muon": orthogonal} if optimizer.name == "muon" else {})
-        for (orthogonal, decay), parameters in sorted(groups.items(), key=lambda item: (-item[0][0], -item[0][1]))
-    ]
+    if optimizer.name == "muon":
+        return "muon" if matrix and name.startswith("layers.") else "adamw"
+    return optimizer.name
 
 
-def build_optimizer(model: nn.Module, optimizer: OptimizerConfig, learning_rate: float) -> torch.optim.Optimizer:
+def decay_of(matrix: bool, optimizer: OptimizerConfig) -> float:
+    """The decay of a parameter: with ``decay=matrices`` vectors (norms, scales) do not decay."""
+    return optimizer.weight_decay if matrix or optimizer.decay == "all" else 0.0
+
+
+def build_optimizer(
+    model: nn.Module, optimizer: OptimizerConfig, learning_rate: float, products: torch.dtype = torch.float32
+) -> torch.optim.Optimizer:
     """The optimizer with its peak learning rate; the schedule multiplies it.
 
-    - adamw: Loshchilov and Hutter 2019 (arXiv 1711.05101), torch's fused one.
-    - lion: Chen et al. 2023 (arXiv 2302.06675); it takes about a tenth of AdamW's rate and ten times its decay.
-    - muon: Jordan et al. 2024, with the update's scale of Liu et al. 2025 (arXiv 2502.16982), so that AdamW's learning rate and
-      decay serve both its groups. Matrices are orthogonalised as they are stored: queries, keys and values as one, gate and
-      up as one.
-    - schedule_free: Defazio et al. 2024 (arXiv 2405.15682), AdamW with averaging in the place of a decaying schedule.
+    - adamw: torch's fused AdamW.
+    - lion: takes about a tenth of AdamW's rate and ten times its decay.
+    - muon: its updates have the scale of AdamW's, so that AdamW's rate and decay serve all parameters.
+    - schedule_free: AdamW with averaging in the place of a decaying schedule.
+
+    Args:
+        model: Its parameters are updated.
+        optimizer: The group ``optimizer``.
+        learning_rate: The peak.
+        products: muon: the precision of its matrix products.
     """
-    groups = parameter_groups(model, optimizer)
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            matrix = parameter.ndim >= 2
+            groups.setdefault((rule_of(name, matrix, optimizer), decay_of(matrix, optimizer)), []).append(parameter)
+    described: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": decay, "rule": rule} for (rule, decay), parameters in groups.items()
+    ]
     betas = (optimizer.beta1, optimizer.beta2)
     if optimizer.name == "adamw":
-        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=optimizer.eps, fused=True)
-    import pytorch_optimizer as library
+        return torch.optim.AdamW(described, lr=learning_rate, betas=betas, eps=optimizer.eps, fused=True)
+    return RuleOptimizer(described, optimizer, learning_rate, functools.partial(scaled_orthogonal, products=products))
 
-    built: torch.optim.Optimizer
-    if optimizer.name == "lion":
-        built = library.Lion(groups, lr=learning_rate, betas=betas)
-    elif optimizer.name == "muon":
-        for group in groups:
-            group |= {"lr": learning_rate} | ({} if group["use_muon"] else {"betas": betas, "eps": optimizer.eps})
-        built = library.Muon(groups, lr=learning_rate, momentum=optimizer.momentum, use_adjusted_lr=True)
+
+class RuleOptimizer(torch.optim.Optimizer):
+    """The rules of ``updates`` for the parameters of one run.
+
+    Attributes:
+        counters: "updates" that were done; for schedule_free the highest rate so far, and the sum of the weights of all steps.
+    """
+
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        optimizer: OptimizerConfig,
+        learning_rate: float,
+        orthogonal: Callable[[Tensor], Tensor],
+    ) -> None:
+        super().__init__(groups, {"lr": learning_rate})
+        self.config, self.orthogonal = optimizer, orthogonal
+        self.counters = {"updates": 0.0, "highest_rate": 0.0, "weight_sum": 0.0}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update the parameters that have a gradient; where none has, nothing changes."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if all(parameter.grad is None for group in self.param_groups for parameter in group["params"]):
+            return loss
+        counters, config = self.counters, self.config
+        rate = float(self.param_groups[0]["lr"])
+        counters["updates"] += 1
+        counters["highest_rate"] = max(counters["highest_rate"], rate)
+        counters["weight_sum"] += counters["highest_rate"] ** 2
+        for group in self.param_groups:
+            settings = Settings(
+                rate, group["weight_decay"], config.beta1, config.beta2, config.eps, config.momentum, counters["updates"],
+                counters["highest_rate"] ** 2 / (counters["weight_sum"] or 1.0), orthogonal=self.orthogonal,
+            )  # fmt: skip
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                if not state:
+                    state.update(first_state(group["rule"], parameter))
+                apply(group["rule"], parameter, parameter.grad, state, settings)
+        return loss
+
+    @torch.no_grad()
+    def use_averages(self) -> None:
+        """Replace the weights by the averages that a schedule-free model is used with; other rules have none."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if "z" in self.state[parameter]:
+                    parameter.copy_(averaged(parameter, self.state[parameter]["z"], self.config.beta1))
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# A run's state of the optimizer, by the names of its parameters: what its checkpoint holds.
+
+
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, model: nn.Module
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
+    """The tensors that an optimizer keeps, as kind -> name of the parameter -> tensor, and its counters."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    kept: dict[str, dict[str, Tensor]] = {}
+    counters = dict(optimizer.counters) if isinstance(optimizer, RuleOptimizer) else {"updates": 0.0}
+    for tensor, state in optimizer.state.items():
+        for kind, value in state.items():
+            if kind == "step":
+                counters["updates"] = float(value)
+            else:
+                kept.setdefault(kind, {})[names[tensor]] = value
+    return kept, counters
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, model: nn.Module, kept: Mapping[str, Mapping[str, Tensor]], counters: Mapping[str, float]
+) -> None:
+    """The inverse of ``optimizer_state``."""
+    parameters = dict(model.named_parameters())
+    for kind, tensors in kept.items():
+        for name, value in tensors.items():
+            parameter = parameters[name]
+            optimizer.state[parameter][kind] = value.to(parameter.device, parameter.dtype)
+    if isinstance(optimizer, RuleOptimizer):
+        optimizer.counters |= counters
     else:
-        built = library.ScheduleFreeAdamW(groups, lr=learning_rate, betas=betas, eps=optimizer.eps)
-    return built
-
-
-def use_averages(optimizer: torch.optim.Optimizer) -> None:
-    """Put the weights that a schedule-free optimizer averages in the place of those that it trains; others have none."""
-    if hasattr(optimizer, "train") and hasattr(optimizer, "eval"):
-        optimizer.eval()
+        for tensor, state in optimizer.state.items():
+            state["step"] = torch.tensor(counters["updates"], dtype=torch.float32, device=tensor.device)

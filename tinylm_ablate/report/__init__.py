@@ -1,8 +1,6 @@
-"""From runs to tables: records are read, compared over seeds, set beside the paper's numbers, and written to ``results/``.
+"""From runs to pages: records become one frame, statistics, a page of blocks, and that HTML, Markdown and LaTeX.
 
-Nothing here trains.
+    records -> frame -> science -> blocks -> html, markdown, latex
+
+Nothing here trains, and no renderer reads what another wrote.
 """
-
-from tinylm_ablate.report.records import read_grids, read_records
-
-__all__ = ["read_grids", "read_records"]

@@ -1,214 +1,140 @@
-"""From runs and grids to arms: the runs that differ in nothing but the seed, and the arms that may be compared."""
+"""From records to what statistics read: the runs of each experiment with their arms, and the paper's row for each arm."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from tinylm_ablate.config import Config, nullable, walk
-from tinylm_ablate.report.documents import Scores
-from tinylm_ablate.report.printed import number
-from tinylm_ablate.report.records import Grid
+import pandas as pd
 
-if TYPE_CHECKING:
-    import pandas as pd
+from tinylm_ablate.config import NONE, Config, walk
+from tinylm_ablate.report.measures import number
+from tinylm_ablate.report.records import Grid, Records, as_text
+from tinylm_ablate.science.evidence import Evidence
 
 #: The axis that is averaged over.
 SEED = "seed"
 
-#: How much a run trains. Sections that differ in nothing else answer one question, the larger budget better.
-_BUDGET = ("train.tokens", "train.tokens_per_parameter", "train.share")
 
-#: What is asked first when two sets of runs must be told apart by their settings.
-_TELLING = ("scale.name", "train.tokens", "train.tokens_per_parameter", "data.source", "data.path", "text.fingerprint")
+def evidence(records: Records) -> dict[str, Evidence]:
+    """The finished runs of each experiment, by name; experiments without any are left out.
 
-
-@dataclass(frozen=True)
-class Run:
-    """One finished run of an arm."""
-
-    identity: str
-    seed: int
-    values: Mapping[str, Any]
-    scores: Scores | None = field(default=None, repr=False)
-
-
-@dataclass
-class Arm:
-    """The runs at one place of a grid.
-
-    Attributes:
-        place: Where it stands on each axis.
-        runs: By seed; empty if none is finished yet.
+    Grids of one name are one experiment: the same with more seeds, another arm, scale or budget. A run's place on an axis that
+    its own grid did not have is what its config says.
     """
+    named: dict[str, list[Grid]] = {}
+    for grid in records.grids:
+        named.setdefault(grid.name, []).append(grid)
+    by_identity = _with_edges(records).set_index("identity", drop=False)
+    documents, questions = records.rows.get("documents"), records.rows.get("questions")
+    curves = _bits(records)
+    found = {}
+    for name, grids in named.items():
+        runs = _runs(grids, by_identity)
+        if runs.empty:
+            continue
+        known = set(runs["identity"])
 
-    place: Mapping[str, str]
-    runs: dict[int, Run] = field(default_factory=dict)
+        def own(table: pd.DataFrame | None, known: set[str] = known) -> pd.DataFrame | None:
+            return None if table is None else table[table["identity"].isin(known)]
 
-    def by_seed(self, column: str) -> dict[int, float]:
-        """What was measured, by seed; runs that do not have it are left out."""
-        found = {seed: run.values.get(column) for seed, run in sorted(self.runs.items())}
-        return {
-            seed: float(value)
-            for seed, value in found.items()
-            if isinstance(value, int | float) and not isinstance(value, bool) and value == value
-        }
-
-    def scores(self) -> dict[int, Scores]:
-        """What each document came to, by seed; runs of which that is not known are left out."""
-        return {seed: run.scores for seed, run in sorted(self.runs.items()) if run.scores is not None}
-
-    @property
-    def label(self) -> str:
-        """Where it stands, in short: the values alone, long numbers cut."""
-        return ", ".join(map(short, self.place.values())) or "all runs"
-
-    def common(self, column: str) -> Any:
-        """What all runs of the arm have in a column, or None if they differ or there are none."""
-        values = {run.values.get(column) for run in self.runs.values()}
-        value = values.pop() if len(values) == 1 else None
-        return None if value != value else value
+        keys = setting_keys(runs)
+        found[name] = Evidence(name, axes(grids), runs, keys, own(documents), own(questions), own(curves))
+    return found
 
 
-@dataclass
-class Section:
-    """Arms that differ in nothing but their place on the axes, and so may be compared.
-
-    Attributes:
-        label: The settings that set it apart from the other sections; empty if there is only one.
-        axis: The axes.
-        arms: In the order of the grid.
-        doubles: Runs that were left out, since another run of the same arm has the same seed.
-        question: Its settings but for the budget: sections with the same ask the same at several budgets.
-        smaller: Whether a section with the same question has a larger budget.
-    """
-
-    label: str
-    axis: Sequence[str]
-    arms: list[Arm]
-    doubles: list[str] = field(default_factory=list)
-    question: tuple[Hashable, ...] = ()
-    smaller: bool = False
-
-    @property
-    def tokens(self) -> float:
-        """Tokens of the run that has most."""
-        return max((tokens for arm in self.arms for tokens in arm.by_seed("tokens").values()), default=0.0)
-
-    @property
-    def seeds(self) -> int:
-        """Seeds of the arm that has most."""
-        return max((len(arm.runs) for arm in self.arms), default=0)
+def axes(grids: Sequence[Grid]) -> list[str]:
+    """The keys that tell the arms of some grids apart."""
+    return list(dict.fromkeys(key for grid in grids for key in grid.axis if key != SEED))
 
 
-def columns_of(arms: Iterable[Arm]) -> list[str]:
-    """What the runs of some arms have values of; other runs beside them may have another language, say."""
-    runs = [run for arm in arms for run in arm.runs.values()]
-    found = (key for run in runs for key, value in run.values.items() if not (isinstance(value, float) and math.isnan(value)))
-    return list(dict.fromkeys(found))
+def axis_column(key: str) -> str:
+    """The column of an axis; "arm" is the label of the whole place."""
+    return "grid.arm" if key == "arm" else key
 
 
-def sections(grids: Sequence[Grid], records: pd.DataFrame, scores: Mapping[str, Scores] | None = None) -> list[Section]:
-    """The sections of grids that share a name: the largest budget of each question, and then the others; more tokens first.
-
-    Arms of several grids are put together: the same experiment with more seeds, or with another arm. Runs whose other settings
-    differ (another scale, text or budget) come into sections of their own, for they cannot be compared. A setting counts as
-    other if it differs between runs, can change a run's numbers, and is neither an axis nor follows one within a grid.
-
-    Args:
-        grids: Grids of one name.
-        records: A row a finished run.
-        scores: What each document came to in a run, by identity, where it is known.
-    """
-    rows = {str(row["identity"]): row for row in records.to_dict("records")}
-    axis = list(dict.fromkeys(key for grid in grids for key in grid.axis if key != SEED))
-    telling = _settings(grids, rows, axis)
-    found: dict[tuple[Hashable, ...], Section] = {}
-    for grid in grids:
-        finished = [cell for cell in grid.cells if cell.identity in rows]
-        for cell in grid.cells if finished else ():
-            # A cell that is not finished belongs where the rest of its grid is.
-            row = rows.get(cell.identity, rows[finished[0].identity])
-            setting = tuple(_plain(row.get(key)) for key in telling)
-            section = found.setdefault(setting, Section("", axis, []))
-            place = {key: cell.overrides.get(key, _default(row, key)) for key in axis}
-            arm = next((arm for arm in section.arms if arm.place == place), None)
-            if arm is None:
-                section.arms.append(arm := Arm(place))
-            if cell.identity in rows:
-                values = {str(key): value for key, value in row.items()}
-                run = Run(cell.identity, int(row["seed"]), values, (scores or {}).get(cell.identity))
-                if arm.runs.setdefault(run.seed, run).identity != run.identity:
-                    section.doubles.append(run.identity)
-    for setting, label in _labels(telling, list(found)).items():
-        found[setting].label = label
-        found[setting].question = tuple(value for key, value in zip(telling, setting, strict=True) if key not in _BUDGET)
-    for section in found.values():
-        section.smaller = any(o.question == section.question and o.tokens > section.tokens for o in found.values())
-    return sorted(found.values(), key=lambda section: (section.smaller, -section.tokens, section.label))
+def claim_keys() -> set[str]:
+    """Every key that a claim may name an arm by: settings, config groups, and "arm"."""
+    known = {key for key, _, _ in walk(Config())}
+    return known | {key.split(".")[0] for key in known if "." in key} | {"arm"}
 
 
-def _settings(grids: Sequence[Grid], rows: Mapping[str, Mapping[Hashable, Any]], axis: Sequence[str]) -> list[str]:
-    """The columns that tell sections apart, the most telling first."""
-    known = {key: rule.get("identity") != "none" for key, _, rule in walk(Config())}
-    members = [[rows[cell.identity] for cell in grid.cells if cell.identity in rows] for grid in grids]
-    columns = {str(key) for runs in members for row in runs for key in row}
-    groups = {key.split(".")[0] for key in known if "." in key}
-    null = set(nullable(Config()))
-
-    def may_tell(key: str) -> bool:
-        if key == "text.fingerprint":
-            return True
-        setting = key in known or ("." in key and key.split(".")[0] in groups)
-        return setting and known.get(key, True) and key not in axis and not key.startswith(tuple(f"{name}." for name in axis))
-
-    def varies(key: str, runs: Sequence[Mapping[Hashable, Any]]) -> bool:
-        # A record that is older than a setting has no value for it, and was made as if it were at rest.
-        return len({_plain(row.get(key)) for row in runs} - (set() if key in null else {None})) > 1
-
-    differing = [
-        key
-        for key in sorted(columns)
-        if key != SEED
-        and may_tell(key)
-        and varies(key, [row for runs in members for row in runs])
-        and not any(varies(key, runs) for runs in members)
+def setting_keys(runs: pd.DataFrame) -> list[str]:
+    """The columns that are settings: of the config, of how a run was measured, and which text it was trained on."""
+    known = {key for key, _, rule in walk(Config()) if rule.get("identity") != NONE} - {SEED}
+    groups = {key.split(".")[0] for key in known if "." in key} | {"measure"}
+    return [
+        str(name)
+        for name in runs
+        if name in known or name == "text.fingerprint" or ("." in str(name) and str(name).split(".")[0] in groups)
     ]
-    if any(key.startswith("scale.") for key in differing):
-        differing.append("scale.name")  # changes nothing by itself, but says it best
-    return sorted(differing, key=lambda key: (_TELLING.index(key) if key in _TELLING else len(_TELLING), key))
 
 
-def _labels(keys: Sequence[str], settings: Sequence[tuple[Hashable, ...]]) -> dict[tuple[Hashable, ...], str]:
-    """The shortest label for each of ``settings``: the first keys that suffice to tell them apart."""
-    chosen: list[int] = []
-    for index in range(len(keys)):
-        if len({tuple(setting[i] for i in chosen) for setting in settings}) == len(settings):
-            break
-        finer = [*chosen, index]
-        if len({tuple(s[i] for i in finer) for s in settings}) > len({tuple(s[i] for i in chosen) for s in settings}):
-            chosen = finer
-    return {s: ", ".join(f"{keys[i]}={'null' if s[i] is None else s[i]}" for i in chosen) for s in settings}
-
-
-def _default(row: Mapping[Hashable, Any], key: str) -> str:
-    """Where a run stands on an axis that its own grid did not have."""
-    value = _plain(row.get(key, row.get(f"{key}.name")))
-    return "" if value is None else str(value)
+def _runs(grids: Sequence[Grid], by_identity: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell with a finished run: its columns, its grid, its place on each axis and its arm."""
+    keys = axes(grids)
+    cells = [(grid, cell) for grid in grids for cell in grid.cells if cell.identity in by_identity.index]
+    runs = by_identity.loc[[cell.identity for _, cell in cells]].reset_index(drop=True)
+    runs = runs.dropna(axis="columns", how="all")
+    places: dict[str, list[str]] = {
+        key: [
+            cell.overrides[key] if key in cell.overrides else _default(row, key)
+            for (_, cell), row in zip(cells, runs.to_dict("records"), strict=True)
+        ]
+        for key in keys
+    }
+    labels = [", ".join(map(short, place)) or "all runs" for place in zip(*places.values(), strict=True)] if keys else None
+    added = {
+        "grid": [grid.identity for grid, _ in cells],
+        "tuned": [cell.tuned for _, cell in cells],
+        "scale": runs.get("scale.name", ""),
+        "arm": labels or "all runs",
+        **{axis_column(key): words for key, words in places.items()},
+    }
+    kept = runs.drop(columns=[key for key in added if key in runs])
+    joined = pd.concat([kept, pd.DataFrame(added, index=runs.index)], axis="columns")
+    # One block of objects in the place of a hundred text columns: statistics select rows thousands of times.
+    return joined.astype(dict.fromkeys(joined.select_dtypes(["string", "str"]), object)).copy()
 
 
 def short(text: str) -> str:
-    """A value on an axis, long numbers cut: 2.6666666666666665 is 2.667."""
+    """A value on an axis with long numbers cut: 2.6666666666666665 is 2.667."""
     return f"{float(text):.4g}" if len(text) > 8 and number(text) is not None and "/" not in text else text
 
 
-def _plain(value: Any) -> Hashable:
-    """A value that equals itself: a missing one is None, and 20.0 is 20."""
-    if value is None or value != value:
+def _default(row: Mapping[Any, Any], key: str) -> str:
+    """Where a run stands on an axis that its own grid did not have."""
+    value = row.get(key, row.get(f"{key}.name"))
+    return "" if value is None or value != value else as_text(value)
+
+
+def _bits(records: Records) -> pd.DataFrame | None:
+    """The loss curves with the column bits: bits per byte of the training text."""
+    curves = records.rows.get("curves")
+    if curves is None:
         return None
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    plain: Hashable = value
-    return plain
+    names = [name for name in records.runs if str(name).startswith("vocabulary.bytes_per_token.")]
+    if not names:
+        return curves
+    per_token = records.runs.set_index("identity")[names].mean(axis="columns")
+    return curves.assign(bits=curves["loss"] / math.log(2) / curves["identity"].map(per_token))
+
+
+def _with_edges(records: Records) -> pd.DataFrame:
+    """The runs with ``layer_skip/1/bits_per_byte/first``, ``/last`` and ``/between`` (the mean over the layers between): bits
+    per byte of validation text without that layer. Runs of fewer than three layers have none."""
+    skipped = records.rows.get("layer_skip")
+    if skipped is None:
+        return records.runs
+    single = skipped[skipped["skipped"] == 1].dropna(subset=["bits_per_byte"]).sort_values("first")
+    found = {}
+    for name, own in single.groupby("identity"):
+        bits = own["bits_per_byte"].to_list()
+        if len(bits) > 2:
+            found[name] = (bits[0], bits[-1], math.fsum(bits[1:-1]) / (len(bits) - 2))
+    edges = {
+        f"layer_skip/1/bits_per_byte/{which}": records.runs["identity"].map({name: ends[place] for name, ends in found.items()})
+        for place, which in enumerate(("first", "last", "between"))
+    }
+    return records.runs.assign(**edges) if found else records.runs

@@ -1,103 +1,190 @@
-"""The parts of a page: headings, paragraphs, lists, tables and figures, read from the Markdown that the report writes.
+"""What a page is made of: a list of blocks, which each renderer writes in its own format.
 
-Markdown is what a page is written in; HTML and LaTeX are made from it, so that all three say the same. Only what the report
-writes is understood: a table has a rule as its second line, a figure stands alone on its line, and anything else is text.
+Text is plain; emphasis, code and links are ``Span``. No block holds Markdown, HTML or LaTeX, so nothing that a user wrote (a
+note, a name, a path) can become markup.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-_FIGURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
-_INLINE = re.compile(r"\*\*(?P<strong>.+?)\*\*|`(?P<code>[^`]+)`|\[(?P<label>[^\]]+)\]\((?P<address>[^)\s]+)\)")
+from tinylm_ablate.report.figures import svg
+
+Style = Literal["strong", "code", "link", "quiet"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of text with a style; ``address`` is where a link leads."""
+
+    text: str
+    style: Style
+    address: str = ""
+
+
+Piece = str | Span
+Inline = Sequence[Piece] | str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        content: What it shows.
+        value: What its column is sorted by: a number or a text; None sorts last.
+        mark: A class for its color, such as a verdict's name; empty for none.
+    """
+
+    content: Inline
+    value: float | str | None = None
+    mark: str = ""
 
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading of a level from 1 on."""
+    """A heading; level 1 is the page's title."""
 
     level: int
     text: str
 
 
 @dataclass(frozen=True)
-class Paragraph:
-    """Running text."""
+class Text:
+    """A paragraph."""
 
-    text: str
+    content: Inline
 
 
 @dataclass(frozen=True)
 class Items:
-    """A list."""
+    """A list of paragraphs."""
 
-    items: Sequence[str]
+    items: Sequence[Inline]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Something to copy, such as a command."""
+
+    text: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first ``words`` columns hold words, the others numbers."""
+    """A table.
+
+    Attributes:
+        head: Heads of the columns.
+        rows: Cells; every row has as many as the head.
+        words: The first columns that hold words; the others hold numbers and are aligned to the right.
+        caption: What it shows.
+    """
 
     head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    words: int
+    rows: Sequence[Sequence[Cell]]
+    words: int = 1
+    caption: str = ""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure: its path relative to the page, and what it shows."""
+    """A figure: one description, drawn once, from which every format takes what it needs.
 
-    path: str
-    text: str
+    Attributes:
+        name: Stem of its file.
+        spec: Its Vega-Lite specification.
+        title: What stands under it.
+        alt: What it shows, for readers who do not see it.
+        narrow: The same for a narrow screen; None where the figure fits one.
+    """
 
+    name: str
+    spec: Mapping[str, Any] = field(repr=False)
+    title: str
+    alt: str
+    narrow: Mapping[str, Any] | None = field(default=None, repr=False)
 
-Block = Heading | Paragraph | Items | Table | Figure
-
-
-def parse(markdown: str) -> list[Block]:
-    """The blocks of a page."""
-    blocks: list[Block] = []
-    for part in re.split(r"\n{2,}", markdown.strip()):
-        lines = part.split("\n")
-        figure = _FIGURE.fullmatch(part.strip())
-        if match := re.fullmatch(r"(#+) (.*)", lines[0]):
-            blocks.append(Heading(len(match[1]), match[2]))
-            if rest := "\n".join(lines[1:]).strip():
-                blocks += parse(rest)
-        elif figure:
-            blocks.append(Figure(figure[2], figure[1]))
-        elif len(lines) > 1 and lines[0].startswith("|") and re.fullmatch(r"[|:\- ]+", lines[1]):
-            head, rule, *rows = [_cells(line) for line in lines]
-            words = sum(cell.startswith(":") and not cell.endswith(":") for cell in rule)
-            blocks.append(Table(head, rows, words))
-        elif lines[0].startswith("- "):
-            text = "\n".join(lines)
-            blocks.append(Items([" ".join(item.split()) for item in re.split(r"(?:^|\n)- ", text) if item.strip()]))
-        elif part.strip():
-            blocks.append(Paragraph(" ".join(part.split())))
-    return blocks
+    @functools.cached_property
+    def drawn(self) -> str:
+        """The figure as SVG."""
+        return svg(self.spec)
 
 
-def inline(text: str) -> list[tuple[str, str, str]]:
-    """Text in pieces: (kind, text, address), a kind being "text", "strong", "code" or "link"."""
-    pieces = []
-    end = 0
-    for match in _INLINE.finditer(text):
-        if match.start() > end:
-            pieces.append(("text", text[end : match.start()], ""))
-        if match["strong"] is not None:
-            pieces.append(("strong", match["strong"], ""))
-        elif match["code"] is not None:
-            pieces.append(("code", match["code"], ""))
-        else:
-            pieces.append(("link", match["label"], match["address"]))
-        end = match.end()
-    if end < len(text):
-        pieces.append(("text", text[end:], ""))
-    return pieces
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs say about a claim.
+
+    Attributes:
+        title: The claim.
+        source: Where it is made.
+        verdict: One of the five words.
+        reason: Why, with the numbers.
+        setting: Scale and budget at which it was judged.
+    """
+
+    title: str
+    source: str
+    verdict: str
+    reason: str
+    setting: str = ""
 
 
-def _cells(line: str) -> list[str]:
-    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]]
+@dataclass(frozen=True)
+class Fold:
+    """Blocks that are folded away under a summary."""
+
+    summary: str
+    blocks: Sequence[Block]
+
+
+Block = Heading | Text | Items | Code | Table | Figure | Verdict | Fold
+
+
+def strong(text: str) -> Span:
+    """Emphasized text."""
+    return Span(text, "strong")
+
+
+def code(text: str) -> Span:
+    """Text in a fixed-width font."""
+    return Span(text, "code")
+
+
+def quiet(text: str) -> Span:
+    """Text that stands back."""
+    return Span(text, "quiet")
+
+
+def link(text: str, address: str) -> Piece:
+    """A link, or plain text where the address is neither on the web nor within these pages."""
+    scheme = re.match(r"\s*([^/?#]*):", address)
+    safe = re.fullmatch(r"(?i)https?", scheme[1]) if scheme else not address.startswith(("/", "\\", ".."))
+    return Span(text, "link", address) if safe else text
+
+
+def pieces(content: Inline) -> Sequence[Piece]:
+    """Content as a sequence, whether it is one text or several pieces."""
+    return [content] if isinstance(content, str) else content
+
+
+def plain(content: Inline) -> str:
+    """Content without its styles."""
+    return "".join(piece if isinstance(piece, str) else piece.text for piece in pieces(content))
+
+
+def word(text: str) -> Cell:
+    """A cell of words, sorted by them."""
+    return Cell(text, text)
+
+
+def walk(blocks: Sequence[Block]) -> Iterator[Block]:
+    """Every block, those within folds included."""
+    for block in blocks:
+        yield block
+        if isinstance(block, Fold):
+            yield from walk(block.blocks)

@@ -1,12 +1,13 @@
-"""The tables of a page in LaTeX, to be read with ``\\input``; it needs the packages booktabs and graphicx."""
+"""The tables of a page in LaTeX, to be read with ``\\input``; they need the packages booktabs and graphicx."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
+from pathlib import Path
 
-from tinylm_ablate.report.blocks import Heading, Table, inline, parse
+import jinja2
 
-_HEAD = "% Tables of the report. In the preamble: \\usepackage{booktabs,graphicx}\n"
+from tinylm_ablate.report.blocks import Block, Heading, Inline, Table, pieces, walk
 
 #: What LaTeX reads as a command, and signs that its fonts may lack.
 _SIGNS = {
@@ -14,46 +15,51 @@ _SIGNS = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     "±": r"$\pm$", "−": r"$-$", "≈": r"$\approx$", "≥": r"$\geq$", "≤": r"$\leq$", "×": r"$\times$", "·": r"$\cdot$",
     "∞": r"$\infty$", "π": r"$\pi$", "σ": r"$\sigma$", "ρ": r"$\rho$", "–": "--", "→": r"$\to$", "…": r"\ldots{}",
-    '"': "''",
+    '"': "''", "✓": r"$\checkmark$", "✗": r"$\times$",
 }  # fmt: skip
 
 
-def tables(markdown: str, label: str) -> str:
+def tables(blocks: Sequence[Block], label: str) -> str:
     """Every table of a page, each with the headings over it as its caption.
 
     Args:
-        markdown: The page.
-        label: Beginning of the tables' labels: tab:LABEL:1 and on.
+        blocks: The page.
+        label: Beginning of the tables' labels: tab:LABEL:1 and so on.
     """
-    parts = [_HEAD]
+    found = []
     titles: dict[int, str] = {}
-    number = 0
-    for block in parse(markdown):
+    for block in walk(blocks):
         if isinstance(block, Heading):
             titles = {level: text for level, text in titles.items() if level < block.level} | {block.level: block.text}
         elif isinstance(block, Table):
-            number += 1
-            parts.append(_table(block, ". ".join(titles.values()), f"tab:{label}:{number}"))
-    return "\n".join(parts)
+            caption = ". ".join(dict.fromkeys([*titles.values(), block.caption]))
+            columns = "l" * block.words + "r" * (len(block.head) - block.words)
+            rows = [" & ".join(_inline(cell.content) for cell in row) for row in block.rows]
+            found.append(
+                {"caption": _text(caption), "columns": columns, "head": " & ".join(map(_text, block.head)), "rows": rows}
+            )
+    return _template().render(tables=found, label=label)
 
 
-def _table(table: Table, caption: str, label: str) -> str:
-    columns = "l" * table.words + "r" * (len(table.head) - table.words)
-    lines = [" & ".join(map(_text, cells)) + r" \\" for cells in (table.head, *table.rows)]
-    return "\n".join(
-        [
-            r"\begin{table}[htbp]", r"  \centering", f"  \\caption{{{_text(caption)}.}}", f"  \\label{{{label}}}",
-            # Wide tables are made to fit; narrow ones keep their size.
-            r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%", f"  \\begin{{tabular}}{{{columns}}}",
-            r"    \toprule", f"    {lines[0]}", r"    \midrule", *(f"    {line}" for line in lines[1:]), r"    \bottomrule",
-            r"  \end{tabular}}", r"\end{table}", "",
-        ]
+def _template() -> jinja2.Template:
+    """The template; its marks are ones that LaTeX does not use."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=False, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined, block_start_string="<%",
+        block_end_string="%>", variable_start_string="<<", variable_end_string=">>", comment_start_string="<#",
+        comment_end_string="#>",
     )  # fmt: skip
+    return environment.get_template("tables.tex.j2")
+
+
+def _inline(content: Inline) -> str:
+    written = []
+    for piece in pieces(content):
+        style = "" if isinstance(piece, str) else piece.style
+        text = _text(piece if isinstance(piece, str) else piece.text)
+        written.append({"strong": f"\\textbf{{{text}}}", "code": f"\\texttt{{{text}}}"}.get(style, text))
+    return "".join(written)
 
 
 def _text(text: str) -> str:
-    written = []
-    for kind, piece, _ in inline(text):
-        escaped = "".join(_SIGNS.get(sign, sign) for sign in re.sub(r"\s+", " ", piece))
-        written.append({"strong": f"\\textbf{{{escaped}}}", "code": f"\\texttt{{{escaped}}}"}.get(kind, escaped))
-    return "".join(written)
+    return "".join(_SIGNS.get(sign, sign) for sign in " ".join(text.split()))

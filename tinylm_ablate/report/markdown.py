@@ -1,8 +1,39 @@
-"""Markdown tables that are also legible as plain text, since their columns are aligned."""
+"""Blocks as Markdown. Tables are aligned, so they are also legible as plain text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+
+from tinylm_ablate.report.blocks import (
+    Block,
+    Code,
+    Figure,
+    Fold,
+    Heading,
+    Inline,
+    Items,
+    Span,
+    Table,
+    Text,
+    Verdict,
+    pieces,
+)  # fmt: skip
+
+#: Writes a figure and returns its path relative to the page, or None to leave the figure out.
+Place = Callable[[Figure], str | None]
+
+
+def render(blocks: Sequence[Block], place: Place, address: Callable[[str], str] = str) -> str:
+    """A page.
+
+    Args:
+        blocks: What stands on it.
+        place: Writes a figure and returns its path relative to the page; None leaves it out.
+        address: What a link becomes.
+    """
+    parts = [_block(block, place, address) for block in blocks]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 0) -> str:
@@ -13,7 +44,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 0) ->
         rows: Cells; a pipe in them is escaped.
         words: The first columns that are aligned to the left; the others hold numbers and are aligned to the right.
     """
-    lines = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    lines = [[re.sub(r"(?<!\\)\|", r"\\|", cell.replace("\n", " ")) for cell in row] for row in (head, *rows)]
     widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
@@ -25,3 +56,61 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 0) ->
 
     rule = (f":{'-' * (width + 1)}" if column < words else f"{'-' * (width + 1)}:" for column, width in enumerate(widths))
     return "\n".join([line(lines[0]), f"|{'|'.join(rule)}|", *map(line, lines[1:])])
+
+
+def escape(text: str) -> str:
+    """Text in which nothing is markup."""
+    text = re.sub(r"([\\`*|]|<(?=[a-zA-Z/!?]))", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"\](?=[(:\[])", r"\\]", text)
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
+    text = re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text)
+    return f"\\{text}" if re.match(r"(#+|[+-])(\s|$)|-{3}|- |>|~~~", text) else text
+
+
+def _block(block: Block, place: Place, address: Callable[[str], str]) -> str:
+    match block:
+        case Heading():
+            return f"{'#' * block.level} {escape(block.text)}"
+        case Text():
+            return _inline(block.content, address)
+        case Items():
+            return "\n".join(f"- {_inline(item, address)}" for item in block.items)
+        case Code():
+            fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", block.text)), default=0))
+            return f"{fence}sh\n{block.text}\n{fence}"
+        case Table():
+            rows = [[_inline(cell.content, address) for cell in row] for row in block.rows]
+            return table([escape(name) for name in block.head], rows, block.words)
+        case Figure():
+            path = place(block)
+            return "" if path is None else f"![{escape(f'{block.title}: {block.alt}')}]({path})"
+        case Verdict():
+            at = f" ({escape(block.setting)})" if block.setting else ""
+            return f"> **{escape(block.verdict)}**: {escape(block.title)} [{escape(block.source)}]{at}. {escape(block.reason)}"
+        case Fold():
+            inner = render(block.blocks, place, address).strip()
+            return f"<details><summary>{escape(block.summary)}</summary>\n\n{inner}\n\n</details>"
+
+
+def _inline(content: Inline, address: Callable[[str], str]) -> str:
+    return "".join(_piece(piece, address) for piece in pieces(content)).strip()
+
+
+def _piece(piece: str | Span, address: Callable[[str], str]) -> str:
+    if isinstance(piece, str):
+        return _keep_space(piece)
+    match piece.style:
+        case "strong":
+            return f"**{escape(piece.text)}**"
+        case "code":
+            return f"`{piece.text.replace('`', '')}`"
+        case "link":
+            return f"[{escape(piece.text)}]({address(piece.address)})"
+        case "quiet":
+            return _keep_space(piece.text)
+
+
+def _keep_space(text: str) -> str:
+    """Escaped, but with a space at either end where there was one: pieces stand side by side."""
+    inner = escape(text)
+    return f"{' ' if text[:1].isspace() and inner else ''}{inner}{' ' if text[-1:].isspace() else ''}"

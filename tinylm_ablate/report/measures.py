@@ -1,4 +1,4 @@
-"""What is measured of a run, and how it is written in a table."""
+"""What is measured of a run, and how it is written in a table or on an axis."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Literal
 
 Kind = Literal["bits", "share", "count", "rate", "number"]
 
+_DIAL = re.compile(r"\s*(\d+)\s*/\s*s\s*")
 _BITS = re.compile(r"(validation|test)/bits_per_byte/([^/]+)")
 _CLOZE = re.compile(r"(validation|test)/cloze/([^/]+)")
 
-#: Share of right answers of a four-way cloze that comes of guessing.
+#: Share of right answers of a four-way cloze by guessing.
 CHANCE = 0.25
 
 
@@ -24,7 +25,7 @@ class Measure:
     Attributes:
         column: Its column.
         title: Head of the column in a table.
-        kind: How it is written: bits with four decimals, a share in percent, a count with k, M and G, a rate a second,
+        kind: How it is written: bits with four decimals, a share in percent, a count with k, M and G, a rate per second,
             or a number with four digits.
         better: -1 where less is better, 1 where more is, 0 where it is not compared.
     """
@@ -64,13 +65,13 @@ COST = (SPEED, SECONDS, DECODE)
 
 
 def bits(columns: Iterable[str], split: str) -> list[Measure]:
-    """Bits per byte of a split, a language each; the mean over them last."""
+    """Bits per byte of a split, one measure per language; the mean over them last."""
     languages = _languages(columns, _BITS, split)
     return [Measure(f"{split}/bits_per_byte/{name}", f"bits/byte {name}", "bits", -1) for name in languages]
 
 
 def cloze(columns: Iterable[str], split: str) -> list[Measure]:
-    """Share of right answers, a language each; the mean over them last."""
+    """Share of right answers, one measure per language; the mean over them last."""
     languages = _languages(columns, _CLOZE, split)
     return [Measure(f"{split}/cloze/{name}", f"cloze {name} %", "share", 1) for name in languages]
 
@@ -86,13 +87,10 @@ def by_name(column: str, better: int) -> Measure:
         return Measure(column, f"bits/byte {match[2]}" + _split(match[1]), "bits", better)
     if match := _CLOZE.fullmatch(column):
         return Measure(column, f"cloze {match[2]} %" + _split(match[1]), "share", better)
-    titles = {measure.column: measure.title for measure in (PARAMETERS, TOKENS, *COST)}
-    return Measure(column, titles.get(column, column), "bits" if "/bits_per_byte/" in column else "number", better)
-
-
-def named(column: str) -> str:
-    """What a column is called in a table."""
-    return by_name(column, 0).title
+    for known in (PARAMETERS, TOKENS, *COST):
+        if known.column == column:
+            return Measure(column, known.title, known.kind, better)
+    return Measure(column, column, "bits" if "/bits_per_byte/" in column else "number", better)
 
 
 def _split(split: str) -> str:
@@ -112,3 +110,12 @@ def count(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:.4g}{unit}"
     return f"{value:g}"
+
+
+def number(text: str) -> float | None:
+    """The number that a text stands for, "48000/s" being 48000; None for a word."""
+    match = _DIAL.fullmatch(text)
+    try:
+        return float(match[1] if match else text)
+    except ValueError:
+        return None

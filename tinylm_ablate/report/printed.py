@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
+from tinylm_ablate.report.measures import number
 from tinylm_ablate.report.records import Grid
 
 FOLDER = Path(__file__).parent / "paper"
 
 #: The experiment that a reader sees first.
 LADDER = "figure01_ladder"
-
-_DIAL = re.compile(r"\s*(\d+)\s*/\s*s\s*")
 
 #: The paper's sizes are rounded (its expanding rate "2.77" is 2.714 or 8/3): a nearest row this close is the same.
 _TOLERANCE = 0.04
@@ -51,9 +51,9 @@ def printed(grids: Sequence[Grid], places: Sequence[Mapping[str, str]], problems
     if not named:
         return None
     grid = named[-1]
-    path = FOLDER / f"{(grid.paper or '').removesuffix('.csv')}.csv"
-    if not path.is_file():
-        problems.append(f"experiment {grid.name}: experiment.paper={grid.paper} is no table in {FOLDER}")
+    path = table_of(grid.paper or "")
+    if path is None:
+        problems.append(f"experiment {grid.name}: experiment.paper={grid.paper} is not one of the paper's tables")
         return None
     with path.open(newline="") as stream:
         table = list(csv.DictReader(stream))
@@ -71,6 +71,16 @@ def printed(grids: Sequence[Grid], places: Sequence[Mapping[str, str]], problems
     return Printed(path.stem, columns, [None if row is None else {c: row[c] for c in columns} for row in found])
 
 
+def table_of(name: str) -> Path | None:
+    """The file of a table of the paper, or None; a name leads nowhere else."""
+    return next((path for path in FOLDER.glob("*.csv") if path.stem == name.removesuffix(".csv")), None)
+
+
+def printed_tables() -> dict[str, pd.DataFrame]:
+    """Every table of the paper by name, all columns as text."""
+    return {path.stem: pd.read_csv(path, dtype=str, keep_default_na=False) for path in sorted(FOLDER.glob("*.csv"))}
+
+
 def order(names: Iterable[str]) -> list[str]:
     """Experiments as they are read: the ladder, the paper's tables, its other figures, and those of others."""
 
@@ -79,15 +89,6 @@ def order(names: Iterable[str]) -> list[str]:
         return rank, name
 
     return sorted(names, key=place)
-
-
-def number(text: str) -> float | None:
-    """The number that a text stands for, "48000/s" being 48000; None for a word."""
-    match = _DIAL.fullmatch(text)
-    try:
-        return float(match[1] if match else text)
-    except ValueError:
-        return None
 
 
 def _row(table: Sequence[Mapping[str, str]], wanted: Mapping[str, str]) -> Mapping[str, str] | None:

@@ -1,156 +1,333 @@
-"""Finished runs and grids, read from the folders that hold them.
+"""Finished runs, read from the folders that hold them, as data frames.
 
-A run is finished when ``runs/<identity>/metrics.json`` exists. A grid is described by a file in ``runs/grids/``. Whatever is
-unfinished or broken is told and left out: a report is made from what there is.
+A run is finished when ``runs/<identity>/metrics.json`` exists; what was measured of it lies in ``measures/``. Anything
+unfinished or damaged is reported and left out, so one bad record never costs the others.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
-from tinylm_ablate.config import Config, walk
+import pandas as pd
+
+from tinylm_ablate import progress
+from tinylm_ablate.config import NONE, Config, walk
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import canonical_json
 
-if TYPE_CHECKING:
-    import pandas as pd
+#: The newest layouts of ``metrics.json`` and of a measure's file that are understood.
+RECORD_SCHEMA, MEASURE_SCHEMA = 2, 1
 
-#: The newest layout of ``metrics.json`` that is understood here.
-SCHEMA = 1
+#: What may name a run or a grid: identities are names of files, so nothing else may come from a record.
+_IDENTITY = re.compile(r"[0-9a-f]{16}")
+_MEASURE = re.compile(r"([a-z][a-z0-9_]*)\.([0-9a-f]{4,64})")
 
-#: Where the parts of a record go, as the beginning of a column's name. Config and metrics keep their own names.
+#: Prefixes of the columns that come from each part of a record. Config and metrics keep their own names.
 _PREFIXES = {
     "config": "", "metrics": "", "shape": "shape.", "parameters": "parameters.", "flops_per_token": "flops_per_token.",
     "tokenizer": "vocabulary.", "data": "text.", "init": "origin.", "provenance": "provenance.",
 }  # fmt: skip
 
-#: Parts of a record that say nothing about its numbers, or far too much.
-_LEFT_OUT = ("text.sources", "text.files", "provenance.packages", "provenance.command", "schema", "grid.", "experiment.")
+#: Parts of a record that describe where it was made and not what it is.
+_LEFT_OUT = (
+    "text.sources", "text.files", "provenance.packages", "provenance.command", "schema", "grid.", "experiment.", "tracking.",
+)  # fmt: skip
 _LONGEST_LIST = 64
 
-#: Columns with these beginnings hold finite numbers, and so do these columns.
-_NUMBERS = ("test/", "validation/", "train/", "forgetting/", "layer_skip/", "decode/", "parameters.", "flops_per_token.")
-_NUMBER = frozenset({"tokens", "steps", "learning_rate", "embedding_head_share", "passes"})
+#: Points kept of a loss curve: more than a figure of this width shows.
+POINTS = 64
+
+#: Characters of an item's name that are kept: enough to tell thousands apart.
+_ITEM_CHARACTERS = 12
 
 Row = dict[str, Any]
+_T = TypeVar("_T")
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a grid: a run, and where it stands on each axis (texts, as on the command line)."""
+    """One cell of a grid.
+
+    Attributes:
+        identity: The run.
+        overrides: Where it stands on each axis, as text.
+        measures: Stems of the files of its measures.
+        tuned: What became of the tuning of its arm: "interior", "edge" or "untuned".
+    """
 
     identity: str
     overrides: Mapping[str, str]
+    measures: Sequence[str] = ()
+    tuned: str = "untuned"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """One grid.
+    """One grid, as its file describes it.
 
     Attributes:
-        name: Name of its table; grids of one name are one table.
+        identity: Its identity.
+        name: Name of the experiment; grids of one name share a page.
         title: What it shows.
+        note: What a reader must know beside the table.
         axis: Keys that vary, "seed" included.
         paper: Stem of the paper's CSV, or None.
-        paper_axis: Columns of that CSV that say which row belongs to a cell.
-        cells: In the order of the grid.
-        note: What a reader must know beside the table.
+        paper_axis: Columns of that CSV that identify an arm.
         correlate: Columns whose rank correlation with quality is shown.
-        figures: More figures, by name.
+        figures: Names of further figures.
+        tuning: The tuning curves of its arms: mappings with arm, key, best factor, state, and curve (factor and loss).
+        command: The command line that ran it.
+        created: When, in ISO format; newest first on the page.
+        cells: In the order of the grid.
     """
 
+    identity: str
     name: str
     title: str
+    note: str
     axis: Sequence[str]
     paper: str | None
     paper_axis: Sequence[str]
+    correlate: Sequence[str]
+    figures: Sequence[str]
+    command: Sequence[str]
+    created: str
     cells: Sequence[Cell] = field(repr=False)
-    note: str = ""
-    correlate: Sequence[str] = ()
-    figures: Sequence[str] = ()
+    tuning: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
 
 
-def read_rows(runs_dir: Path, problems: list[str] | None = None) -> list[Row]:
-    """One flat row a finished run, sorted by identity.
+@dataclass
+class Records:
+    """Everything that a report is made from.
 
-    Args:
-        runs_dir: Folder of the runs.
-        problems: Gets a line for each run that is unfinished or cannot be read.
+    Attributes:
+        runs: One row per finished run.
+        grids: Every grid, in the order of its file name.
+        rows: Long frames by name, each with a column "identity": "curves", "documents", "questions", "matrix_std", and one
+            for each other measure that has rows.
+        searches: The description of each search.
+        problems: One line for each thing that was left out.
+    """
+
+    runs: pd.DataFrame
+    grids: list[Grid] = field(default_factory=list)
+    rows: dict[str, pd.DataFrame] = field(default_factory=dict)
+    searches: list[Mapping[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_runs(runs_dir: Path) -> Records:
+    """Everything in a folder of runs.
 
     Raises:
         UserError: The folder cannot be read.
     """
-    problems = problems if problems is not None else []
-    rows = []
-    for folder in _entries(runs_dir):
-        record = folder / "metrics.json"
+    problems: list[str] = []
+    grids = list(_readable(sorted(runs_dir.glob("grids/*.json")), _grid, problems))
+    wanted: dict[str, set[str]] = {}
+    for grid in grids:
+        for cell in grid.cells:
+            wanted.setdefault(cell.identity, set()).update(cell.measures)
+    rows: list[Row] = []
+    long: dict[str, list[pd.DataFrame]] = {}
+    folders = progress.bar(_folders(runs_dir), description="reading runs", unit="run")
+    for folder in folders:
         try:
-            if record.is_file():
-                row = flat_record(_parse(record, SCHEMA))
-                check_row({key: text for key, value in row.items() if (text := _cell(value))})
-                rows.append(row)
-            elif (folder / "config.yaml").is_file():
+            row, tables = _run(folder, wanted.get(folder.name, set()), problems)
+        except FileNotFoundError:
+            if (folder / "config.yaml").is_file():
                 problems.append(f"{folder}: {_unfinished(folder)}")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            problems.append(f"{record}: cannot be read and is left out: {_one_line(error)}")
-    return sorted(rows, key=lambda row: str(row["identity"]))
+        except _DAMAGE as error:
+            problems.append(f"{folder / 'metrics.json'}: cannot be read and is left out: {_one_line(error)}")
+        else:
+            rows.append(row)
+            for name, table in tables.items():
+                table.insert(0, "identity", folder.name)
+                long.setdefault(name, []).append(table)
+    known = {row["identity"] for row in rows}
+    for grid in grids:
+        missing = sum(cell.identity not in known for cell in grid.cells)
+        problems += [f"{grid.name}: {missing} of {len(grid.cells)} cells are not finished"] if missing else []
+    searches = list(_readable(sorted(runs_dir.glob("search/*.json")), _search, problems))
+    joined = {name: pd.concat(tables, ignore_index=True) for name, tables in sorted(long.items())}
+    return Records(frame(rows), grids, joined, searches, problems)
 
 
-def read_records(runs_dir: Path, problems: list[str] | None = None) -> pd.DataFrame:
-    """One row a finished run.
+def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Flat rows as a data frame: identity and seed first, then the other columns in alphabetical order.
 
-    Columns: "identity", "seed"; settings that can change numbers under their dotted keys ("arch.depth"); "shape.width",
-    "parameters.total", "tokens", "vocabulary.size", "text.fingerprint", … ; every metric under its name
-    ("test/bits_per_byte/en").
+    A column holds numbers, booleans or texts. A column of both numbers and words, such as ``arch.width``, holds texts.
+    """
+    first = ["identity", "seed"]
+    names = first + sorted({key for row in rows for key in row} - set(first))
+    return pd.DataFrame({name: _column([row.get(name) for row in rows]) for name in names})
 
-    Args:
-        runs_dir: Folder of the runs.
-        problems: Gets a line for each run that is unfinished or cannot be read.
+
+def parse_grid(content: Mapping[str, Any]) -> Grid:
+    """A grid from the content of its file.
 
     Raises:
-        UserError: The folder cannot be read.
+        KeyError, ValueError, TypeError, AttributeError: It is damaged.
     """
-    return frame(to_csv(read_rows(runs_dir, problems)))
-
-
-def read_grids(runs_dir: Path, problems: list[str] | None = None) -> list[Grid]:
-    """The grids described in ``runs_dir/grids``, in the order of their file names."""
-    problems = problems if problems is not None else []
-    grids = []
-    for path in sorted(runs_dir.glob("grids/*.json")):
-        try:
-            grids.append(parse_grid(path))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
-    return grids
-
-
-def parse_grid(path: Path) -> Grid:
-    """One grid's file."""
-    content = json.loads(path.read_text())
     cells = [
-        Cell(str(cell["identity"]), {str(key): str(value) for key, value in cell["overrides"].items()})
+        Cell(
+            identity(cell["identity"]),
+            {str(key): str(value) for key, value in cell["overrides"].items()},
+            [stem for stem in map(str, cell.get("measures") or []) if _MEASURE.fullmatch(stem)],
+            str(cell.get("tuned") or "untuned"),
+        )
         for cell in content["cells"]
     ]
-    lists = ([str(key) for key in content.get(name) or []] for name in ("axis", "paper_axis", "correlate", "figures"))
-    axis, paper_axis, correlate, figures = lists
-    paper, note = content.get("paper"), str(content.get("note") or "")
-    name, title = str(content["name"]), str(content["title"])
-    return Grid(name, title, axis, None if paper is None else str(paper), paper_axis, cells, note, correlate, figures)
+    lists = {key: [str(word) for word in content.get(key) or []] for key in ("axis", "paper_axis", "correlate", "figures")}
+    paper = content.get("paper")
+    return Grid(
+        identity(content["identity"]),
+        str(content["name"]),
+        str(content["title"]),
+        str(content.get("note") or ""),
+        paper=None if paper is None else str(paper),
+        command=[str(word) for word in content.get("command") or []],
+        created=str(content.get("created") or ""),
+        cells=cells,
+        tuning=[_tuning(entry) for entry in content.get("tuning") or []],
+        **lists,
+    )
 
 
-def flat_record(record: Mapping[str, Any]) -> Row:
-    """A record as one row; see ``read_records``.
+def _tuning(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The tuning curve of one arm; a factor that diverged has no loss."""
+    curve = [
+        {"factor": float(point["factor"]), "loss": None if point["loss"] is None else float(point["loss"])}
+        for point in entry["curve"]
+    ]
+    best = None if entry["best"] is None else float(entry["best"])
+    return {"arm": str(entry["arm"]), "key": str(entry["key"]), "best": best, "state": str(entry["state"]), "curve": curve}
 
-    Settings that cannot change a number are left out: where folders are is nobody else's business, and an address of a
-    tracking server may hold a password.
+
+def identity(text: Any) -> str:
+    """An identity that may name a file.
+
+    Raises:
+        ValueError: It is none, such as "../../../x".
+    """
+    if not isinstance(text, str) or not _IDENTITY.fullmatch(text):
+        raise ValueError(f"identity={text!r} is not sixteen hexadecimal digits")
+    return text
+
+
+def _run(folder: Path, wanted: set[str], problems: list[str]) -> tuple[Row, dict[str, pd.DataFrame]]:
+    """One finished run: its flat row, and its long frames by name."""
+    record = _parse(folder / "metrics.json", RECORD_SCHEMA)
+    if identity(record["identity"]) != folder.name:
+        raise ValueError(f"identity={record['identity']} is not the name of its folder")
+    row = flatten(record)
+    _check(row)
+    tables = {}
+    if (folder / "curve.jsonl").is_file():
+        tables["curves"] = thin(folder / "curve.jsonl")
+    if (folder / "matrix_std.json").is_file():
+        try:
+            tables["matrix_std"] = _matrix_std(folder / "matrix_std.json")
+        except _DAMAGE as error:
+            problems.append(f"{folder / 'matrix_std.json'}: cannot be read and is left out: {_one_line(error)}")
+    for path in _measures(folder, wanted, problems):
+        try:
+            measured = _parse(path, MEASURE_SCHEMA)
+            name = path.name.split(".")[0]
+            own: Row = {}
+            _flatten("", measured["metrics"], own)
+            _check(own)
+            _flatten(f"measure.{name}.", measured.get("settings") or {}, own)
+            long = _long(name, path.with_suffix(".parquet"), own)
+        except _DAMAGE as error:
+            problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
+            continue
+        row |= own
+        tables |= long
+    return row, tables
+
+
+def _measures(folder: Path, wanted: set[str], problems: list[str]) -> list[Path]:
+    """One file for each measure: the one that a grid names, or else the last by name."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted((folder / "measures").glob("*.json")):
+        if match := _MEASURE.fullmatch(path.stem):
+            found.setdefault(match[1], []).append(path)
+        else:
+            problems.append(f"{path}: is not named <measure>.<fingerprint>.json and is left out")
+    chosen = []
+    for name, paths in found.items():
+        best = [path for path in paths if path.stem in wanted] or paths
+        if len(best) > 1:
+            problems.append(f"{folder}: {len(best)} different measurements of {name}; {best[-1].name} is used")
+        chosen.append(best[-1])
+    return chosen
+
+
+def _long(name: str, path: Path, metrics: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """The rows of a measure; those of bits per byte and cloze of the test split alone, checked against the metrics."""
+    if not path.is_file():
+        return {}
+    table = pd.read_parquet(path)
+    if name not in ("bits_per_byte", "cloze"):
+        return {name: table}
+    table = table[table["split"] == "test"]
+    if name == "bits_per_byte":
+        table = table[table["bytes"] > 0]
+        table = table.assign(nats=[float(f"{nats:.6g}") for nats in table["nats"]])
+        kept, value, size, unit = "documents", table["nats"], table["bytes"].astype(float), math.log(2)
+    else:
+        kept, value, size, unit = "questions", table["correct"].astype(float), pd.Series(1.0, table.index), 1.0
+    for language, part in value.groupby(table["language"]):
+        expected = metrics.get(f"test/{name}/{language}")
+        found = float(part.sum() / size[part.index].sum() / unit)
+        if expected is None or abs(expected - found) > 1e-4:
+            raise ValueError(f"its {language} items give {name} {found:.5f}, but its metrics say {expected}")
+    columns = ["document", "nats", "bytes"] if name == "bits_per_byte" else ["question", "correct"]
+    item = columns[0]
+    short = {item: table[item].astype(str).str[:_ITEM_CHARACTERS]}
+    return {kept: table[["split", "language", *columns]].assign(**short)}
+
+
+def thin(path: Path) -> pd.DataFrame:
+    """A run's ``curve.jsonl`` as at most ``POINTS`` rows of (tokens, loss).
+
+    Each row is the mean over equally many steps, at the tokens of the last of them. Incomplete lines are skipped, as a power
+    cut can leave one.
+    """
+    points = []
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+            points.append((int(row["tokens"]), float(row["loss"])))
+        except (ValueError, KeyError, TypeError):
+            continue
+    stretch = max(1, math.ceil(len(points) / POINTS))
+    parts = [points[start : start + stretch] for start in range(0, len(points), stretch)]
+    means = [math.fsum(loss for _, loss in part) / len(part) for part in parts]
+    return pd.DataFrame(
+        {"tokens": pd.Series([part[-1][0] for part in parts], dtype="int64"), "loss": [float(f"{mean:.5g}") for mean in means]}
+    )
+
+
+def _matrix_std(path: Path) -> pd.DataFrame:
+    """The standard deviation of each matrix by layer: layer, matrix, initial, trained."""
+    rows = [
+        (int(row["layer"]), str(row["matrix"]), float(f"{row['std']:.5g}"), float(f"{row['trained_std']:.5g}"))
+        for row in json.loads(path.read_text())
+    ]
+    return pd.DataFrame(rows, columns=["layer", "matrix", "initial", "trained"])
+
+
+def flatten(record: Mapping[str, Any]) -> Row:
+    """A record as one flat row. Settings that cannot change a number are left out: folders and addresses are private.
 
     Raises:
         ValueError: A part that every record has is missing.
@@ -161,95 +338,68 @@ def flat_record(record: Mapping[str, Any]) -> Row:
     row: Row = {}
     for key, value in record.items():
         _flatten(_PREFIXES.get(key, f"{key}.") if isinstance(value, Mapping) else key, value, row)
-    idle = {key for key, _, rule in walk(Config()) if rule.get("identity") == "none"} - {"scale.name"}
-    return {key: value for key, value in row.items() if key not in idle and not key.startswith(_LEFT_OUT)}
+    row |= {"identity": record["identity"], "seed": record["seed"]}
+    private = {key for key, _, rule in walk(Config()) if rule.get("identity") == NONE} - {"scale.name"}
+    return {key: value for key, value in row.items() if key not in private and not key.startswith(_LEFT_OUT)}
 
 
-def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows as CSV: identity and seed first, the other columns in alphabetical order. Rows may differ in their columns."""
-    rows = list(rows)
-    first = ["identity", "seed"]
-    columns = first + sorted({key for row in rows for key in row} - set(first))
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    return stream.getvalue()
+def _flatten(key: str, value: Any, row: Row) -> None:
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            _flatten(f"{key}{name}" if not key or key.endswith(".") else f"{key}.{name}", entry, row)
+    elif not isinstance(value, list) or len(value) <= _LONGEST_LIST:
+        row[key] = value
 
 
-def check_rows(rows: Sequence[Mapping[str, str]]) -> None:
-    """The schema of ``runs.csv``: each row is sound by itself (see ``check_row``) and has an identity of its own.
-
-    Args:
-        rows: As texts, without empty cells.
-
-    Raises:
-        ValueError: Naming the first line and column that break it.
-    """
-    known: set[str] = set()
-    for line, row in enumerate(rows, 2):
-        if None in row:
-            raise ValueError(f"line {line}: more cells than columns")
-        try:
-            check_row(row)
-        except ValueError as error:
-            raise ValueError(f"line {line}: {error}") from None
-        if row["identity"] in known:
-            raise ValueError(f"line {line}: identity={row['identity']} stands in an earlier line too")
-        known.add(row["identity"])
-
-
-def check_row(row: Mapping[str, str]) -> None:
-    """The schema of one run: an identity, a whole seed, and finite numbers where numbers belong.
-
-    Raises:
-        ValueError: Naming the first column that breaks it.
-    """
-    for key in ("identity", "seed"):
-        if key not in row:
-            raise ValueError(f"{key} is missing")
+def _check(row: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the seed is a whole number and every number is finite."""
+    if "seed" in row and (isinstance(row["seed"], bool) or not isinstance(row["seed"], int)):
+        raise ValueError(f"seed={row['seed']!r} is not a whole number")
     for key, value in row.items():
-        if key == "seed" and not value.removeprefix("-").isdecimal():
-            raise ValueError(f"seed={value} is no whole number")
-        if (key.startswith(_NUMBERS) or key in _NUMBER) and not _is_number(value):
-            raise ValueError(f"{key}={value} is no finite number")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key}={value} is not a finite number")
+        if "/" in key and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{key}={value!r} is not a number")
 
 
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+def _column(values: Sequence[Any]) -> pd.Series[Any]:
+    """Values of one column with one type; None stands for a missing value."""
+    known = [value for value in values if value is not None]
+    if all(isinstance(value, bool) for value in known):
+        return pd.Series(values, dtype="boolean" if len(known) < len(values) else "bool")
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
+        whole = len(known) == len(values) and all(isinstance(value, int) and abs(value) < 2**63 for value in known)
+        return pd.Series(values, dtype="int64" if whole else "float64")
+    return pd.Series([None if value is None else as_text(value) for value in values], dtype="str")
 
 
-def readable(row: Mapping[str, str]) -> str:
-    """A row of ``runs.csv`` for a reader: JSON with a line for each column."""
+def as_text(value: Any) -> str:
+    """A value as it stands on a command line: 20.0 is "20", a list is JSON."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    return value if isinstance(value, str) else str(value) if isinstance(value, int) else canonical_json(value)
 
-    def value(key: str, text: str) -> Any:
-        if key == "identity" or key.endswith("fingerprint"):
-            return text
+
+def _grid(path: Path) -> Grid:
+    return parse_grid(json.loads(path.read_text()))
+
+
+def _search(path: Path) -> Mapping[str, Any]:
+    return _parse(path, 1)
+
+
+def _readable(paths: Sequence[Path], read: Callable[[Path], _T], problems: list[str]) -> Iterator[_T]:
+    """What can be read of some files; the others are reported."""
+    for path in paths:
         try:
-            return json.loads(text)
-        except ValueError:
-            return text
-
-    content = {key: value(key, row[key]) for key in ("identity", "seed", *sorted(row.keys() - {"identity", "seed"}))}
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+            yield read(path)
+        except _DAMAGE as error:
+            problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
 
 
-def frame(text: str) -> pd.DataFrame:
-    """The data frame of a CSV from ``to_csv``. Everything a report says is computed from such text, so that it is the same
-    whether it comes from runs or from the CSV that was kept of them."""
-    import pandas as pd
-
-    columns = next(csv.reader(io.StringIO(text)))
-    return pd.read_csv(
-        io.StringIO(text), keep_default_na=False, na_values=["", "nan"],
-        dtype={name: str for name in columns if name == "identity" or name.endswith("fingerprint")},
-    )  # fmt: skip
-
-
-def _entries(runs_dir: Path) -> list[Path]:
+def _folders(runs_dir: Path) -> list[Path]:
     try:
         return sorted(path for path in runs_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     except FileNotFoundError:
@@ -259,10 +409,9 @@ def _entries(runs_dir: Path) -> list[Path]:
 
 
 def _parse(path: Path, schema: int) -> Mapping[str, Any]:
-    record = json.loads(path.read_text())
-    if int(record["schema"]) > schema:
-        raise ValueError(f"schema {record['schema']} is newer than this program's {schema}")
-    content: Mapping[str, Any] = record
+    content: Mapping[str, Any] = json.loads(path.read_text())
+    if int(content["schema"]) != schema:
+        raise ValueError(f"schema {content['schema']} is not {schema}, the one that this version reads")
     return content
 
 
@@ -272,26 +421,7 @@ def _unfinished(folder: Path) -> str:
     if error.is_file():
         lines = error.read_text(errors="replace").strip().splitlines()
         return f"failed: {lines[-1] if lines else 'no message'}"
-    return "not finished; the command that started it goes on with it"
-
-
-def _flatten(key: str, value: Any, row: Row) -> None:
-    if isinstance(value, Mapping):
-        for name, entry in value.items():
-            # A key that ends in a dot, or is empty, is a prefix already.
-            _flatten(f"{key}{name}" if not key or key.endswith(".") else f"{key}.{name}", entry, row)
-    elif not isinstance(value, list) or len(value) <= _LONGEST_LIST:
-        row[key] = value
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return repr(value)
-    return value if isinstance(value, str) else str(value) if isinstance(value, int) else canonical_json(value)
+    return "not finished; the command that started it resumes it"
 
 
 def _one_line(error: Exception) -> str:

@@ -1,63 +1,318 @@
-"""``index.html``: everything in one page, to be read from top to bottom without a network."""
+"""Everything that a report writes: the reference's pages, the user's own, and one page in HTML that shows both apart."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from tinylm_ablate.report import html
-from tinylm_ablate.report.index import READING
-from tinylm_ablate.report.printed import LADDER
+from tinylm_ablate import progress
+from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import write_atomic
+from tinylm_ablate.report import explore, html, latex, markdown, measures
+from tinylm_ablate.report.arms import claim_keys, evidence
+from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Items, Table, Text, code, link, strong, word
+from tinylm_ablate.report.figures import on_white, save_drawn
+from tinylm_ablate.report.page import WITHIN_NOISE, Page, comma_separated, experiment_page, stem_of
+from tinylm_ablate.report.printed import order, printed_tables
+from tinylm_ablate.report.records import Grid, Records, read_runs
+from tinylm_ablate.report.searches import search_page
+from tinylm_ablate.report.store import merged, read_reference, write_reference
+from tinylm_ablate.report.verdicts import claims_blocks, headline, summary
+from tinylm_ablate.science.claim import read_claims
+from tinylm_ablate.science.evidence import Evidence
+from tinylm_ablate.science.verdict import Verdict, judge
 
-_TITLE = "Ablations of tiny language models: results"
+TITLE = "Ablations of tiny language models"
+
+READING: Sequence[Block] = (
+    Heading(2, "How to read the tables"),
+    Items(
+        [
+            [
+                strong("bits/byte"),
+                " of held-out text, less is better: the sum of the losses over the UTF-8 bytes, so tokenizers compare. "
+                "The mean over the languages is unweighted.",
+            ],
+            [
+                strong("cloze %"),
+                f": which of four continuations is the true one; guessing gives {100 * measures.CHANCE:.0f} %.",
+            ],
+            [strong("a ± b"), ": mean and sample standard deviation over the seeds."],
+            [
+                strong("[a, b]"),
+                ": a 95 % interval over seeds and held-out documents. Arms are paired by seed (same data, same order) "
+                "and by document. It covers what seeds and documents change, and neither another text nor another parent.",
+            ],
+            [
+                strong(WITHIN_NOISE),
+                ": cannot be told from the best of its column. ",
+                strong("Bold"),
+                ": every other arm is worse beyond noise. With one seed nothing is marked.",
+            ],
+            [
+                strong("Verdicts"),
+                " are in units of the margin, the smallest effect that matters: what 5 % more tokens are worth to the "
+                "reference arm. Beyond 1 the claim is reproduced, beyond −1 reversed, between them no effect matters.",
+            ],
+            [
+                strong("Several settings"),
+                " of one experiment (another scale, text or budget) are never mixed; the largest is first.",
+            ],
+        ]
+    ),
+)
 
 
-def site(intro: str, pages: Sequence[tuple[str, str]], verdicts: str, comparisons: str, results: Path) -> str:
-    """The page: what it is about, the ladder, the verdicts, the other tables, the comparisons behind the verdicts.
+@dataclass
+class Side:
+    """The reference, or a user's own runs: what both are made into.
+
+    Attributes:
+        records: What it is made from.
+        evidence: By experiment.
+        verdicts: On all claims.
+        pages: One per experiment, the claims' page not among them.
+        tables: CSV of each page, by its stem.
+    """
+
+    records: Records
+    evidence: Mapping[str, Evidence]
+    verdicts: Sequence[Verdict]
+    pages: list[Page] = field(default_factory=list)
+    tables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def stems(self) -> dict[str, str]:
+        """Experiment -> stem of its page."""
+        return {name: stem_of(name) for name in self.evidence}
+
+
+def write_report(runs_dir: Path, results: Path, claims: Path | None = None, reference: Path | None = None) -> tuple[Side, Side]:
+    """Write the reference's pages and those of the user's runs.
+
+    The reference is written anew from its own data alone, byte for byte; the user's runs go beside it and never into it.
 
     Args:
-        intro: What the page is about, in Markdown.
-        pages: Stem and Markdown of each further page, in order.
-        verdicts: Markdown of the verdicts; empty for none.
-        comparisons: Markdown of what they rest on; empty for none.
-        results: Folder of the results, where the figures are.
+        runs_dir: Folder of the runs; it may be missing.
+        results: Where the user's pages and ``index.html`` go.
+        claims: Folder of a user's own claims, beside those of the paper.
+        reference: Folder of the reference; ``results/reference`` by default.
+
+    Returns:
+        The user's side and the reference's.
 
     Raises:
-        OSError: A figure cannot be read.
+        UserError: A folder cannot be read or written, the reference is damaged, or a claim has mistakes.
     """
-    stems = {stem for stem, _ in pages}
-
-    def address(link: str) -> str:
-        """Links between pages stay within this one."""
-        stem = link.removesuffix(".md")
-        if link == "README.md":
-            return "#reading"
-        return f"#{html.slug(stem)}" if link.endswith(".md") and stem in stems else link
-
-    first = [(stem, text) for stem, text in pages if stem == LADDER]
-    rest = [(stem, text) for stem, text in pages if stem != LADDER]
-    shown = [*first, ("verdicts", verdicts), *rest, ("comparisons", comparisons)]
-    entries: dict[str, str] = {}
-    parts = []
-    for stem, markdown in shown:
-        if markdown:
-            anchor = html.slug(stem)
-            entries[anchor] = markdown.partition("\n")[0].lstrip("# ")
-            parts.append(f"<article>\n{html.render(markdown, results, 1, address, anchor)}</article>\n")
-    entries["reading"] = "How to read the tables"
-    parts.append(html.render(READING, results, 0, address, "reading"))
-    header = f"<header>\n<h1>{_TITLE}</h1>\n{html.render(intro, results, 0, address)}</header>\n"
-    return html.document(_TITLE, "".join(parts), html.contents(entries), header)
+    folder = results / "reference" if reference is None else reference
+    theirs = side(read_reference(folder))
+    mine = side(read_runs(runs_dir), claims, theirs)
+    try:
+        if folder.is_dir():
+            write_pages(theirs, folder, kept=True)
+        write_pages(mine, results)
+        write_atomic(results / "index.html", front_page(mine, theirs))
+    except OSError as error:
+        raise UserError(f"{results} cannot be written: {error.strerror}") from error
+    return mine, theirs
 
 
-def single(stem: str, markdown: str, results: Path) -> str:
-    """One page of its own."""
+def add_to_reference(runs_dir: Path, reference: Path) -> Side:
+    """Add the finished runs of a folder, and the grids that have any, to the reference, and write its pages.
 
-    def address(link: str) -> str:
-        if link == "README.md":
-            return "index.html#reading"
-        return f"{link.removesuffix('.md')}.html" if link.endswith(".md") else link
+    Raises:
+        UserError: A folder cannot be read or written, or the reference is damaged.
+    """
+    records = merged(read_reference(reference), read_runs(runs_dir))
+    try:
+        write_reference(records, reference)
+        written = side(read_reference(reference))
+        written.records.problems[:0] = records.problems
+        write_pages(written, reference, kept=True)
+    except OSError as error:
+        raise UserError(f"{reference} cannot be written: {error.strerror}") from error
+    return written
 
-    heading = markdown.partition("\n")[0].lstrip("# ")
-    body = html.render(markdown, results, 0, address, html.slug(stem))
-    return html.document(heading, body, '<p><a href="index.html">All results</a></p>\n')
+
+def side(records: Records, claims: Path | None = None, reference: Side | None = None) -> Side:
+    """Statistics, verdicts and pages of some records. A page that cannot be made is reported, and all others are made."""
+    found = evidence(records)
+    own = Side(records, found, judge(read_claims(claims, claim_keys(), printed_tables()), found))
+    named: dict[str, list[Grid]] = {}
+    for grid in records.grids:
+        named.setdefault(grid.name, []).append(grid)
+    newest = {name: max(grid.created for grid in grids) for name, grids in named.items()}
+    ordered = [name for name in order(named) if name in found]
+    if reference is not None:  # a user's own come newest first
+        ordered.sort(key=lambda name: newest[name], reverse=True)
+    for name in progress.bar(ordered, description="tables", unit="table"):
+        beside = reference.evidence.get(name) if reference is not None else None
+        about = [verdict for verdict in own.verdicts if verdict.claim.experiment == name]
+        try:
+            page = experiment_page(named[name], found[name], records, about, beside)
+            own.tables[page.stem] = comma_separated(found[name])
+        except (ValueError, KeyError, TypeError, IndexError, ZeroDivisionError) as error:
+            records.problems.append(f"experiment {name}: its page cannot be made: {type(error).__name__}: {error}")
+            continue
+        own.pages.append(page)
+    for search in records.searches:
+        try:
+            page, table = search_page(search)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            records.problems.append(f"search {search.get('name')}: its page cannot be made: {type(error).__name__}: {error}")
+            continue
+        own.pages.append(page)
+        own.tables[page.stem] = table
+    return own
+
+
+def write_pages(own: Side, folder: Path, kept: bool = False) -> None:
+    """Write the pages of one side.
+
+    Args:
+        own: The side.
+        folder: Where they go; it is left alone where there is nothing to say.
+        kept: They are kept in a repository: Markdown with the first figure of each page, and neither LaTeX nor CSV.
+    """
+    if not own.pages and not kept:
+        return
+    claims = claims_blocks(own.verdicts, own.stems)
+    for page in [*own.pages, Page("claims", "Claims", claims)]:
+        drawn: list[str] = []
+
+        def place(figure: Figure, drawn: list[str] = drawn) -> str | None:
+            if kept and drawn:
+                return None
+            name = html.slug(figure.name)
+            drawn.append(name)
+            if kept:
+                write_atomic(folder / f"{name}.svg", on_white(figure.drawn))
+                return f"{name}.svg"
+            save_drawn(figure.drawn, folder / "figures" / name)
+            return f"figures/{name}.svg"
+
+        write_atomic(folder / f"{page.stem}.md", markdown.render(page.blocks, place))
+        if not kept:
+            write_atomic(folder / f"{page.stem}.tex", latex.tables(page.blocks, page.stem))
+            if page.stem in own.tables:
+                write_atomic(folder / f"{page.stem}.csv", own.tables[page.stem])
+    if not kept:
+        write_atomic(folder / "runs.csv", own.records.runs.to_csv(index=False, lineterminator="\n"))
+    write_atomic(folder / "README.md", markdown.render(_index(own, kept), lambda _: None))
+
+
+def front_page(mine: Side, theirs: Side) -> str:
+    """The page in HTML: what the runs say in one sentence and one picture, the user's own experiments, the reference's."""
+    sections: list[dict[str, Any]] = []
+
+    def add(anchor: str, title: str, blocks: Sequence[Block], group: str = "", deeper: int = 1) -> None:
+        sections.append({"anchor": anchor, "title": title, "blocks": blocks, "group": group, "deeper": deeper})
+
+    for own, prefix, whose in ((mine, "", "Your runs"), (theirs, "reference-", "The reference")):
+        if not own.pages:
+            continue
+        tested = any(verdict.at is not None for verdict in own.verdicts)
+        lead: list[Block] = [Heading(1, TITLE) if not sections else Heading(2, f"{whose}: verdicts")]
+        lead.append(Text(_lead(own, whose)))
+        lead += summary(own.verdicts, f"{prefix}verdicts") if tested or own is theirs else []
+        add(f"{prefix}verdicts", f"{whose}: verdicts", lead, deeper=0)
+    if not sections:
+        add("verdicts", "Nothing yet", [Heading(1, TITLE), Text("There are no finished runs yet.")], deeper=0)
+    for own, prefix, group in ((mine, "", "1 Your runs"), (theirs, "reference-", "2 The reference")):
+        for page in own.pages:
+            add(f"{prefix}{page.stem}", page.title, [_apart(block, prefix) for block in page.blocks], group)
+    if mine.records.problems:
+        add("problems", "Left out", [Heading(2, "Left out"), Items(mine.records.problems)], deeper=0)
+    add("reading", "How to read the tables", READING, deeper=0)
+    return html.document(TITLE, sections, explore.payload(mine.records if len(mine.records.runs) else theirs.records))
+
+
+def _apart(block: Block, prefix: str) -> Block:
+    """A block whose figures' names are not those of the same experiment on the other side."""
+    if isinstance(block, Figure) and prefix:
+        return dataclasses.replace(block, name=f"{prefix}{block.name}")
+    if isinstance(block, Fold):
+        return Fold(block.summary, [_apart(inner, prefix) for inner in block.blocks])
+    return block
+
+
+def _lead(own: Side, whose: str) -> Any:
+    """The one sentence: what the runs are, and what they say."""
+    runs = own.records.runs
+    sizes = _ends(runs, "parameters.total")
+    counted = f"{len(runs):,} {'run' if len(runs) == 1 else 'runs'}"
+    told = f"{whose}: {counted} of models of {sizes} parameters, {_ends(runs, 'tokens')} tokens each. "
+    if any(verdict.at is not None for verdict in own.verdicts):
+        return [told, *headline(own.verdicts)]
+    return told + "No claim of the paper is about them."
+
+
+def _ends(runs: Any, column: str) -> str:
+    values = runs[column].dropna() if column in runs else []
+    if not len(values):
+        return "an unknown number of"
+    low, high = measures.count(float(min(values))), measures.count(float(max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def _index(own: Side, kept: bool) -> list[Block]:
+    """The front page in Markdown."""
+    rows = [
+        [
+            Cell([link(page.stem, f"{page.stem}.md")], page.stem),
+            word(page.title),
+            Cell(str(page.arms)),
+            Cell(str(page.seeds)),
+            Cell(str(page.runs)),
+        ]
+        for page in own.pages
+    ]
+    blocks: list[Block] = [
+        Heading(1, "The reference" if kept else "Results"),
+        Text([*headline(own.verdicts), " ", link("Every claim", "claims.md"), "."]),
+    ]
+    blocks.append(
+        Table(["table", "what it shows", "arms", "seeds", "runs"], rows, 2) if rows else Text("No experiment is kept here yet.")
+    )
+    if kept:
+        blocks += [
+            Heading(2, "What is kept"),
+            Text(
+                [
+                    code("runs.parquet"),
+                    " has one row per run with all settings and measures, ",
+                    code("grids.json"),
+                    " says which runs make up a table, ",
+                    code("curves.parquet"),
+                    " holds thinned loss curves, ",
+                    code("documents.parquet"),
+                    " and ",
+                    code("questions.parquet"),
+                    " the result of each held-out document and cloze question. From these ",
+                    code("make report"),
+                    " writes everything else here again, byte for byte; ",
+                    code("make reference"),
+                    " adds the finished runs of ",
+                    code("runs/"),
+                    ". Measurements against other libraries are in ",
+                    link("bench", "bench/README.md"),
+                    ".",
+                ]
+            ),
+        ]
+    else:
+        blocks.append(
+            Text(
+                [
+                    "All in one page, for a browser: ",
+                    link("index.html", "index.html"),
+                    "; all runs: ",
+                    link("runs.csv", "runs.csv"),
+                    ".",
+                ]
+            )
+        )
+    return [*blocks, *READING]

@@ -20,13 +20,11 @@ from tinylm_ablate.data.training import training_batches
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.hardware import pick_device, thread_count
+from tinylm_ablate.rounds import LOSSES
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.train.compile import compiled, worth_compiling
 
 Float64s = npt.NDArray[np.float64]
-
-#: The file of a run's batch losses, in its folder.
-LOSSES = "batch_losses.parquet"
 
 #: Batches whose losses are put on the disk together, so that a kill costs few.
 _TOGETHER = 16

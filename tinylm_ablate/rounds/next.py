@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.files import write_atomic
 from tinylm_ablate.formats.huggingface import load_model
+from tinylm_ablate.rounds import NEED_LOSSES
 from tinylm_ablate.rounds.draw import draw
 from tinylm_ablate.rounds.losses import batch_losses
 from tinylm_ablate.settled import Settled
-from tinylm_ablate.train.fit import Row, Start
-
-#: Rules that look at the losses of batches.
-NEED_LOSSES = ("loss", "top")
+from tinylm_ablate.train.member import Row, Start
 
 
 def next_round(
@@ -43,6 +39,7 @@ def next_round(
     try:
         record = json.loads((folder / "metrics.json").read_text())
         initial_std = json.loads((folder / "matrix_std.json").read_text())
+        curve = (folder / "curve.jsonl").read_text(encoding="utf-8")
         decoder = load_model(folder / "model")
     except (OSError, ValueError) as error:
         raise UserError(
@@ -54,12 +51,11 @@ def next_round(
         seconds=record["metrics"]["train/seconds"],
         order=drawn.batches,
         checkpoints=folder / "checkpoint" if previous.keep_state else None,
+        curve=curve,
     )
     return decoder, record["init"], initial_std, start, [*record.get("rounds", []), drawn.record]
 
 
-def curve_of(previous: Settled, folder: Path) -> list[Row]:
-    """Begin the curve in ``folder`` with that of the rounds before; returns its rows."""
-    text = (previous.folder / "curve.jsonl").read_text()
-    write_atomic(folder / "curve.jsonl", text)
-    return [json.loads(line) for line in text.splitlines()]
+def rows_of(start: Start) -> list[Row]:
+    """The rows of the curve of the rounds before."""
+    return [json.loads(line) for line in start.curve.splitlines()]

@@ -107,11 +107,9 @@ class Estimate:
             return 1 - self._p(-distance) if distance < 0 else 0.5
         if self.reach(_SMALLEST_P) < distance:
             return _SMALLEST_P
-        low, high = math.log(_SMALLEST_P), math.log(0.5)
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.reach(math.exp(middle)) > distance else (low, middle)
-        return math.exp(high)
+        from scipy.optimize import brentq
+
+        return math.exp(brentq(lambda log: float(self.reach(math.exp(log))) - distance, math.log(_SMALLEST_P), math.log(0.5)))
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:

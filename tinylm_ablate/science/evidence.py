@@ -131,16 +131,15 @@ class Setting:
     @property
     def arms(self) -> list[str]:
         """Labels of its arms, in the order of the runs."""
-        return list(dict.fromkeys(self.runs["arm"]))
+        return list(self._places)
 
     def rows(self, arm: str) -> pd.DataFrame:
         """The runs of an arm."""
-        return self.runs[self.runs["arm"] == arm]
+        return self.runs.iloc[self._places.get(arm, [])]
 
     def identities(self, arm: str) -> dict[int, str]:
         """Seed to identity."""
-        rows = self.rows(arm)
-        return dict(sorted(zip(rows["seed"].astype(int), rows["identity"].astype(str), strict=True)))
+        return dict(sorted((self._labels[place][1], self._labels[place][2]) for place in self._places.get(arm, [])))
 
     def by_seed(self, arm: str, metric: str) -> dict[int, float]:
         """A metric of an arm by seed; runs without it are left out. "curve/start" and "curve/end" are read off the curves."""
@@ -152,15 +151,34 @@ class Setting:
             }
         if metric not in self.runs.columns:
             return {}
-        rows = self.rows(arm)
-        values = pd.to_numeric(rows[metric], errors="coerce")
-        pairs = zip(rows["seed"].astype(int), values, strict=True)
-        return dict(sorted((seed, float(value)) for seed, value in pairs if math.isfinite(value)))
+        if metric not in self._columns:
+            self._columns[metric] = pd.to_numeric(self.runs[metric], errors="coerce").to_numpy(np.float64)
+        own = ((self._labels[place][1], float(self._columns[metric][place])) for place in self._places.get(arm, []))
+        return dict(sorted(pair for pair in own if math.isfinite(pair[1])))
 
     def mean(self, arm: str, metric: str) -> float:
         """Mean of a metric over the seeds of an arm; NaN without any."""
         values = list(self.by_seed(arm, metric).values())
         return math.fsum(values) / len(values) if values else math.nan
+
+    @functools.cached_property
+    def _labels(self) -> list[tuple[str, int, str]]:
+        """Arm, seed and identity of each run; plain values, since these are asked for again and again."""
+        columns = (self.runs[name].tolist() for name in ("arm", "seed", "identity"))
+        return [(str(arm), int(seed), str(identity)) for arm, seed, identity in zip(*columns, strict=True)]
+
+    @functools.cached_property
+    def _places(self) -> dict[str, list[int]]:
+        """Label of an arm to the places of its runs."""
+        found: dict[str, list[int]] = {}
+        for place, (arm, _, _) in enumerate(self._labels):
+            found.setdefault(arm, []).append(place)
+        return found
+
+    @functools.cached_property
+    def _columns(self) -> dict[str, NDArray[np.float64]]:
+        """Metrics that were asked for, as numbers."""
+        return {}
 
 
 def settings(evidence: Evidence) -> list[Setting]:

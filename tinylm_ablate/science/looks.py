@@ -26,8 +26,9 @@ ZERO_SHARE = 0.0065 / 0.0167
 
 #: Nominal p-value -> probability of one at least as small at any of the looks (2 million simulations, rounded up).
 _ANY_LOOK = (
-    (1e-4, 3.9e-4), (3e-4, 1.15e-3), (1e-3, 3.7e-3), (3e-3, 0.0104), (5e-3, 0.0167), (7.8e-3, 0.0250), (0.0167, 0.0495),
-    (0.03, 0.083), (0.05, 0.129), (0.1, 0.228), (0.2, 0.386), (0.3, 0.520), (0.5, 0.731), (0.75, 0.91), (1.0, 1.0),
+    (1e-4, 3.85e-4), (3e-4, 1.18e-3), (1e-3, 3.7e-3), (3e-3, 0.0104), (5e-3, 0.0167), (7.8e-3, 0.0251), (0.0167, 0.0499),
+    (0.03, 0.0835), (0.05, 0.129), (0.1, 0.227), (0.2, 0.387), (0.3, 0.519), (0.5, 0.731), (0.7, 0.887), (0.8, 0.944),
+    (0.9, 0.984), (1.0, 1.0),
 )  # fmt: skip
 
 
@@ -54,7 +55,15 @@ def level(comparisons: int = 1) -> float:
 
 def adjusted(p: float) -> float:
     """The look-adjusted p-value: the probability of a nominal one-sided p-value this small at any of the looks."""
-    nominal, overall = zip(*_ANY_LOOK, strict=True)
-    if p <= nominal[0]:
-        return len(LOOKS) * p
-    return float(np.exp(np.interp(np.log(p), np.log(nominal), np.log(overall))))
+    if p <= _ANY_LOOK[0][0]:
+        return p * _ANY_LOOK[0][1] / _ANY_LOOK[0][0]
+    own, overall = np.log(_ANY_LOOK).T
+    return float(np.exp(np.interp(np.log(p), own, overall)))
+
+
+def nominal(overall: float) -> float:
+    """The nominal p-value at one look whose look-adjusted one is ``overall``: the inverse of ``adjusted``."""
+    if overall <= _ANY_LOOK[0][1]:
+        return overall * _ANY_LOOK[0][0] / _ANY_LOOK[0][1]
+    own, known = np.log(_ANY_LOOK).T
+    return float(np.exp(np.interp(np.log(overall), known, own)))

@@ -13,7 +13,7 @@ from tinylm_ablate.science.effects import effect
 from tinylm_ablate.science.estimate import Estimate, mean_and_deviation
 from tinylm_ablate.science.evidence import Setting
 from tinylm_ablate.science.family import holm
-from tinylm_ablate.science.looks import adjusted, look
+from tinylm_ablate.science.looks import adjusted, look, nominal
 
 #: Error that is accepted over all pairs of a setting and metric together, and over all looks.
 ERROR = 0.05
@@ -128,10 +128,11 @@ def results(setting: Setting, metric: str, direction: int) -> list[Result]:
 
 
 def _two_sided(own: Estimate) -> float:
-    return min(1.0, 2 * adjusted(min(own.p_above(0.0), own.p_below(0.0))))
+    return min(1.0, 2 * adjusted(own.p_above(0.0) if own.mean > 0 else own.p_below(0.0)))
 
 
 def _needed(own: Estimate, count: int) -> int | None:
     if own.mean == 0 or math.isnan(own.deviation):
         return None
-    return fewest(lambda seeds: count * _two_sided(own.with_seeds(seeds)) < ERROR)
+    p = nominal(ERROR / (2 * count))
+    return fewest(lambda seeds: bool(abs(own.mean) > own.with_seeds(seeds).reach(p)))

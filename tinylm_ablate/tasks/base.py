@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from tinylm_ablate.files import remove_unfinished
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tracking import Follower
 
@@ -40,6 +41,20 @@ class Task(ABC):
             tracked: Keeps the trackers up with the folders of runs.
         """
 
+    def most_together(self, ready: int) -> int:
+        """How many of ``ready`` tasks with an equal ``together`` one worker does as one program."""
+        del ready
+        return 1
+
+    @property
+    def together(self) -> Hashable:
+        """What tasks must have in common to be done as one program."""
+        return self.key
+
+    def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:
+        """Do tasks, this one among them, as one program; returns what ended each, or None where it is done."""
+        raise NotImplementedError
+
     def done(self) -> bool:
         """Whether nothing is left to do."""
         return self.product.exists()
@@ -49,8 +64,14 @@ class Task(ABC):
         """Where the reason of its last failure is written."""
         return Path(self.run.config.runs_dir) / "errors" / f"{self.key}.txt"
 
-    def tidy(self) -> None:  # noqa: B027 - most tasks leave nothing
-        """Remove what a worker that was killed left of a task that is done."""
+    def tidy(self) -> None:
+        """Remove what workers that were killed left of this task, which is done."""
+        remove_unfinished(self.product)
+
+    @property
+    def weight(self) -> float:
+        """About how much work it is, in training tokens."""
+        return 1.0
 
     def result(self) -> str:
         """What was found, in a few words."""

@@ -6,9 +6,9 @@ import copy
 import dataclasses
 from collections.abc import Iterable
 
-from tinylm_ablate.init.build import reads_text
+from tinylm_ablate.init.choice import reads_text
 from tinylm_ablate.measure.registry import requested
-from tinylm_ablate.rounds.next import NEED_LOSSES
+from tinylm_ablate.rounds import NEED_LOSSES
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.base import Task
 from tinylm_ablate.tasks.data import CorpusTask, ShardsTask, TokenizerTask

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import remove_unfinished
 from tinylm_ablate.measure.base import Subject
 from tinylm_ablate.measure.records import read_record, record_path, write_record
 from tinylm_ablate.measure.registry import Request
@@ -58,6 +59,16 @@ class MeasureTask(Task):
         write_record(self.run.folder, self.request.measure.name, self.request.settings, result, seconds)
         self.of.drop_model()
         tracked.done(self.run.folder)
+
+    def tidy(self) -> None:
+        super().tidy()
+        remove_unfinished(self.product.with_suffix(".parquet"))
+
+    @property
+    def weight(self) -> float:
+        # Scoring a token costs a third of training on it; a byte is about a third of a token.
+        size = self.request.settings.get("max_bytes", 0)
+        return max(1.0, 4 * float(size) / 9) if isinstance(size, int) else 1.0
 
     def result(self) -> str:
         record = read_record(self.run.folder, self.request.stem)

@@ -6,13 +6,14 @@ import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.files import write_atomic
+from tinylm_ablate.files import remove_unfinished, write_atomic
 from tinylm_ablate.hardware import pick_device
 from tinylm_ablate.provenance import provenance
 from tinylm_ablate.secrets import cut
@@ -20,8 +21,17 @@ from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.base import Task
 from tinylm_ablate.tracking import Follower
 
+if TYPE_CHECKING:
+    from tinylm_ablate.measure.base import Subject
+    from tinylm_ablate.train.member import Member, Trained
+
 #: Version of the layout of ``metrics.json``.
 RECORD_SCHEMA = 2
+
+#: What training writes into the folder of a run, whole or not at all.
+_WRITTEN = (
+    "settled.json", "config.yaml", "provenance.json", "curve.jsonl", "matrix_std.json", "model", "metrics.json",
+)  # fmt: skip
 
 Record = dict[str, Any]
 Watch = Callable[[dict[str, float]], bool]
@@ -63,17 +73,35 @@ class RunTask(Task):
         )
 
     def do(self, tracked: Follower) -> None:
-        tracked.add(self.run.folder)
+        (error,) = self.do_together([self], tracked)
+        if error is not None:
+            raise error
+
+    def most_together(self, ready: int) -> int:
+        from tinylm_ablate.train.stack import stack_size
+
+        return 1 if self.watch is not None else stack_size(self.run, ready)
+
+    @property
+    def together(self) -> Hashable:
+        from tinylm_ablate.train.stack import stack_key
+
+        return stack_key(self.run)
+
+    def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:
+        runs = [task for task in tasks if isinstance(task, RunTask)]
+        for task in runs:
+            tracked.add(task.run.folder)
         try:
-            train(self.run, self.watch)
+            return _train_together(runs)
         finally:
-            tracked.done(self.run.folder)
-        self.tidy()
+            for task in runs:
+                tracked.done(task.run.folder)
 
     def tidy(self) -> None:
         folder = self.run.folder
-        for left in folder.glob(".*.*"):  # half-written files and folders of a worker that was killed
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        for name in _WRITTEN:
+            remove_unfinished(folder / name)
         if not self.run.keep_state:
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         self.drop_model()
@@ -83,6 +111,10 @@ class RunTask(Task):
         folder = self.run.folder
         if not self.run.config.train.keep_model and all((folder / "measures" / f"{stem}.json").exists() for stem in self.stems):
             shutil.rmtree(folder / "model", ignore_errors=True)
+
+    @property
+    def weight(self) -> float:
+        return float((self.run.steps - self.run.rounds.start) * self.run.config.train.batch_tokens)
 
     def result(self) -> str:
         metrics = read_metrics(self.run.folder)["metrics"]
@@ -112,31 +144,49 @@ def read_metrics(folder: Path) -> Record:
     return record
 
 
-def train(settled: Settled, watch: Watch | None = None) -> None:
-    """Train a run whose needs are met: corpus -> tokenizer -> shards -> initial weights -> training -> record.
+@dataclass(frozen=True)
+class _Prepared:
+    """A run that is ready to train, and what its record will say."""
+
+    member: Member
+    subject: Subject
+    about: Record
+    origin: Record
+    initial_std: list[Record]
+    rounds: list[Record]
+    passes: float
+
+    def finish(self, trained: Trained) -> None:
+        """Keep the weights, and write the record."""
+        from tinylm_ablate.formats.huggingface import save_model
+        from tinylm_ablate.init.random import matrix_std
+
+        settled, folder, decoder = self.member.settled, self.member.folder, self.member.decoder.cpu()
+        vocabulary = self.subject.vocabulary
+        context = settled.config.train.context_length
+        save_model(folder / "model", decoder, vocabulary.folder / "tokenizer.json", vocabulary.end_of_text, context)
+        stds = zip(self.initial_std, matrix_std(decoder), strict=True)
+        write_atomic(folder / "matrix_std.json", json.dumps([{**old, "trained_std": new["std"]} for old, new in stds]))
+        record = _record(settled, vocabulary.summary, self.subject.corpus.summary, self.origin, trained, self.about)
+        record |= {"passes": self.passes, "stack": trained.runs} | ({"rounds": self.rounds} if self.rounds else {})
+        write_atomic(folder / "metrics.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False))
+
+
+def _prepare(settled: Settled, watch: Watch | None) -> _Prepared:
+    """Open everything that a run trains on and starts from.
 
     Raises:
         UserError: The text, the tokenizer or the parent cannot be used.
-        RunFailed: A loss or gradient was not finite.
-        Interrupted: A signal stopped it; its state is saved.
-        Pruned: ``watch`` returned True; its state is saved.
     """
     from omegaconf import OmegaConf
 
-    from tinylm_ablate.train.lean import import_torchmetrics
-
-    import_torchmetrics()  # before anything imports Lightning
-
-    from tinylm_ablate.data.summary import passes, passes_in_words
-    from tinylm_ablate.formats.huggingface import save_model
     from tinylm_ablate.init.build import initial_decoder
     from tinylm_ablate.init.random import matrix_std
     from tinylm_ablate.measure.base import Subject
-    from tinylm_ablate.rounds.next import curve_of, next_round
-    from tinylm_ablate.train.fit import fit
+    from tinylm_ablate.rounds.next import next_round
+    from tinylm_ablate.train.member import Member, Start
 
-    config, folder = settled.config, settled.folder
-    progress.configure(config.progress)
+    folder = settled.folder
     described = cut(json.loads(settled.to_json()))
     write_atomic(folder / "settled.json", json.dumps(described, indent=1, ensure_ascii=False))
     write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(described["config"])))
@@ -144,31 +194,48 @@ def train(settled: Settled, watch: Watch | None = None) -> None:
     write_atomic(folder / "provenance.json", json.dumps(about, indent=2))
 
     subject = Subject(settled)
-    corpus, vocabulary, shards = subject.corpus, subject.vocabulary, subject.shards
+    tokens = subject.shards.tokens("train")
     rounds: list[Record] = []
     if settled.previous is None:
-        decoder, origin = initial_decoder(settled, vocabulary)
-        initial_std, start = matrix_std(decoder), None
+        decoder, origin = initial_decoder(settled, subject.vocabulary)
+        initial_std, start = matrix_std(decoder), Start()
     else:
-        decoder, origin, initial_std, start, rounds = next_round(settled, shards.tokens("train"))
-        if not (folder / "curve.jsonl").exists():
-            curve_of(settled.previous, folder)
-    over = passes(config.data, shards, settled.tokens)
-    if max(over.values()) > 1:
-        print(f"note: {settled.tokens:,} tokens are {passes_in_words(over)} passes over the training text", file=sys.stderr)
+        decoder, origin, initial_std, start, rounds = next_round(settled, tokens)
+    passes = settled.tokens / max(1, subject.shards.count("train"))
+    if passes > 1:
+        print(f"note: {settled.tokens:,} tokens are {passes:.1f} passes over the training text", file=sys.stderr)
 
     def on_rows(rows: list[dict[str, float]]) -> bool:
         return watch is not None and any(watch(row) for row in rows)
 
-    trained = fit(decoder, shards.tokens("train"), settled, folder, on_rows, start)
-    decoder.cpu()
-    context = config.train.context_length
-    save_model(folder / "model", decoder, vocabulary.folder / "tokenizer.json", vocabulary.end_of_text, context)
-    rows = [{**before, "trained_std": after["std"]} for before, after in zip(initial_std, matrix_std(decoder), strict=True)]
-    write_atomic(folder / "matrix_std.json", json.dumps(rows))
-    record = _record(settled, vocabulary.summary, corpus.summary, origin, trained, about) | {"passes": max(over.values())}
-    record |= {"rounds": rounds} if rounds else {}
-    write_atomic(folder / "metrics.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False))
+    return _Prepared(
+        Member(decoder, tokens, settled, folder, on_rows, start), subject, about, origin, initial_std, rounds, passes
+    )
+
+
+def _train_together(tasks: Sequence[RunTask]) -> list[Exception | None]:
+    """Train runs, several of them as one program; what ended each, or None where it is done."""
+    from tinylm_ablate.train.lean import import_torchmetrics
+
+    import_torchmetrics()  # before anything imports Lightning
+
+    from tinylm_ablate.train.stack import train_stack
+
+    progress.configure(tasks[0].run.config.progress)
+    ended: dict[str, Exception] = {}
+    prepared: dict[str, _Prepared] = {}
+    for task in tasks:
+        try:
+            prepared[task.key] = _prepare(task.run, task.watch)
+        except Exception as error:
+            ended[task.key] = error
+    outcomes = train_stack([one.member for one in prepared.values()]) if prepared else []
+    for (key, one), outcome in zip(prepared.items(), outcomes, strict=True):
+        if isinstance(outcome, Exception):
+            ended[key] = outcome
+        else:
+            one.finish(outcome)
+    return [ended.get(task.key) for task in tasks]
 
 
 def _record(settled: Settled, vocabulary: Record, corpus: Record, origin: Record, trained: Any, about: Record) -> Record:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tinylm_ablate.init.build import make_scores, scores_marker
+from tinylm_ablate.init.choice import scores_marker
 from tinylm_ablate.measure.base import Subject
-from tinylm_ablate.rounds.losses import LOSSES, batch_losses
+from tinylm_ablate.rounds import LOSSES
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.base import Task
 from tinylm_ablate.tracking import Follower
@@ -26,6 +26,8 @@ class ScoresTask(Task):
         return scores_marker(self.run)
 
     def do(self, tracked: Follower) -> None:
+        from tinylm_ablate.init.build import make_scores
+
         del tracked
         make_scores(self.run, Subject(self.run).vocabulary)
 
@@ -40,6 +42,8 @@ class LossesTask(Task):
         return self.run.folder / LOSSES
 
     def do(self, tracked: Follower) -> None:
+        from tinylm_ablate.rounds.losses import batch_losses
+
         del tracked
         subject = Subject(self.run)
         batch_losses(self.run, subject.decoder, subject.shards.tokens("train"), self.run.folder)

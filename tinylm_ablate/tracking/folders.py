@@ -38,7 +38,7 @@ class Grid:
         self.note = str(content.get("note") or "")
         self.axis = [str(key) for key in content.get("axis") or []]
         self.created = path.stat().st_mtime
-        self.command = content.get("command")
+        self.command, self.is_search = content.get("command"), bool(content.get("search"))
         self.cells = {
             str(cell["identity"]): (
                 str(cell.get("name", "")),
@@ -68,7 +68,7 @@ def grids_of(runs_dir: Path) -> list[Grid]:
     for path in (runs_dir / "grids").glob("*.json"):
         if IDENTITY.fullmatch(path.stem):
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-                found.append(Grid(path))
+                found.append(_grid(path, path.stat().st_mtime_ns))
     return sorted(found, key=lambda grid: grid.created, reverse=True)
 
 
@@ -81,14 +81,11 @@ def needed(folders: Collection[Path]) -> list[Path]:
     """The folders, and those of the runs that these are trained from, each once."""
     found: dict[Path, None] = {}
 
-    def add(folder: Path, settled: Mapping[str, Any]) -> None:
-        for name in ("previous", "parent"):
-            if isinstance(before := settled.get(name), dict):
-                add(folder.with_name(str(before.get("identity"))), before)
-        found[folder] = None
-
     for folder in folders:
-        add(folder, read_json(folder / "settled.json"))
+        path = folder / "settled.json"
+        with contextlib.suppress(OSError):
+            found |= {folder.with_name(identity): None for identity in _ancestors(path, path.stat().st_mtime_ns)}
+        found[folder] = None
     return [folder for folder in found if (folder / "settled.json").is_file()]
 
 
@@ -125,14 +122,11 @@ def files_of(folder: Path, ended: bool) -> Iterator[tuple[str, Path]]:
 
 def results_of(folder: Path) -> dict[str, float]:
     """What training resulted in and what was measured; of two measurements of one metric the later counts."""
-    paths = [folder / "metrics.json", *sorted((folder / "measures").glob("*.json"), key=lambda path: stat_of(path)[1])]
-    return {
-        str(name): float(value)
-        for path in paths
-        if path.is_file()
-        for name, value in dict(_parsed(path, path.stat().st_mtime_ns).get("metrics") or {}).items()
-        if isinstance(value, int | float)
-    }
+    found: dict[str, float] = {}
+    for path in (folder / "metrics.json", *sorted((folder / "measures").glob("*.json"), key=lambda path: stat_of(path)[1])):
+        with contextlib.suppress(OSError):
+            found |= _metrics(path, path.stat().st_mtime_ns)
+    return found
 
 
 def curve_of(path: Path) -> list[tuple[int, dict[str, float]]]:
@@ -183,10 +177,38 @@ def _words(overrides: Mapping[str, str]) -> str:
     return " ".join(f"{name}={value}" for name, value in zip(names, overrides.values(), strict=True))
 
 
-@lru_cache(maxsize=4096)
-def _parsed(path: Path, changed: int) -> dict[str, Any]:
-    del changed  # it makes a file that was written anew another entry
-    return read_json(path)
+# Runs are read again and again while a grid trains: what follows from a file is kept until the file is written anew.
+
+
+@lru_cache(maxsize=65536)
+def _ancestors(path: Path, changed: int) -> tuple[str, ...]:
+    """The runs that a run is trained from, the first first, as its ``settled.json`` says."""
+    del changed
+    found: list[str] = []
+
+    def add(settled: dict[str, Any]) -> None:
+        for name in ("previous", "parent"):
+            if isinstance(before := settled.get(name), dict):
+                add(before)
+                found.append(str(before.get("identity")))
+
+    add(read_json(path))
+    return tuple(found)
+
+
+@lru_cache(maxsize=65536)
+def _metrics(path: Path, changed: int) -> dict[str, float]:
+    """The metrics of a record."""
+    del changed
+    metrics = read_json(path).get("metrics")
+    items = metrics.items() if isinstance(metrics, dict) else ()
+    return {str(name): float(value) for name, value in items if isinstance(value, int | float)}
+
+
+@lru_cache(maxsize=1024)
+def _grid(path: Path, changed: int) -> Grid:
+    del changed
+    return Grid(path)
 
 
 def _is_free(lock: Path) -> bool:

@@ -44,6 +44,7 @@ class Follower:
         self._thread: threading.Thread | None = None
         self._stop = False
         self._pause, self._next = 0.0, 0.0
+        self._synced: set[str] = set()
         self._live = Live(tracking.loggers, self._runs_dir)
 
     def add(self, folder: Path) -> None:
@@ -101,7 +102,9 @@ class Follower:
             return
         held = (live(self._runs_dir) | running.keys()) - ended.keys()
         folders = [folder for folder in (*running.values(), *ended.values()) if (folder / "settled.json").exists()]
-        report = sync_mlflow(self._tracking, self._runs_dir, None, folders, held)
+        same = not ended and self._synced == running.keys()  # then no grid has changed
+        report = sync_mlflow(self._tracking, self._runs_dir, None, folders, held, only_runs=same)
+        self._synced = set() if report.problems else {folder.name for folder in folders} & running.keys()
         if report.problems:
             if not self._pause:
                 _log.warning("%s. Training continues", report.problems[0])

@@ -94,12 +94,13 @@ def snapshot_of(folder: Path, grids: Sequence[Grid], held: Collection[str]) -> S
     tags = {"identity": folder.name, "experiment": experiment, "arm": arm, "seed": str(seed), "scale": _scale(config)}
     tags |= {f"grid.{grid.identity}": "cell" if grid in cells else "needed" for grid in grids}
     tags |= {f"arm.{grid.name}": grid.arm(folder.name) for grid in reversed(cells)}
+    words = (short(experiment), arm, f"seed={seed}")
     settings = _parameters(settled) | {name: f"{value:g}" for name, value in results.items() if CONSTANT.fullmatch(name)}
     kept = _group(config, "train").get("keep_model")
     files = dict(files_of(folder, ended=True))
     return Snapshot(
         key=folder.name,
-        name=" ".join(dict.fromkeys((short(experiment), arm, f"seed={seed}"))),
+        name=cells[0].cells[folder.name][0] if cells and cells[0].is_search else " ".join(dict.fromkeys(words)),
         status=status,
         start=milliseconds(folder / "settled.json"),
         end=None if status == "RUNNING" else max(map(milliseconds, files.values())),

@@ -38,6 +38,9 @@ _RELATIVE = "mlflow-artifacts:"
 KEY, SIGNATURE, ARRIVED = "tinylm.key", "tinylm.signature", "tinylm.arrived"
 _PARENT = "mlflow.parentRunId"
 
+#: Makes MLflow show the pages about training, and not those about prompts.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+
 #: Models above this are named to a server and not sent.
 _LARGEST_MODEL = 64 * 2**20
 
@@ -274,7 +277,7 @@ class Store:
                 if client.get_experiment_by_name(self.experiment) is None:
                     location = self.artifacts or (f"{_RELATIVE}/" if self.database else None)
                     try:
-                        client.create_experiment(self.experiment, artifact_location=location)
+                        client.create_experiment(self.experiment, artifact_location=location, tags=_KIND)
                     except MlflowException as error:
                         if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
                             raise

@@ -78,15 +78,16 @@ def sync_mlflow(
     grids: Collection[str] | None,
     folders: Collection[Path] | None,
     held: Collection[str],
+    only_runs: bool = False,
 ) -> SyncReport:
-    """``sync`` for MLflow alone; ``held`` are the runs that are being done now."""
+    """``sync`` for MLflow alone; ``held`` are the runs that are being done now, and ``only_runs`` leaves grids as they are."""
     report = SyncReport()
     if tracking.kind == "none":
         return report
     try:
         chosen, paths = _chosen(runs_dir, grids, folders)
         if chosen or paths:
-            _sync(open_store(tracking, runs_dir), runs_dir, chosen, paths, held, report)
+            _sync(open_store(tracking, runs_dir), runs_dir, [] if only_runs else chosen, paths, held, report)
     except Exception as error:  # whatever MLflow and its libraries raise: the files stay, and a later sync sends them
         _log.debug("tracking", exc_info=True)
         address = tracking.uri or f"sqlite:///{runs_dir / 'mlflow.db'}"

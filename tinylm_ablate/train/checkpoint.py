@@ -1,77 +1,108 @@
-"""Checkpoints of a run in progress: plain tensors and JSON, checked by hash, written whole or not at all.
+"""Checkpoints of a run in progress: one checked unit of plain tensors and JSON, written whole or not at all.
 
-A checkpoint is a folder ``step-<n>`` with ``model.safetensors``, ``optimizer.safetensors`` and ``state.json``; the latter holds
-the SHA-256 of the other two. Nothing in it is unpickled. It is taken between two optimizer steps, and the data order is a
-function of the step, so that a run that goes on from it sees the batches that it would have seen.
+A checkpoint is a folder ``step-<n>``: the weights, the optimizer's tensors by the names of the parameters, the curve and the
+events so far, and ``state.json`` with everything else, the SHA-256 of the other files, and its own. Nothing in it is unpickled.
+It is taken between two optimizer steps, and the data order is a function of the step, so a run that resumes from it sees the
+batches that it would have seen: alone or in a stack, on this device or another.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from tinylm_ablate.errors import RunFailed
 from tinylm_ablate.files import building, sha256_file, write_atomic
-from tinylm_ablate.train.devices import whole
+from tinylm_ablate.train.member import CURVE, EVENTS, Member
 
 _KEPT = 2
 
+_WEIGHTS, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+_FILES = {_WEIGHTS, _OPTIMIZER, CURVE, EVENTS}
 
-def save(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], write: bool = True
-) -> Path:
-    """Write the checkpoint of optimizer step ``step`` into ``folder`` and drop all but the newest two.
 
-    Weights that lie in parts on several devices are gathered: each process must call this, and one of them writes.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run between two optimizer steps.
+
+    Attributes:
+        step: Optimizer steps done.
+        weights: By the names of the parameters.
+        kept: The optimizer's tensors: kind of state -> name of the parameter -> tensor.
+        counters: The optimizer's numbers.
+        recorder: The state of the recorder.
+        records: The content of the curve and of the events.
     """
-    target = folder / f"step-{step:09d}"
-    described = optimizer.state_dict()
-    tensors, scalars = _flatten(described["state"])
-    weights = _unique({name: whole(value) for name, value in model.state_dict().items()})
-    if not write or target.exists():
-        return target
-    groups = [_scalars(group) for group in described["param_groups"]]
+
+    step: int
+    weights: Mapping[str, Tensor]
+    kept: Mapping[str, Mapping[str, Tensor]]
+    counters: dict[str, float]
+    recorder: dict[str, Any]
+    records: dict[str, str]
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint into ``folder`` and drop all but the newest two."""
+    target = folder / f"step-{checkpoint.step:09d}"
+    if target.exists():
+        if _read(target) is not None:
+            return target
+        shutil.rmtree(target)  # damaged, and this run has come here again
+    tensors = {f"{kind}.{name}": value for kind, values in checkpoint.kept.items() for name, value in values.items()}
     with building(target) as temporary:
-        save_file({name: value.contiguous() for name, value in weights.items()}, temporary / "model.safetensors")
-        save_file(tensors, temporary / "optimizer.safetensors")
-        hashes = {name: sha256_file(temporary / name) for name in ("model.safetensors", "optimizer.safetensors")}
-        content = {"step": step, "sha256": hashes, "optimizer": scalars, "groups": groups, "state": state}
-        write_atomic(temporary / "state.json", json.dumps(content))
+        for name, named in ((_WEIGHTS, checkpoint.weights), (_OPTIMIZER, tensors)):
+            save_file({key: value.detach().cpu().contiguous() for key, value in named.items()}, temporary / name)
+        for name, text in checkpoint.records.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+        content: dict[str, Any] = {
+            "step": checkpoint.step, "counters": checkpoint.counters, "recorder": checkpoint.recorder,
+            "sha256": {name: sha256_file(temporary / name) for name in sorted(_FILES)},
+        }  # fmt: skip
+        write_atomic(temporary / _STATE, json.dumps({"sha256": _digest(content), "content": content}))
     for old in checkpoints(folder)[:-_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
 
-def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]] | None:
-    """Load the newest sound checkpoint into ``model`` and ``optimizer``.
+def restore(folder: Path) -> Checkpoint | None:
+    """Read the newest sound checkpoint in ``folder``; None where there is none.
 
-    Returns:
-        The optimizer step and the state that were saved, or None where there is no checkpoint. A damaged one is told by a
-        warning, and the one before is used.
+    A damaged one is reported by a warning, and the one before it is used.
     """
     for path in reversed(checkpoints(folder)):
-        try:
-            content = json.loads((path / "state.json").read_text())
-            for name, expected in content["sha256"].items():
-                if sha256_file(path / name) != expected:
-                    raise ValueError(f"{name} does not match its checksum")
-        except (OSError, ValueError, KeyError) as error:
-            warnings.warn(f"checkpoint {path} is damaged ({error}); the one before it is used", stacklevel=2)
-            continue
-        model.load_state_dict(load_file(path / "model.safetensors"), strict=False)
-        described = optimizer.state_dict()
-        described["state"] = _unflatten(load_file(path / "optimizer.safetensors"), content["optimizer"])
-        for group, saved in zip(described["param_groups"], content.get("groups", []), strict=False):
-            group |= saved
-        optimizer.load_state_dict(described)
-        return int(content["step"]), dict(content["state"])
+        if (content := _read(path)) is not None:
+            kept: dict[str, dict[str, Tensor]] = {}
+            for key, value in load_file(path / _OPTIMIZER).items():
+                kind, name = key.split(".", 1)
+                kept.setdefault(kind, {})[name] = value
+            records = {name: (path / name).read_text(encoding="utf-8") for name in (CURVE, EVENTS)}
+            weights = load_file(path / _WEIGHTS)
+            return Checkpoint(content["step"], weights, kept, content["counters"], content["recorder"], records)
     return None
+
+
+def opening(member: Member, restored: Checkpoint | None) -> Checkpoint | None:
+    """The checkpoint that weights and optimizer of a run begin with: the run's own, or that of the round before.
+
+    Raises:
+        RunFailed: The round before kept its state, and it cannot be read.
+    """
+    if restored is not None or member.start.checkpoints is None:
+        return restored
+    before = restore(member.start.checkpoints)
+    if before is None:
+        raise RunFailed(f"{member.start.checkpoints}: no sound checkpoint to resume from; remove its run to train it again")
+    return before
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -79,32 +110,23 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*")) if folder.is_dir() else []
 
 
-def _unique(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor once: tied matrices stand under two names, and safetensors refuses shared memory."""
-    seen: dict[int, str] = {}
-    return {name: value for name, value in state.items() if seen.setdefault(value.data_ptr(), name) == name}
+def _read(path: Path) -> dict[str, Any] | None:
+    """What ``state.json`` says, if everything in the checkpoint is as it was written."""
+    try:
+        described = json.loads((path / _STATE).read_bytes())
+        content: dict[str, Any] = described["content"]
+        if described["sha256"] != _digest(content):
+            raise ValueError(f"{_STATE} does not match its checksum")
+        for name, expected in content["sha256"].items():
+            if sha256_file(path / name) != expected:
+                raise ValueError(f"{name} does not match its checksum")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = error if isinstance(error, OSError | ValueError) else f"{_STATE} is not what was written"
+        warnings.warn(f"checkpoint {path} is damaged ({reason}); the one before it is used", stacklevel=3)
+        return None
+    return content
 
 
-def _scalars(group: dict[str, Any]) -> dict[str, Any]:
-    """What an optimizer keeps for a whole group of parameters, such as the sums of schedule-free averaging."""
-    return {name: value for name, value in group.items() if isinstance(value, bool | int | float)}
-
-
-def _flatten(state: dict[int, dict[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors: dict[str, Tensor] = {}
-    scalars: dict[str, Any] = {}
-    for index, entries in state.items():
-        for name, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = whole(value).contiguous()
-            else:
-                scalars[f"{index}.{name}"] = value
-    return tensors, scalars
-
-
-def _unflatten(tensors: dict[str, Tensor], scalars: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in (tensors | scalars).items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    return state
+def _digest(content: dict[str, Any]) -> str:
+    """Numbers come back from JSON as they went in, so the text of what was read is the text of what was written."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

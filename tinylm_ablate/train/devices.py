@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -30,7 +30,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import RunFailed
-from tinylm_ablate.settled import Settled
+
+if TYPE_CHECKING:
+    from tinylm_ablate.settled import Settled
 
 #: How long processes wait for each other, at most.
 _PATIENCE = timedelta(minutes=10)

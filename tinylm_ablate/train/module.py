@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as lightning
 import torch
 from torch import Tensor
 
 from tinylm_ablate.arch.decoder import Decoder
-from tinylm_ablate.errors import RunFailed
 from tinylm_ablate.optimizer.build import build_optimizer
-from tinylm_ablate.optimizer.schedule import run_factor
-from tinylm_ablate.settled import Settled
 from tinylm_ablate.train.devices import clipped, gathered, shard, shard_state, share
+from tinylm_ablate.train.order import learning_rate
+from tinylm_ablate.train.record import failure, finite
+
+if TYPE_CHECKING:
+    from tinylm_ablate.settled import Settled
 
 
 class TrainingModule(lightning.LightningModule):
@@ -27,8 +29,9 @@ class TrainingModule(lightning.LightningModule):
         rank: Number of the device that this process trains on.
 
     Attributes:
-        first_step: Optimizer steps that were done before, by a run that this one goes on from.
-        losses: The losses of the last optimizer step, of all devices, a micro batch each.
+        first_step: Optimizer steps that were done before, by a session or a run that this one continues.
+        losses: The losses of the last optimizer step, of all devices, one per micro batch.
+        gradient_norm: Of the last optimizer step, before clipping.
     """
 
     def __init__(self, decoder: Decoder, settled: Settled, rank: int = 0) -> None:
@@ -39,8 +42,7 @@ class TrainingModule(lightning.LightningModule):
         self.first_step = 0
         self.losses: list[float] = []
         self.restored_optimizer: torch.optim.Optimizer | None = None
-        self.gradient_norm = self.last_norm = math.nan
-        self.skipped = False
+        self.gradient_norm = math.nan
         self.step_losses: deque[Tensor] = deque(maxlen=self.share.accumulation)
 
     @property
@@ -60,7 +62,8 @@ class TrainingModule(lightning.LightningModule):
         restored = self.restored_optimizer
         if restored is not None and not self.sharded:
             return restored
-        optimizer = build_optimizer(self.decoder, self.settled.config.optimizer, self.settled.learning_rate)
+        products = torch.bfloat16 if self.settled.multiplies_bf16 else torch.float32
+        optimizer = build_optimizer(self.decoder, self.settled.config.optimizer, self.settled.learning_rate, products)
         if restored is not None:
             shard_state(optimizer, restored.state_dict())
         return optimizer
@@ -85,21 +88,12 @@ class TrainingModule(lightning.LightningModule):
         """Clip to the norm; where the norm or a loss is not finite, stop or skip before the update."""
         del gradient_clip_val, gradient_clip_algorithm
         self.gradient_norm = clipped(self.decoder, self.settled.config.optimizer.clip)
-        self.losses = losses = gathered([float(loss) for loss in self.step_losses])
-        finite = math.isfinite(self.gradient_norm) and all(math.isfinite(loss) for loss in losses)
-        self.skipped = not finite
-        if finite:
-            self.last_norm = self.gradient_norm
-        elif self.settled.config.train.on_nonfinite == "skip":
-            optimizer.zero_grad(set_to_none=True)  # without gradients the update leaves weights and state alone
-        else:
-            per_step = len(losses)
-            bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), 0)
-            raise RunFailed(
-                f"step {self.step + 1} of {self.settled.steps}: loss {losses[bad]:g}, gradient norm {self.gradient_norm:g} "
-                f"in micro batch {self.step * per_step + bad}; the weights were not changed. "
-                f"Try a lower optimizer.scaling.base_lr, train.precision=fp32 or train.on_nonfinite=skip"
-            )
+        self.losses = gathered([float(loss) for loss in self.step_losses])
+        if finite(self.losses, self.gradient_norm):
+            return
+        if self.settled.config.train.on_nonfinite == "stop":
+            raise failure(self.settled, self.step, self.losses, self.gradient_norm)
+        optimizer.zero_grad(set_to_none=True)  # without gradients the update leaves weights and state alone
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the learning rate of this step."""
@@ -109,9 +103,7 @@ class TrainingModule(lightning.LightningModule):
 
     def learning_rate(self) -> float:
         """The learning rate of the coming optimizer step."""
-        config = self.settled.config
-        rounds, batch_tokens = self.settled.rounds, config.train.batch_tokens
-        return self.settled.learning_rate * run_factor(config.optimizer, rounds, self.step, batch_tokens)
+        return learning_rate(self.settled, self.step)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
         """Free the gradients rather than filling them with zeros."""

@@ -1,0 +1,93 @@
+"""Figures as functions of a data frame."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tinylm_ablate.report import figures
+from tinylm_ablate.report.figures import FIGURES, importances, on_white, png, specification, svg
+
+BITS = "test/bits_per_byte/all"
+
+
+def frame():
+    """Two arms by three seeds with everything that a figure may show."""
+    same = {
+        "forgetting/part_1": 3.0, "forgetting/part_2": 2.9, "forgetting/unseen": 3.1, "first": 0, "cloze": 0.3,
+        "matrix": "q", "initial": 0.02, "trained": 0.03, "verdict": "reproduced", "effect": 2.0, "low": 1.5, "high": 2.5,
+        "reason": "", "source": "Table 2", "setting": "s32", "why": "it holds",
+    }  # fmt: skip
+    rows = [
+        same
+        | {
+            "identity": f"{depth}{seed}", "arm": f"{depth} layers", "claim": f"claim {depth} {seed}", "seed": seed,
+            "arch.depth": depth, "x": depth / 10, "train.batch_multiple": seed + 1, "optimizer.scaling.exponent": depth / 20,
+            "optimizer.scaling.base_lr": 10.0**-seed, BITS: 2 + depth / 100 + seed / 1000, "parameters.total": 1000 * depth,
+            "paper": 40.0 + depth, "tokens": 100 * seed + 1, "loss": 3.0 - seed / 10, "front": seed == 0, "skipped": seed,
+            "trial": seed, "bits_per_byte": 2.0 + seed, "layer": seed,
+        }
+        for depth in (9, 20)
+        for seed in range(3)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+BY = {
+    "tuning": ["optimizer.scaling.base_lr"], "correlation": ["arch.depth", "x"], "pareto": ["parameters.total"],
+    "batch_lr": ["train.batch_multiple", "optimizer.scaling.exponent"], "parallel": ["arch.depth", "x"],
+    "importance": ["arch.depth", "seed"], "search": ["trial"], "verdicts": ["claim"], "picture": ["claim"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(FIGURES))
+def test_every_figure_is_drawn_the_same_each_time_and_none_without_data(name):
+    data = pd.concat([frame()] * 2, ignore_index=True) if name == "importance" else frame()
+    measure = {"loss": "loss", "picture": "effect"}.get(name, BITS)
+    by = BY.get(name, ["arch.depth"])
+    kind = FIGURES[name]
+    if name == "picture":
+        data["paper"] = "+1.00"
+    chart = kind.draw(data, by, measure)
+    assert chart is not None and kind.title and kind.alt
+    first, second = (svg(specification(kind.draw(data, by, measure))) for _ in range(2))
+    assert first == second and first.startswith("<svg") and "currentColor" in first
+    assert "NaN" not in first
+    assert kind.draw(data.iloc[:0], by, measure) is None
+
+
+def test_an_arms_figure_shows_every_seed_and_the_mean():
+    spec = specification(figures.arms(frame(), ["arch.depth"], BITS))
+    rule, points, means = (layer["data"]["values"] for layer in spec["layer"])
+    assert len(points) == 6 and [row["mean"] for row in means] == pytest.approx([2.091, 2.201])
+    # Student's t over three seeds: 4.303 standard errors of 0.001 / sqrt(3).
+    assert rule[0]["high"] - rule[0]["mean"] == pytest.approx(4.303 * 0.001 / 3**0.5, rel=0.01)
+
+
+def test_figures_stand_by_themselves_on_white():
+    drawn = svg(specification(figures.arms(frame(), ["arch.depth"], BITS)))
+    assert "currentColor" not in on_white(drawn) and "background:#ffffff" in on_white(drawn)
+    assert png(drawn).startswith(b"\x89PNG")
+
+
+def test_a_pareto_front_is_what_no_other_beats_in_both():
+    data = pd.DataFrame({"parameters.total": [1, 2, 3, 4], BITS: [3.0, 3.5, 2.0, 2.5], "identity": list("abcd")})
+    spec = specification(figures.pareto(data, ["parameters.total"], BITS))
+    assert [row["identity"] for row in spec["layer"][1]["data"]["values"]] == ["a", "c"]
+
+
+def test_importance_finds_the_setting_that_matters():
+    source = np.random.default_rng(0)
+    data = pd.DataFrame({"big": source.integers(4, size=60), "small": source.integers(4, size=60), "word": ["a", "b"] * 30})
+    data[BITS] = data["big"] + 0.1 * data["small"] + source.normal(0, 0.01, 60)
+    found = importances(data, ["big", "small", "word"], BITS, resamples=3)
+    assert found["setting"].iloc[0] == "big" and found["share"].iloc[0] > 0.8
+    assert (found["low"] <= found["high"]).all() and found["share"].sum() == pytest.approx(1, abs=0.05)
+    assert importances(data, ["big"], BITS).empty and importances(data.head(5), ["big", "small"], BITS).empty
+
+
+def test_arms_without_a_label_get_one_from_what_tells_them_apart():
+    data = frame().drop(columns="arm")
+    spec = specification(figures.arms(data, ["arch.depth", "x"], BITS))
+    assert spec["layer"][2]["data"]["values"][0]["arm"] == "9, 0.9"

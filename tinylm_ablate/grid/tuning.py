@@ -1,0 +1,169 @@
+"""Tuned arms: before arms are compared, each gets the learning rate that suits it (``grid.tune``).
+
+Every arm tries factors about its own rate on a seed that no comparison uses, judged on validation text, and further factors
+while the best is at an edge. The tuned value then holds for all seeds of the arm.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from tinylm_ablate.config import Config
+from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.execute.perform import results
+from tinylm_ablate.execute.words import say
+from tinylm_ablate.grid.parts import Part
+from tinylm_ablate.science.tuning import START, Tuning, tune
+from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
+
+#: What rates are judged by.
+METRIC = "validation/bits_per_byte/all"
+
+#: Does the tasks of some runs.
+Do = Callable[[Sequence[tuple[str, Settled]]], None]
+
+
+@dataclass
+class Search:
+    """The search of one arm along one key.
+
+    Attributes:
+        part: The experiment that the arm belongs to.
+        arm: Its label.
+        key: What is tuned.
+        run: The arm's run at factor 1, on the tuning seed.
+        runs: Factor to run.
+        tuning: What is known so far.
+    """
+
+    part: Part
+    arm: str
+    key: str
+    run: Settled
+    runs: dict[float, Settled] = field(default_factory=dict)
+    tuning: Tuning = field(default_factory=lambda: tune({}))
+
+    def described(self) -> dict[str, Any]:
+        """As plain data for the report: ``curve`` has one entry per factor that was tried."""
+        curve = [
+            {"factor": factor, "identity": self.runs[factor].identity, "loss": loss if math.isfinite(loss) else None}
+            for factor, loss in self.tuning.tried.items()
+        ]
+        return {"arm": self.arm, "key": self.key, "best": self.tuning.best, "state": self.tuning.state, "curve": curve}
+
+
+def mistakes(parts: Sequence[Part]) -> list[str]:
+    """What cannot be tuned."""
+    found = []
+    for part in parts:
+        grid = part.base.grid
+        if not grid.tune:
+            continue
+        found += [
+            f"grid.tune_keys=[{key}]: allowed: keys whose value is a real number, such as {_RATE}"
+            for key in grid.tune_keys
+            if not isinstance(_get(part.base, key), float) and key != _RATE
+        ]
+        if any(cell.values.get("seed") == str(grid.tune_seed) for cell in part.cells):
+            found.append(f"grid.tune_seed={grid.tune_seed}: allowed: a seed that no cell of the grid uses")
+    return found
+
+
+def tune_parts(parts: Sequence[Part], do: Do) -> list[Search]:
+    """Tune every arm of the parts that ask for it, and give all of its cells the tuned values.
+
+    Args:
+        parts: Experiments of a grid, settled.
+        do: Trains and measures runs.
+
+    Returns:
+        What was tried, for the report.
+    """
+    searches: list[Search] = []
+    wanted = [part for part in parts if part.base.grid.tune]
+    for key in dict.fromkeys(key for part in wanted for key in part.base.grid.tune_keys):
+        own = [search for part in wanted if key in part.base.grid.tune_keys for search in _searches(part, key)]
+        while open_searches := [search for search in own if search.tuning.next]:
+            cells = []
+            for search in open_searches:
+                for factor in search.tuning.next:
+                    search.runs[factor] = run = scaled(search.run, key, factor)
+                    cells.append((f"tuning {search.part.called_arm(search.arm)} {key} x {factor:g}", run))
+            do(cells)
+            for search in open_searches:
+                search.tuning = tune({factor: _loss(run) for factor, run in search.runs.items()})
+        for search in own:
+            best, state = search.tuning.best, search.tuning.state
+            say(f"tuned  {search.part.called_arm(search.arm)}: {key} x {best or math.nan:g} ({state})")
+            if best is not None:
+                search.part.apply(search.arm, partial(scaled, key=key, factor=best))
+        searches += own
+    return searches
+
+
+def first_runs(parts: Sequence[Part]) -> list[tuple[str, Settled]]:
+    """The runs that tuning begins with, for the plan."""
+    return [
+        (f"tuning {part.called_arm(search.arm)} {key} x {factor:g}", scaled(search.run, key, factor))
+        for part in parts
+        if part.base.grid.tune
+        for key in part.base.grid.tune_keys
+        for search in _searches(part, key)
+        for factor in START
+    ]
+
+
+def scaled(run: Settled, key: str, factor: float) -> Settled:
+    """A run with one real number of its config multiplied."""
+    config = copy.deepcopy(run.config)
+    value = _get(config, key)
+    if value is None:  # the dial's rate becomes a number of the arm's own
+        train, scaling = config.train, config.optimizer.scaling
+        value = run.learning_rate / ((train.batch_tokens / scaling.base_batch_tokens) ** scaling.exponent * scaling.multiplier)
+    _set(config, key, value * factor)
+    return settle(config)
+
+
+_RATE = "optimizer.scaling.base_lr"
+
+
+def _searches(part: Part, key: str) -> list[Search]:
+    """One per arm; arms that differ in the key itself are not tuned along it."""
+    if any(key in cell.values for cell in part.cells):
+        say(f"note: {key} is an axis of this grid and so is not tuned")
+        return []
+    found = []
+    for arm, cells in part.arms.items():
+        config = copy.deepcopy(part.settled[cells[0]].config)
+        config.seed = part.base.grid.tune_seed
+        found.append(Search(part, arm, key, settle(config)))
+    return found
+
+
+def _loss(run: Settled) -> float:
+    """The run's loss; infinite where it failed, as where its loss was not finite."""
+    record = results(run)
+    return math.inf if record is None else float(record["metrics"].get(METRIC, math.inf))
+
+
+def _get(config: Config, key: str) -> Any:
+    node: Any = config
+    for name in key.split("."):
+        node = getattr(node, name, None)
+    return node
+
+
+def _set(config: Config, key: str, value: float) -> None:
+    *path, last = key.split(".")
+    node: Any = config
+    for name in path:
+        node = getattr(node, name)
+    if not hasattr(node, last):
+        raise ConfigError([f"grid.tune_keys=[{key}]: there is no such key"])
+    setattr(node, last, value)

@@ -1,0 +1,57 @@
+"""An optimizer for each of R runs, for a processor: the arithmetic that the run alone has, to the bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tinylm_ablate.config import OptimizerConfig
+from tinylm_ablate.optimizer.build import RuleOptimizer, build_optimizer, optimizer_state, restore_optimizer
+
+
+class ApartOptimizers:
+    """What ``stacked.StackedOptimizer`` is, run by run.
+
+    Args:
+        models: Each run's parameters, whose gradients are set.
+        configs: The group ``optimizer`` of each run.
+        products: muon: the precision of its matrix products.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], configs: Sequence[OptimizerConfig], products: torch.dtype) -> None:
+        self.models, self.clips = models, [config.clip for config in configs]
+        self.optimizers = [
+            build_optimizer(model, config, learning_rate=1.0, products=products)  # the rate is set in each step
+            for model, config in zip(models, configs, strict=True)
+        ]
+
+    def step(self, grads: Tensor, rates: Tensor, active: Tensor) -> Tensor:
+        """See ``StackedOptimizer.step``; the gradients are those of the models."""
+        del grads
+        norms = torch.zeros(len(self.models))
+        for run, (model, optimizer) in enumerate(zip(self.models, self.optimizers, strict=True)):
+            norm = float(nn.utils.clip_grad_norm_(model.parameters(), self.clips[run]))
+            norms[run] = norm
+            if active[run] and math.isfinite(norm):
+                for group in optimizer.param_groups:
+                    group["lr"] = float(rates[run])
+                optimizer.step()
+        return norms
+
+    def state_of(self, run: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
+        """See ``build.optimizer_state``."""
+        return optimizer_state(self.optimizers[run], self.models[run])
+
+    def restore(self, run: int, kept: Mapping[str, Mapping[str, Tensor]], counters: Mapping[str, float]) -> None:
+        """The inverse of ``state_of``."""
+        restore_optimizer(self.optimizers[run], self.models[run], kept, counters)
+
+    def final_weights(self, run: int) -> dict[str, Tensor]:
+        """The weights that a run's model is used with; schedule_free's averages replace those that it trained."""
+        optimizer = self.optimizers[run]
+        if isinstance(optimizer, RuleOptimizer):
+            optimizer.use_averages()
+        return dict(self.models[run].named_parameters())

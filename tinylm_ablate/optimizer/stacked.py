@@ -1,0 +1,219 @@
+"""The weights of R runs as one row of memory each, and the optimizer over all rows at once, for a GPU.
+
+What belongs to one kind of parameter in all layers lies together, so that the optimizer needs three passes at most: over the
+matrices of the layers, the embedding and the head, and the vectors.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tinylm_ablate.config import OptimizerConfig
+from tinylm_ablate.optimizer.build import decay_of, rule_of
+from tinylm_ablate.optimizer.updates import Settings, apply, averaged, first_state, scaled_orthogonal
+
+#: A parameter begins at a multiple of this many weights, as a GPU's wide loads and compiled kernels want it.
+_ALIGNED = 64
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Parameters of one size, one behind the other: the same matrix of every layer, for example.
+
+    Attributes:
+        names: The parameters.
+        size: Of one of them.
+        start: Where the first begins.
+        stride: Weights between the beginnings of two.
+    """
+
+    names: tuple[str, ...]
+    size: torch.Size
+    start: int
+    stride: int
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Their weights, (R, P) -> (R, parameters, *size)."""
+        kept = rows[:, self.start : self.start + len(self.names) * self.stride]
+        kept = kept.view(-1, len(self.names), self.stride)[..., : self.size.numel()]
+        return kept.view(*kept.shape[:-1], *self.size)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Kinds that the optimizer treats alike.
+
+    Attributes:
+        matrices: Whether they are matrices.
+        within: Where they lie in a row.
+        kinds: The kinds, with places that count from the beginning of the part.
+    """
+
+    matrices: bool
+    within: slice
+    kinds: tuple[Kind, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parameters of a run lie in its row.
+
+    Attributes:
+        parts: All of them, in order.
+        width: Length P of a row; what lies between parameters is zero and stays so.
+    """
+
+    parts: tuple[Part, ...]
+    width: int
+
+    @staticmethod
+    def of(sizes: Mapping[str, torch.Size]) -> Layout:
+        """The layout of parameters: name -> size in one run."""
+        groups: tuple[list[str], list[str], list[str]] = ([], [], [])
+        for name, size in sizes.items():
+            groups[2 if len(size) < 2 else 0 if name.startswith("layers.") else 1].append(name)
+        parts, begin = [], 0
+        for names in groups:
+            kinds, place = [], 0
+            by_kind: dict[tuple[str, torch.Size], list[str]] = {}
+            for name in names:
+                by_kind.setdefault((re.sub(r"^layers\.\d+\.", "layers.", name), sizes[name]), []).append(name)
+            for (_, size), alike in by_kind.items():
+                stride = math.ceil(size.numel() / _ALIGNED) * _ALIGNED
+                kinds.append(Kind(tuple(alike), size, place, stride))
+                place += stride * len(alike)
+            parts.append(Part(names is not groups[2], slice(begin, begin + place), tuple(kinds)))
+            begin += place
+        return Layout(tuple(part for part in parts if part.kinds), begin)
+
+    def views(self, rows: Tensor) -> dict[str, Tensor]:
+        """The parameters in rows (R, P): name -> (R, *size), the same memory."""
+        return {
+            name: kind.of(rows[:, part.within])[:, index]
+            for part in self.parts
+            for kind in part.kinds
+            for index, name in enumerate(kind.names)
+        }
+
+
+@dataclass
+class _Kept:
+    """A part as the optimizer sees it: its rule, each run's decay (R, 1), and its state by kind of state, (R, width)."""
+
+    part: Part
+    rule: str
+    decay: Tensor
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+
+class StackedOptimizer:
+    """One optimizer for R runs, each with its own settings; a step of it needs nothing from the host.
+
+    Args:
+        layout: Of the rows.
+        weights: (R, P).
+        configs: The group ``optimizer`` of each run; the name is the same in all.
+        products: muon: the precision of its matrix products.
+    """
+
+    def __init__(self, layout: Layout, weights: Tensor, configs: Sequence[OptimizerConfig], products: torch.dtype) -> None:
+        self.layout, self.weights, self.products = layout, weights, products
+
+        def each(of: Callable[[OptimizerConfig], float]) -> Tensor:
+            return torch.tensor([[of(config)] for config in configs], dtype=torch.float64, device=weights.device)
+
+        self.betas = each(lambda c: c.beta1), each(lambda c: c.beta2)
+        self.eps, self.momentum, self.clip = each(lambda c: c.eps), each(lambda c: c.momentum), each(lambda c: c.clip)
+        self.counters = {name: each(lambda _: 0.0) for name in ("updates", "highest_rate", "weight_sum")}
+        self.kept = []
+        for part in layout.parts:
+            rule = rule_of(part.kinds[0].names[0], part.matrices, configs[0])
+            decay = each(lambda config, part=part: decay_of(part.matrices, config))  # type: ignore[misc]
+            self.kept.append(_Kept(part, rule, decay, first_state(rule, weights[:, part.within])))
+
+    def step(self, grads: Tensor, rates: Tensor, active: Tensor) -> Tensor:
+        """Clip, and update the weights in place.
+
+        Args:
+            grads: (R, P).
+            rates: Learning rate of each run, (R,) fp64.
+            active: Which runs take part, (R,) bool. Of the others, and of those whose gradients are not finite, weights, state
+                and counters do not change by a bit.
+
+        Returns:
+            The norm of each run's gradients before clipping, (R,).
+        """
+        norms: Tensor = torch.linalg.vector_norm(grads, dim=1, dtype=torch.float32)
+        active = active & norms.isfinite()
+        on, rate = active.double().unsqueeze(1), rates.unsqueeze(1)
+        counters = self.counters
+        counters["updates"].add_(on)
+        torch.maximum(counters["highest_rate"], rate * on, out=counters["highest_rate"])
+        weight = counters["highest_rate"] ** 2
+        counters["weight_sum"].add_(weight * on)
+        average = weight / counters["weight_sum"].clamp(min=torch.finfo(torch.float64).tiny)
+        factor = (self.clip / (norms.unsqueeze(1) + 1e-6)).clamp(max=1).float()
+        grads = torch.where(active.unsqueeze(1), grads * factor, 0.0)
+        for kept in self.kept:
+            settings = Settings(
+                rate, kept.decay, *self.betas, self.eps, self.momentum, counters["updates"].clamp(min=1), average, on,
+                orthogonal=functools.partial(self._orthogonal, part=kept.part),
+            )  # fmt: skip
+            within = kept.part.within
+            apply(kept.rule, self.weights[:, within], grads[:, within], kept.state, settings)
+        norms_of_runs: Tensor = norms
+        return norms_of_runs
+
+    def _orthogonal(self, rows: Tensor, part: Part) -> Tensor:
+        """The scaled orthogonal matrices nearest to all matrices of a part, (R, width) -> (R, width)."""
+        result = torch.zeros_like(rows)
+        for kind in part.kinds:
+            kind.of(result).copy_(scaled_orthogonal(kind.of(rows), self.products))
+        return result
+
+    def state_of(self, run: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
+        """What ``build.optimizer_state`` is for one run: kind of state -> name -> tensor, and the counters."""
+        counters = {name: float(value[run]) for name, value in self.counters.items()}
+        kept: dict[str, dict[str, Tensor]] = {}
+        if counters["updates"]:
+            for kind_of_state, name, view in self._state_views():
+                kept.setdefault(kind_of_state, {})[name] = view[run]
+        if self.kept[0].rule == "adamw":
+            counters = {"updates": counters["updates"]}
+        return kept, counters
+
+    def restore(self, run: int, kept: Mapping[str, Mapping[str, Tensor]], counters: Mapping[str, float]) -> None:
+        """The inverse of ``state_of``."""
+        for name, value in counters.items():
+            self.counters[name][run] = value
+        for kind_of_state, name, view in self._state_views():
+            if kind_of_state in kept:
+                view[run].copy_(kept[kind_of_state][name])
+            elif kind_of_state == "z":  # before the first update, from the weights that the run begins with
+                view[run].copy_(self.layout.views(self.weights)[name][run])
+
+    def final_weights(self, run: int) -> dict[str, Tensor]:
+        """The weights that a run's model is used with: name -> tensor; schedule_free's are averages."""
+        weights = {name: view[run] for name, view in self.layout.views(self.weights).items()}
+        if self.counters["updates"][run] > 0:
+            for kind_of_state, name, view in self._state_views():
+                if kind_of_state == "z":
+                    weights[name] = averaged(weights[name], view[run], float(self.betas[0][run]))
+        return weights
+
+    def _state_views(self) -> list[tuple[str, str, Tensor]]:
+        """All state by the names of the parameters: (kind of state, name, (R, *size))."""
+        return [
+            (kind_of_state, name, kind.of(rows)[:, index])
+            for kept in self.kept
+            for kind_of_state, rows in kept.state.items()
+            for kind in kept.part.kinds
+            for index, name in enumerate(kind.names)
+        ]

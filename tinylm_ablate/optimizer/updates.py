@@ -1,0 +1,152 @@
+"""The arithmetic of the optimizers, for one run or for R runs at once.
+
+A rule changes weights and its own state in place. Of one run the weights are a parameter and the settings are numbers; of R
+runs the weights are (R, P), a row for each run, and the settings are (R, 1), so that rates, betas and decay may differ from run
+to run. All rules compute in fp32, whatever the weights are kept in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Number = float | Tensor
+
+#: The coefficients of Jordan's quintic iteration, and how often it runs.
+_NEWTON_SCHULZ, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
+
+
+@dataclass
+class Settings:
+    """What a rule needs beside weights, gradients and state: numbers, or fp64 tensors (R, 1).
+
+    Attributes:
+        rate: Learning rate of this step.
+        decay: Decoupled weight decay.
+        beta1, beta2: Decay of the first and the second moment.
+        eps: Epsilon of the update.
+        momentum: Muon's.
+        updates: Updates including this one, at least 1.
+        average: schedule_free: weight of this step in the average of all steps.
+        active: 1, or 0 for a run that this step leaves exactly as it is; its gradients must be finite then.
+        orthogonal: muon: replaces momentum by the scaled orthogonal matrices nearest to it.
+    """
+
+    rate: Number
+    decay: Number
+    beta1: Number
+    beta2: Number
+    eps: Number
+    momentum: Number
+    updates: Number
+    average: Number = 0.0
+    active: Number = 1.0
+    orthogonal: Callable[[Tensor], Tensor] | None = None
+
+
+def adamw(weights: Tensor, grads: Tensor, state: dict[str, Tensor], settings: Settings) -> None:
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
+    s = settings
+    mean, square = state["exp_avg"], state["exp_avg_sq"]
+    mean.lerp_(grads, _fp32((1 - s.beta1) * s.active))
+    denominator = _root_of_square(square, grads, s)
+    weights.mul_(_fp32(1 - s.active * s.rate * s.decay))
+    step = s.active * s.rate / (1 - s.beta1**s.updates)
+    weights.sub_((mean / denominator).mul_(_fp32(step)))
+
+
+def lion(weights: Tensor, grads: Tensor, state: dict[str, Tensor], settings: Settings) -> None:
+    """Lion (Chen et al. 2023, arXiv 2302.06675)."""
+    s = settings
+    mean = state["exp_avg"]
+    direction = mean.lerp(grads, _fp32(1 - s.beta1)).sign_()
+    mean.lerp_(grads, _fp32((1 - s.beta2) * s.active))
+    weights.mul_(_fp32(1 - s.active * s.rate * s.decay))
+    weights.sub_(direction.mul_(_fp32(s.active * s.rate)))
+
+
+def muon(weights: Tensor, grads: Tensor, state: dict[str, Tensor], settings: Settings) -> None:
+    """Muon (Jordan et al. 2024), with Nesterov's momentum."""
+    s = settings
+    assert s.orthogonal is not None
+    momentum = state["momentum_buffer"]
+    momentum.lerp_(grads, _fp32((1 - s.momentum) * s.active))
+    direction = s.orthogonal(grads.lerp(momentum, _fp32(s.momentum)))
+    weights.mul_(_fp32(1 - s.active * s.rate * s.decay))
+    weights.sub_(direction.mul_(_fp32(s.active * s.rate)))
+
+
+def schedule_free(weights: Tensor, grads: Tensor, state: dict[str, Tensor], settings: Settings) -> None:
+    """Schedule-free AdamW (Defazio et al. 2024, arXiv 2405.15682): ``weights`` are the paper's y, the state keeps its z."""
+    s = settings
+    z, square = state["z"], state["exp_avg_sq"]
+    slope = grads / _root_of_square(square, grads, s)
+    slope += weights * _fp32(s.decay)
+    weights.lerp_(z, _fp32(s.average * s.active))
+    weights.add_(slope * _fp32(s.active * s.rate * (s.beta1 * (1 - s.average) - 1)))
+    z.sub_(slope.mul_(_fp32(s.active * s.rate)))
+
+
+#: By rule: the update, and what it keeps for each weight.
+RULES = {
+    "adamw": (adamw, ("exp_avg", "exp_avg_sq")),
+    "lion": (lion, ("exp_avg",)),
+    "muon": (muon, ("momentum_buffer",)),
+    "schedule_free": (schedule_free, ("z", "exp_avg_sq")),
+}
+
+
+def first_state(rule: str, weights: Tensor) -> dict[str, Tensor]:
+    """The state of a rule before the first update: zeros, and schedule-free's z, which begins at the weights."""
+    return {name: weights.detach().clone() if name == "z" else torch.zeros_like(weights) for name in RULES[rule][1]}
+
+
+def apply(rule: str, weights: Tensor, grads: Tensor, state: dict[str, Tensor], settings: Settings) -> None:
+    """One update in place, in fp32."""
+    exact = weights.float()
+    exact_state = {name: value.float() for name, value in state.items()}
+    RULES[rule][0](exact, grads.float(), exact_state, settings)
+    if weights.dtype != torch.float32:  # else they are the same memory
+        weights.copy_(exact)
+        for name, value in state.items():
+            value.copy_(exact_state[name])
+
+
+def averaged(weights: Tensor, z: Tensor, beta1: float) -> Tensor:
+    """schedule_free: the paper's x, the average that a model is used with, from y = beta1 x + (1 - beta1) z."""
+    return weights.lerp(z.to(weights.dtype), 1 - 1 / beta1)
+
+
+def scaled_orthogonal(matrices: Tensor, products: torch.dtype) -> Tensor:
+    """The nearest orthogonal matrices, by Newton and Schulz, to the scale of AdamW's updates.
+
+    0.2 sqrt(max(rows, columns)) is the scale of Liu et al. 2025 (arXiv 2502.16982), with which AdamW's rates and decay serve.
+
+    Args:
+        matrices: (..., rows, columns).
+        products: The precision of the products.
+    """
+    rows, columns = matrices.shape[-2:]
+    x = matrices.mT if rows > columns else matrices
+    x = (x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)).to(products)
+    a, b, c = _NEWTON_SCHULZ
+    for _ in range(_ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    x = (x.mT if rows > columns else x).float()
+    scaled: Tensor = x * (0.2 * max(rows, columns) ** 0.5)
+    return scaled
+
+
+def _root_of_square(square: Tensor, grads: Tensor, s: Settings) -> Tensor:
+    """Take the gradients into the second moment; returns its root, without the bias of the first steps, plus eps."""
+    square.lerp_(grads * grads, _fp32((1 - s.beta2) * s.active))
+    return square.sqrt().mul_(_fp32((1 - s.beta2**s.updates) ** -0.5)).add_(_fp32(s.eps))
+
+
+def _fp32(number: Number) -> Number:
+    """A coefficient as the weights are: a product of fp32 and a tensor in fp64 would be fp64."""
+    return number.float() if isinstance(number, Tensor) else number

@@ -1,0 +1,227 @@
+"""Tables that only some experiments ask for, by the name in ``experiment.figures``."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from tinylm_ablate.report import measures
+from tinylm_ablate.report.blocks import Block, Cell, Heading, Table, Text, word
+from tinylm_ablate.report.measures import Measure
+from tinylm_ablate.report.printed import Printed, table_of
+from tinylm_ablate.report.records import POINTS, Records
+from tinylm_ablate.science.evidence import Setting
+from tinylm_ablate.science.pairs import pairs
+from tinylm_ablate.science.rank import correlation as rank_correlation
+
+#: The arm that convergence is measured against; without one of this name it is the first.
+_BASE = "base"
+
+
+def ladder(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
+    """What each step adds, beside the paper."""
+    if primary is None:
+        return []
+    arms = list(dict.fromkeys(setting.runs["arm"]))
+    tested = {(pair.first, pair.second): (1, pair.estimate) for pair in pairs(setting, primary.column)}
+    tested |= {(second, first): (-1, estimate) for (first, second), (_, estimate) in tested.items()}
+    averages = [_float((row or {}).get("average")) for row in (paper.rows if paper else [None] * len(arms))]
+    rows = []
+    for step, (below, arm) in enumerate(itertools.pairwise(arms)):
+        ours = Cell("–")
+        if (below, arm) in tested:
+            sign, estimate = tested[below, arm]
+            sign *= -primary.better
+            low, high = sorted(sign * end for end in estimate.interval())
+            gained = sign * estimate.mean
+            ours = Cell(f"{primary.signed(gained)} [{primary.signed(low)}, {primary.signed(high)}]", gained)
+        gain = averages[step + 1] - averages[step]
+        rows.append([word(f"{below} → {arm}"), ours, Cell("–" if math.isnan(gain) else f"{gain:+.2f}".replace("-", "−"), gain)])
+    head = ["step", f"here: gain in {primary.title} [95 %]", "paper: points of mean accuracy"]
+    told = "Above zero is a gain. The paper's are single runs and have no interval."
+    return [Heading(3, "What each step adds"), Table(head, rows, 1, "Steps of the ladder"), Text(told)]
+
+
+def forgetting(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
+    """Loss of each part of the training data under the final model."""
+    runs = setting.runs
+    names = [str(name) for name in runs if str(name).startswith("forgetting/part_") and str(name).count("/") == 1]
+    names.sort(key=lambda name: int(name.rpartition("_")[2]))
+    if not names:
+        return []
+    names += ["forgetting/unseen"] if "forgetting/unseen" in runs else []
+    rows = [[word(str(arm)), *(_spread(own[name].dropna()) for name in names)] for arm, own in runs.groupby("arm", sort=False)]
+    head = ["arm", *(name.rpartition("/")[2].replace("_", " ") for name in names)]
+    return [Table(head, rows, 1, "Loss of each part of the data, nats per token")]
+
+
+def layer_skip(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
+    """Where skipping layers costs least and most."""
+    long = records.rows.get("layer_skip")
+    if long is None:
+        return []
+    data = setting.runs[["identity", "arm"]].merge(long, on="identity")
+    bits = Measure("bits", "bits/byte", "bits")
+    rows = []
+    for arm, own in data.groupby("arm", sort=False):
+        means = own.groupby(["skipped", "first"])["bits_per_byte"].mean()
+        if (0, 0) not in means:
+            continue
+        whole = float(means[0, 0])
+        for skipped in sorted(set(own["skipped"]) - {0}):
+            cost = means[skipped] - whole
+            least, most = int(cost.idxmin()), int(cost.idxmax())
+            rows.append(
+                [
+                    word(str(arm)),
+                    Cell(str(skipped), float(skipped)),
+                    Cell(str(least), float(least)),
+                    Cell(bits.signed(float(cost.min())), float(cost.min())),
+                    Cell(str(most), float(most)),
+                    Cell(bits.signed(float(cost.max())), float(cost.max())),
+                ]
+            )
+    head = ["arm", "layers skipped", "cheapest from", "adds bits/byte", "dearest from", "adds bits/byte"]
+    told = "Layers count from 0. Validation text and cloze questions are the same for all positions."
+    return [Table(head, rows, 1, "Layers skipped at inference"), Text(told)] if rows else []
+
+
+def convergence(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
+    """Losses at the start and the end, and the tokens that an arm needs to reach the final loss of the base (Figure 6)."""
+    runs, long = setting.runs, records.rows.get("curves")
+    if long is None:
+        return []
+    curves = {str(name): own.sort_values("tokens") for name, own in long.groupby("identity")}
+    arms = list(dict.fromkeys(runs["arm"]))
+    base = next((arm for arm in arms if _BASE in str(arm).split(", ")), arms[0])
+    goals = {
+        row["seed"]: float(curves[row["identity"]]["loss"].iloc[-1])
+        for row in runs[runs["arm"] == base].to_dict("records")
+        if row["identity"] in curves
+    }
+    rows = []
+    for arm in arms if goals else []:
+        own = [row for row in runs[runs["arm"] == arm].to_dict("records") if row["identity"] in curves]
+        found = [curves[row["identity"]] for row in own]
+        reached = [tokens_to(curves[row["identity"]], goals[row["seed"]]) for row in own if row["seed"] in goals]
+        known = pd.Series([tokens for tokens in reached if tokens is not None], dtype=float)
+        share = pd.Series(
+            [
+                100 * tokens / curve["tokens"].iloc[-1]
+                for tokens, curve in zip(reached, found, strict=False)
+                if tokens is not None
+            ],
+            dtype=float,
+        )
+        missed = len(reached) - len(known)
+        cell = Cell("not reached") if known.empty else _spread(known, measures.count)
+        if missed and len(known):
+            cell = Cell(f"{cell.content}, {missed} of {len(reached)} seeds not reached", cell.value)
+        rows.append(
+            [
+                word(str(arm)),
+                _spread(pd.Series([curve["loss"].iloc[0] for curve in found], dtype=float)),
+                _spread(pd.Series([curve["loss"].iloc[-1] for curve in found], dtype=float)),
+                cell,
+                _spread(share, lambda value: f"{value:.1f}"),
+            ]
+        )
+    if not rows:
+        return []
+    head = ["arm", "loss at the start", "loss at the end", f"tokens to the final loss of {base}", "of its tokens %"]
+    told = (
+        f"Training losses in nats per token, each the mean over a {POINTS}th of the training. Tokens are those after which a "
+        f"run first reaches the final loss of {base} with the same seed, and so the same text in the same order."
+    )
+    return [Heading(3, "Convergence"), Table(head, rows, 1, "Convergence"), Text(told)]
+
+
+def tokens_to(curve: pd.DataFrame, loss: float) -> float | None:
+    """Tokens after which a curve first is at ``loss`` or below, linear between its points; None if it never is."""
+    tokens, losses = curve["tokens"].to_numpy(float), curve["loss"].to_numpy(float)
+    below = np.flatnonzero(losses <= loss)
+    if not len(below):
+        return None
+    first = int(below[0])
+    if first == 0:
+        return float(tokens[0])
+    share = (losses[first - 1] - loss) / (losses[first - 1] - losses[first])
+    return float(tokens[first - 1] + share * (tokens[first] - tokens[first - 1]))
+
+
+def correlation(
+    setting: Setting,
+    records: Records,  # noqa: ARG001
+    primary: Measure | None,
+    paper: Printed | None,  # noqa: ARG001
+    columns: Sequence[str] = (),
+    table: str = "",
+) -> list[Block]:
+    """Spearman's rank correlation of each column with quality over the arms, beside the paper's (Figure 4)."""
+    runs = setting.runs
+    if primary is None:
+        return []
+    quality = pd.Series({arm: _mean(setting.by_seed(str(arm), primary.column)) for arm in dict.fromkeys(runs["arm"])})
+    path = table_of(table)
+    printed = {}
+    if path is not None:
+        with path.open(newline="") as stream:
+            printed = {row["factor"]: row["spearman"] for row in csv.DictReader(stream) if {"factor", "spearman"} <= row.keys()}
+    rows = []
+    for column in (name for name in columns if name in runs):
+        values = runs.assign(x=pd.to_numeric(runs[column], errors="coerce")).groupby("arm")["x"].mean()
+        both = pd.DataFrame({"x": values, "quality": primary.better * quality}).dropna()
+        found = rank_correlation(list(both["x"]), list(both["quality"]))
+        low, high = found.interval()
+        text = (
+            "–" if math.isnan(found.rho) else f"{found.rho:+.3f}" + ("" if math.isinf(low) else f" [{low:+.2f}, {high:+.2f}]")
+        )
+        factor = "parameters" if column == measures.PARAMETERS.column else column.split(".")[-1]
+        rows.append(
+            [
+                word(factor.replace("_", " ")),
+                Cell(text.replace("-", "−"), found.rho),
+                Cell(str(found.arms), float(found.arms)),
+                Cell(printed[factor].replace("-", "−") if factor in printed else "–", _float(printed.get(factor))),
+            ]
+        )
+    head = ["factor", "rank correlation with quality [95 %]", "arms", "paper"]
+    told = (
+        f"Spearman's, each arm the mean of its seeds; quality is {primary.title} with its sign turned, so that more is better. "
+        "The paper's is with its mean accuracy over three tasks."
+    )
+    return [Heading(3, "Rank correlation with quality"), Table(head, rows, 1, "Rank correlations"), Text(told)] if rows else []
+
+
+#: Name in ``experiment.figures`` -> table.
+DETAILS: dict[str, Callable[..., list[Block]]] = {
+    "ladder": ladder,
+    "forgetting": forgetting,
+    "layer_skip": layer_skip,
+    "convergence": convergence,
+    "correlation": correlation,
+}
+
+
+def _spread(values: pd.Series[float], text: Callable[[float], str] = "{:.4f}".format) -> Cell:
+    if values.empty:
+        return Cell("–")
+    deviation = values.std()
+    mean = float(values.mean())
+    return Cell(text(mean) + (f" ± {text(float(deviation))}" if deviation > 0 else ""), mean)
+
+
+def _mean(values: dict[int, float]) -> float:
+    return math.fsum(values.values()) / len(values) if values else math.nan
+
+
+def _float(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return math.nan

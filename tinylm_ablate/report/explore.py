@@ -1,0 +1,122 @@
+"""What the page's part for exploring shows: the columns in which runs differ, and their curves, packed small."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tinylm_ablate.report import measures
+from tinylm_ablate.report.arms import setting_keys
+from tinylm_ablate.report.figures import importances
+from tinylm_ablate.report.measures import by_name
+from tinylm_ablate.report.records import Records
+
+#: Columns and distinct words of a column that are packed at most, and runs up to which curves are.
+_MOST_COLUMNS, _MOST_WORDS, _MOST_CURVES = 48, 400, 10_000
+
+#: Points of a curve that are packed where there are more runs than this, so that the page stays small.
+_MANY, _FEW_POINTS = 1000, 24
+
+#: Columns that are offered first where they are known.
+_COSTS = ("parameters.total", "training FLOPs", "train/seconds", "tokens")
+
+
+def payload(records: Records, with_importance: bool = True) -> dict[str, Any] | None:
+    """Columns, curves and importances as plain data; None without runs.
+
+    Args:
+        records: The runs.
+        with_importance: Whether to explain the measure's variance, which takes seconds.
+    """
+    runs = _with_experiments(records)
+    if runs.empty:
+        return None
+    if {"flops_per_token.training", "tokens"} <= set(runs):
+        runs = runs.assign(**{"training FLOPs": runs["flops_per_token.training"] * runs["tokens"]})
+    settings = setting_columns(runs)
+    found = [str(name) for name in runs]
+    quality = [measure.column for split in ("test", "validation") for measure in reversed(measures.bits(found, split))]
+    quality += [measure.column for measure in reversed(measures.cloze(found, "test"))]
+    costs = [name for name in (*_COSTS, *(cost.column for cost in measures.COST)) if name in runs]
+    names = list(dict.fromkeys(["identity", "experiment", "arm", "seed", *quality, *costs, *settings]))
+    names = [name for name in names if name in runs][:_MOST_COLUMNS]
+    columns = [_packed(name, runs[name]) for name in names]
+    explained = _importance(runs, settings, quality) if with_importance else []
+    left_out = sorted(set(settings) - set(names))
+    return {
+        "count": len(runs),
+        "columns": columns,
+        "measures": quality,
+        "costs": costs,
+        "settings": [name for name in settings if name in names],
+        "table": [name for name in ("experiment", "arm", "seed", *quality[:2], *costs[:2], "identity") if name in names],
+        "better": {name: by_name(name, 0).better or (1 if "cloze" in name or "per_second" in name else -1) for name in names},
+        "importance": explained,
+        "importanceMeasure": by_name(quality[0], 0).title if quality else "",
+        "curves": _curves(runs, records.rows.get("curves")),
+        "leftOut": f"{len(left_out)} more settings vary and are in the CSV only" if left_out else "",
+    }
+
+
+def setting_columns(runs: pd.DataFrame) -> list[str]:
+    """Settings of the config that vary between runs, those with the fewest values first."""
+    counts = {name: int(runs[name].nunique()) for name in setting_keys(runs)}
+    varying = {name: count for name, count in counts.items() if count > 1}
+    return sorted(varying, key=lambda name: (varying[name], name))
+
+
+def _with_experiments(records: Records) -> pd.DataFrame:
+    """The runs with the experiment and the arm that each belongs to; of several the first."""
+    experiment: dict[str, str] = {}
+    arm: dict[str, str] = {}
+    for grid in records.grids:
+        for cell in grid.cells:
+            experiment.setdefault(cell.identity, grid.name)
+            place = ", ".join(value for key, value in cell.overrides.items() if key != "seed")
+            arm.setdefault(cell.identity, place or "all runs")
+    identities = records.runs["identity"]
+    return records.runs.assign(
+        experiment=identities.map(experiment).fillna("no grid"), arm=identities.map(arm).fillna("no grid")
+    ).reset_index(drop=True)
+
+
+def _packed(name: str, values: pd.Series[Any]) -> dict[str, Any]:
+    """A column as numbers with six digits, or as words and codes."""
+    title = by_name(name, 0).title
+    if name != "identity" and pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        numbers = [float(f"{value:.6g}") if math.isfinite(value) else None for value in values.astype(float)]
+        whole = [int(value) if value is not None and value.is_integer() else value for value in numbers]
+        return {"name": name, "title": title, "kind": "number", "values": whole}
+    codes, words = pd.factorize(values.astype("str"), sort=True)
+    texts = [str(word) for word in words]
+    if name != "identity" and len(texts) > _MOST_WORDS:
+        texts = [text[:40] for text in texts]
+    return {"name": name, "title": title, "kind": "word", "codes": codes.tolist(), "words": texts}
+
+
+def _importance(runs: pd.DataFrame, settings: Sequence[str], quality: Sequence[str]) -> list[dict[str, Any]]:
+    if not quality:
+        return []
+    found = importances(runs, settings[:12], quality[0])
+    return [{str(key): value for key, value in row.items()} for row in found.to_dict("records")]
+
+
+def _curves(runs: pd.DataFrame, curves: pd.DataFrame | None) -> Mapping[str, Any] | None:
+    """All curves as 32-bit floats (tokens and loss in turn), and where each run's begins."""
+    if curves is None or curves.empty or len(runs) > _MOST_CURVES:
+        return None
+    rank = curves["identity"].map({name: number for number, name in enumerate(runs["identity"])})
+    kept = curves.assign(rank=rank).dropna(subset=["rank"]).sort_values(["rank", "tokens"], kind="stable")
+    if len(runs) > _MANY:
+        within = kept.groupby("rank").cumcount()
+        total = kept.groupby("rank")["tokens"].transform("size")
+        step = np.ceil(total / _FEW_POINTS)
+        kept = kept[(within % step == 0) | (within == total - 1)]
+    starts = np.searchsorted(kept["rank"].to_numpy(), np.arange(len(runs) + 1))
+    points = kept[["tokens", "loss"]].to_numpy("<f4")
+    return {"starts": starts.tolist(), "base64": base64.b64encode(points.tobytes()).decode()}

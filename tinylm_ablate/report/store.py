@@ -1,0 +1,105 @@
+"""The reference: the runs that this project stands behind, kept small enough for a repository.
+
+``runs.parquet`` has one row per run, ``curves.parquet`` thinned loss curves, ``documents.parquet`` and ``questions.parquet``
+the result of each held-out document and cloze question, other measures their own file; ``grids.json`` says which runs make up
+a table. Pages are made from these files alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import write_atomic
+from tinylm_ablate.report.records import Records, frame, identity, parse_grid
+
+_RUNS, _GRIDS = "runs.parquet", "grids.json"
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+
+
+def read_reference(folder: Path) -> Records:
+    """The records that a folder keeps; empty where it keeps none.
+
+    Raises:
+        UserError: A file is damaged.
+    """
+    if not (folder / _RUNS).is_file():
+        return Records(frame([]))
+    path = folder / _RUNS
+    try:
+        table = pd.read_parquet(path)
+        rows = [{key: None if value != value else value for key, value in row.items()} for row in _plain(table)]
+        for row in rows:
+            identity(row["identity"])
+        path = folder / _GRIDS
+        grids = [parse_grid(grid) for grid in json.loads(path.read_text())]
+        long = {}
+        for path in sorted(folder.glob("*.parquet")):
+            if path.name != _RUNS:
+                long[path.stem] = pd.read_parquet(path)
+    except _DAMAGE as error:
+        raise UserError(f"{path} cannot be read ({error}): restore it from the repository") from None
+    return Records(frame(rows), grids, long)
+
+
+def write_reference(records: Records, folder: Path) -> None:
+    """Write records as the reference, the same bytes for the same records.
+
+    Only runs that a grid has are kept, and only the rows that a page uses: loss curves, documents, and those measures and
+    weights that a grid draws.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    finished = set(records.runs["identity"])
+    grids = [grid for grid in records.grids if any(cell.identity in finished for cell in grid.cells)]
+    drawn: dict[str, set[str]] = {}
+    for grid in grids:
+        for name in ("curves", "documents", "questions", *grid.figures):
+            drawn.setdefault(name, set()).update(cell.identity for cell in grid.cells)
+    members = drawn.get("curves", set())
+    runs = records.runs[records.runs["identity"].isin(members)].sort_values("identity")
+    write_atomic(folder / _RUNS, _parquet(runs.dropna(axis="columns", how="all")))
+    for name, table in records.rows.items():
+        kept = table[table["identity"].isin(drawn.get(name, set()))]
+        if len(kept):
+            write_atomic(folder / f"{name}.parquet", _parquet(kept.sort_values("identity", kind="stable")))
+    content = [dataclasses.asdict(grid) for grid in sorted(grids, key=lambda grid: (grid.name, grid.identity))]
+    write_atomic(folder / _GRIDS, json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+def merged(old: Records, new: Records) -> Records:
+    """Both, a run or a grid of ``new`` replacing that of the same identity in ``old``."""
+    fresh = set(new.runs["identity"])
+    kept = [row for row in _plain(old.runs) if row["identity"] not in fresh]
+    rows = [{key: None if value != value else value for key, value in row.items()} for row in [*kept, *_plain(new.runs)]]
+    grids = {grid.identity: grid for grid in [*old.grids, *new.grids]}
+    long = {}
+    for name in {**old.rows, **new.rows}:
+        parts = [old.rows[name][~old.rows[name]["identity"].isin(fresh)]] if name in old.rows else []
+        parts += [new.rows[name]] if name in new.rows else []
+        long[name] = pd.concat(parts, ignore_index=True)
+    return Records(frame(rows), list(grids.values()), long, [*old.searches, *new.searches], [*old.problems, *new.problems])
+
+
+def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows with Python values; missing ones are None or NaN."""
+    converted = table.astype(object).where(table.notna(), None)
+    return [{str(key): value for key, value in row.items()} for row in converted.to_dict("records")]
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    stream = io.BytesIO()
+    # Without pandas' metadata, which names its version, the same table has the same bytes.
+    content = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
+    pq.write_table(content, stream, compression="zstd", compression_level=9)
+    return stream.getvalue()

@@ -1,0 +1,193 @@
+"""One optimizer step of R runs as one program, which a GPU replays as one graph.
+
+All weights lie in one tensor (R, P), a row for each run, and so do all gradients; the parameters of the decoder are views of
+them. In a step nothing comes from the host: token ids and learning rates of a whole block of steps are copied to the device
+beforehand, a counter on the device says which of them are next, and losses and norms go into tables that the host reads after
+the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.arch.runs import one_by_one
+from tinylm_ablate.arch.stacking import decoder_over
+from tinylm_ablate.optimizer.apart import ApartOptimizers
+from tinylm_ablate.optimizer.stacked import Layout, StackedOptimizer
+from tinylm_ablate.train.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from tinylm_ablate.settled import Settled
+
+#: Most token ids of a block that are kept on the device.
+_BLOCK_TOKENS = 2**24
+
+#: Steps before a graph is captured, in which libraries choose their kernels and allocate what they need.
+_WARM_UP = 3
+
+
+class Done(NamedTuple):
+    """What the steps of a block were like.
+
+    Attributes:
+        losses: Of each micro batch, (steps, micro batches, R), nats per token.
+        norms: Of the gradients before clipping, (steps, R).
+    """
+
+    losses: npt.NDArray[np.float32]
+    norms: npt.NDArray[np.float32]
+
+
+class Program:
+    """R runs of one shape on one device.
+
+    A run whose loss or gradient is not finite is left as it was by that step, and with ``on_nonfinite=stop`` by all that
+    follow. It and inactive runs keep their place: what the other runs compute does not depend on them by a bit.
+
+    Args:
+        settled: The runs; equal in everything that ``stack.stack_key`` compares.
+        weights: The initial weights of each run, by name.
+        device: "cpu" or "cuda".
+        block: Most steps of a block.
+        compiles: Whether to compile the optimizer's update.
+    """
+
+    def __init__(
+        self, settled: Sequence[Settled], weights: Sequence[Mapping[str, Tensor]], device: str, block: int, compiles: bool
+    ) -> None:
+        first, runs = settled[0], len(settled)
+        train = first.config.train
+        self.runs, self.device, self.bf16 = runs, device, first.multiplies_bf16
+        self.accumulation, self.micro_batch = first.accumulation, first.micro_batch
+        sequence = train.context_length + 1
+        per_step = runs * self.accumulation * self.micro_batch * sequence
+        self.block = max(1, min(block, _BLOCK_TOKENS // per_step))
+
+        layout = Layout.of({name: value.shape for name, value in weights[0].items()})
+        dtype = torch.bfloat16 if first.precision == "bf16-true" else torch.float32
+        self.weights = torch.zeros(runs, layout.width, dtype=dtype, device=device)
+        self.grads = torch.zeros_like(self.weights)
+        self.views = layout.views(self.weights)
+        for run, named in enumerate(weights):
+            self.load(run, named)
+        self.decoder = decoder_over(first.shape, runs, self.views)
+        self.decoder.checkpointing = train.recompute
+        self.decoder.stream = torch.float32 if dtype == torch.bfloat16 else None
+        self.slopes = layout.views(self.grads)
+        for name, slope in self.slopes.items():
+            self.decoder.get_parameter(name).grad = slope
+        products = torch.bfloat16 if self.bf16 else torch.float32
+        configs = [each.config.optimizer for each in settled]
+        self.optimizer: ApartOptimizers | StackedOptimizer
+        if one_by_one(device):
+            self.optimizer = ApartOptimizers([self._alone(run) for run in range(runs)], configs, products)
+        else:
+            self.optimizer = StackedOptimizer(layout, self.weights, configs, products)
+        self._update = torch.compile(self.optimizer.step, dynamic=False) if compiles else self.optimizer.step
+
+        def table(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(size, dtype=dtype, device=device)
+
+        self.skips = torch.tensor([each.config.train.on_nonfinite == "skip" for each in settled], device=device)
+        self.active = table(runs, dtype=torch.bool)
+        self.sound = ~table(runs, dtype=torch.bool)
+        self.place = table(1, dtype=torch.int64)
+        self.ids = table(self.block, self.accumulation, runs, self.micro_batch, sequence, dtype=torch.int32)
+        self.rates = table(self.block, runs, dtype=torch.float64)
+        self.losses, self.norms = table(self.block, self.accumulation, runs), table(self.block, runs)
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def _alone(self, run: int) -> Decoder:
+        """One run as a decoder of its own, over the same weights and gradients."""
+        decoder = decoder_over(self.decoder.shape, None, self.weights_of(run))
+        for name, slope in self.slopes.items():
+            decoder.get_parameter(name).grad = slope[run]
+        return decoder
+
+    @torch.no_grad()
+    def load(self, run: int, weights: Mapping[str, Tensor]) -> None:
+        """Copy weights into the row of a run."""
+        for name, value in weights.items():
+            self.views[name][run].copy_(value)
+
+    def restore(self, run: int, checkpoint: Checkpoint) -> None:
+        """Bring a run to the state of its checkpoint."""
+        self.load(run, checkpoint.weights)
+        self.optimizer.restore(run, checkpoint.kept, checkpoint.counters)
+
+    def weights_of(self, run: int) -> dict[str, Tensor]:
+        """The weights that a run trains: name -> tensor."""
+        return {name: view[run] for name, view in self.views.items()}
+
+    def start_block(self, ids: npt.NDArray[np.int32], rates: npt.NDArray[np.float64], active: Sequence[bool]) -> None:
+        """Begin the steps of a block; on a GPU this returns while they are computed.
+
+        Args:
+            ids: Token ids, (steps, micro batches, R, B, T + 1), at most ``block`` steps.
+            rates: Learning rates, (steps, R).
+            active: Which runs take part, (R,).
+        """
+        if self.device == "cuda" and self._graph is None:
+            self._capture()
+        steps = len(ids)
+        self._copy(self.ids[:steps], torch.from_numpy(ids))
+        self._copy(self.rates[:steps], torch.from_numpy(rates))
+        self._copy(self.active, torch.tensor(active))
+        self.place.zero_()
+        for _ in range(steps):
+            if self._graph is None:
+                self._step()
+            else:
+                self._graph.replay()
+
+    def finish_block(self, steps: int) -> Done:
+        """Wait for the steps of the block, and read what they were like."""
+        losses, norms = (table[:steps].to("cpu", copy=True).numpy() for table in (self.losses, self.norms))
+        return Done(losses, norms)
+
+    def _copy(self, target: Tensor, source: Tensor) -> None:
+        target.copy_(source.pin_memory() if self.device == "cuda" else source, non_blocking=True)
+
+    def _step(self) -> None:
+        """The next step of the block."""
+        ids = self.ids.index_select(0, self.place).squeeze(0).long()
+        losses = []
+        for part in ids:
+            # The cache of autocast would keep copies of weights beyond a graph's memory.
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
+                loss = self.decoder.loss(part[..., :-1], part[..., 1:])
+            (loss.sum() / self.accumulation).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        with torch.no_grad():
+            of_step = torch.stack(losses)
+            finite = of_step.isfinite().all(0)
+            rates = self.rates.index_select(0, self.place).squeeze(0)
+            norms = self._update(self.grads, rates, self.active & self.sound & finite)
+            self.sound.logical_and_((finite & norms.isfinite()) | self.skips)
+            self.losses.index_copy_(0, self.place, of_step.unsqueeze(0))
+            self.norms.index_copy_(0, self.place, norms.unsqueeze(0))
+            self.grads.zero_()
+            self.place.add_(1)
+
+    def _capture(self) -> None:
+        """Record the step as a graph. With no run active, the steps before it change no weights and no state."""
+        self.active.zero_()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP):
+                self.place.zero_()
+                self._step()
+        torch.cuda.current_stream().wait_stream(side)
+        self.place.zero_()
+        torch.cuda.synchronize()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._step()

@@ -1,0 +1,353 @@
+"""Many runs as one program: runs of one shape train together on one device.
+
+They may differ in everything that does not change the shape of the program: seed, text and its order, initial weights,
+learning rate, schedule, decay, betas, clip, and the batches of a later round. Each has its own curve, its own checkpoints and
+its own end: a run that fails or is pruned leaves, a run that was stopped resumes from its own checkpoint, in another stack or
+alone. A run alone on a GPU is a stack of one, so that its steps are one graph; alone on a processor it is trained by ``fit``.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tinylm_ablate import progress
+from tinylm_ablate.arch.costs import training_memory
+from tinylm_ablate.arch.shapes import flops_per_token, parameters
+from tinylm_ablate.errors import Interrupted, Pruned
+from tinylm_ablate.hardware import pick_device, thread_count
+from tinylm_ablate.train import checkpoint
+from tinylm_ablate.train.checkpoint import Checkpoint
+from tinylm_ablate.train.compile import compiled, worth_compiling
+from tinylm_ablate.train.member import Member, Trained
+from tinylm_ablate.train.order import Order, learning_rate
+from tinylm_ablate.train.program import Program
+from tinylm_ablate.train.record import Recorder, failure, finite
+from tinylm_ablate.train.stop import Stop
+
+if TYPE_CHECKING:
+    from tinylm_ablate.settled import Settled
+
+Outcome = Trained | Exception
+
+#: Steps that are computed without a look of the host, by device: at most so many, for about so many seconds.
+_BLOCK, _BLOCK_SECONDS = {"cpu": 1, "cuda": 64}, 0.25
+
+#: Share of a GPU's free memory that a stack may fill, and what the loss needs at its peak whatever the stack.
+_MEMORY_SHARE, _LOSS_BYTES = 0.8, 3 * 512 * 2**20
+
+
+def stack_key(settled: Settled) -> Hashable:
+    """What runs must have in common to train together: runs with equal keys may.
+
+    These are the sizes of the program (shape, batch, steps), its arithmetic and its device. A run over several devices, or on
+    Apple's, has a key of its own.
+    """
+    train = settled.config.train
+    if not _stackable(settled):
+        return ("alone", settled.identity)
+    return (
+        settled.shape, train.context_length, settled.micro_batch, settled.accumulation, settled.rounds.start, settled.steps,
+        settled.precision, settled.config.optimizer.name, train.device, train.recompute, train.compile, train.threads,
+    )  # fmt: skip
+
+
+def stack_size(settled: Settled, ready: int) -> int:
+    """How many of ``ready`` runs with the key of this one are to train together, by ``train.stack``.
+
+    "auto" is as many as the memory of a GPU allows, and 1 on a processor. It asks the GPU, so call it where training will be.
+    """
+    wanted = settled.config.train.stack
+    if not _stackable(settled) or ready <= 1:
+        return min(ready, 1)
+    if not isinstance(wanted, str):
+        return min(ready, wanted)
+    if pick_device(settled.config.train.device) != "cuda":
+        return 1
+    free, _ = torch.cuda.mem_get_info()
+    return max(1, min(ready, int((_MEMORY_SHARE * free - _LOSS_BYTES) // run_memory(settled))))
+
+
+def run_memory(settled: Settled) -> int:
+    """Bytes that one more run adds to a stack on a GPU: training, and three temporaries of the update."""
+    train = settled.config.train
+    training = training_memory(settled.shape, settled.micro_batch, train.context_length, settled.precision, train.recompute)
+    return training + 12 * parameters(settled.shape)["total"]
+
+
+def _stackable(settled: Settled) -> bool:
+    train = settled.config.train
+    return train.devices == 1 and pick_device(train.device) in ("cpu", "cuda")
+
+
+def train_stack(members: Sequence[Member]) -> list[Outcome]:
+    """Train runs with equal ``stack_key`` together, each resuming from its newest checkpoint.
+
+    Args:
+        members: The runs; the decoders of those that finish hold the trained weights afterwards.
+
+    Returns:
+        For each member its result, or what ended it: ``RunFailed`` where its loss or gradient was not finite, ``Pruned``,
+        ``Interrupted`` where a signal stopped the stack, or any other exception that reading or recording that run raised.
+        Runs that were pruned or interrupted have saved their state. A run's exception does not disturb the others.
+    """
+    outcomes: list[Outcome | None] = [None] * len(members)
+    settled = members[0].settled
+    keys = {stack_key(member.settled) for member in members}
+    if len(keys) > 1:
+        raise ValueError(f"runs with {len(keys)} different keys cannot train together")
+    if not _stackable(settled) or (len(members) == 1 and pick_device(settled.config.train.device) == "cpu"):
+        return [_alone(member) for member in members]
+    runs = []
+    for index, member in enumerate(members):
+        try:
+            runs.append(_Run(index, member))
+        except Exception as error:
+            outcomes[index] = error
+    if runs:
+        too_large = False
+        try:
+            _Stack(runs, outcomes).train()
+        except torch.OutOfMemoryError:
+            if len(runs) == 1:
+                raise
+            too_large = True
+        if too_large:  # out of the except block, whose traceback keeps the memory
+            _free()
+            waiting = [run.index for run in runs if outcomes[run.index] is None]
+            half = (len(waiting) + 1) // 2
+            for some in (waiting[:half], waiting[half:]):
+                if some:
+                    for index, outcome in zip(some, train_stack([members[index] for index in some]), strict=True):
+                        outcomes[index] = outcome
+    _free()
+    assert all(outcome is not None for outcome in outcomes)
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+def _alone(member: Member) -> Outcome:
+    """Train a run by itself, as ``fit`` does."""
+    from tinylm_ablate.train.lean import import_torchmetrics
+
+    import_torchmetrics()  # before anything imports Lightning
+    from tinylm_ablate.train.fit import fit
+
+    try:
+        return fit(member.decoder, member.tokens, member.settled, member.folder, member.on_rows, member.start)
+    except Exception as error:
+        return error
+
+
+def _free() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class _Run:
+    """A member in the stack, with its batches, its recorder and where it resumes from."""
+
+    def __init__(self, index: int, member: Member) -> None:
+        self.index, self.member, self.settled = index, member, member.settled
+        restored = checkpoint.restore(member.folder / "checkpoint")
+        self.order = Order(member.tokens, member.settled, member.start.order)
+        self.opening = checkpoint.opening(member, restored)
+        self.recorder = Recorder(member, self.order, restored)
+
+    @property
+    def left(self) -> int:
+        """Optimizer steps that are left."""
+        return self.settled.steps - self.recorder.step
+
+
+@dataclass
+class _Block:
+    """Some steps of all active runs, see ``Program.start_block``."""
+
+    steps: int
+    active: list[bool]
+    ids: np.ndarray
+    rates: np.ndarray
+
+
+class _Stack:
+    """The runs of a stack and their program.
+
+    Args:
+        runs: One for each row of the program.
+        outcomes: Filled in as runs end, by the index of the member.
+    """
+
+    def __init__(self, runs: Sequence[_Run], outcomes: list[Outcome | None]) -> None:
+        self.runs, self.outcomes = runs, outcomes
+        settled = runs[0].settled
+        train = settled.config.train
+        torch.set_num_threads(thread_count(train.threads))
+        self.device = pick_device(train.device)
+        flops = flops_per_token(settled.shape, train.context_length)["training"] * sum(run.settled.tokens for run in runs)
+        self.compiles = worth_compiling(settled, flops, graph_steps=settled.steps if self.device == "cuda" else 0)
+        weights = [dict(run.member.decoder.named_parameters()) for run in runs]
+        self.program = Program(
+            [run.settled for run in runs], weights, self.device, _BLOCK[self.device],
+            compiles=self.compiles and self.device == "cuda",
+        )  # fmt: skip
+        for row, run in enumerate(runs):
+            if run.opening is not None:
+                self.program.restore(row, run.opening)
+                run.opening = None
+        self.block = 1
+        self.ahead = _BLOCK[self.device] > 1
+        self.stop = Stop()
+        self.clock = self.saved = time.monotonic()
+        self.due = False
+
+    @property
+    def active(self) -> list[bool]:
+        """The runs that have not ended."""
+        return [self.outcomes[run.index] is None for run in self.runs]
+
+    def train(self) -> None:
+        """Train until every run has an outcome."""
+        batch_tokens = self.runs[0].settled.config.train.batch_tokens
+        done = sum(run.recorder.step for run in self.runs) * batch_tokens
+        total = sum(run.settled.tokens for run in self.runs)
+        title = f"train {len(self.runs)} runs" if len(self.runs) > 1 else "train"
+        self.stop.watch()
+        try:
+            with (
+                warnings.catch_warnings(),
+                compiled(self.program.decoder, self.compiles),
+                progress.bar(total=total, description=title, unit="tok") as bar,
+            ):
+                # A gradient lies in rows as its parameter does, which PyTorch does not expect.
+                warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
+                bar.update(done)
+                for row, run in enumerate(self.runs):
+                    if not run.left:  # its last session ended between the last checkpoint and the result
+                        self._end(row)
+                self.clock = self.saved = time.monotonic()
+                flight: _Block | None = None
+                while flight or any(self.active):
+                    flight = flight or self._begin(self._prepare())
+                    # The host prepares and records while the device computes: the next block begins before this one is
+                    # recorded, unless the runs are to be looked at in between.
+                    upcoming = self._prepare(flight) if self.ahead else None
+                    losses, norms = self.program.finish_block(flight.steps)
+                    seconds = self._seconds(flight)
+                    following = self._begin(upcoming) if upcoming and not self._wants_a_look() else None
+                    last = self._record(flight, losses, norms, seconds)
+                    bar.update(flight.steps * sum(flight.active) * batch_tokens)
+                    if last:
+                        bar.set_postfix_str(f"{sum(self.active)} active, mean loss {sum(last) / len(last):.3f}")
+                    if following is None:
+                        self._end_runs()
+                    flight = following
+        finally:
+            self.stop.close()
+
+    def _prepare(self, flight: _Block | None = None) -> _Block | None:
+        """The next steps, at most what each active run has left after those in flight; None where one of them ends."""
+        active, program, done = self.active, self.program, flight.steps if flight else 0
+        left = [run.left - done for run, on in zip(self.runs, active, strict=True) if on]
+        steps = min([self.block, program.block, *left]) if left else 0
+        if not steps:
+            return None
+        ids = np.zeros((steps, *program.ids.shape[1:]), np.int32)
+        rates = np.zeros((steps, len(self.runs)))
+        for row, run in enumerate(self.runs):
+            if active[row]:
+                first = run.recorder.step + done
+                own = run.order.inputs(range(first, first + steps))
+                ids[:, :, row] = own.reshape(steps, program.accumulation, program.micro_batch, -1)
+                rates[:, row] = [learning_rate(run.settled, first + place) for place in range(steps)]
+        return _Block(steps, active, ids, rates)
+
+    def _begin(self, block: _Block | None) -> _Block:
+        assert block is not None, "an active run has steps left"
+        self.program.start_block(block.ids, block.rates, block.active)
+        return block
+
+    def _seconds(self, block: _Block) -> float:
+        """Seconds of one of its steps. Blocks are made to take a quarter of one, so that signals and pruning act soon."""
+        now = time.monotonic()
+        seconds, self.clock = (now - self.clock) / block.steps, now
+        self.block = max(1, min(2 * self.block, int(_BLOCK_SECONDS / max(seconds, 1e-9))))
+        minutes = min(run.settled.config.train.checkpoint_minutes for run in self.runs)
+        self.due = now - self.saved > 60 * minutes
+        return seconds
+
+    def _wants_a_look(self) -> bool:
+        """Whether runs are to be saved or ended before the next block."""
+        pruned = any(run.recorder.pruned and on for run, on in zip(self.runs, self.active, strict=True))
+        return self.due or pruned or bool(self.stop.signum)
+
+    def _record(self, block: _Block, losses: np.ndarray, norms: np.ndarray, seconds: float) -> list[float]:
+        """Give each run its losses; returns the last of each that is finite."""
+        last = []
+        for row, run in enumerate(self.runs):
+            if not block.active[row] or self.outcomes[run.index] is not None:
+                continue
+            try:
+                for place in range(block.steps):
+                    of_step, norm = losses[place, :, row].tolist(), float(norms[place, row])
+                    if not finite(of_step, norm) and run.settled.config.train.on_nonfinite == "stop":
+                        self.outcomes[run.index] = failure(run.settled, run.recorder.step, of_step, norm)
+                        break
+                    run.recorder.take(of_step, norm, float(block.rates[place, row]), seconds)
+                    if place == block.steps - 1 and finite(of_step, norm):
+                        last.append(of_step[-1])
+            except Exception as error:
+                self.outcomes[run.index] = error
+        return last
+
+    def _end_runs(self) -> None:
+        """Save and end the runs that are done, pruned or interrupted; save the others where a checkpoint is due."""
+        for row, run in enumerate(self.runs):
+            if self.outcomes[run.index] is not None:
+                continue
+            recorder, steps = run.recorder, run.settled.steps
+            try:
+                ends = not run.left or recorder.pruned or self.stop.signum
+                if ends or self.due:
+                    self._save(row)
+                if not run.left:
+                    self._end(row)
+                elif recorder.pruned:
+                    self.outcomes[run.index] = Pruned(
+                        f"pruned at step {recorder.step} of {steps}; saved in {run.member.folder}"
+                    )
+                elif self.stop.signum:
+                    self.outcomes[run.index] = Interrupted(
+                        self.stop.signum,
+                        f"stopped at step {recorder.step} of {steps}; saved in {run.member.folder}. "
+                        "The same command resumes from there",
+                    )
+            except Exception as error:
+                self.outcomes[run.index] = error
+        if self.due:
+            self.saved, self.due = time.monotonic(), False
+        self.clock = time.monotonic()
+
+    def _save(self, row: int) -> None:
+        run = self.runs[row]
+        kept, counters = self.program.optimizer.state_of(row)
+        state, records = run.recorder.state(), run.recorder.records()
+        weights = self.program.weights_of(row)
+        checkpoint.save(
+            run.member.folder / "checkpoint", Checkpoint(run.recorder.step, weights, kept, counters, state, records)
+        )
+
+    def _end(self, row: int) -> None:
+        """Hand the trained weights over."""
+        run = self.runs[row]
+        try:
+            with torch.no_grad():
+                run.member.decoder.load_state_dict(self.program.optimizer.final_weights(row))
+            self.outcomes[run.index] = run.recorder.result(len(self.runs))
+        except Exception as error:
+            self.outcomes[run.index] = error

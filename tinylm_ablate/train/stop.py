@@ -1,0 +1,39 @@
+"""The answer of training to SIGTERM and Ctrl-C: finish the step, save, and stop."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any
+
+
+class Stop:
+    """Notes a signal instead of raising; asked twice, it raises KeyboardInterrupt.
+
+    Attributes:
+        signum: The signal, or 0.
+    """
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self._previous: dict[int, Any] = {}
+
+    def watch(self) -> None:
+        """Handle the signals from now on. Outside the main thread this does nothing: whoever is there handles them."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._previous[number] = signal.signal(number, self._note)
+            except ValueError:
+                break
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.signum:
+            raise KeyboardInterrupt  # the last checkpoint will have to do
+        self.signum = number
+
+    def close(self) -> None:
+        """Give the signals back; safe to call twice."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
