@@ -487,8 +487,19 @@ class DecodeConfig:
 class EvaluateConfig:
     """what is measured at the end: bits per byte and a four-way cloze, per language"""
 
-    max_bytes: int = setting("text of each split and language that is scored, bytes", at_least=1, identity=NONE)
-    cloze_questions: int = setting("cloze questions a language; 0 for none", at_least=0, identity=NONE)
+    max_bytes: int | str = setting(
+        "text of each split and language that is scored, bytes; 'auto' is 25,000 to 200,000 by the training tokens, the same "
+        "for every arm of a grid",
+        choices=("auto",),
+        at_least=1,
+        identity=NONE,
+    )
+    cloze_questions: int | str = setting(
+        "cloze questions per language; 0 for none; 'auto' is 50 to 200, as 'evaluate.max_bytes'",
+        choices=("auto",),
+        at_least=0,
+        identity=NONE,
+    )
     cloze_context: int = setting("characters before the gap", at_least=1, identity=NONE)
     cloze_continuation: int = setting("characters of each of the four continuations", at_least=1, identity=NONE)
     layer_skip: int = setting(

@@ -38,6 +38,9 @@ _MICRO_TOKENS = 16_384
 #: than they save (docs/LAB.md).
 BF16_FROM_WIDTH = 32
 
+#: evaluate.max_bytes=auto: few steps, so that budgets of about one size are measured on the same text.
+AMOUNTS = (25_000, 50_000, 100_000, 200_000)
+
 #: The dial's rate of a shape is at most this many times the baseline's, or its inverse; and tokens per parameter within which
 #: the rule for budgets was measured.
 _SHAPE_LIMIT, _BUDGET_LIMITS = 4.0, (2.0, 52.0)
@@ -108,6 +111,7 @@ def settle(config: Config) -> Settled:
     precision = config.train.precision
     if precision == "auto":
         precision = "bf16" if shape.width >= BF16_FROM_WIDTH and fast_bf16(config.train.device) else "fp32"
+    config = _with_amounts(config, budget.tokens)
     text = text_fingerprint(config.data, Path(config.cache_dir))
     vocabulary = vocabulary_fingerprint(config.tokenizer, vocab_size, source_vocab_size, text)
     parent = _parent(config) if config.init.method != "random" and config.init.parent is None else None
@@ -122,6 +126,17 @@ def settle(config: Config) -> Settled:
         vocabulary=vocabulary, identity="",
     )  # fmt: skip
     return _named(settled)
+
+
+def _with_amounts(config: Config, tokens: int) -> Config:
+    """The config with numbers for how much is measured: so much that measuring takes about a third of the time of training."""
+    evaluate = config.evaluate
+    most = max((size for size in AMOUNTS if 2 * size <= tokens), default=AMOUNTS[0])
+    sizes = most if evaluate.max_bytes == "auto" else evaluate.max_bytes
+    questions = max(50, most // 1000) if evaluate.cloze_questions == "auto" else evaluate.cloze_questions
+    config = copy.copy(config)
+    config.evaluate = dataclasses.replace(evaluate, max_bytes=sizes, cloze_questions=questions)
+    return config
 
 
 def _named(settled: Settled) -> Settled:
@@ -182,8 +197,9 @@ def _vocabulary_sizes(config: Config) -> tuple[int, int, list[str]]:
 
 @dataclass(frozen=True)
 class _Budget:
-    """Steps of the first round, how a batch is made, and the peak learning rate."""
+    """Tokens before ``train.share``, steps of the first round, how a batch is made, and the peak learning rate."""
 
+    tokens: int
     steps: int
     micro_batch: int
     accumulation: int
@@ -237,7 +253,7 @@ def _budget(config: Config, shape: Shape | None) -> tuple[_Budget, list[str]]:
             f"optimizer.scaling.exponent={scaling.exponent:g}: it gives a learning rate of {rate:g}; allowed: below 1000"
         )
     steps = max(1, tokens // train.batch_tokens)
-    return _Budget(steps, micro_batch, max(1, sequences // micro_batch), rate), mistakes
+    return _Budget(whole, steps, micro_batch, max(1, sequences // micro_batch), rate), mistakes
 
 
 def dial_rate(config: Config, shape: Shape | None, tokens: int) -> float:
