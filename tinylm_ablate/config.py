@@ -132,7 +132,7 @@ class DataConfig:
         ),
     )
     weights_by: str = setting(
-        "what the shares are of", choices=("tokens", "bytes"), active=lambda config: bool(config.data.weights), identity=SETTLED
+        "what the shares are of", choices=("tokens", "bytes"), active=lambda config: bool(config.data.weights)
     )
     max_documents: int | None = setting("read no more documents than this", at_least=1, identity=SETTLED)
     min_characters: int = setting("shorter documents are dropped", at_least=1, identity=SETTLED)

@@ -156,7 +156,7 @@ class Leases:
                 raise
             finally:
                 lease.release(done.exists())
-                if locked and done.exists():  # still locked: whoever opened the file meanwhile finds that it is gone
+                if done.exists():  # still locked: whoever opened the file meanwhile finds that it is gone
                     (self.folder / f"{key}.lock").unlink(missing_ok=True)
 
     def held(self) -> dict[str, Holder]:
