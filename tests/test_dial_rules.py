@@ -20,7 +20,7 @@ def measured() -> list[dict[str, str]]:
 
 
 def best_factor(row: dict[str, str]) -> float | None:
-    """The vertex of a parabola through the three values about the best, in log factor; None where it is beyond what was tried."""
+    """The vertex of a parabola through the three values about the best, in log factor; None beyond what was tried."""
     points = [(math.log2(float(key)), float(row[key])) for key in ("0.5", "1", "1.5", "2", "3", "4") if row[key]]
     if len(points) < 3:
         return None

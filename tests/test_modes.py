@@ -78,6 +78,24 @@ def test_an_exported_folder_is_one_too(work: Workplace, tmp_path: Path, capsys: 
         work.perform("mode=export", f"model={work.llama['identity']}", f"folder={folder}")
 
 
+def test_an_exported_gguf_file_is_the_same_model(work: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gguf")
+    export = ["mode=export", f"model={work.llama['identity']}", "export.format=gguf"]
+    with pytest.raises(ConfigError, match=r"folder=.*exported: allowed with export.format=gguf: .* ends in .gguf"):
+        work.perform(*export, f"folder={tmp_path / 'exported'}")
+    path = tmp_path / "exported.gguf"
+    work.perform(*export, f"folder={path}", "export.weights=f32")
+    assert "note: llama.cpp has no name for how this tokenizer splits text" in capsys.readouterr().err
+    ours, back = load_model(work.model(work.llama)), load_model(path)
+    assert back.shape == ours.shape
+    assert all(torch.equal(weight, back.state_dict()[name]) for name, weight in ours.state_dict().items())
+    generate = ["mode=generate", "prompt=the", "generate.new_tokens=5", "generate.temperature=0"]
+    work.perform(*generate, f"model={work.llama['identity']}")
+    expected = capsys.readouterr().out
+    work.perform(*generate, f"model={path}")
+    assert capsys.readouterr().out == expected
+
+
 def test_the_described_run_is_the_default(work: Workplace, tmp_path: Path) -> None:
     work.perform("mode=export", f"folder={tmp_path / 'exported'}")
     config = json.loads((tmp_path / "exported" / "config.json").read_text())

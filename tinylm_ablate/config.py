@@ -79,7 +79,7 @@ class ScaleConfig:
     min_head_dim: int = setting("a head size given as N/s is not cut below this many channels", at_least=2, identity=SETTLED)
     context_length: int = setting("tokens in a training sequence at this scale", at_least=2, identity=SETTLED)
     batch_tokens: int = setting("tokens in a batch at this scale", at_least=1, at_most=MAX_TOKENS, identity=SETTLED)
-    learning_rate: float = setting("peak learning rate for that batch", above=0, identity=SETTLED)
+    learning_rate: float = setting("peak learning rate for that batch, at 8 tokens per parameter", above=0, identity=SETTLED)
     init_std: float = setting("sigma of the random rules at this scale", above=0, identity=SETTLED)
     tokens_per_parameter: float = setting("default budget at this scale; the paper's is about 52", above=0, identity=SETTLED)
 
@@ -353,7 +353,11 @@ class OptimizerConfig:
 class ScalingConfig:
     """lr = (batch / base_batch) ** exponent * base_lr * multiplier"""
 
-    base_lr: float = setting("peak learning rate at the base batch", above=0, identity=SETTLED)
+    base_lr: float | None = setting(
+        "peak learning rate at the base batch; null is the dial's for the scale, the shape and the budget (docs/dial.md)",
+        above=0,
+        identity=SETTLED,
+    )
     base_batch_tokens: int = setting("the base batch, tokens", at_least=1, at_most=MAX_TOKENS, identity=SETTLED)
     exponent: float = setting(
         "the rule's r; the paper advises 0.5 above the critical batch", at_least=-4, at_most=4, identity=SETTLED
@@ -643,7 +647,8 @@ class Config:
     cache_dir: str = setting("folder of text, tokenizers and token shards that runs share", free=True, identity=NONE)
     results_dir: str = setting("mode=coverage: folder of tables and figures", free=True, identity=NONE)
     model: str | None = setting(
-        "mode=evaluate, generate or export: a run or a Hugging Face folder; null is the run that the config describes",
+        "mode=evaluate, generate or export: a run or a Hugging Face folder, for generate also a GGUF file; null is the run "
+        "that the config describes",
         free=True,
         identity=NONE,
     )

@@ -43,7 +43,8 @@ class View:
         return run
 
     def curve(self, key, name="curve/loss"):
-        points = self.client.get_metric_history(self.run(key).info.run_id, name)
+        ids = [run.info.run_id for run in self.runs() if run.data.tags["tinylm.key"] == key]
+        points = [point for run in ids for point in self.client.get_metric_history(run, name)]
         return [(point.step, point.value) for point in sorted(points, key=lambda point: point.step)]
 
     def files(self, key):

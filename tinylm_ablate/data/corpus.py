@@ -21,6 +21,7 @@ from tinylm_ablate.config import DataConfig
 from tinylm_ablate.data import integrity
 from tinylm_ablate.data.documents import Document, Source
 from tinylm_ablate.data.languages import OTHER
+from tinylm_ablate.data.mixing import check_names, grouped_by
 from tinylm_ablate.data.near import NearDuplicates
 from tinylm_ablate.data.once import build_once
 from tinylm_ablate.data.readers import KINDS
@@ -118,7 +119,8 @@ def open_corpus(data: DataConfig, cache_dir: Path) -> Corpus:
 
     Raises:
         ConfigError: The settings of ``data`` contradict each other.
-        UserError: The text cannot be read, a split would be empty, or the disk is full; nothing half-built is left.
+        UserError: The text cannot be read, a split would be empty, or the disk is full, and nothing half-built is left; or a
+            file is damaged, or ``data.weights`` names other languages or sources than there are.
     """
     source = open_source(data, cache_dir)
     identity = _fingerprint(data, source)
@@ -132,6 +134,9 @@ def open_corpus(data: DataConfig, cache_dir: Path) -> Corpus:
     build_once(folder, is_whole=_is_whole, build=build, needed=source.bytes_estimate(), what="the text")
     corpus = Corpus(folder)
     integrity.check(folder, corpus.summary["files"], "the text")
+    if data.weights:
+        counted = corpus.summary["by_source" if grouped_by(data) == "source" else "documents"]
+        check_names(data, counted["train"])
     return corpus
 
 

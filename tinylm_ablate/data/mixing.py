@@ -1,14 +1,14 @@
 """In which proportions groups of text are trained on: which group each position takes its window from, without a table.
 
 The share of a group holds throughout a run, not on average: of its first n windows, a group has n times its share, give or take
-one or two. Which group has a position is a function of the position, like all order here.
+one (with k groups at most k - 1). Which group has a position is a function of the position, like all order here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +82,21 @@ def grouped_by(data: DataConfig) -> str | None:
     return "source" if data.sources and set(data.weights) <= set(data.sources) else "language"
 
 
+def check_names(data: DataConfig, names: Iterable[str]) -> None:
+    """Refuse weights that do not name exactly ``names``, the languages or sources of the training text.
+
+    Raises:
+        UserError: With what is missing and what is unknown.
+    """
+    missing = sorted(set(names) - set(data.weights))
+    unknown = sorted(set(data.weights) - set(names))
+    if missing or unknown:
+        said = f"the training text has {', '.join(sorted(names))}"
+        said += f"; no weight is given for {', '.join(missing)} (0 leaves it out)" if missing else ""
+        said += f"; there is no {', '.join(unknown)}" if unknown else ""
+        raise UserError(f"data.weights={dict(data.weights)}: {said}")
+
+
 def groups_of(data: DataConfig, counted: Mapping[str, Mapping[str, int]]) -> tuple[Group, ...]:
     """The groups of ``data.weights``; none without weights.
 
@@ -93,13 +108,7 @@ def groups_of(data: DataConfig, counted: Mapping[str, Mapping[str, int]]) -> tup
     """
     if not data.weights:
         return ()
-    missing = sorted(set(counted) - set(data.weights))
-    unknown = sorted(set(data.weights) - set(counted))
-    if missing or unknown:
-        said = f"the training text has {', '.join(counted)}"
-        said += f"; no weight is given for {', '.join(missing)} (0 leaves it out)" if missing else ""
-        said += f"; there is no {', '.join(unknown)}" if unknown else ""
-        raise UserError(f"data.weights={dict(data.weights)}: {said}")
+    check_names(data, counted)
     # Windows hold tokens; a share of the bytes is worth more windows where a token holds fewer of them.
     in_tokens = {
         name: data.weights[name] * (entry["tokens"] / entry["bytes"] if data.weights_by == "bytes" else 1.0)

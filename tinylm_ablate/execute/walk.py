@@ -73,13 +73,13 @@ class Walk:
             self._want(task)
             if task.kind in ("run", "measure"):
                 self._of.setdefault(task.run.identity, []).append(task)
-        self._order = [state for state in self.states.values() if state.state == WAITING]
+        self.order = [state for state in self.states.values() if state.state == WAITING]
         self.failures = self.marks() if failures is None else failures
         self._reported: set[str] = set()
 
     def marks(self) -> dict[str, int]:
         """Marks of the failures that are there now, by key of the task."""
-        marks = {state.task.key: failure_mark(state.task.log) for state in self._order}
+        marks = {state.task.key: failure_mark(state.task.log) for state in self.order}
         return {key: mark for key, mark in marks.items() if mark}
 
     def _want(self, task: Task) -> None:
@@ -95,11 +95,11 @@ class Walk:
 
     def failed(self) -> list[State]:
         """Tasks that failed, in order."""
-        return [state for state in self._order if state.state == FAILED]
+        return [state for state in self.order if state.state == FAILED]
 
     def waiting(self) -> list[State]:
         """Tasks that are neither done nor failed."""
-        return [state for state in self._order if state.state == WAITING]
+        return [state for state in self.order if state.state == WAITING]
 
     def tasks_of(self, identity: str) -> list[Task]:
         """The tasks that train and measure a run."""
@@ -111,7 +111,7 @@ class Walk:
         Raises:
             Interrupted: A signal stopped a task; its state is saved.
         """
-        waiting = self._order
+        waiting = self.order
         while waiting := [state for state in waiting if state.state == WAITING]:
             if self.stop and self.failed():
                 return

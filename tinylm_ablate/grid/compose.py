@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -30,6 +31,7 @@ from tinylm_ablate import config as schema
 from tinylm_ablate.arguments import nearest
 from tinylm_ablate.config import GROUPS, Config, allowed
 from tinylm_ablate.errors import ConfigError, UserError
+from tinylm_ablate.grid.yaml_files import file_mistakes
 from tinylm_ablate.paths import conf_dir, experiments_dir
 from tinylm_ablate.secrets import credentials_to_environment, watch_environment
 
@@ -39,7 +41,7 @@ _PLUGINS = {
     "hydra/sweeper": ("grid", "optuna"),
 }
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
 
 
 class _SearchPath(SearchPathPlugin):
@@ -233,6 +235,8 @@ def _singles(override: Override, text: str, search: bool) -> list[str]:
 def _explain(text: str, override: Override, error: Exception) -> str:
     key = override.key_or_group
     keys = {known: rule for known, _, rule in schema.walk(Config())}
+    if (key in GROUPS or key == "experiments") and (found := file_mistakes(key, str(override.value()))):
+        return "\n    ".join(found)
     if key in GROUPS or key == "experiments":
         folder = experiments_dir() if key == "experiments" else conf_dir() / key
         names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))

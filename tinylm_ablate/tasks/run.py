@@ -112,6 +112,10 @@ class RunTask(Task):
         if not self.run.config.train.keep_model and all((folder / "measures" / f"{stem}.json").exists() for stem in self.stems):
             shutil.rmtree(folder / "model", ignore_errors=True)
 
+    @property
+    def weight(self) -> float:
+        return float((self.run.steps - self.run.rounds.start) * self.run.config.train.batch_tokens)
+
     def result(self) -> str:
         metrics = read_metrics(self.run.folder)["metrics"]
         return f"training loss {metrics['train/loss']:.4f}, {metrics['train/seconds']:.0f} s"
