@@ -223,10 +223,10 @@ def test_a_submitit_job_that_is_killed_is_started_again(settings: list[str], tmp
 @pytest.mark.slow
 def test_two_hundred_cells_survive_planted_failures(settings: list[str], tmp_path: Path) -> None:
     """A grid of 200 cells, of which ten overflow, walked by two workers of which one is killed on the way."""
-    rates = ",".join(["900"] + [f"0.00{number}" for number in range(1, 20)])
+    rates = ",".join(["900", *(f"0.0{number}" for number in range(11, 30))])
     cells = [
         *settings, *OVERFLOW, f"optimizer.scaling.base_lr={rates}", "seeds=10", "arch.depth=1", "arch.width=8",
-        "arch.ffn_width=8", "arch.head_dim=4", "train.tokens=640", "train.keep_model=false", "evaluate.max_bytes=500",
+        "arch.ffn_width=8", "arch.head_dim=4", "train.tokens=2048", "train.keep_model=false", "evaluate.max_bytes=500",
         "evaluate.cloze_questions=0", "grid.workers=2",
     ]  # fmt: skip
     with start(tmp_path, *cells) as grid:

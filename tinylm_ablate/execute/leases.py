@@ -167,6 +167,10 @@ class Leases:
                 found[key] = holder
         return found
 
+    def names(self) -> set[str]:
+        """The tasks of which there is a lease or a lock, of living workers and of dead ones."""
+        return {path.stem for path in self.folder.glob("[!.]*.*")}
+
     def give_back(self, key: str) -> bool:
         """Remove the lease of a task by hand; False if there is none."""
         numbers = _numbers(self.folder, key)
