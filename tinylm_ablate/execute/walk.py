@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from tinylm_ablate.data.once import writing
@@ -68,6 +68,7 @@ class Walk:
         self.leases, self.retries, self.stop, self.quiet, self.observe = leases, retries, stop, quiet, observe
         self.ended = threading.Event()
         self.states: dict[str, State] = {}
+        self._left = leases.names()
         self._of: dict[str, list[Task]] = {}
         for task in targets:
             self._want(task)
@@ -86,12 +87,20 @@ class Walk:
         if task.key in self.states:
             return
         if task.done():
-            task.tidy()
+            self._tidy(task, self._left)
             self.states[task.key] = State(task, SKIPPED)
             return
         for need in task.needs:
             self._want(need)
         self.states[task.key] = State(task)
+
+    def _tidy(self, task: Task, left: Container[str]) -> None:
+        """Tidy up after a task that is done; of one in ``left``, with the lease of a worker that died before it did so."""
+        if task.key not in left:
+            task.tidy()
+        elif not self.observe:
+            with contextlib.suppress(Busy), self.leases.hold(task.key, task.product):
+                task.tidy()
 
     def failed(self) -> list[State]:
         """Tasks that failed, in order."""
@@ -147,6 +156,8 @@ class Walk:
         task = state.task
         if task.done():
             state.state = DONE
+            if task.key in (left := self.leases.names()):
+                self._tidy(task, left)
             self._say(f"done   {task.name}{_said(task)}")
         elif failure_mark(task.log) not in (0, self.failures.get(task.key, 0)):
             self._fail(state, read_failure(task.log) or "no message")
