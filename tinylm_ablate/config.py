@@ -614,6 +614,9 @@ class GridConfig:
     lease_seconds: float = setting(
         "a worker that has not said for this long that it is alive loses its cell to another", above=0, identity=NONE
     )
+    unclaim: str | None = setting(
+        "identity of a run whose lease is taken from its worker before the grid starts", free=True, identity=NONE
+    )
     on_end: str | None = setting("command that a shell runs when the grid has ended", free=True, identity=NONE)
     work: str | None = setting(
         "file with the tasks of a grid; set for the workers that a grid starts", free=True, identity=NONE

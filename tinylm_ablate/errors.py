@@ -9,6 +9,10 @@ class UserError(Exception):
     """Something that the user can mend: the message names what is wrong, where, and what to do. Exit code 2."""
 
 
+class DiskError(UserError):
+    """A disk has no room, or a folder may not be written. Nothing else that needs it would succeed, so the command ends."""
+
+
 class ConfigError(UserError):
     """One or more mistakes in a configuration, all told at once.
 

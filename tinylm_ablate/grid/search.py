@@ -17,7 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from tinylm_ablate.config import Config, SearchConfig
-from tinylm_ablate.data.once import writing
+from tinylm_ablate.disk import writing
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.execute.words import one_line, say
 from tinylm_ablate.files import fingerprint
@@ -69,7 +69,7 @@ class OptunaSweeper(Sweeper):
         asked = _asked(base.search, axes, objectives, probes)
         name = base.search.name or f"search-{fingerprint(asked)[:8]}"
         folder = Path(base.runs_dir) / "search"
-        with writing(folder, None, "the search"):
+        with writing(folder, "the search"):
             study = Study(folder, name, axes, objectives, base.search, asked)
         told = sum(result.state != REJECTED for result in study.results())
         say(f"search {name}: {told} of {base.search.trials} trials so far, kept in {study.path}")

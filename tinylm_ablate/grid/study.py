@@ -226,10 +226,10 @@ class Study:
             )
 
     def _alone(self) -> contextlib.AbstractContextManager[Any]:
-        return filelock.FileLock(self.path.with_suffix(".lock"), mode=0o644)
+        return filelock.FileLock(self.path.with_suffix(".lock"))
 
     def _lock(self, number: int) -> filelock.BaseFileLock:
-        return filelock.FileLock(self.path.with_name(f"{self.name}.{number}.lock"), mode=0o644)
+        return filelock.FileLock(self.path.with_name(f"{self.name}.{number}.lock"))
 
 
 class Watch:
