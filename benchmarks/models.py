@@ -52,13 +52,13 @@ def ours(case: Case, precision: str, compile: bool, recompute: bool = False) -> 
 
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.grid.compose import compose
-    from tinylm_ablate.init.random import initialise
+    from tinylm_ablate.init.random import initialize
     from tinylm_ablate.optimizer.build import build_optimizer
     from tinylm_ablate.train.compile import compiled
 
     config = compose([])
     decoder = Decoder(case.shape)
-    initialise(decoder, config.init, seed=0)
+    initialize(decoder, config.init, seed=0)
     decoder.checkpointing = recompute
     optimizer = build_optimizer(decoder, config.optimizer, 1e-4)
     context = contextlib.ExitStack()

@@ -126,7 +126,7 @@ def token_losses(
         for index, sequence in enumerate(sequences)
         for start in range(0, len(sequence) - 1, context_length)
     ]
-    # Longest first: neighbours are equally long, and a batch that is too large for the memory fails at once.
+    # Longest first: neighbors are equally long, and a batch that is too large for the memory fails at once.
     windows.sort(key=lambda window: -window.length)
     was_training = model.training
     model.train(False)
@@ -229,7 +229,7 @@ def most_tokens(device: torch.device | str, vocab_size: int) -> int:
 
 
 def batches(windows: Sequence[Window], tokens: int) -> Iterator[Sequence[Window]]:
-    """Neighbours, as many as fit into ``tokens`` when padded to the first, which is the longest."""
+    """Neighbors, as many as fit into ``tokens`` when padded to the first, which is the longest."""
     start = 0
     while start < len(windows):
         stop = start + max(1, tokens // windows[start].length)

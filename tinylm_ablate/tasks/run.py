@@ -242,7 +242,8 @@ def _provenance(folder: Path) -> Record:
 def _versions(provenance: Record) -> dict[str, Any]:
     """What of a provenance can change numbers."""
     own = {key: provenance.get(key) for key in ("tinylm_ablate", "commit", "difference", "python")}
-    return own | {f"machine's {key}": value for key, value in provenance["machine"].items()} | provenance["packages"]
+    packages: dict[str, Any] = provenance["packages"]
+    return own | {f"machine's {key}": value for key, value in provenance["machine"].items()} | packages
 
 
 def _train_together(tasks: Sequence[RunTask]) -> list[Exception | None]:
