@@ -26,7 +26,7 @@ OWN = [
     "optimizer.own_schedule={_target_: mine.Root}", "init.rule=own", "init.own={_target_: mine.Steep}",
     "evaluate.own=[{_target_: mine.Norms}]",
 ]  # fmt: skip
-SHARES = ["data.validation_share=0.2", "data.test_share=0.2", "evaluate.cloze_questions=0", "tokenizer.vocab_size=270"]
+SHARES = ["data.validation_share=0.2", "data.test_share=0.2", "evaluate.cloze_questions=0", "tokenizer.vocab_size=260"]
 
 
 @pytest.fixture
@@ -50,9 +50,8 @@ def config(place: Path, *more: str) -> Config:
 
 @pytest.mark.timeout(300)
 def test_the_tutorial_runs(place: Path) -> None:
-    console = re.search(
-        r"```console\n\$ (python -m tinylm_ablate data=files data\.source=own.*?)```", DOCS.read_text(), re.DOTALL
-    )
+    found = r"```console\n\$ (python -m tinylm_ablate data=files data\.source=own.*?)```"
+    console = re.search(found, DOCS.read_text(), re.DOTALL)
     assert console is not None
     words = shlex.split(console[1].replace("\\\n", " "))[3:]
     assert [word.replace("2000", "300") for word in words] == OWN
@@ -60,7 +59,7 @@ def test_the_tutorial_runs(place: Path) -> None:
     assert ended.code == 0, ended.text
     settled = settle(config(place))
     record = json.loads((place / "runs" / settled.identity / "metrics.json").read_text())
-    assert record["data"]["description"][0]["name"] == "mine.Sums" if "description" in record["data"] else True
+    assert "mine.Sums" in json.dumps(record["data"])
     (measured,) = (place / "runs" / settled.identity / "measures").glob("norms.*.json")
     content = json.loads(measured.read_text())
     assert content["settings"] == {"_target_": "mine.Norms", "order": 2}
@@ -116,7 +115,6 @@ def test_every_setting_belongs_to_the_identity(place: Path) -> None:
         ("optimizer.own={_target_: Absent}", "optimizer.own: _target_=Absent: allowed: the dotted name of a class"),
         ("optimizer.own={_target_: mine.Root}", "optimizer.own: _target_=mine.Root: lacks keeps, update"),
         ("optimizer.own={_target_: os.getcwd}", "optimizer.own: _target_=os.getcwd: allowed: a dataclass"),
-        ("optimizer.own={}", "optimizer.own={}: optimizer.name=own needs a class of yours"),
         ("optimizer.own.momentum=much", "optimizer.own.momentum=much: Input should be a valid number"),
         ("+optimizer.own.decay=1", "optimizer.own.decay=1: no such setting; allowed: momentum"),
         ("optimizer.name=lion", "allowed with optimizer.name=own; otherwise nothing uses it"),
@@ -130,7 +128,15 @@ def test_mistakes_are_reported_before_anything_is_spent(wrong: str, message: str
     assert message in str(error.value)
 
 
-def test_a_part_is_made_once_and_described_whole(place: Path) -> None:
+def test_a_choice_without_its_class_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        settle(compose([*TINY, f"runs_dir={tmp_path}", "optimizer.name=own", "optimizer.schedule=own", "init.rule=own"]))
+    for key, choice in (("optimizer.own", "name"), ("optimizer.own_schedule", "schedule"), ("init.own", "rule")):
+        assert f"{key}={{}}: {key.split('.')[0]}.{choice}=own needs a class of yours" in str(error.value)
+
+
+@pytest.mark.usefixtures("place")
+def test_a_part_is_made_once_and_described_whole() -> None:
     described = {"_target_": "mine.Root", "power": "0.25"}
     assert part(described, "key") is part(dict(described), "key")
     assert normal(described, "key") == {"_target_": "mine.Root", "power": 0.25}

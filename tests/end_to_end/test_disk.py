@@ -118,9 +118,9 @@ def test_a_limit_on_the_size_of_files_within_a_checkpoint(
 def test_a_disk_that_fills_within_a_checkpoint(
     settings: list[str], undisturbed: bytes, small_disk: Callable[[str], Path]
 ) -> None:
-    disk = small_disk("600k")
+    disk = small_disk("1200k")
     arguments = [*settings, f"runs_dir={disk}/runs"]
-    (disk / "other").write_bytes(bytes(400_000))
+    (disk / "other").write_bytes(bytes(1_000_000))
     ended = command(*arguments)
     assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr
     assert "no room for" in ended.stderr and "(No space left on device)" in ended.stderr
