@@ -61,12 +61,12 @@ def _batched(case, models: int) -> Step:
 
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.grid.compose import compose
-    from tinylm_ablate.init.random import initialise
+    from tinylm_ablate.init.random import initialize
 
     config = compose([])
     decoders = [Decoder(case.shape) for _ in range(models)]
     for seed, decoder in enumerate(decoders):
-        initialise(decoder, config.init, seed=seed)
+        initialize(decoder, config.init, seed=seed)
     weights, buffers = stack_module_state(decoders)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(list(weights.values()), lr=1e-4, fused=True)
     skeleton = Decoder(case.shape).to("meta")

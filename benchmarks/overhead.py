@@ -27,7 +27,7 @@ def run(part: str, windows: int) -> Result:
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.data.batches import Batches
     from tinylm_ablate.grid.compose import compose
-    from tinylm_ablate.init.random import initialise
+    from tinylm_ablate.init.random import initialize
     from tinylm_ablate.optimizer.build import build_optimizer
     from tinylm_ablate.settle import settle
     from tinylm_ablate.train import checkpoint
@@ -44,7 +44,7 @@ def run(part: str, windows: int) -> Result:
         )  # fmt: skip
         tokens = np.random.default_rng(0).integers(0, settled.shape.vocab_size, 2048 * STEPS + 257).astype(np.uint16)
         decoder = Decoder(settled.shape)
-        initialise(decoder, settled.config.init, 0)
+        initialize(decoder, settled.config.init, 0)
         fast = settled.precision == "bf16"
         number = iter(range(1000))
         seconds: dict[str, list[float]] = {"ours": [], "raw loop": []}

@@ -79,7 +79,7 @@ class ScaleConfig:
     min_head_dim: int = setting("a head size given as N/s is not cut below this many channels", at_least=2, identity=SETTLED)
     context_length: int = setting("tokens in a training sequence at this scale", at_least=2, identity=SETTLED)
     batch_tokens: int = setting("tokens in a batch at this scale", at_least=1, at_most=MAX_TOKENS, identity=SETTLED)
-    learning_rate: float = setting("peak learning rate for that batch", above=0, identity=SETTLED)
+    learning_rate: float = setting("peak learning rate for that batch, at 8 tokens per parameter", above=0, identity=SETTLED)
     init_std: float = setting("sigma of the random rules at this scale", above=0, identity=SETTLED)
     tokens_per_parameter: float = setting("default budget at this scale; the paper's is about 52", above=0, identity=SETTLED)
 
@@ -375,7 +375,11 @@ class OptimizerConfig:
 class ScalingConfig:
     """lr = (batch / base_batch) ** exponent * base_lr * multiplier"""
 
-    base_lr: float = setting("peak learning rate at the base batch", above=0, identity=SETTLED)
+    base_lr: float | None = setting(
+        "peak learning rate at the base batch; null is the dial's for the scale, the shape and the budget (docs/dial.md)",
+        above=0,
+        identity=SETTLED,
+    )
     base_batch_tokens: int = setting("the base batch, tokens", at_least=1, at_most=MAX_TOKENS, identity=SETTLED)
     exponent: float = setting(
         "the rule's r; the paper advises 0.5 above the critical batch", at_least=-4, at_most=4, identity=SETTLED
@@ -505,8 +509,19 @@ class DecodeConfig:
 class EvaluateConfig:
     """what is measured at the end: bits per byte and a four-way cloze, per language"""
 
-    max_bytes: int = setting("text of each split and language that is scored, bytes", at_least=1, identity=NONE)
-    cloze_questions: int = setting("cloze questions a language; 0 for none", at_least=0, identity=NONE)
+    max_bytes: int | str = setting(
+        "text of each split and language that is scored, bytes; 'auto' is 25,000 to 200,000 by the training tokens, the same "
+        "for every arm of a grid",
+        choices=("auto",),
+        at_least=1,
+        identity=NONE,
+    )
+    cloze_questions: int | str = setting(
+        "cloze questions per language; 0 for none; 'auto' is 50 to 200, as 'evaluate.max_bytes'",
+        choices=("auto",),
+        at_least=0,
+        identity=NONE,
+    )
     cloze_context: int = setting("characters before the gap", at_least=1, identity=NONE)
     cloze_continuation: int = setting("characters of each of the four continuations", at_least=1, identity=NONE)
     layer_skip: int = setting(
@@ -671,7 +686,8 @@ class Config:
     cache_dir: str = setting("folder of text, tokenizers and token shards that runs share", free=True, identity=NONE)
     results_dir: str = setting("mode=coverage: folder of tables and figures", free=True, identity=NONE)
     model: str | None = setting(
-        "mode=evaluate, generate or export: a run or a Hugging Face folder; null is the run that the config describes",
+        "mode=evaluate, generate or export: a run or a Hugging Face folder, for generate also a GGUF file; null is the run "
+        "that the config describes",
         free=True,
         identity=NONE,
     )

@@ -87,6 +87,8 @@ def _evaluate(config: Config) -> None:
         return
     settings_of(config.evaluate)  # its mistakes first
     model = _model_folder(config)
+    if model.suffix == ".gguf":
+        raise UserError(f"model={model}: benchmarks are kept beside a model; allowed: a run or a Hugging Face folder")
     home = model.parent if model.name == "model" and (model.parent / "metrics.json").is_file() else model
     benchmark_folder(model, home, config.evaluate, pick_device(config.train.device))
     print(score_table([("", home)], config.evaluate))

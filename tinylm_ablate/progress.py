@@ -1,12 +1,20 @@
-"""Progress bars with rate and time left, silent where nobody watches."""
+"""Progress bars with rate and time left: drawn on a terminal, or written to a file that the leader of a grid shows."""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 _mode = "auto"
+_live: Path | None = None
+
+#: Seconds between two writes of a bar's state.
+_WRITE_SECONDS = 1.0
 
 
 def configure(mode: str) -> None:
@@ -15,9 +23,19 @@ def configure(mode: str) -> None:
     _mode = mode
 
 
+def report_to(path: Path | None) -> None:
+    """Write the state of each bar to a file in place of drawing it; None draws again."""
+    global _live
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    elif _live is not None:
+        _live.unlink(missing_ok=True)
+    _live = path
+
+
 def shown() -> bool:
     """Whether bars are drawn."""
-    return _mode == "on" or (_mode == "auto" and sys.stderr.isatty())
+    return _live is None and (_mode == "on" or (_mode == "auto" and sys.stderr.isatty()))
 
 
 def bar(items: Iterable[Any] | None = None, *, total: float | None = None, description: str = "", unit: str = "it") -> Any:
@@ -27,7 +45,53 @@ def bar(items: Iterable[Any] | None = None, *, total: float | None = None, descr
     """
     from tqdm import tqdm
 
-    return tqdm(
+    bar = tqdm(
         items, total=total, desc=description, unit=unit, unit_scale=unit in {"B", "tok"}, disable=not shown(), leave=False,
         dynamic_ncols=True, delay=0.5, file=sys.stderr,
     )  # fmt: skip
+    return bar if _live is None else _Written(bar, total, description, unit, _live)
+
+
+class _Written:
+    """A bar that nobody sees here: what it would show is written to a file, about once a second."""
+
+    def __init__(self, bar: Any, total: float | None, description: str, unit: str, path: Path) -> None:
+        self._bar, self._total, self._description, self._unit, self._path = bar, total, description, unit, path
+        self._count = self._marked = 0.0
+        self._begin = self._written = time.monotonic()
+
+    def __iter__(self) -> Any:
+        for item in self._bar:
+            yield item
+            self.update(1)
+
+    def __enter__(self) -> _Written:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def update(self, count: float = 1) -> None:
+        """Count on."""
+        self._count += count
+        now = time.monotonic()
+        if now - self._written >= _WRITE_SECONDS:
+            rate = (self._count - self._marked) / (now - self._written)
+            self._marked, self._written = self._count, now
+            state = {
+                "pid": os.getpid(), "what": self._description, "count": self._count, "total": self._total, "rate": rate,
+                "unit": self._unit,
+            }  # fmt: skip
+            try:
+                self._path.write_text(json.dumps(state))
+            except OSError:  # the folder is away for a moment, or the command has ended
+                return
+
+    def set_postfix_str(self, text: str) -> None:
+        """What stands behind a drawn bar is not written."""
+        del text
+
+    def close(self) -> None:
+        """End the bar."""
+        self._bar.close()
+        self._path.unlink(missing_ok=True)

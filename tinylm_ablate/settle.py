@@ -22,7 +22,7 @@ from tinylm_ablate.data.corpus import text_fingerprint
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.hardware import fast_bf16
-from tinylm_ablate.scale import at_scale
+from tinylm_ablate.scale import at_scale, rate_at_budget, rate_at_shape
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tokenizer.build import mistakes as vocabulary_mistakes
 from tinylm_ablate.tokenizer.build import resolved_size, vocabulary_fingerprint
@@ -38,6 +38,13 @@ _MICRO_TOKENS = 16_384
 #: Where a processor has instructions for them, matrix products in bf16 pay from this width on; below it the casts cost more
 #: than they save (docs/LAB.md).
 BF16_FROM_WIDTH = 32
+
+#: evaluate.max_bytes=auto: few steps, so that budgets of about one size are measured on the same text.
+AMOUNTS = (25_000, 50_000, 100_000, 200_000)
+
+#: The dial's rate of a shape is at most this many times the baseline's, or its inverse; and tokens per parameter within which
+#: the rule for budgets was measured.
+_SHAPE_LIMIT, _BUDGET_LIMITS = 4.0, (2.0, 52.0)
 
 
 def settle(config: Config) -> Settled:
@@ -71,7 +78,7 @@ def settle(config: Config) -> Settled:
             mistakes += error.mistakes
     budget = None
     if sound("train", "scale", "optimizer"):
-        budget, found = _budget(config)
+        budget, found = _budget(config, shape)
         mistakes += found
     if config.train.device == "cuda" and config.mode != "plan":
         import torch
@@ -105,6 +112,7 @@ def settle(config: Config) -> Settled:
     precision = config.train.precision
     if precision == "auto":
         precision = "bf16" if shape.width >= BF16_FROM_WIDTH and fast_bf16(config.train.device) else "fp32"
+    config = _with_amounts(config, budget.tokens)
     text = text_fingerprint(config.data, Path(config.cache_dir))
     vocabulary = vocabulary_fingerprint(config.tokenizer, vocab_size, source_vocab_size, text)
     parent = _parent(config) if config.init.method != "random" and config.init.parent is None else None
@@ -119,6 +127,17 @@ def settle(config: Config) -> Settled:
         vocabulary=vocabulary, identity="",
     )  # fmt: skip
     return _named(settled)
+
+
+def _with_amounts(config: Config, tokens: int) -> Config:
+    """The config with numbers for how much is measured: so much that measuring takes about a third of the time of training."""
+    evaluate = config.evaluate
+    most = max((size for size in AMOUNTS if 2 * size <= tokens), default=AMOUNTS[0])
+    sizes = most if evaluate.max_bytes == "auto" else evaluate.max_bytes
+    questions = max(50, most // 1000) if evaluate.cloze_questions == "auto" else evaluate.cloze_questions
+    config = copy.copy(config)
+    config.evaluate = dataclasses.replace(evaluate, max_bytes=sizes, cloze_questions=questions)
+    return config
 
 
 def _named(settled: Settled) -> Settled:
@@ -182,15 +201,16 @@ def _vocabulary_sizes(config: Config) -> tuple[int, int, list[str]]:
 
 @dataclass(frozen=True)
 class _Budget:
-    """Steps of the first round, how a batch is made, and the peak learning rate."""
+    """Tokens before ``train.share``, steps of the first round, how a batch is made, and the peak learning rate."""
 
+    tokens: int
     steps: int
     micro_batch: int
     accumulation: int
     learning_rate: float
 
 
-def _budget(config: Config) -> tuple[_Budget, list[str]]:
+def _budget(config: Config, shape: Shape | None) -> tuple[_Budget, list[str]]:
     train, scaling = config.train, config.optimizer.scaling
     mistakes = []
     if train.tokens is not None:
@@ -228,7 +248,8 @@ def _budget(config: Config) -> tuple[_Budget, list[str]]:
     elif sequences % micro_batch:
         mistakes.append(f"train.micro_batch={micro_batch}: allowed: a divisor of the {sequences} sequences of a batch")
     try:
-        rate = (train.batch_tokens / scaling.base_batch_tokens) ** scaling.exponent * scaling.base_lr * scaling.multiplier
+        base = dial_rate(config, shape, whole) if scaling.base_lr is None else scaling.base_lr
+        rate = (train.batch_tokens / scaling.base_batch_tokens) ** scaling.exponent * base * scaling.multiplier
     except OverflowError:
         rate = float("inf")
     if not 0 < rate < 1e3:
@@ -236,7 +257,28 @@ def _budget(config: Config) -> tuple[_Budget, list[str]]:
             f"optimizer.scaling.exponent={scaling.exponent:g}: it gives a learning rate of {rate:g}; allowed: below 1000"
         )
     steps = max(1, tokens // train.batch_tokens)
-    return _Budget(steps, micro_batch, max(1, sequences // micro_batch), rate), mistakes
+    return _Budget(whole, steps, micro_batch, max(1, sequences // micro_batch), rate), mistakes
+
+
+def dial_rate(config: Config, shape: Shape | None, tokens: int) -> float:
+    """The peak learning rate at the base batch where none is given: the scale's, by the dial's rules for shape and budget.
+
+    Neither rule is followed further than it was measured, nor at the paper's own scale, whose rate is printed (docs/dial.md).
+
+    Args:
+        config: Its scale is used.
+        shape: The decoder; None leaves the shape's rule out.
+        tokens: The whole budget.
+    """
+    scale = config.scale
+    if scale.factor == 1:
+        return scale.learning_rate
+    rate = scale.learning_rate
+    if shape is not None:
+        at_shape = rate_at_shape(1.0, shape.width, shape.depth, at_scale(scale.width, scale.factor), scale.depth)
+        rate *= min(_SHAPE_LIMIT, max(1 / _SHAPE_LIMIT, at_shape))
+    low, high = _BUDGET_LIMITS
+    return rate_at_budget(rate, min(high, max(low, tokens / baseline_parameters(scale))))
 
 
 #: Keys of parts that users bring and that change weights, and what these must have.
@@ -305,7 +347,8 @@ def _parent(config: Config) -> Settled:
         if init.parent_tokens is not None:
             parent.train.tokens = init.parent_tokens
         wider = at_scale(init.parent_width, config.scale.factor) / at_scale(config.scale.width, config.scale.factor)
-        parent.optimizer.scaling.multiplier /= wider
+        if parent.optimizer.scaling.base_lr is not None:  # the dial's own rate follows the shape
+            parent.optimizer.scaling.multiplier /= wider
         init.std /= math.sqrt(wider)
     parent.train.share = 1.0
     parent.rounds.count, parent.rounds.forgetting = 1, False

@@ -158,7 +158,7 @@ def test_several_objectives_within_a_budget(data: list[str], tmp_path: Path) -> 
     assert {trial["overrides"]["arch.depth"] for trial in trained} <= {"2", "3"}
     assert {trial["overrides"]["arch.depth"] for trial in rejected} <= {"1", "4", "5"}
     assert not any((tmp_path / "runs" / trial["identity"]).exists() for trial in rejected)
-    assert [o["direction"] for o in found["objectives"]] == ["minimise", "maximise"]
+    assert [o["direction"] for o in found["objectives"]] == ["minimize", "maximize"]
     assert set(found["front"]) <= {trial["number"] for trial in trained}
     assert len(list((tmp_path / "runs" / "search").glob("*.svg"))) == 1
 

@@ -21,7 +21,7 @@ def page(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("page")
     runs = Runs(folder / "runs")
-    runs.depths({9: [2.2, 2.21], 20: [2.1, 2.12], 40: [2.3, 2.31]}, name="depths")
+    runs.depths({9: [2.2, 2.21], 20: [2.1, 2.12], 40: [2.3, 2.31]}, name="depths", title="x" * 200)
     assert main(["--runs-dir", str(runs.folder), "--results", str(folder / "results")]) == 0
     return folder / "results" / "index.html"
 

@@ -1,9 +1,9 @@
 """Causal attention: PyTorch's kernels on a GPU, and products over blocks on a CPU.
 
-On a CPU, PyTorch's fused attention does a fraction of the arithmetic that plain matrix products do there, most of all in bf16
-and with small heads. So here the scores are made block by block, small enough to stay in the cache, and what lies in the
-future of a whole block is left out. As in FlashAttention (Dao et al. 2022, arXiv 2205.14135) nothing of the size of the scores
-is kept: the backward pass makes them again, which costs no more than writing them to memory and reading them back.
+In training on a CPU, PyTorch's fused attention does a fraction of the arithmetic that plain matrix products do there, most of
+all in bf16 and with small heads. So here the scores are made block by block, small enough to stay in the cache, and the future
+of a whole block is left out. As in FlashAttention (Dao et al. 2022, arXiv 2205.14135) nothing of the size of the scores is
+kept: the backward pass makes them again, which costs no more than writing them to memory and reading them back.
 
 All operands are (N, channels, T), N = batch * heads: with the few channels of a head as rows, every product runs near the speed
 of large ones.
@@ -51,12 +51,13 @@ def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         return fused.transpose(1, 2).reshape(batch, length, heads * size)
     if group > 1:
         keys, values = keys.repeat_interleave(group, dim=2), values.repeat_interleave(group, dim=2)
+    grad = torch.is_grad_enabled() and any(operand.requires_grad for operand in (queries, keys, values))
+    if not grad and queries.dtype == torch.float32:  # without a backward pass to come, PyTorch's kernel is the faster one
+        queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
+        fused = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        return fused.transpose(1, 2).reshape(batch, length, heads * size)
     operands = [part.permute(0, 2, 3, 1).reshape(batch * heads, size, length) for part in (queries, keys, values)]
-    mixed: Tensor
-    if torch.is_grad_enabled() and any(operand.requires_grad for operand in operands):
-        mixed = _Attention.apply(*operands)  # type: ignore[no-untyped-call]
-    else:
-        mixed = _attend(*operands)
+    mixed: Tensor = _Attention.apply(*operands) if grad else _attend(*operands)  # type: ignore[no-untyped-call]
     return mixed.view(batch, heads, size, length).permute(0, 3, 1, 2).reshape(batch, length, heads * size)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tinylm_ablate.arch.attention import causal_attention
@@ -42,9 +43,7 @@ def through(decoder: Decoder, x: Tensor, layers: Sequence[Layer], layout: Layout
     after = layout.texts.unsqueeze(1) + torch.arange(layout.length, device=device)
     positions = torch.cat((places.expand(x.shape[0], -1), after.repeat(1, layout.count)), dim=1)
     cos, sin = (table[positions] for table in decoder.rotary.tables(layout.text + layout.length, device))
-    # 0 where a key may be seen, (B, 1, 1, P) for the text and (C, C) within a continuation.
-    padding = torch.zeros(x.shape[0], layout.text, device=device).masked_fill_(places >= layout.texts.unsqueeze(1), -math.inf)
-    future = torch.full((layout.length, layout.length), -math.inf, device=device).triu_(1)
+    seen = _seen(layout, device)
     for layer in layers:
         hidden = layer.attention_norm(x)
         attention = layer.attention
@@ -52,33 +51,31 @@ def through(decoder: Decoder, x: Tensor, layers: Sequence[Layer], layout: Layout
         rotated, values = torch.split(heads, [attention.heads + attention.kv_heads, attention.kv_heads], dim=-2)
         rotated = rotate(attention.normed(rotated), cos, sin)
         queries, keys = torch.split(rotated, [attention.heads, attention.kv_heads], dim=-2)
-        x = x + attention.out(_attend(queries, keys, values, layout, padding[:, None, None], future))
+        x = x + attention.out(_attend(queries, keys, values, layout, seen))
         if layer.shortcuts is not None:
             x = x + layer.shortcuts(hidden)
         x = x + layer.ffn(layer.ffn_norm(x))
     return x
 
 
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, layout: Layout, padding: Tensor, future: Tensor) -> Tensor:
+def _seen(layout: Layout, device: torch.device) -> Tensor:
+    """Which places of a row each token of a continuation sees, as 0 or -inf: (B, 1, K * C, P + K * C)."""
+    size = layout.count * layout.length
+    text = torch.arange(layout.text, device=device) < layout.texts.unsqueeze(1)
+    past = torch.ones(layout.length, layout.length, dtype=torch.bool, device=device).tril()
+    own = torch.block_diag(*[past] * layout.count)  # type: ignore[no-untyped-call]
+    rows = len(layout.texts)
+    seen = torch.cat((text.unsqueeze(1).expand(rows, size, -1), own.expand(rows, -1, -1)), dim=-1)
+    return torch.zeros(seen.shape, device=device).masked_fill_(~seen, -math.inf).unsqueeze(1)
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, layout: Layout, seen: Tensor) -> Tensor:
     """(B, P + K * C, heads or kv_heads, head_dim) -> (B, P + K * C, heads * head_dim)."""
     text = layout.text
-    parts = []
-    if text:
-        parts.append(causal_attention(queries[:, :text], keys[:, :text], values[:, :text]))
+    parts = [causal_attention(queries[:, :text], keys[:, :text], values[:, :text])] if text else []
     group = queries.shape[2] // keys.shape[2]
     if group > 1:
         keys, values = keys.repeat_interleave(group, dim=2), values.repeat_interleave(group, dim=2)
-    # (B, heads, P, head_dim) of the text, and (B, heads, K, C, head_dim) of the continuations.
-    text_keys, text_values = (part[:, :text].transpose(1, 2) for part in (keys, values))
-    own_queries, own_keys, own_values = (
-        part[:, text:].transpose(1, 2).unflatten(2, (layout.count, layout.length))  # type: ignore[no-untyped-call]
-        for part in (queries, keys, values)
-    )
-    to_text = own_queries.flatten(2, 3) @ text_keys.mT + padding
-    to_own = own_queries @ own_keys.mT + future
-    scores = torch.cat((to_text.unflatten(2, to_own.shape[2:4]), to_own), dim=-1)
-    weights = torch.softmax(scores.mul_(1 / math.sqrt(queries.shape[-1])), dim=-1)
-    mixed = (weights[..., :text].flatten(2, 3) @ text_values).unflatten(2, to_own.shape[2:4])  # type: ignore[no-untyped-call]
-    mixed = mixed + weights[..., text:] @ own_values
-    parts.append(mixed.flatten(2, 3).transpose(1, 2).flatten(2))
-    return torch.cat(parts, dim=1)
+    own, keys, values = (part.transpose(1, 2) for part in (queries[:, text:], keys, values))
+    mixed = F.scaled_dot_product_attention(own, keys, values, attn_mask=seen.to(own.dtype))
+    return torch.cat([*parts, mixed.transpose(1, 2).flatten(2)], dim=1)

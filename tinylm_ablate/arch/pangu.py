@@ -52,7 +52,7 @@ class SeriesActivation(nn.Module):
 class AugmentedShortcuts(nn.Module):
     """sum over i = 1..T of T_i(z), T_i(z) = up_i(gelu(down_i(z))), beside attention: AugMSA(z) = MSA(z) + z + sum of T_i(z).
 
-    In a pre-norm block the z that attention reads is normalised; the shortcuts read the same, and the identity is the residual
+    In a pre-norm block the z that attention reads is normalized; the shortcuts read the same, and the identity is the residual
     stream's. The T bottlenecks of width/r are multiplied as one of T * width/r, which is the same function.
     """
 

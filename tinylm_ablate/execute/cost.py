@@ -133,14 +133,14 @@ def _evaluated_tokens(settled: Settled) -> float:
     corpus = _corpus(settled)
     rate = bytes_per_token(settled.shape.vocab_size)
     languages = len(corpus["bytes"]["test"]) if corpus else _LANGUAGES
-    held_out = 2 * languages * evaluate.max_bytes
+    held_out = 2 * languages * int(evaluate.max_bytes)
     if corpus:
         held_out = sum(
-            min(size, evaluate.max_bytes) for split in ("validation", "test") for size in corpus["bytes"][split].values()
+            min(size, int(evaluate.max_bytes)) for split in ("validation", "test") for size in corpus["bytes"][split].values()
         )
     # A character of English is a byte, one of Chinese three.
-    characters = evaluate.cloze_context + evaluate.cloze_continuation
-    cloze = 4 * evaluate.cloze_questions * languages * characters * 2
+    characters = evaluate.cloze_context + 4 * evaluate.cloze_continuation
+    cloze = int(evaluate.cloze_questions) * languages * characters * 2
     return (held_out + cloze) / rate
 
 

@@ -156,7 +156,7 @@ class Leases:
                 raise
             finally:
                 lease.release(done.exists())
-                if locked and done.exists():  # still locked: whoever opened the file meanwhile finds that it is gone
+                if done.exists():  # still locked: whoever opened the file meanwhile finds that it is gone
                     (self.folder / f"{key}.lock").unlink(missing_ok=True)
 
     def held(self) -> dict[str, Holder]:
@@ -166,6 +166,10 @@ class Leases:
             if not holder.released and self._alive(path, holder) and not (holder.machine == machine() and self._is_free(key)):
                 found[key] = holder
         return found
+
+    def names(self) -> set[str]:
+        """The tasks of which there is a lease or a lock, of living workers and of dead ones."""
+        return {path.stem for path in self.folder.glob("[!.]*.*")}
 
     def give_back(self, key: str) -> bool:
         """Remove the lease of a task; False if there is none. A living holder notices, saves its state and stops."""

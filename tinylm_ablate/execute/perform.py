@@ -11,6 +11,7 @@ from pathlib import Path
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError, Interrupted, UserError
 from tinylm_ablate.execute.leases import Leases
+from tinylm_ablate.execute.live import Live
 from tinylm_ablate.execute.order import Order
 from tinylm_ablate.execute.walk import Walk
 from tinylm_ablate.execute.words import one_line, say
@@ -67,13 +68,14 @@ def perform(
         )  # fmt: skip
         waiting = [state.task for state in walk.waiting()]
         order = dataclasses.replace(order, failures=walk.failures)
-        if waiting and launch is not None:
-            _launch(walk, order, launch, grid.workers if isinstance(grid.workers, int) else len(waiting))
-        elif waiting:
-            if watch is not None:
-                for _, run in cells:
-                    graph.run(run.identity).watch = watch
-            _here(walk, graph, order, 1 if watch is not None else grid.workers)
+        with Live(walk, order.runs_dir / "orders", order.session, "off" if quiet else base.progress):
+            if waiting and launch is not None:
+                _launch(walk, order, launch, grid.workers if isinstance(grid.workers, int) else len(waiting))
+            elif waiting:
+                if watch is not None:
+                    for _, run in cells:
+                        graph.run(run.identity).watch = watch
+                _here(walk, graph, order, 1 if watch is not None else grid.workers)
     return walk
 
 

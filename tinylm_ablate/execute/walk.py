@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from tinylm_ablate.disk import in_words
@@ -68,26 +68,27 @@ class Walk:
         self.leases, self.retries, self.stop, self.quiet, self.observe = leases, retries, stop, quiet, observe
         self.ended = threading.Event()
         self.states: dict[str, State] = {}
+        self._left = leases.names()
         self._of: dict[str, list[Task]] = {}
         for task in targets:
             self._want(task)
             if task.kind in ("run", "measure"):
                 self._of.setdefault(task.run.identity, []).append(task)
-        self._order = [state for state in self.states.values() if state.state == WAITING]
+        self.order = [state for state in self.states.values() if state.state == WAITING]
         self.leases.sweep({key for key, state in self.states.items() if state.state == SKIPPED})
         self.failures = self.marks() if failures is None else failures
         self._reported: set[str] = set()
 
     def marks(self) -> dict[str, int]:
         """Marks of the failures that are there now, by key of the task."""
-        marks = {state.task.key: failure_mark(state.task.log) for state in self._order}
+        marks = {state.task.key: failure_mark(state.task.log) for state in self.order}
         return {key: mark for key, mark in marks.items() if mark}
 
     def _want(self, task: Task) -> None:
         if task.key in self.states:
             return
         if task.done():
-            task.tidy()
+            self._tidy(task, self._left)
             task.log.unlink(missing_ok=True)  # of an attempt before the one that did it
             self.states[task.key] = State(task, SKIPPED)
             return
@@ -95,13 +96,21 @@ class Walk:
             self._want(need)
         self.states[task.key] = State(task)
 
+    def _tidy(self, task: Task, left: Container[str]) -> None:
+        """Tidy up after a task that is done; of one in ``left``, with the lease of a worker that died before it did so."""
+        if task.key not in left:
+            task.tidy()
+        elif not self.observe:
+            with contextlib.suppress(Busy), self.leases.hold(task.key, task.product):
+                task.tidy()
+
     def failed(self) -> list[State]:
         """Tasks that failed, in order."""
-        return [state for state in self._order if state.state == FAILED]
+        return [state for state in self.order if state.state == FAILED]
 
     def waiting(self) -> list[State]:
         """Tasks that are neither done nor failed."""
-        return [state for state in self._order if state.state == WAITING]
+        return [state for state in self.order if state.state == WAITING]
 
     def tasks_of(self, identity: str) -> list[Task]:
         """The tasks that train and measure a run."""
@@ -114,7 +123,7 @@ class Walk:
             Interrupted: A signal stopped a task; its state is saved.
             DiskError: There is no room, or no right to write.
         """
-        waiting = self._order
+        waiting = self.order
         while waiting := [state for state in waiting if state.state == WAITING]:
             if self.stop and self.failed():
                 return
@@ -150,6 +159,8 @@ class Walk:
         task = state.task
         if task.done():
             state.state = DONE
+            if task.key in (left := self.leases.names()):
+                self._tidy(task, left)
             self._say(f"done   {task.name}{_said(task)}")
         elif failure_mark(task.log) not in (0, self.failures.get(task.key, 0)):
             self._fail(state, read_failure(task.log) or "no message")

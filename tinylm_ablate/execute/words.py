@@ -7,16 +7,29 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from tinylm_ablate.errors import RunFailed, UserError
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.secrets import cut
 
+#: Prints a line above what is drawn on the screen, while something is.
+_print: Callable[[str], None] | None = None
+
+
+def through(printer: Callable[[str], None] | None) -> None:
+    """Print lines through a screen that is being drawn; None prints them to standard error."""
+    global _print
+    _print = printer
+
 
 def say(text: str) -> None:
     """Report progress to the user."""
-    print(cut(text), file=sys.stderr, flush=True)
+    if _print is not None:
+        _print(cut(text))
+    else:
+        print(cut(text), file=sys.stderr, flush=True)
 
 
 def one_line(error: BaseException) -> str:

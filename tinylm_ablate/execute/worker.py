@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+from tinylm_ablate import progress
 from tinylm_ablate.errors import Interrupted, UserError
 from tinylm_ablate.execute.leases import Leases
 from tinylm_ablate.execute.order import Order
@@ -46,11 +47,15 @@ def work(path: Path) -> None:
         run.config.progress = "off"
         if order.threads is not None:
             run.config.train.threads = order.threads
+    progress.report_to(path.with_suffix(f".{os.getpid()}.live"))
     graph = Graph(order.cells)
     leases = Leases(order.runs_dir, order.lease_seconds, order.session)
     with follow(order.cells[0][1].config.tracking, order.runs_dir) as tracked:
         wanted = targets(graph, order.train)
-        Walk(wanted, leases, tracked, retries=order.retries, stop=order.stop, failures=order.failures).go()
+        try:
+            Walk(wanted, leases, tracked, retries=order.retries, stop=order.stop, failures=order.failures).go()
+        finally:
+            progress.report_to(None)
 
 
 def end_with_leader() -> None:

@@ -37,7 +37,7 @@ def write_search(
     content = {
         "schema": SCHEMA,
         **about,
-        "objectives": [{"name": o.name, "direction": "maximise" if o.maximise else "minimise"} for o in objectives],
+        "objectives": [{"name": o.name, "direction": "maximize" if o.maximize else "minimize"} for o in objectives],
         "counts": dict(Counter(result.state for result in results)),
         "trials": [
             {
@@ -73,7 +73,7 @@ def found_table(
     done = [result for result in results if result.state == DONE]
     shown = [result for result in done if result.number in front] if len(objectives) > 1 else done
     first = objectives[0]
-    shown.sort(key=lambda result: -result.values[0] if first.maximise else result.values[0])
+    shown.sort(key=lambda result: -result.values[0] if first.maximize else result.values[0])
     shown = list({result.identity: result for result in reversed(shown)}.values())[::-1]
     if len(objectives) == 1:
         shown = shown[:10]

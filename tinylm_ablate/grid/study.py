@@ -98,7 +98,7 @@ class Study:
                 storage = optuna.storages.RDBStorage(f"sqlite:///{self.path}", engine_kwargs={"connect_args": {"timeout": 60}})
                 self._study = optuna.create_study(
                     storage=storage, study_name=name, pruner=_pruner(search.pruner), load_if_exists=True,
-                    directions=["maximize" if objective.maximise else "minimize" for objective in objectives],
+                    directions=["maximize" if objective.maximize else "minimize" for objective in objectives],
                 )  # fmt: skip
             except (SQLAlchemyError, RuntimeError) as error:
                 raise UserError(f"{self.path}: not readable as an Optuna study ({str(error).splitlines()[0]})") from None
@@ -244,11 +244,11 @@ class Watch:
         trial: The trial.
         curve: The run's ``curve.jsonl``: what earlier sessions of the run have written of it is reported too.
         tokens: Tokens of the whole run.
-        maximise: Whether more of the objective is better.
+        maximize: Whether more of the objective is better.
     """
 
-    def __init__(self, trial: optuna.Trial, curve: Path, tokens: int, maximise: bool) -> None:
-        self._trial, self._curve, self._tokens, self._sign = trial, curve, tokens, -1.0 if maximise else 1.0
+    def __init__(self, trial: optuna.Trial, curve: Path, tokens: int, maximize: bool) -> None:
+        self._trial, self._curve, self._tokens, self._sign = trial, curve, tokens, -1.0 if maximize else 1.0
         self._rows: list[dict[str, float]] = []
         self._reported = 0
 

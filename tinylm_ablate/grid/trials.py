@@ -84,7 +84,7 @@ class Trials:
             return self.study.tell(trial, REJECTED, **about, reason=reason, violation=distance)
         watch = None
         if self.base.search.pruner != "none":
-            watch = Watch(trial, settled.folder / "curve.jsonl", settled.tokens, self.objectives[0].maximise)
+            watch = Watch(trial, settled.folder / "curve.jsonl", settled.tokens, self.objectives[0].maximize)
         try:
             name = f"trial {trial.number}"
             self.begins(name, settled, self.study.place(trial))

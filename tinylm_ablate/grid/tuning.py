@@ -65,10 +65,11 @@ def mistakes(parts: Sequence[Part]) -> list[str]:
         grid = part.base.grid
         if not grid.tune:
             continue
-        for key in grid.tune_keys:
-            value = _get(part.base, key)
-            if not isinstance(value, float):
-                found.append(f"grid.tune_keys=[{key}]: allowed: keys whose value is a real number, such as {_RATE}")
+        found += [
+            f"grid.tune_keys=[{key}]: allowed: keys whose value is a real number, such as {_RATE}"
+            for key in grid.tune_keys
+            if not isinstance(_get(part.base, key), float) and key != _RATE
+        ]
         if any(cell.values.get("seed") == str(grid.tune_seed) for cell in part.cells):
             found.append(f"grid.tune_seed={grid.tune_seed}: allowed: a seed that no cell of the grid uses")
     return found
@@ -121,7 +122,11 @@ def first_runs(parts: Sequence[Part]) -> list[tuple[str, Settled]]:
 def scaled(run: Settled, key: str, factor: float) -> Settled:
     """A run with one real number of its config multiplied."""
     config = copy.deepcopy(run.config)
-    _set(config, key, _get(config, key) * factor)
+    value = _get(config, key)
+    if value is None:  # the dial's rate becomes a number of the arm's own
+        train, scaling = config.train, config.optimizer.scaling
+        value = run.learning_rate / ((train.batch_tokens / scaling.base_batch_tokens) ** scaling.exponent * scaling.multiplier)
+    _set(config, key, value * factor)
     return settle(config)
 
 

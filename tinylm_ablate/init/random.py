@@ -37,7 +37,7 @@ from tinylm_ablate.config import InitConfig
 from tinylm_ablate.extension import part
 
 
-def initialise(decoder: Decoder, init: InitConfig, seed: int) -> None:
+def initialize(decoder: Decoder, init: InitConfig, seed: int) -> None:
     """Draw all weights of ``decoder`` in place by ``init.rule`` and ``init.std``.
 
     The draw of a matrix depends on the seed and its name alone: not on PyTorch's own generator, the number of threads, the

@@ -93,7 +93,9 @@ def _runs(grids: Sequence[Grid], by_identity: pd.DataFrame) -> pd.DataFrame:
         **{axis_column(key): words for key, words in places.items()},
     }
     kept = runs.drop(columns=[key for key in added if key in runs])
-    return pd.concat([kept, pd.DataFrame(added, index=runs.index)], axis="columns")
+    joined = pd.concat([kept, pd.DataFrame(added, index=runs.index)], axis="columns")
+    # One block of objects in the place of a hundred text columns: statistics select rows thousands of times.
+    return joined.astype(dict.fromkeys(joined.select_dtypes(["string", "str"]), object)).copy()
 
 
 def short(text: str) -> str:

@@ -224,7 +224,9 @@ def _table(setting: Setting, primary: Measure | None) -> list[Block]:
     runs, axis = setting.runs, setting.evidence.axis
     quality = [*measures.bits(_known(setting), "test"), *measures.cloze(_known(setting), "test")[-1:]]
     shown = [*([primary] if primary else []), *(measure for measure in quality if measure != primary)]
-    found = {measure.column: results(setting, measure.column, measure.better) for measure in shown}
+    # Only these are tested; the languages beside them are shown as means.
+    tested = [measure for measure in shown if measure == primary or "/cloze/" in measure.column]
+    found = {measure.column: results(setting, measure.column, measure.better) for measure in tested}
     own_axes = {key.split(".")[-1] for key in axis}
     follows = [key for key in _FOLLOWS if _varies(runs, key) and key.split(".")[-1] not in own_axes]
     marks = int(runs.groupby("arm")["seed"].nunique().max()) > 1
@@ -237,6 +239,9 @@ def _table(setting: Setting, primary: Measure | None) -> list[Block]:
         seeds = own["seed"].nunique()
         cells = [_place(text) for text in place.values()] or [word(arm)]
         for number, measure in enumerate(shown):
+            if measure.column not in found:
+                cells.append(_mean(own, measure))
+                continue
             result = found[measure.column][index]
             cells.append(value_cell(result, measure, seeds, marks))
             if number == 0 and marks:
@@ -276,7 +281,8 @@ def _tests(setting: Setting, primary: Measure | None) -> list[Block]:
     tested = pairs(setting, primary.column) if primary else []
     if primary is None or not tested:
         return []
-    best = next((result.arm for result in results(setting, primary.column, primary.better) if result.best), None)
+    means = {arm: primary.better * setting.mean(arm, primary.column) for arm in setting.arms}
+    best = max((arm for arm in means if means[arm] == means[arm]), key=lambda arm: means[arm])
     shown = tested if len(tested) <= _MOST_PAIRS else [pair for pair in tested if best in (pair.first, pair.second)]
     rows = []
     for pair in shown:

@@ -40,7 +40,7 @@ SIGNS = {
 
 #: Effects beyond so many margins are drawn at the edge.
 _FURTHEST = 16.0
-_REASON, _TITLE = 62, 52
+_REASON, _TITLE = 48, 72
 
 
 def headline(verdicts: Sequence[Verdict], whose: str = "The paper's claims") -> Inline:
@@ -97,7 +97,7 @@ def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     for verdict in verdicts:
         decisive = deciding(verdict)
         mean, low, high = _in_margins(decisive)
-        reason = "" if not math.isnan(mean) else verdict.reason
+        reason = verdict.reason if verdict.outcome == Outcome.NOT_TESTABLE else ""
         rows.append(
             {
                 "claim": _cut(verdict.claim.title, _TITLE), "source": verdict.claim.source, "verdict": str(verdict.outcome),
@@ -129,7 +129,7 @@ def picture(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLeve
     scale = alt.Scale(domain=[str(outcome) for outcome in known], range=[SIGNS[outcome][1] for outcome in known])
     color = alt.Color("verdict:N", scale=scale, legend=None)
     order = list(shown[key])
-    y = alt.Y(f"{key}:N", sort=order, title=None, axis=alt.Axis(labelLimit=340, ticks=False, domain=False, labelPadding=8))
+    y = alt.Y(f"{key}:N", sort=order, title=None, axis=alt.Axis(labelLimit=460, ticks=False, domain=False, labelPadding=8))
     bare = alt.Y(f"{key}:N", sort=order, axis=None)
     margins = alt.Scale(type="symlog", constant=1, domain=[-_FURTHEST, _FURTHEST], nice=False)
     x = alt.X("effect:Q", scale=margins, title="effect in margins: beyond 1 the claim, beyond −1 its opposite",
@@ -140,16 +140,18 @@ def picture(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLeve
     zone = zone.encode(x=alt.X("from:Q", scale=margins), x2="to:Q")
     rules = base.mark_rule(strokeWidth=3, clip=True).encode(x=alt.X("low:Q", scale=margins), x2="high:Q", y=y, color=color)
     points = base.mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y, color=color, tooltip=tips)
-    reasons = base.mark_text(align="center", fontStyle="italic", color="#8C959F", fontSize=11).encode(
-        y=y, x=alt.value(160), text="reason:N", tooltip=tips
-    )
     height = alt.Step(22)
-    plot = alt.layer(zone, rules, points, reasons).properties(width=320, height=height)
+    plot = alt.layer(zone, rules, points).properties(width=320, height=height)
     words = base.mark_text(align="left", fontWeight="bold").encode(y=bare, x=alt.value(0), text="word:N", tooltip=tips)
     panels = [plot, words.properties(width=158, height=height, title="verdict")]
     if (shown["paper"] != "").any():
         paper = base.mark_text(align="left").encode(y=bare, x=alt.value(0), text="paper:N")
         panels.append(paper.properties(width=70, height=height, title="paper"))
+    if (shown["reason"] != "").any():
+        why = base.mark_text(align="left", fontStyle="italic", color="#8C959F").encode(
+            y=bare, x=alt.value(0), text="reason:N", tooltip=tips
+        )
+        panels.append(why.properties(width=260, height=height, title="why not"))
     return alt.hconcat(*panels, spacing=10)
 
 

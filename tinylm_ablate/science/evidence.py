@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,29 @@ _HOW = ("evaluate.", "measure.", "decode.", "train.precision", "train.device", "
 _SCALE = "scale."
 
 
-@dataclass(frozen=True)
+_Of = TypeVar("_Of", "Evidence", "Setting")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def computed_once(function: Callable[Concatenate[_Of, _P], _T]) -> Callable[Concatenate[_Of, _P], _T]:
+    """Keep each result of a function of evidence or a setting with that object, for as long as the object lives.
+
+    The other arguments must be hashable, and results must not be changed.
+    """
+
+    @functools.wraps(function)
+    def once(own: _Of, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        known: dict[Any, _T] = own.__dict__.setdefault("_computed", {})
+        key = (function, args, tuple(sorted(kwargs.items())))
+        if key not in known:
+            known[key] = function(own, *args, **kwargs)
+        return known[key]
+
+    return once
+
+
+@dataclass(frozen=True, eq=False)
 class Evidence:
     """All that is known about the finished runs of one experiment.
 
@@ -94,7 +116,7 @@ class Items:
     sizes: NDArray[np.float64] = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Setting:
     """Runs that differ in nothing but their arm and seed.
 
@@ -181,6 +203,7 @@ class Setting:
         return {}
 
 
+@computed_once
 def settings(evidence: Evidence) -> list[Setting]:
     """The groups of comparable runs, larger scales and budgets first; tuning runs are left out.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tinylm_ablate.science.comparison import fewest
 from tinylm_ablate.science.effects import effect
 from tinylm_ablate.science.estimate import Estimate, mean_and_deviation
-from tinylm_ablate.science.evidence import Setting
+from tinylm_ablate.science.evidence import Setting, computed_once
 from tinylm_ablate.science.family import holm
 from tinylm_ablate.science.looks import adjusted, look, nominal
 
@@ -68,6 +68,7 @@ class Result:
     difference: Estimate | None
 
 
+@computed_once
 def pairs(setting: Setting, metric: str) -> list[Pair]:
     """Every two arms with two common seeds or more, in the order of the arms.
 
@@ -91,6 +92,7 @@ def pairs(setting: Setting, metric: str) -> list[Pair]:
     ]
 
 
+@computed_once
 def results(setting: Setting, metric: str, direction: int) -> list[Result]:
     """The result of each arm in the order of the runs.
 

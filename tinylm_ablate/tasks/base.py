@@ -68,6 +68,11 @@ class Task(ABC):
         """Remove what workers that were killed left of this task, which is done."""
         remove_unfinished(self.product)
 
+    @property
+    def weight(self) -> float:
+        """About how much work it is, in training tokens."""
+        return 1.0
+
     def result(self) -> str:
         """What was found, in a few words."""
         return ""

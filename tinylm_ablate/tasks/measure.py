@@ -64,6 +64,12 @@ class MeasureTask(Task):
         super().tidy()
         remove_unfinished(self.product.with_suffix(".parquet"))
 
+    @property
+    def weight(self) -> float:
+        # Scoring a token costs a third of training on it; a byte is about a third of a token.
+        size = self.request.settings.get("max_bytes", 0)
+        return max(1.0, 4 * float(size) / 9) if isinstance(size, int) else 1.0
+
     def result(self) -> str:
         record = read_record(self.run.folder, self.request.stem)
         metrics = record["metrics"] if record else {}

@@ -114,6 +114,10 @@ class RunTask(Task):
         if not self.run.config.train.keep_model and all((folder / "measures" / f"{stem}.json").exists() for stem in self.stems):
             shutil.rmtree(folder / "model", ignore_errors=True)
 
+    @property
+    def weight(self) -> float:
+        return float((self.run.steps - self.run.rounds.start) * self.run.config.train.batch_tokens)
+
     def result(self) -> str:
         metrics = read_metrics(self.run.folder)["metrics"]
         return f"training loss {metrics['train/loss']:.4f}, {metrics['train/seconds']:.0f} s"
@@ -238,7 +242,8 @@ def _provenance(folder: Path) -> Record:
 def _versions(provenance: Record) -> dict[str, Any]:
     """What of a provenance can change numbers."""
     own = {key: provenance.get(key) for key in ("tinylm_ablate", "commit", "difference", "python")}
-    return own | {f"machine's {key}": value for key, value in provenance["machine"].items()} | provenance["packages"]
+    packages: dict[str, Any] = provenance["packages"]
+    return own | {f"machine's {key}": value for key, value in provenance["machine"].items()} | packages
 
 
 def _train_together(tasks: Sequence[RunTask]) -> list[Exception | None]:

@@ -4,7 +4,7 @@ Counting needs no order: text falls into pieces, most of them seen many times, a
 the tokenizer. A cut between two characters changes no encoding where
 
 1. no entry of the vocabulary holds the end of the left character next to the beginning of the right one, and
-2. the pre-tokenizer would split the rest as before. Which neighbours are safe depends on its expression; the table below
+2. the pre-tokenizer would split the rest as before. Which neighbors are safe depends on its expression; the table below
    holds those that are safe in the ones of GPT-2, GPT-4, Qwen, Llama, DeepSeek and ours: a space after a word, the border
    between letters, digits and symbols, and any two Chinese characters. Whoever counts checks it (see ``count``).
 

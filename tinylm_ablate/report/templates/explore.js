@@ -6,7 +6,7 @@
   const columns = data.columns, count = data.count, root = document.getElementById("explorer");
   const numeric = columns.filter((column) => column.kind === "number");
   const named = Object.fromEntries(columns.map((column) => [column.name, column]));
-  const MOST_LINES = 2500, MOST_ROWS = 200, MOST_CURVES = 12;
+  const MOST_LINES = 1500, MOST_ROWS = 100, MOST_CURVES = 12;
   const PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F"];
   for (const column of columns) {
     column.rank = column.kind === "number" ? null : column.words.map((_, place) => place);

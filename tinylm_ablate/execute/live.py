@@ -1,0 +1,123 @@
+"""What a command shows while it works: one line per worker and one for the whole, or plain lines without a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tinylm_ablate import progress
+from tinylm_ablate.execute import words
+from tinylm_ablate.execute.plan import duration
+from tinylm_ablate.execute.walk import FAILED, WAITING, Walk
+from tinylm_ablate.tasks.base import Task
+
+#: Seconds between two looks on a terminal, and between two plain lines elsewhere.
+_REFRESH_SECONDS, _PLAIN_SECONDS = 1.0, 60.0
+
+#: A worker that has written nothing for so long is not shown, seconds.
+_SILENT = 30.0
+
+
+class Live:
+    """Shows a walk until the block ends.
+
+    Args:
+        walk: What is shown.
+        folder: Where the workers write their bars (``progress.report_to``); this process writes there too.
+        name: Begins the names of the files.
+        mode: ``progress``: "auto" draws on a terminal and reports plainly elsewhere, "on" draws, "off" shows nothing.
+    """
+
+    def __init__(self, walk: Walk, folder: Path, name: str, mode: str) -> None:
+        self.walk, self.folder, self.name, self.mode = walk, folder, name, mode
+        self._stop = threading.Event()
+        self._begin = time.monotonic()
+        self._thread: threading.Thread | None = None
+        self._screen: Any = None
+        self._done: set[str] = set()
+
+    def __enter__(self) -> Live:
+        if self.mode == "off" or not self.walk.waiting():
+            return self
+        if self.mode == "on" or sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live as Screen
+
+            progress.report_to(self.folder / f"{self.name}.leader.live")
+            console = Console(stderr=True)
+            self._screen = Screen(console=console, auto_refresh=False, transient=True)
+            self._screen.start()
+            words.through(lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
+        self._thread = threading.Thread(target=self._show, name="live", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._screen is not None:
+            words.through(None)
+            self._screen.stop()
+            progress.report_to(None)
+
+    def _show(self) -> None:
+        while not self._stop.wait(_PLAIN_SECONDS if self._screen is None else _REFRESH_SECONDS):
+            lines = [*self.workers(), self.whole()]
+            if self._screen is None:
+                words.say(lines[-1])
+            else:
+                from rich.text import Text
+
+                self._screen.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
+
+    def workers(self) -> Iterator[str]:
+        """One line per worker that is at work."""
+        for state in self._states():
+            total = state.get("total")
+            share = f"{state['count'] / total:5.0%}" if total else "     "
+            left = f", {duration((total - state['count']) / state['rate'])} left" if total and state["rate"] else ""
+            yield f"  {state['pid']:>7} {share} {state['what'][:28]:<28} {state['rate']:,.0f} {state['unit']}/s{left}"
+
+    def whole(self) -> str:
+        """One line for all tasks."""
+        tasks = [state.task for state in self.walk.states.values() if state.state == WAITING]
+        for task in tasks:
+            if task.key not in self._done and task.product.exists():
+                self._done.add(task.key)
+        left = [task for task in tasks if task.key not in self._done]
+        all_tasks = len(self.walk.order)
+        failed = sum(state.state == FAILED for state in self.walk.order)
+        rate = sum(state["rate"] for state in self._states() if state["unit"] == "tok")
+        parts = [f"{all_tasks - len(left)} of {all_tasks} tasks done", f"{failed} failed"]
+        parts += [f"{rate:,.0f} tokens/s"] if rate else []
+        seconds = self._seconds_left(left, all_tasks)
+        return ", ".join([*parts, *([f"{duration(seconds)} left"] if seconds is not None else [])])
+
+    def _seconds_left(self, left: list[Task], all_tasks: int) -> float | None:
+        """By the pace of this command so far, tasks being weighed by ``Task.weight``."""
+        weights = {state.task.key: state.task.weight for state in self.walk.order}
+        total, rest = sum(weights.values()), sum(task.weight for task in left)
+        begun = sum(
+            min(1.0, state["count"] / state["total"]) * state["total"]
+            for state in self._states()
+            if state.get("total") and state["unit"] == "tok"
+        )
+        done = total - rest + min(begun, rest)
+        passed = time.monotonic() - self._begin
+        return None if not all_tasks or done < 0.01 * total else (total - done) * passed / done
+
+    def _states(self) -> list[dict[str, Any]]:
+        found = []
+        for path in sorted(self.folder.glob(f"{self.name}.*.live")):
+            try:
+                if time.time() - path.stat().st_mtime < _SILENT:
+                    found.append(json.loads(path.read_text()))
+            except (OSError, ValueError):
+                continue
+        return found
