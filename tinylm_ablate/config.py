@@ -89,8 +89,9 @@ class DataConfig:
     """the text: real English and Chinese by default, more of it, your own files, a set in the hub's layout, or a mixture"""
 
     source: str = setting(
-        "where the documents come from", choices=("default", "large", "files", "hub", "mixture"), identity=SETTLED
+        "where the documents come from", choices=("default", "large", "files", "hub", "mixture", "own"), identity=SETTLED
     )
+    own: dict[str, Any] = field(default_factory=dict, metadata=several("source=own: {_target_: module.Class, …}", SETTLED))
     path: str | None = setting(
         "source=files: a file or folder of .txt .jsonl .json .csv .tsv .parquet, also .gz .zst .bz2 .xz",
         free=True,
@@ -260,7 +261,15 @@ class InitConfig:
     """the initial weights: a random rule (Table 4, Appendix B) or inherited from a larger model (Table 5)"""
 
     method: str = setting("where the weights come from", choices=("random", "inherit", "pool"))
-    rule: str = setting("random rule", choices=("constant", "gpt2", "internlm", "depthwise"), active=_random)
+    rule: str = setting(
+        "random rule; 'own' is the class in init.own",
+        choices=("constant", "gpt2", "internlm", "depthwise", "own"),
+        active=_random,
+    )
+    own: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=several("rule=own: {_target_: module.Class, …}", VALUE, lambda c: _random(c) and c.init.rule == "own"),
+    )
     std: float = setting("sigma of the random rule", above=0, at_most=10)
     parent: str | None = setting("a run, or a Hugging Face folder; null trains the parent once", free=True, identity=SETTLED)
     parent_depth: int = setting("layers of the trained parent (the paper's 7B has 29)", at_least=1, identity=SETTLED)
@@ -325,7 +334,13 @@ class MasksConfig:
 class OptimizerConfig:
     """the optimizer, its schedule, and the rule from batch to learning rate (Section 4.1)"""
 
-    name: str = setting("algorithm", choices=("adamw", "lion", "muon", "schedule_free"))
+    name: str = setting(
+        "algorithm; 'own' is the class in optimizer.own", choices=("adamw", "lion", "muon", "schedule_free", "own")
+    )
+    own: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=several("name=own: {_target_: module.Class, setting: value}", VALUE, lambda c: c.optimizer.name == "own"),
+    )
     scaling: ScalingConfig = field(default_factory=lambda: ScalingConfig())
     beta1: float = setting("decay of the first moment", at_least=0, below=1)
     beta2: float = setting("decay of the second moment", at_least=0, below=1)
@@ -336,7 +351,14 @@ class OptimizerConfig:
     weight_decay: float = setting("decoupled weight decay (Table 13)", at_least=0)
     decay: str = setting("what decays: matrices only, or all parameters", choices=("matrices", "all"))
     clip: float = setting("gradients are clipped to this norm", above=0)
-    schedule: str = setting("course of the learning rate after warm-up", choices=("cosine", "linear", "constant", "wsd"))
+    schedule: str = setting(
+        "course of the learning rate after warm-up; 'own' is the class in optimizer.own_schedule",
+        choices=("cosine", "linear", "constant", "wsd", "own"),
+    )
+    own_schedule: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=several("schedule=own: {_target_: module.Class, …}", VALUE, lambda c: c.optimizer.schedule == "own"),
+    )
     warmup: float = setting("warm-up: a share of the steps if below 1, otherwise tokens", at_least=0)
     final: float = setting(
         "last learning rate over the peak", at_least=0, at_most=1, active=lambda config: config.optimizer.schedule != "constant"
@@ -518,6 +540,9 @@ class EvaluateConfig:
         "mode=evaluate: examples before each question; null is the task's own number", at_least=0, identity=NONE
     )
     limit: int | None = setting("mode=evaluate: most questions of a task, for a trial; null for all", at_least=1, identity=NONE)
+    own: list[dict[str, Any]] = field(
+        default_factory=list, metadata=several("measures of your own, as in [{_target_: module.Class, …}]")
+    )
     decode: DecodeConfig = field(default_factory=DecodeConfig)
 
 
@@ -698,7 +723,7 @@ GROUPS: dict[str, type] = {
 
 
 #: Keys of groups whose value is a dictionary with keys of the user's choice; Hydra closes all others.
-_OPEN = {"data": ("sources", "weights")}
+_OPEN = {"data": ("sources", "weights", "own"), "optimizer": ("own", "own_schedule"), "init": ("own",)}
 
 
 def register() -> None:

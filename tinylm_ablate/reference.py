@@ -98,7 +98,15 @@ def _settings(node: Any, prefix: str, defaults: dict[str, Any]) -> str:
         if not dataclasses.is_dataclass(hints[item.name]):
             rule = dict(item.metadata)
             mark = "●" if rule["identity"] != NONE else ""
-            rows.append([f"`{key}`", mark, f"`{_text(defaults[item.name])}`", _allowed(hints[item.name], rule), rule["help"]])
+            rows.append(
+                [
+                    f"`{key}`",
+                    mark,
+                    f"`{_text(defaults[item.name] if item.name in defaults else item.default_factory())}`",
+                    _allowed(hints[item.name], rule),
+                    rule["help"],
+                ]
+            )
         elif prefix:  # a part of a group, such as optimizer.scaling
             inner = _settings(hints[item.name], key, defaults[item.name])
             rows += [[cell.strip() for cell in line.strip("|").split(" | ")] for line in inner.splitlines()[2:]]

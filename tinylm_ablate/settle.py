@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinylm_ablate import extension
 from tinylm_ablate.arch.shapes import Shape, baseline_parameters, plain, resolve
 from tinylm_ablate.budget import split_rounds
 from tinylm_ablate.config import MAX_TOKENS, VALUE, Config, check_values, walk
@@ -64,7 +65,7 @@ def settle(config: Config) -> Settled:
 
     if config.seeds is not None:
         mistakes.append(f"seeds={config.seeds}: an axis of a multirun: add -m, or set seed=")
-    mistakes += data_mistakes(config.data) + tracking_mistakes(config.tracking)
+    mistakes += data_mistakes(config.data) + tracking_mistakes(config.tracking) + _own_mistakes(config)
     vocab_size = source_vocab_size = 0
     if sound("tokenizer", "scale"):
         vocab_size, source_vocab_size, found = _vocabulary_sizes(config)
@@ -165,6 +166,9 @@ def meaning(settled: Settled) -> dict[str, Any]:
         for key, value, rule in walk(config)
         if rule["identity"] == VALUE and (rule.get("active") is None or rule["active"](config))
     }
+    for key in OWN_PARTS:
+        if key in values:
+            values[key] = extension.normal(values[key], key)
     shape = plain(settled.shape)
     if not settled.shape.shortcuts:
         del shape["shortcut_ratio"]
@@ -275,6 +279,30 @@ def dial_rate(config: Config, shape: Shape | None, tokens: int) -> float:
         rate *= min(_SHAPE_LIMIT, max(1 / _SHAPE_LIMIT, at_shape))
     low, high = _BUDGET_LIMITS
     return rate_at_budget(rate, min(high, max(low, tokens / baseline_parameters(scale))))
+
+
+#: Keys of parts that users bring and that change weights, and what these must have.
+OWN_PARTS = {
+    "optimizer.own": ("keeps", "update"), "optimizer.own_schedule": ("factor",), "init.own": ("standard_deviation",),
+}  # fmt: skip
+
+
+def _own_mistakes(config: Config) -> list[str]:
+    """What is wrong with parts that the user brings; those of ``data`` are checked with it."""
+    optimizer, init = config.optimizer, config.init
+    given = (
+        ("optimizer.own", optimizer.own, optimizer.name == "own", "optimizer.name=own"),
+        ("optimizer.own_schedule", optimizer.own_schedule, optimizer.schedule == "own", "optimizer.schedule=own"),
+        ("init.own", init.own, init.rule == "own" and init.method == "random", "init.rule=own"),
+    )
+    mistakes = [
+        mistake
+        for key, described, chosen, choice in given
+        for mistake in extension.mistakes(described, key, chosen, choice, OWN_PARTS[key])
+    ]
+    for described in config.evaluate.own:
+        mistakes += extension.mistakes(described, "evaluate.own", True, "evaluate.own", ("name", "weights", "measure"))
+    return mistakes
 
 
 def _devices_mistakes(config: Config) -> list[str]:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tinylm_ablate.arch.shapes import flops_per_token, parameters
+from tinylm_ablate.config import OptimizerConfig
 from tinylm_ablate.execute.calibrate import speed
+from tinylm_ablate.extension import part
 from tinylm_ablate.hardware import pick_device
 from tinylm_ablate.settled import Settled
 
@@ -34,6 +36,12 @@ _MOST_BYTES_PER_TOKEN = 4.5
 
 #: Numbers that an optimizer keeps for each parameter.
 _MOMENTS = {"adamw": 2, "lion": 1, "muon": 1, "schedule_free": 2}
+
+
+def _kept(optimizer: OptimizerConfig) -> int:
+    """Numbers that the optimizer keeps for each weight."""
+    return len(part(optimizer.own, "optimizer.own").keeps) if optimizer.name == "own" else _MOMENTS[optimizer.name]
+
 
 #: Checkpoints that stand on the disk at once (``train.checkpoint``), the third while it is written.
 _CHECKPOINTS = 3
@@ -97,7 +105,7 @@ def cost(settled: Settled, compiled: bool = False) -> Cost:
         passes /= train.devices
     training = passes + steps * (measured.optimizer + settled.accumulation * _LOOP_SECONDS)
     count = parameters(shape)["total"]
-    state = 4 * count * (1 + _MOMENTS[optimizer.name])
+    state = 4 * count * (1 + _kept(optimizer))
     return Cost(
         tokens=tokens,
         flops=tokens * per_token["training"],

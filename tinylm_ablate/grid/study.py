@@ -92,6 +92,8 @@ class Study:
         self.path, self.name, self.axes, self.search = folder / f"{name}.db", name, axes, search
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with self._alone():
+            if not self.path.exists():
+                self.path.touch()  # with a mode by the umask; sqlite would leave it to its owner
             try:
                 storage = optuna.storages.RDBStorage(f"sqlite:///{self.path}", engine_kwargs={"connect_args": {"timeout": 60}})
                 self._study = optuna.create_study(
