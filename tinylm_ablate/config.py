@@ -2,7 +2,7 @@
 
 Defaults live in ``conf/``, never here: every field is missing until a YAML file or the command line gives it. Each field
 carries its help and its bounds, so that the checks and the error messages come from one place. Checks that need more than one
-value stand in ``tinylm_ablate.settle``.
+value are in ``tinylm_ablate.settle``.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class TokenizerConfig:
         "kind=compact without source: entries of the large tokenizer", dial=True, at_least=1, identity=SETTLED
     )
     keep_special: str = setting("kind=compact: which special tokens are kept", choices=("all", "used"), identity=SETTLED)
-    train_bytes: int = setting("text that a BPE is trained and counted on, bytes a language", at_least=1, identity=SETTLED)
+    train_bytes: int = setting("text that a BPE is trained and counted on, bytes per language", at_least=1, identity=SETTLED)
 
 
 @dataclass
@@ -407,11 +407,13 @@ class RoundsConfig:
     )
     temperature: float = setting("rule=loss: p = softmax(loss / temperature), losses in nats", above=0, identity=SETTLED)
     parts: int = setting(
-        "equal parts of the first round in which batches are drawn, and whose forgetting is told", at_least=1, identity=SETTLED
+        "equal parts of the first round in which batches are drawn, and for which forgetting is reported",
+        at_least=1,
+        identity=SETTLED,
     )
     schedule: str = setting(
         "later rounds: 'rewarm' starts schedule and optimizer anew, 'continue' has one schedule over all rounds, "
-        "'constant' goes on at the first round's last learning rate",
+        "'constant' continues at the first round's last learning rate",
         choices=("rewarm", "continue", "constant"),
         identity=SETTLED,
     )
@@ -452,7 +454,7 @@ class TrainConfig:
         identity=SETTLED,
     )
     recompute: bool = setting(
-        "keep only the input of each layer and compute the rest again in the backward pass (activation checkpointing): far "
+        "keep only the input of each layer and recompute the rest in the backward pass (activation checkpointing): far "
         "less memory, a third more arithmetic, the same numbers",
         identity=NONE,
     )
@@ -464,7 +466,7 @@ class TrainConfig:
         identity=NONE,
     )
     stack: int | str = setting(
-        "runs of one shape that train together on one device, each with the numbers that it has alone; 'auto' is as many as "
+        "runs of one shape that train together on one device, each with the same numbers as alone; 'auto' is as many as "
         "the memory of a GPU allows, and 1 on a processor",
         choices=("auto",),
         at_least=1,
@@ -475,7 +477,7 @@ class TrainConfig:
         choices=("auto",),
         identity=NONE,
     )
-    threads: int | str = setting("CPU threads; 'auto' is one a core", choices=("auto",), at_least=1, identity=NONE)
+    threads: int | str = setting("CPU threads; 'auto' is one per core", choices=("auto",), at_least=1, identity=NONE)
     checkpoint_minutes: float = setting("minutes between checkpoints", above=0, identity=NONE)
     log_every: int = setting("optimizer steps between two points of the curve", at_least=1, identity=NONE)
     on_nonfinite: str = setting(
@@ -569,11 +571,11 @@ class ExperimentConfig:
     name: str = setting("name of the table", free=True, identity=NONE)
     title: str = setting("what the table shows", free=True, identity=NONE)
     paper: str | None = setting("the paper's own numbers: a CSV in tinylm_ablate/report/paper", free=True, identity=NONE)
-    axis: list[str] = field(default_factory=list, metadata=several("settings that tell the rows apart"))
-    paper_axis: list[str] = field(default_factory=list, metadata=several("the columns of the paper's CSV that stand for them"))
+    axis: list[str] = field(default_factory=list, metadata=several("settings that distinguish the rows"))
+    paper_axis: list[str] = field(default_factory=list, metadata=several("the columns of the paper's CSV that hold them"))
     note: str | None = setting("what a reader must know beside the table", free=True, identity=NONE)
     correlate: list[str] = field(
-        default_factory=list, metadata=several("settings or sizes whose rank correlation with quality is told (Figure 4)")
+        default_factory=list, metadata=several("settings or sizes whose rank correlation with quality is reported (Figure 4)")
     )
     figures: list[str] = field(default_factory=list, metadata=several("figures that the report draws beside the table"))
 
@@ -582,7 +584,7 @@ class ExperimentConfig:
 class PlanConfig:
     """how mode=plan prints"""
 
-    format: str = setting("a table for people, or one JSON object a line", choices=("table", "json"), identity=NONE)
+    format: str = setting("a table for people, or one JSON object per line", choices=("table", "json"), identity=NONE)
 
 
 @dataclass
@@ -615,7 +617,7 @@ class GridConfig:
     """how a multirun walks its cells"""
 
     zip: list[list[str]] = field(
-        default_factory=list, metadata=several("axes that go together, value by value, as in [[arch.depth,arch.width]]")
+        default_factory=list, metadata=several("axes that are zipped, value by value, as in [[arch.depth,arch.width]]")
     )
     exclude: list[str] = field(
         default_factory=list, metadata=several("cells that are left out, as in ['arch.depth=40 init=gpt2']")
@@ -631,13 +633,13 @@ class GridConfig:
     tune_seed: int = setting("the seed that tuning uses, and no comparison", at_least=0, at_most=2**31 - 1, identity=NONE)
     on_failure: str = setting("what a failed cell does to the others", choices=("continue", "stop"), identity=NONE)
     workers: int | str = setting(
-        "runs that go at once on this machine; 'auto' divides its cores by a measurement", choices=("auto",), at_least=1,
+        "runs at once on this machine; 'auto' divides its cores by a measurement", choices=("auto",), at_least=1,
         at_most=1024, identity=NONE,
     )  # fmt: skip
     retries: int = setting("how often a failed cell is tried again", at_least=0, at_most=100, identity=NONE)
     require_clean: bool = setting("refuse to run from a git tree with uncommitted changes", identity=NONE)
     lease_seconds: float = setting(
-        "a worker that has not said for this long that it is alive loses its cell to another", above=0, identity=NONE
+        "a worker that has given no sign of life for this long loses its task to another", above=0, identity=NONE
     )
     unclaim: str | None = setting(
         "identity of a run whose lease is taken from its worker before the grid starts", free=True, identity=NONE
@@ -661,9 +663,7 @@ class SearchConfig:
         default_factory=list, metadata=several("[low,high]: shapes with fewer or more parameters are not trained")
     )
     sampler: str = setting("how trials are proposed", choices=("tpe", "random"), identity=NONE)
-    pruner: str = setting(
-        "how weak trials are given up while they train", choices=("none", "median", "hyperband"), identity=NONE
-    )
+    pruner: str = setting("how weak trials are pruned while they train", choices=("none", "median", "hyperband"), identity=NONE)
     seed: int = setting("seed of the sampler", at_least=0, at_most=2**31 - 1, identity=NONE)
 
 
@@ -691,7 +691,7 @@ class Config:
         free=True,
         identity=NONE,
     )
-    prompt: str = setting("mode=generate: the text to go on from", free=True, identity=NONE)
+    prompt: str = setting("mode=generate: the text to continue", free=True, identity=NONE)
     folder: str | None = setting(
         "mode=export: the folder, or with export.format=gguf the file, that is written", free=True, identity=NONE
     )
@@ -780,7 +780,7 @@ def allowed(rule: dict[str, Any]) -> str:
 
 
 def check_values(config: Config) -> list[str]:
-    """The mistakes that can be told from one value alone, as "key=value: allowed: …"."""
+    """The mistakes that are visible in one value alone, as "key=value: allowed: …"."""
     return [
         f"{key}={value!s}: allowed: {allowed(rule)}"
         for key, value, rule in walk(config)

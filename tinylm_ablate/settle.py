@@ -54,7 +54,7 @@ def settle(config: Config) -> Settled:
     train them once.
 
     Raises:
-        ConfigError: With every mistake that can be told before any text is read.
+        ConfigError: With every mistake that can be found before any text is read.
         UserError: The text or the tokenizer that the config names cannot be found.
     """
     mistakes = check_values(config)

@@ -22,7 +22,7 @@ from tinylm_ablate.arch.layers import rotate
 
 @dataclass(frozen=True)
 class Layout:
-    """Where texts and continuations stand in a batch.
+    """Positions of texts and continuations in a batch.
 
     Attributes:
         texts: (B,) tokens of each text, 0 to P; the rest of its P places is padding.

@@ -16,7 +16,7 @@ from tinylm_ablate.arch.shapes import Shape
 
 
 class SeriesActivation(nn.Module):
-    """Series informed activation in the place of SwiGLU's SiLU: sum over i = 1..n of silu(a_i * gate + b_i).
+    """Series informed activation instead of SwiGLU's SiLU: sum over i = 1..n of silu(a_i * gate + b_i).
 
     The paper's feed-forward block has no gate: (sum of sigma_i(a_i * x + b_i)) W2. With SwiGLU we read it as
     down(series(gate(x)) * up(x)). n = 1 has no scale and shift and is never built: it is Llama's block itself.

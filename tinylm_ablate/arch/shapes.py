@@ -95,8 +95,8 @@ class Shape:
 
 
 def plain(shape: Shape) -> dict[str, Any]:
-    """The sizes as plain data for fingerprints. What came to shapes later is left out where it is off, so that a shape has the
-    fingerprint that it had before."""
+    """The sizes as plain data for fingerprints. Options added later are omitted while they are inactive, so that the
+    fingerprint of a shape stays the same."""
     later = {"qkv_bias": False, "qk_norm": False, "rope_scaling": NONE}
     return {name: value for name, value in asdict(shape).items() if name not in later or value != later[name]}
 

@@ -43,7 +43,7 @@ def _kept(optimizer: OptimizerConfig) -> int:
     return len(part(optimizer.own, "optimizer.own").keeps) if optimizer.name == "own" else _MOMENTS[optimizer.name]
 
 
-#: Checkpoints that stand on the disk at once (``train.checkpoint``), the third while it is written.
+#: Checkpoints on the disk at once (``train.checkpoint``), the third while it is written.
 _CHECKPOINTS = 3
 
 #: Languages of a text that has not been read yet.
@@ -118,7 +118,7 @@ def cost(settled: Settled, compiled: bool = False) -> Cost:
 
 
 def code_of(settled: Settled) -> tuple[object, ...]:
-    """What tells apart the code that runs compile: the shape of a layer and of a batch."""
+    """What distinguishes the code that runs compile: the shape of a layer and of a batch."""
     return (
         dataclasses.replace(settled.shape, depth=1),
         settled.micro_batch,
@@ -145,12 +145,12 @@ def _evaluated_tokens(settled: Settled) -> float:
 
 
 def bytes_per_token(vocab_size: int) -> float:
-    """About how many bytes of text a token of such a vocabulary stands for."""
+    """Estimated bytes of text per token of such a vocabulary."""
     return min(_MOST_BYTES_PER_TOKEN, 1 + 0.52 * max(0.0, math.log2(vocab_size / 257)))
 
 
 def shard_bytes(settled: Settled) -> int | None:
-    """About how large the token shards are that a run would have to make; 0 where they stand, None for an unread text."""
+    """About how large the token shards are that a run would have to make; 0 where they exist, None for an unread text."""
     if (settled.shards / "shards.json").exists():
         return 0
     corpus = _corpus(settled)

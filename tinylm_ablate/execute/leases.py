@@ -48,7 +48,7 @@ class Holder:
     """Who holds a lease.
 
     Attributes:
-        machine: Its machine, told apart from others of the same name.
+        machine: Its machine, distinguished from others of the same name.
         pid: Its process there.
         since: When it took the task, by its own clock, as text.
         seconds: Without a sign of life for this long, the lease is dead.
@@ -267,7 +267,7 @@ class Leases:
         return Lease(path, self.seconds, crashes)
 
     def _is_free(self, key: str) -> bool:
-        """Whether nobody holds the lock of a task; false where that cannot be told."""
+        """Whether nobody holds the lock of a task; false where that is unknown."""
         path = self.folder / f"{key}.lock"
         if not path.exists():
             return True
@@ -280,7 +280,7 @@ class Leases:
 
 @functools.cache
 def machine() -> str:
-    """This machine: its name, and what tells it from others of that name."""
+    """This machine: its name, and what distinguishes it from others of that name."""
     try:
         mark = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -104,8 +104,8 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 
     first, others = rows[: len(cells)], rows[len(cells) :]
     lines = [_runs(first), "", f"parameters by part{_parts(first)}", *_schedules(first)]
     if others:
-        told = "run that is" if len(others) == 1 else "runs that are"
-        lines += ["", f"and {len(others)} {told} trained once, for those above to start from:", _runs(others)]
+        phrase = "run that is" if len(others) == 1 else "runs that are"
+        lines += ["", f"and {len(others)} {phrase} trained once, for those above to start from:", _runs(others)]
     return "\n".join([*lines, "", *_totals(rows, [settled for _, settled in named], at_once)])
 
 

@@ -1,4 +1,4 @@
-"""The parts of a grid, which is one experiment or several that are done together, and the runs that their cells come to.
+"""The parts of a grid, which is one experiment or several that are done together, and the runs of their cells.
 
 ``grid.experiments`` names the experiments of a grid of several, as ``experiments/paper.yaml`` does. Each keeps its own axes,
 its own file for the report and its own entry in MLflow; a run that cells of several of them mean is done once.
@@ -63,7 +63,7 @@ class Part:
         return " ".join(f"{key}={value}" for key, value in cell.values.items() if key != "seed") or "the only arm"
 
     def called_arm(self, arm: str) -> str:
-        """A name for one of its arms that tells it from those of other parts."""
+        """A name for one of its arms, unique over all parts."""
         return f"{self.name}: {arm}" if self.name else arm
 
     def apply(self, arm: str, change: Callable[[Settled], Settled]) -> None:
@@ -88,7 +88,7 @@ class Part:
         return added
 
     def called(self, cell: Cell) -> str:
-        """A name for one of its cells that tells it from those of other parts."""
+        """A name for one of its cells, unique over all parts."""
         return f"{self.name}: {cell.name}" if self.name else cell.name
 
     @property
@@ -126,7 +126,7 @@ class Job:
 
 
 def parts(config: DictConfig, context: HydraContext, params: Mapping[str, Any] | None, arguments: Sequence[str]) -> list[Part]:
-    """The parts of the grid that a command line asks for, without their runs.
+    """The parts of the grid that a command line requests, without their runs.
 
     Args:
         config: The composed config.

@@ -136,7 +136,7 @@ class GridSweeper(Sweeper):
 
 
 def _run(found: Sequence[Part], base: Config, launch: Launch | None) -> list[Record]:
-    """Tune the arms, do the cells, and add seeds where comparisons are open, as far as the grid asks for it.
+    """Tune the arms, do the cells, and add seeds where comparisons are open, as far as the grid requests it.
 
     Raises:
         ConfigError: Something cannot be tuned.

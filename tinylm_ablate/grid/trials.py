@@ -1,4 +1,4 @@
-"""The trials of a search, one after another: settled, trained if they are within the budget, told to the study."""
+"""The trials of a search, one after another: settled, trained if they are within the budget, and reported to the study."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST_REJECTED, _MOST_REPEATED = 200, 20
 
 
 class Trials:
-    """Asks a study for trials and tells it what they came to.
+    """Take trials from a study and report their outcomes to it.
 
     Args:
         base: The settings of the search.

@@ -42,7 +42,7 @@ def build_optimizer(
     - adamw: torch's fused AdamW.
     - lion: takes about a tenth of AdamW's rate and ten times its decay.
     - muon: its updates have the scale of AdamW's, so that AdamW's rate and decay serve all parameters.
-    - schedule_free: AdamW with averaging in the place of a decaying schedule.
+    - schedule_free: AdamW with averaging instead of a decaying schedule.
     - own: the class in ``optimizer.own`` (``updates.OwnRule``).
 
     Args:

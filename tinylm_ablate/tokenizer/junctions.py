@@ -126,11 +126,11 @@ class Junctions:
 
 
 def _entry_units(state: State) -> Iterable[list[int]]:
-    """Each entry as code points; a byte of a character that is not whole stands behind the code points.
+    """Each entry as code points; a byte of an incomplete character has a number above all code points.
 
     Of a character cut off at the end the first byte stands for all, of one cut off at the beginning the last.
     """
-    # Ordinary added tokens are found in the text as they stand.
+    # Ordinary added tokens are matched literally in the text.
     yield from (list(map(ord, token["content"])) for token in state["added_tokens"] if not token["special"])
     apart = set(added(state)) | set(BYTE_PIECES)
     entries = (entry for entry in state["model"]["vocab"] if len(entry) > 1 and entry not in apart)
