@@ -25,7 +25,7 @@ RUN = $(BIN)/python -m tinylm_ablate
 OVERRIDES = runs_dir=$(RUNS) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint report reference ui bench paper docs clean clean-runs clean-venv
+.PHONY: help setup demo test test-gpu lint report reference ui bench paper docs site clean clean-runs clean-venv
 
 help: ## list every target (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -50,9 +50,15 @@ demo: setup ## train a small real grid on real text and print its table (about 6
 test: setup ## run the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
-lint: setup ## check style, formatting, types and that imports run one way
+test-gpu: setup ## run the tests that need a GPU, then all others; fails where there is no GPU
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { echo "make test-gpu: PyTorch finds no GPU here" >&2; exit 1; }
+	$(BIN)/python -m pytest -m gpu -n 0 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not gpu' -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+lint: setup ## check style, formatting, spelling, types and that imports run one way
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m codespell_lib
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 
@@ -83,7 +89,10 @@ paper: setup ## run every experiment of the paper, plan and hours first: SCALE, 
 	$(RUN).report --runs-dir $(RUNS) || exit $$?; \
 	test $$status = 0 || { echo "make paper: some runs failed; the same command does what is missing" >&2; exit $$status; }
 
-docs: setup ## write docs/config.md anew from the schema and conf/
+site: setup ## build the documentation in site/
+	$(BIN)/python -m mkdocs build --strict
+
+docs: setup ## write docs/config.md from the schema and conf/
 	$(RUN).reference > docs/config.md.new && mv docs/config.md.new docs/config.md
 
 clean: ## remove build products and caches; keep runs/ and the virtual environment

@@ -83,7 +83,7 @@ def _large() -> Result:
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.arch.shapes import parameters
     from tinylm_ablate.grid.compose import compose
-    from tinylm_ablate.init.random import initialise
+    from tinylm_ablate.init.random import initialize
     from tinylm_ablate.settle import settle
     from tinylm_ablate.train.fit import fit
 
@@ -92,7 +92,7 @@ def _large() -> Result:
         settled = settle(compose([*LARGE, f"runs_dir={folder}", "cache_dir=runs/cache"]))
         tokens = np.random.default_rng(0).integers(0, settled.shape.vocab_size, 4097).astype(np.uint16)
         decoder = Decoder(settled.shape)
-        initialise(decoder, settled.config.init, 0)
+        initialize(decoder, settled.config.init, 0)
         start = time.perf_counter()
         trained = fit(decoder, tokens, settled, Path(folder), lambda _: None)
         seconds = time.perf_counter() - start

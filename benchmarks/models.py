@@ -52,13 +52,13 @@ def ours(case: Case, precision: str, compile: bool, recompute: bool = False) -> 
 
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.grid.compose import compose
-    from tinylm_ablate.init.random import initialise
+    from tinylm_ablate.init.random import initialize
     from tinylm_ablate.optimizer.build import build_optimizer
     from tinylm_ablate.train.compile import compiled
 
     config = compose([])
     decoder = Decoder(case.shape)
-    initialise(decoder, config.init, seed=0)
+    initialize(decoder, config.init, seed=0)
     decoder.checkpointing = recompute
     optimizer = build_optimizer(decoder, config.optimizer, 1e-4)
     context = contextlib.ExitStack()
@@ -78,17 +78,17 @@ def ours(case: Case, precision: str, compile: bool, recompute: bool = False) -> 
     return step
 
 
-def transformers_step(case: Case, precision: str, compile: bool) -> Step:
+def transformers_step(case: Case, precision: str, compile: bool, device: str = "cpu") -> Step:
     """A step of transformers' LlamaForCausalLM."""
     import torch
 
-    model = transformers_model(case.shape)
+    model = transformers_model(case.shape).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     run = torch.compile(model) if compile else model
-    ids = batch_ids(case)[:, :-1].contiguous()
+    ids = batch_ids(case)[:, :-1].contiguous().to(device)
 
     def step() -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             loss = run(input_ids=ids, labels=ids, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -44,7 +44,7 @@ def _losses(precision: str | None, seed: int) -> Iterator[float]:
     from tinylm_ablate.data.shards import open_shards
     from tinylm_ablate.formats.huggingface import to_huggingface
     from tinylm_ablate.grid.compose import compose
-    from tinylm_ablate.init.random import initialise
+    from tinylm_ablate.init.random import initialize
     from tinylm_ablate.optimizer.build import build_optimizer
     from tinylm_ablate.optimizer.schedule import run_factor
     from tinylm_ablate.settle import settle
@@ -58,7 +58,7 @@ def _losses(precision: str | None, seed: int) -> Iterator[float]:
     vocabulary = open_vocabulary(config.tokenizer, shape.vocab_size, settled.source_vocab_size, corpus, cache)
     batches = Batches(open_shards(corpus, vocabulary, cache).tokens("train"), config.train.context_length, seed, round=0)
     decoder = Decoder(shape)
-    initialise(decoder, config.init, seed)
+    initialize(decoder, config.init, seed)
     model: Any = decoder
     if precision is None:
         model = transformers_model(shape)

@@ -19,7 +19,7 @@ def run(part: str, windows: int) -> Result:
 
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.grid.compose import compose
-    from tinylm_ablate.init.random import initialise
+    from tinylm_ablate.init.random import initialize
     from tinylm_ablate.rounds.losses import first_batches, measure
     from tinylm_ablate.settle import settle
     from tinylm_ablate.train.fit import fit
@@ -34,7 +34,7 @@ def run(part: str, windows: int) -> Result:
         )  # fmt: skip
         tokens = np.random.default_rng(0).integers(0, settled.shape.vocab_size, 256 * 8 * steps + 1).astype(np.uint16)
         decoder = Decoder(settled.shape)
-        initialise(decoder, settled.config.init, 0)
+        initialize(decoder, settled.config.init, 0)
         number = iter(range(1000))
         seconds: list[float] = []
 

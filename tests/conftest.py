@@ -27,6 +27,17 @@ settings.load_profile("tests")
 SMALL_DOCUMENTS = {"train": 240, "validation": 30, "test": 30}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
 @pytest.fixture(scope="session")
 def compose() -> Callable[[list[str]], Config]:
     """``compose(["arch.depth=4"])`` is the typed config of the shipped ``conf/`` with these overrides."""

@@ -66,9 +66,9 @@ def test_wheel_holds_the_package_and_the_configuration_and_nothing_else(wheel: P
     expected |= {f"tinylm_ablate/{path}" for folder in ("conf", "experiments") for path in shipped(folder)}
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
-        licence = [name for name in archive.namelist() if name.endswith("/LICENSE")]
+        licenses = [name for name in archive.namelist() if name.endswith("/LICENSE")]
     assert found == expected
-    assert licence
+    assert licenses
     assert {"tinylm_ablate/py.typed", "tinylm_ablate/conf/config.yaml", "tinylm_ablate/experiments/demo.yaml"} <= found
     assert any(re.fullmatch(r"tinylm_ablate/report/paper/\w+\.csv", name) for name in found)
 

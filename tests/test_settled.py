@@ -34,7 +34,7 @@ def overrides(draw: st.DrawFn) -> list[str]:
     text = draw(st.text(st.characters(categories=["L", "N"], include_characters=" -_"), max_size=12))
     return [
         *TINY, *start, "train.tokens=5120", f"rounds.count={rounds}", f"seed={draw(st.integers(0, 2**31 - 1))}",
-        f"train.keep_model={str(draw(st.booleans())).lower()}", f"optimizer.learning_rate={rate!r}",
+        f"train.keep_model={str(draw(st.booleans())).lower()}", f"optimizer.scaling.base_lr={rate!r}",
         f"experiment.note='{text}'",
     ]  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 #: Verbs that are values of ``mode``.
@@ -41,6 +42,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole, and we report them in our own way
 
     from tinylm_ablate.arguments import normalize
+    from tinylm_ablate.disk import in_words
     from tinylm_ablate.errors import ConfigError, Interrupted, RunFailed, UserError
 
     try:
@@ -96,6 +98,11 @@ def main() -> None:
         if tracebacks:
             raise
         _fail(str(error), 1)
+    except OSError as error:
+        trouble = in_words(error, Path.cwd(), "what the command makes")
+        if trouble is None or tracebacks:
+            raise
+        _fail(str(trouble), 2)
 
 
 def _run_verb(do: Callable[[Sequence[str]], int]) -> NoReturn:

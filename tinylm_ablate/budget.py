@@ -57,7 +57,7 @@ class Rounds:
         return _at_rest(dataclasses.replace(self, count=self.count - 1))
 
     def place(self, step: int) -> tuple[int, int]:
-        """Where ``step`` of the run stands in its schedule of the learning rate: (step of it, steps of it)."""
+        """Position of ``step`` of the run in its schedule of the learning rate: (step of it, steps of it)."""
         if self.schedule == "continue":
             return step, self.horizon
         if step < self.first:

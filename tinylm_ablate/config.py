@@ -2,7 +2,7 @@
 
 Defaults live in ``conf/``, never here: every field is missing until a YAML file or the command line gives it. Each field
 carries its help and its bounds, so that the checks and the error messages come from one place. Checks that need more than one
-value stand in ``tinylm_ablate.settle``.
+value are in ``tinylm_ablate.settle``.
 """
 
 from __future__ import annotations
@@ -89,8 +89,9 @@ class DataConfig:
     """the text: real English and Chinese by default, more of it, your own files, a set in the hub's layout, or a mixture"""
 
     source: str = setting(
-        "where the documents come from", choices=("default", "large", "files", "hub", "mixture"), identity=SETTLED
+        "where the documents come from", choices=("default", "large", "files", "hub", "mixture", "own"), identity=SETTLED
     )
+    own: dict[str, Any] = field(default_factory=dict, metadata=several("source=own: {_target_: module.Class, …}", SETTLED))
     path: str | None = setting(
         "source=files: a file or folder of .txt .jsonl .json .csv .tsv .parquet, also .gz .zst .bz2 .xz",
         free=True,
@@ -158,7 +159,7 @@ class TokenizerConfig:
         "kind=compact without source: entries of the large tokenizer", dial=True, at_least=1, identity=SETTLED
     )
     keep_special: str = setting("kind=compact: which special tokens are kept", choices=("all", "used"), identity=SETTLED)
-    train_bytes: int = setting("text that a BPE is trained and counted on, bytes a language", at_least=1, identity=SETTLED)
+    train_bytes: int = setting("text that a BPE is trained and counted on, bytes per language", at_least=1, identity=SETTLED)
 
 
 @dataclass
@@ -260,7 +261,15 @@ class InitConfig:
     """the initial weights: a random rule (Table 4, Appendix B) or inherited from a larger model (Table 5)"""
 
     method: str = setting("where the weights come from", choices=("random", "inherit", "pool"))
-    rule: str = setting("random rule", choices=("constant", "gpt2", "internlm", "depthwise"), active=_random)
+    rule: str = setting(
+        "random rule; 'own' is the class in init.own",
+        choices=("constant", "gpt2", "internlm", "depthwise", "own"),
+        active=_random,
+    )
+    own: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=several("rule=own: {_target_: module.Class, …}", VALUE, lambda c: _random(c) and c.init.rule == "own"),
+    )
     std: float = setting("sigma of the random rule", above=0, at_most=10)
     parent: str | None = setting("a run, or a Hugging Face folder; null trains the parent once", free=True, identity=SETTLED)
     parent_depth: int = setting("layers of the trained parent (the paper's 7B has 29)", at_least=1, identity=SETTLED)
@@ -325,7 +334,13 @@ class MasksConfig:
 class OptimizerConfig:
     """the optimizer, its schedule, and the rule from batch to learning rate (Section 4.1)"""
 
-    name: str = setting("algorithm", choices=("adamw", "lion", "muon", "schedule_free"))
+    name: str = setting(
+        "algorithm; 'own' is the class in optimizer.own", choices=("adamw", "lion", "muon", "schedule_free", "own")
+    )
+    own: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=several("name=own: {_target_: module.Class, setting: value}", VALUE, lambda c: c.optimizer.name == "own"),
+    )
     scaling: ScalingConfig = field(default_factory=lambda: ScalingConfig())
     beta1: float = setting("decay of the first moment", at_least=0, below=1)
     beta2: float = setting("decay of the second moment", at_least=0, below=1)
@@ -336,7 +351,14 @@ class OptimizerConfig:
     weight_decay: float = setting("decoupled weight decay (Table 13)", at_least=0)
     decay: str = setting("what decays: matrices only, or all parameters", choices=("matrices", "all"))
     clip: float = setting("gradients are clipped to this norm", above=0)
-    schedule: str = setting("course of the learning rate after warm-up", choices=("cosine", "linear", "constant", "wsd"))
+    schedule: str = setting(
+        "course of the learning rate after warm-up; 'own' is the class in optimizer.own_schedule",
+        choices=("cosine", "linear", "constant", "wsd", "own"),
+    )
+    own_schedule: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=several("schedule=own: {_target_: module.Class, …}", VALUE, lambda c: c.optimizer.schedule == "own"),
+    )
     warmup: float = setting("warm-up: a share of the steps if below 1, otherwise tokens", at_least=0)
     final: float = setting(
         "last learning rate over the peak", at_least=0, at_most=1, active=lambda config: config.optimizer.schedule != "constant"
@@ -385,11 +407,13 @@ class RoundsConfig:
     )
     temperature: float = setting("rule=loss: p = softmax(loss / temperature), losses in nats", above=0, identity=SETTLED)
     parts: int = setting(
-        "equal parts of the first round in which batches are drawn, and whose forgetting is told", at_least=1, identity=SETTLED
+        "equal parts of the first round in which batches are drawn, and for which forgetting is reported",
+        at_least=1,
+        identity=SETTLED,
     )
     schedule: str = setting(
         "later rounds: 'rewarm' starts schedule and optimizer anew, 'continue' has one schedule over all rounds, "
-        "'constant' goes on at the first round's last learning rate",
+        "'constant' continues at the first round's last learning rate",
         choices=("rewarm", "continue", "constant"),
         identity=SETTLED,
     )
@@ -430,7 +454,7 @@ class TrainConfig:
         identity=SETTLED,
     )
     recompute: bool = setting(
-        "keep only the input of each layer and compute the rest again in the backward pass (activation checkpointing): far "
+        "keep only the input of each layer and recompute the rest in the backward pass (activation checkpointing): far "
         "less memory, a third more arithmetic, the same numbers",
         identity=NONE,
     )
@@ -442,7 +466,7 @@ class TrainConfig:
         identity=NONE,
     )
     stack: int | str = setting(
-        "runs of one shape that train together on one device, each with the numbers that it has alone; 'auto' is as many as "
+        "runs of one shape that train together on one device, each with the same numbers as alone; 'auto' is as many as "
         "the memory of a GPU allows, and 1 on a processor",
         choices=("auto",),
         at_least=1,
@@ -453,7 +477,7 @@ class TrainConfig:
         choices=("auto",),
         identity=NONE,
     )
-    threads: int | str = setting("CPU threads; 'auto' is one a core", choices=("auto",), at_least=1, identity=NONE)
+    threads: int | str = setting("CPU threads; 'auto' is one per core", choices=("auto",), at_least=1, identity=NONE)
     checkpoint_minutes: float = setting("minutes between checkpoints", above=0, identity=NONE)
     log_every: int = setting("optimizer steps between two points of the curve", at_least=1, identity=NONE)
     on_nonfinite: str = setting(
@@ -487,8 +511,19 @@ class DecodeConfig:
 class EvaluateConfig:
     """what is measured at the end: bits per byte and a four-way cloze, per language"""
 
-    max_bytes: int = setting("text of each split and language that is scored, bytes", at_least=1, identity=NONE)
-    cloze_questions: int = setting("cloze questions a language; 0 for none", at_least=0, identity=NONE)
+    max_bytes: int | str = setting(
+        "text of each split and language that is scored, bytes; 'auto' is 25,000 to 200,000 by the training tokens, the same "
+        "for every arm of a grid",
+        choices=("auto",),
+        at_least=1,
+        identity=NONE,
+    )
+    cloze_questions: int | str = setting(
+        "cloze questions per language; 0 for none; 'auto' is 50 to 200, as 'evaluate.max_bytes'",
+        choices=("auto",),
+        at_least=0,
+        identity=NONE,
+    )
     cloze_context: int = setting("characters before the gap", at_least=1, identity=NONE)
     cloze_continuation: int = setting("characters of each of the four continuations", at_least=1, identity=NONE)
     layer_skip: int = setting(
@@ -507,6 +542,9 @@ class EvaluateConfig:
         "mode=evaluate: examples before each question; null is the task's own number", at_least=0, identity=NONE
     )
     limit: int | None = setting("mode=evaluate: most questions of a task, for a trial; null for all", at_least=1, identity=NONE)
+    own: list[dict[str, Any]] = field(
+        default_factory=list, metadata=several("measures of your own, as in [{_target_: module.Class, …}]")
+    )
     decode: DecodeConfig = field(default_factory=DecodeConfig)
 
 
@@ -533,11 +571,11 @@ class ExperimentConfig:
     name: str = setting("name of the table", free=True, identity=NONE)
     title: str = setting("what the table shows", free=True, identity=NONE)
     paper: str | None = setting("the paper's own numbers: a CSV in tinylm_ablate/report/paper", free=True, identity=NONE)
-    axis: list[str] = field(default_factory=list, metadata=several("settings that tell the rows apart"))
-    paper_axis: list[str] = field(default_factory=list, metadata=several("the columns of the paper's CSV that stand for them"))
+    axis: list[str] = field(default_factory=list, metadata=several("settings that distinguish the rows"))
+    paper_axis: list[str] = field(default_factory=list, metadata=several("the columns of the paper's CSV that hold them"))
     note: str | None = setting("what a reader must know beside the table", free=True, identity=NONE)
     correlate: list[str] = field(
-        default_factory=list, metadata=several("settings or sizes whose rank correlation with quality is told (Figure 4)")
+        default_factory=list, metadata=several("settings or sizes whose rank correlation with quality is reported (Figure 4)")
     )
     figures: list[str] = field(default_factory=list, metadata=several("figures that the report draws beside the table"))
 
@@ -546,7 +584,7 @@ class ExperimentConfig:
 class PlanConfig:
     """how mode=plan prints"""
 
-    format: str = setting("a table for people, or one JSON object a line", choices=("table", "json"), identity=NONE)
+    format: str = setting("a table for people, or one JSON object per line", choices=("table", "json"), identity=NONE)
 
 
 @dataclass
@@ -579,7 +617,7 @@ class GridConfig:
     """how a multirun walks its cells"""
 
     zip: list[list[str]] = field(
-        default_factory=list, metadata=several("axes that go together, value by value, as in [[arch.depth,arch.width]]")
+        default_factory=list, metadata=several("axes that are zipped, value by value, as in [[arch.depth,arch.width]]")
     )
     exclude: list[str] = field(
         default_factory=list, metadata=several("cells that are left out, as in ['arch.depth=40 init=gpt2']")
@@ -595,13 +633,16 @@ class GridConfig:
     tune_seed: int = setting("the seed that tuning uses, and no comparison", at_least=0, at_most=2**31 - 1, identity=NONE)
     on_failure: str = setting("what a failed cell does to the others", choices=("continue", "stop"), identity=NONE)
     workers: int | str = setting(
-        "runs that go at once on this machine; 'auto' divides its cores by a measurement", choices=("auto",), at_least=1,
+        "runs at once on this machine; 'auto' divides its cores by a measurement", choices=("auto",), at_least=1,
         at_most=1024, identity=NONE,
     )  # fmt: skip
     retries: int = setting("how often a failed cell is tried again", at_least=0, at_most=100, identity=NONE)
     require_clean: bool = setting("refuse to run from a git tree with uncommitted changes", identity=NONE)
     lease_seconds: float = setting(
-        "a worker that has not said for this long that it is alive loses its cell to another", above=0, identity=NONE
+        "a worker that has given no sign of life for this long loses its task to another", above=0, identity=NONE
+    )
+    unclaim: str | None = setting(
+        "identity of a run whose lease is taken from its worker before the grid starts", free=True, identity=NONE
     )
     on_end: str | None = setting("command that a shell runs when the grid has ended", free=True, identity=NONE)
     work: str | None = setting(
@@ -622,9 +663,7 @@ class SearchConfig:
         default_factory=list, metadata=several("[low,high]: shapes with fewer or more parameters are not trained")
     )
     sampler: str = setting("how trials are proposed", choices=("tpe", "random"), identity=NONE)
-    pruner: str = setting(
-        "how weak trials are given up while they train", choices=("none", "median", "hyperband"), identity=NONE
-    )
+    pruner: str = setting("how weak trials are pruned while they train", choices=("none", "median", "hyperband"), identity=NONE)
     seed: int = setting("seed of the sampler", at_least=0, at_most=2**31 - 1, identity=NONE)
 
 
@@ -652,7 +691,7 @@ class Config:
         free=True,
         identity=NONE,
     )
-    prompt: str = setting("mode=generate: the text to go on from", free=True, identity=NONE)
+    prompt: str = setting("mode=generate: the text to continue", free=True, identity=NONE)
     folder: str | None = setting(
         "mode=export: the folder, or with export.format=gguf the file, that is written", free=True, identity=NONE
     )
@@ -684,7 +723,7 @@ GROUPS: dict[str, type] = {
 
 
 #: Keys of groups whose value is a dictionary with keys of the user's choice; Hydra closes all others.
-_OPEN = {"data": ("sources", "weights")}
+_OPEN = {"data": ("sources", "weights", "own"), "optimizer": ("own", "own_schedule"), "init": ("own",)}
 
 
 def register() -> None:
@@ -741,7 +780,7 @@ def allowed(rule: dict[str, Any]) -> str:
 
 
 def check_values(config: Config) -> list[str]:
-    """The mistakes that can be told from one value alone, as "key=value: allowed: …"."""
+    """The mistakes that are visible in one value alone, as "key=value: allowed: …"."""
     return [
         f"{key}={value!s}: allowed: {allowed(rule)}"
         for key, value, rule in walk(config)

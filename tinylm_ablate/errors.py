@@ -1,4 +1,4 @@
-"""What is told to a user without a traceback; everything else that is raised is a defect and keeps its own."""
+"""Errors that a user sees without a traceback; any other exception is a bug and keeps its traceback."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """Something that the user can mend: the message names what is wrong, where, and what to do. Exit code 2."""
+    """Something that the user can fix: the message names what is wrong, where, and what to do. Exit code 2."""
+
+
+class DiskError(UserError):
+    """A disk has no room, or a folder may not be written. Nothing else that needs it would succeed, so the command ends."""
 
 
 class ConfigError(UserError):
-    """One or more mistakes in a configuration, all told at once.
+    """One or more mistakes in a configuration, reported together.
 
     Args:
         mistakes: One line each, of the form "key=value: what is allowed".
@@ -24,19 +28,19 @@ class ConfigError(UserError):
 
 
 class RunFailed(Exception):
-    """A run came to an end that is nobody's defect, such as a loss that is not finite: told without a traceback."""
+    """A run failed for a reason that is not a bug, such as a loss that is not finite; reported without a traceback."""
 
 
 class Busy(Exception):
-    """Another process does this run, or makes something that it needs."""
+    """Another process works on this run, or on something that it needs."""
 
 
 class Interrupted(Exception):
-    """Training was asked to stop (SIGTERM or Ctrl-C) and has saved where it was.
+    """Training was stopped (SIGTERM or Ctrl-C) after saving its state.
 
     Args:
         signum: The signal, from which the exit code follows.
-        message: Where it stopped, and how to go on.
+        message: Where it stopped, and how to resume.
     """
 
     def __init__(self, signum: int, message: str) -> None:
@@ -45,7 +49,7 @@ class Interrupted(Exception):
 
 
 class Pruned(Interrupted):
-    """A search gave a run up while it trained; its state was saved, and it can go on from there."""
+    """A search pruned a run in training; its state was saved, so that it can resume."""
 
     def __init__(self, message: str) -> None:
         super().__init__(0, message)

@@ -8,26 +8,37 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
-import tempfile
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def unfinished(path: Path) -> Path:
+    """A new name beside ``path`` for what will become it; ``remove_unfinished`` finds it after a kill.
+
+    Whoever creates it leaves its mode to the umask and the folder's setgid bit, so that several users can share a folder.
+    """
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file so that a reader, or a power cut, finds the old content or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = unfinished(path)
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with temporary.open("xb") as stream:
             stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        os.replace(temporary, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
@@ -49,14 +60,17 @@ def building(path: Path) -> Iterator[Path]:
     Where another process finished the same folder first, its work is kept: both hold the same content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = unfinished(path)
+    temporary.mkdir()
     try:
         yield temporary
+        mode = temporary.stat().st_mode & 0o666
         for file in temporary.rglob("*"):
             if file.is_file():
+                if file.stat().st_mode & mode != mode:  # some libraries write files for their owner alone
+                    file.chmod(mode)
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
-        os.chmod(temporary, 0o755)
         try:
             os.rename(temporary, path)
         except OSError:
@@ -77,6 +91,24 @@ def remove_unfinished(path: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: The system's, as for any other file; the library hides it in an error of its own.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path, metadata=metadata)
+    except SafetensorError as error:
+        if (found := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def sha256_file(path: Path) -> str:

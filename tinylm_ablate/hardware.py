@@ -1,4 +1,4 @@
-"""What this machine has for a process, and what it is good at, told without importing torch where there is no GPU."""
+"""What this machine offers a process, found without importing torch where there is no GPU."""
 
 from __future__ import annotations
 

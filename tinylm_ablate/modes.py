@@ -33,10 +33,12 @@ def perform(config: Config) -> None:
 
 def _run(config: Config) -> None:
     from tinylm_ablate.execute.perform import perform as do
+    from tinylm_ablate.execute.perform import unclaim
     from tinylm_ablate.grid.summary import summary_table
     from tinylm_ablate.tracking import sync
 
     settled = settle(config)
+    unclaim(config)
     walk = do([("the run", settled)], config, quiet=True)
     for problem in sync(config.tracking, Path(config.runs_dir), folders=[settled.folder]).problems:
         say(problem)

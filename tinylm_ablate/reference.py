@@ -24,7 +24,7 @@ YAML. Several values, `key=a,b`, make a grid with `-m`. `null` is no value. `${s
 and `N/s` the paper's size N at the scale that is set. `--cfg job` behind a command prints what it composes to.
 
 **●** marks what can change a run's numbers. Where it does, it is part of the run's identity: with another value it is another
-run. The other settings may be changed freely when a run goes on.
+run. The other settings may be changed freely when a run resumes.
 """
 
 
@@ -57,10 +57,10 @@ def _choices(group: str, default: str) -> str:
         comment = " ".join(line.lstrip("# ") for line in _leading_comments(text))
         inherited = [entry for entry in yaml.safe_load(text).get("defaults", []) if entry not in ("schema", "_self_")]
         changes = ", ".join(f"`{key}={_text(value)}`" for key, value in _flat(yaml.safe_load(text)))
-        told = f"as `{inherited[0]}`, with {changes}" if inherited else ""
+        said = f"as `{inherited[0]}`, with {changes}" if inherited else ""
         name = f"`{group}={path.stem}`{' (the default)' if path.stem == default else ''}"
         lines.append(
-            ": ".join([name, "; ".join(part for part in (comment.rstrip("."), told) if part)]).removesuffix(": ") + "."
+            ": ".join([name, "; ".join(part for part in (comment.rstrip("."), said) if part)]).removesuffix(": ") + "."
         )
     return "".join(f"- {line}\n" for line in lines)
 
@@ -98,7 +98,15 @@ def _settings(node: Any, prefix: str, defaults: dict[str, Any]) -> str:
         if not dataclasses.is_dataclass(hints[item.name]):
             rule = dict(item.metadata)
             mark = "●" if rule["identity"] != NONE else ""
-            rows.append([f"`{key}`", mark, f"`{_text(defaults[item.name])}`", _allowed(hints[item.name], rule), rule["help"]])
+            rows.append(
+                [
+                    f"`{key}`",
+                    mark,
+                    f"`{_text(defaults[item.name] if item.name in defaults else item.default_factory())}`",  # type: ignore[operator]
+                    _allowed(hints[item.name], rule),
+                    rule["help"],
+                ]
+            )
         elif prefix:  # a part of a group, such as optimizer.scaling
             inner = _settings(hints[item.name], key, defaults[item.name])
             rows += [[cell.strip() for cell in line.strip("|").split(" | ")] for line in inner.splitlines()[2:]]
@@ -110,9 +118,9 @@ def _allowed(hint: Any, rule: dict[str, Any]) -> str:
     if typing.get_origin(hint) is dict:
         return "names, each with a list"
     parts = ["true", "false"] if bool in kinds else []
-    told = allowed({**rule, "choices": tuple(rule.get("choices", ())) + (("text",) if rule.get("free") else ())})
-    parts += [told] if told else []
-    parts += ["a number"] if not told and kinds & {int, float} else []
+    said = allowed({**rule, "choices": tuple(rule.get("choices", ())) + (("text",) if rule.get("free") else ())})
+    parts += [said] if said else []
+    parts += ["a number"] if not said and kinds & {int, float} else []
     parts += ["null"] if type(None) in kinds else []
     return ", ".join(parts)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinylm_ablate import extension
 from tinylm_ablate.arch.shapes import Shape, baseline_parameters, plain, resolve
 from tinylm_ablate.budget import split_rounds
 from tinylm_ablate.config import MAX_TOKENS, VALUE, Config, check_values, walk
@@ -38,6 +39,9 @@ _MICRO_TOKENS = 16_384
 #: than they save (docs/LAB.md).
 BF16_FROM_WIDTH = 32
 
+#: evaluate.max_bytes=auto: few steps, so that budgets of about one size are measured on the same text.
+AMOUNTS = (25_000, 50_000, 100_000, 200_000)
+
 #: The dial's rate of a shape is at most this many times the baseline's, or its inverse; and tokens per parameter within which
 #: the rule for budgets was measured.
 _SHAPE_LIMIT, _BUDGET_LIMITS = 4.0, (2.0, 52.0)
@@ -50,7 +54,7 @@ def settle(config: Config) -> Settled:
     train them once.
 
     Raises:
-        ConfigError: With every mistake that can be told before any text is read.
+        ConfigError: With every mistake that can be found before any text is read.
         UserError: The text or the tokenizer that the config names cannot be found.
     """
     mistakes = check_values(config)
@@ -61,7 +65,7 @@ def settle(config: Config) -> Settled:
 
     if config.seeds is not None:
         mistakes.append(f"seeds={config.seeds}: an axis of a multirun: add -m, or set seed=")
-    mistakes += data_mistakes(config.data) + tracking_mistakes(config.tracking)
+    mistakes += data_mistakes(config.data) + tracking_mistakes(config.tracking) + _own_mistakes(config)
     vocab_size = source_vocab_size = 0
     if sound("tokenizer", "scale"):
         vocab_size, source_vocab_size, found = _vocabulary_sizes(config)
@@ -108,6 +112,7 @@ def settle(config: Config) -> Settled:
     precision = config.train.precision
     if precision == "auto":
         precision = "bf16" if shape.width >= BF16_FROM_WIDTH and fast_bf16(config.train.device) else "fp32"
+    config = _with_amounts(config, budget.tokens)
     text = text_fingerprint(config.data, Path(config.cache_dir))
     vocabulary = vocabulary_fingerprint(config.tokenizer, vocab_size, source_vocab_size, text)
     parent = _parent(config) if config.init.method != "random" and config.init.parent is None else None
@@ -122,6 +127,17 @@ def settle(config: Config) -> Settled:
         vocabulary=vocabulary, identity="",
     )  # fmt: skip
     return _named(settled)
+
+
+def _with_amounts(config: Config, tokens: int) -> Config:
+    """The config with numbers for how much is measured: so much that measuring takes about a third of the time of training."""
+    evaluate = config.evaluate
+    most = max((size for size in AMOUNTS if 2 * size <= tokens), default=AMOUNTS[0])
+    sizes = most if evaluate.max_bytes == "auto" else evaluate.max_bytes
+    questions = max(50, most // 1000) if evaluate.cloze_questions == "auto" else evaluate.cloze_questions
+    config = copy.copy(config)
+    config.evaluate = dataclasses.replace(evaluate, max_bytes=sizes, cloze_questions=questions)
+    return config
 
 
 def _named(settled: Settled) -> Settled:
@@ -150,6 +166,9 @@ def meaning(settled: Settled) -> dict[str, Any]:
         for key, value, rule in walk(config)
         if rule["identity"] == VALUE and (rule.get("active") is None or rule["active"](config))
     }
+    for key in OWN_PARTS:
+        if key in values:
+            values[key] = extension.normal(values[key], key)
     shape = plain(settled.shape)
     if not settled.shape.shortcuts:
         del shape["shortcut_ratio"]
@@ -182,8 +201,9 @@ def _vocabulary_sizes(config: Config) -> tuple[int, int, list[str]]:
 
 @dataclass(frozen=True)
 class _Budget:
-    """Steps of the first round, how a batch is made, and the peak learning rate."""
+    """Tokens before ``train.share``, steps of the first round, how a batch is made, and the peak learning rate."""
 
+    tokens: int
     steps: int
     micro_batch: int
     accumulation: int
@@ -237,7 +257,7 @@ def _budget(config: Config, shape: Shape | None) -> tuple[_Budget, list[str]]:
             f"optimizer.scaling.exponent={scaling.exponent:g}: it gives a learning rate of {rate:g}; allowed: below 1000"
         )
     steps = max(1, tokens // train.batch_tokens)
-    return _Budget(steps, micro_batch, max(1, sequences // micro_batch), rate), mistakes
+    return _Budget(whole, steps, micro_batch, max(1, sequences // micro_batch), rate), mistakes
 
 
 def dial_rate(config: Config, shape: Shape | None, tokens: int) -> float:
@@ -259,6 +279,30 @@ def dial_rate(config: Config, shape: Shape | None, tokens: int) -> float:
         rate *= min(_SHAPE_LIMIT, max(1 / _SHAPE_LIMIT, at_shape))
     low, high = _BUDGET_LIMITS
     return rate_at_budget(rate, min(high, max(low, tokens / baseline_parameters(scale))))
+
+
+#: Keys of parts that users bring and that change weights, and what these must have.
+OWN_PARTS = {
+    "optimizer.own": ("keeps", "update"), "optimizer.own_schedule": ("factor",), "init.own": ("standard_deviation",),
+}  # fmt: skip
+
+
+def _own_mistakes(config: Config) -> list[str]:
+    """What is wrong with parts that the user brings; those of ``data`` are checked with it."""
+    optimizer, init = config.optimizer, config.init
+    given = (
+        ("optimizer.own", optimizer.own, optimizer.name == "own", "optimizer.name=own"),
+        ("optimizer.own_schedule", optimizer.own_schedule, optimizer.schedule == "own", "optimizer.schedule=own"),
+        ("init.own", init.own, init.rule == "own" and init.method == "random", "init.rule=own"),
+    )
+    mistakes = [
+        mistake
+        for key, described, chosen, choice in given
+        for mistake in extension.mistakes(described, key, chosen, choice, OWN_PARTS[key])
+    ]
+    for described in config.evaluate.own:
+        mistakes += extension.mistakes(described, "evaluate.own", True, "evaluate.own", ("name", "weights", "measure"))
+    return mistakes
 
 
 def _devices_mistakes(config: Config) -> list[str]:

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from tinylm_ablate.errors import UserError
+
 
 def report(arguments: Sequence[str]) -> int:
     """Write the tables of the runs."""
@@ -42,6 +44,8 @@ def gc(arguments: Sequence[str]) -> int:
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
     parser.add_argument("--delete", action="store_true", help="remove what is listed")
     options = parser.parse_args(list(arguments))
+    if not options.runs_dir.is_dir():
+        raise UserError(f"{options.runs_dir}: no such folder of runs; name it with --runs-dir")
     found = litter(options.runs_dir)
     for item in found:
         print(f"{item.bytes / 1e6:10,.1f} MB  {item.path}: {item.why}")

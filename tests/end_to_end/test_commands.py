@@ -92,12 +92,12 @@ def test_more_test_text_is_measured_and_not_trained(
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in stamps(tmp_path)}
     more = run_command(*arguments, "evaluate.max_bytes=8000", folder=tmp_path)
     assert more.code == 0 and "4 done, 0 failed" in more.err, more.text
-    assert more.err.count("start  bits_per_byte of ") == 4 == more.err.count("start  "), "nothing else was done"
+    started = [line.split()[1] for line in more.err.splitlines() if line.startswith("start  ")]
+    assert started == ["bits_per_byte", "bigrams"] * 4, "what depends on the text, and nothing else"
     assert all((path.stat().st_mtime_ns, path.read_bytes()) == content for path, content in before.items())
     added = stamps(tmp_path).keys() - before.keys()
-    assert sorted(path.name.split(".")[0] + path.suffix for path in added) == [
-        *["bits_per_byte.json"] * 4, *["bits_per_byte.parquet"] * 4,
-    ]  # fmt: skip
+    assert {path.parent.name for path in added} == {"measures"} and len(list(added)) % 4 == 0
+    assert {path.name.split(".")[0] for path in added} == {"bits_per_byte", "bigrams"}
     bytes_scored = sorted(
         json.loads(path.read_text())["metrics"]["test/bits_per_byte/en/bytes"]
         for path in (tmp_path / "runs").glob("*/measures/bits_per_byte.*.json")
@@ -125,7 +125,8 @@ def test_weights_that_were_not_kept_cannot_be_measured_again(settings: list[str]
     arguments = ["-m", *settings, "seeds=2", "train.keep_model=false"]
     first = run_command(*arguments, folder=tmp_path)
     assert first.code == 0 and "2 done, 0 failed" in first.err, first.text
-    assert not list((tmp_path / "runs").glob("*/model")) and len(list((tmp_path / "runs").glob("*/measures/*.json"))) == 4
+    assert not list((tmp_path / "runs").glob("*/model"))
+    assert len(list((tmp_path / "runs").glob("*/measures/bits_per_byte.*.json"))) == 2
     before = stamps(tmp_path)
     more = run_command(*arguments, "evaluate.max_bytes=8000", "evaluate.cloze_questions=2", folder=tmp_path)
     assert more.code == 2 and more.err.count("train.keep_model=false: the weights of ") == 1, more.text
@@ -151,7 +152,7 @@ def test_two_commands_that_request_a_measure_at_once_make_it_once(
     assert [process.returncode for process in processes] == [0, 0], told
     lines = [line for _, err in told for line in err.splitlines()]
     started = [line for line in lines if line.startswith("start  ")]
-    assert len(started) == len(set(started)) == 4, told
+    assert len(started) == len(set(started)) == 8, told
     assert not list((tmp_path / "runs" / "claims").iterdir())
 
 

@@ -85,10 +85,10 @@ def _die_in(kind: str) -> None:
 
     do = Walk._do
 
-    def deadly(self: Any, state: Any) -> None:
-        if state.task.kind == kind:
+    def deadly(self: Any, states: Any) -> bool:
+        if states[0].task.kind == kind:
             _kill_at_rename(_RENAMES.get(kind, 1))
-        do(self, state)
+        return do(self, states)
 
     Walk._do = deadly  # type: ignore[method-assign]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,6 +69,14 @@ def place(tmp_path: Path, compose: Callable[[list[str]], Config]) -> Place:
     return Place(tmp_path, compose)
 
 
+def killed(work: Callable[..., None], *arguments: object) -> None:
+    """Do ``work``, which kills its process, in a process of its own."""
+    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+    process.start()
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
+
+
 def states(walk: Walk) -> dict[str, str]:
     return {state.task.name: state.state for state in walk.states.values()}
 
@@ -90,6 +101,28 @@ def test_what_is_done_is_tidied_and_skipped_with_everything_that_only_it_needs(p
     walk.go()
     assert states(walk) == {"second": SKIPPED}
     assert (first.attempts, second.attempts, second.tidied) == (0, 0, 1)
+
+
+def test_the_lease_of_a_worker_that_died_after_its_task_was_done_is_removed(place: Place) -> None:
+    """At the start of a command, and while it walks."""
+
+    def die(task: Step) -> None:
+        with Leases(place.folder, 60, "session").hold(task.key, task.product):
+            task.product.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    class Deadly(Step):
+        def do(self, tracked: Follower) -> None:
+            killed(die, later)
+            super().do(tracked)
+
+    before, later = place.step("before"), place.step("later")
+    killed(die, before)
+    walk = place.walk(before, Deadly("first", place.run), later)
+    walk.go()
+    assert states(walk) == {"before": SKIPPED, "first": DONE, "later": DONE}
+    assert (before.tidied, later.tidied, later.attempts) == (1, 1, 0)
+    assert not list((place.folder / "claims").iterdir())
 
 
 def test_a_failure_reaches_what_needs_it_and_nothing_else(place: Place) -> None:
@@ -192,10 +225,6 @@ def test_an_observer_ends_when_it_is_no_longer_needed(place: Place) -> None:
 @pytest.mark.parametrize(("deaths", "state"), [(1, DONE), (2, FAILED)])
 def test_a_task_that_kills_its_workers_is_a_failure(deaths: int, state: str, place: Place) -> None:
     """One death is an accident; a second one at the same task of the same command, without retries, is its doing."""
-    import multiprocessing
-    import os
-    import signal
-
     task = place.step("deadly")
 
     def die() -> None:
@@ -203,9 +232,7 @@ def test_a_task_that_kills_its_workers_is_a_failure(deaths: int, state: str, pla
             os.kill(os.getpid(), signal.SIGKILL)
 
     for _ in range(deaths):
-        process = multiprocessing.get_context("fork").Process(target=die)
-        process.start()
-        process.join(30)
+        killed(die)
     walk = place.walk(task)
     walk.go()
     assert states(walk) == {"deadly": state} and task.attempts == (state == DONE)

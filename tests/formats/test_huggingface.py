@@ -24,7 +24,7 @@ from tinylm_ablate.formats.huggingface import (
     to_huggingface,
 )
 from tinylm_ablate.formats.model_config import huggingface_config, model_type, read_shape
-from tinylm_ablate.init.random import initialise
+from tinylm_ablate.init.random import initialize
 
 transformers = pytest.importorskip("transformers")
 
@@ -61,7 +61,7 @@ def shape(request):
 def random_decoder(shape: Shape) -> Decoder:
     """Weights large enough that every part matters (larger ones swell the rounding), and norms that are not one."""
     decoder = Decoder(shape)
-    initialise(decoder, InitConfig(rule="constant", std=0.1), seed=1)
+    initialize(decoder, InitConfig(rule="constant", std=0.1), seed=1)
     generator = torch.Generator().manual_seed(2)
     for name, parameter in decoder.named_parameters():
         if "norm" in name or name.endswith("bias"):

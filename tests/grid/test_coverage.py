@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.grid.coverage import write_coverage
 from tinylm_ablate.modes import perform
-from tinylm_ablate.report.__main__ import main
 from tinylm_ablate.settle import settle
 from tinylm_ablate.tokenizer.build import large_vocabulary, open_counts
 
@@ -65,14 +63,6 @@ def test_page_and_figure_are_written_and_the_same_each_time(config: Config) -> N
     assert not (results / "runs.csv").exists() and not Path(config.runs_dir).exists()
     perform(config)
     assert files == {name: (results / name).read_bytes() for name in names}
-
-
-def test_the_front_page_of_the_results_lists_it(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = tmp_path / "results"
-    shutil.copytree(config.results_dir, results)
-    assert main(["--runs-dir", str(tmp_path / "none"), "--results", str(results)]) == 0
-    capsys.readouterr()
-    assert "- [figure02_coverage](figure02_coverage.md): Accumulated frequency" in (results / "README.md").read_text()
 
 
 def test_each_large_vocabulary_is_a_curve_and_counts_once(overrides: list[str], config: Config, tmp_path: Path) -> None:

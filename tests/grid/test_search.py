@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -92,9 +93,8 @@ def test_a_search_trains_its_trials_and_reports_the_best(whole: tuple[Path, str]
         assert record["config"]["optimizer"]["scaling"]["base_lr"] == float(trial["overrides"]["optimizer.scaling.base_lr"])
         assert record["parameters"]["total"] == trial["parameters"]
     assert found["front"] == [min(values, key=values.__getitem__)]
-    assert "3 done" in told and "| trial | optimizer.scaling.base_lr | arch.depth | init" in told
-    suffixes = {path.suffix for path in (folder / "runs" / "search").iterdir()}
-    assert suffixes == {".db", ".json", ".svg", ".png", ".lock"}
+    assert "3 done" in told and "| trial | optimizer.scaling.base_lr | arch.depth | init" in re.sub(" +", " ", told)
+    assert {path.suffix for path in (folder / "runs" / "search").iterdir()} == {".db", ".json", ".lock"}
 
 
 def test_the_trials_are_nested_in_mlflow(whole: tuple[Path, str]) -> None:
@@ -158,9 +158,8 @@ def test_several_objectives_within_a_budget(data: list[str], tmp_path: Path) -> 
     assert {trial["overrides"]["arch.depth"] for trial in trained} <= {"2", "3"}
     assert {trial["overrides"]["arch.depth"] for trial in rejected} <= {"1", "4", "5"}
     assert not any((tmp_path / "runs" / trial["identity"]).exists() for trial in rejected)
-    assert [o["direction"] for o in found["objectives"]] == ["minimise", "maximise"]
+    assert [o["direction"] for o in found["objectives"]] == ["minimize", "maximize"]
     assert set(found["front"]) <= {trial["number"] for trial in trained}
-    assert len(list((tmp_path / "runs" / "search").glob("*.svg"))) == 1
 
 
 def test_weak_trials_are_pruned_and_keep_their_checkpoint(data: list[str], tmp_path: Path) -> None:

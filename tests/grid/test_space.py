@@ -87,7 +87,7 @@ def test_objectives_know_which_way_they_are_better() -> None:
     names = ["validation/bits_per_byte/all", "test/cloze/zh", "decode/tokens_per_second"]
     evaluate = compose([]).evaluate
     found, mistakes = parse_objectives(names, evaluate)
-    assert [(o.maximise, o.language) for o in found] == [(False, None), (True, "zh"), (True, None)] and not mistakes
+    assert [(o.maximize, o.language) for o in found] == [(False, None), (True, "zh"), (True, None)] and not mistakes
     _, mistakes = parse_objectives(["validation/cloze/all", "train/loss", "quality"], evaluate)
     assert [mistake.split(":")[0] for mistake in mistakes] == [
         "search.objectives=[validation/cloze/all]",

@@ -158,16 +158,16 @@ def test_the_front_is_what_no_other_trial_beats(tmp_path: Path) -> None:
     assert study.front() == front and 0 < len(front) < 12
 
 
-@pytest.mark.parametrize("maximise", [False, True])
-def test_the_pruner_sees_the_mean_loss_of_each_twentieth(tmp_path: Path, maximise: bool) -> None:
+@pytest.mark.parametrize("maximize", [False, True])
+def test_the_pruner_sees_the_mean_loss_of_each_twentieth(tmp_path: Path, maximize: bool) -> None:
     trial = Place(tmp_path, pruner="median").open().ask()
     assert trial is not None
     rows = [{"tokens": float(tokens), "loss": 100.0 / tokens} for tokens in range(10, 410, 10)]  # two rows a point
     curve = tmp_path / "curve.jsonl"
     # An earlier session left the first five rows; the sixth is in the file before the watch is called with it.
     curve.write_text("".join(json.dumps(row) + "\n" for row in rows[:6]))
-    watch = Watch(trial, curve, 400, maximise)
+    watch = Watch(trial, curve, 400, maximize)
     assert not any(watch(row) for row in rows[5:])
     seen = trial.study.trials[0].intermediate_values
-    sign = -1 if maximise else 1
+    sign = -1 if maximize else 1
     assert seen == pytest.approx({k: sign * 50 * (1 / (20 * k - 10) + 1 / (20 * k)) for k in range(1, POINTS + 1)})

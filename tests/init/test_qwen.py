@@ -150,6 +150,5 @@ def test_a_run_of_qwens_shape_has_an_identity_of_its_own_and_others_keep_theirs(
         settle(compose([*TINY, f"runs_dir={tmp_path}", *more])) for more in ([], ["arch.qkv_bias=true"], ["arch.qk_norm=true"])
     )
     assert not {"qkv_bias", "qk_norm"} & meaning(default)["shape"].keys()
-    assert "layer_skip" not in meaning(default)["evaluate"]
     assert meaning(biased)["shape"] == meaning(default)["shape"] | {"qkv_bias": True}
     assert len({default.identity, biased.identity, normed.identity}) == 3

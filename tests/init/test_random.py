@@ -11,7 +11,7 @@ import torch
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.config import InitConfig
-from tinylm_ablate.init.random import initialise, layer_matrices, matrix_std, standard_deviation
+from tinylm_ablate.init.random import initialize, layer_matrices, matrix_std, standard_deviation
 
 SHAPE = Shape(depth=5, width=64, ffn_width=96, heads=4, kv_heads=2, head_dim=16, vocab_size=300)
 PANGU = dataclasses.replace(SHAPE, activations=3, shortcuts=2, shortcut_ratio=4)
@@ -21,7 +21,7 @@ RULES = ("constant", "gpt2", "internlm", "depthwise")
 
 def drawn(shape: Shape, rule: str, seed: int = 0, std: float = SIGMA) -> Decoder:
     decoder = Decoder(shape)
-    initialise(decoder, InitConfig(rule=rule, std=std), seed)
+    initialize(decoder, InitConfig(rule=rule, std=std), seed)
     return decoder
 
 

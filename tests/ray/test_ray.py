@@ -36,7 +36,10 @@ def test_a_cluster_of_two_nodes_does_a_grid_and_replaces_a_killed_worker(small_d
         "grid.workers=2", "grid.lease_seconds=2", "cache_dir=cache",
     ]  # fmt: skip
     words = [str(SCRIPT), "bash", "-c", TWICE, "twice", sys.executable, "-m", "tinylm_ablate", "-m", *grid]
-    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as cluster:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    with subprocess.Popen(
+        words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as cluster:  # fmt: skip
         victim, deadline = None, time.monotonic() + 300
         while victim is None and cluster.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -14,7 +14,7 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.data.batches import Batches
 from tinylm_ablate.data.corpus import Corpus
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.init.random import initialise
+from tinylm_ablate.init.random import initialize
 from tinylm_ablate.rounds import losses as module
 from tinylm_ablate.rounds.losses import batch_losses
 from tinylm_ablate.settle import settle
@@ -29,7 +29,7 @@ def settled(compose, tmp_path: Path) -> Settled:
 @pytest.fixture
 def decoder(settled: Settled) -> Decoder:
     made = Decoder(settled.shape)
-    initialise(made, settled.config.init, 0)
+    initialize(made, settled.config.init, 0)
     return made
 
 

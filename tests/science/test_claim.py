@@ -90,7 +90,7 @@ COMMON = {"metric": "m", "direction": "less"}
             {"arms": {"deep": {"arch.dept": 40}, "shallow": {"arch.depth": 9}}},
             "arms.deep.arch.dept is no configuration key; the closest is arch.depth",
         ),
-        ({"title": None, "colour": 1}, "colour is no key here"),
+        ({"title": None, "color": 1}, "color is no key here"),
         ({"tests": []}, "tests must be a list of at least one test"),
         ({"gates": ["bigram"]}, "must be a list of some of bigrams, steps, tuned"),
         ({"reference": "wide"}, "reference=wide must be one of the claim's arms: deep, shallow"),

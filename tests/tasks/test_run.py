@@ -16,7 +16,7 @@ from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.formats.huggingface import load_model
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.init.build import initial_decoder
-from tinylm_ablate.init.random import initialise, matrix_std
+from tinylm_ablate.init.random import initialize, matrix_std
 from tinylm_ablate.measure.records import read_record
 from tinylm_ablate.measure.registry import requested
 from tinylm_ablate.measure.speed import METRIC, decode_speed_once, protocol
@@ -63,7 +63,7 @@ def test_the_spread_of_each_matrix_is_kept_before_and_after_training(plain: tupl
     assert [(row["layer"], row["matrix"]) for row in rows[:7]] == [(0, m) for m in ("q", "k", "v", "out", "gate", "up", "down")]
     assert len(rows) == 7 * record["shape"]["depth"]
     initial = Decoder(settled.shape)
-    initialise(initial, config.init, config.seed)
+    initialize(initial, config.init, config.seed)
     assert [row["std"] for row in rows] == [row["std"] for row in matrix_std(initial)]
     trained = [row["std"] for row in matrix_std(load_model(settled.folder / "model"))]
     assert [row["trained_std"] for row in rows] == pytest.approx(trained)

@@ -95,7 +95,7 @@ def ranks_file(bpe: tuple[State, str], tmp_path_factory: pytest.TempPathFactory)
 
 
 def train_sentencepiece(texts: list[str], **options: Any) -> bytes:
-    """A SentencePiece model, serialised."""
+    """A SentencePiece model, serialized."""
     import sentencepiece
 
     written = io.BytesIO()

@@ -18,7 +18,7 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.data.batches import Batches
 from tinylm_ablate.errors import Interrupted, RunFailed
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.init.random import initialise
+from tinylm_ablate.init.random import initialize
 from tinylm_ablate.optimizer.schedule import factor, warmup_steps
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
@@ -31,7 +31,7 @@ def ignore(rows: list[dict[str, float]]) -> None:
 
 def decoder_of(settled: Settled) -> Decoder:
     decoder = Decoder(settled.shape)
-    initialise(decoder, settled.config.init, settled.config.seed)
+    initialize(decoder, settled.config.init, settled.config.seed)
     return decoder
 
 

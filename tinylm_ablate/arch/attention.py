@@ -53,8 +53,8 @@ def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         keys, values = keys.repeat_interleave(group, dim=2), values.repeat_interleave(group, dim=2)
     grad = torch.is_grad_enabled() and any(operand.requires_grad for operand in (queries, keys, values))
     if not grad and queries.dtype == torch.float32:  # without a backward pass to come, PyTorch's kernel is the faster one
-        parts = (part.transpose(1, 2) for part in (queries, keys, values))
-        fused = F.scaled_dot_product_attention(*parts, is_causal=True)
+        queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
+        fused = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
         return fused.transpose(1, 2).reshape(batch, length, heads * size)
     operands = [part.permute(0, 2, 3, 1).reshape(batch * heads, size, length) for part in (queries, keys, values)]
     mixed: Tensor = _Attention.apply(*operands) if grad else _attend(*operands)  # type: ignore[no-untyped-call]

@@ -22,7 +22,7 @@ from tinylm_ablate.arch.layers import rotate
 
 @dataclass(frozen=True)
 class Layout:
-    """Where texts and continuations stand in a batch.
+    """Positions of texts and continuations in a batch.
 
     Attributes:
         texts: (B,) tokens of each text, 0 to P; the rest of its P places is padding.
@@ -63,7 +63,7 @@ def _seen(layout: Layout, device: torch.device) -> Tensor:
     size = layout.count * layout.length
     text = torch.arange(layout.text, device=device) < layout.texts.unsqueeze(1)
     past = torch.ones(layout.length, layout.length, dtype=torch.bool, device=device).tril()
-    own = torch.block_diag(*[past] * layout.count)
+    own = torch.block_diag(*[past] * layout.count)  # type: ignore[no-untyped-call]
     rows = len(layout.texts)
     seen = torch.cat((text.unsqueeze(1).expand(rows, size, -1), own.expand(rows, -1, -1)), dim=-1)
     return torch.zeros(seen.shape, device=device).masked_fill_(~seen, -math.inf).unsqueeze(1)

@@ -80,7 +80,7 @@ def training_memory(
 
 
 def layer_activations(shape: Shape, micro_batch: int, context_length: int, precision: str = "fp32") -> int:
-    """Bytes that one layer keeps for its backward pass, weights and their copies apart."""
+    """Bytes that one layer keeps for its backward pass, without weights and their copies."""
     size = 4 if precision == "fp32" else 2
     norms = 2 * (4 * shape.width + 4 + size * shape.width)
     # Queries, keys and values (repeated where heads share them), their mix, and the same as input of the output projection.

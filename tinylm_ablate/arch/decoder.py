@@ -107,7 +107,7 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     """A decoder of a given shape, or R of them.
 
-    All matrices are zero until ``init.random.initialise`` draws them or ``load_state_dict`` fills them.
+    All matrices are zero until ``init.random.initialize`` draws them or ``load_state_dict`` fills them.
 
     Args:
         shape: Its sizes.

@@ -2,7 +2,7 @@
 
 A step of one token is a few dozen small operations, so what counts is how many there are: the cache is allocated once at its
 full length and written in place, queries, keys and values come from one product, the residual stream is added by the product
-that ends a branch, and a step of one token needs no mask. Query heads that share a key-value head stand as rows of one product,
+that ends a branch, and a step of one token needs no mask. Query heads that share a key-value head are rows of one product,
 so that nothing is repeated.
 """
 

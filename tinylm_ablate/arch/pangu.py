@@ -16,7 +16,7 @@ from tinylm_ablate.arch.shapes import Shape
 
 
 class SeriesActivation(nn.Module):
-    """Series informed activation in the place of SwiGLU's SiLU: sum over i = 1..n of silu(a_i * gate + b_i).
+    """Series informed activation instead of SwiGLU's SiLU: sum over i = 1..n of silu(a_i * gate + b_i).
 
     The paper's feed-forward block has no gate: (sum of sigma_i(a_i * x + b_i)) W2. With SwiGLU we read it as
     down(series(gate(x)) * up(x)). n = 1 has no scale and shift and is never built: it is Llama's block itself.
@@ -52,7 +52,7 @@ class SeriesActivation(nn.Module):
 class AugmentedShortcuts(nn.Module):
     """sum over i = 1..T of T_i(z), T_i(z) = up_i(gelu(down_i(z))), beside attention: AugMSA(z) = MSA(z) + z + sum of T_i(z).
 
-    In a pre-norm block the z that attention reads is normalised; the shortcuts read the same, and the identity is the residual
+    In a pre-norm block the z that attention reads is normalized; the shortcuts read the same, and the identity is the residual
     stream's. The T bottlenecks of width/r are multiplied as one of T * width/r, which is the same function.
     """
 

@@ -52,7 +52,7 @@ class Shape:
         shortcuts: Augmented shortcuts T beside attention; 0 is none.
         shortcut_ratio: r: the inner width of a shortcut is width/r.
         qkv_bias: Whether queries, keys and values have biases (Qwen2, arXiv 2407.10671).
-        qk_norm: Whether each head's queries and keys are normalised before they are turned, with one weight for all query heads
+        qk_norm: Whether each head's queries and keys are normalized before they are turned, with one weight for all query heads
             of a layer and one for all its key heads (Qwen3, arXiv 2505.09388).
     """
 
@@ -95,8 +95,8 @@ class Shape:
 
 
 def plain(shape: Shape) -> dict[str, Any]:
-    """The sizes as plain data for fingerprints. What came to shapes later is left out where it is off, so that a shape has the
-    fingerprint that it had before."""
+    """The sizes as plain data for fingerprints. Options added later are omitted while they are inactive, so that the
+    fingerprint of a shape stays the same."""
     later = {"qkv_bias": False, "qk_norm": False, "rope_scaling": NONE}
     return {name: value for name, value in asdict(shape).items() if name not in later or value != later[name]}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from tinylm_ablate import extension
 from tinylm_ablate.config import DataConfig
 from tinylm_ablate.data.encodings import is_text_encoding, is_utf8
 from tinylm_ablate.data.languages import is_label
@@ -31,6 +32,7 @@ def data_mistakes(data: DataConfig) -> list[str]:
         mistakes.append(f"data.encoding={data.encoding}: allowed: an encoding of text such as utf-8, gb18030, cp1252 or utf-16")
     elif data.source not in ("files", "mixture") and not is_utf8(data.encoding):
         mistakes.append(f"data.encoding={data.encoding}: allowed with data=files; data.source={data.source} does not read it")
+    mistakes += extension.mistakes(data.own, "data.own", data.source == "own", "data.source=own", ("documents",))
     return mistakes + _language_mistakes(data) + _mixture_mistakes(data)
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinylm_ablate import progress
-from tinylm_ablate.data.once import locked, writing
+from tinylm_ablate.data.once import locked
+from tinylm_ablate.disk import writing
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import sha256_file, sync_folder
 
@@ -51,7 +52,7 @@ def fetch(archives: Sequence[Archive], folder: Path) -> None:
     if not missing:
         return
     total = sum(archive.size for archive in missing)
-    with writing(folder, 3 * total, "the downloads"), locked(folder / "downloads", "the downloads"):
+    with writing(folder, "the downloads", key="cache_dir", needed=3 * total), locked(folder / "downloads", "the downloads"):
         missing = _missing(archives, folder)
         if not missing:
             return

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
-from tinylm_ablate.errors import Busy, UserError
+from tinylm_ablate.disk import writing
+from tinylm_ablate.errors import Busy
 from tinylm_ablate.files import building, remove_unfinished
-
-#: What the system answers when a write finds no room: full disk, used-up quota, limit on the size of a file.
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_NO_RIGHT = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
 
 #: Whether to wait for what another process makes.
 _waits: ContextVar[bool] = ContextVar("waits", default=True)
@@ -36,12 +32,12 @@ def build_once(
         what: What is built, for messages ("the text").
 
     Raises:
-        UserError: There is no room or no right to write; nothing is left behind.
+        DiskError: There is no room or no right to write; nothing is left behind.
         Busy: Another process builds, and nobody wants to wait.
     """
     if is_whole(folder):
         return
-    with writing(folder.parent, needed, what), locked(folder, what, later=True):
+    with writing(folder.parent, what, key="cache_dir", needed=needed), locked(folder, what, later=True):
         if is_whole(folder):
             return
         remove_unfinished(folder)
@@ -76,7 +72,7 @@ def locked(path: Path, what: str, *, later: bool = False) -> Iterator[None]:
     import filelock
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path.with_name(f"{path.name}.lock"), mode=0o644)
+    lock = filelock.FileLock(path.with_name(f"{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -88,29 +84,3 @@ def locked(path: Path, what: str, *, later: bool = False) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextlib.contextmanager
-def writing(folder: Path, needed: int | None, what: str) -> Iterator[None]:
-    """Tell the user's kind of trouble with the disk of ``folder`` in words; any other error passes through."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            size = "more room is needed than there is" if needed is None else f"about {needed:,} bytes are needed"
-            raise UserError(
-                f"{folder}: no room for {what}: {size}, {_free(folder):,} bytes are free ({error.strerror or error}). "
-                "Free some space there, or set cache_dir to a folder on a larger disk; nothing half-built was left."
-            ) from error
-        if error.errno in _NO_RIGHT:
-            raise UserError(
-                f"{error.filename or folder}: cannot write {what} there ({error.strerror}). "
-                "Make the folder writable, or set cache_dir to another one."
-            ) from error
-        raise
-
-
-def _free(folder: Path) -> int:
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free

@@ -15,6 +15,7 @@ from tinylm_ablate.data.files import FileSource
 from tinylm_ablate.data.hub import HubSource
 from tinylm_ablate.data.packaged import PackagedText
 from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.extension import TARGET, normal, part
 
 
 def open_source(data: DataConfig, cache_dir: Path) -> Source:
@@ -33,6 +34,8 @@ def open_source(data: DataConfig, cache_dir: Path) -> Source:
             return HubSource(data, cache_dir)
         case "mixture":
             return Mixture({name: open_source(_alone(data, where), cache_dir) for name, where in data.sources.items()})
+        case "own":
+            return OwnSource(data)
         case "large":
             return PackagedText(large.PARTS, "large", cache_dir)
         case _:
@@ -52,6 +55,36 @@ def _alone(data: DataConfig, where: str) -> DataConfig:
     if where.startswith("hub:"):
         return dataclasses.replace(alone, source="hub", name=where.removeprefix("hub:"), encoding="utf-8")
     return dataclasses.replace(alone, source="files", path=where)
+
+
+class OwnSource:
+    """A class of the user's own that has ``documents``, and whatever else of ``Source`` it likes to say.
+
+    What it is for is the class and its settings; a class whose text changes says so in its own ``identity``.
+    """
+
+    def __init__(self, data: DataConfig) -> None:
+        self._described, self._own = data.own, part(data.own, "data.own", ("documents",))
+
+    def identity(self) -> dict[str, Any]:
+        """The class, its settings, and what it says itself."""
+        own = {"identity": self._own.identity()} if hasattr(self._own, "identity") else {}
+        return {"source": "own", "part": normal(self._described, "data.own")} | own
+
+    def description(self) -> list[dict[str, Any]]:
+        """What it says itself, or the name of the class."""
+        if hasattr(self._own, "description"):
+            return list(self._own.description())
+        return [{"name": self._described[TARGET]}]
+
+    def bytes_estimate(self) -> int | None:
+        """What it says itself."""
+        estimate: int | None = self._own.bytes_estimate() if hasattr(self._own, "bytes_estimate") else None
+        return estimate
+
+    def documents(self) -> Iterator[Document]:
+        """Its documents."""
+        yield from self._own.documents()
 
 
 class Mixture:

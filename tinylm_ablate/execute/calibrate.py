@@ -6,7 +6,7 @@ whose four layers are too much for that is estimated from a model of medium size
 that size a machine is about as fast as on larger ones. A model of a billion parameters is timed without ever being built.
 
 On a CPU the clock is the processor time of the thread that leads the others. It has its share of every piece of work that they
-divide, and stands still while another program has the core, so that a plan made on a busy machine is that of an idle one.
+divide, and stops while another program has the core, so that a plan made on a busy machine is that of an idle one.
 """
 
 from __future__ import annotations

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tinylm_ablate.arch.shapes import flops_per_token, parameters
+from tinylm_ablate.config import OptimizerConfig
 from tinylm_ablate.execute.calibrate import speed
+from tinylm_ablate.extension import part
 from tinylm_ablate.hardware import pick_device
 from tinylm_ablate.settled import Settled
 
@@ -35,7 +37,13 @@ _MOST_BYTES_PER_TOKEN = 4.5
 #: Numbers that an optimizer keeps for each parameter.
 _MOMENTS = {"adamw": 2, "lion": 1, "muon": 1, "schedule_free": 2}
 
-#: Checkpoints that stand on the disk at once (``train.checkpoint``), the third while it is written.
+
+def _kept(optimizer: OptimizerConfig) -> int:
+    """Numbers that the optimizer keeps for each weight."""
+    return len(part(optimizer.own, "optimizer.own").keeps) if optimizer.name == "own" else _MOMENTS[optimizer.name]
+
+
+#: Checkpoints on the disk at once (``train.checkpoint``), the third while it is written.
 _CHECKPOINTS = 3
 
 #: Languages of a text that has not been read yet.
@@ -97,7 +105,7 @@ def cost(settled: Settled, compiled: bool = False) -> Cost:
         passes /= train.devices
     training = passes + steps * (measured.optimizer + settled.accumulation * _LOOP_SECONDS)
     count = parameters(shape)["total"]
-    state = 4 * count * (1 + _MOMENTS[optimizer.name])
+    state = 4 * count * (1 + _kept(optimizer))
     return Cost(
         tokens=tokens,
         flops=tokens * per_token["training"],
@@ -110,7 +118,7 @@ def cost(settled: Settled, compiled: bool = False) -> Cost:
 
 
 def code_of(settled: Settled) -> tuple[object, ...]:
-    """What tells apart the code that runs compile: the shape of a layer and of a batch."""
+    """What distinguishes the code that runs compile: the shape of a layer and of a batch."""
     return (
         dataclasses.replace(settled.shape, depth=1),
         settled.micro_batch,
@@ -125,24 +133,24 @@ def _evaluated_tokens(settled: Settled) -> float:
     corpus = _corpus(settled)
     rate = bytes_per_token(settled.shape.vocab_size)
     languages = len(corpus["bytes"]["test"]) if corpus else _LANGUAGES
-    held_out = 2 * languages * evaluate.max_bytes
+    held_out = 2 * languages * int(evaluate.max_bytes)
     if corpus:
         held_out = sum(
-            min(size, evaluate.max_bytes) for split in ("validation", "test") for size in corpus["bytes"][split].values()
+            min(size, int(evaluate.max_bytes)) for split in ("validation", "test") for size in corpus["bytes"][split].values()
         )
     # A character of English is a byte, one of Chinese three.
-    characters = evaluate.cloze_context + evaluate.cloze_continuation
-    cloze = 4 * evaluate.cloze_questions * languages * characters * 2
+    characters = evaluate.cloze_context + 4 * evaluate.cloze_continuation
+    cloze = int(evaluate.cloze_questions) * languages * characters * 2
     return (held_out + cloze) / rate
 
 
 def bytes_per_token(vocab_size: int) -> float:
-    """About how many bytes of text a token of such a vocabulary stands for."""
+    """Estimated bytes of text per token of such a vocabulary."""
     return min(_MOST_BYTES_PER_TOKEN, 1 + 0.52 * max(0.0, math.log2(vocab_size / 257)))
 
 
 def shard_bytes(settled: Settled) -> int | None:
-    """About how large the token shards are that a run would have to make; 0 where they stand, None for an unread text."""
+    """About how large the token shards are that a run would have to make; 0 where they exist, None for an unread text."""
     if (settled.shards / "shards.json").exists():
         return 0
     corpus = _corpus(settled)

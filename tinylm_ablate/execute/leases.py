@@ -24,7 +24,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class Holder:
     """Who holds a lease.
 
     Attributes:
-        machine: Its machine, told apart from others of the same name.
+        machine: Its machine, distinguished from others of the same name.
         pid: Its process there.
         since: When it took the task, by its own clock, as text.
         seconds: Without a sign of life for this long, the lease is dead.
@@ -156,7 +156,7 @@ class Leases:
                 raise
             finally:
                 lease.release(done.exists())
-                if locked and done.exists():  # still locked: whoever opened the file meanwhile finds that it is gone
+                if done.exists():  # still locked: whoever opened the file meanwhile finds that it is gone
                     (self.folder / f"{key}.lock").unlink(missing_ok=True)
 
     def held(self) -> dict[str, Holder]:
@@ -167,12 +167,51 @@ class Leases:
                 found[key] = holder
         return found
 
+    def names(self) -> set[str]:
+        """The tasks of which there is a lease or a lock, of living workers and of dead ones."""
+        return {path.stem for path in self.folder.glob("[!.]*.*")}
+
     def give_back(self, key: str) -> bool:
-        """Remove the lease of a task by hand; False if there is none."""
+        """Remove the lease of a task; False if there is none. A living holder notices, saves its state and stops."""
         numbers = _numbers(self.folder, key)
         for number in numbers:
             (self.folder / f"{key}.{number}").unlink(missing_ok=True)
         return bool(numbers)
+
+    def unclaim(self, identity: str) -> dict[str, Holder]:
+        """Give back by hand whatever is held of a run: its training and its measures.
+
+        Args:
+            identity: A run, or the key of a task.
+
+        Returns:
+            Who held each task.
+        """
+        found = {key: holder for key, (_, holder) in self._all().items() if identity in (key, *key.split("-")[1:2])}
+        for key in found:
+            self.give_back(key)
+        return {key: holder for key, holder in found.items() if not holder.released}
+
+    def dead(self) -> dict[str, list[Path]]:
+        """The files of leases and locks behind which no worker stands for certain, by task: given back, or of a process of
+        this machine that has ended."""
+        leases = self._all()
+        found: dict[str, list[Path]] = {}
+        for path in self.folder.glob("[!.]*.*"):
+            holder = leases[path.stem][1] if path.stem in leases else None
+            if path.suffix == ".lock" or path.suffix[1:].isdigit():
+                ended = holder is None or holder.released or holder.machine == machine()
+                if ended and self._is_free(path.stem):
+                    found.setdefault(path.stem, []).append(path)
+        return found
+
+    def sweep(self, keys: Collection[str]) -> None:
+        """Remove what dead workers left of tasks that are done."""
+        for key, paths in self.dead().items():
+            if key in keys:
+                with contextlib.suppress(Busy, OSError), _lock(self.folder / f"{key}.lock"):
+                    for path in [*paths, self.folder / f"{key}.lock"]:
+                        path.unlink(missing_ok=True)
 
     def _all(self) -> dict[str, tuple[Path, Holder]]:
         newest: dict[str, int] = {}
@@ -212,8 +251,12 @@ class Leases:
             "machine": machine(), "pid": os.getpid(), "since": since, "seconds": self.seconds, "session": self.session,
             "crashes": crashes,
         }  # fmt: skip
-        with os.fdopen(handle, "w") as stream:
-            json.dump(content, stream)
+        try:
+            with os.fdopen(handle, "w") as stream:
+                json.dump(content, stream)
+        except OSError:  # no room: an empty lease would block others until it is seen to be dead
+            path.unlink(missing_ok=True)
+            raise
         # Whoever was slow between looking and creating may have made a number that others have left behind.
         if _newest(self.folder, key) > newest + 1:
             path.unlink(missing_ok=True)
@@ -224,7 +267,7 @@ class Leases:
         return Lease(path, self.seconds, crashes)
 
     def _is_free(self, key: str) -> bool:
-        """Whether nobody holds the lock of a task; false where that cannot be told."""
+        """Whether nobody holds the lock of a task; false where that is unknown."""
         path = self.folder / f"{key}.lock"
         if not path.exists():
             return True
@@ -237,7 +280,7 @@ class Leases:
 
 @functools.cache
 def machine() -> str:
-    """This machine: its name, and what tells it from others of that name."""
+    """This machine: its name, and what distinguishes it from others of that name."""
     try:
         mark = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,70 +39,98 @@ class Litter:
 
 
 def litter(runs_dir: Path) -> list[Litter]:
-    """Everything in ``runs_dir`` that no grid, search or finished run of the user's needs.
+    """Everything in ``runs_dir`` that no grid, search or run of the user's needs.
 
-    Kept are runs that a grid names, those that they were trained from, single runs that are finished, and every corpus,
-    tokenizer and shard that one of these uses. What a living worker holds is always kept.
+    Kept are the cells of grids and the trials of searches, runs that were requested by themselves, unfinished ones too, what
+    these were trained from, and every corpus, tokenizer and shard that one of them uses. What a living worker holds, and what
+    an order of a command at work names, is always kept.
     """
-    held = {key.partition("-")[2] for key in Leases(runs_dir, 60.0).held()}
+    leases = Leases(runs_dir, 60.0)
+    held = {key.split("-")[1] for key in leases.held() if "-" in key}
     runs = {path.parent.name: _json(path) for path in runs_dir.glob("*/settled.json")}
-    cells = {cell["identity"] for path in runs_dir.glob("grids/*.json") for cell in _json(path).get("cells", [])}
+    roots = {cell["identity"] for path in runs_dir.glob("grids/*.json") for cell in _json(path).get("cells", [])} | held
+    roots |= {name for name in runs if _json(runs_dir / name / "provenance.json").get("cell", True)}
     kept: set[str] = set()
-    for identity in [name for name in runs if name in cells or name in held or not _is_helper(runs, name)]:
+    for identity in roots:
         kept |= _with_needs(runs.get(identity, {}), identity)
     found = [(runs_dir / name, "a run that nothing needs any more") for name in runs if name not in kept]
-    found += list(_leftovers(runs_dir, runs, held))
-    found += list(_caches(runs_dir / "cache", [content for name, content in runs.items() if name in kept]))
-    return [Litter(path, why, _size(path)) for path, why in found]
-
-
-def _is_helper(runs: dict[str, dict[str, Any]], name: str) -> bool:
-    """Whether a run is no result of its own: others start from it, or it is not finished and in no grid."""
-    started = {other for content in runs.values() for key in ("parent", "previous") if (other := _identity(content.get(key)))}
-    return name in started
+    found += list(_leftovers(runs_dir, {name: content for name, content in runs.items() if name in kept}, held))
+    found += [(path, "the lease of a worker that has ended") for paths in leases.dead().values() for path in paths]
+    found += list(_caches(runs_dir / "cache", [content for name, content in runs.items() if name in kept], bool(held)))
+    return [Litter(path, why, _size(path)) for path, why in sorted(found)]
 
 
 def _with_needs(content: dict[str, Any], identity: str) -> set[str]:
-    found = {identity}
-    for key in ("parent", "previous"):
-        other = content.get(key)
-        if isinstance(other, dict):
-            found |= _with_needs(other, str(other.get("identity")))
-    return found
-
-
-def _identity(content: Any) -> str | None:
-    return str(content["identity"]) if isinstance(content, dict) and "identity" in content else None
+    return {identity, *(str(other.get("identity")) for other in _needed(content))}
 
 
 def _leftovers(runs_dir: Path, runs: dict[str, dict[str, Any]], held: set[str]) -> Iterator[tuple[Path, str]]:
-    now = time.time()
     for name, content in runs.items():
         folder = runs_dir / name
         if name in held:
             continue
         if (folder / "metrics.json").exists() and (folder / "checkpoint").is_dir() and not content.get("keep_state"):
             yield folder / "checkpoint", "checkpoints of a run that is finished"
-        for path in folder.glob(".*.*"):
-            if now - path.stat().st_mtime > _YOUNG:
-                yield path, "half-written, by a worker that was killed"
-    for path in (runs_dir / "orders").glob("*.json"):
-        if now - path.stat().st_mtime > 24 * _YOUNG:
-            yield path, "the order of a command that has ended"
+        yield from _half_written(folder.rglob(".*.*"))
+    for pattern in ("grids/.*.*", "errors/.*.*", "search/.*.*", "orders/.*.*", "cache/*/.*.*", "cache/.*.*"):
+        yield from _half_written(runs_dir.glob(pattern))
+    for path in (runs_dir / "orders").glob("*"):
+        if not path.name.startswith(".") and _age(path) > 24 * _YOUNG:
+            yield path, "the order or log of a command that has ended"
+    for path in (runs_dir / "errors").glob("*.txt"):
+        if path.stem.partition("-")[2] in _products(runs_dir):
+            yield path, "the error of a task that was done afterwards"
+    for name in ("orders", "errors", "claims"):
+        if (runs_dir / name).is_dir() and not any((runs_dir / name).iterdir()):
+            yield runs_dir / name, "an empty folder"
 
 
-def _caches(cache: Path, kept: list[dict[str, Any]]) -> Iterator[tuple[Path, str]]:
-    texts, vocabularies = ({str(run.get(key)) for run in kept} for key in ("text", "vocabulary"))
-    for folder in cache.glob("text/*"):
-        if folder.is_dir() and folder.name not in texts:
-            yield folder, "a corpus that no run uses"
-    for folder in cache.glob("tokenizers/*"):
-        if folder.is_dir() and folder.name not in vocabularies and not folder.name.startswith("large"):
-            yield folder, "a tokenizer that no run uses"
+def _half_written(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    for path in paths:
+        if path.suffix != ".lock" and _age(path) > _YOUNG:
+            yield path, "half-written, by a worker that was killed"
+
+
+def _products(runs_dir: Path) -> set[str]:
+    """Names of the folders of the cache that are whole."""
+    return {path.name for path in (runs_dir / "cache").glob("*/*") if path.is_dir() and not path.name.startswith(".")}
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file or folder was changed; 0 where it is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _caches(cache: Path, kept: list[dict[str, Any]], busy: bool) -> Iterator[tuple[Path, str]]:
+    """What no run uses. While workers are at work, what is young may be theirs: a cache is filled before its run begins."""
+    runs = [*kept, *(need for run in kept for need in _needed(run))]
+    compact = any(run.get("config", {}).get("tokenizer", {}).get("kind") == "compact" for run in runs)
+    texts, vocabularies = ({str(run.get(key)) for run in runs} for key in ("text", "vocabulary"))
+    pairs = {(run.get("text"), run.get("vocabulary")) for run in runs}
+    found = [(path, "a corpus that no run uses") for path in cache.glob("text/*") if path.name not in texts]
+    found += [
+        (path, "a tokenizer that no run uses")
+        for path in cache.glob("tokenizers/*")
+        if path.name not in vocabularies and not compact  # whose larger tokenizers and counts are there too
+    ]
     for path in cache.glob("shards/*/shards.json"):
         summary = _json(path)
-        if (summary.get("text"), summary.get("tokenizer")) not in {(run.get("text"), run.get("vocabulary")) for run in kept}:
-            yield path.parent, "token shards that no run uses"
+        if (summary.get("text"), summary.get("tokenizer")) not in pairs:
+            found.append((path.parent, "token shards that no run uses"))
+    for path, why in found:
+        if path.is_dir() and not path.name.startswith(".") and not (busy and _age(path) < 24 * _YOUNG):
+            yield path, why
+
+
+def _needed(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for key in ("parent", "previous"):
+        other = content.get(key)
+        if isinstance(other, dict):
+            yield other
+            yield from _needed(other)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -97,6 +97,19 @@ def _here(walk: Walk, graph: Graph, order: Order, wanted: int | str) -> None:
             others.stop()
 
 
+def unclaim(config: Config) -> None:
+    """Give back what ``grid.unclaim`` names, before anything is taken."""
+    if config.grid.unclaim is None:
+        return
+    leases = Leases(Path(config.runs_dir), config.grid.lease_seconds)
+    found = leases.unclaim(config.grid.unclaim)
+    for key, holder in found.items():
+        say(f"unclaimed {key}, which {holder.name} held")
+    if not found:
+        held = ", ".join(leases.held()) or "nothing"
+        say(f"grid.unclaim={config.grid.unclaim}: nobody holds it; held is {held}")
+
+
 def results(run: Settled) -> Record | None:
     """The record of a finished run, with the metrics that its config requests beside those of training; None before."""
     if not (run.folder / "metrics.json").exists():

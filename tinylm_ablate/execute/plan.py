@@ -18,7 +18,7 @@ from tinylm_ablate.settled import Settled
 _COLUMNS = {
     "name": "cell", "depth": "depth", "width": "width", "ffn_width": "FFN", "heads": "heads", "vocab_size": "vocab",
     "parameters": "parameters", "embedding_head_share": "emb+head %", "flops": "FLOPs/token", "tokens": "tokens",
-    "steps": "steps", "memory_bytes": "memory", "seconds": "time",
+    "steps": "steps", "precision": "precision", "memory_bytes": "memory", "seconds": "time",
 }  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def plan(name: str, settled: Settled, compiled: bool = False) -> dict[str, Any]:
 
     Returns:
         ``depth width ffn_width heads vocab_size parameters embedding_head_share`` (percent) ``flops`` (of training, a token)
-        ``tokens steps memory_bytes seconds`` (estimated on this machine: training, evaluation and start), and beside them
+        ``tokens steps precision memory_bytes seconds`` (estimated here: training, evaluation and start), and beside them
         ``name``, ``identity``, ``kv_heads``, ``parts`` (parameters by part), the course of the learning rate, ``finished``,
         ``parent`` and ``previous`` (identities of the runs that this one starts from, or None), and what the run costs
         without these: ``own_tokens``, ``own_flops``, ``training_seconds``, ``evaluation_seconds``, ``model_bytes`` (that it
@@ -58,6 +58,7 @@ def plan(name: str, settled: Settled, compiled: bool = False) -> dict[str, Any]:
         "flops": flops_per_token(shape, train.context_length)["training"],
         "tokens": settled.tokens,
         "steps": settled.steps,
+        "precision": settled.precision,
         "learning_rate": settled.learning_rate,
         "warmup_steps": warmup,
         "final_learning_rate": settled.learning_rate
@@ -103,8 +104,8 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 
     first, others = rows[: len(cells)], rows[len(cells) :]
     lines = [_runs(first), "", f"parameters by part{_parts(first)}", *_schedules(first)]
     if others:
-        told = "run that is" if len(others) == 1 else "runs that are"
-        lines += ["", f"and {len(others)} {told} trained once, for those above to start from:", _runs(others)]
+        phrase = "run that is" if len(others) == 1 else "runs that are"
+        lines += ["", f"and {len(others)} {phrase} trained once, for those above to start from:", _runs(others)]
     return "\n".join([*lines, "", *_totals(rows, [settled for _, settled in named], at_once)])
 
 
@@ -192,7 +193,7 @@ def _shown(key: str, value: Any) -> str:
             return f"{value:.3g}"
         case "embedding_head_share":
             return f"{value:.2f}"
-        case "name":
+        case "name" | "precision":
             return str(value)
         case _:
             return f"{value:,}"

@@ -1,6 +1,6 @@
 """The launcher behind ``hydra/launcher=ray``: each worker of a grid is a task of a Ray cluster.
 
-Ray starts the workers on its nodes and reports which have ended; what became of a task of the grid stands in the folder of the
+Ray starts the workers on its nodes and reports which have ended; what became of a task of the grid is in the folder of the
 runs, which all nodes share. Ray itself restarts nothing: the command that started the workers decides that.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: Variables of the environment of the command that its workers inherit.
 _CARRIED = (COMMAND, "OMP_WAIT_POLICY", "HYDRA_FULL_ERROR", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
-#: How long workers that are told to stop may take to save their state, seconds.
+#: Time that workers have to save their state when they are stopped, seconds.
 _STOP_SECONDS = 60.0
 
 

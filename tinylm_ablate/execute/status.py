@@ -42,7 +42,7 @@ class Status:
         name: How it is called.
         state: "finished", "running", "measuring", "stopped" (it resumes from its last checkpoint), "failed", "trained" (and not
             yet measured) or "waiting".
-        share: Of its steps, as far as its curve tells.
+        share: Share of its steps, according to its curve.
         rate: Tokens a second, at its last point.
         left: Seconds of training that are left at that rate.
         note: Who runs it, or why it failed.

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
-from tinylm_ablate.data.once import writing
-from tinylm_ablate.errors import Busy, Interrupted
+from tinylm_ablate.disk import in_words
+from tinylm_ablate.errors import Busy, DiskError, Interrupted
 from tinylm_ablate.execute.leases import LOOK_SECONDS, Holder, Leases
 from tinylm_ablate.execute.words import failure_mark, one_line, read_failure, say, write_failure
 from tinylm_ablate.tasks.base import Task
@@ -68,12 +68,14 @@ class Walk:
         self.leases, self.retries, self.stop, self.quiet, self.observe = leases, retries, stop, quiet, observe
         self.ended = threading.Event()
         self.states: dict[str, State] = {}
+        self._left = leases.names()
         self._of: dict[str, list[Task]] = {}
         for task in targets:
             self._want(task)
             if task.kind in ("run", "measure"):
                 self._of.setdefault(task.run.identity, []).append(task)
         self.order = [state for state in self.states.values() if state.state == WAITING]
+        self.leases.sweep({key for key, state in self.states.items() if state.state == SKIPPED})
         self.failures = self.marks() if failures is None else failures
         self._reported: set[str] = set()
 
@@ -86,12 +88,21 @@ class Walk:
         if task.key in self.states:
             return
         if task.done():
-            task.tidy()
+            self._tidy(task, self._left)
+            task.log.unlink(missing_ok=True)  # of an attempt before the one that did it
             self.states[task.key] = State(task, SKIPPED)
             return
         for need in task.needs:
             self._want(need)
         self.states[task.key] = State(task)
+
+    def _tidy(self, task: Task, left: Container[str]) -> None:
+        """Tidy up after a task that is done; of one in ``left``, with the lease of a worker that died before it did so."""
+        if task.key not in left:
+            task.tidy()
+        elif not self.observe:
+            with contextlib.suppress(Busy), self.leases.hold(task.key, task.product):
+                task.tidy()
 
     def failed(self) -> list[State]:
         """Tasks that failed, in order."""
@@ -110,6 +121,7 @@ class Walk:
 
         Raises:
             Interrupted: A signal stopped a task; its state is saved.
+            DiskError: There is no room, or no right to write.
         """
         waiting = self.order
         while waiting := [state for state in waiting if state.state == WAITING]:
@@ -147,6 +159,8 @@ class Walk:
         task = state.task
         if task.done():
             state.state = DONE
+            if task.key in (left := self.leases.names()):
+                self._tidy(task, left)
             self._say(f"done   {task.name}{_said(task)}")
         elif failure_mark(task.log) not in (0, self.failures.get(task.key, 0)):
             self._fail(state, read_failure(task.log) or "no message")
@@ -200,9 +214,10 @@ class Walk:
 
         Raises:
             Interrupted: A signal stopped one; what was done with it is kept.
+            DiskError: There is no room, or no right to write, which is no fault of a task.
         """
         again = []
-        stopped: Interrupted | None = None
+        stopped: Interrupted | DiskError | None = None
         for state, error in zip(states, self._ended(states), strict=True):
             task = state.task
             if error is None:
@@ -210,7 +225,7 @@ class Walk:
                 task.tidy()
                 state.state = DONE
                 self._say(f"done   {task.name}{_said(task)}")
-            elif isinstance(error, Interrupted):
+            elif isinstance(error, Interrupted | DiskError):
                 stopped = error
             else:
                 write_failure(task.log, error, f"attempt {number} of {self.retries + 1}")
@@ -228,16 +243,20 @@ class Walk:
         """Do tasks; what ended each, or None where it is done."""
         tasks = [state.task for state in states]
         try:
-            with writing(tasks[0].product.parent, None, f"the {tasks[0].kind}"):
-                if len(tasks) > 1:
-                    self._say(f"stack  {len(tasks)} runs as one program")
-                    return tasks[0].do_together(tasks, self.tracked)
+            if len(tasks) > 1:
+                self._say(f"stack  {len(tasks)} runs as one program")
+                errors = tasks[0].do_together(tasks, self.tracked)
+            else:
                 tasks[0].do(self.tracked)
+                errors = [None]
         except (Busy, Interrupted):
             raise
         except Exception as error:
-            return [error] * len(tasks)
-        return [None]
+            errors = [error] * len(tasks)
+        return [
+            None if error is None else in_words(error, task.product.parent, f"the {task.kind}") or error
+            for task, error in zip(tasks, errors, strict=True)
+        ]
 
     def _fail(self, state: State, error: str) -> None:
         state.state, state.error = FAILED, error

@@ -1,6 +1,6 @@
 """Models in GGUF files, of Llama's, Qwen2's or Qwen3's architecture.
 
-GGUF names tensors in its own way. Of Llama it stores the rows of q and k in pairs of neighbours, (0, half), (1, half + 1), …,
+GGUF names tensors in its own way. Of Llama it stores the rows of q and k in pairs of neighbors, (0, half), (1, half + 1), …,
 where Hugging Face's layout has the first half of a head before the second. Quantised tensors are expanded when they are read.
 """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tinylm_ablate.arch import rope
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.files import sync_folder
+from tinylm_ablate.files import sync_folder, unfinished
 from tinylm_ablate.formats.alphabet import BYTE_PIECES
 from tinylm_ablate.formats.gguf import KEYS, ROPE_FACTORS, gguf_name, paired_rows, rope_factors
 from tinylm_ablate.formats.gguf_tokenizer import HUGGINGFACE_TOKENIZER, rule_of
@@ -69,10 +68,9 @@ def export_gguf(
     if path.exists():
         raise UserError(f"{path}: exists already; name a new file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    temporary = unfinished(path)
     try:
-        writer = gguf.GGUFWriter(name, model_type(shape))
+        writer = gguf.GGUFWriter(str(temporary), model_type(shape))
         _write_metadata(writer, shape, context_length)
         notes = _write_tokenizer(writer, tokenizer_json, end_of_text)
         notes += _write_tensors(writer, to_huggingface(state, shape), shape, weights)
@@ -80,21 +78,14 @@ def export_gguf(
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        with open(name, "rb") as stream:
+        with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        os.replace(temporary, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
     return notes
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _write_metadata(writer: Any, shape: Shape, context_length: int) -> None:

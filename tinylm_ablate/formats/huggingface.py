@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate.arch.shapes import Shape, matrices
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.files import building
+from tinylm_ablate.files import building, save_tensors
 from tinylm_ablate.formats.json_file import read_bytes, read_object
 from tinylm_ablate.formats.model_config import huggingface_config
 from tinylm_ablate.formats.stored import open_stored
@@ -227,13 +227,11 @@ def _write(
     context_length: int,
     end_of_text: int | None,
 ) -> None:
-    from safetensors.torch import save_file
-
     tensors = {name: tensor.detach().contiguous() for name, tensor in to_huggingface(state, shape).items()}
     config = huggingface_config(shape, context_length, end_of_text)
     config["dtype"] = str(tensors[EMBEDDING].dtype).removeprefix("torch.")
     with building(folder) as temporary:
-        save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+        save_tensors(temporary / "model.safetensors", tensors, {"format": "pt"})
         _write_json(temporary / "config.json", config)
         _write_json(temporary / "generation_config.json", {"bos_token_id": end_of_text, "eos_token_id": end_of_text})
         if tokenizer_json is not None:

@@ -104,7 +104,7 @@ def make_lossless(state: State, source: Path | str, end_of_text: str | None = No
     Args:
         state: The tokenizer, a BPE; it is not changed.
         source: The file it came from, for messages.
-        end_of_text: The end-of-text token that a neighbouring file names, asked after the known names.
+        end_of_text: The end-of-text token that a neighboring file names, asked after the known names.
 
     Returns:
         The tokenizer in exact form, and its end-of-text token.

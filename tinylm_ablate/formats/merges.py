@@ -2,7 +2,7 @@
 
 Byte-pair encoding starts from single symbols and, again and again, joins the adjacent pair of lowest rank. If an entry
 comes out at all, the joins inside it are those of encoding the entry alone: a join over its border would have made
-something else, and among the joins inside, the neighbours change no order. So one merge an entry says everything, and
+something else, and among the joins inside, the neighbors change no order. So one merge an entry says everything, and
 where a file lists several (converted SentencePiece models do), all but one are dead.
 """
 

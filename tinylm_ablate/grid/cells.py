@@ -20,7 +20,7 @@ class Cell:
 
     Attributes:
         overrides: What to compose it with, beside the overrides that all cells share.
-        values: Where it stands on each axis, by the axis' key; an arm stands under "arm".
+        values: Its value on each axis, by the axis' key; an arm is under "arm".
     """
 
     overrides: tuple[str, ...]

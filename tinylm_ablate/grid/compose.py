@@ -152,11 +152,11 @@ def _composer(folder: Path) -> Composer:
 
 
 def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
-    """What is wrong with overrides that do not compose: each is tried alone, so that all mistakes are told at once.
+    """What is wrong with overrides that do not compose: each is tried alone, so that all mistakes are reported together.
 
     Args:
         overrides: The command line's.
-        grid: Whether it asked for a grid, where an override may have several values.
+        grid: Whether a grid was requested, where an override may have several values.
 
     Returns:
         One line a mistake; empty if each override is sound by itself.

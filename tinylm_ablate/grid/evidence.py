@@ -17,7 +17,7 @@ from tinylm_ablate.settled import Settled
 if TYPE_CHECKING:
     from tinylm_ablate.science.evidence import Evidence
 
-#: Groups of settings that can set runs apart as questions.
+#: Groups of settings whose values separate runs into different questions.
 _APART = ("scale.", "data.", "tokenizer.", "arch.", "init.", "optimizer.", "rounds.", "train.", "evaluate.")
 
 

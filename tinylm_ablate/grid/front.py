@@ -18,26 +18,26 @@ from tinylm_ablate.measure.records import read_record
 #: Version of the layout of the file.
 SCHEMA = 1
 
-#: Told beside the best on validation text, since nothing was chosen by it.
+#: Shown with the best on validation text, since nothing was chosen by it.
 _TEST = "test/bits_per_byte/all"
 
 
 def write_search(
     path: Path, about: Mapping[str, Any], objectives: Sequence[Objective], results: Sequence[Result], front: Sequence[int]
 ) -> None:
-    """Write ``runs_dir/search/<name>.json``: what was asked, every trial, and the front.
+    """Write ``runs_dir/search/<name>.json``: what was requested, every trial, and the front.
 
     Args:
         path: The file.
         about: Name, title, scale, space and settings.
         objectives: What was searched on.
-        results: All trials that were told.
+        results: All trials with an outcome.
         front: Numbers of those on the front.
     """
     content = {
         "schema": SCHEMA,
         **about,
-        "objectives": [{"name": o.name, "direction": "maximise" if o.maximise else "minimise"} for o in objectives],
+        "objectives": [{"name": o.name, "direction": "maximize" if o.maximize else "minimize"} for o in objectives],
         "counts": dict(Counter(result.state for result in results)),
         "trials": [
             {
@@ -61,11 +61,11 @@ def found_table(
 ) -> str:
     """The front as a Markdown table, best in the first objective first; with one objective, the ten best trials.
 
-    A run that was proposed more than once is one row. Bits per byte on test text, unless searched on, stand beside it.
+    A run that was proposed more than once is one row. Bits per byte on test text, unless searched on, are columns too.
 
     Args:
         objectives: What was searched on.
-        results: All trials that were told.
+        results: All trials with an outcome.
         front: Numbers of those on the front.
         runs_dir: Folder of the runs.
         stems: Names of the records of measures.
@@ -73,20 +73,20 @@ def found_table(
     done = [result for result in results if result.state == DONE]
     shown = [result for result in done if result.number in front] if len(objectives) > 1 else done
     first = objectives[0]
-    shown.sort(key=lambda result: -result.values[0] if first.maximise else result.values[0])
+    shown.sort(key=lambda result: -result.values[0] if first.maximize else result.values[0])
     shown = list({result.identity: result for result in reversed(shown)}.values())[::-1]
     if len(objectives) == 1:
         shown = shown[:10]
     if not shown:
         return ""
     keys = list(shown[0].place)
-    told = [_TEST] if all(o.name != _TEST for o in objectives) else []
-    head = ["trial", *keys, *(o.title for o in objectives), *told, "parameters", "run"]
+    extra = [_TEST] if all(o.name != _TEST for o in objectives) else []
+    head = ["trial", *keys, *(o.title for o in objectives), *extra, "parameters", "run"]
     rows = []
     for result in shown:
         records = [read_record(runs_dir / result.identity, stem) for stem in stems]
         metrics = {name: value for record in records if record for name, value in record["metrics"].items()}
-        tests = [f"{metrics[name]:.4f}" if name in metrics else "" for name in told]
+        tests = [f"{metrics[name]:.4f}" if name in metrics else "" for name in extra]
         values = [_short(result.place[key]) for key in keys]
         rows.append(
             [
@@ -115,7 +115,7 @@ def _short(value: str) -> str:
 
 
 def summary(results: Sequence[Result]) -> str:
-    """How many trials came to what, in words."""
+    """Numbers of trials by outcome, in words."""
     counts = Counter(result.state for result in results)
     words = {
         DONE: "done",

@@ -27,7 +27,7 @@ class Objective:
     """A metric of a run, and whether more of it is better."""
 
     name: str
-    maximise: bool
+    maximize: bool
 
     @property
     def language(self) -> str | None:
@@ -39,7 +39,7 @@ class Objective:
     @property
     def title(self) -> str:
         """The name with an arrow to where it is better."""
-        return f"{self.name} {'↑' if self.maximise else '↓'}"
+        return f"{self.name} {'↑' if self.maximize else '↓'}"
 
 
 def parse_objectives(names: Sequence[str], evaluate: EvaluateConfig) -> tuple[list[Objective], list[str]]:
@@ -49,8 +49,8 @@ def parse_objectives(names: Sequence[str], evaluate: EvaluateConfig) -> tuple[li
     if not names:
         mistakes.append("search.objectives=[]: allowed: at least one metric, such as validation/bits_per_byte/all")
     for name in dict.fromkeys(names):
-        maximise = next((more for pattern, more in _KNOWN.items() if re.fullmatch(pattern, name)), None)
-        if maximise is None:
+        maximize = next((more for pattern, more in _KNOWN.items() if re.fullmatch(pattern, name)), None)
+        if maximize is None:
             mistakes.append(
                 f"search.objectives=[{name}]: allowed: validation/bits_per_byte/LANGUAGE, test/bits_per_byte/LANGUAGE, "
                 f"test/cloze/LANGUAGE (LANGUAGE may be all), {DECODE_SPEED}, train/loss, train/seconds, train/tokens_per_second"
@@ -58,7 +58,7 @@ def parse_objectives(names: Sequence[str], evaluate: EvaluateConfig) -> tuple[li
         elif name.startswith("test/cloze/") and not evaluate.cloze_questions:
             mistakes.append(f"search.objectives=[{name}]: allowed with evaluate.cloze_questions above 0")
         else:
-            found.append(Objective(name, maximise))
+            found.append(Objective(name, maximize))
     return found, mistakes
 
 

@@ -1,4 +1,4 @@
-"""The parts of a grid, which is one experiment or several that are done together, and the runs that their cells come to.
+"""The parts of a grid, which is one experiment or several that are done together, and the runs of their cells.
 
 ``grid.experiments`` names the experiments of a grid of several, as ``experiments/paper.yaml`` does. Each keeps its own axes,
 its own file for the report and its own entry in MLflow; a run that cells of several of them mean is done once.
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.execute.words import one_line
+from tinylm_ablate.execute.words import one_line, say
 from tinylm_ablate.grid.cells import Cell, expand
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, diagnose, typed
 from tinylm_ablate.settle import settle
@@ -63,7 +63,7 @@ class Part:
         return " ".join(f"{key}={value}" for key, value in cell.values.items() if key != "seed") or "the only arm"
 
     def called_arm(self, arm: str) -> str:
-        """A name for one of its arms that tells it from those of other parts."""
+        """A name for one of its arms, unique over all parts."""
         return f"{self.name}: {arm}" if self.name else arm
 
     def apply(self, arm: str, change: Callable[[Settled], Settled]) -> None:
@@ -88,7 +88,7 @@ class Part:
         return added
 
     def called(self, cell: Cell) -> str:
-        """A name for one of its cells that tells it from those of other parts."""
+        """A name for one of its cells, unique over all parts."""
         return f"{self.name}: {cell.name}" if self.name else cell.name
 
     @property
@@ -126,7 +126,7 @@ class Job:
 
 
 def parts(config: DictConfig, context: HydraContext, params: Mapping[str, Any] | None, arguments: Sequence[str]) -> list[Part]:
-    """The parts of the grid that a command line asks for, without their runs.
+    """The parts of the grid that a command line requests, without their runs.
 
     Args:
         config: The composed config.
@@ -172,6 +172,7 @@ def settle_all(config: DictConfig, context: HydraContext, found: Sequence[Part])
     """
     from tinylm_ablate import progress
 
+    kept: list[tuple[Part, Cell, Config, Settled]] = []
     mistakes: dict[str, list[str]] = {}
     broken: dict[str, list[str]] = {}
     cells = [(part, cell) for part in found for cell in part.cells]
@@ -179,20 +180,22 @@ def settle_all(config: DictConfig, context: HydraContext, found: Sequence[Part])
     for part, cell in progress.bar(cells, description="grid", unit="cell"):
         name = part.called(cell)
         try:
-            settled = settle(typed(compose([*part.shared, *cell.overrides])))
+            own = typed(compose([*part.shared, *cell.overrides]))
+            kept.append((part, cell, own, settle(own)))
         except ConfigError as error:
             for mistake in error.mistakes:
                 mistakes.setdefault(mistake, []).append(name)
         except COMPOSITION_ERRORS as error:
             broken.setdefault(one_line(error.__cause__ or error), []).append(name)
-        else:
-            part.settled[cell] = settled
     if broken:  # each override alone says best what is wrong with it
         texts = dict.fromkeys(text for part, cell in cells for text in (*part.shared, *cell.overrides))
         found_alone = diagnose([text for text in texts if not text.startswith("seeds=")])
         raise ConfigError(found_alone or [f"{text}{_where(names, len(cells))}" for text, names in broken.items()])
     if mistakes:
         raise ConfigError([f"{mistake}{_where(names, len(cells))}" for mistake, names in mistakes.items()])
+    evened = even([(own, settled) for _, _, own, settled in kept])
+    for (part, cell, _, _), settled in zip(kept, evened, strict=True):
+        part.settled[cell] = settled
     return jobs_of(found)
 
 
@@ -207,6 +210,35 @@ def jobs_of(found: Sequence[Part]) -> list[Job]:
             job.cells.append((part.called(cell), settled))
             part.jobs.append(job)
     return list(jobs.values())
+
+
+def even(cells: Sequence[tuple[Config, Settled]]) -> list[Settled]:
+    """Settle for a whole grid what 'auto' settles for each arm alone: one arithmetic, and one amount of what is measured.
+
+    ``train.precision=auto`` is bf16 where that is the choice of every arm and of every run that one starts from, and fp32 for
+    all of them elsewhere. The amounts are those of the largest budget.
+
+    Args:
+        cells: Each config, and what it settles to by itself.
+    """
+    arithmetic = {
+        run.precision for own, arm in cells if own.train.precision == "auto" for run in (arm, arm.parent) if run is not None
+    }
+    found = []
+    for own, settled in cells:
+        if own.train.precision == "auto" and len(arithmetic) > 1:
+            own = copy.deepcopy(own)
+            own.train.precision = "fp32"
+            settled = settle(own)
+        found.append((own, settled))
+    if len(arithmetic) > 1:
+        say("note: train.precision=auto is fp32 for every arm, since some are too narrow for bf16; name it to choose")
+    for key in ("max_bytes", "cloze_questions"):
+        automatic = [settled.config.evaluate for own, settled in found if getattr(own.evaluate, key) == "auto"]
+        most = max((getattr(evaluate, key) for evaluate in automatic), default=None)
+        for evaluate in automatic:
+            setattr(evaluate, key, most)
+    return [settled for _, settled in found]
 
 
 def _where(names: Sequence[str], cells: int) -> str:

@@ -1,6 +1,6 @@
-"""The sweeper behind ``hydra/sweeper=optuna``: a search over ranges, one trial a run, that goes on where it was stopped.
+"""The sweeper behind ``hydra/sweeper=optuna``: a resumable search over ranges, one run per trial.
 
-Before the first trial the ends of every range and every choice are settled, so that mistakes are told before anything is
+Before the first trial the ends of every range and every choice are settled, so that mistakes are reported before anything is
 spent. A trial whose shape is off the parameter budget is settled and not trained. What is searched on is validation text
 unless the user says otherwise, so that the test text stays unseen.
 """
@@ -17,7 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from tinylm_ablate.config import Config, SearchConfig
-from tinylm_ablate.data.once import writing
+from tinylm_ablate.disk import writing
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.execute.words import one_line, say
 from tinylm_ablate.files import fingerprint
@@ -69,14 +69,14 @@ class OptunaSweeper(Sweeper):
         asked = _asked(base.search, axes, objectives, probes)
         name = base.search.name or f"search-{fingerprint(asked)[:8]}"
         folder = Path(base.runs_dir) / "search"
-        with writing(folder, None, "the search"):
+        with writing(folder, "the search"):
             study = Study(folder, name, axes, objectives, base.search, asked)
         told = sum(result.state != REJECTED for result in study.results())
         say(f"search {name}: {told} of {base.search.trials} trials so far, kept in {study.path}")
         return self._search(base, shared, study, objectives, probes)
 
     def _check(self, base: Config, arguments: Sequence[str]) -> tuple[list[str], list[Axis], list[Objective], list[Settled]]:
-        """Everything that can be told before a trial starts, with all mistakes at once."""
+        """Everything that can be checked before a trial starts, with all mistakes at once."""
         from tinylm_ablate.grid.objectives import check_languages, parse_objectives
         from tinylm_ablate.grid.space import parse_space
         from tinylm_ablate.measure.speed import METRIC as DECODE_SPEED
@@ -91,7 +91,7 @@ class OptunaSweeper(Sweeper):
                 shared.append("evaluate.decode.measure=true")
             probes, found = self._probe(shared, axes)
         except (ConfigError, *COMPOSITION_ERRORS) as error:
-            # Each override is tried alone, so that what else is wrong is told with it.
+            # Each override is tried alone, so that other mistakes are reported with it.
             first = error.mistakes if isinstance(error, ConfigError) else []
             told = [*mistakes, *first, *diagnose(["hydra/sweeper=optuna", *arguments])]
             raise ConfigError(told or [one_line(error.__cause__ or error)]) from None

@@ -1,8 +1,8 @@
-"""An Optuna study in an sqlite file: asked and told, stopped and gone on with, by one process or by several.
+"""An Optuna study in an sqlite file: resumable, and shared by several processes.
 
-Optuna leaves a trial that was asked for and never told in the state RUNNING. Here each trial that is worked on holds a lock,
+Optuna leaves a trial that was started and never reported in the state RUNNING. Here each trial that is worked on holds a lock,
 which the system lets go when its process ends in whatever way; a RUNNING trial whose lock is free was left behind, and its
-parameters are tried again. They mean the same run, which goes on from its last checkpoint.
+parameters are tried again. They mean the same run, which resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ _AGAIN, _ASKED = "tries_again", "asked"
 
 @dataclass(frozen=True)
 class Result:
-    """A trial that is told.
+    """A trial with its outcome.
 
     Attributes:
         number: Its number.
         state: DONE, PRUNED, FAILED or REJECTED.
-        place: Where it stands on each axis, by the axis' key, as on the command line.
+        place: Its value on each axis, by the axis' key, as on the command line.
         values: The objectives, in their order; empty unless it is done.
-        identity: Its run; empty if it came to none.
-        parameters: Parameters of its model; 0 if it came to none.
+        identity: Its run; empty if there is none.
+        parameters: Parameters of its model; 0 if there is none.
         reason: Why it was not done.
     """
 
@@ -92,11 +92,13 @@ class Study:
         self.path, self.name, self.axes, self.search = folder / f"{name}.db", name, axes, search
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with self._alone():
+            if not self.path.exists():
+                self.path.touch()  # with a mode by the umask; sqlite would leave it to its owner
             try:
                 storage = optuna.storages.RDBStorage(f"sqlite:///{self.path}", engine_kwargs={"connect_args": {"timeout": 60}})
                 self._study = optuna.create_study(
                     storage=storage, study_name=name, pruner=_pruner(search.pruner), load_if_exists=True,
-                    directions=["maximize" if objective.maximise else "minimize" for objective in objectives],
+                    directions=["maximize" if objective.maximize else "minimize" for objective in objectives],
                 )  # fmt: skip
             except (SQLAlchemyError, RuntimeError) as error:
                 raise UserError(f"{self.path}: not readable as an Optuna study ({str(error).splitlines()[0]})") from None
@@ -119,7 +121,7 @@ class Study:
             return trial
 
     def place(self, trial: optuna.Trial | FrozenTrial) -> dict[str, str]:
-        """Where a trial stands on each axis, by the axis' key, as on the command line."""
+        """The value of a trial on each axis, by the axis' key, as on the command line."""
         return {axis.key: axis.value(trial.params[axis.key]) for axis in self.axes}
 
     def tell(
@@ -137,7 +139,7 @@ class Study:
         """End a trial.
 
         Args:
-            trial: As it was asked for.
+            trial: As `ask` returned it.
             state: DONE, PRUNED, FAILED or REJECTED.
             values: The objectives, if it is done.
             identity: Its run.
@@ -154,13 +156,13 @@ class Study:
             if state == DONE:
                 self._study.tell(trial, list(values))
             else:
-                # A run that diverged is told like a weak one: Optuna's samplers learn nothing from a trial that failed.
+                # A run that diverged is reported like a weak one: Optuna's samplers learn nothing from a trial that failed.
                 self._study.tell(trial, state=TrialState.FAIL if broken else TrialState.PRUNED)
             _let_go(self._locks.pop(trial.number))
         return Result(trial.number, state, self.place(trial), list(values), identity, parameters, reason)
 
     def results(self) -> list[Result]:
-        """All trials that were told, in their order; those that were tried again are left out."""
+        """All trials with an outcome, in order; those that were tried again are left out."""
         results = []
         for trial in self._known():
             about = trial.user_attrs.get("outcome")
@@ -208,7 +210,7 @@ class Study:
                 lock.acquire(timeout=0)
             except filelock.Timeout:
                 continue  # somebody is at work on it
-            # Enqueued before it is told, so that a crash between the two loses nothing; nor is it enqueued twice.
+            # Enqueued before its failure is reported, so that a crash between the two loses nothing; nor is it enqueued twice.
             if trial.params and trial.number not in again:
                 self._study.enqueue_trial(trial.params, user_attrs={_AGAIN: trial.number})
             self._study.tell(trial.number, state=TrialState.FAIL)
@@ -226,10 +228,10 @@ class Study:
             )
 
     def _alone(self) -> contextlib.AbstractContextManager[Any]:
-        return filelock.FileLock(self.path.with_suffix(".lock"), mode=0o644)
+        return filelock.FileLock(self.path.with_suffix(".lock"))
 
     def _lock(self, number: int) -> filelock.BaseFileLock:
-        return filelock.FileLock(self.path.with_name(f"{self.name}.{number}.lock"), mode=0o644)
+        return filelock.FileLock(self.path.with_name(f"{self.name}.{number}.lock"))
 
 
 class Watch:
@@ -242,16 +244,16 @@ class Watch:
         trial: The trial.
         curve: The run's ``curve.jsonl``: what earlier sessions of the run have written of it is reported too.
         tokens: Tokens of the whole run.
-        maximise: Whether more of the objective is better.
+        maximize: Whether more of the objective is better.
     """
 
-    def __init__(self, trial: optuna.Trial, curve: Path, tokens: int, maximise: bool) -> None:
-        self._trial, self._curve, self._tokens, self._sign = trial, curve, tokens, -1.0 if maximise else 1.0
+    def __init__(self, trial: optuna.Trial, curve: Path, tokens: int, maximize: bool) -> None:
+        self._trial, self._curve, self._tokens, self._sign = trial, curve, tokens, -1.0 if maximize else 1.0
         self._rows: list[dict[str, float]] = []
         self._reported = 0
 
     def __call__(self, row: dict[str, float]) -> bool:
-        """Take note of a new row of the curve; tells whether the run is to be given up."""
+        """Record a new row of the curve; return whether the run is to be pruned."""
         if not self._rows:
             earlier = (json.loads(line) for line in self._curve.read_text().splitlines())
             self._rows = [before for before in earlier if before["tokens"] < row["tokens"]]
@@ -283,7 +285,7 @@ def _counts(trial: FrozenTrial) -> bool:
 
 
 def _sampler(search: SearchConfig, asked: int) -> BaseSampler:
-    """A sampler for one trial. Its seed follows from the number of trials, or a study that goes on would begin with the same
+    """A sampler for one trial. Its seed follows from the number of trials, or a resumed study would begin with the same
     points again; so it draws what it would have drawn without the stop."""
     seed = int(np.random.SeedSequence([search.seed, asked]).generate_state(1)[0])
     return RandomSampler(seed=seed) if search.sampler == "random" else TPESampler(seed=seed)

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from tinylm_ablate.config import GROUPS, Config
 from tinylm_ablate.config import walk as walk_config
 from tinylm_ablate.errors import ConfigError, UserError
-from tinylm_ablate.execute.perform import Launch, perform, results
+from tinylm_ablate.execute.perform import Launch, perform, results, unclaim
 from tinylm_ablate.execute.walk import DONE, FAILED, SKIPPED, Walk
 from tinylm_ablate.execute.words import one_line, say
 from tinylm_ablate.files import fingerprint
@@ -85,6 +85,7 @@ class GridSweeper(Sweeper):
             case "run":
                 if base.grid.require_clean:
                     require_clean()
+                unclaim(base)
                 return _run(found, base, launch)
             case "plan":
                 from tinylm_ablate.execute.plan import plans
@@ -135,7 +136,7 @@ class GridSweeper(Sweeper):
 
 
 def _run(found: Sequence[Part], base: Config, launch: Launch | None) -> list[Record]:
-    """Tune the arms, do the cells, and add seeds where comparisons are open, as far as the grid asks for it.
+    """Tune the arms, do the cells, and add seeds where comparisons are open, as far as the grid requests it.
 
     Raises:
         ConfigError: Something cannot be tuned.

@@ -1,4 +1,4 @@
-"""The trials of a search, one after another: settled, trained if they are within the budget, told to the study."""
+"""The trials of a search, one after another: settled, trained if they are within the budget, and reported to the study."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from tinylm_ablate.grid.objectives import Objective
 from tinylm_ablate.grid.study import DONE, FAILED, PRUNED, REJECTED, Result, Study, Watch
 from tinylm_ablate.settled import Settled
 
-#: So many proposals in a row that are off the budget, or impossible, mean that the space holds hardly anything else.
-_MOST_REJECTED = 200
+#: So many proposals in a row that are off the budget, or impossible, mean that the space holds hardly anything else; so do so
+#: many that were rejected before.
+_MOST_REJECTED, _MOST_REPEATED = 200, 20
 
 
 class Trials:
-    """Asks a study for trials and tells it what they came to.
+    """Take trials from a study and report their outcomes to it.
 
     Args:
         base: The settings of the search.
@@ -52,15 +53,18 @@ class Trials:
         Raises:
             Interrupted: SIGTERM or Ctrl-C; the trial is tried again by the next command, from where its run was stopped.
         """
-        rejected = 0
+        rejected = repeated = 0
+        before = {_spelled(result.place) for result in self.study.results() if result.state == REJECTED}
         while (trial := self.study.ask()) is not None:
             overrides = [f"{key}={value}" for key, value in self.study.place(trial).items()]
             say(f"[{self.study.counted()}/{self.base.search.trials}] trial {trial.number}: {' '.join(overrides)}")
             result = self._try(trial, overrides)
             values = (f"{o.name} {value:.5g}" for o, value in zip(self.objectives, result.values, strict=False))
             say(f"{result.state:<8} trial {trial.number}: {', '.join(values) or result.reason}")
-            rejected = rejected + 1 if result.state == REJECTED else 0
-            if rejected == _MOST_REJECTED:
+            place = _spelled(result.place)
+            rejected, repeated = (rejected + 1, repeated + (place in before)) if result.state == REJECTED else (0, 0)
+            before.add(place)
+            if rejected == _MOST_REJECTED or repeated == _MOST_REPEATED:
                 say(f"{rejected} proposals in a row were not possible, so the search ends; the last: {result.reason}")
                 return
             if result.state == FAILED and self.base.grid.on_failure == "stop":
@@ -80,7 +84,7 @@ class Trials:
             return self.study.tell(trial, REJECTED, **about, reason=reason, violation=distance)
         watch = None
         if self.base.search.pruner != "none":
-            watch = Watch(trial, settled.folder / "curve.jsonl", settled.tokens, self.objectives[0].maximise)
+            watch = Watch(trial, settled.folder / "curve.jsonl", settled.tokens, self.objectives[0].maximize)
         try:
             name = f"trial {trial.number}"
             self.begins(name, settled, self.study.place(trial))
@@ -100,6 +104,10 @@ class Trials:
             self.broken += 1
             return self.study.tell(trial, FAILED, **about, reason=one_line(error), broken=True)
         return self.study.tell(trial, DONE, values, **about)
+
+
+def _spelled(place: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(place.items()))
 
 
 def off_budget(count: int, budget: Sequence[int]) -> float:

@@ -76,7 +76,7 @@ def mistakes(parts: Sequence[Part]) -> list[str]:
 
 
 def tune_parts(parts: Sequence[Part], do: Do) -> list[Search]:
-    """Tune every arm of the parts that ask for it, and give all of its cells the tuned values.
+    """Tune every arm of the parts with `grid.tune`, and give all of its cells the tuned values.
 
     Args:
         parts: Experiments of a grid, settled.

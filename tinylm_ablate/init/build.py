@@ -23,7 +23,7 @@ from tinylm_ablate.init.layers import LayerChoice
 from tinylm_ablate.init.masks import open_masks
 from tinylm_ablate.init.neurons import Scores, score
 from tinylm_ablate.init.parents import Parent, open_parent
-from tinylm_ablate.init.random import initialise
+from tinylm_ablate.init.random import initialize
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
@@ -45,7 +45,7 @@ def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, 
     config, shape = settled.config, settled.shape
     if config.init.method == "random":
         decoder = Decoder(shape)
-        initialise(decoder, config.init, config.seed)
+        initialize(decoder, config.init, config.seed)
         return decoder, {"method": "random", "rule": config.init.rule, "std": config.init.std}
     choice = _choose(settled, vocabulary)
     state, record = inherit(

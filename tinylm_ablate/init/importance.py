@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from tinylm_ablate import progress
-from tinylm_ablate.data.once import locked, writing
+from tinylm_ablate.data.once import locked
+from tinylm_ablate.disk import writing
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import remove_unfinished, write_atomic
 from tinylm_ablate.init.calibrate import parent_decoder
@@ -60,7 +61,7 @@ def open_importance(parent: Parent, calibration: Calibration, cache_dir: Path, d
     path = cache_dir / "scores" / f"{parent.fingerprint}-layers-{calibration.fingerprint}.json"
     if not path.is_file():
         what = "the importance of the parent's layers"
-        with writing(path.parent, None, what), locked(path, what, later=True):
+        with writing(path.parent, what, key="cache_dir"), locked(path, what, later=True):
             if not path.is_file():
                 made = layer_importance(parent, calibration, device)
                 remove_unfinished(path)

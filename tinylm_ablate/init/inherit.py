@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tinylm_ablate.data.once import locked, writing
+from tinylm_ablate.data.once import locked
+from tinylm_ablate.disk import writing
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import remove_unfinished
 from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, pangu_parts
@@ -134,7 +135,7 @@ def open_scores(
     path = cache_dir / "scores" / f"{name}.safetensors"
     what = "the scores of the parent"
     if not path.is_file():
-        with writing(path.parent, None, what), locked(path, what, later=True):
+        with writing(path.parent, what, key="cache_dir"), locked(path, what, later=True):
             if not path.is_file():  # else another process has made them meanwhile
                 remove_unfinished(path)
                 (compute() if compute is not None else _scores(parent, criterion)).save(path)

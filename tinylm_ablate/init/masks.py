@@ -36,7 +36,7 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape, parameters
 from tinylm_ablate.data.once import build_once
 from tinylm_ablate.errors import RunFailed
-from tinylm_ablate.files import fingerprint
+from tinylm_ablate.files import fingerprint, save_tensors
 from tinylm_ablate.formats.huggingface import to_huggingface
 from tinylm_ablate.formats.safetensors_folder import LazyState
 from tinylm_ablate.init.calibrate import Calibration, parent_decoder
@@ -82,11 +82,9 @@ class Learned:
 
     def save(self, folder: Path) -> None:
         """Write scores, weights (safetensors) and record into an empty folder."""
-        from safetensors.torch import save_file
-
         self.scores.save(folder / _SCORES)
         (folder / _WEIGHTS).mkdir()
-        save_file(dict(self.state), folder / _WEIGHTS / "model.safetensors")
+        save_tensors(folder / _WEIGHTS / "model.safetensors", self.state)
         (folder / _RECORD).write_text(json.dumps(self.record, allow_nan=False))
 
     @classmethod

@@ -176,7 +176,7 @@ class Units:
         keys: Parent layer -> (child key-value heads * pool,) key-value heads; a head that had to be split for smaller
             groups stands there more than once.
         ffn: Parent layer -> (child FFN width,) FFN neurons.
-        pool: Neighbouring key-value heads whose mean becomes one head of the child.
+        pool: Neighboring key-value heads whose mean becomes one head of the child.
         shares: Axis -> share of the total score that is kept, over the kept layers.
     """
 
@@ -198,7 +198,7 @@ def choose_units(scores: Scores, parent: Shape, child: Shape, layers: Sequence[i
 
     Where parent and child have equally many query heads to a key-value head, whole groups are chosen. Otherwise the unit is
     the greatest common part of both groups: a key-value head is copied into each part of its group (which changes nothing),
-    parts are chosen, and the key-value heads of neighbouring parts are averaged as in Table 10.
+    parts are chosen, and the key-value heads of neighboring parts are averaged as in Table 10.
     """
     kept_layers = sorted(set(layers))
     width_scores = scores.width[[*kept_layers, parent.depth]].sum(0)

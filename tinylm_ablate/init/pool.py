@@ -22,7 +22,7 @@ POOLED = tuple(f"self_attn.{part}.{kind}" for part in ("k_proj", "v_proj") for k
 
 
 def mean_heads(weight: Tensor, head_dim: int, group: int) -> Tensor:
-    """The mean of each ``group`` neighbouring heads.
+    """The mean of each ``group`` neighboring heads.
 
     Args:
         weight: (heads * head_dim, inputs), the rows of a key or value projection, or (heads * head_dim,), its bias.
@@ -59,7 +59,7 @@ def _not_a_divisor(available: int, wanted: int) -> str:
 
 
 def pool_heads(state: Mapping[str, Tensor], shape: Shape, kv_heads: int) -> dict[str, Tensor]:
-    """The same model with fewer key-value heads, each the mean of the neighbours that it replaces.
+    """The same model with fewer key-value heads, each the mean of the neighbors that it replaces.
 
     Args:
         state: Weights under Hugging Face's Llama names; a tensor is read when its turn comes.

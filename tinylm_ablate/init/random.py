@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -34,9 +34,10 @@ from tinylm_ablate.arch.layers import Matrix
 from tinylm_ablate.arch.pangu import SeriesActivation
 from tinylm_ablate.arch.shapes import matrices
 from tinylm_ablate.config import InitConfig
+from tinylm_ablate.extension import part
 
 
-def initialise(decoder: Decoder, init: InitConfig, seed: int) -> None:
+def initialize(decoder: Decoder, init: InitConfig, seed: int) -> None:
     """Draw all weights of ``decoder`` in place by ``init.rule`` and ``init.std``.
 
     The draw of a matrix depends on the seed and its name alone: not on PyTorch's own generator, the number of threads, the
@@ -56,7 +57,7 @@ def initialise(decoder: Decoder, init: InitConfig, seed: int) -> None:
         if decoder.head is not None:
             draw(decoder.head.weight, init.std, seed, "head")
         for index, name, weight in layer_matrices(decoder):
-            draw(weight, standard_deviation(init.rule, init.std, name, index, shape.depth), seed, f"{index}.{name}")
+            draw(weight, _std(init, name, index, shape.depth), seed, f"{index}.{name}")
         if shape.activations > 1:
             for index, layer in enumerate(decoder.blocks):
                 activation = layer.ffn.activation
@@ -65,6 +66,20 @@ def initialise(decoder: Decoder, init: InitConfig, seed: int) -> None:
                 draw(scales, init.std, seed, f"{index}.scales")
                 scales[0].fill_(1.0)
                 activation.shifts.zero_()
+
+
+class OwnRule(Protocol):
+    """A random rule of the user's own: a dataclass with this method."""
+
+    def standard_deviation(self, sigma: float, matrix: str, layer: int, depth: int) -> float:
+        """What it gives to one matrix; the arguments are those of ``standard_deviation`` below."""
+
+
+def _std(init: InitConfig, matrix: str, layer: int, depth: int) -> float:
+    if init.rule == "own":
+        own: OwnRule = part(init.own, "init.own")
+        return own.standard_deviation(init.std, matrix, layer, depth)
+    return standard_deviation(init.rule, init.std, matrix, layer, depth)
 
 
 def standard_deviation(rule: str, sigma: float, matrix: str, layer: int, depth: int) -> float:

@@ -48,8 +48,8 @@ class LayerSkip:
         return [
             {
                 "layers": layers,
-                "max_bytes": min(evaluate.max_bytes, MAX_BYTES),
-                "questions": min(evaluate.cloze_questions, MAX_QUESTIONS),
+                "max_bytes": min(int(evaluate.max_bytes), MAX_BYTES),
+                "questions": min(int(evaluate.cloze_questions), MAX_QUESTIONS),
                 "context": evaluate.cloze_context,
                 "continuation": evaluate.cloze_continuation,
             }

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from tinylm_ablate.measure.base import Measure
+from tinylm_ablate.extension import normal, part
+from tinylm_ablate.measure.base import Measure, Result, Settings, Subject
 from tinylm_ablate.measure.records import read_record, stem
 from tinylm_ablate.settled import Settled
 
@@ -24,6 +25,29 @@ class Request:
     measure: Measure
     settings: dict[str, Any]
     stem: str
+
+
+class OwnMeasure:
+    """A measure of the user's own: a dataclass with ``name`` and ``weights`` as class attributes, and ``measure``."""
+
+    def __init__(self, described: dict[str, Any]) -> None:
+        self.own = part(described, "evaluate.own", OWN_MEASURE)
+        self.name, self.weights = str(self.own.name), bool(self.own.weights)
+
+    def requests(self, run: Settled) -> list[dict[str, Any]]:
+        """None: it is requested by ``evaluate.own``."""
+        del run
+        return []
+
+    def measure(self, subject: Subject, settings: Settings) -> Result:
+        """What the class finds; its fields are its settings."""
+        del settings
+        found = self.own.measure(subject)
+        return found if isinstance(found, Result) else Result(dict(found))
+
+
+#: What a measure of the user's own must have.
+OWN_MEASURE = ("name", "weights", "measure")
 
 
 @cache
@@ -45,9 +69,9 @@ def measures() -> tuple[Measure, ...]:
 
 def requested(run: Settled) -> list[Request]:
     """What a run's config requests, in the order of the registry."""
-    return [
-        Request(measure, settings, stem(measure.name, settings)) for measure in measures() for settings in measure.requests(run)
-    ]
+    own = [(OwnMeasure(described), normal(described, "evaluate.own")) for described in run.config.evaluate.own]
+    pairs = [*((measure, settings) for measure in measures() for settings in measure.requests(run)), *own]
+    return [Request(measure, settings, stem(measure.name, settings)) for measure, settings in pairs]
 
 
 def measured(run: Settled, requests: list[Request]) -> dict[str, float]:

@@ -107,7 +107,8 @@ def token_losses(
     on which sequences share a batch, beyond the rounding of fp32.
 
     Args:
-        model: A causal language model. It is put into evaluation mode, and back into its mode afterwards.
+        model: A causal language model. It is put into evaluation mode, and back into its mode afterwards. A decoder of R runs
+            (``arch.stacking.stacked``) scores the sequences under each of them.
         sequences: Token ids.
         context_length: Most tokens that the model sees at once.
         vocab_size: Entries of the vocabulary; bounds the size of a batch.
@@ -115,15 +116,17 @@ def token_losses(
         description: Title of the progress bar.
 
     Returns:
-        For each sequence an fp32 array of nats, one shorter than the sequence.
+        For each sequence an fp32 array of nats, one shorter than the sequence; of R runs (R, length).
     """
-    losses = [np.empty(max(len(sequence) - 1, 0), np.float32) for sequence in sequences]
+    runs: int | None = getattr(model, "runs", None)
+    axis = () if runs is None else (runs,)
+    losses = [np.empty((*axis, max(len(sequence) - 1, 0)), np.float32) for sequence in sequences]
     windows = [
         Window(index, start, min(context_length, len(sequence) - 1 - start))
         for index, sequence in enumerate(sequences)
         for start in range(0, len(sequence) - 1, context_length)
     ]
-    # Longest first: neighbours are equally long, and a batch that is too large for the memory fails at once.
+    # Longest first: neighbors are equally long, and a batch that is too large for the memory fails at once.
     windows.sort(key=lambda window: -window.length)
     was_training = model.training
     model.train(False)
@@ -132,11 +135,11 @@ def token_losses(
             torch.inference_mode(),
             progress.bar(total=sum(window.length for window in windows), description=description, unit="tok") as bar,
         ):
-            for batch in batches(windows, most_tokens(device, vocab_size)):
+            for batch in batches(windows, max(1, most_tokens(device, vocab_size) // (runs or 1))):
                 inputs, targets = padded(batch, sequences)
                 values = model.loss(inputs.to(device), targets.to(device), reduction="none").float().cpu().numpy()
-                for row, window in zip(values, batch, strict=True):
-                    losses[window.sequence][window.start : window.start + window.length] = row[: window.length]
+                for row, window in zip(np.moveaxis(values, -2, 0), batch, strict=True):
+                    losses[window.sequence][..., window.start : window.start + window.length] = row[..., : window.length]
                 bar.update(sum(window.length for window in batch))
     finally:
         model.train(was_training)
@@ -226,7 +229,7 @@ def most_tokens(device: torch.device | str, vocab_size: int) -> int:
 
 
 def batches(windows: Sequence[Window], tokens: int) -> Iterator[Sequence[Window]]:
-    """Neighbours, as many as fit into ``tokens`` when padded to the first, which is the longest."""
+    """Neighbors, as many as fit into ``tokens`` when padded to the first, which is the longest."""
     start = 0
     while start < len(windows):
         stop = start + max(1, tokens // windows[start].length)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from tinylm_ablate.config import OptimizerConfig
-from tinylm_ablate.optimizer.updates import Settings, apply, averaged, first_state, scaled_orthogonal
+from tinylm_ablate.extension import part
+from tinylm_ablate.optimizer.updates import RULES, OwnRule, Rule, Settings, apply, averaged, first_state, scaled_orthogonal
 
 
-def rule_of(name: str, matrix: bool, optimizer: OptimizerConfig) -> str:
+def rule_of(name: str, matrix: bool, optimizer: OptimizerConfig) -> Rule:
     """The rule that updates a parameter.
 
     With "muon" the matrices of the layers are orthogonalized as they are stored: queries, keys and values as one, gate and up
@@ -21,8 +22,11 @@ def rule_of(name: str, matrix: bool, optimizer: OptimizerConfig) -> str:
     to AdamW, as its author advises.
     """
     if optimizer.name == "muon":
-        return "muon" if matrix and name.startswith("layers.") else "adamw"
-    return optimizer.name
+        return RULES["muon" if matrix and name.startswith("layers.") else "adamw"]
+    if optimizer.name == "own":
+        own: OwnRule = part(optimizer.own, "optimizer.own")
+        return Rule("own", own.update, tuple(own.keeps))
+    return RULES[optimizer.name]
 
 
 def decay_of(matrix: bool, optimizer: OptimizerConfig) -> float:
@@ -38,7 +42,8 @@ def build_optimizer(
     - adamw: torch's fused AdamW.
     - lion: takes about a tenth of AdamW's rate and ten times its decay.
     - muon: its updates have the scale of AdamW's, so that AdamW's rate and decay serve all parameters.
-    - schedule_free: AdamW with averaging in the place of a decaying schedule.
+    - schedule_free: AdamW with averaging instead of a decaying schedule.
+    - own: the class in ``optimizer.own`` (``updates.OwnRule``).
 
     Args:
         model: Its parameters are updated.
@@ -46,7 +51,7 @@ def build_optimizer(
         learning_rate: The peak.
         products: muon: the precision of its matrix products.
     """
-    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[Rule, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             matrix = parameter.ndim >= 2
@@ -109,7 +114,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Replace the weights by the averages that a schedule-free model is used with; other rules have none."""
         for group in self.param_groups:
             for parameter in group["params"]:
-                if "z" in self.state[parameter]:
+                if group["rule"].name == "schedule_free" and "z" in self.state[parameter]:
                     parameter.copy_(averaged(parameter, self.state[parameter]["z"], self.config.beta1))
 
 

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 from tinylm_ablate.budget import Rounds
 from tinylm_ablate.config import OptimizerConfig
+from tinylm_ablate.extension import part
+
+
+class Schedule(Protocol):
+    """A course of the learning rate of the user's own: a dataclass with this method."""
+
+    def factor(self, done: float) -> float:
+        """The learning rate over the peak, ``done`` being the share of the steps after warm-up that are done."""
 
 
 def warmup_steps(optimizer: OptimizerConfig, steps: int, batch_tokens: int) -> int:
@@ -48,5 +57,8 @@ def factor(optimizer: OptimizerConfig, step: int, steps: int, warmup: int) -> fl
         case "wsd":
             decay = max(1, round(optimizer.decay_share * steps))
             return 1.0 - fall * max(0.0, (step - (steps - decay)) / decay)
+        case "own":
+            course: Schedule = part(optimizer.own_schedule, "optimizer.own_schedule")
+            return course.factor(done)
         case _:
             return 1.0

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tinylm_ablate.config import OptimizerConfig
 from tinylm_ablate.optimizer.build import decay_of, rule_of
-from tinylm_ablate.optimizer.updates import Settings, apply, averaged, first_state, scaled_orthogonal
+from tinylm_ablate.optimizer.updates import Rule, Settings, apply, averaged, first_state, scaled_orthogonal
 
 #: A parameter begins at a multiple of this many weights, as a GPU's wide loads and compiled kernels want it.
 _ALIGNED = 64
@@ -108,7 +108,7 @@ class _Kept:
     """A part as the optimizer sees it: its rule, each run's decay (R, 1), and its state by kind of state, (R, width)."""
 
     part: Part
-    rule: str
+    rule: Rule
     decay: Tensor
     state: dict[str, Tensor] = field(default_factory=dict)
 
@@ -185,7 +185,7 @@ class StackedOptimizer:
         if counters["updates"]:
             for kind_of_state, name, view in self._state_views():
                 kept.setdefault(kind_of_state, {})[name] = view[run]
-        if self.kept[0].rule == "adamw":
+        if self.kept[0].rule.name == "adamw":
             counters = {"updates": counters["updates"]}
         return kept, counters
 

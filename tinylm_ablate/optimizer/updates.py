@@ -7,8 +7,9 @@ to run. All rules compute in fp32, whatever the weights are kept in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -90,25 +91,59 @@ def schedule_free(weights: Tensor, grads: Tensor, state: dict[str, Tensor], sett
     z.sub_(slope.mul_(_fp32(s.active * s.rate)))
 
 
-#: By rule: the update, and what it keeps for each weight.
+Update = Callable[[Tensor, Tensor, dict[str, Tensor], Settings], None]
+
+
+class OwnRule(Protocol):
+    """An optimizer of the user's own: a dataclass with these two.
+
+    Attributes:
+        keeps: Names of what it keeps for each weight; all begin at zero.
+    """
+
+    keeps: Sequence[str]
+
+    def update(self, weights: Tensor, grads: Tensor, state: dict[str, Tensor], settings: Settings) -> None:
+        """Change the weights of one parameter, and its state, in place; all are in fp32."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How parameters are updated.
+
+    Attributes:
+        name: As in ``optimizer.name``.
+        update: The update, in place.
+        keeps: Names of what is kept for each weight.
+    """
+
+    name: str
+    update: Update
+    keeps: tuple[str, ...]
+
+
 RULES = {
-    "adamw": (adamw, ("exp_avg", "exp_avg_sq")),
-    "lion": (lion, ("exp_avg",)),
-    "muon": (muon, ("momentum_buffer",)),
-    "schedule_free": (schedule_free, ("z", "exp_avg_sq")),
+    rule.name: rule
+    for rule in (
+        Rule("adamw", adamw, ("exp_avg", "exp_avg_sq")),
+        Rule("lion", lion, ("exp_avg",)),
+        Rule("muon", muon, ("momentum_buffer",)),
+        Rule("schedule_free", schedule_free, ("z", "exp_avg_sq")),
+    )
 }
 
 
-def first_state(rule: str, weights: Tensor) -> dict[str, Tensor]:
+def first_state(rule: Rule, weights: Tensor) -> dict[str, Tensor]:
     """The state of a rule before the first update: zeros, and schedule-free's z, which begins at the weights."""
-    return {name: weights.detach().clone() if name == "z" else torch.zeros_like(weights) for name in RULES[rule][1]}
+    averages = rule.name == "schedule_free"
+    return {name: weights.detach().clone() if averages and name == "z" else torch.zeros_like(weights) for name in rule.keeps}
 
 
-def apply(rule: str, weights: Tensor, grads: Tensor, state: dict[str, Tensor], settings: Settings) -> None:
+def apply(rule: Rule, weights: Tensor, grads: Tensor, state: dict[str, Tensor], settings: Settings) -> None:
     """One update in place, in fp32."""
     exact = weights.float()
     exact_state = {name: value.float() for name, value in state.items()}
-    RULES[rule][0](exact, grads.float(), exact_state, settings)
+    rule.update(exact, grads.float(), exact_state, settings)
     if weights.dtype != torch.float32:  # else they are the same memory
         weights.copy_(exact)
         for name, value in state.items():

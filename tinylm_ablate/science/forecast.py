@@ -1,4 +1,4 @@
-"""Forecasts of a setting that was not run, written down before it is, and their judgement afterwards.
+"""Forecasts of a setting that was not run, written down before it is, and their judgment afterwards.
 
 Two courses are thought possible, and the interval covers both: a loss goes on along a straight line or along a power law, both
 in log parameters and log tokens; an effect goes on along its line, or stays what it is on average. Neither course is known to

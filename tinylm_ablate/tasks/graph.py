@@ -58,24 +58,25 @@ class Graph:
     def _add(self, task: Task) -> Task:
         return self._tasks.setdefault(task.key, task)
 
-    def _run(self, name: str, settled: Settled) -> RunTask:
+    def _run(self, name: str, settled: Settled, cell: bool = True) -> RunTask:
         known = self._runs.get(settled.identity)
         if known is not None:
-            if known.name.startswith(_NEEDED):  # a cell is called by its own name, whoever needs it
-                known.name = name
+            if cell and not known.cell:  # a cell is called by its own name, whoever needs it
+                known.name, known.cell = name, True
             return known
         run = self._kept[settled.identity]
         data = self._data(settled)
         needs: list[Task] = [data]
         for other in settled.needs:
             kind = "parent" if other is settled.parent else f"{other.rounds.count} rounds"
-            needs.append(self._run(f"{_NEEDED}{kind} {other.identity}", other))
+            needs.append(self._run(f"needed: {kind} {other.identity}", other, cell=False))
         if settled.previous is not None and settled.rounds.rule in NEED_LOSSES:
             previous = settled.previous
             needs.append(self._add(LossesTask(previous.identity, f"batch losses of {previous.identity}", previous, needs)))
         elif reads_text(settled.config.init) and settled.previous is None:
             needs.append(self._add(ScoresTask(f"scores for {name}", run, needs)))
         task = RunTask(name, run, needs, [])
+        task.cell = cell
         self._runs[settled.identity] = task
         self._add(task)
         return task
@@ -86,10 +87,6 @@ class Graph:
         known = self._add(tokenizer)
         assert isinstance(known, TokenizerTask)
         return self._add(ShardsTask(f"token shards {known.run.shards.name}", known))
-
-
-#: Begins the name of a run that is no cell.
-_NEEDED = "needed: "
 
 
 def _keeping(cells: list[tuple[str, Settled]]) -> dict[str, Settled]:

@@ -45,6 +45,7 @@ class RunTask(Task):
 
     Attributes:
         watch: Called with every new row of the curve; True prunes the run.
+        cell: Whether the run was requested itself, and not only needed by others.
         stems: Names of the records that are to be measured of it. Until they are there, the weights are kept.
     """
 
@@ -54,6 +55,7 @@ class RunTask(Task):
         super().__init__(run.identity, name, run, needs)
         self.stems = stems
         self.watch: Watch | None = None
+        self.cell = True
 
     @property
     def product(self) -> Path:
@@ -172,8 +174,13 @@ class _Prepared:
         write_atomic(folder / "metrics.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False))
 
 
-def _prepare(settled: Settled, watch: Watch | None) -> _Prepared:
+def _prepare(settled: Settled, watch: Watch | None, cell: bool) -> _Prepared:
     """Open everything that a run trains on and starts from.
+
+    Args:
+        settled: The run.
+        watch: See ``RunTask``.
+        cell: Whether somebody asked for the run itself, and not only for one that starts from it.
 
     Raises:
         UserError: The text, the tokenizer or the parent cannot be used.
@@ -190,7 +197,7 @@ def _prepare(settled: Settled, watch: Watch | None) -> _Prepared:
     described = cut(json.loads(settled.to_json()))
     write_atomic(folder / "settled.json", json.dumps(described, indent=1, ensure_ascii=False))
     write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(described["config"])))
-    about = provenance() | {"text": settled.text, "vocabulary": settled.vocabulary}
+    about = {"text": settled.text, "vocabulary": settled.vocabulary, "cell": cell} | _provenance(folder)
     write_atomic(folder / "provenance.json", json.dumps(about, indent=2))
 
     subject = Subject(settled)
@@ -213,6 +220,32 @@ def _prepare(settled: Settled, watch: Watch | None) -> _Prepared:
     )
 
 
+def _provenance(folder: Path) -> Record:
+    """Where a run's numbers come from; for one that resumes elsewhere or with other packages, every place before, too."""
+    now = provenance()
+    if not any((folder / "checkpoint").glob("step-*")):
+        return now
+    try:
+        before = json.loads((folder / "provenance.json").read_text())
+        then, found = _versions(before), _versions(now)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return now | {"earlier": [None]}
+    earlier = before.pop("earlier", [])
+    names = [name for name in found | then if found.get(name) != then.get(name)]
+    changed = [f"{name} {found.get(name)} (it was {then.get(name)})" for name in names]
+    if changed:
+        print(f"note: {folder} resumes with {', '.join(changed)}; provenance.json lists both", file=sys.stderr)
+        earlier = [*earlier, before]
+    return now | ({"earlier": earlier} if earlier else {})
+
+
+def _versions(provenance: Record) -> dict[str, Any]:
+    """What of a provenance can change numbers."""
+    own = {key: provenance.get(key) for key in ("tinylm_ablate", "commit", "difference", "python")}
+    packages: dict[str, Any] = provenance["packages"]
+    return own | {f"machine's {key}": value for key, value in provenance["machine"].items()} | packages
+
+
 def _train_together(tasks: Sequence[RunTask]) -> list[Exception | None]:
     """Train runs, several of them as one program; what ended each, or None where it is done."""
     from tinylm_ablate.train.lean import import_torchmetrics
@@ -226,7 +259,7 @@ def _train_together(tasks: Sequence[RunTask]) -> list[Exception | None]:
     prepared: dict[str, _Prepared] = {}
     for task in tasks:
         try:
-            prepared[task.key] = _prepare(task.run, task.watch)
+            prepared[task.key] = _prepare(task.run, task.watch, task.cell)
         except Exception as error:
             ended[task.key] = error
     outcomes = train_stack([one.member for one in prepared.values()]) if prepared else []

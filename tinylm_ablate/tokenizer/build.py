@@ -33,11 +33,11 @@ _NO_SOURCE = (
 
 
 def mistakes(config: TokenizerConfig, vocab_size: int, source_vocab_size: int) -> list[str]:
-    """What can be told to be wrong before any text is read, one line each.
+    """Mistakes that can be found before any text is read, one line each.
 
     Args:
         config: The settings.
-        vocab_size, source_vocab_size: The sizes that the settings come to at the scale.
+        vocab_size, source_vocab_size: The sizes that the settings result in at the scale.
     """
     if config.kind == "bpe":
         too_small = f"tokenizer.vocab_size={vocab_size}: allowed: at least {MIN_VOCAB_SIZE}"
@@ -64,7 +64,7 @@ def mistakes(config: TokenizerConfig, vocab_size: int, source_vocab_size: int) -
 
 
 def resolved_size(config: TokenizerConfig, vocab_size: int) -> int:
-    """Entries of the vocabulary that the settings make: for kind=file the file's own, else as asked."""
+    """Entries of the vocabulary that the settings make: for kind=file the file's own, otherwise as requested."""
     if config.kind != "file":
         return vocab_size
     if config.source is None:
@@ -94,7 +94,7 @@ def vocabulary_fingerprint(config: TokenizerConfig, vocab_size: int, source_voca
 def open_vocabulary(
     config: TokenizerConfig, vocab_size: int, source_vocab_size: int, corpus: Corpus, cache_dir: Path
 ) -> Vocabulary:
-    """The vocabulary that the settings ask for, made if it does not stand in the cache yet.
+    """The requested vocabulary, made if it is not in the cache yet.
 
     A cut one (kind=compact) brings its large tokenizer and that one's counts into the cache too, each under an identity of
     its own, so that any number of cuts trains and counts once.
@@ -182,7 +182,7 @@ def _make(config: TokenizerConfig, vocab_size: int, source_vocab_size: int, corp
         texts = _watched(training_texts(corpus, config.train_bytes), f"training a BPE of {vocab_size:,}")
         return _Made(*train_bpe(texts, vocab_size))
     if config.kind == "file":
-        assert config.source is not None, "mistakes() told it"
+        assert config.source is not None, "mistakes() reports it"
         imported = import_tokenizer(config.source)
         return _Made(imported.state, imported.end_of_text)
     from tinylm_ablate.tokenizer.compact import cut

@@ -17,7 +17,7 @@ from tinylm_ablate.tokenizer.junctions import Junctions
 #: Characters that are cut into pieces at a time, and distinct pieces that are held before they are encoded.
 _BATCH_CHARACTERS = 1 << 20
 _HELD_PIECES = 1 << 19
-#: Characters of a batch that are also encoded as they stand, to prove the pieces right.
+#: Characters of a batch that are also encoded as a whole, to check the pieces.
 _PROOF_CHARACTERS = 1 << 15
 #: Pieces that pre-tokenizers leave whole, so that they can go to the merges directly: one word.
 _ONE_WORD = re.compile(r" ?[A-Z]?[a-z]+|[\u4e00-\u9fff]+")

@@ -80,7 +80,7 @@ def draw_coverage(
 ) -> list[Path]:
     """Draw accumulated frequency over the share of the vocabulary that is kept, the paper's stated points beside it.
 
-    Vocabularies of different sizes meet on that axis: the paper's 48k of 100,883 entries stands where 47.6 % of ours do.
+    Vocabularies of different sizes meet on that axis: the paper's 48k of 100,883 entries is where 47.6 % of ours are.
 
     Args:
         curves: For each label of the legend, the counts of a large vocabulary, shape (entries,).

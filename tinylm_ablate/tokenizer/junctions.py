@@ -4,7 +4,7 @@ Counting needs no order: text falls into pieces, most of them seen many times, a
 the tokenizer. A cut between two characters changes no encoding where
 
 1. no entry of the vocabulary holds the end of the left character next to the beginning of the right one, and
-2. the pre-tokenizer would split the rest as before. Which neighbours are safe depends on its expression; the table below
+2. the pre-tokenizer would split the rest as before. Which neighbors are safe depends on its expression; the table below
    holds those that are safe in the ones of GPT-2, GPT-4, Qwen, Llama, DeepSeek and ours: a space after a word, the border
    between letters, digits and symbols, and any two Chinese characters. Whoever counts checks it (see ``count``).
 
@@ -126,11 +126,11 @@ class Junctions:
 
 
 def _entry_units(state: State) -> Iterable[list[int]]:
-    """Each entry as code points; a byte of a character that is not whole stands behind the code points.
+    """Each entry as code points; a byte of an incomplete character has a number above all code points.
 
     Of a character cut off at the end the first byte stands for all, of one cut off at the beginning the last.
     """
-    # Ordinary added tokens are found in the text as they stand.
+    # Ordinary added tokens are matched literally in the text.
     yield from (list(map(ord, token["content"])) for token in state["added_tokens"] if not token["special"])
     apart = set(added(state)) | set(BYTE_PIECES)
     entries = (entry for entry in state["model"]["vocab"] if len(entry) > 1 and entry not in apart)

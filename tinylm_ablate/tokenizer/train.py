@@ -21,8 +21,8 @@ _MIN_FREQUENCY = 2
 
 _LETTER = r"[\p{L}\p{M}&&[^\p{Han}]]"
 
-#: Where text is cut before merging. A space belongs to the word behind it; digits stand alone; Chinese characters make
-#: runs of their own, apart from letters of other scripts; so do symbols; the last space of a run goes to the next word.
+#: Where text is cut before merging. A space belongs to the word behind it; digits are separate; Chinese characters make
+#: runs of their own, separate from letters of other scripts; so do symbols; the last space of a run goes to the next word.
 _SPLIT = "|".join(
     [
         r"\p{N}",

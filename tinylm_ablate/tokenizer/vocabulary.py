@@ -29,7 +29,7 @@ class Vocabulary:
         fingerprint: Its identity: equal for the same making from the same text.
         tokenizer: The tokenizer of the Hugging Face library.
         size: Rows that an embedding needs; ids are below it.
-        end_of_text: The id that stands behind each document.
+        end_of_text: The id at the end of each document.
         special_ids: The ids that no text is encoded to, end-of-text among them.
         summary: kind, source, vocab_size, source_vocab_size, special_tokens, bytes_per_token by language,
             accumulated_frequency_percent.

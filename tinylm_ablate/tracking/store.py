@@ -273,6 +273,8 @@ class Store:
 
             # One process at a time makes or upgrades an sqlite file: its tables cannot be made twice.
             with locked(self.database.with_name(f".{self.database.name}.lock")) if self.database else contextlib.nullcontext():
+                if self.database is not None and not self.database.exists():
+                    self.database.touch()  # with a mode by the umask; sqlite would leave it to its owner
                 client = MlflowClient(tracking_uri=self.uri)
                 if client.get_experiment_by_name(self.experiment) is None:
                     location = self.artifacts or (f"{_RELATIVE}/" if self.database else None)

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tinylm_ablate.errors import RunFailed
-from tinylm_ablate.files import building, sha256_file, write_atomic
+from tinylm_ablate.files import building, save_tensors, sha256_file, write_atomic
 from tinylm_ablate.train.member import CURVE, EVENTS, Member
 
 _KEPT = 2
@@ -61,7 +61,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     tensors = {f"{kind}.{name}": value for kind, values in checkpoint.kept.items() for name, value in values.items()}
     with building(target) as temporary:
         for name, named in ((_WEIGHTS, checkpoint.weights), (_OPTIMIZER, tensors)):
-            save_file({key: value.detach().cpu().contiguous() for key, value in named.items()}, temporary / name)
+            save_tensors(temporary / name, {key: value.detach().cpu().contiguous() for key, value in named.items()})
         for name, text in checkpoint.records.items():
             (temporary / name).write_text(text, encoding="utf-8")
         content: dict[str, Any] = {

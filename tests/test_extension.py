@@ -1,0 +1,142 @@
+"""Parts of the user's own: the tutorial's file is written, imported and run as it stands in docs/extending.md."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers import TINY, run_command
+from tinylm_ablate.config import Config
+from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.extension import normal, part
+from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.settle import settle
+
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
+OWN = [
+    "data=files", "data.source=own", "data.own={_target_: mine.Sums, count: 300}", "optimizer.name=own",
+    "optimizer.own={_target_: mine.SignDescent}", "optimizer.scaling.multiplier=0.1", "optimizer.schedule=own",
+    "optimizer.own_schedule={_target_: mine.Root}", "init.rule=own", "init.own={_target_: mine.Steep}",
+    "evaluate.own=[{_target_: mine.Norms}]",
+]  # fmt: skip
+SHARES = ["data.validation_share=0.2", "data.test_share=0.2", "evaluate.cloze_questions=0", "tokenizer.vocab_size=260"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the tutorial's file, where a user works."""
+    (code,) = re.findall(r"`mine\.py`.*?```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    yield tmp_path
+    sys.path[:] = path
+    sys.modules.pop("mine", None)
+    from tinylm_ablate import extension
+
+    extension._part.cache_clear()
+
+
+def config(place: Path, *more: str) -> Config:
+    return compose([*TINY, *SHARES, f"runs_dir={place}/runs", *OWN, *more])
+
+
+@pytest.mark.timeout(300)
+def test_the_tutorial_runs(place: Path) -> None:
+    found = r"```console\n\$ (python -m tinylm_ablate data=files data\.source=own.*?)```"
+    console = re.search(found, DOCS.read_text(), re.DOTALL)
+    assert console is not None
+    words = shlex.split(console[1].replace("\\\n", " "))[3:]
+    assert [word.replace("2000", "300") for word in words] == OWN
+    ended = run_command(*TINY, *SHARES, *words, "data.own.count=300", "runs_dir=runs", folder=place)
+    assert ended.code == 0, ended.text
+    settled = settle(config(place))
+    record = json.loads((place / "runs" / settled.identity / "metrics.json").read_text())
+    assert "mine.Sums" in json.dumps(record["data"])
+    (measured,) = (place / "runs" / settled.identity / "measures").glob("norms.*.json")
+    content = json.loads(measured.read_text())
+    assert content["settings"] == {"_target_": "mine.Norms", "order": 2}
+    rows = [json.loads(line) for line in (place / "runs" / settled.identity / "curve.jsonl").read_text().splitlines()]
+    assert rows and all(torch.tensor(row["loss"]).isfinite() for row in rows)
+    swept = run_command(
+        "-m", *TINY, *SHARES, *OWN, "optimizer.own.momentum=0.5,0.9", "runs_dir=runs", "mode=plan", folder=place
+    )
+    assert swept.code == 0 and "0.5" in swept.out, swept.text
+
+
+@pytest.mark.timeout(300)
+def test_the_update_is_the_classs(place: Path) -> None:
+    """Weights by the tutorial's optimizer equal an independent loop over PyTorch's own gradients."""
+    from tinylm_ablate.optimizer.build import build_optimizer, optimizer_state, restore_optimizer
+
+    settings = config(place).optimizer
+    model = torch.nn.Linear(3, 2)
+    expected = [parameter.detach().clone() for parameter in model.parameters()]
+    averages = [torch.zeros_like(value) for value in expected]
+    optimizer = build_optimizer(model, settings, 0.01)
+    for step in range(5):
+        model.zero_grad()
+        model(torch.arange(3.0) - step).square().sum().backward()
+        for value, average, parameter in zip(expected, averages, model.parameters(), strict=True):
+            assert parameter.grad is not None
+            average.mul_(0.9).add_(0.1 * parameter.grad)
+            decay = settings.weight_decay if value.ndim == 2 else 0.0
+            value.copy_(value * (1 - 0.01 * decay) - 0.01 * average.sign())
+        optimizer.step()
+        kept, counters = optimizer_state(optimizer, model)  # as a checkpoint does
+        optimizer = build_optimizer(model, settings, 0.01)
+        restore_optimizer(optimizer, model, kept, counters)
+    for value, parameter in zip(expected, model.parameters(), strict=True):
+        torch.testing.assert_close(parameter.detach(), value)
+
+
+def test_every_setting_belongs_to_the_identity(place: Path) -> None:
+    one = settle(config(place)).identity
+    assert settle(config(place, "optimizer.own={_target_: mine.SignDescent, momentum: 0.9}")).identity == one
+    others = (
+        "optimizer.own.momentum=0.8", "optimizer.own_schedule={_target_: mine.Root, power: 1}",
+        "init.own={_target_: mine.Steep, fall: 0.1}", "data.own.count=301",
+    )  # fmt: skip
+    assert len({one, *(settle(config(place, other)).identity for other in others)}) == 5
+    assert settle(config(place, "evaluate.own=[]")).identity == one  # a measure changes no weights
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("optimizer.own={_target_: mine.Absent}", "optimizer.own: _target_=mine.Absent: cannot be imported"),
+        ("optimizer.own={_target_: Absent}", "optimizer.own: _target_=Absent: allowed: the dotted name of a class"),
+        ("optimizer.own={_target_: mine.Root}", "optimizer.own: _target_=mine.Root: lacks keeps, update"),
+        ("optimizer.own={_target_: os.getcwd}", "optimizer.own: _target_=os.getcwd: allowed: a dataclass"),
+        ("optimizer.own.momentum=much", "optimizer.own.momentum=much: Input should be a valid number"),
+        ("+optimizer.own.decay=1", "optimizer.own.decay=1: no such setting; allowed: momentum"),
+        ("optimizer.name=lion", "allowed with optimizer.name=own; otherwise nothing uses it"),
+        ("evaluate.own=[{_target_: mine.Root}]", "evaluate.own: _target_=mine.Root: lacks name, weights, measure"),
+        ("data.own={_target_: mine.Root}", "data.own: _target_=mine.Root: lacks documents"),
+    ],
+)
+def test_mistakes_are_reported_before_anything_is_spent(wrong: str, message: str, place: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        settle(config(place, wrong.removeprefix("+")))
+    assert message in str(error.value)
+
+
+def test_a_choice_without_its_class_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        settle(compose([*TINY, f"runs_dir={tmp_path}", "optimizer.name=own", "optimizer.schedule=own", "init.rule=own"]))
+    for key, choice in (("optimizer.own", "name"), ("optimizer.own_schedule", "schedule"), ("init.own", "rule")):
+        assert f"{key}={{}}: {key.split('.')[0]}.{choice}=own needs a class of yours" in str(error.value)
+
+
+@pytest.mark.usefixtures("place")
+def test_a_part_is_made_once_and_described_whole() -> None:
+    described = {"_target_": "mine.Root", "power": "0.25"}
+    assert part(described, "key") is part(dict(described), "key")
+    assert normal(described, "key") == {"_target_": "mine.Root", "power": 0.25}

@@ -1,0 +1,78 @@
+"""Trouble with a disk, in words: no room, or no right to write."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from tinylm_ablate.errors import DiskError
+
+#: What the system answers when a write finds no room: full disk, used-up quota, limit on the size of a file.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_RIGHT = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
+
+
+@contextlib.contextmanager
+def writing(folder: Path, what: str, *, key: str = "runs_dir", needed: int | None = None) -> Iterator[None]:
+    """Raise what goes wrong with the disk within the block as a ``DiskError``; any other error passes through.
+
+    Args:
+        folder: Where is written.
+        what: What is written there.
+        key: The setting that names another place.
+        needed: About how many bytes it takes; None if unknown.
+    """
+    try:
+        yield
+    except OSError as error:
+        trouble = in_words(error, folder, what, key=key, needed=needed)
+        if trouble is None:
+            raise
+        raise trouble from error
+
+
+def in_words(
+    error: Exception, folder: Path, what: str, *, key: str = "runs_dir", needed: int | None = None
+) -> DiskError | None:
+    """The same error for users, naming the folder and what to do; None for one that is not about room or rights."""
+    if not isinstance(error, OSError):
+        return None
+    named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes | os.PathLike) else folder
+    if error.errno in _NO_ROOM:
+        place = folder if named.is_relative_to(folder) else _existing(named)
+        size = "more room is needed than there is" if needed is None else f"about {needed:,} bytes are needed"
+        free = shutil.disk_usage(_existing(folder if place == folder else place)).free
+        elsewhere = f", or set {key} to a folder on a larger disk" if place == folder else ""
+        return DiskError(
+            f"{place}: no room for {what}: {size}, {free:,} bytes are free ({error.strerror or error}). "
+            f"Free some space there{elsewhere}; nothing half-built was left, and the same command resumes."
+        )
+    if error.errno in _NO_RIGHT:
+        place = named if named.is_file() else _existing(named)
+        return DiskError(
+            f"{place}: cannot write {what} there ({error.strerror}); {_rights(place)}. "
+            f"Make it writable, or set {key} to another folder."
+        )
+    return None
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder that exists."""
+    while not path.is_dir() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _rights(path: Path) -> str:
+    """Whose a file or folder is, and what others may do with it."""
+    try:
+        found = path.stat()
+        owner, group = path.owner(), path.group()
+    except (OSError, KeyError):
+        return "its owner is unknown"
+    return f"it belongs to {owner}:{group}, {stat.filemode(found.st_mode)}"
