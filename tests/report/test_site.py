@@ -252,7 +252,7 @@ def test_tuned_arms_show_their_curves_and_how_many_orders_tuning_changed(runs, t
     assert "1 of 3 pairs of arms has another order" in page.replace("\\", "")
 
 
-def test_the_deviations_of_trained_matrices_are_columns_that_claims_read(runs, tmp_path):
+def test_the_deviations_of_trained_matrices_are_columns_that_claims_read(runs):
     (identity, *_) = runs.depths({9: [2.2], 20: [2.1]}, name="table04_random_init", figures=["matrix_std"])
     matrices = [
         {"layer": layer, "matrix": name, "std": 0.02, "trained_std": 0.02 + layer / 100 * (name == "q")}

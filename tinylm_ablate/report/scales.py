@@ -64,7 +64,7 @@ def _accuracy(found: Accuracy, measure: Measure, name: str) -> list[Block]:
         Heading(2, f"Decision accuracy of {found.small} for {found.large}"),
         Text(
             f"{found.overall.pairs} pairs of {found.overall.arms} arms were run at both scales; {_share(found.overall)} "
-            f"of them have the same order in {measure.title}. The intervals are 95 % bootstraps over arms, since pairs share arms."
+            f"of them have the same order in {measure.title}. Intervals are 95 % bootstraps over arms, since pairs share arms."
         ),
     ]
     kind = FIGURES["scales"]
