@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.helpers import run_command
 from tinylm_ablate.config import GROUPS, walk
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.grid.compose import compose, diagnose
@@ -82,13 +81,10 @@ def test_all_mistakes_are_told_at_once() -> None:
 
 @pytest.mark.parametrize("arguments", [["arch.dpeth=4", "train.tokens=-1"], ["-m", "arch.depth=20,x,0", "train.micro_batch=5"]])
 def test_the_command_says_all_and_exits_with_2(arguments: list[str], tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tinylm_ablate", f"runs_dir={tmp_path}/runs", *arguments],
-        capture_output=True, text=True, check=False, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "mistake" in done.stderr
+    done = run_command(f"runs_dir={tmp_path}/runs", *arguments, folder=tmp_path)
+    assert done.code == 2, done.text
+    assert "Traceback" not in done.err
+    assert "mistake" in done.err
     assert not (tmp_path / "runs").exists()
     assert list(tmp_path.iterdir()) == []
 
@@ -100,8 +96,7 @@ def test_every_group_has_a_summary_and_every_key_a_help() -> None:
 
 
 def test_help_names_every_group(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tinylm_ablate", "--help"], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
+    done = run_command("--help", folder=tmp_path)
+    assert done.code == 0
     for group in GROUPS:
-        assert f"  {group}" in done.stdout
+        assert f"  {group}" in done.out

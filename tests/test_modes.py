@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers import TINY, run
+from tests.helpers import TINY, run, run_command
 from tinylm_ablate.config import Config
 from tinylm_ablate.data.corpus import Corpus
 from tinylm_ablate.errors import ConfigError, UserError
@@ -192,16 +190,10 @@ def test_bad_settings_of_generation_are_mistakes(work: Workplace) -> None:
         work.perform("mode=generate", f"model={work.llama['identity']}", "prompt=x", "generate.temperature=-1")
 
 
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tinylm_ablate", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
-
-
 def test_a_grid_is_no_place_for_generation(tmp_path: Path) -> None:
-    done = command(tmp_path, "-m", "mode=generate", "prompt=x", "seed=0,1")
-    assert done.returncode == 2
-    assert "mode=generate: it is about one model; allowed without -m" in done.stderr
+    done = run_command("-m", "mode=generate", "prompt=x", "seed=0,1", folder=tmp_path)
+    assert done.code == 2
+    assert "mode=generate: it is about one model; allowed without -m" in done.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -209,8 +201,8 @@ def test_a_grid_of_seeds_makes_one_coverage(small_data: list[str], small_corpus:
     """As ``make paper`` calls every experiment, with seeds and a budget."""
     sizes = ["tokenizer.train_bytes=20000", "tokenizer.source_vocab_size=400", "tokenizer.vocab_size=300"]
     cache = f"cache_dir={small_corpus.folder.parents[1]}"
-    done = command(tmp_path, "-m", "+experiments=figure02_coverage", "seeds=2", *small_data, *sizes, cache)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("BPE trained on this text") == 6
+    done = run_command("-m", "+experiments=figure02_coverage", "seeds=2", *small_data, *sizes, cache, folder=tmp_path)
+    assert done.code == 0, done.err
+    assert done.out.count("BPE trained on this text") == 6
     assert (tmp_path / "results" / "figure02_coverage.md").exists()
     assert not (tmp_path / "runs").exists()

@@ -61,7 +61,7 @@ def open_importance(parent: Parent, calibration: Calibration, cache_dir: Path, d
     path = cache_dir / "scores" / f"{parent.fingerprint}-layers-{calibration.fingerprint}.json"
     if not path.is_file():
         what = "the importance of the parent's layers"
-        with writing(path.parent, what, key="cache_dir"), locked(path, what, later=True):
+        with writing(path.parent, what, key="cache_dir"), locked(path, what):
             if not path.is_file():
                 made = layer_importance(parent, calibration, device)
                 remove_unfinished(path)

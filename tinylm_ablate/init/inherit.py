@@ -135,7 +135,7 @@ def open_scores(
     path = cache_dir / "scores" / f"{name}.safetensors"
     what = "the scores of the parent"
     if not path.is_file():
-        with writing(path.parent, what, key="cache_dir"), locked(path, what, later=True):
+        with writing(path.parent, what, key="cache_dir"), locked(path, what):
             if not path.is_file():  # else another process has made them meanwhile
                 remove_unfinished(path)
                 (compute() if compute is not None else _scores(parent, criterion)).save(path)
