@@ -28,7 +28,7 @@ def run(part: str, windows: int) -> Result:
     from tinylm_ablate.data.batches import Batches
     from tinylm_ablate.grid.compose import compose
     from tinylm_ablate.init.random import initialize
-    from tinylm_ablate.optimizer.build import build_optimizer, optimizer_state
+    from tinylm_ablate.optimizer.optimizers import build_optimizer, optimizer_state
     from tinylm_ablate.settle import settle
     from tinylm_ablate.train import checkpoint
     from tinylm_ablate.train.compile import compiled

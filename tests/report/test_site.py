@@ -16,9 +16,9 @@ import pytest
 from tests.report.conftest import contents
 from tinylm_ablate.report.__main__ import main
 from tinylm_ablate.report.arms import evidence
+from tinylm_ablate.report.frames import read_runs
 from tinylm_ablate.report.page import stem_of
-from tinylm_ablate.report.records import read_runs
-from tinylm_ablate.report.store import read_reference
+from tinylm_ablate.report.reference_data import read_reference
 
 DEPTHS = {9: [2.21, 2.22, 2.2], 20: [2.1, 2.11, 2.09], 40: [2.15, 2.161, 2.14]}
 REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from tinylm_ablate.measure.base import Result, Settings, Subject
 from tinylm_ablate.measure.scoring import LanguageModel, token_losses
+from tinylm_ablate.measure.subject import Result, Settings, Subject
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:

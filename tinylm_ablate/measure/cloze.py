@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from tinylm_ablate.measure.base import Result, Settings, Subject
 from tinylm_ablate.measure.bits import named, with_all
 from tinylm_ablate.measure.scoring import Continuing, ContinuingModel, Family, continuation_losses, token_losses
+from tinylm_ablate.measure.subject import Result, Settings, Subject
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:

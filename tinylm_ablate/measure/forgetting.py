@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tinylm_ablate.measure.base import Result, Settings, Subject
+from tinylm_ablate.measure.subject import Result, Settings, Subject
 from tinylm_ablate.rounds.draw import Float64s
 from tinylm_ablate.settled import Settled
 

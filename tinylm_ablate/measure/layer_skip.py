@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinylm_ablate import progress
-from tinylm_ablate.measure.base import Result, Settings, Subject
 from tinylm_ablate.measure.bits import bits_per_byte, document_losses, first_bytes
 from tinylm_ablate.measure.cloze import accuracy, answer, questions
 from tinylm_ablate.measure.scoring import Continuing
+from tinylm_ablate.measure.subject import Result, Settings, Subject
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:

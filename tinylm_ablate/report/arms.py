@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from tinylm_ablate.config import NONE, Config, walk
+from tinylm_ablate.report.frames import Grid, Records, as_text
 from tinylm_ablate.report.measures import number
-from tinylm_ablate.report.records import Grid, Records, as_text
 from tinylm_ablate.science.evidence import Evidence
 from tinylm_ablate.science.matrices import matrix_metrics
 

@@ -26,10 +26,9 @@ from tinylm_ablate.report.blocks import (
 from tinylm_ablate.report.details import DETAILS
 from tinylm_ablate.report.drawing import specification
 from tinylm_ablate.report.figures import FIGURES
+from tinylm_ablate.report.frames import Grid, Records
 from tinylm_ablate.report.measures import Measure
-from tinylm_ablate.report.printed import Printed, printed
-from tinylm_ablate.report.records import Grid, Records
-from tinylm_ablate.report.tables import (
+from tinylm_ablate.report.page_tables import (
     arms_table,
     as_float,
     beside_the_paper,
@@ -40,6 +39,7 @@ from tinylm_ablate.report.tables import (
     validation_and_cost,
     varies,
 )
+from tinylm_ablate.report.printed import Printed, printed
 from tinylm_ablate.report.verdicts import about
 from tinylm_ablate.science.evidence import Evidence, Setting, settings
 from tinylm_ablate.science.tuning import changed_orders

@@ -16,13 +16,13 @@ from tinylm_ablate.report.arms import claim_keys, evidence
 from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Items, Table, Text, code, link, strong, word
 from tinylm_ablate.report.drawing import on_white, save_drawn
 from tinylm_ablate.report.forecasts import EDITED, FILE, judged, new_forecasts, read_forecasts, write_forecasts
+from tinylm_ablate.report.frames import Grid, Records, read_runs
 from tinylm_ablate.report.page import Page, experiment_page, stem_of
+from tinylm_ablate.report.page_tables import WITHIN_NOISE, comma_separated
 from tinylm_ablate.report.printed import order, printed_tables
-from tinylm_ablate.report.records import Grid, Records, read_runs
+from tinylm_ablate.report.reference_data import merged, read_reference, write_reference
 from tinylm_ablate.report.scales import scales_page
 from tinylm_ablate.report.searches import search_page
-from tinylm_ablate.report.store import merged, read_reference, write_reference
-from tinylm_ablate.report.tables import WITHIN_NOISE, comma_separated
 from tinylm_ablate.report.verdicts import claims_blocks, headline, summary
 from tinylm_ablate.science.claim import read_claims
 from tinylm_ablate.science.evidence import Evidence
