@@ -34,7 +34,7 @@ def run(part: str, windows: int) -> Result:
     from tinylm_ablate import progress
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.grid.compose import compose
-    from tinylm_ablate.init.random import initialise
+    from tinylm_ablate.init.random import initialize
     from tinylm_ablate.settle import settle
     from tinylm_ablate.train import stack as driver
     from tinylm_ablate.train.compile import compiled
@@ -57,7 +57,7 @@ def run(part: str, windows: int) -> Result:
 
         def decoder(seed: int) -> Decoder:
             made = Decoder(shape)
-            initialise(made, settled[0].config.init, seed)
+            initialize(made, settled[0].config.init, seed)
             return made
 
         rows: list[dict[str, float]] = []

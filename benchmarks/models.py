@@ -53,7 +53,7 @@ def ours(case: Case, precision: str, compile: bool, recompute: bool = False) -> 
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.grid.compose import compose
     from tinylm_ablate.init.random import initialize
-    from tinylm_ablate.optimizer.build import build_optimizer
+    from tinylm_ablate.optimizer.optimizers import build_optimizer
     from tinylm_ablate.train.compile import compiled
 
     config = compose([])

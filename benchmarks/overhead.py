@@ -28,7 +28,7 @@ def run(part: str, windows: int) -> Result:
     from tinylm_ablate.data.batches import Batches
     from tinylm_ablate.grid.compose import compose
     from tinylm_ablate.init.random import initialize
-    from tinylm_ablate.optimizer.build import build_optimizer
+    from tinylm_ablate.optimizer.optimizers import build_optimizer, optimizer_state
     from tinylm_ablate.settle import settle
     from tinylm_ablate.train import checkpoint
     from tinylm_ablate.train.compile import compiled
@@ -81,7 +81,10 @@ def run(part: str, windows: int) -> Result:
         optimizer.step()
         for step in range(5):
             start = clock()
-            checkpoint.save(Path(folder) / "saved", step, decoder, optimizer, {})
+            kept, counters = optimizer_state(optimizer, decoder)
+            records = {"curve.jsonl": "", "events.jsonl": ""}
+            saved = checkpoint.Checkpoint(step, decoder.state_dict(), kept, counters, {}, records)
+            checkpoint.save(Path(folder) / "saved", saved)
             saving.append(clock() - start)
     counted = {name: each[1:] for name, each in seconds.items()}
     ratio = quartiles([a / b for a, b in zip(counted["ours"], counted["raw loop"], strict=True)])

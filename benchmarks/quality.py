@@ -45,10 +45,10 @@ def _losses(precision: str | None, seed: int) -> Iterator[float]:
     from tinylm_ablate.formats.huggingface import to_huggingface
     from tinylm_ablate.grid.compose import compose
     from tinylm_ablate.init.random import initialize
-    from tinylm_ablate.optimizer.build import build_optimizer
+    from tinylm_ablate.optimizer.optimizers import build_optimizer
     from tinylm_ablate.optimizer.schedule import run_factor
     from tinylm_ablate.settle import settle
-    from tinylm_ablate.tokenizer.build import open_vocabulary
+    from tinylm_ablate.tokenizer.vocabularies import open_vocabulary
     from tinylm_ablate.train.compile import compiled
 
     settled = settle(compose([*SETTINGS, f"seed={seed}"]))

@@ -9,7 +9,7 @@ from tabulate import tabulate
 from benchmarks.measure import RESULTS, Result, load
 from tinylm_ablate.files import write_atomic
 
-NAMES = ("training", "quality", "overhead", "grid", "memory", "tokenising", "startup", "decoding", "rounds", "batched", "gpu")
+NAMES = ("training", "quality", "overhead", "grid", "memory", "tokenising", "startup", "decoding", "rounds", "gpu")
 
 Row = tuple[str, str, str, str, str]
 
@@ -166,12 +166,6 @@ def _rounds(results: dict[str, Result]) -> Iterator[Row]:
         )  # fmt: skip
 
 
-def _batched(results: dict[str, Result]) -> Iterator[Row]:
-    for part, result in results.items():
-        for path, ratio in result["speedup"].items():
-            yield f"{part} seeds as one batched model", path, "> 1 to be kept", _ratio(ratio), _how(result)
-
-
 def _gpu(results: dict[str, Result]) -> Iterator[Row]:
     for part, result in results.items():
         rate, wanted = result["harness_tokens_per_second"], result["wanted_tokens_per_second"]
@@ -182,7 +176,7 @@ def _gpu(results: dict[str, Result]) -> Iterator[Row]:
 
 _ROWS = {
     "training": _training, "quality": _quality, "overhead": _overhead, "grid": _grid, "memory": _memory,
-    "tokenising": _tokenising, "startup": _startup, "decoding": _decoding, "rounds": _rounds, "batched": _batched,
+    "tokenising": _tokenising, "startup": _startup, "decoding": _decoding, "rounds": _rounds,
     "gpu": _gpu,
 }  # fmt: skip
 

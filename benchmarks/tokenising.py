@@ -33,7 +33,7 @@ def _vocabulary() -> tuple[Any, Any]:
     from tinylm_ablate.data.corpus import open_corpus
     from tinylm_ablate.grid.compose import compose
     from tinylm_ablate.settle import settle
-    from tinylm_ablate.tokenizer.build import open_vocabulary
+    from tinylm_ablate.tokenizer.vocabularies import open_vocabulary
 
     settled = settle(compose(["scale=s32", "cache_dir=runs/cache"]))
     cache = Path(settled.config.cache_dir)

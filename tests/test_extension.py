@@ -74,7 +74,7 @@ def test_the_tutorial_runs(place: Path) -> None:
 @pytest.mark.timeout(300)
 def test_the_update_is_the_classs(place: Path) -> None:
     """Weights by the tutorial's optimizer equal an independent loop over PyTorch's own gradients."""
-    from tinylm_ablate.optimizer.build import build_optimizer, optimizer_state, restore_optimizer
+    from tinylm_ablate.optimizer.optimizers import build_optimizer, optimizer_state, restore_optimizer
 
     settings = config(place).optimizer
     model = torch.nn.Linear(3, 2)

@@ -34,7 +34,7 @@ def perform(config: Config) -> None:
 def _run(config: Config) -> None:
     from tinylm_ablate.execute.perform import perform as do
     from tinylm_ablate.execute.perform import unclaim
-    from tinylm_ablate.grid.summary import summary_table
+    from tinylm_ablate.grid.result_table import summary_table
     from tinylm_ablate.tracking import sync
 
     settled = settle(config)

@@ -102,7 +102,7 @@ def _settings(node: Any, prefix: str, defaults: dict[str, Any]) -> str:
                 [
                     f"`{key}`",
                     mark,
-                    f"`{_text(defaults[item.name] if item.name in defaults else item.default_factory())}`",
+                    f"`{_text(defaults[item.name] if item.name in defaults else item.default_factory())}`",  # type: ignore[operator]
                     _allowed(hints[item.name], rule),
                     rule["help"],
                 ]

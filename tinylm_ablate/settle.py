@@ -17,17 +17,17 @@ from tinylm_ablate import extension
 from tinylm_ablate.arch.shapes import Shape, baseline_parameters, plain, resolve
 from tinylm_ablate.budget import split_rounds
 from tinylm_ablate.config import MAX_TOKENS, VALUE, Config, check_values, walk
-from tinylm_ablate.data.check import data_mistakes
 from tinylm_ablate.data.corpus import text_fingerprint
+from tinylm_ablate.data.mistakes import data_mistakes
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.hardware import fast_bf16
 from tinylm_ablate.scale import at_scale, rate_at_budget, rate_at_shape
 from tinylm_ablate.settled import Settled
-from tinylm_ablate.tokenizer.build import mistakes as vocabulary_mistakes
-from tinylm_ablate.tokenizer.build import resolved_size, vocabulary_fingerprint
 from tinylm_ablate.tokenizer.train import MIN_VOCAB_SIZE
-from tinylm_ablate.tracking.check import tracking_mistakes
+from tinylm_ablate.tokenizer.vocabularies import mistakes as vocabulary_mistakes
+from tinylm_ablate.tokenizer.vocabularies import resolved_size, vocabulary_fingerprint
+from tinylm_ablate.tracking.settings import tracking_mistakes
 
 #: Raised by hand when the same settings start to mean other numbers, so that older records are not mistaken for new ones.
 IDENTITY_SCHEMA = 2

@@ -167,7 +167,7 @@ def nothing_built(cache: Path) -> bool:
 def test_texts_that_change_while_they_are_read_are_not_trusted(
     tmp_path: Path, data_config: Make, texts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tinylm_ablate.data import files
+    from tinylm_ablate.data import local_files as files
 
     path = write_jsonl(tmp_path / "t.jsonl", texts)
     rows = files.read_rows

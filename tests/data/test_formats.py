@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from tinylm_ablate.config import DataConfig
 from tinylm_ablate.data.corpus import open_corpus, passed_over
+from tinylm_ablate.data.corpus_summary import files_passed_over
+from tinylm_ablate.data.folder_walk import find_files
 from tinylm_ablate.data.readers import read_rows
 from tinylm_ablate.data.rows import Columns
 from tinylm_ablate.data.sources import open_source, read_documents
-from tinylm_ablate.data.summary import files_passed_over
-from tinylm_ablate.data.walk import find_files
 from tinylm_ablate.errors import UserError
 
 Make = Callable[..., DataConfig]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tinylm_ablate.data import default, large
 from tinylm_ablate.data.documentation import read_aws, read_google, read_tencent
-from tinylm_ablate.data.packaged import PackagedText
+from tinylm_ablate.data.package_text import PackagedText
 from tinylm_ablate.data.prose import Thinner, pieces, plain_text, template
 from tinylm_ablate.data.public_texts import read_laws, read_messages, read_novel, read_opinions
 

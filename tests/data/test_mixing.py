@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tinylm_ablate.config import DataConfig
 from tinylm_ablate.data.batches import Batches
 from tinylm_ablate.data.corpus import open_corpus
+from tinylm_ablate.data.corpus_summary import summarize
 from tinylm_ablate.data.mixing import Group, Interleaving, grouped_by, groups_of
 from tinylm_ablate.data.shards import open_shards
 from tinylm_ablate.data.sources import open_source
-from tinylm_ablate.data.summary import summarize
 from tinylm_ablate.errors import ConfigError, UserError
 
 Make = Callable[..., DataConfig]

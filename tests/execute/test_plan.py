@@ -14,13 +14,13 @@ from tests.helpers import TINY
 from tinylm_ablate.arch.shapes import Shape, flops_per_token, parameters
 from tinylm_ablate.data.corpus import Corpus
 from tinylm_ablate.data.shards import open_shards
-from tinylm_ablate.execute.calibrate import speed
 from tinylm_ablate.execute.cost import shard_bytes
 from tinylm_ablate.execute.plan import plan, plans
+from tinylm_ablate.execute.timing import speed
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
-from tinylm_ablate.tokenizer.build import open_vocabulary
+from tinylm_ablate.tokenizer.vocabularies import open_vocabulary
 
 FIELDS = {
     "depth", "width", "ffn_width", "heads", "vocab_size", "parameters", "embedding_head_share", "flops", "tokens", "steps",

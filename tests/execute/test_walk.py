@@ -18,7 +18,7 @@ from tinylm_ablate.execute.leases import Leases
 from tinylm_ablate.execute.walk import DONE, FAILED, SKIPPED, WAITING, Walk
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
-from tinylm_ablate.tasks.base import Task
+from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower, follow
 
 

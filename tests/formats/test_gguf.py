@@ -22,7 +22,7 @@ from tinylm_ablate.formats.lossless import open_tokenizer
 from tinylm_ablate.formats.packaged import PACKAGED
 from tinylm_ablate.formats.tensors import tensor_sizes
 from tinylm_ablate.init.parents import open_parent
-from tinylm_ablate.init.vocabulary import map_rows
+from tinylm_ablate.init.vocabulary_rows import map_rows
 from tinylm_ablate.settle import settle
 
 gguf = pytest.importorskip("gguf")

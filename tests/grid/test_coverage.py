@@ -16,7 +16,7 @@ from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.grid.coverage import write_coverage
 from tinylm_ablate.modes import perform
 from tinylm_ablate.settle import settle
-from tinylm_ablate.tokenizer.build import large_vocabulary, open_counts
+from tinylm_ablate.tokenizer.vocabularies import large_vocabulary, open_counts
 
 PAPER = [78.68, 87.24, 94.49, 97.86, 99.84, 100.0]
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinylm_ablate.grid import evidence as module
+from tinylm_ablate.grid import findings as module
 from tinylm_ablate.grid.cells import expand
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.grid.evidence import evidence
+from tinylm_ablate.grid.findings import evidence
 from tinylm_ablate.grid.parts import Part
 from tinylm_ablate.science.claim import parse
 from tinylm_ablate.science.evidence import settings

@@ -13,7 +13,7 @@ import torch
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.formats.huggingface import to_huggingface
-from tinylm_ablate.init.calibrate import Calibration
+from tinylm_ablate.init.calibration import Calibration
 from tinylm_ablate.init.parents import Parent
 
 TRAINED = Shape(depth=3, width=32, ffn_width=32, heads=4, kv_heads=2, head_dim=8, vocab_size=64)

@@ -15,7 +15,7 @@ import torch
 from tests.init.test_inherit import PARENT, parent
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.init import importance as module
-from tinylm_ablate.init.calibrate import Calibration
+from tinylm_ablate.init.calibration import Calibration
 from tinylm_ablate.init.importance import layer_importance, open_importance, open_layers
 from tinylm_ablate.init.parents import Parent
 

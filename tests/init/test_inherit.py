@@ -18,7 +18,7 @@ from tinylm_ablate.formats.folder_vocabulary import FolderVocabulary
 from tinylm_ablate.formats.tensors import tensor_sizes
 from tinylm_ablate.init import inherit as module
 from tinylm_ablate.init.inherit import inherit, open_scores
-from tinylm_ablate.init.layers import choose_layers
+from tinylm_ablate.init.layer_choice import choose_layers
 from tinylm_ablate.init.neurons import Scores, score
 from tinylm_ablate.init.parents import Parent
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.init.layers import check_layers, choose_layers, parse_layers, spread
+from tinylm_ablate.init.layer_choice import check_layers, choose_layers, parse_layers, spread
 
 depths = st.integers(1, 60)
 

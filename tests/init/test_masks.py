@@ -22,7 +22,7 @@ from tinylm_ablate.errors import RunFailed
 from tinylm_ablate.formats.huggingface import from_huggingface, to_huggingface
 from tinylm_ablate.formats.tensors import tensor_sizes
 from tinylm_ablate.init import masks as module
-from tinylm_ablate.init.calibrate import Calibration
+from tinylm_ablate.init.calibration import Calibration
 from tinylm_ablate.init.gates import Gates, fold, gated, gates_for
 from tinylm_ablate.init.masks import Learned, backward, learn, open_masks
 from tinylm_ablate.init.neurons import Units, choose_units, cut, score

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from tinylm_ablate.data.corpus import Corpus
 from tinylm_ablate.formats.packaged import packaged
-from tinylm_ablate.init.calibrate import parent_decoder
+from tinylm_ablate.init.calibration import parent_decoder
 from tinylm_ablate.init.parents import open_parent
 
 pytestmark = [

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.formats.folder_vocabulary import FolderVocabulary
-from tinylm_ablate.init.vocabulary import RowMap, map_rows
+from tinylm_ablate.init.vocabulary_rows import RowMap, map_rows
 from tinylm_ablate.tokenizer.compact import cut
 from tinylm_ablate.tokenizer.train import train_bpe
 from tinylm_ablate.tokenizer.vocabulary import write_vocabulary

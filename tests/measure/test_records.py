@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.measure.base import Result
 from tinylm_ablate.measure.records import read_record, read_rows, record_path, stem, write_record
+from tinylm_ablate.measure.subject import Result
 
 SETTINGS = {"max_bytes": 2000, "kind": "auto", "nothing": None}
 ROWS = [{"language": "zh", "nats": 1.5, "bytes": 3}, {"language": "en", "nats": 0.25, "bytes": 7}]
@@ -93,7 +93,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tinylm_ablate.measure import records
-from tinylm_ablate.measure.base import Result
+from tinylm_ablate.measure.subject import Result
 write, calls = records.write_atomic, []
 def counted(path, content):
     if len(calls) == int(sys.argv[2]):

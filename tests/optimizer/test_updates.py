@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.config import Config, OptimizerConfig
-from tinylm_ablate.optimizer.build import build_optimizer, optimizer_state, restore_optimizer
+from tinylm_ablate.optimizer.optimizers import build_optimizer, optimizer_state, restore_optimizer
 from tinylm_ablate.optimizer.stacked import Layout, StackedOptimizer
 from tinylm_ablate.optimizer.updates import Settings, apply, first_state, scaled_orthogonal
 

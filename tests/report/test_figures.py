@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
-from tinylm_ablate.report import figures
-from tinylm_ablate.report.figures import FIGURES, importances, on_white, png, specification, svg
+from tinylm_ablate.report import figures, search_figures
+from tinylm_ablate.report.drawing import on_white, png, specification, svg
+from tinylm_ablate.report.figures import FIGURES
+from tinylm_ablate.report.search_figures import importances
 
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 BITS = "test/bits_per_byte/all"
 
 
@@ -26,7 +32,8 @@ def frame():
             "arch.depth": depth, "x": depth / 10, "train.batch_multiple": seed + 1, "optimizer.scaling.exponent": depth / 20,
             "optimizer.scaling.base_lr": 10.0**-seed, BITS: 2 + depth / 100 + seed / 1000, "parameters.total": 1000 * depth,
             "paper": 40.0 + depth, "tokens": 100 * seed + 1, "loss": 3.0 - seed / 10, "front": seed == 0, "skipped": seed,
-            "trial": seed, "bits_per_byte": 2.0 + seed, "layer": seed,
+            "trial": seed, "bits_per_byte": 2.0 + seed, "layer": seed, "experiment": "e", "second": "b", "small": seed - 1.0,
+            "large": 0.1, "agree": seed == 2,
         }
         for depth in (9, 20)
         for seed in range(3)
@@ -37,7 +44,8 @@ def frame():
 BY = {
     "tuning": ["optimizer.scaling.base_lr"], "correlation": ["arch.depth", "x"], "pareto": ["parameters.total"],
     "batch_lr": ["train.batch_multiple", "optimizer.scaling.exponent"], "parallel": ["arch.depth", "x"],
-    "importance": ["arch.depth", "seed"], "search": ["trial"], "verdicts": ["claim"], "picture": ["claim"],
+    "importance": ["arch.depth", "seed"], "search": ["trial"], "picture": ["claim"],
+    "scales": ["s32", "s16"],
 }  # fmt: skip
 
 
@@ -57,6 +65,27 @@ def test_every_figure_is_drawn_the_same_each_time_and_none_without_data(name):
     assert kind.draw(data.iloc[:0], by, measure) is None
 
 
+def test_every_figure_that_an_experiment_names_exists():
+    asked = {
+        (path.stem, name)
+        for path in EXPERIMENTS.glob("*.yaml")
+        for name in yaml.safe_load(path.read_text()).get("experiment", {}).get("figures", [])
+    }
+    assert len(asked) > 5 and {(stem, name) for stem, name in asked if name not in FIGURES} == set()
+
+
+def test_a_pair_of_arms_is_turned_so_that_the_small_difference_is_positive():
+    data = pd.DataFrame(
+        {"experiment": "e", "first": ["a", "c"], "second": ["b", "d"], "small": [-0.2, 0.1], "large": [-0.3, -0.4]}
+    )
+    spec = specification(figures.scales(data.assign(agree=[True, False]), ["s32", "s16"], BITS))
+    points = spec["layer"][1]["data"]["values"]
+    assert [(row["better"], row["worse"], row["small"], row["large"]) for row in points] == [
+        ("a", "b", 0.2, 0.3),
+        ("d", "c", 0.1, -0.4),
+    ]
+
+
 def test_an_arms_figure_shows_every_seed_and_the_mean():
     spec = specification(figures.arms(frame(), ["arch.depth"], BITS))
     rule, points, means = (layer["data"]["values"] for layer in spec["layer"])
@@ -73,7 +102,7 @@ def test_figures_stand_by_themselves_on_white():
 
 def test_a_pareto_front_is_what_no_other_beats_in_both():
     data = pd.DataFrame({"parameters.total": [1, 2, 3, 4], BITS: [3.0, 3.5, 2.0, 2.5], "identity": list("abcd")})
-    spec = specification(figures.pareto(data, ["parameters.total"], BITS))
+    spec = specification(search_figures.pareto(data, ["parameters.total"], BITS))
     assert [row["identity"] for row in spec["layer"][1]["data"]["values"]] == ["a", "c"]
 
 

@@ -6,9 +6,9 @@ import csv
 
 import pytest
 
+from tinylm_ablate.report.frames import Grid
 from tinylm_ablate.report.measures import number
 from tinylm_ablate.report.printed import FOLDER, printed
-from tinylm_ablate.report.records import Grid
 
 
 def grid(paper, axis, paper_axis):

@@ -8,7 +8,7 @@ import math
 import pandas as pd
 import pytest
 
-from tinylm_ablate.report.records import flatten, frame, parse_grid, read_runs, thin
+from tinylm_ablate.report.frames import flatten, frame, parse_grid, read_runs, thin
 
 BITS = "test/bits_per_byte/all"
 

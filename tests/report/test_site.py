@@ -15,8 +15,10 @@ import pytest
 
 from tests.report.conftest import contents
 from tinylm_ablate.report.__main__ import main
+from tinylm_ablate.report.arms import evidence
+from tinylm_ablate.report.frames import read_runs
 from tinylm_ablate.report.page import stem_of
-from tinylm_ablate.report.store import read_reference
+from tinylm_ablate.report.reference_data import read_reference
 
 DEPTHS = {9: [2.21, 2.22, 2.2], 20: [2.1, 2.11, 2.09], 40: [2.15, 2.161, 2.14]}
 REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"
@@ -232,6 +234,36 @@ def test_this_repository_keeps_what_its_code_makes_of_its_data(tmp_path):
     assert rebuilt.keys() == kept.keys(), "files that nothing makes, or that are not kept"
     assert [name for name in kept if rebuilt[name] != kept[name]] == [], "after a change of the report: make report"
     assert len(kept) < 80 and sum(map(len, kept.values())) < 3_000_000
+
+
+def test_tuned_arms_show_their_curves_and_how_many_orders_tuning_changed(runs, tmp_path):
+    key = "optimizer.scaling.base_lr"
+
+    def entry(arm: str, losses: dict[float, float | None]) -> dict[str, object]:
+        curve = [{"factor": factor, "identity": "0" * 16, "loss": loss} for factor, loss in losses.items()]
+        best = min((factor for factor, loss in losses.items() if loss is not None), key=lambda own: losses[own])
+        return {"arm": arm, "key": key, "best": best, "state": "interior", "curve": curve}
+
+    tuning = [entry("9", {0.5: 3.0, 1.0: 2.5, 2.0: None}), entry("20", {1.0: 2.6, 2.0: 2.2, 4.0: 2.4})]
+    runs.depths(DEPTHS, tuning=[*tuning, entry("40", {0.5: 2.2, 1.0: 2.1, 2.0: 2.3})])
+    assert report(runs, tmp_path / "results") == 0
+    page = (tmp_path / "results" / "table02_depth_width.md").read_text()
+    assert "How the arms were tuned" in page and "table02_depth_width_tuning.svg" in page
+    assert "1 of 3 pairs of arms has another order" in page.replace("\\", "")
+
+
+def test_the_deviations_of_trained_matrices_are_columns_that_claims_read(runs):
+    (identity, *_) = runs.depths({9: [2.2], 20: [2.1]}, name="table04_random_init", figures=["matrix_std"])
+    matrices = [
+        {"layer": layer, "matrix": name, "std": 0.02, "trained_std": 0.02 + layer / 100 * (name == "q")}
+        for layer in range(3)
+        for name in ("q", "up")
+    ]
+    (runs.folder / identity / "matrix_std.json").write_text(json.dumps(matrices))
+    frame = evidence(read_runs(runs.folder))["table04_random_init"].runs.set_index("identity")
+    assert frame.loc[identity, "matrix_std/trained"] == pytest.approx(0.025)
+    assert frame.loc[identity, "matrix_std/variation/ffn"] == 0
+    assert frame.loc[identity, "matrix_std/variation/attention"] == pytest.approx(0.01 / 0.03)
 
 
 def test_a_search_has_a_page(runs, tmp_path):

@@ -15,7 +15,7 @@ from tinylm_ablate.data.corpus import open_corpus
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.formats.huggingface import load_model
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.init.build import initial_decoder
+from tinylm_ablate.init.initial import initial_decoder
 from tinylm_ablate.init.random import initialize, matrix_std
 from tinylm_ablate.measure.records import read_record
 from tinylm_ablate.measure.registry import requested
@@ -23,7 +23,7 @@ from tinylm_ablate.measure.speed import METRIC, decode_speed_once, protocol
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.run import Record
-from tinylm_ablate.tokenizer.build import open_vocabulary
+from tinylm_ablate.tokenizer.vocabularies import open_vocabulary
 
 DECODE = ["evaluate.decode.measure=true", "evaluate.decode.batch=3", "evaluate.decode.new_tokens=6"]
 

@@ -14,8 +14,8 @@ import pytest
 
 from tinylm_ablate.config import TokenizerConfig
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.tokenizer import build
-from tinylm_ablate.tokenizer.build import (
+from tinylm_ablate.tokenizer import vocabularies as build
+from tinylm_ablate.tokenizer.vocabularies import (
     large_vocabulary,
     mistakes,
     open_counts,

@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinylm_ablate.tokenizer.coverage import accumulated_frequency, coverage_table, covered, draw_coverage, write_coverage_table
+from tinylm_ablate.tokenizer.frequency import (
+    accumulated_frequency,
+    coverage_table,
+    covered,
+    draw_coverage,
+    write_coverage_table,
+)
 
 #: Section 2.1 of the paper.
 PAPER = {8000: 78.68, 16000: 87.24, 32000: 94.49, 48000: 97.86, 72000: 99.84, 100000: 100.0}

@@ -13,7 +13,7 @@ import pytest
 
 from tinylm_ablate.config import TrackingConfig
 from tinylm_ablate.execute.leases import Leases
-from tinylm_ablate.tracking.store import Store
+from tinylm_ablate.tracking.mlflow_client import Store
 
 EXPERIMENT = "tests"
 

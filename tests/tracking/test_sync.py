@@ -19,7 +19,7 @@ from tokenizers.models import BPE
 from tests.tracking.conftest import EXPERIMENT, GRID, RUNS
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.tracking import sync
-from tinylm_ablate.tracking.store import local_artifacts
+from tinylm_ablate.tracking.mlflow_client import local_artifacts
 
 
 class View:

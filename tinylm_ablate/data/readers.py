@@ -14,7 +14,7 @@ from tinylm_ablate.data.cutting import read_text
 from tinylm_ablate.data.opening import COMPRESSED, DAMAGE, misencoded, open_utf8, unreadable
 from tinylm_ablate.data.parquet import read_parquet
 from tinylm_ablate.data.rows import Columns, Row
-from tinylm_ablate.data.tables import read_csv, read_json, read_json_lines
+from tinylm_ablate.data.table_files import read_csv, read_json, read_json_lines
 
 _TEXT_KINDS = (".txt", ".jsonl", ".json", ".csv", ".tsv")
 #: What a file may be called.

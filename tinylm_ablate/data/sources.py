@@ -9,11 +9,11 @@ from typing import Any
 
 from tinylm_ablate.config import DataConfig
 from tinylm_ablate.data import default, large
-from tinylm_ablate.data.check import data_mistakes
 from tinylm_ablate.data.documents import Document, Source
-from tinylm_ablate.data.files import FileSource
 from tinylm_ablate.data.hub import HubSource
-from tinylm_ablate.data.packaged import PackagedText
+from tinylm_ablate.data.local_files import FileSource
+from tinylm_ablate.data.mistakes import data_mistakes
+from tinylm_ablate.data.package_text import PackagedText
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.extension import TARGET, normal, part
 

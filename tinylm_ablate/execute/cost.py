@@ -11,7 +11,7 @@ from typing import Any
 
 from tinylm_ablate.arch.shapes import flops_per_token, parameters
 from tinylm_ablate.config import OptimizerConfig
-from tinylm_ablate.execute.calibrate import speed
+from tinylm_ablate.execute.timing import speed
 from tinylm_ablate.extension import part
 from tinylm_ablate.hardware import pick_device
 from tinylm_ablate.settled import Settled

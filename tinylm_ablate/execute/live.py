@@ -14,7 +14,7 @@ from tinylm_ablate import progress
 from tinylm_ablate.execute import words
 from tinylm_ablate.execute.plan import duration
 from tinylm_ablate.execute.walk import FAILED, WAITING, Walk
-from tinylm_ablate.tasks.base import Task
+from tinylm_ablate.tasks.task import Task
 
 #: Seconds between two looks on a terminal, and between two plain lines elsewhere.
 _REFRESH_SECONDS, _PLAIN_SECONDS = 1.0, 60.0

@@ -9,8 +9,8 @@ from typing import Any
 from tinylm_ablate import progress
 from tinylm_ablate.arch.costs import training_memory
 from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
-from tinylm_ablate.execute.calibrate import busy
 from tinylm_ablate.execute.cost import PROGRAM_SECONDS, code_of, cost, shard_bytes
+from tinylm_ablate.execute.timing import busy
 from tinylm_ablate.execute.workers import divide
 from tinylm_ablate.optimizer.schedule import drawn, run_factor, warmup_steps
 from tinylm_ablate.settled import Settled

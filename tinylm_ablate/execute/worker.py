@@ -13,12 +13,12 @@ from pathlib import Path
 from tinylm_ablate import progress
 from tinylm_ablate.errors import Interrupted, UserError
 from tinylm_ablate.execute.leases import Leases
-from tinylm_ablate.execute.order import Order
 from tinylm_ablate.execute.walk import Walk
 from tinylm_ablate.execute.words import say
+from tinylm_ablate.execute.work_order import Order
 from tinylm_ablate.provenance import COMMAND
-from tinylm_ablate.tasks.base import Task
 from tinylm_ablate.tasks.graph import Graph
+from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import follow
 
 #: Names the process that started this one; a worker ends with it.

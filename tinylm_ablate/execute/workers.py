@@ -65,7 +65,7 @@ def _bytes(run: Settled) -> int:
 
 def _best_threads(run: Settled) -> int:
     """The number of threads with which the machine as a whole trains most tokens a second."""
-    from tinylm_ablate.execute.calibrate import speed
+    from tinylm_ablate.execute.timing import speed
 
     train, optimizer = run.config.train, run.config.optimizer
     length, precision = train.context_length, run.precision

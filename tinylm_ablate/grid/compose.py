@@ -97,6 +97,8 @@ def _meant(key: str) -> str:
 class Composer:
     """Composes the cells of a grid: what cells choose in common once, then their values, in a tenth of Hydra's time.
 
+    Hydra has no public way to apply overrides to a composed config, so two of its private names are used here.
+
     What comes out is what Hydra makes of the same overrides: it too composes the groups first, and then sets the values in the
     order in which they are given.
 

@@ -33,7 +33,7 @@ def write_coverage(cells: Sequence[Settled]) -> str:
     """
     from tabulate import tabulate
 
-    from tinylm_ablate.tokenizer.coverage import coverage_table, draw_coverage, write_coverage_table
+    from tinylm_ablate.tokenizer.frequency import coverage_table, draw_coverage, write_coverage_table
 
     config = cells[0].config
     name = config.experiment.name if config.experiment.name != "adhoc" else "coverage"
@@ -74,7 +74,7 @@ def write_coverage(cells: Sequence[Settled]) -> str:
 def _curves(cells: Sequence[Settled]) -> tuple[dict[str, np.ndarray], list[str]]:
     """Counts by label, and a line on each."""
     from tinylm_ablate.data.corpus import open_corpus
-    from tinylm_ablate.tokenizer.build import large_vocabulary, open_counts
+    from tinylm_ablate.tokenizer.vocabularies import large_vocabulary, open_counts
 
     curves: dict[str, np.ndarray] = {}
     about: dict[str, str] = {}

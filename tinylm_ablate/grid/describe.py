@@ -42,7 +42,7 @@ def write_grid(
         base: Its config, without axes.
         cells: Its cells.
         search: The name of the study, where the cells are the trials of a search.
-        tuning: The tuning curves of its arms (``tinylm_ablate.grid.tuning.Search.described``).
+        tuning: The tuning curves of its arms (``tinylm_ablate.grid.tuned_arms.Search.described``).
 
     Returns:
         What was written.

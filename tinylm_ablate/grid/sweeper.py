@@ -27,8 +27,8 @@ from tinylm_ablate.files import fingerprint
 from tinylm_ablate.grid.compose import typed
 from tinylm_ablate.grid.describe import grid_path, write_grid
 from tinylm_ablate.grid.parts import Job, Part, jobs_of, parts, settle_all
-from tinylm_ablate.grid.summary import summary_table
-from tinylm_ablate.grid.tuning import Search, first_runs, mistakes, tune_parts
+from tinylm_ablate.grid.result_table import summary_table
+from tinylm_ablate.grid.tuned_arms import Search, first_runs, mistakes, tune_parts
 from tinylm_ablate.provenance import require_clean
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.run import Record
@@ -180,7 +180,7 @@ def _more_seeds(part: Part, identity: str, searches: Sequence[Search]) -> bool:
     """Add the seeds that open comparisons want (``seeds=sequential``); False if none is wanted."""
     if part.base.seeds != "sequential":
         return False
-    from tinylm_ablate.grid.evidence import evidence
+    from tinylm_ablate.grid.findings import evidence
     from tinylm_ablate.science.claim import read_claims
     from tinylm_ablate.science.seeds import seeds_wanted
 

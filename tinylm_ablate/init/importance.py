@@ -19,12 +19,12 @@ from tinylm_ablate.data.once import locked
 from tinylm_ablate.disk import writing
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import remove_unfinished, write_atomic
-from tinylm_ablate.init.calibrate import parent_decoder
-from tinylm_ablate.init.layers import LayerChoice, choose_layers
+from tinylm_ablate.init.calibration import parent_decoder
+from tinylm_ablate.init.layer_choice import LayerChoice, choose_layers
 
 if TYPE_CHECKING:
     from tinylm_ablate.config import InitConfig
-    from tinylm_ablate.init.calibrate import Calibration
+    from tinylm_ablate.init.calibration import Calibration
     from tinylm_ablate.init.parents import Parent
 
 

@@ -15,12 +15,12 @@ from tinylm_ablate.disk import writing
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import remove_unfinished
 from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, pangu_parts
-from tinylm_ablate.init.layers import LayerChoice, choose_layers
+from tinylm_ablate.init.layer_choice import LayerChoice, choose_layers
 from tinylm_ablate.init.neurons import Scores, choose_units, cut, random_scores, score
 from tinylm_ablate.init.parents import Parent, check_parent
 from tinylm_ablate.init.pool import check_pool
 from tinylm_ablate.init.random import draw
-from tinylm_ablate.init.vocabulary import Entries, map_rows
+from tinylm_ablate.init.vocabulary_rows import Entries, map_rows
 
 if TYPE_CHECKING:
     from tinylm_ablate.arch.shapes import Shape

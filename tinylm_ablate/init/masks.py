@@ -39,7 +39,7 @@ from tinylm_ablate.errors import RunFailed
 from tinylm_ablate.files import fingerprint, save_tensors
 from tinylm_ablate.formats.huggingface import to_huggingface
 from tinylm_ablate.formats.safetensors_folder import LazyState
-from tinylm_ablate.init.calibrate import Calibration, parent_decoder
+from tinylm_ablate.init.calibration import Calibration, parent_decoder
 from tinylm_ablate.init.gates import Gates, fold, gated, gates_for
 from tinylm_ablate.init.neurons import Scores
 from tinylm_ablate.init.parents import Parent

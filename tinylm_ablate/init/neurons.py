@@ -8,7 +8,7 @@ Neurons come in coupled structures; a unit leaves with all the weights that belo
 
 The score of a unit is a sum over all its weights, as in LLM-Pruner (Ma et al. 2023, arXiv 2305.11627), which the paper cites
 for its three heuristics and for which it prints no formula: |w| for "l1", w^2 for "l2" (no root), |w g| for "taylor" with g
-the gradient of the mean loss on calibration text (``tinylm_ablate.init.calibrate``). All units of an axis have equally many
+the gradient of the mean loss on calibration text (``tinylm_ablate.init.calibration``). All units of an axis have equally many
 weights, so that the sum and the mean over a group choose the same. Scores depend on the parent and the criterion alone: they
 are kept per layer, so that any child can be cut from them without reading the parent again. A criterion that does not look at
 single weights ("random", the control, and learned masks in ``tinylm_ablate.init.masks``) fills ``Scores`` in its own way and

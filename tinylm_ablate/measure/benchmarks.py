@@ -12,8 +12,8 @@ from typing import Any
 
 from tinylm_ablate.config import EvaluateConfig
 from tinylm_ablate.files import fingerprint, sha256_file
-from tinylm_ablate.measure.base import Result, Settings, Subject
 from tinylm_ablate.measure.records import read_record, stem, write_record
+from tinylm_ablate.measure.subject import Result, Settings, Subject
 from tinylm_ablate.settled import Settled
 
 NAME = "benchmarks"

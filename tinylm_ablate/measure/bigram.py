@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from tinylm_ablate import progress
 from tinylm_ablate.data.training import training_batches
-from tinylm_ablate.measure.base import Result, Settings, Subject
 from tinylm_ablate.measure.bits import DocumentRow, bits_per_byte, first_bytes, named, standard_errors
+from tinylm_ablate.measure.subject import Result, Settings, Subject
 from tinylm_ablate.settled import Settled
 
 Int64s = npt.NDArray[np.int64]

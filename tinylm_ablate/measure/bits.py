@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
-import torch
 
-from tinylm_ablate.measure.base import Result, Settings, Subject
 from tinylm_ablate.measure.scoring import LanguageModel, token_losses
+from tinylm_ablate.measure.subject import Result, Settings, Subject
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
+    import torch
+
     from tinylm_ablate.data.corpus import Corpus
     from tinylm_ablate.data.documents import Document
     from tinylm_ablate.tokenizer.vocabulary import Vocabulary

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
-import torch
 
-from tinylm_ablate.measure.base import Result, Settings, Subject
 from tinylm_ablate.measure.bits import named, with_all
 from tinylm_ablate.measure.scoring import Continuing, ContinuingModel, Family, continuation_losses, token_losses
+from tinylm_ablate.measure.subject import Result, Settings, Subject
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
+    import torch
+
     from tinylm_ablate.data.corpus import Corpus
     from tinylm_ablate.data.documents import Document
     from tinylm_ablate.tokenizer.vocabulary import Vocabulary

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tinylm_ablate.arch.decoder import Decoder
-from tinylm_ablate.measure.base import Result, Settings, Subject
+from tinylm_ablate.measure.subject import Result, Settings, Subject
 from tinylm_ablate.rounds.draw import Float64s
-from tinylm_ablate.rounds.losses import batch_losses, first_batches, measure
 from tinylm_ablate.settled import Settled
+
+if TYPE_CHECKING:
+    from tinylm_ablate.arch.decoder import Decoder
 
 
 class Forgetting:
@@ -40,6 +41,8 @@ def forgetting(settled: Settled, decoder: Decoder, tokens: npt.NDArray[Any], fol
         trained on, where there is any: as many batches as a part has, so far as they go. The paper's figure has no such bar,
         without which a rise from part to part cannot be told from parts that are harder.
     """
+    from tinylm_ablate.rounds.losses import batch_losses, first_batches, measure
+
     losses = batch_losses(settled, decoder, tokens, folder)
     metrics: dict[str, float] = {}
     for number, part in enumerate(np.split(losses, np.cumsum(settled.rounds.parts)[:-1]), 1):
@@ -53,6 +56,8 @@ def forgetting(settled: Settled, decoder: Decoder, tokens: npt.NDArray[Any], fol
 
 def _unseen(settled: Settled, tokens: npt.NDArray[Any]) -> range:
     """The next batches of the first round's order that lie whole in its first epoch."""
+    from tinylm_ablate.rounds.losses import first_batches
+
     sequences = settled.config.train.batch_tokens // settled.config.train.context_length
     in_epoch = first_batches(settled, tokens).fresh // sequences
     first = settled.rounds.first

@@ -12,11 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinylm_ablate import progress
-from tinylm_ablate.arch import continuations
-from tinylm_ablate.measure.base import Result, Settings, Subject
 from tinylm_ablate.measure.bits import bits_per_byte, document_losses, first_bytes
 from tinylm_ablate.measure.cloze import accuracy, answer, questions
 from tinylm_ablate.measure.scoring import Continuing
+from tinylm_ablate.measure.subject import Result, Settings, Subject
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
@@ -133,6 +132,8 @@ class _Skipping(Continuing):
 
     def continuation_loss(self, tokens: Tensor, targets: Tensor, layout: Layout) -> Tensor:
         """As in ``ContinuingModel``, without the skipped layers."""
+        from tinylm_ablate.arch import continuations
+
         x = self._through(tokens, lambda x, layers: continuations.through(self.decoder, x, layers, layout))
         return self.decoder.stream_loss(x[:, layout.text :], targets, "none")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import fingerprint, write_atomic
-from tinylm_ablate.measure.base import Result, Settings
+from tinylm_ablate.measure.subject import Result, Settings
 from tinylm_ablate.provenance import provenance
 
 #: Version of the layout of a record.

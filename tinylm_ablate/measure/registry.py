@@ -7,8 +7,8 @@ from functools import cache
 from typing import Any
 
 from tinylm_ablate.extension import normal, part
-from tinylm_ablate.measure.base import Measure, Result, Settings, Subject
 from tinylm_ablate.measure.records import read_record, stem
+from tinylm_ablate.measure.subject import Measure, Result, Settings, Subject
 from tinylm_ablate.settled import Settled
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tinylm_ablate import progress
-from tinylm_ablate.arch import continuations
-from tinylm_ablate.arch.continuations import Layout
-from tinylm_ablate.arch.decoder import Decoder
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from tinylm_ablate.arch.continuations import Layout
+    from tinylm_ablate.arch.decoder import Decoder
 
 #: A batch holds at most this many tokens: on a CPU few enough that a layer's activations stay in its cache.
 _MAX_TOKENS = {"cpu": 2**11, "other": 2**15}
@@ -74,6 +76,8 @@ class Continuing:
 
     def continuation_loss(self, tokens: Tensor, targets: Tensor, layout: Layout) -> Tensor:
         """As in ``ContinuingModel``."""
+        from tinylm_ablate.arch import continuations
+
         decoder = self.decoder
         x = continuations.through(decoder, decoder.embedding(tokens), decoder.blocks, layout)
         return decoder.stream_loss(x[:, layout.text :], targets, "none")
@@ -118,6 +122,8 @@ def token_losses(
     Returns:
         For each sequence an fp32 array of nats, one shorter than the sequence; of R runs (R, length).
     """
+    import torch
+
     runs: int | None = getattr(model, "runs", None)
     axis = () if runs is None else (runs,)
     losses = [np.empty((*axis, max(len(sequence) - 1, 0)), np.float32) for sequence in sequences]
@@ -172,6 +178,8 @@ def continuation_losses(
         device: Where the model is.
         description: Title of the progress bar.
     """
+    import torch
+
     losses: list[list[float]] = [[] for _ in families]
     # Largest first, as in ``token_losses``.
     order = sorted(range(len(families)), key=lambda index: -_size([families[index]]))
@@ -206,6 +214,10 @@ def _size(batch: Sequence[Family]) -> int:
 
 def _laid_out(batch: Sequence[Family]) -> tuple[Tensor, Tensor, Layout]:
     """Inputs (B, P + K * C), targets (B, K * C) and where they stand; the padding is token 0, whose losses nobody reads."""
+    import torch
+
+    from tinylm_ablate.arch.continuations import Layout
+
     text = max(len(family.text) - 1 for family in batch)
     count, length = len(batch[0].continuations), max(len(ids) for family in batch for ids in family.continuations)
     inputs = np.zeros((len(batch), text + count * length), np.int64)
@@ -224,6 +236,8 @@ def _laid_out(batch: Sequence[Family]) -> tuple[Tensor, Tensor, Layout]:
 
 def most_tokens(device: torch.device | str, vocab_size: int) -> int:
     """Tokens of a batch, padding included."""
+    import torch
+
     most = _MAX_TOKENS["cpu" if torch.device(device).type == "cpu" else "other"]
     return max(1, min(most, _MAX_LOGITS // vocab_size))
 
@@ -239,6 +253,8 @@ def batches(windows: Sequence[Window], tokens: int) -> Iterator[Sequence[Window]
 
 def padded(batch: Sequence[Window], sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Inputs and targets, (B, T); the padding is token 0, whose losses nobody reads."""
+    import torch
+
     both = np.zeros((2, len(batch), batch[0].length), np.int64)
     for row, (sequence, start, length) in enumerate(batch):
         tokens = sequences[sequence][start : start + length + 1]

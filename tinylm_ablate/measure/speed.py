@@ -14,7 +14,7 @@ from tinylm_ablate.config import DecodeConfig
 from tinylm_ablate.data.once import locked
 from tinylm_ablate.files import fingerprint, write_atomic
 from tinylm_ablate.hardware import pick_device
-from tinylm_ablate.measure.base import Result, Settings, Subject
+from tinylm_ablate.measure.subject import Result, Settings, Subject
 from tinylm_ablate.provenance import provenance
 from tinylm_ablate.settled import Settled
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tinylm_ablate.config import OptimizerConfig
-from tinylm_ablate.optimizer.build import RuleOptimizer, build_optimizer, optimizer_state, restore_optimizer
+from tinylm_ablate.optimizer.optimizers import RuleOptimizer, build_optimizer, optimizer_state, restore_optimizer
 
 
 class ApartOptimizers:

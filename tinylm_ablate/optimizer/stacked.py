@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tinylm_ablate.config import OptimizerConfig
-from tinylm_ablate.optimizer.build import decay_of, rule_of
+from tinylm_ablate.optimizer.optimizers import decay_of, rule_of
 from tinylm_ablate.optimizer.updates import Rule, Settings, apply, averaged, first_state, scaled_orthogonal
 
 #: A parameter begins at a multiple of this many weights, as a GPU's wide loads and compiled kernels want it.

@@ -14,7 +14,7 @@ from pathlib import Path
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.paths import conf_dir
 from tinylm_ablate.report import mlflow_store
-from tinylm_ablate.report.site import add_to_reference, write_report
+from tinylm_ablate.report.site import Ahead, add_to_reference, write_report
 
 _NOTHING = """no finished run in {runs_dir} yet. `make demo` trains a small grid; one of your own is, for instance,
     python -m tinylm_ablate -m arch.depth=20,40 seeds=2"""
@@ -27,17 +27,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reference = options.results / "reference" if options.reference is None else options.reference
     problems: list[str] = []
     try:
+        ahead = None if options.forecast is None else _ahead(*options.forecast)
         with tempfile.TemporaryDirectory() as folder:
             runs_dir = options.runs_dir
             if options.mlflow is not None:
                 runs_dir = Path(folder)
                 mlflow_store.fetch(options.mlflow, options.experiment or _experiment_name(), runs_dir, problems)
             if options.add:
-                kept = add_to_reference(runs_dir, reference)
+                kept = add_to_reference(runs_dir, reference, ahead)
                 _report([*problems, *kept.records.problems])
                 print(f"{reference / 'README.md'}: {len(kept.records.runs)} runs in {len(kept.pages)} tables")
                 return 0
-            mine, theirs = write_report(runs_dir, options.results, claims, reference)
+            mine, theirs = write_report(runs_dir, options.results, claims, reference, ahead)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -59,6 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--reference", type=Path, help="folder of the reference (default: RESULTS/reference)")
     parser.add_argument("--add", action="store_true", help="add the runs to the reference, and write nothing else")
     parser.add_argument(
+        "--forecast", nargs=3, metavar=("SCALE", "PARAMETERS", "TOKENS"),
+        help="write down what is expected of a scale before it is run, such as s8 15.2e6 122e6; mode=plan prints both numbers",
+    )  # fmt: skip
+    parser.add_argument(
         "--claims", type=Path, help="folder of your own claims, one YAML file each (default: claims, if there is one here)"
     )
     parser.add_argument(
@@ -66,6 +71,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--experiment", help="its experiment (default: that of conf/tracking/mlflow.yaml)")
     return parser
+
+
+def _ahead(scale: str, parameters: str, tokens: str) -> Ahead:
+    """The setting that is forecast."""
+    numbers = []
+    mistakes = []
+    for name, text in (("PARAMETERS", parameters), ("TOKENS", tokens)):
+        try:
+            number = float(text)
+        except ValueError:
+            number = 0.0
+        numbers.append(number)
+        if not 1 <= number < 1e18:
+            mistakes.append(f"--forecast {name}={text}: allowed: a number from 1 to 1e18, such as 15.2e6")
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+    return scale, numbers[0], numbers[1]
 
 
 def _experiment_name() -> str:

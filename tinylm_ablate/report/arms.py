@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 from tinylm_ablate.config import NONE, Config, walk
+from tinylm_ablate.report.frames import Grid, Records, as_text
 from tinylm_ablate.report.measures import number
-from tinylm_ablate.report.records import Grid, Records, as_text
 from tinylm_ablate.science.evidence import Evidence
+from tinylm_ablate.science.matrices import matrix_metrics
 
 #: The axis that is averaged over.
 SEED = "seed"
@@ -26,7 +27,7 @@ def evidence(records: Records) -> dict[str, Evidence]:
     named: dict[str, list[Grid]] = {}
     for grid in records.grids:
         named.setdefault(grid.name, []).append(grid)
-    by_identity = _with_edges(records).set_index("identity", drop=False)
+    by_identity = _with_matrices(_with_edges(records), records).set_index("identity", drop=False)
     documents, questions = records.rows.get("documents"), records.rows.get("questions")
     curves = _bits(records)
     found = {}
@@ -138,3 +139,14 @@ def _with_edges(records: Records) -> pd.DataFrame:
         for place, which in enumerate(("first", "last", "between"))
     }
     return records.runs.assign(**edges) if found else records.runs
+
+
+def _with_matrices(runs: pd.DataFrame, records: Records) -> pd.DataFrame:
+    """The runs with the metrics of their trained matrices (``matrix_metrics``)."""
+    weights = records.rows.get("matrix_std")
+    if weights is None:
+        return runs
+    by_run = weights.rename(columns={"trained": "trained_std"}).groupby("identity")
+    found = {identity: matrix_metrics(own) for identity, own in by_run}
+    names = sorted({name for metrics in found.values() for name in metrics})
+    return runs.assign(**{name: runs["identity"].map({key: own.get(name) for key, own in found.items()}) for name in names})

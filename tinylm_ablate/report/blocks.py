@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tinylm_ablate.report.figures import svg
+from tinylm_ablate.report.drawing import svg
 
 Style = Literal["strong", "code", "link", "quiet"]
 

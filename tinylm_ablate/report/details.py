@@ -12,9 +12,9 @@ import pandas as pd
 
 from tinylm_ablate.report import measures
 from tinylm_ablate.report.blocks import Block, Cell, Heading, Table, Text, word
+from tinylm_ablate.report.frames import POINTS, Records
 from tinylm_ablate.report.measures import Measure
 from tinylm_ablate.report.printed import Printed, table_of
-from tinylm_ablate.report.records import POINTS, Records
 from tinylm_ablate.science.evidence import Setting
 from tinylm_ablate.science.pairs import pairs
 from tinylm_ablate.science.rank import correlation as rank_correlation

@@ -12,9 +12,9 @@ import pandas as pd
 
 from tinylm_ablate.report import measures
 from tinylm_ablate.report.arms import setting_keys
-from tinylm_ablate.report.figures import importances
+from tinylm_ablate.report.frames import Records
 from tinylm_ablate.report.measures import by_name
-from tinylm_ablate.report.records import Records
+from tinylm_ablate.report.search_figures import importances
 
 #: Columns and distinct words of a column that are packed at most, and runs up to which curves are.
 _MOST_COLUMNS, _MOST_WORDS, _MOST_CURVES = 48, 400, 10_000

@@ -17,7 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from tinylm_ablate.report.blocks import Block, Figure, Heading, pieces, walk
-from tinylm_ablate.report.figures import svg
+from tinylm_ablate.report.drawing import svg
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

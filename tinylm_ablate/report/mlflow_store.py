@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.tracking import prepare_environment
-from tinylm_ablate.tracking.store import KEY, explain, local_artifacts
+from tinylm_ablate.tracking.mlflow_client import KEY, explain, local_artifacts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from tinylm_ablate.report.frames import Grid
 from tinylm_ablate.report.measures import number
-from tinylm_ablate.report.records import Grid
 
 FOLDER = Path(__file__).parent / "paper"
 

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from tinylm_ablate.report.blocks import Block, Cell, Figure, Heading, Items, Piece, Table, Text, code
-from tinylm_ablate.report.figures import FIGURES, specification
+from tinylm_ablate.report.drawing import specification
+from tinylm_ablate.report.figures import FIGURES
 from tinylm_ablate.report.measures import number
 from tinylm_ablate.report.page import Page, stem_of
 

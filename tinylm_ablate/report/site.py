@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
@@ -14,16 +14,25 @@ from tinylm_ablate.files import write_atomic
 from tinylm_ablate.report import explore, html, latex, markdown, measures
 from tinylm_ablate.report.arms import claim_keys, evidence
 from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Items, Table, Text, code, link, strong, word
-from tinylm_ablate.report.figures import on_white, save_drawn
-from tinylm_ablate.report.page import WITHIN_NOISE, Page, comma_separated, experiment_page, stem_of
+from tinylm_ablate.report.drawing import on_white, save_drawn
+from tinylm_ablate.report.forecasts import EDITED, FILE, judged, new_forecasts, read_forecasts, write_forecasts
+from tinylm_ablate.report.frames import Grid, Records, read_runs
+from tinylm_ablate.report.page import Page, experiment_page, stem_of
+from tinylm_ablate.report.page_tables import WITHIN_NOISE, comma_separated
 from tinylm_ablate.report.printed import order, printed_tables
-from tinylm_ablate.report.records import Grid, Records, read_runs
+from tinylm_ablate.report.reference_data import merged, read_reference, write_reference
+from tinylm_ablate.report.scales import scales_page
 from tinylm_ablate.report.searches import search_page
-from tinylm_ablate.report.store import merged, read_reference, write_reference
 from tinylm_ablate.report.verdicts import claims_blocks, headline, summary
 from tinylm_ablate.science.claim import read_claims
 from tinylm_ablate.science.evidence import Evidence
 from tinylm_ablate.science.verdict import Verdict, judge
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Scale, parameters and tokens of a setting that was not run.
+Ahead = tuple[str, float, float]
 
 TITLE = "Ablations of tiny language models"
 
@@ -75,12 +84,14 @@ class Side:
         evidence: By experiment.
         verdicts: On all claims.
         pages: One per experiment, the claims' page not among them.
+        forecasts: ``forecasts.csv`` of its folder, judged.
         tables: CSV of each page, by its stem.
     """
 
     records: Records
     evidence: Mapping[str, Evidence]
     verdicts: Sequence[Verdict]
+    forecasts: pd.DataFrame
     pages: list[Page] = field(default_factory=list)
     tables: dict[str, str] = field(default_factory=dict)
 
@@ -90,7 +101,9 @@ class Side:
         return {name: stem_of(name) for name in self.evidence}
 
 
-def write_report(runs_dir: Path, results: Path, claims: Path | None = None, reference: Path | None = None) -> tuple[Side, Side]:
+def write_report(
+    runs_dir: Path, results: Path, claims: Path | None = None, reference: Path | None = None, ahead: Ahead | None = None
+) -> tuple[Side, Side]:
     """Write the reference's pages and those of the user's runs.
 
     The reference is written anew from its own data alone, byte for byte; the user's runs go beside it and never into it.
@@ -100,16 +113,18 @@ def write_report(runs_dir: Path, results: Path, claims: Path | None = None, refe
         results: Where the user's pages and ``index.html`` go.
         claims: Folder of a user's own claims, beside those of the paper.
         reference: Folder of the reference; ``results/reference`` by default.
+        ahead: Scale, parameters and tokens to forecast from the user's runs.
 
     Returns:
         The user's side and the reference's.
 
     Raises:
-        UserError: A folder cannot be read or written, the reference is damaged, or a claim has mistakes.
+        UserError: A folder cannot be read or written, the reference is damaged, a claim has mistakes, or nothing can be
+            forecast.
     """
     folder = results / "reference" if reference is None else reference
-    theirs = side(read_reference(folder))
-    mine = side(read_runs(runs_dir), claims, theirs)
+    theirs = side(read_reference(folder), read_forecasts(folder))
+    mine = side(read_runs(runs_dir), read_forecasts(results), claims, theirs, ahead)
     try:
         if folder.is_dir():
             write_pages(theirs, folder, kept=True)
@@ -120,8 +135,13 @@ def write_report(runs_dir: Path, results: Path, claims: Path | None = None, refe
     return mine, theirs
 
 
-def add_to_reference(runs_dir: Path, reference: Path) -> Side:
+def add_to_reference(runs_dir: Path, reference: Path, ahead: Ahead | None = None) -> Side:
     """Add the finished runs of a folder, and the grids that have any, to the reference, and write its pages.
+
+    Args:
+        runs_dir: Folder of the runs.
+        reference: Folder of the reference.
+        ahead: Scale, parameters and tokens to forecast from the runs of the reference.
 
     Raises:
         UserError: A folder cannot be read or written, or the reference is damaged.
@@ -129,7 +149,7 @@ def add_to_reference(runs_dir: Path, reference: Path) -> Side:
     records = merged(read_reference(reference), read_runs(runs_dir))
     try:
         write_reference(records, reference)
-        written = side(read_reference(reference))
+        written = side(read_reference(reference), read_forecasts(reference), ahead=ahead)
         written.records.problems[:0] = records.problems
         write_pages(written, reference, kept=True)
     except OSError as error:
@@ -137,10 +157,21 @@ def add_to_reference(runs_dir: Path, reference: Path) -> Side:
     return written
 
 
-def side(records: Records, claims: Path | None = None, reference: Side | None = None) -> Side:
+def side(
+    records: Records,
+    forecasts: pd.DataFrame,
+    claims: Path | None = None,
+    reference: Side | None = None,
+    ahead: Ahead | None = None,
+) -> Side:
     """Statistics, verdicts and pages of some records. A page that cannot be made is reported, and all others are made."""
     found = evidence(records)
-    own = Side(records, found, judge(read_claims(claims, claim_keys(), printed_tables()), found))
+    verdicts = judge(read_claims(claims, claim_keys(), printed_tables()), found)
+    if ahead is not None:
+        forecasts = new_forecasts(forecasts, found, verdicts, *ahead)
+    own = Side(records, found, verdicts, judged(forecasts, found, verdicts))
+    if edited := int(own.forecasts[EDITED].sum()):
+        records.problems.append(f"{FILE}: {edited} {'row was' if edited == 1 else 'rows were'} edited since it was written")
     named: dict[str, list[Grid]] = {}
     for grid in records.grids:
         named.setdefault(grid.name, []).append(grid)
@@ -158,6 +189,8 @@ def side(records: Records, claims: Path | None = None, reference: Side | None = 
             records.problems.append(f"experiment {name}: its page cannot be made: {type(error).__name__}: {error}")
             continue
         own.pages.append(page)
+    if (scales := scales_page(found, verdicts, own.forecasts)) is not None:
+        own.pages.append(scales)
     for search in records.searches:
         try:
             page, table = search_page(search)
@@ -199,6 +232,7 @@ def write_pages(own: Side, folder: Path, kept: bool = False) -> None:
             write_atomic(folder / f"{page.stem}.tex", latex.tables(page.blocks, page.stem))
             if page.stem in own.tables:
                 write_atomic(folder / f"{page.stem}.csv", own.tables[page.stem])
+    write_forecasts(own.forecasts, folder)
     if not kept:
         write_atomic(folder / "runs.csv", own.records.runs.to_csv(index=False, lineterminator="\n"))
     write_atomic(folder / "README.md", markdown.render(_index(own, kept), lambda _: None))

@@ -24,7 +24,7 @@ from tinylm_ablate.report.blocks import (
     word,
 )
 from tinylm_ablate.report.blocks import Verdict as VerdictBlock
-from tinylm_ablate.report.figures import figure, specification
+from tinylm_ablate.report.drawing import figure, specification
 from tinylm_ablate.report.measures import by_name
 from tinylm_ablate.science.comparison import Comparison, Outcome
 from tinylm_ablate.science.verdict import Verdict, count

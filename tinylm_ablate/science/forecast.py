@@ -29,7 +29,10 @@ _TAIL = 0.05
 #: What a line has no column for may differ by this factor from its points.
 _ALIKE = 1.5
 
-_KEY = ("experiment", "metric", "subject", "quantity", "scale", "tokens")
+#: A forecast is judged by runs whose tokens differ by this factor at most, which is what the margin of a claim is worth.
+TOKENS_ALIKE = 1.05
+
+_SUBJECT = ("experiment", "metric", "subject", "quantity", "scale")
 _FORECAST = (
     "date", "experiment", "metric", "subject", "quantity", "scale", "parameters", "tokens", "forecast", "low", "high",
     "based_on",
@@ -174,13 +177,17 @@ def add(table: pd.DataFrame | None, forecasts: Sequence[Forecast], date: str) ->
 def judge_forecasts(table: pd.DataFrame, observed: pd.DataFrame) -> pd.DataFrame:
     """``table`` with the columns observed and inside ("yes" or "no") filled where the setting was run since.
 
+    Of several settings of a scale, the one with the most alike number of tokens counts, if it is within ``TOKENS_ALIKE``.
+
     Args:
         table: As ``add`` makes it.
         observed: Columns experiment, metric, subject, quantity, scale, tokens, value.
     """
     found = table.copy()
-    values = {_key(row): float(row["value"]) for row in observed.to_dict("records")}
-    known = [values.get(_key(row), math.nan) for row in found.to_dict("records")]
+    values: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    for row in observed.to_dict("records"):
+        values.setdefault(_subject(row), []).append((float(row["tokens"]), float(row["value"])))
+    known = [_nearest(values.get(_subject(row), []), float(row["tokens"])) for row in found.to_dict("records")]
     found["observed"] = [
         old if math.isnan(new) else new for old, new in zip(found["observed"].astype(float), known, strict=True)
     ]
@@ -194,8 +201,18 @@ def changed(table: pd.DataFrame) -> list[int]:
     return [place for place, row in enumerate(table.to_dict("records")) if row["hash"] != _hash(row)]
 
 
+def _nearest(found: Sequence[tuple[float, float]], tokens: float) -> float:
+    """The value at the most alike number of tokens; NaN where none is alike."""
+    distance, value = min(((abs(math.log(own / tokens)), value) for own, value in found), default=(math.inf, math.nan))
+    return value if distance <= math.log(TOKENS_ALIKE) else math.nan
+
+
+def _subject(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in _SUBJECT)
+
+
 def _key(row: Mapping[Any, Any]) -> tuple[str, ...]:
-    return tuple(f"{float(row[name]):.6g}" if name == "tokens" else str(row[name]) for name in _KEY)
+    return *_subject(row), f"{float(row['tokens']):.6g}"
 
 
 def _hash(row: Mapping[Any, Any]) -> str:

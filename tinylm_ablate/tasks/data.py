@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 from tinylm_ablate.data.corpus import open_corpus
+from tinylm_ablate.data.corpus_summary import summarize
 from tinylm_ablate.data.mixing import grouped_by
 from tinylm_ablate.data.shards import open_shards
-from tinylm_ablate.data.summary import summarize
-from tinylm_ablate.tasks.base import Task
-from tinylm_ablate.tokenizer.build import open_vocabulary
+from tinylm_ablate.tasks.task import Task
+from tinylm_ablate.tokenizer.vocabularies import open_vocabulary
 from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 from tinylm_ablate.tracking import Follower
 

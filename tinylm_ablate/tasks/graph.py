@@ -10,11 +10,11 @@ from tinylm_ablate.init.choice import reads_text
 from tinylm_ablate.measure.registry import requested
 from tinylm_ablate.rounds import NEED_LOSSES
 from tinylm_ablate.settled import Settled
-from tinylm_ablate.tasks.base import Task
 from tinylm_ablate.tasks.data import CorpusTask, ShardsTask, TokenizerTask
 from tinylm_ablate.tasks.measure import MeasureTask
 from tinylm_ablate.tasks.run import RunTask
 from tinylm_ablate.tasks.start import LossesTask, ScoresTask
+from tinylm_ablate.tasks.task import Task
 
 
 class Graph:

@@ -8,12 +8,12 @@ from pathlib import Path
 from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import remove_unfinished
-from tinylm_ablate.measure.base import Subject
 from tinylm_ablate.measure.records import read_record, record_path, write_record
 from tinylm_ablate.measure.registry import Request
+from tinylm_ablate.measure.subject import Subject
 from tinylm_ablate.settled import Settled
-from tinylm_ablate.tasks.base import Task
 from tinylm_ablate.tasks.run import RunTask
+from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower
 
 #: The subject of the last measure, whose model and corpus the next measure of the same run uses again.

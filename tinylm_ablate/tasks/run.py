@@ -18,11 +18,11 @@ from tinylm_ablate.hardware import pick_device
 from tinylm_ablate.provenance import provenance
 from tinylm_ablate.secrets import cut
 from tinylm_ablate.settled import Settled
-from tinylm_ablate.tasks.base import Task
+from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower
 
 if TYPE_CHECKING:
-    from tinylm_ablate.measure.base import Subject
+    from tinylm_ablate.measure.subject import Subject
     from tinylm_ablate.train.member import Member, Trained
 
 #: Version of the layout of ``metrics.json``.
@@ -187,9 +187,9 @@ def _prepare(settled: Settled, watch: Watch | None, cell: bool) -> _Prepared:
     """
     from omegaconf import OmegaConf
 
-    from tinylm_ablate.init.build import initial_decoder
+    from tinylm_ablate.init.initial import initial_decoder
     from tinylm_ablate.init.random import matrix_std
-    from tinylm_ablate.measure.base import Subject
+    from tinylm_ablate.measure.subject import Subject
     from tinylm_ablate.rounds.next import next_round
     from tinylm_ablate.train.member import Member, Start
 

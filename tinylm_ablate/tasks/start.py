@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tinylm_ablate.init.choice import scores_marker
-from tinylm_ablate.measure.base import Subject
+from tinylm_ablate.measure.subject import Subject
 from tinylm_ablate.rounds import LOSSES
 from tinylm_ablate.settled import Settled
-from tinylm_ablate.tasks.base import Task
+from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower
 
 
@@ -26,7 +26,7 @@ class ScoresTask(Task):
         return scores_marker(self.run)
 
     def do(self, tracked: Follower) -> None:
-        from tinylm_ablate.init.build import make_scores
+        from tinylm_ablate.init.initial import make_scores
 
         del tracked
         make_scores(self.run, Subject(self.run).vocabulary)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.secrets import cut
 from tinylm_ablate.tracking import loggers
-from tinylm_ablate.tracking.check import tracking_mistakes
+from tinylm_ablate.tracking.arm_summary import grid_snapshots
 from tinylm_ablate.tracking.folders import Grid, grids_of, live, needed, runs_of, status_of
+from tinylm_ablate.tracking.mlflow_client import Store, concerns_one_run, explain, is_current, open_store
+from tinylm_ablate.tracking.settings import tracking_mistakes
 from tinylm_ablate.tracking.snapshot import Snapshot, signature_of, snapshot_of
-from tinylm_ablate.tracking.store import Store, concerns_one_run, explain, is_current, open_store
-from tinylm_ablate.tracking.summary import grid_snapshots
 from tinylm_ablate.tracking.views import save_view
 
 if TYPE_CHECKING:

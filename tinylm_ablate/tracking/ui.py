@@ -22,7 +22,7 @@ from tinylm_ablate.config import TrackingConfig
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.paths import conf_dir
 from tinylm_ablate.tracking.folders import runs_of
-from tinylm_ablate.tracking.store import ARTIFACTS, KEY
+from tinylm_ablate.tracking.mlflow_client import ARTIFACTS, KEY
 from tinylm_ablate.tracking.sync import sync
 from tinylm_ablate.tracking.views import VIEW_TAG
 

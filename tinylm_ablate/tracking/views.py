@@ -11,12 +11,12 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
+from tinylm_ablate.tracking.arm_summary import differing
 from tinylm_ablate.tracking.folders import Grid
 from tinylm_ablate.tracking.snapshot import CURVE, LOSS, SHOWN
-from tinylm_ablate.tracking.summary import differing
 
 if TYPE_CHECKING:
-    from tinylm_ablate.tracking.store import Store
+    from tinylm_ablate.tracking.mlflow_client import Store
 
 #: What MLflow calls a saved view, followed by its key.
 VIEW_TAG = "mlflow.sharedViewState."

@@ -25,14 +25,14 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.errors import Interrupted, Pruned
 from tinylm_ablate.hardware import pick_device, thread_count
-from tinylm_ablate.optimizer.build import RuleOptimizer, optimizer_state, restore_optimizer
+from tinylm_ablate.optimizer.optimizers import RuleOptimizer, optimizer_state, restore_optimizer
 from tinylm_ablate.train import checkpoint
+from tinylm_ablate.train.batch_order import Order
 from tinylm_ablate.train.checkpoint import Checkpoint
 from tinylm_ablate.train.compile import compiled, worth_compiling
 from tinylm_ablate.train.devices import Environment, Share, agreed, share_weights, strategy, team, whole
 from tinylm_ablate.train.member import Member, OnRows, Start, Trained
 from tinylm_ablate.train.module import TrainingModule
-from tinylm_ablate.train.order import Order
 from tinylm_ablate.train.record import Recorder
 from tinylm_ablate.train.stop import Stop
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from tinylm_ablate.arch.decoder import Decoder
-from tinylm_ablate.optimizer.build import build_optimizer
+from tinylm_ablate.optimizer.optimizers import build_optimizer
+from tinylm_ablate.train.batch_order import learning_rate
 from tinylm_ablate.train.devices import clipped, gathered, shard, shard_state, share
-from tinylm_ablate.train.order import learning_rate
 from tinylm_ablate.train.record import failure, finite
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tinylm_ablate.execute.perform import results as results_of
-from tinylm_ablate.grid.evidence import document_rows
+from tinylm_ablate.grid.findings import document_rows
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:

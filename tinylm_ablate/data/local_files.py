@@ -15,11 +15,11 @@ from typing import Any
 from tinylm_ablate.config import DataConfig
 from tinylm_ablate.data.documents import Document
 from tinylm_ablate.data.encodings import is_utf8
+from tinylm_ablate.data.folder_walk import find_files
 from tinylm_ablate.data.hashes import content_hashes
 from tinylm_ablate.data.languages import identify, label
 from tinylm_ablate.data.readers import read_rows, suffix_of
 from tinylm_ablate.data.rows import Columns
-from tinylm_ablate.data.walk import find_files
 from tinylm_ablate.files import fingerprint
 
 #: Raised by hand when the readers come to make other documents, or other labels, of the same files.

@@ -15,11 +15,11 @@ from tinylm_ablate.data.corpus import open_corpus
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.formats.huggingface import take_decoder
 from tinylm_ablate.hardware import pick_device, thread_count
-from tinylm_ablate.init.calibrate import Calibration, loss_gradients, open_calibration
+from tinylm_ablate.init.calibration import Calibration, loss_gradients, open_calibration
 from tinylm_ablate.init.choice import scores_marker
 from tinylm_ablate.init.importance import open_layers
 from tinylm_ablate.init.inherit import inherit, open_scores
-from tinylm_ablate.init.layers import LayerChoice
+from tinylm_ablate.init.layer_choice import LayerChoice
 from tinylm_ablate.init.masks import open_masks
 from tinylm_ablate.init.neurons import Scores, score
 from tinylm_ablate.init.parents import Parent, open_parent

@@ -86,7 +86,7 @@ class Subject:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The run's tokenizer."""
-        from tinylm_ablate.tokenizer.build import open_vocabulary
+        from tinylm_ablate.tokenizer.vocabularies import open_vocabulary
 
         run = self.run
         return open_vocabulary(run.config.tokenizer, run.shape.vocab_size, run.source_vocab_size, self.corpus, run.cache)

@@ -186,7 +186,7 @@ def _make(config: TokenizerConfig, vocab_size: int, source_vocab_size: int, corp
         imported = import_tokenizer(config.source)
         return _Made(imported.state, imported.end_of_text)
     from tinylm_ablate.tokenizer.compact import cut
-    from tinylm_ablate.tokenizer.coverage import covered
+    from tinylm_ablate.tokenizer.frequency import covered
 
     large = large_vocabulary(config, source_vocab_size, corpus, cache_dir)
     counts = open_counts(large, corpus, config.train_bytes, cache_dir)

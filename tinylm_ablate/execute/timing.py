@@ -206,7 +206,7 @@ def _works(
     import torch
 
     from tinylm_ablate.arch.decoder import Decoder
-    from tinylm_ablate.optimizer.build import build_optimizer
+    from tinylm_ablate.optimizer.optimizers import build_optimizer
 
     decoder = Decoder(shape).to(device)
     ids = torch.randint(shape.vocab_size, (sequences, tokens + 1), device=device)

@@ -1,0 +1,153 @@
+"""How a figure becomes a file: the theme, the registry, and charts as Vega-Lite, SVG and PNG.
+
+A figure is a function of a data frame: ``figure(frame, by, measure)`` returns an Altair chart, or None without data. One
+description gives the static SVG of a page or a repository, and the interactive figure of a page that works offline. Altair
+describes, Vega-Lite draws, and vl-convert carries both in one wheel, so neither needs a browser or a network.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from tinylm_ablate.files import write_atomic
+from tinylm_ablate.report.measures import by_name, count
+
+if TYPE_CHECKING:
+    import altair as alt
+
+Draw = Callable[[pd.DataFrame, Sequence[str], str], "alt.TopLevelMixin | None"]
+
+#: Okabe and Ito's colors, which most people can tell apart, without the yellow that is hard to see on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
+
+_FONT = "Liberation Sans, Arial, sans-serif"
+_THEME = {
+    "background": "transparent",
+    "font": _FONT,
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": "currentColor", "titleColor": "currentColor", "domainColor": "#88888888", "tickColor": "#88888888",
+        "gridColor": "#88888833", "labelFontSize": 13, "titleFontSize": 13, "titleFontWeight": "normal", "labelLimit": 220,
+    },
+    "legend": {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 12, "titleFontSize": 12,
+               "labelLimit": 240, "symbolStrokeWidth": 2},
+    "title": {"color": "currentColor", "fontSize": 13, "fontWeight": "normal", "anchor": "start"},
+    "header": {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 12, "titleFontSize": 12},
+    "text": {"color": "currentColor", "fontSize": 12},
+    "rule": {"color": "currentColor"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An entry of the registry.
+
+    Attributes:
+        draw: The function.
+        rows: The long frame that it reads (``Records.rows``), or "runs" for one row per run.
+        title: Heading over the figure.
+        alt: What it shows, in a sentence.
+    """
+
+    draw: Draw
+    rows: str
+    title: str
+    alt: str
+
+
+#: Every figure by name, complete as ``tinylm_ablate.report.figures.FIGURES``.
+FIGURES: dict[str, Kind] = {}
+
+
+def figure(title: str, alt: str, rows: str = "runs") -> Callable[[Draw], Draw]:
+    """Add a function to the registry under its own name."""
+
+    def add(draw: Draw) -> Draw:
+        FIGURES[draw.__name__] = Kind(draw, rows, title, alt)
+        return draw
+
+    return add
+
+
+def specification(chart: Any) -> dict[str, Any]:
+    """A chart as a Vega-Lite specification with our theme; the same for the same chart in any process."""
+    import altair as alt
+
+    with alt.data_transformers.enable("default", max_rows=None, consolidate_datasets=False):
+        spec: dict[str, Any] = chart.to_dict()
+    return {**_rounded(spec), "config": _THEME}
+
+
+def svg(spec: Mapping[str, Any]) -> str:
+    """A specification as SVG, in which text takes the color of its surroundings."""
+    import vl_convert
+
+    drawn: str = vl_convert.vegalite_to_svg(dict(spec))
+    # Identifiers are counted up over a process; the same figure is to have the same bytes.
+    numbers: dict[str, str] = {}
+    return re.sub(r"\b(clip|gradient_)\d+\b", lambda found: numbers.setdefault(found[0], f"{found[1]}{len(numbers)}"), drawn)
+
+
+def on_white(drawn: str) -> str:
+    """An SVG that stands by itself: dark text on white."""
+    return drawn.replace("currentColor", "#24292f").replace("<svg ", '<svg style="background:#ffffff" ', 1)
+
+
+def png(drawn: str) -> bytes:
+    """An SVG as PNG on white, with two pixels for each of its units."""
+    import vl_convert
+
+    image: bytes = vl_convert.svg_to_png(on_white(drawn), scale=2)
+    return image
+
+
+def save(chart: Any, path: Path) -> list[Path]:
+    """Write a chart as SVG and PNG.
+
+    Args:
+        chart: The chart.
+        path: Where it goes, without a suffix.
+    """
+    return save_drawn(svg(specification(chart)), path)
+
+
+def save_drawn(drawn: str, path: Path) -> list[Path]:
+    """Write an SVG and its PNG."""
+    written = [path.with_name(f"{path.name}{suffix}") for suffix in (".svg", ".png")]
+    write_atomic(written[0], on_white(drawn))
+    write_atomic(written[1], png(drawn))
+    return written
+
+
+def axis_title(measure: str) -> str:
+    """A measure's title for an axis."""
+    return by_name(measure, 0).title
+
+
+def short_title(key: str) -> str:
+    """A column's name for an axis: the last part of a setting's key, the title of a measure."""
+    title = by_name(key, 0).title
+    return title if title != key else key.split(".")[-1].replace("_", " ")
+
+
+def value_text(value: Any) -> str:
+    """A value of a column as text; a float as a count."""
+    if isinstance(value, float):
+        return count(value) if math.isfinite(value) else "–"
+    return str(value)
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers with six digits, so that a figure does not depend on the last bit of a processor's arithmetic."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    return [_rounded(entry) for entry in value] if isinstance(value, list) else value

@@ -1,0 +1,340 @@
+"""The tables of an experiment's page: its arms, paired tests, the paper beside them, costs and runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from tinylm_ablate.report import measures
+from tinylm_ablate.report.arms import axis_column, short
+from tinylm_ablate.report.blocks import (
+    Block,
+    Cell,
+    Heading,
+    Inline,
+    Items,
+    Piece,
+    Table,
+    Text,
+    code,
+    quiet,
+    strong,
+    word,
+)
+from tinylm_ablate.report.measures import Measure
+from tinylm_ablate.report.printed import Printed
+from tinylm_ablate.science.evidence import Evidence, Setting, settings
+from tinylm_ablate.science.pairs import Result, pairs, results
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Set behind a value that cannot be told from the best of its column.
+WITHIN_NOISE = "≈"
+
+#: Pairs that are listed before only those with the best arm are, and runs that are listed at most.
+_MOST_PAIRS, _MOST_RUNS = 15, 300
+
+#: What follows from the axes and is shown where it differs between arms.
+_FOLLOWS = {
+    "shape.depth": "depth", "shape.width": "width", "shape.ffn_width": "FFN", "shape.heads": "heads",
+    "shape.kv_heads": "KV heads", "shape.vocab_size": "vocabulary", "embedding_head_share": "embedding + head %",
+}  # fmt: skip
+
+#: What the paper prints beside quality -> the same of our runs.
+_COUNTERPARTS = {
+    "pehl_percent": "embedding_head_share", "accumulated_frequency_percent": "vocabulary.accumulated_frequency_percent",
+    "width": "shape.width", "heads": "shape.heads", "tokens_per_second_v100": measures.DECODE.column,
+}  # fmt: skip
+
+
+def arms_table(setting: Setting, primary: Measure | None) -> list[Block]:
+    """The table of the arms: the measure first, then its difference to the best, then everything else."""
+    runs, axis = setting.runs, setting.evidence.axis
+    quality = [*measures.bits(known_columns(setting), "test"), *measures.cloze(known_columns(setting), "test")[-1:]]
+    shown = [*([primary] if primary else []), *(measure for measure in quality if measure != primary)]
+    # Only these are tested; the languages beside them are shown as means.
+    tested = [measure for measure in shown if measure == primary or "/cloze/" in measure.column]
+    found = {measure.column: results(setting, measure.column, measure.better) for measure in tested}
+    own_axes = {key.split(".")[-1] for key in axis}
+    follows = [key for key in _FOLLOWS if varies(runs, key) and key.split(".")[-1] not in own_axes]
+    marks = int(runs.groupby("arm")["seed"].nunique().max()) > 1
+    head = [*axis, *(measure.title for measure in shown[:1])]
+    head += ["to the best [95 %]"] if marks and shown else []
+    head += [*(measure.title for measure in shown[1:]), "seeds", "parameters", "tokens", *(_FOLLOWS[key] for key in follows)]
+    rows = []
+    for index, (arm, place) in enumerate(zip(setting.arms, places_of(setting), strict=True)):
+        own = runs[runs["arm"] == arm]
+        seeds = own["seed"].nunique()
+        cells = [_place(text) for text in place.values()] or [word(arm)]
+        for number, measure in enumerate(shown):
+            if measure.column not in found:
+                cells.append(_mean(own, measure))
+                continue
+            result = found[measure.column][index]
+            cells.append(value_cell(result, measure, seeds, marks))
+            if number == 0 and marks:
+                cells.append(_gap(result, measure))
+        cells.append(Cell(str(seeds), float(seeds)))
+        cells += [_mean(own, measure) for measure in (measures.PARAMETERS, measures.TOKENS)]
+        cells += [_mean(own, Measure(key, "", "number")) for key in follows]
+        rows.append(cells)
+    if not axis:
+        head.insert(0, "arm")
+    blocks: list[Block] = [Table(head, rows, max(1, len(axis)), "Results of each arm")]
+    return [*blocks, Text(_reading(setting, marks, shown))]
+
+
+def _reading(setting: Setting, marks: bool, shown: Sequence[Measure]) -> Inline:
+    """What may be concluded from the table, in two sentences."""
+    pieces: list[Piece] = []
+    if setting.runs["arm"].nunique() > 1:
+        if marks:
+            pieces += ["Mean ± standard deviation over seeds. ", strong("Bold"), ": every other arm is worse beyond noise. "]
+            pieces += [
+                f"{WITHIN_NOISE}: cannot be told from the best of its column (paired test, Holm's correction for all pairs). "
+            ]
+        else:
+            pieces += ["One seed: nothing can be concluded from these differences. "]
+    errors = [f"{measure.text(float(values.mean()))} for {measure.title}" for measure in shown[:1]
+              if len(values := _column(setting.runs, f"{measure.column}/standard_error"))]  # fmt: skip
+    if errors:
+        pieces.append(f"Mean standard error of one run over documents, which all arms share: {', '.join(errors)}. ")
+    if any("/cloze/" in measure.column for measure in shown):
+        pieces.append(f"Guessing gives a cloze of {100 * measures.CHANCE:.0f} %.")
+    return pieces
+
+
+def paired_tests(setting: Setting, primary: Measure | None) -> list[Block]:
+    """Each pair of arms with its difference, p-values and verdict; only those with the best arm where there are many."""
+    tested = pairs(setting, primary.column) if primary else []
+    if primary is None or not tested:
+        return []
+    means = {arm: primary.better * setting.mean(arm, primary.column) for arm in setting.arms}
+    best = max((arm for arm in means if means[arm] == means[arm]), key=lambda arm: means[arm])
+    shown = tested if len(tested) <= _MOST_PAIRS else [pair for pair in tested if best in (pair.first, pair.second)]
+    rows = []
+    for pair in shown:
+        low, high = pair.estimate.interval()
+        better = pair.first if primary.better * pair.estimate.mean > 0 else pair.second
+        verdict = Cell(f"{better} is better", better, "decided") if pair.decided else Cell(f"{WITHIN_NOISE} within noise", "")
+        rows.append(
+            [
+                word(pair.first),
+                word(pair.second),
+                verdict,
+                Cell(_interval(primary, pair.estimate.mean, low, high), pair.estimate.mean),
+                Cell(str(pair.estimate.pairs), float(pair.estimate.pairs)),
+                Cell(_p(pair.p), pair.p),
+                Cell(_p(pair.holm), pair.holm),
+                Cell("–" if pair.decided else "over 1,000" if pair.needed is None else f"about {pair.needed}", pair.needed),
+            ]
+        )
+    head = ["arm", "against", "verdict", f"{primary.title} [95 %]", "seeds", "p", "p, Holm", "seeds that would decide"]
+    told = (
+        "Arm minus arm within each seed, by Student's t over seeds with the variance over documents added; p-values are "
+        f"adjusted for the looks, and Holm's correction is for all {len(tested)} pairs."
+    )
+    told += " Listed are those with the best arm." if len(shown) < len(tested) else ""
+    return [Heading(3, "Paired tests"), Table(head, rows, 3, "Paired tests"), Text(told)]
+
+
+def beside_the_paper(setting: Setting, paper: Printed | None, primary: Measure | None) -> list[Block]:
+    """The paper's numbers for the same arms."""
+    if paper is None or not any(paper.rows):
+        return []
+    runs = setting.runs
+    also = {column: own for column, own in _COUNTERPARTS.items() if column in paper.columns and own in runs}
+    rest = [column for column in paper.columns if column not in also]
+    rows = []
+    for arm, place, printed_row in zip(setting.arms, places_of(setting), paper.rows, strict=True):
+        own = runs[runs["arm"] == arm]
+        cells = [_place(text) for text in place.values()] or [word(arm)]
+        cells += [_mean(own, primary)] if primary else []
+        for column, ours in also.items():
+            cells += [_mean(own, Measure(ours, "", "number")), _printed(printed_row, column)]
+        rows.append([*cells, *(_printed(printed_row, column) for column in rest)])
+    head = list(setting.evidence.axis) or ["arm"]
+    head += [f"here: {primary.title}"] if primary else []
+    head += [f"{whose}: {_words(column)}" for column in also for whose in ("here", "paper")]
+    head += [f"paper: {_words(column)}" for column in rest]
+    told: Inline = [
+        "The paper's numbers are ",
+        code(paper.name),
+        ", single runs of its 1B models on its own text and tasks: the order of the arms can be compared, the values cannot.",
+    ]
+    return [
+        Heading(3, "Beside the paper"),
+        Table(head, rows, max(1, len(setting.evidence.axis)), "The paper's numbers"),
+        Text(told),
+    ]
+
+
+def validation_and_cost(setting: Setting) -> list[Block]:
+    """Validation and cost of each arm, and how decoding was measured."""
+    runs = setting.runs
+    known = known_columns(setting)
+    shown = [
+        *measures.bits(known, "validation"),
+        *measures.cloze(known, "test")[:-1],
+        *(cost for cost in measures.COST if cost.column in runs),
+    ]
+    rows = [
+        [*([_place(text) for text in place.values()] or [word(arm)]), *(_mean(runs[runs["arm"] == arm], m) for m in shown)]
+        for arm, place in zip(setting.arms, places_of(setting), strict=True)
+    ]
+    axis = list(setting.evidence.axis) or ["arm"]
+    blocks: list[Block] = [Table([*axis, *(m.title for m in shown)], rows, len(axis), "Validation and cost")]
+    if measures.DECODE.column in runs:
+        keys = [key for key in runs if str(key).startswith("measure.decoding_speed.")]
+        described = runs.dropna(subset=[measures.DECODE.column])[keys].drop_duplicates()
+        lines = ["; ".join(f"{str(key).split('.')[-1]}={row[key]}" for key in keys) for row in described.to_dict("records")]
+        blocks.append(Items([f"Decoding: {line}" for line in lines] or ["Decoding: random weights"]))
+        blocks.append(Text("The paper: 510 new tokens after 2, batch 20, FP16, one V100."))
+    return blocks
+
+
+def runs_table(setting: Setting) -> list[Block]:
+    """What each run cost."""
+    runs = setting.runs.sort_values(["arm", "seed"], kind="stable")
+    head = ["run", "arm", "seed", "parameters", "tokens", "training FLOPs", "training s", "training tokens/s", "machine"]
+    rows = []
+    for row in runs.head(_MOST_RUNS).to_dict("records"):
+        flops = as_float(row.get("flops_per_token.training")) * as_float(row.get("tokens"))
+        machine = row.get("provenance.machine.accelerator") or row.get("provenance.machine.processor")
+        rows.append(
+            [
+                Cell([code(str(row["identity"]))], str(row["identity"])),
+                word(str(row["arm"])),
+                Cell(str(row["seed"]), float(row["seed"])),
+                *(
+                    Cell(measure.text(as_float(row.get(measure.column))), as_float(row.get(measure.column)))
+                    for measure in (measures.PARAMETERS, measures.TOKENS)
+                ),
+                Cell("–" if math.isnan(flops) else f"{flops:.2e}".replace("e+", "e"), flops),
+                *(
+                    Cell(measure.text(as_float(row.get(measure.column))), as_float(row.get(measure.column)))
+                    for measure in (measures.SECONDS, measures.SPEED)
+                ),
+                word("–" if machine is None or machine != machine else str(machine)),
+            ]
+        )
+    blocks: list[Block] = [Table(head, rows, 2, "Runs")]
+    if len(runs) > _MOST_RUNS:
+        blocks.append(Text(f"The first {_MOST_RUNS} of {len(runs):,} runs; all are under Explore."))
+    if setting.doubles:
+        blocks.append(Text(f"Left out, since another run of the same arm has the same seed: {', '.join(setting.doubles)}."))
+    return blocks
+
+
+def comma_separated(evidence: Evidence) -> str:
+    """One row per arm and setting: seeds, and mean and standard deviation of every measure."""
+    import pandas as pd
+
+    parts = []
+    for setting in settings(evidence):
+        runs = setting.runs
+        names = [name for name in runs if "/" in str(name) or str(name) in ("parameters.total", "tokens", "steps")]
+        grouped = runs.groupby("arm", sort=False)
+        places = runs.drop_duplicates("arm").set_index("arm")[[axis_column(key) for key in evidence.axis]]
+        means = grouped[names].mean()
+        spreads = grouped[names].std().rename(columns=lambda name: f"{name}, sd").dropna(axis="columns", how="all")
+        table = pd.concat([places, grouped["seed"].nunique().rename("seeds"), means, spreads], axis="columns")
+        table.insert(0, "setting", setting.label)
+        parts.append(table.reset_index())
+    return pd.concat(parts).to_csv(index=False, float_format="%.6g", lineterminator="\n") if parts else ""
+
+
+def primary_measure(setting: Setting) -> Measure | None:
+    """Bits per byte of test text over all languages, or of validation text where no other is known."""
+    for split in ("test", "validation"):
+        if found := measures.bits(known_columns(setting), split):
+            return found[-1]
+    return None
+
+
+def known_columns(setting: Setting) -> list[str]:
+    runs = setting.runs
+    return [str(name) for name in runs if runs[name].notna().any()]
+
+
+def places_of(setting: Setting) -> list[Mapping[str, str]]:
+    """Where each arm stands on the axes."""
+    first = setting.runs.drop_duplicates("arm")
+    return [{key: str(row[axis_column(key)]) for key in setting.evidence.axis} for row in first.to_dict("records")]
+
+
+def varies(runs: pd.DataFrame, key: str) -> bool:
+    """Whether a column is there and has two values or more."""
+    return key in runs and runs[key].nunique() > 1
+
+
+def _column(runs: pd.DataFrame, name: str) -> pd.Series[float]:
+    import pandas as pd
+
+    return runs[name].dropna() if name in runs else pd.Series(dtype=float)
+
+
+def _place(text: str) -> Cell:
+    value = measures.number(text)
+    return Cell(short(text), text if value is None else value)
+
+
+def value_cell(result: Result, measure: Measure, seeds: int, marks: bool) -> Cell:
+    if not result.values:
+        return Cell("–")
+    text = measure.text(result.mean)
+    if len(result.values) > 1 and result.deviation > 0:
+        text += f" ± {measure.text(result.deviation)}"
+    if len(result.values) < seeds:
+        text += f" (n = {len(result.values)})"
+    if result.clear:
+        return Cell([strong(text)], result.mean)
+    return Cell([text, quiet(f" {WITHIN_NOISE}")] if marks and result.within_noise else text, result.mean)
+
+
+def _gap(result: Result, measure: Measure) -> Cell:
+    if result.best:
+        return Cell("best", 0.0)
+    if result.difference is None:
+        return Cell("–")
+    low, high = result.difference.interval()
+    return Cell(_interval(measure, result.difference.mean, low, high), result.difference.mean)
+
+
+def _interval(measure: Measure, mean: float, low: float, high: float) -> str:
+    if math.isinf(low) or math.isinf(high):
+        return measure.signed(mean)
+    return f"{measure.signed(mean)} [{measure.signed(low)}, {measure.signed(high)}]"
+
+
+def _mean(own: pd.DataFrame, measure: Measure) -> Cell:
+    if measure.column not in own or own[measure.column].isna().all():
+        return Cell("–")
+    values = own[measure.column].dropna()
+    mean = float(values.mean())
+    spread = float(values.std()) if measure.kind in ("bits", "share") and len(values) > 1 else 0.0
+    return Cell(measure.text(mean) + (f" ± {measure.text(spread)}" if spread > 0 else ""), mean)
+
+
+def _printed(row: Mapping[str, str] | None, column: str) -> Cell:
+    text = (row or {}).get(column) or "–"
+    return Cell(text, measures.number(text))
+
+
+def _words(column: str) -> str:
+    known = {"pehl_percent": "embedding + head %", "tokens_per_second_v100": "tokens/s"}
+    return known.get(column, column.replace("_percent", " %").replace("_", " "))
+
+
+def _p(p: float) -> str:
+    return "< 0.0001" if p < 0.0001 else f"{p:.2g}"
+
+
+def as_float(value: object) -> float:
+    """A number, or NaN for anything else."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return math.nan
