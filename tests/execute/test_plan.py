@@ -50,7 +50,15 @@ def settled(folder: Path, *overrides: str) -> Settled:
 
 
 def test_table_1_planned_at_the_papers_scale_as_json(tmp_path: Path) -> None:
-    arguments = ["-m", "+experiments=table01_tokenizer", "scale=paper", "mode=plan", "plan.format=json", "seeds=1"]
+    arguments = [
+        "-m",
+        "+experiments=table01_tokenizer",
+        "scale=paper",
+        "mode=plan",
+        "plan.format=json",
+        "seeds=1",
+        "grid.tune=false",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, sys.executable, "-m", "tinylm_ablate", *arguments],
         cwd=tmp_path, capture_output=True, text=True, check=False,
