@@ -34,6 +34,8 @@ def test_every_command_is_understood(page: Path, tmp_path: Path, monkeypatch: py
     for arguments in commands(page):
         overrides, _ = normalize([text for text in arguments if "=" in text and not text.startswith("hydra.")])
         own = [text for text in overrides if text.startswith("+experiments=") and text.split("=")[1] not in shipped]
+        if any("_target_: mine." in text for text in overrides):  # the tutorial's own file: tests/test_extension.py runs it
+            continue
         overrides = [text for text in overrides if text not in own and text != "optimizer=adamw,no_decay"]
         assert diagnose(overrides, "-m" in arguments) == [], shlex.join(arguments)
 

@@ -70,11 +70,21 @@ def test_a_parent_trains_on_the_whole_budget_as_a_run_of_its_own_would() -> None
 
 
 def test_a_wider_parent_follows_the_dial_with_its_learning_rate_and_sigma() -> None:
-    child = settled("init=inherit", "init.parent_width=64")
+    child = settled("init=inherit", "init.parent_width=64", "optimizer.scaling.base_lr=0.003")
     assert child.parent is not None
     wider = 64 / 56  # over the baseline's width at s32, whatever the child's
     assert child.parent.learning_rate == pytest.approx(child.learning_rate / wider)
     assert child.parent.config.init.std == pytest.approx(child.config.init.std / wider**0.5)
+
+
+def test_the_dials_rate_follows_shape_and_budget_no_further_than_measured() -> None:
+    budget = (2 / 8) ** 0.4  # fewer tokens per parameter than were measured count as the fewest
+    small = settled("init=inherit", "init.parent_width=64")
+    assert small.parent is not None
+    assert small.learning_rate == pytest.approx(4 * 9e-3 * budget * (128 / 2048) ** 0.5)
+    deep = 56 / 64 * (20 / 29) ** 0.5
+    assert small.parent.learning_rate == pytest.approx(deep * 9e-3 * budget * (128 / 2048) ** 0.5)
+    assert settled("optimizer.scaling.base_lr=0.01").learning_rate == pytest.approx(0.01 * (128 / 2048) ** 0.5)
 
 
 def test_a_trained_parent_may_have_a_larger_vocabulary_and_has_the_blocks_of_llama() -> None:

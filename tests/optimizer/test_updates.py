@@ -14,7 +14,7 @@ from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.config import Config, OptimizerConfig
 from tinylm_ablate.optimizer.optimizers import build_optimizer, optimizer_state, restore_optimizer
 from tinylm_ablate.optimizer.stacked import Layout, StackedOptimizer
-from tinylm_ablate.optimizer.updates import Settings, apply, first_state, scaled_orthogonal
+from tinylm_ablate.optimizer.updates import RULES, Settings, apply, first_state, scaled_orthogonal
 
 SHAPE = Shape(2, 16, 24, 2, 2, 8, 40)
 NAMES = ("adamw", "lion", "muon", "schedule_free")
@@ -93,10 +93,10 @@ def test_the_rule_of_adamw_is_pytorchs(rule: str) -> None:
     weights = torch.randn(50, generator=torch.Generator().manual_seed(0))
     expected = weights.clone().requires_grad_()
     optimizer = torch.optim.AdamW([expected], lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
-    state = first_state(rule, weights)
+    state = first_state(RULES[rule], weights)
     for step in range(20):
         expected.grad = torch.randn(50, generator=torch.Generator().manual_seed(step + 1))
-        apply(rule, weights, expected.grad, state, Settings(0.01, 0.1, 0.9, 0.95, 1e-8, 0.0, step + 1.0))
+        apply(RULES[rule], weights, expected.grad, state, Settings(0.01, 0.1, 0.9, 0.95, 1e-8, 0.0, step + 1.0))
         optimizer.step()
     torch.testing.assert_close(weights, expected.detach())
 
