@@ -168,9 +168,9 @@ def test_text_is_generated_from_a_folder_of_transformers(
         (["mode=export"], "folder=null: mode=export needs folder=WHERE"),
         (
             ["mode=generate", "prompt=x", "model={empty}"],
-            "config.json: not readable as JSON .* name a folder that holds a model",
+            "config.json: cannot be read .* name a folder that holds a model",
         ),
-        (["mode=export", "folder=x", "model={empty}"], "config.json: not readable as JSON .* name a folder that holds a model"),
+        (["mode=export", "folder=x", "model={empty}"], "config.json: cannot be read .* name a folder that holds a model"),
     ],
 )
 def test_a_wrong_name_is_told(work: Workplace, tmp_path: Path, overrides: list[str], message: str) -> None:
@@ -181,7 +181,7 @@ def test_a_wrong_name_is_told(work: Workplace, tmp_path: Path, overrides: list[s
 def test_a_model_without_tokenizer_is_told(work: Workplace, tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((work.model(work.llama) / name).read_bytes())
-    with pytest.raises(UserError, match=r"tokenizer\.json: not readable as a tokenizer"):
+    with pytest.raises(UserError, match=r"tokenizer\.json: cannot be read"):
         work.perform("mode=generate", f"model={tmp_path}", "prompt=x")
 
 

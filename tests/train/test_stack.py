@@ -134,7 +134,8 @@ def test_all_runs_at_once_as_on_a_gpu(
     name: str, precision: str, tokens: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The products, updates and blocks of a GPU, on the processor: they round elsewhere, so losses are compared."""
-    overrides = [f"optimizer={name}", f"train.precision={precision}"]
+    # At the dial's rate for so small a shape AdamW magnifies rounding beyond any bound worth stating.
+    overrides = [f"optimizer={name}", f"train.precision={precision}", "optimizer.scaling.base_lr=0.0032"]
     pair = [run(tmp_path, *overrides, more, steps=20) for more in ("seed=0", "optimizer.scaling.multiplier=2")]
     members = [member(each, tokens, tmp_path / str(index)) for index, each in enumerate(pair)]
     expected = [alone(each, tmp_path / "alone" / str(index)) for index, each in enumerate(members)]
