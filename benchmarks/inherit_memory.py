@@ -83,6 +83,9 @@ def write(size: str, folder: Path) -> None:
 
 def cut(size: str, folder: Path) -> None:
     """Cut the child as a run does, and print what it took."""
+    import safetensors.torch  # noqa: F401 - what the work imports belongs to the size before
+
+    import tinylm_ablate.init.initial  # noqa: F401
     from tinylm_ablate.formats.folder_vocabulary import FolderVocabulary
     from tinylm_ablate.formats.huggingface import take_decoder
     from tinylm_ablate.grid.compose import compose
