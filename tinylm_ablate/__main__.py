@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 #: Verbs that are values of ``mode``.
-_MODES = ("run", "plan", "status", "evaluate", "generate", "export", "coverage")
+_MODES = ("run", "plan", "status", "evaluate", "generate", "export", "coverage", "sync")
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     verb = sys.argv[1] if len(sys.argv) > 1 else ""
-    if verb in ("report", "ui", "sync", "gc"):
+    if verb in ("report", "ui", "gc"):
         from tinylm_ablate import verbs
 
         _run_verb(getattr(verbs, verb))

@@ -23,19 +23,6 @@ def ui(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
-def sync(arguments: Sequence[str]) -> int:
-    """Make the trackers' state from the folders of the runs."""
-    from tinylm_ablate.grid.compose import compose
-    from tinylm_ablate.tracking import sync as make
-
-    parser = argparse.ArgumentParser(prog="tinylm-ablate sync", description=sync.__doc__)
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="runs_dir=…, tracking=…, tracking.uri=…")
-    config = compose(parser.parse_args(list(arguments)).settings)
-    found = make(config.tracking, Path(config.runs_dir))
-    print(found)
-    return 1 if found.problems else 0
-
-
 def gc(arguments: Sequence[str]) -> int:
     """List what no grid needs any more: runs, caches, checkpoints, half-written files; --delete removes it."""
     from tinylm_ablate.execute.litter import litter

@@ -31,7 +31,9 @@ class DecodingSpeed:
     def requests(self, run: Settled) -> list[dict[str, Any]]:
         """One for this machine, where ``evaluate.decode.measure`` requests it."""
         config = run.config
-        return [protocol(config.evaluate.decode, config.train.device, config.train.threads)] * config.evaluate.decode.measure
+        if not config.evaluate.decode.measure:
+            return []
+        return [protocol(config.evaluate.decode, config.train.device, config.train.threads)]
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
         """Measure the shape, or read what another run of it measured."""

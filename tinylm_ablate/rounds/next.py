@@ -14,7 +14,7 @@ from tinylm_ablate.rounds import NEED_LOSSES
 from tinylm_ablate.rounds.draw import draw
 from tinylm_ablate.rounds.losses import batch_losses
 from tinylm_ablate.settled import Settled
-from tinylm_ablate.train.member import Row, Start
+from tinylm_ablate.train.member import Start
 
 
 def next_round(
@@ -54,8 +54,3 @@ def next_round(
         curve=curve,
     )
     return decoder, record["init"], initial_std, start, [*record.get("rounds", []), drawn.record]
-
-
-def rows_of(start: Start) -> list[Row]:
-    """The rows of the curve of the rounds before."""
-    return [json.loads(line) for line in start.curve.splitlines()]
