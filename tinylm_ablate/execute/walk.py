@@ -244,7 +244,7 @@ class Walk:
         tasks = [state.task for state in states]
         try:
             if len(tasks) > 1:
-                self._say(f"stack  {len(tasks)} runs as one program")
+                self._say(f"stack  {len(tasks)} {tasks[0].plural} as one program")
                 errors = tasks[0].do_together(tasks, self.tracked)
             else:
                 tasks[0].do(self.tracked)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from tinylm_ablate.measure.scoring import LanguageModel, token_losses
-from tinylm_ablate.measure.subject import Result, Settings, Subject
+from tinylm_ablate.measure.scoring import LanguageModel, by_run, runs_of, token_losses
+from tinylm_ablate.measure.subject import Result, Settings, Subject, decoder_of
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
@@ -48,8 +48,14 @@ class BitsPerByte:
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
         """Score the held-out documents."""
+        (result,) = self.measure_together([subject], settings)
+        return result
+
+    def measure_together(self, subjects: Sequence[Subject], settings: Settings) -> list[Result]:
+        """Score the held-out documents under all runs at once."""
+        first = subjects[0]
         return bits(
-            subject.decoder, subject.vocabulary, subject.corpus, settings["max_bytes"], subject.context_length, subject.device
+            decoder_of(subjects), first.vocabulary, first.corpus, settings["max_bytes"], first.context_length, first.device
         )
 
 
@@ -60,11 +66,11 @@ def bits(
     max_bytes: int,
     context_length: int,
     device: torch.device | str,
-) -> Result:
+) -> list[Result]:
     """Bits per byte of both held-out splits.
 
     Args:
-        model: A causal language model.
+        model: A causal language model, or a decoder of R runs.
         vocabulary: Its tokenizer.
         corpus: The text.
         max_bytes: Text of each split and language that is scored.
@@ -72,22 +78,25 @@ def bits(
         device: Where the model is.
 
     Returns:
-        Metrics ``test/bits_per_byte/en`` with ``/standard_error``, ``/documents`` and ``/bytes`` below it, "all" being the
-        unweighted mean over languages; and one row per document: split, language, document, nats, bytes, tokens.
+        For each run, metrics ``test/bits_per_byte/en`` with ``/standard_error``, ``/documents`` and ``/bytes`` below it, "all"
+        being the unweighted mean over languages; and one row per document: split, language, document, nats, bytes, tokens.
     """
-    found: list[dict[str, Any]] = []
-    metrics: dict[str, float] = {}
+    results = [Result({}) for _ in range(runs_of(model) or 1)]
     for split in SPLITS:
         texts = [text for language in corpus.languages for text in first_bytes(corpus.documents(split, language), max_bytes)]
-        rows = document_losses(model, vocabulary, texts, context_length, device, f"bits per byte, {split}")
-        name = f"{split}/bits_per_byte"
-        sizes: Counter[str] = Counter()
-        for row in rows:
-            sizes[row["language"]] += row["bytes"]
-        metrics |= named(name, bits_per_byte(rows)) | named(name, standard_errors(rows), "/standard_error")
-        metrics |= named(name, Counter(row["language"] for row in rows), "/documents") | named(name, sizes, "/bytes")
-        found += [{"split": split, **row} for row in rows]
-    return Result(metrics, found)
+        scored = losses_by_run(model, vocabulary, texts, context_length, device, f"bits per byte, {split}")
+        for result, rows in zip(results, scored, strict=True):
+            result.metrics.update(_metrics(f"{split}/bits_per_byte", rows))
+            result.rows.extend({"split": split, **row} for row in rows)
+    return results
+
+
+def _metrics(name: str, rows: Sequence[DocumentRow]) -> dict[str, float]:
+    sizes: Counter[str] = Counter()
+    for row in rows:
+        sizes[row["language"]] += row["bytes"]
+    metrics = named(name, bits_per_byte(rows)) | named(name, standard_errors(rows), "/standard_error")
+    return metrics | named(name, Counter(row["language"] for row in rows), "/documents") | named(name, sizes, "/bytes")
 
 
 def named(prefix: str, values: Mapping[str, float], suffix: str = "") -> dict[str, float]:
@@ -135,8 +144,21 @@ def document_losses(
         description: Title of the progress bar.
 
     Returns:
-        A row a document, in their order: language, hash, nats, UTF-8 bytes and tokens.
+        One row per document, in their order: language, hash, nats, UTF-8 bytes and tokens.
     """
+    (rows,) = losses_by_run(model, vocabulary, documents, context_length, device, description)
+    return rows
+
+
+def losses_by_run(
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    documents: Iterable[Document],
+    context_length: int,
+    device: torch.device | str,
+    description: str = "",
+) -> list[list[DocumentRow]]:
+    """``document_losses`` under each run of a decoder of R runs; of any other model it is the only one."""
     listed = list(documents)
     encoded = vocabulary.encode_batch([document.text for document in listed])
     sequences = [[vocabulary.end_of_text, *tokens] for tokens in encoded]
@@ -144,14 +166,17 @@ def document_losses(
         model, sequences, context_length=context_length, vocab_size=vocabulary.size, device=device, description=description
     )
     return [
-        DocumentRow(
-            language=document.language,
-            document=document.hash,
-            nats=float(values.sum(dtype=np.float64)),
-            bytes=len(document.text.encode()),
-            tokens=len(values),
-        )
-        for document, values in zip(listed, losses, strict=True)
+        [
+            DocumentRow(
+                language=document.language,
+                document=document.hash,
+                nats=float(values.sum(dtype=np.float64)),
+                bytes=len(document.text.encode()),
+                tokens=len(values),
+            )
+            for document, values in zip(listed, own, strict=True)
+        ]
+        for own in by_run(losses, runs_of(model))
     ]
 
 

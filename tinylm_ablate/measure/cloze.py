@@ -13,8 +13,16 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from tinylm_ablate.measure.bits import named, with_all
-from tinylm_ablate.measure.scoring import Continuing, ContinuingModel, Family, continuation_losses, token_losses
-from tinylm_ablate.measure.subject import Result, Settings, Subject
+from tinylm_ablate.measure.scoring import (
+    Continuing,
+    ContinuingModel,
+    Family,
+    by_run,
+    continuation_losses,
+    runs_of,
+    token_losses,
+)
+from tinylm_ablate.measure.subject import Result, Settings, Subject, decoder_of
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
@@ -79,6 +87,12 @@ class Cloze:
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
         """Answer the questions; one row per question: split, language, question, correct, margin (nats per byte)."""
+        (result,) = self.measure_together([subject], settings)
+        return result
+
+    def measure_together(self, subjects: Sequence[Subject], settings: Settings) -> list[Result]:
+        """Answer the questions under all runs at once."""
+        subject = subjects[0]
         asked = [
             question
             for language in subject.corpus.languages
@@ -86,14 +100,17 @@ class Cloze:
                 subject.corpus, self.split, language, settings["questions"], settings["context"], settings["continuation"]
             )
         ]
-        rows = answer(
-            Continuing(subject.decoder),
+        answered = answers_by_run(
+            Continuing(decoder_of(subjects)),
             subject.vocabulary,
             asked,
             subject.context_length,
             subject.device,
             f"cloze, {self.split}",
         )
+        return [self._result(rows) for rows in answered]
+
+    def _result(self, rows: list[QuestionRow]) -> Result:
         shares, errors = accuracy(rows)
         name = f"{self.split}/cloze"
         metrics = named(name, shares) | named(name, errors, "/standard_error")
@@ -188,9 +205,22 @@ def answer(
     chance, 25 %.
 
     Returns:
-        A row a question: language, hash of the document, whether the answer was right, and by how many nats per byte the
+        One row per question: language, hash of the document, whether the answer was right, and by how many nats per byte the
         true choice is ahead of the best of the others.
     """
+    (rows,) = answers_by_run(model, vocabulary, asked, context_length, device, description)
+    return rows
+
+
+def answers_by_run(
+    model: ContinuingModel,
+    vocabulary: Vocabulary,
+    asked: Sequence[Question],
+    context_length: int,
+    device: torch.device | str,
+    description: str = "",
+) -> list[list[QuestionRow]]:
+    """``answer`` under each run of a model of R runs; any other model is the only one."""
     contexts = vocabulary.encode_batch([question.context for question in asked])
     choices = vocabulary.encode_batch([choice for question in asked for choice in question.choices])
     families = []
@@ -199,9 +229,13 @@ def answer(
         room = max(1, context_length + 1 - max(len(tokens) for tokens in four))
         families.append(Family([vocabulary.end_of_text, *context][-room:], four))
     nats = _losses(model, families, context_length, vocabulary.size, device, description)
+    return [_rows(asked, own) for own in by_run(nats, runs_of(model))]
+
+
+def _rows(asked: Sequence[Question], nats: Sequence[np.ndarray]) -> list[QuestionRow]:
     rows = []
     for question, losses in zip(asked, nats, strict=True):
-        scores = [-loss / len(choice.encode()) for loss, choice in zip(losses, question.choices, strict=True)]
+        scores = [-float(loss) / len(choice.encode()) for loss, choice in zip(losses, question.choices, strict=True)]
         truth = scores.pop(question.answer)
         # A choice before the true one wins a tie against it.
         correct = all(truth > score for score in scores[: question.answer]) and all(
@@ -220,8 +254,11 @@ def _losses(
     vocab_size: int,
     device: torch.device | str,
     description: str,
-) -> list[list[float]]:
-    """Nats of each continuation; where one alone is longer than the context, it is cut into windows as documents are."""
+) -> list[np.ndarray]:
+    """Nats of each continuation, (..., continuations) for each family.
+
+    Where a continuation alone is longer than the context, it is cut into windows as documents are.
+    """
     fits = [max(map(len, family.continuations)) <= context_length for family in families]
     shared = iter(
         continuation_losses(
@@ -233,7 +270,9 @@ def _losses(
     sequences = [[*family.text, *ids] for family in long for ids in family.continuations]
     alone = iter(token_losses(model, sequences, context_length=context_length, vocab_size=vocab_size, device=device))
     return [
-        next(shared) if fit else [float(next(alone)[-len(ids) :].sum(dtype=np.float64)) for ids in family.continuations]
+        next(shared)
+        if fit
+        else np.stack([next(alone)[..., -len(ids) :].sum(-1, dtype=np.float64) for ids in family.continuations], axis=-1)
         for family, fit in zip(families, fits, strict=True)
     ]
 

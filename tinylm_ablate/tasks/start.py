@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import json
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 from tinylm_ablate.init.choice import scores_marker
@@ -25,11 +27,29 @@ class ScoresTask(Task):
     def product(self) -> Path:
         return scores_marker(self.run)
 
+    def most_together(self, ready: int) -> int:
+        from tinylm_ablate.train.stack import stack_size
+
+        return 1 if self.run.parent is None else stack_size(self.run.parent, ready)
+
+    @property
+    def together(self) -> Hashable:
+        run, parent = self.run, self.run.parent
+        if parent is None:
+            return self.key
+        alike = (parent.shape, parent.vocabulary, run.shape, run.text, run.vocabulary, run.precision)
+        init = dataclasses.replace(run.config.init, parent=None)
+        return *alike, json.dumps(dataclasses.asdict(init), sort_keys=True), run.config.train.context_length
+
     def do(self, tracked: Follower) -> None:
+        self.do_together([self], tracked)
+
+    def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:
         from tinylm_ablate.init.initial import make_scores
 
         del tracked
-        make_scores(self.run, Subject(self.run).vocabulary)
+        make_scores([task.run for task in tasks], Subject(self.run).vocabulary)
+        return [None] * len(tasks)
 
 
 class LossesTask(Task):
@@ -41,9 +61,34 @@ class LossesTask(Task):
     def product(self) -> Path:
         return self.run.folder / LOSSES
 
+    def most_together(self, ready: int) -> int:
+        from tinylm_ablate.train.stack import stack_size
+
+        return stack_size(self.run, ready)
+
+    @property
+    def together(self) -> Hashable:
+        from tinylm_ablate.train.stack import stack_key
+
+        return stack_key(self.run)
+
     def do(self, tracked: Follower) -> None:
-        from tinylm_ablate.rounds.losses import batch_losses
+        (error,) = self.do_together([self], tracked)
+        if error is not None:
+            raise error
+
+    def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:
+        from tinylm_ablate.rounds.losses import Passed, pass_over
 
         del tracked
-        subject = Subject(self.run)
-        batch_losses(self.run, subject.decoder, subject.shards.tokens("train"), self.run.folder)
+        ended: list[Exception | None] = [None] * len(tasks)
+        opened = []
+        for index, task in enumerate(tasks):
+            try:
+                subject = Subject(task.run)
+                opened.append(Passed(task.run, subject.decoder, subject.shards.tokens("train"), task.run.folder))
+            except Exception as error:
+                ended[index] = error
+        if opened:
+            pass_over(opened)
+        return ended
