@@ -24,7 +24,7 @@ EVERYTHING = [
     "init.parent_ffn_width=48", "init.keep_first=1", "init.keep_last=1", "rounds=two", "rounds.parts=2", "rounds.rule=loss",
     "rounds.forgetting=true", "train.checkpoint_minutes=1e-9", "train.log_every=1", "evaluate.layer_skip=1",
 ]  # fmt: skip
-PARENTS = ["1280", "1920"]
+DECAYS = ["0.1", "0.5"]
 KINDS = ["text", "tokenizer", "shards", "scores", "losses", "run", "measure"]
 
 #: Parts of the names of metrics that two runs of one computation need not share.
@@ -122,8 +122,8 @@ def test_workers_killed_at_random_end_with_the_results_of_an_undisturbed_grid(
 @pytest.mark.slow
 @pytest.mark.parametrize("stack", [1, 2])
 def test_a_worker_killed_in_each_kind_of_task_is_replaced(stack: int, small_data: list[str], tmp_path: Path) -> None:
-    """A run, and two from different parents as one program, their scores, losses and measures included, against each alone."""
-    arguments = ["-m", *TINY, *small_data, *EVERYTHING, "seed=0", f"init.parent_tokens={','.join(PARENTS[:stack])}"]
+    """A run, and two of different parents as one program, scores, losses and measures included, against each alone."""
+    arguments = ["-m", *TINY, *small_data, *EVERYTHING, "seed=0", f"optimizer.weight_decay={','.join(DECAYS[:stack])}"]
     places = [
         [f"runs_dir={name}", f"cache_dir={name}-cache", f"train.stack={size}"] for name, size in (("whole", 1), ("runs", stack))
     ]

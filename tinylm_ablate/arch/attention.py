@@ -64,19 +64,18 @@ def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        mixed: Tensor = _attend(queries, keys, values)
+        mixed: Tensor = (_attend_opaque if torch.compiler.is_compiling() else _attend)(queries, keys, values)
         ctx.save_for_backward(queries, keys, values, mixed)
         return mixed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        slopes: tuple[Tensor, Tensor, Tensor] = _attend_backward(grad.contiguous(), *ctx.saved_tensors)
+        backward = _attend_backward_opaque if torch.compiler.is_compiling() else _attend_backward
+        slopes: tuple[Tensor, Tensor, Tensor] = backward(grad.contiguous(), *ctx.saved_tensors)
         return slopes
 
 
-# As operators of their own, both are one opaque step to torch.compile.
-@torch.library.custom_op("tinylm_ablate::attend", mutates_args=())
 def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """The mixed values, (N, head_dim, T)."""
     mixed: Tensor = _filled_later(queries)
@@ -85,7 +84,6 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return mixed
 
 
-@torch.library.custom_op("tinylm_ablate::attend_backward", mutates_args=())
 def _attend_backward(
     grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mixed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,13 +107,19 @@ def _filled_later(operand: Tensor) -> Tensor:
     return torch.empty_like(operand, memory_format=torch.contiguous_format)
 
 
-@_attend.register_fake
+# As operators of their own, both are one opaque step to torch.compile. Elsewhere they are plain functions: the first call of an
+# operator imports the compiler.
+_attend_opaque = torch.library.custom_op("tinylm_ablate::attend", _attend, mutates_args=())
+_attend_backward_opaque = torch.library.custom_op("tinylm_ablate::attend_backward", _attend_backward, mutates_args=())
+
+
+@_attend_opaque.register_fake
 def _(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     del keys, values
     return _filled_later(queries)
 
 
-@_attend_backward.register_fake
+@_attend_backward_opaque.register_fake
 def _(grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     del grad, mixed
     return _filled_later(queries), _filled_later(keys), _filled_later(values)

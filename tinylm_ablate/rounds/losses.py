@@ -22,7 +22,7 @@ from tinylm_ablate.data.training import training_batches
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.hardware import pick_device, thread_count
-from tinylm_ablate.rounds import LOSSES
+from tinylm_ablate.rounds import LOSSES, UNFINISHED_LOSSES
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.train.compile import compiled, worth_compiling
 
@@ -56,7 +56,7 @@ class Passed:
     @property
     def unfinished(self) -> Path:
         """Where the losses of a pass that has not ended are."""
-        return self.folder / "batch_losses.part"
+        return self.folder / UNFINISHED_LOSSES
 
 
 def batch_losses(settled: Settled, decoder: Decoder, tokens: npt.NDArray[Any], folder: Path) -> Float64s:

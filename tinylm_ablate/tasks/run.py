@@ -248,10 +248,6 @@ def _versions(provenance: Record) -> dict[str, Any]:
 
 def _train_together(tasks: Sequence[RunTask]) -> list[Exception | None]:
     """Train runs, several of them as one program; what ended each, or None where it is done."""
-    from tinylm_ablate.train.lean import import_torchmetrics
-
-    import_torchmetrics()  # before anything imports Lightning
-
     from tinylm_ablate.train.stack import train_stack
 
     progress.configure(tasks[0].run.config.progress)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 
-from tinylm_ablate.init.choice import scores_marker
+from tinylm_ablate.files import remove_unfinished
+from tinylm_ablate.init.choice import scored_alike, scores_marker
 from tinylm_ablate.measure.subject import Subject
-from tinylm_ablate.rounds import LOSSES
+from tinylm_ablate.rounds import LOSSES, UNFINISHED_LOSSES
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower
@@ -34,12 +33,7 @@ class ScoresTask(Task):
 
     @property
     def together(self) -> Hashable:
-        run, parent = self.run, self.run.parent
-        if parent is None:
-            return self.key
-        alike = (parent.shape, parent.vocabulary, run.shape, run.text, run.vocabulary, run.precision)
-        init = dataclasses.replace(run.config.init, parent=None)
-        return *alike, json.dumps(dataclasses.asdict(init), sort_keys=True), run.config.train.context_length
+        return scored_alike(self.run), self.run.config.train.device, self.run.config.train.threads
 
     def do(self, tracked: Follower) -> None:
         self.do_together([self], tracked)
@@ -92,3 +86,7 @@ class LossesTask(Task):
         if opened:
             pass_over(opened)
         return ended
+
+    def tidy(self) -> None:
+        super().tidy()
+        remove_unfinished(self.run.folder / UNFINISHED_LOSSES)

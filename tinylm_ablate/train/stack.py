@@ -135,9 +135,9 @@ def train_stack(members: Sequence[Member]) -> list[Outcome]:
 
 def _alone(member: Member) -> Outcome:
     """Train a run by itself, as ``fit`` does."""
-    from tinylm_ablate.train.lean import import_torchmetrics
+    from tinylm_ablate.train.lean import import_lightning
 
-    import_torchmetrics()  # before anything imports Lightning
+    import_lightning()
     from tinylm_ablate.train.fit import fit
 
     try:
