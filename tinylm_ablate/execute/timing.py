@@ -71,6 +71,7 @@ def speed(
     optimizer: OptimizerConfig,
     device: str = "auto",
     cache: Path | None = None,
+    runs: int = 1,
 ) -> Speed:
     """Measure a shape on this machine's CPU or GPU, once; layers are not compiled, and a compiled run is faster.
 
@@ -85,6 +86,7 @@ def speed(
         optimizer: Whose step is measured.
         device: ``train.device``.
         cache: Folder that keeps what was measured, for this machine and these versions; None keeps it in memory alone.
+        runs: How many runs of the shape train as one program; the speed is the share of one.
     """
     device = pick_device(device)
     limit = _STEP_FLOPS.get(device, _STEP_FLOPS["cpu"])
@@ -92,7 +94,8 @@ def speed(
     if _step_flops(shape, context_length) > limit:
         measured, tokens, sequences = _MEDIUM, _MEDIUM_TOKENS, micro_batch
     sequences = max(1, min(sequences, int(limit / _step_flops(measured, tokens))))
-    found = _measured(measured, tokens, sequences, precision, threads, optimizer, device, cache)
+    key = _Key(measured, tokens, sequences, precision, threads, optimizer.name, device, runs)
+    found = _measured(key, optimizer, cache)
     if measured is shape:
         return found
     ratio = _flops(shape, context_length) / _flops(measured, tokens)
@@ -120,6 +123,7 @@ class _Key:
     threads: int | str
     optimizer: str
     device: str
+    runs: int
 
     @property
     def fingerprint(self) -> str:
@@ -130,7 +134,7 @@ class _Key:
 
     def alike(self, other: _Key) -> bool:
         """Whether the two differ in their shape and batch alone."""
-        names = ("precision", "threads", "optimizer", "device")
+        names = ("precision", "threads", "optimizer", "device", "runs")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
@@ -145,18 +149,9 @@ def busy() -> bool:
     return processor < _IDLE_SHARE * passed
 
 
-def _measured(
-    shape: Shape,
-    tokens: int,
-    sequences: int,
-    precision: str,
-    threads: int | str,
-    optimizer: OptimizerConfig,
-    device: str,
-    cache: Path | None,
-) -> Speed:
+def _measured(key: _Key, optimizer: OptimizerConfig, cache: Path | None) -> Speed:
     """A shape at its whole depth, from one and from a few of its layers."""
-    key = _Key(shape, tokens, sequences, precision, threads, optimizer.name, device)
+    shape, tokens = key.shape, key.tokens
     if key in _known:
         return _known[key]
     path = None if cache is None else cache / "speed" / f"{key.fingerprint}.json"
@@ -174,18 +169,15 @@ def _measured(
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(thread_count(threads))
+    torch.set_num_threads(thread_count(key.threads))
     try:
-        models = [
-            _works(dataclasses.replace(shape, depth=depth), tokens, sequences, precision, optimizer, device)
-            for depth in (1, _LAYERS)
-        ]
-        pairs = [_shortest(one, several, device) for one, several in zip(*models, strict=True)]
+        models = [_works(dataclasses.replace(key, shape=dataclasses.replace(shape, depth=d)), optimizer) for d in (1, _LAYERS)]
+        pairs = [_shortest(one, several, key.device) for one, several in zip(*models, strict=True)]
     finally:
         torch.set_num_threads(before)
     training, forward, step = (one + max(0.0, several - one) / (_LAYERS - 1) * (shape.depth - 1) for one, several in pairs)
-    count = sequences * tokens
-    _known[key] = Speed(training / count, forward / count, step)
+    count = key.runs * key.sequences * tokens
+    _known[key] = Speed(training / count, forward / count, step / key.runs)
     if path is not None and not busy():
         write_atomic(path, json.dumps(dataclasses.asdict(_known[key])))
     return _known[key]
@@ -199,28 +191,28 @@ def _read(path: Path) -> Speed | None:
         return None
 
 
-def _works(
-    shape: Shape, tokens: int, sequences: int, precision: str, optimizer: OptimizerConfig, device: str
-) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None]]:
+def _works(key: _Key, optimizer: OptimizerConfig) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None]]:
     """What a decoder does: its passes over a batch in training, those of an evaluation, and a step of the optimizer."""
     import torch
 
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.optimizer.optimizers import build_optimizer
 
-    decoder = Decoder(shape).to(device)
-    ids = torch.randint(shape.vocab_size, (sequences, tokens + 1), device=device)
+    device = key.device
+    decoder = Decoder(key.shape, None if key.runs == 1 else key.runs).to(device)
+    ids = torch.randint(key.shape.vocab_size, (*(() if key.runs == 1 else (key.runs,)), key.sequences, key.tokens + 1))
+    ids = ids.to(device)
     stepper = build_optimizer(decoder, optimizer, 1e-9)
 
     def train() -> None:
         decoder.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            loss = decoder.loss(ids[:, :-1], ids[:, 1:])
-        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.autocast(device, torch.bfloat16, enabled=key.precision == "bf16"):
+            loss = decoder.loss(ids[..., :-1], ids[..., 1:])
+        loss.sum().backward()  # type: ignore[no-untyped-call]
 
     def forward() -> None:
         with torch.inference_mode():
-            decoder.loss(ids[:, :-1], ids[:, 1:], reduction="none")
+            decoder.loss(ids[..., :-1], ids[..., 1:], reduction="none")
 
     def step() -> None:
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)

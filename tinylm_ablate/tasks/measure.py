@@ -16,6 +16,7 @@ from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.run import RunTask
 from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower
+from tinylm_ablate.train.stack_key import stack_size
 
 #: The subjects of the last measure, whose models and corpus the next measure of the same runs uses again.
 _last: list[tuple[int, Subject]] = []
@@ -51,8 +52,6 @@ class MeasureTask(Task):
         return self.request.measure.weights and trained and not self.product.exists() and self.of.done()
 
     def most_together(self, ready: int) -> int:
-        from tinylm_ablate.train.stack import stack_size
-
         return stack_size(self.run, ready) if isinstance(self.request.measure, StackedMeasure) else 1
 
     @property

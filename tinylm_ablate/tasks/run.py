@@ -20,6 +20,7 @@ from tinylm_ablate.secrets import cut
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower
+from tinylm_ablate.train.stack_key import stack_key, stack_size
 
 if TYPE_CHECKING:
     from tinylm_ablate.measure.subject import Subject
@@ -80,14 +81,10 @@ class RunTask(Task):
             raise error
 
     def most_together(self, ready: int) -> int:
-        from tinylm_ablate.train.stack import stack_size
-
         return 1 if self.watch is not None else stack_size(self.run, ready)
 
     @property
     def together(self) -> Hashable:
-        from tinylm_ablate.train.stack import stack_key
-
         return stack_key(self.run)
 
     def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:

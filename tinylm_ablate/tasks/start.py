@@ -12,6 +12,7 @@ from tinylm_ablate.rounds import LOSSES, UNFINISHED_LOSSES
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower
+from tinylm_ablate.train.stack_key import stack_key, stack_size
 
 
 class ScoresTask(Task):
@@ -27,8 +28,6 @@ class ScoresTask(Task):
         return scores_marker(self.run)
 
     def most_together(self, ready: int) -> int:
-        from tinylm_ablate.train.stack import stack_size
-
         return 1 if self.run.parent is None else stack_size(self.run.parent, ready)
 
     @property
@@ -56,14 +55,10 @@ class LossesTask(Task):
         return self.run.folder / LOSSES
 
     def most_together(self, ready: int) -> int:
-        from tinylm_ablate.train.stack import stack_size
-
         return stack_size(self.run, ready)
 
     @property
     def together(self) -> Hashable:
-        from tinylm_ablate.train.stack import stack_key
-
         return stack_key(self.run)
 
     def do(self, tracked: Follower) -> None:
