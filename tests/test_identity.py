@@ -43,7 +43,7 @@ _PARENT = ["init.parent_depth=3", "init.parent_width=32", "init.parent_ffn_width
 CONTEXTS = {
     "tiny": _TINY,
     "at the scale": _FIXED,
-    "inherits": [*_TINY, "init=inherit", *_PARENT, "init.criterion=learned", "init.calibration_tokens=256"],
+    "inherits": [*_TINY, "init=inherit", *_PARENT, "init.criterion=learned", "init.masks.steps=1"],
     "inherits from a folder": [*_TINY, "init=inherit", *_PARENT[3:], "init.parent={parent}"],
     "pools": [*_TINY, "arch.width=64", "arch.head_dim=8", "init=pool", "arch.kv_heads=heads/2"],
     "two rounds": [*_TINY, "rounds=two", "rounds.parts=1", "rounds.rule=loss"],

@@ -80,7 +80,13 @@ class ScaleConfig:
     context_length: int = setting("tokens in a training sequence at this scale", at_least=2, identity=SETTLED)
     batch_tokens: int = setting("tokens in a batch at this scale", at_least=1, at_most=MAX_TOKENS, identity=SETTLED)
     learning_rate: float = setting("peak learning rate for that batch, at 8 tokens per parameter", above=0, identity=SETTLED)
-    init_std: float = setting("sigma of the random rules at this scale", above=0, identity=SETTLED)
+    init_std: float = setting("sigma of the random rules at the paper's width", above=0, identity=SETTLED)
+    rate_sum: float = setting("sum of the paper's peak learning rate over its steps", above=0, identity=SETTLED)
+    mask_batch_tokens: int = setting(
+        "tokens in a step that learns masks: Sheared-LLaMA's over s squared, at least one sequence",
+        at_least=1,
+        identity=SETTLED,
+    )
     tokens_per_parameter: float = setting("default budget at this scale; the paper's is about 52", above=0, identity=SETTLED)
 
 
@@ -270,7 +276,9 @@ class InitConfig:
         default_factory=dict,
         metadata=several("rule=own: {_target_: module.Class, …}", VALUE, lambda c: _random(c) and c.init.rule == "own"),
     )
-    std: float = setting("sigma of the random rule", above=0, at_most=10)
+    std: float | None = setting(
+        "sigma of the random rule; null is the dial's for the width (docs/dial.md)", above=0, at_most=10, identity=SETTLED
+    )
     parent: str | None = setting("a run, or a Hugging Face folder; null trains the parent once", free=True, identity=SETTLED)
     parent_depth: int = setting("layers of the trained parent (the paper's 7B has 29)", at_least=1, identity=SETTLED)
     parent_width: int | str = setting("width of the trained parent", dial=True, at_least=2, identity=SETTLED)
@@ -287,6 +295,11 @@ class InitConfig:
     )
     parent_tokens: int | None = setting(
         "budget of the parent of init=inherit; null is the run's own", at_least=1, at_most=MAX_TOKENS, identity=SETTLED
+    )
+    parent_lr: float | None = setting(
+        "peak learning rate of the trained parent at the base batch; null is the dial's for its shape, whatever the child's",
+        above=0,
+        identity=SETTLED,
     )
     train: str = setting(
         "what the run trains: the child, or the parent that the child would be cut out of",
@@ -309,6 +322,13 @@ class InitConfig:
     )
     masks: MasksConfig = field(default_factory=lambda: MasksConfig())
 
+    @property
+    def sigma(self) -> float:
+        """``std``, which ``Settled.init`` has filled in."""
+        if self.std is None:
+            raise ValueError("init.std=null: only a settled run knows the dial's sigma")
+        return self.std
+
 
 @dataclass
 class MasksConfig:
@@ -325,8 +345,9 @@ class MasksConfig:
         active=_learns_masks,
     )
     batch_tokens: int = setting(
-        "tokens in a step; calibration_tokens over this are the steps", at_least=1, at_most=MAX_TOKENS, active=_learns_masks
+        "tokens in a step, whole sequences and at least one", at_least=1, at_most=MAX_TOKENS, active=_learns_masks
     )
+    steps: int = setting("steps; Sheared-LLaMA takes 3,200", at_least=1, at_most=10**9, active=_learns_masks)
     temperature: float = setting("beta of the hard-concrete distribution", above=0, active=_learns_masks)
 
 
@@ -348,7 +369,11 @@ class OptimizerConfig:
         "name=muon: decay of the matrices' momentum", at_least=0, below=1, active=lambda config: config.optimizer.name == "muon"
     )
     eps: float = setting("epsilon of the update", above=0)
-    weight_decay: float = setting("decoupled weight decay (Table 13)", at_least=0)
+    weight_decay: float = setting(
+        "decoupled weight decay of the paper (Table 13), multiplied by the dial below its scale (optimizer.scaling.rate_sum)",
+        at_least=0,
+        identity=SETTLED,
+    )
     decay: str = setting("what decays: matrices only, or all parameters", choices=("matrices", "all"))
     clip: float = setting("gradients are clipped to this norm", above=0)
     schedule: str = setting(
@@ -386,6 +411,12 @@ class ScalingConfig:
     )
     multiplier: float = setting(
         "of base_lr, for an optimizer that takes smaller or larger steps than AdamW", above=0, identity=SETTLED
+    )
+    rate_sum: float | None = setting(
+        "below the paper's scale weight_decay is multiplied by this over the sum of the dial's peak learning rate over the "
+        "steps, so that the sum of rate x decay is the paper's; null takes weight_decay as it is",
+        above=0,
+        identity=SETTLED,
     )
 
 

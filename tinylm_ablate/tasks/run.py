@@ -298,6 +298,8 @@ def _record(settled: Settled, vocabulary: Record, corpus: Record, origin: Record
         "tokens": settled.tokens,
         "steps": settled.steps,
         "learning_rate": settled.learning_rate,
+        "weight_decay": settled.weight_decay,
+        "init_std": settled.init_std,
         "precision": settled.precision,
         "tokenizer": vocabulary,
         "data": corpus,
