@@ -194,7 +194,7 @@ class Place:
             ConfigError, UserError, HydraException, OmegaConfBaseException: This makes no run.
         """
         value = value.format(**self.files) if isinstance(value, str) else value
-        if key in REFERRED:  # other values follow it
+        if key in REFERRED | {"data.large_from"}:  # other values follow it
             return settle(compose([*self._overrides(context), f"{key}={value}"]))
         config: Any = copy.deepcopy(self.base(context).config)
         *groups, name = key.split(".")

@@ -92,11 +92,14 @@ class ScaleConfig:
 
 @dataclass
 class DataConfig:
-    """the text: real English and Chinese by default, more of it, your own files, a set in the hub's layout, or a mixture"""
+    """the text: English and Chinese, as much as the budget needs; your own files, a set in the hub's layout, or a mixture"""
 
     source: str = setting(
-        "where the documents come from", choices=("default", "large", "files", "hub", "mixture", "own"), identity=SETTLED
+        "where the documents come from; 'auto' is default or, for budgets of data.large_from tokens and more, large",
+        choices=("auto", "default", "large", "files", "hub", "mixture", "own"),
+        identity=SETTLED,
     )
+    large_from: int = setting("source=auto: the least budget that takes the large text, tokens", at_least=1, identity=SETTLED)
     own: dict[str, Any] = field(default_factory=dict, metadata=several("source=own: {_target_: module.Class, …}", SETTLED))
     path: str | None = setting(
         "source=files: a file or folder of .txt .jsonl .json .csv .tsv .parquet, also .gz .zst .bz2 .xz",
@@ -119,9 +122,10 @@ class DataConfig:
     languages: list[str] = field(
         default_factory=list, metadata=several("keep documents of these languages only; empty keeps all", SETTLED)
     )
-    near_duplicates: float | None = setting(
+    near_duplicates: float | str | None = setting(
         "drop a document that shares this much of its runs of five words with one before it (Jaccard similarity, by MinHash); "
-        "null drops only those that are the same",
+        "null drops only those that are the same; 'auto' is 0.7 for the large text and null for all others",
+        choices=("auto",),
         above=0,
         at_most=1,
         identity=SETTLED,

@@ -19,6 +19,7 @@ from tinylm_ablate.budget import split_rounds
 from tinylm_ablate.config import MAX_TOKENS, VALUE, Config, check_values, walk
 from tinylm_ablate.data.corpus import text_fingerprint
 from tinylm_ablate.data.mistakes import data_mistakes
+from tinylm_ablate.data.sources import with_source
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.hardware import fast_bf16
@@ -131,12 +132,14 @@ def settle(config: Config) -> Settled:
 
 
 def _with_amounts(config: Config, tokens: int) -> Config:
-    """The config with numbers for how much is measured: so much that measuring takes about a third of the time of training."""
+    """The config with the text that suits a budget, and with numbers for how much is measured: measuring takes about a third of
+    the time of training."""
     evaluate = config.evaluate
     most = max((size for size in AMOUNTS if 2 * size <= tokens), default=AMOUNTS[0])
     sizes = most if evaluate.max_bytes == "auto" else evaluate.max_bytes
     questions = max(50, most // 1000) if evaluate.cloze_questions == "auto" else evaluate.cloze_questions
     config = copy.copy(config)
+    config.data = with_source(config.data, tokens)
     config.evaluate = dataclasses.replace(evaluate, max_bytes=sizes, cloze_questions=questions)
     return config
 
