@@ -390,10 +390,13 @@ class OptimizerConfig:
     )
     warmup: float = setting("warm-up: a share of the steps if below 1, otherwise tokens", at_least=0)
     final: float = setting(
-        "last learning rate over the peak", at_least=0, at_most=1, active=lambda config: config.optimizer.schedule != "constant"
+        "last learning rate over the peak",
+        at_least=0,
+        at_most=1,
+        active=lambda config: config.optimizer.schedule != "constant" or config.train.anneal_from is not None,
     )
     decay_share: float = setting(
-        "schedule=wsd: share of the steps in the decay at the end",
+        "schedule=wsd, and train.anneal_from: share of the steps in the decay at the end",
         above=0,
         at_most=1,
         active=lambda config: config.optimizer.schedule == "wsd",
@@ -471,6 +474,13 @@ class TrainConfig:
         at_most=100,
         identity=SETTLED,
     )
+    anneal_from: float | None = setting(
+        "branch off, at this share of the budget (above 1: at so many tokens), from the run without this setting, and decay "
+        "linearly over optimizer.decay_share of the branch's steps; several branches share one run, so that it gives a curve "
+        "of budgets",
+        above=0,
+        identity=SETTLED,
+    )
     context_length: int = setting("tokens in a sequence", at_least=2)
     batch_tokens: int = setting(
         "tokens in an optimizer step; a multiple of context_length", at_least=1, at_most=MAX_TOKENS, identity=SETTLED
@@ -524,6 +534,13 @@ class TrainConfig:
         identity=NONE,
     )
     keep_model: bool = setting("keep the final weights", identity=NONE)
+    keep_checkpoints: list[float] = field(
+        default_factory=list,
+        metadata=several(
+            "keep the model and the state of the optimizer at these shares of the budget (above 1: at so many tokens), as in "
+            "[0.25,0.5]"
+        ),
+    )
 
 
 @dataclass
@@ -579,6 +596,22 @@ class EvaluateConfig:
     limit: int | None = setting("mode=evaluate: most questions of a task, for a trial; null for all", at_least=1, identity=NONE)
     own: list[dict[str, Any]] = field(
         default_factory=list, metadata=several("measures of your own, as in [{_target_: module.Class, …}]")
+    )
+    every: float | None = setting(
+        "also measure along the run, each time after this share of the budget (above 1: after so many tokens)",
+        above=0,
+        identity=NONE,
+    )
+    every_measures: list[str] = field(
+        default_factory=list,
+        metadata=several("evaluate.every: what is measured, of what is requested for the end (cloze, for one, can be added)"),
+    )
+    every_bytes: int | str = setting(
+        "evaluate.every: text of each split and language that is scored each time, bytes; 'auto' is evaluate.max_bytes over "
+        "the number of times, at least 5,000",
+        choices=("auto",),
+        at_least=1,
+        identity=NONE,
     )
     decode: DecodeConfig = field(default_factory=DecodeConfig)
 

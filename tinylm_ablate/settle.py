@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinylm_ablate import extension
+from tinylm_ablate import extension, points
 from tinylm_ablate.arch.shapes import Shape, baseline_parameters, plain, resolve
-from tinylm_ablate.budget import split_rounds
+from tinylm_ablate.budget import Rounds, branch_off, split_rounds
 from tinylm_ablate.config import MAX_TOKENS, VALUE, Config, check_values, walk
 from tinylm_ablate.data.corpus import text_fingerprint
 from tinylm_ablate.data.mistakes import data_mistakes
@@ -23,6 +23,7 @@ from tinylm_ablate.data.sources import with_source
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.hardware import fast_bf16
+from tinylm_ablate.measure.registry import OwnMeasure, measures
 from tinylm_ablate.scale import at_scale, decay_at_budget, rate_at_budget, rate_at_shape, std_at_width
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tokenizer.train import MIN_VOCAB_SIZE
@@ -108,12 +109,17 @@ def settle(config: Config) -> Settled:
     if budget is not None and sound("rounds"):
         rounds, found = split_rounds(config.rounds, budget.steps)
         mistakes += found
+        if rounds is not None and sound("evaluate.every"):
+            mistakes += _point_mistakes(config, rounds)
+        if rounds is not None and config.train.anneal_from is not None:
+            rounds, found = _branched(config, rounds)
+            mistakes += found
     if mistakes or shape is None or budget is None or rounds is None:
         raise ConfigError(mistakes)
     precision = config.train.precision
     if precision == "auto":
         precision = "bf16" if shape.width >= BF16_FROM_WIDTH and fast_bf16(config.train.device) else "fp32"
-    config = _with_amounts(config, budget.tokens)
+    config = _with_amounts(config, budget.tokens, rounds)
     text = text_fingerprint(config.data, Path(config.cache_dir))
     vocabulary = vocabulary_fingerprint(config.tokenizer, vocab_size, source_vocab_size, text)
     parent = _parent(config) if config.init.method != "random" and config.init.parent is None else None
@@ -125,13 +131,68 @@ def settle(config: Config) -> Settled:
         config=config, shape=shape, source_vocab_size=source_vocab_size, tokens=rounds.steps * config.train.batch_tokens,
         steps=rounds.steps, rounds=rounds, micro_batch=budget.micro_batch, accumulation=budget.accumulation,
         learning_rate=budget.learning_rate, weight_decay=dial_decay(config, shape, budget.tokens),
-        init_std=dial_std(config, shape), precision=precision, parent=parent, previous=None, keep_state=False, text=text,
+        init_std=dial_std(config, shape), precision=precision, parent=parent,
+        previous=_trunk(config, rounds) if rounds.branch else None, keep_state=False, text=text,
         vocabulary=vocabulary, identity="",
     )  # fmt: skip
     return _named(settled)
 
 
-def _with_amounts(config: Config, tokens: int) -> Config:
+def _point_mistakes(config: Config, rounds: Rounds) -> list[str]:
+    """What is wrong with the points along the run at which it is kept or measured."""
+    train, evaluate = config.train, config.evaluate
+    mistakes = [
+        f"train.keep_checkpoints={list(train.keep_checkpoints)}: {place:g}; allowed: shares of the budget above 0 up to 1, or "
+        "tokens within it"
+        for place in train.keep_checkpoints
+        if not (math.isfinite(place) and place > 0 and points.steps_at(place, rounds.steps, train.batch_tokens) <= rounds.steps)
+    ]
+    if evaluate.every is not None:
+        distance = evaluate.every * rounds.steps * train.batch_tokens if evaluate.every <= 1 else evaluate.every
+        if rounds.steps * train.batch_tokens / distance > points.MOST + 0.5:
+            mistakes.append(f"evaluate.every={evaluate.every:g}: allowed: at most {points.MOST:,} times in a run")
+        own = [] if _own_mistakes(config) else [OwnMeasure(described) for described in evaluate.own]
+        known = {measure.name for measure in (*measures(), *own) if measure.weights}
+        mistakes += [
+            f"evaluate.every_measures={list(evaluate.every_measures)}: {name}; allowed: {', '.join(sorted(known))}"
+            for name in evaluate.every_measures
+            if name not in known
+        ]
+    return mistakes
+
+
+def _branched(config: Config, rounds: Rounds) -> tuple[Rounds | None, list[str]]:
+    """Where the branch of ``train.anneal_from`` leaves the run and ends; None with the mistakes."""
+    train, optimizer = config.train, config.optimizer
+    place = train.anneal_from
+    assert place is not None
+    steps = points.steps_at(place, rounds.steps, train.batch_tokens)
+    before = rounds.steps
+    if optimizer.schedule == "wsd":  # whose own decay is no place to begin another
+        before -= max(1, round(optimizer.decay_share * rounds.steps))
+    mistakes = []
+    if rounds.count > 1:
+        mistakes.append(f"train.anneal_from={place:g}: allowed with rounds.count=1")
+    if not steps <= before:
+        mistakes.append(
+            f"train.anneal_from={place:g}: step {steps:,} of {rounds.steps:,}; allowed: up to step {before:,}"
+            + (", where the decay of schedule=wsd begins" if before < rounds.steps else "")
+        )
+    if optimizer.decay_share >= 1:
+        mistakes.append(f"optimizer.decay_share={optimizer.decay_share:g}: allowed with train.anneal_from: below 1")
+    return (None, mistakes) if mistakes else (branch_off(rounds, steps, optimizer.decay_share), [])
+
+
+def _trunk(config: Config, rounds: Rounds) -> Settled:
+    """The run that a branch leaves, which keeps its state there."""
+    trunk = copy.deepcopy(config)
+    trunk.train.anneal_from = None
+    trunk.train.keep_checkpoints = [float(rounds.branch * config.train.batch_tokens)]
+    trunk.evaluate.every = None
+    return settle(trunk)
+
+
+def _with_amounts(config: Config, tokens: int, rounds: Rounds) -> Config:
     """The config with the text that suits a budget, and with numbers for how much is measured: measuring takes about a third of
     the time of training."""
     evaluate = config.evaluate
@@ -140,7 +201,11 @@ def _with_amounts(config: Config, tokens: int) -> Config:
     questions = max(50, most // 1000) if evaluate.cloze_questions == "auto" else evaluate.cloze_questions
     config = copy.copy(config)
     config.data = with_source(config.data, tokens)
-    config.evaluate = dataclasses.replace(evaluate, max_bytes=sizes, cloze_questions=questions)
+    every_bytes = evaluate.every_bytes
+    if every_bytes == "auto":
+        times = len(points.evaluated(evaluate.every, 0, rounds.steps, config.train.batch_tokens)) or 1
+        every_bytes = min(int(sizes), max(points.LEAST_BYTES, int(sizes) // times))
+    config.evaluate = dataclasses.replace(evaluate, max_bytes=sizes, cloze_questions=questions, every_bytes=every_bytes)
     return config
 
 

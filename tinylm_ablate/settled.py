@@ -16,6 +16,9 @@ from tinylm_ablate.hardware import fast_bf16
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+#: Folder, in that of a run, of its models on the way.
+POINTS = "points"
+
 
 @dataclass(frozen=True)
 class Settled:
@@ -35,11 +38,12 @@ class Settled:
         init_std: Sigma of the random rules.
         precision: "fp32", "bf16" or "bf16-true".
         parent: The run whose weights this one starts from, trained first; or None.
-        previous: The run of all rounds but the last, which this one continues; or None.
+        previous: The run that this one continues: that of all rounds but the last, or the one that a branch leaves; or None.
         keep_state: Whether the optimizer's state is kept at the end, for the next round.
         text: Fingerprint of the corpus.
         vocabulary: Fingerprint of the tokenizer.
         identity: Name of the run: a fingerprint of every setting that can change its weights, and of nothing else.
+        at: Optimizer steps after which its model was kept that is meant here; 0 is the final one.
     """
 
     config: Config
@@ -60,6 +64,7 @@ class Settled:
     text: str
     vocabulary: str
     identity: str
+    at: int = 0
 
     @property
     def optimizer(self) -> OptimizerConfig:
@@ -73,8 +78,9 @@ class Settled:
 
     @property
     def folder(self) -> Path:
-        """Where the run is kept."""
-        return Path(self.config.runs_dir) / self.identity
+        """Where the run, or its model on the way, is kept."""
+        folder = Path(self.config.runs_dir) / self.identity
+        return folder / POINTS / f"{self.at:09d}" if self.at else folder
 
     @property
     def cache(self) -> Path:
