@@ -160,13 +160,14 @@ class _Prepared:
 
     def finish(self, trained: Trained) -> None:
         """Keep the weights, and write the record."""
-        from tinylm_ablate.formats.huggingface import save_model
+        from tinylm_ablate.formats.huggingface import Model, save
         from tinylm_ablate.init.random import matrix_std
 
         settled, folder, decoder = self.member.settled, self.member.folder, self.member.decoder.cpu()
         vocabulary = self.subject.vocabulary
         context = settled.config.train.context_length
-        save_model(folder / "model", decoder, vocabulary.folder / "tokenizer.json", vocabulary.end_of_text, context)
+        tokenizer = vocabulary.folder / "tokenizer.json"
+        save(folder / "model", Model(decoder.state_dict(), decoder.shape, tokenizer, context, vocabulary.end_of_text))
         stds = zip(self.initial_std, matrix_std(decoder), strict=True)
         write_atomic(folder / "matrix_std.json", json.dumps([{**old, "trained_std": new["std"]} for old, new in stds]))
         record = _record(settled, vocabulary.summary, self.subject.corpus.summary, self.origin, trained, self.about)
