@@ -19,7 +19,7 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.config import NONE, SETTLED, VALUE, Config, walk
 from tinylm_ablate.errors import ConfigError, UserError
-from tinylm_ablate.formats.huggingface import save_model
+from tinylm_ablate.formats.huggingface import Model, save
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, compose
 from tinylm_ablate.paths import conf_dir
 from tinylm_ablate.settle import settle
@@ -177,7 +177,7 @@ class Place:
             decoder = Decoder(Shape(depth=3, width=32, ffn_width=48, heads=4, kv_heads=4, head_dim=8, vocab_size=size))
             for parameter in decoder.parameters():
                 torch.nn.init.normal_(parameter, std=0.02)
-            save_model(folder / f"{prefix}parent", decoder, path, 0, 32)
+            save(folder / f"{prefix}parent", Model(decoder.state_dict(), decoder.shape, path, 32, 0))
             self.files[f"{prefix}parent"] = str(folder / f"{prefix}parent")
         self._bases: dict[str, Settled] = {}
 

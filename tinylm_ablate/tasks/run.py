@@ -193,14 +193,15 @@ class _Prepared:
 
     def finish(self, trained: Trained) -> None:
         """Keep the weights, and write the record."""
-        from tinylm_ablate.formats.huggingface import save_model
+        from tinylm_ablate.formats.huggingface import Model, save
         from tinylm_ablate.init.random import matrix_std
 
         settled, folder, decoder = self.member.settled, self.member.folder, self.member.decoder.cpu()
         vocabulary = self.subject.vocabulary
         context = settled.config.train.context_length
         had_model = (folder / "model").is_dir()
-        save_model(folder / "model", decoder, vocabulary.folder / "tokenizer.json", vocabulary.end_of_text, context)
+        tokenizer = vocabulary.folder / "tokenizer.json"
+        save(folder / "model", Model(decoder.state_dict(), decoder.shape, tokenizer, context, vocabulary.end_of_text))
         stds = zip(self.initial_std, matrix_std(decoder), strict=True)
         write_atomic(folder / "matrix_std.json", json.dumps([{**old, "trained_std": new["std"]} for old, new in stds]))
         record = _record(settled, vocabulary.summary, self.subject.corpus.summary, self.origin, trained, self.about)
@@ -266,8 +267,7 @@ def _back_to_before(folder: Path, missing: Sequence[int]) -> None:
 
 def _on_point(subject: Subject) -> OnPoint:
     """What keeps a run's model on the way, and its state where it is in ``train.keep_checkpoints``."""
-    from tinylm_ablate.arch.stacking import decoder_over
-    from tinylm_ablate.formats.huggingface import save_model
+    from tinylm_ablate.formats.huggingface import Model, save
     from tinylm_ablate.train import checkpoint
 
     run, kept = subject.run, set(points.kept(subject.run))
@@ -277,8 +277,9 @@ def _on_point(subject: Subject) -> OnPoint:
         folder = point_folder(run, state.step)
         if state.step in kept:
             checkpoint.save(folder / "checkpoint", state)
-        decoder = decoder_over(run.shape, None, {name: value.detach().float().cpu() for name, value in weights.items()})
-        save_model(folder / "model", decoder, vocabulary.folder / "tokenizer.json", vocabulary.end_of_text, context)
+        state_dict = {name: value.detach().float().cpu() for name, value in weights.items()}
+        tokenizer = vocabulary.folder / "tokenizer.json"
+        save(folder / "model", Model(state_dict, run.shape, tokenizer, context, vocabulary.end_of_text))
 
     return keep
 

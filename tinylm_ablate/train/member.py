@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.settled import Settled
-    from tinylm_ablate.train.checkpoint import Checkpoint
 
 Row = dict[str, float]
 
@@ -24,10 +23,10 @@ CURVE, EVENTS = "curve.jsonl", "events.jsonl"
 OnRows = Callable[[list[Row]], bool | None]
 
 #: Takes the weights that the model is used with, and the whole state, at a point.
-OnPoint = Callable[["Mapping[str, Tensor]", "Checkpoint"], None]
+OnPoint = Callable[["Mapping[str, Tensor]", Any], None]
 
 
-def nothing(weights: Mapping[str, Tensor], state: Checkpoint) -> None:
+def nothing(weights: Mapping[str, Tensor], state: Any) -> None:
     """Keep no model on the way."""
     del weights, state
 
