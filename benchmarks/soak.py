@@ -25,6 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.measure import SECONDS, Result
 from benchmarks.soak_faults import Clock, Disk, Server, spoil_lease, stepping_clock
 
@@ -193,14 +195,20 @@ class Soak:
             del self.alive[process]
             code = os.waitstatus_to_exitcode(status)
             log = Path(f"{worker.name}.log")
-            text = log.read_text()
+            text = log.read_text() if log.exists() else ""  # it may be killed before it opens its log
             asked = {-sign for sign in worker.killed} | {128 + sign for sign in worker.killed}
             if (code not in {0, *asked} and not (code == 2 and "no room for" in text)) or "Traceback" in text:
                 raise Failed(f"{log} ended with exit code {code}:\n{text[-4000:]}")
-            log.unlink()
+            log.unlink(missing_ok=True)
             self.counts[{0: "workers that ended with 0", 2: "workers without room"}.get(code, "workers that ended early")] += 1
             self.finished |= code == 0
             self.empty[worker.place] = time.monotonic() + self.draw.uniform(0, 4)
+
+    def spent(self) -> float:
+        """Processor time that all workers have had, seconds: where the machine is slow, less happens to them."""
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times = [psutil.Process(process).cpu_times() for process in self.alive]
+        return ended.ru_utime + ended.ru_stime + sum(time.user + time.system for time in times)
 
     def tick(self, calm: bool) -> None:
         """Look after everything once; ``calm``: nothing more happens."""
@@ -218,9 +226,9 @@ class Soak:
             for place in [place for place, when in self.empty.items() if calm or now > when]:
                 del self.empty[place]
                 self.begin(place)
-            if not calm and now > self.next:
+            if not calm and (spent := self.spent()) > self.next:
                 self.draw.choices(list(self.events), list(self.events.values()))[0]()
-                self.next = now + self.draw.uniform(0.5, 3)
+                self.next = spent + self.draw.uniform(0.5, 3)
         time.sleep(0.1)
 
     # A round.
