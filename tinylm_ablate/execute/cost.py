@@ -89,9 +89,8 @@ def cost(settled: Settled, compiled: bool = False) -> Cost:
 
     shape, train, optimizer = settled.shape, settled.config.train, settled.config.optimizer
     measured = speed(
-        shape, train.context_length, settled.micro_batch, settled.precision, train.threads, optimizer, train.device,
-        settled.cache,
-    )  # fmt: skip
+        shape, train.context_length, settled.micro_batch, settled.precision, train.threads, optimizer, train.device
+    )
     steps = settled.steps - settled.rounds.start
     tokens = steps * train.batch_tokens
     per_token = flops_per_token(shape, train.context_length)
