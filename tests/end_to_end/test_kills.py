@@ -50,7 +50,10 @@ def _numbers(folder: Path) -> dict[str, Any]:
         "weights": (folder / "model" / "model.safetensors").read_bytes(),
         "curve": [{key: value for key, value in row.items() if key not in TIMES} for row in rows],
         "metrics": {key: value for key, value in metrics.items() if not key.endswith(TIMES)},
-        "measures": {path.stem: json.loads(path.read_text())["metrics"] for path in folder.glob("measures/*.json")},
+        "measures": {
+            str(path.relative_to(folder)): json.loads(path.read_text())["metrics"] for path in folder.rglob("measures/*.json")
+        },
+        "on the way": {path.parts[-3]: path.read_bytes() for path in folder.glob("points/*/model/model.safetensors")},
         "rows": {path.name: path.read_bytes() for path in folder.rglob("*.parquet")},
     }
 
@@ -61,6 +64,7 @@ def test_twenty_kills_change_nothing(small_data: list[str], small_corpus: Corpus
     shared = [
         *TINY, *small_data, f"cache_dir={small_corpus.folder.parents[1]}", "train.tokens=5120", "train.micro_batch=1",
         "train.precision=fp32", "rounds.count=2", "rounds.parts=4", "train.checkpoint_minutes=1e-9", "train.log_every=1",
+        "evaluate.every=0.1", "train.keep_checkpoints=[0.25,0.9]",
     ]  # fmt: skip
     whole = [*shared, f"runs_dir={tmp_path}/whole"]
     run(compose(whole))

@@ -22,11 +22,10 @@ from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower
 
 if TYPE_CHECKING:
-    from tinylm_ablate.measure.subject import Subject
     from torch import Tensor
 
-    from tinylm_ablate.train.checkpoint import Checkpoint
-    from tinylm_ablate.train.member import Member, OnPoint, Trained
+    from tinylm_ablate.measure.subject import Subject
+    from tinylm_ablate.train.member import Checkpoint, Member, OnPoint, Trained
 
 #: Version of the layout of ``metrics.json``.
 RECORD_SCHEMA = 2

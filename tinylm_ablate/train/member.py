@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.settled import Settled
-    from tinylm_ablate.train.checkpoint import Checkpoint
 
 Row = dict[str, float]
 
@@ -23,8 +22,30 @@ CURVE, EVENTS = "curve.jsonl", "events.jsonl"
 #: Takes new rows of the curve; True prunes the run.
 OnRows = Callable[[list[Row]], bool | None]
 
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run between two optimizer steps.
+
+    Attributes:
+        step: Optimizer steps done.
+        weights: By the names of the parameters.
+        kept: The optimizer's tensors: kind of state -> name of the parameter -> tensor.
+        counters: The optimizer's numbers.
+        recorder: The state of the recorder.
+        records: The content of the curve and of the events.
+    """
+
+    step: int
+    weights: Mapping[str, Tensor]
+    kept: Mapping[str, Mapping[str, Tensor]]
+    counters: dict[str, float]
+    recorder: dict[str, Any]
+    records: dict[str, str]
+
+
 #: Takes the weights that the model is used with, and the whole state, at a point.
-OnPoint = Callable[["Mapping[str, Tensor]", "Checkpoint"], None]
+OnPoint = Callable[["Mapping[str, Tensor]", Checkpoint], None]
 
 
 def nothing(weights: Mapping[str, Tensor], state: Checkpoint) -> None:
