@@ -46,6 +46,7 @@ def test_twenty_kills_change_nothing(small_data: list[str], small_corpus: Corpus
     shared = [
         *TINY, *small_data, f"cache_dir={small_corpus.folder.parents[1]}", "train.tokens=5120", "train.micro_batch=1",
         "train.precision=fp32", "rounds.count=2", "rounds.parts=4", "train.checkpoint_minutes=1e-9", "train.log_every=1",
+        "evaluate.every=0.1", "train.keep_checkpoints=[0.25,0.9]",
     ]  # fmt: skip
     whole = [*shared, f"runs_dir={tmp_path}/whole"]
     run(compose(whole))

@@ -23,10 +23,14 @@ def outcome(runs: Path) -> dict[str, dict[str, Any]]:
         files: dict[str, Any] = {"metrics": numbers(json.loads(path.read_text())["metrics"])}
         files["curve"] = [numbers(json.loads(line)) for line in (folder / "curve.jsonl").read_text().splitlines()]
         files["weights"] = (folder / "model" / "model.safetensors").read_bytes()
-        for record in folder.glob("measures/*.json"):
-            files[record.stem] = numbers(json.loads(record.read_text())["metrics"])
-        for other in (*folder.glob("measures/*.parquet"), *folder.glob("batch_losses.parquet")):
-            files[other.name] = other.read_bytes()
+        for record in folder.rglob("measures/*.json"):  # of models on the way, too
+            files[str(record.relative_to(folder))] = numbers(json.loads(record.read_text())["metrics"])
+        for other in (
+            *folder.rglob("measures/*.parquet"),
+            *folder.glob("batch_losses.parquet"),
+            *folder.glob("points/*/model/*"),
+        ):
+            files[str(other.relative_to(folder))] = other.read_bytes()
         found[folder.name] = files
     return found
 

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tinylm_ablate.measure.subject import Subject
-    from tinylm_ablate.train.checkpoint import Checkpoint
-    from tinylm_ablate.train.member import Member, OnPoint, Trained
+    from tinylm_ablate.train.member import Checkpoint, Member, OnPoint, Trained
 
 #: Version of the layout of ``metrics.json``.
 RECORD_SCHEMA = 2
