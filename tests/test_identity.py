@@ -43,7 +43,7 @@ _PARENT = ["init.parent_depth=3", "init.parent_width=32", "init.parent_ffn_width
 CONTEXTS = {
     "tiny": _TINY,
     "at the scale": _FIXED,
-    "inherits": [*_TINY, "init=inherit", *_PARENT, "init.criterion=learned", "init.calibration_tokens=256"],
+    "inherits": [*_TINY, "init=inherit", *_PARENT, "init.criterion=learned", "init.masks.steps=1"],
     "inherits from a folder": [*_TINY, "init=inherit", *_PARENT[3:], "init.parent={parent}"],
     "pools": [*_TINY, "arch.width=64", "arch.head_dim=8", "init=pool", "arch.kv_heads=heads/2"],
     "two rounds": [*_TINY, "rounds=two", "rounds.parts=1", "rounds.rule=loss"],
@@ -194,7 +194,7 @@ class Place:
             ConfigError, UserError, HydraException, OmegaConfBaseException: This makes no run.
         """
         value = value.format(**self.files) if isinstance(value, str) else value
-        if key in REFERRED:  # other values follow it
+        if key in REFERRED | {"data.large_from"}:  # other values follow it
             return settle(compose([*self._overrides(context), f"{key}={value}"]))
         config: Any = copy.deepcopy(self.base(context).config)
         *groups, name = key.split(".")

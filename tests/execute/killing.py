@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 #: Modules that a worker imports sooner or later.
@@ -25,7 +26,9 @@ _PRELOADED = (
 )  # fmt: skip
 
 
-def start(name: str, arguments: list[str], apart: bool = False, die_in: str | None = None) -> int:
+def start(
+    name: str, arguments: list[str], apart: bool = False, die_in: str | None = None, prepare: Callable[[], object] | None = None
+) -> int:
     """Start a command in a process of its own, with its output in ``<name>.log``; returns the process.
 
     Args:
@@ -33,6 +36,7 @@ def start(name: str, arguments: list[str], apart: bool = False, die_in: str | No
         arguments: The words of the command line.
         apart: As on a machine of its own that shares a folder without locks.
         die_in: Kind of the task in whose midst the process kills itself.
+        prepare: Called first in the new process.
     """
     process = os.fork()
     if process:
@@ -42,6 +46,8 @@ def start(name: str, arguments: list[str], apart: bool = False, die_in: str | No
         log = os.open(f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        if prepare is not None:
+            prepare()
         if apart:
             from tinylm_ablate.execute import leases
 
@@ -145,10 +151,15 @@ def in_each_kind(spec: dict[str, Any]) -> dict[str, int]:
     return codes | {"last": wait(start("worker-last", arguments))}
 
 
+def preload(*more: str) -> None:
+    """Import what a worker imports sooner or later, and ``more``."""
+    for name in (*_PRELOADED, *more):
+        importlib.import_module(name)
+
+
 def main(spec: dict[str, Any]) -> None:
     """Do what ``spec["what"]`` says, and print the exit codes."""
-    for name in _PRELOADED:
-        importlib.import_module(name)
+    preload()
     print(json.dumps({"at_random": at_random, "in_each_kind": in_each_kind}[spec["what"]](spec)))
 
 

@@ -74,7 +74,7 @@ def full_size(parent: Parent, compose: Callable[[list[str]], Config], *changes: 
     """A config that names the parent's depth, width and FFN width, and nothing else of its shape."""
     shape = parent.shape
     sizes = [f"arch.depth={shape.depth}", f"arch.width={shape.width}", f"arch.ffn_width={shape.ffn_width}"]
-    return compose([*sizes, "init=inherit", f"init.parent={parent.folder}", *changes])
+    return compose([*sizes, "init=inherit", f"init.parent={parent.folder}", "init.std=0.02", *changes])
 
 
 def child_logits(parent: Parent, config: Config, tokens: torch.Tensor) -> torch.Tensor:

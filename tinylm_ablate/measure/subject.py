@@ -67,6 +67,13 @@ class Subject:
         self.run = run
         torch.set_num_threads(thread_count(run.config.train.threads))
 
+    def share(self, other: Subject) -> None:
+        """Use what another subject has opened, so far as it is the same."""
+        mine, their = self.run, other.run
+        if (mine.cache, mine.text) == (their.cache, their.text):
+            names = ("corpus", "vocabulary") if mine.vocabulary == their.vocabulary else ("corpus",)
+            self.__dict__ |= {name: other.__dict__[name] for name in names if name in other.__dict__}
+
     @property
     def device(self) -> str:
         """Where the model computes."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.settled import Settled
 
@@ -19,6 +21,14 @@ CURVE, EVENTS = "curve.jsonl", "events.jsonl"
 
 #: Takes new rows of the curve; True prunes the run.
 OnRows = Callable[[list[Row]], bool | None]
+
+#: Takes the weights that the model is used with, and the whole state, at a point.
+OnPoint = Callable[["Mapping[str, Tensor]", Any], None]
+
+
+def nothing(weights: Mapping[str, Tensor], state: Any) -> None:
+    """Keep no model on the way."""
+    del weights, state
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,8 @@ class Member:
         folder: The run's folder; the curve, ``events.jsonl`` (loss spikes and skipped steps) and the checkpoints go there.
         on_rows: Called with every new row of the curve; True prunes the run.
         start: What earlier rounds left.
+        points: Optimizer steps after which ``on_point`` is called.
+        on_point: Keeps the model on the way.
     """
 
     decoder: Decoder
@@ -57,6 +69,12 @@ class Member:
     folder: Path
     on_rows: OnRows
     start: Start = field(default_factory=Start)
+    points: frozenset[int] = frozenset()
+    on_point: OnPoint = nothing
+
+    def before_point(self, step: int) -> int | None:
+        """Steps from ``step`` to the next point; None where no more comes."""
+        return min((point - step for point in self.points if point > step), default=None)
 
 
 @dataclass(frozen=True)
