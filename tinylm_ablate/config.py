@@ -59,9 +59,11 @@ def setting(
     )  # fmt: skip
 
 
-def several(help: str, identity: str = NONE, active: Callable[[Any], bool] | None = None) -> dict[str, Any]:
-    """The metadata of a field that holds several values."""
-    return {"help": help, "several": True, "identity": identity, "active": active}
+def several(
+    help: str, identity: str = NONE, active: Callable[[Any], bool] | None = None, among: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The metadata of a field that holds several values; with ``among``, each is one of those."""
+    return {"help": help, "several": True, "identity": identity, "active": active, "among": among}
 
 
 @dataclass
@@ -557,6 +559,13 @@ class DecodeConfig:
         choices=("auto", "fp32", "bf16", "fp16"),
         identity=NONE,
     )
+    llama_cpp: list[str] = field(
+        default_factory=list,
+        metadata=several(
+            "measure llama.cpp on this processor with these weights, and our decoder beside it: speed and memory",
+            among=("f32", "f16", "q8_0", "q4_0"),
+        ),
+    )
 
 
 @dataclass
@@ -582,6 +591,18 @@ class EvaluateConfig:
         "measure the model, a finished one too, with 1 to this many adjacent layers skipped at each position (Figure 5)",
         at_least=0,
         identity=NONE,
+    )
+    effective_dimension: float = setting(
+        "measure how many principal components of each layer's features hold this share of their variance (PanGu-π: 0.8)",
+        at_least=0,
+        below=1,
+        identity=NONE,
+    )
+    quantized: list[str] = field(
+        default_factory=list,
+        metadata=several(
+            "measure bits per byte of the model as exported to GGUF with these weights", among=("f16", "q8_0", "q4_0")
+        ),
     )
     tasks: list[str] = field(
         default_factory=list,
@@ -843,7 +864,7 @@ def allowed(rule: dict[str, Any]) -> str:
     if rule.get("dial"):
         parts.append("the paper's size as 'N/s'")
     if rule.get("several"):
-        parts.append("a list, as in [a,b]")
+        parts.append(f"a list of {', '.join(rule['among'])}" if rule.get("among") else "a list, as in [a,b]")
     return ", or ".join(parts) if bounds or rule.get("dial") else ", ".join(parts)
 
 
@@ -857,6 +878,8 @@ def check_values(config: Config) -> list[str]:
 
 
 def _fits(value: Any, rule: dict[str, Any]) -> bool:
+    if isinstance(value, list):
+        return not rule.get("among") or set(value) <= set(rule["among"])
     if isinstance(value, bool):
         return True
     if isinstance(value, str):

@@ -103,6 +103,14 @@ def settle(config: Config) -> Settled:
     if config.init.train == "parent" and (config.init.method == "random" or config.init.parent is not None):
         given = f"init.method={config.init.method} init.parent={config.init.parent}"
         mistakes.append(f"init.train=parent: {given} train none; allowed: child, or init.method=inherit init.parent=null")
+    if shape is not None and not shape.is_llama:
+        asked = {"evaluate.quantized": config.evaluate.quantized, "evaluate.decode.llama_cpp": config.evaluate.decode.llama_cpp}
+        mistakes += [
+            f"{key}=[{','.join(kinds)}]: arch.activations={shape.activations}, arch.shortcuts={shape.shortcuts} are not "
+            "exported; allowed: []"
+            for key, kinds in asked.items()
+            if kinds
+        ]
     if config.rounds.forgetting and not config.train.keep_model:
         mistakes.append("rounds.forgetting=true: allowed with train.keep_model=true")
     rounds = None
