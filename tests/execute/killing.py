@@ -18,12 +18,6 @@ import time
 import traceback
 from typing import Any
 
-#: Modules that a worker imports sooner or later.
-_PRELOADED = (
-    "hydra.main", "lightning.pytorch", "pandas", "tinylm_ablate.grid.sweeper", "tinylm_ablate.train.fit",
-    "tinylm_ablate.rounds.next", "tinylm_ablate.tasks.graph",
-)  # fmt: skip
-
 
 def start(name: str, arguments: list[str], apart: bool = False, die_in: str | None = None) -> int:
     """Start a command in a process of its own, with its output in ``<name>.log``; returns the process.
@@ -147,8 +141,7 @@ def in_each_kind(spec: dict[str, Any]) -> dict[str, int]:
 
 def main(spec: dict[str, Any]) -> None:
     """Do what ``spec["what"]`` says, and print the exit codes."""
-    for name in _PRELOADED:
-        importlib.import_module(name)
+    importlib.import_module("tests.preloaded")
     print(json.dumps({"at_random": at_random, "in_each_kind": in_each_kind}[spec["what"]](spec)))
 
 
