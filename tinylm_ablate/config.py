@@ -822,6 +822,8 @@ def register() -> None:
 
     OmegaConf.register_new_resolver("times", operator.mul, replace=True)
     store = ConfigStore.instance()
+    if "schema.yaml" in store.repo:
+        return
     store.store(name="schema", node=Config)
     for group, kind in GROUPS.items():
         node = OmegaConf.structured(kind)

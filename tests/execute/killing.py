@@ -19,12 +19,6 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-#: Modules that a worker imports sooner or later.
-_PRELOADED = (
-    "hydra.main", "lightning.pytorch", "pandas", "tinylm_ablate.grid.sweeper", "tinylm_ablate.train.fit",
-    "tinylm_ablate.rounds.next", "tinylm_ablate.tasks.graph",
-)  # fmt: skip
-
 
 def start(
     name: str, arguments: list[str], apart: bool = False, die_in: str | None = None, prepare: Callable[[], object] | None = None
@@ -151,15 +145,9 @@ def in_each_kind(spec: dict[str, Any]) -> dict[str, int]:
     return codes | {"last": wait(start("worker-last", arguments))}
 
 
-def preload(*more: str) -> None:
-    """Import what a worker imports sooner or later, and ``more``."""
-    for name in (*_PRELOADED, *more):
-        importlib.import_module(name)
-
-
 def main(spec: dict[str, Any]) -> None:
     """Do what ``spec["what"]`` says, and print the exit codes."""
-    preload()
+    importlib.import_module("tests.preloaded")
     print(json.dumps({"at_random": at_random, "in_each_kind": in_each_kind}[spec["what"]](spec)))
 
 

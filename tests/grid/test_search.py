@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from tests.helpers import TINY, Ended, run, run_command
+from tests.helpers import TINY, Command, Ended, run, run_command
 from tinylm_ablate.arch.shapes import parameters
 from tinylm_ablate.errors import Pruned
 from tinylm_ablate.execute.perform import perform
@@ -31,8 +28,8 @@ def test_the_distance_of_a_shape_from_the_budget() -> None:
 
 
 @pytest.fixture(scope="module")
-def data(small_data: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return [*small_data, *TINY, f"cache_dir={tmp_path_factory.mktemp('cache')}"]
+def data(small_data: list[str], small_cache: str) -> list[str]:
+    return [*small_data, *TINY, small_cache]
 
 
 def test_a_pruned_run_resumes_bit_for_bit(data: list[str], tmp_path: Path) -> None:
@@ -113,8 +110,7 @@ def test_the_trials_are_nested_in_mlflow(whole: tuple[Path, str]) -> None:
 
 @pytest.mark.timeout(600)
 def test_a_search_that_was_killed_loses_no_trial(data: list[str], whole: tuple[Path, str], tmp_path: Path) -> None:
-    start = [sys.executable, "-m", "tinylm_ablate", "-m", "hydra/sweeper=optuna", *data, *LONGER]
-    with subprocess.Popen(start, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with Command("-m", "hydra/sweeper=optuna", *data, *LONGER, folder=tmp_path) as command:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             records = list(tmp_path.glob("runs/*/metrics.json"))
@@ -123,9 +119,9 @@ def test_a_search_that_was_killed_loses_no_trial(data: list[str], whole: tuple[P
             ):
                 break
             time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL and records
+        command.kill()
+        ended = command.wait()
+    assert ended.code == -signal.SIGKILL and records
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/metrics.json")}
     assert 1 <= len(before) < 3
     (database,) = tmp_path.glob("runs/search/*.db")

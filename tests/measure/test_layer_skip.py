@@ -84,8 +84,10 @@ def test_rows_are_summed_up() -> None:
     }
 
 
-def test_a_finished_run_is_measured_without_being_trained_again(small_data: list[str], tmp_path: Path) -> None:
-    place = [*TINY, *small_data, "arch.depth=3", f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache"]
+def test_a_finished_run_is_measured_without_being_trained_again(
+    small_data: list[str], small_cache: str, tmp_path: Path
+) -> None:
+    place = [*TINY, *small_data, small_cache, "arch.depth=3", f"runs_dir={tmp_path}/runs"]
     before = run(compose(place))
     folder = settle(compose(place)).folder
     trained = (folder / "model" / "model.safetensors").stat().st_mtime_ns
