@@ -14,8 +14,8 @@ from tests.helpers import TINY
 from tinylm_ablate.arch.shapes import Shape, flops_per_token, parameters
 from tinylm_ablate.data.corpus import Corpus
 from tinylm_ablate.data.shards import open_shards
-from tinylm_ablate.execute.cost import shard_bytes
 from tinylm_ablate.execute.plan import plan, plans
+from tinylm_ablate.execute.text_plan import shard_bytes
 from tinylm_ablate.execute.timing import speed
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.settle import settle
