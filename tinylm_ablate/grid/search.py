@@ -7,6 +7,7 @@ unless the user says otherwise, so that the test text stays unseen.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -195,16 +196,14 @@ def _preview(base: Config, axes: Sequence[Axis], objectives: Sequence[Objective]
     from tinylm_ablate.execute.plan import duration, plan, plans
 
     search = base.search
-    low, high = search.parameters or (None, None)
-    seconds = [
-        plan(name, run)["seconds"] for name, run in probes if low is None or low <= parameters(run.shape)["total"] <= high
-    ]
+    low, high = search.parameters or (0, math.inf)
+    seconds = [plan(name, run)["seconds"] for name, run in probes if low <= parameters(run.shape)["total"] <= high]
     off = len(probes) - len(seconds)
     lines = [
         f"search: {search.trials} trials by {search.sampler}, pruner {search.pruner}, on "
         + ", ".join(f"{objective.name} ({'largest' if objective.maximize else 'smallest'})" for objective in objectives),
         *(f"  {axis.key}: {axis.text}" for axis in axes),
-        *([f"  only shapes of {low:,} to {high:,} parameters are trained"] if low is not None else []),
+        *([f"  only shapes of {low:,} to {high:,} parameters are trained"] if search.parameters else []),
         f"  {off} of the {len(probes)} trials below are outside of that" if off else "",
     ]
     if seconds:
