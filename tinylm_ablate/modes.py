@@ -68,7 +68,7 @@ def _status(config: Config) -> None:
 def _plan(config: Config) -> None:
     from tinylm_ablate.execute.plan import plans
 
-    print(plans([("the run", settle(config))], config.plan.format))
+    print(plans([("the run", settle(config))], config.plan.format, read_text=config.plan.read_text))
 
 
 def _coverage(config: Config) -> None:

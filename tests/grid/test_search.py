@@ -216,7 +216,7 @@ def test_all_mistakes_are_reported_before_anything_is_spent(tmp_path: Path) -> N
         (["tokenizer.vocab_size=300,400", "search.pruner=median"], "cannot be compared between texts or tokenizers"),
         (["arch.depth=1,2", "search.objectives=[validation/bits_per_byte/de]"], "no such language; allowed: all, en, zh"),
         (["arch.depth=1,2", "grid.workers=2"], "grid.workers=2: a search does one trial at a time"),
-        (["arch.depth=1,2", "mode=plan"], "mode=plan: allowed with hydra/sweeper=grid"),
+        (["arch.depth=1,2", "mode=status"], "mode=status: allowed with hydra/sweeper=grid"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_searched_is_reported(arguments: list[str], message: str, data: list[str], tmp_path: Path) -> None:
