@@ -51,7 +51,7 @@ def compose() -> Callable[[list[str]], Config]:
 def corpus() -> Corpus:
     """The default corpus, fetched and built once in the checkout's own cache; only for a few tests, as it is 20 MB."""
     cache = Path(__file__).resolve().parents[1] / "runs" / "cache"
-    return open_corpus(compose_shipped([]).data, cache)
+    return open_corpus(compose_shipped(["data=default"]).data, cache)
 
 
 @pytest.fixture(scope="session")

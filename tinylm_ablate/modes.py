@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -97,10 +96,16 @@ def _evaluate(config: Config) -> None:
 def _measure(config: Config) -> None:
     """Measure the run that the config describes, if it is finished."""
     from tinylm_ablate.execute.perform import perform as do
+    from tinylm_ablate.tasks.graph import Graph
 
     settled = settle(config)
     if not (settled.folder / "metrics.json").exists():
         raise UserError(f"mode=evaluate: {settled.folder} is not finished; the same command without mode=evaluate trains it")
+    if missing := Graph([("the run", settled)]).run(settled.identity).missing_points():
+        raise UserError(
+            f"mode=evaluate: the models of {settled.folder} after {', '.join(f'{step:,}' for step in missing)} steps were not "
+            "kept; the same command without mode=evaluate trains it again and keeps them"
+        )
     do([("the run", settled)], config, train=False, quiet=True)
     _run(config)
 
@@ -132,7 +137,7 @@ def _generate(config: Config) -> None:
 
 
 def _export(config: Config) -> None:
-    from tinylm_ablate.formats.huggingface import export, load, load_tokenizer
+    from tinylm_ablate.formats.huggingface import Model, export
 
     if not config.folder:
         raise ConfigError(["folder=null: mode=export needs folder=WHERE"])
@@ -141,19 +146,16 @@ def _export(config: Config) -> None:
         name = "the name of a file that ends in .gguf" if gguf else "the name of a folder, or export.format=gguf"
         raise ConfigError([f"folder={config.folder}: allowed with export.format={config.export.format}: {name}"])
     source = _model_folder(config)
-    shape, state = load(source)
-    _, end_of_text = load_tokenizer(source)
     if source.suffix == ".gguf":
         raise UserError(f"model={source}: is a GGUF file already; allowed: a run or a Hugging Face folder")
-    context = json.loads((source / "config.json").read_text())["max_position_embeddings"]
+    model = Model.read(source)
     if gguf:
         from tinylm_ablate.formats.gguf_export import export_gguf
 
-        given = (Path(config.folder), state, shape, source / "tokenizer.json", context, end_of_text)
-        for note in export_gguf(*given, config.export.weights):
+        for note in export_gguf(Path(config.folder), model, config.export.weights):
             print(f"note: {note}", file=sys.stderr)
     else:
-        export(Path(config.folder), state, shape, source / "tokenizer.json", context, end_of_text)
+        export(Path(config.folder), model)
     print(f"exported to {config.folder}")
 
 

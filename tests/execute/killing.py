@@ -16,10 +16,13 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 
-def start(name: str, arguments: list[str], apart: bool = False, die_in: str | None = None) -> int:
+def start(
+    name: str, arguments: list[str], apart: bool = False, die_in: str | None = None, prepare: Callable[[], object] | None = None
+) -> int:
     """Start a command in a process of its own, with its output in ``<name>.log``; returns the process.
 
     Args:
@@ -27,6 +30,7 @@ def start(name: str, arguments: list[str], apart: bool = False, die_in: str | No
         arguments: The words of the command line.
         apart: As on a machine of its own that shares a folder without locks.
         die_in: Kind of the task in whose midst the process kills itself.
+        prepare: Called first in the new process.
     """
     process = os.fork()
     if process:
@@ -36,6 +40,8 @@ def start(name: str, arguments: list[str], apart: bool = False, die_in: str | No
         log = os.open(f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        if prepare is not None:
+            prepare()
         if apart:
             from tinylm_ablate.execute import leases
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.execute.outcomes import litter, outcome
 from tests.helpers import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,9 +26,6 @@ EVERYTHING = [
     "rounds.forgetting=true", "train.checkpoint_minutes=1e-9", "train.log_every=1", "evaluate.layer_skip=1",
 ]  # fmt: skip
 KINDS = ["text", "tokenizer", "shards", "scores", "losses", "run", "measure"]
-
-#: Parts of the names of metrics that two runs of one computation need not share.
-TIMES = ("second", "utilisation")
 
 
 def disturbed(folder: Path, **spec: Any) -> dict[str, int]:
@@ -44,34 +42,6 @@ def disturbed(folder: Path, **spec: Any) -> dict[str, int]:
 
 def logs(folder: Path) -> str:
     return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(folder.glob("*.log")))
-
-
-def numbers(content: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in content.items() if not any(word in name for word in TIMES)}
-
-
-def outcome(runs: Path) -> dict[str, dict[str, Any]]:
-    """Everything that each run resulted in, but for how long it took."""
-    found = {}
-    for path in runs.glob("*/metrics.json"):
-        folder = path.parent
-        files: dict[str, Any] = {"metrics": numbers(json.loads(path.read_text())["metrics"])}
-        files["curve"] = [numbers(json.loads(line)) for line in (folder / "curve.jsonl").read_text().splitlines()]
-        files["weights"] = (folder / "model" / "model.safetensors").read_bytes()
-        for record in folder.glob("measures/*.json"):
-            files[record.stem] = numbers(json.loads(record.read_text())["metrics"])
-        for other in (*folder.glob("measures/*.parquet"), *folder.glob("batch_losses.parquet")):
-            files[other.name] = other.read_bytes()
-        found[folder.name] = files
-    return found
-
-
-def litter(*folders: Path) -> list[Path]:
-    """Half-written files and folders, and leases."""
-    return [
-        path for folder in folders for path in folder.rglob("*")
-        if path.name.startswith(".") or path.suffix == ".part" or path.parent.name == "claims"
-    ]  # fmt: skip
 
 
 @pytest.mark.slow

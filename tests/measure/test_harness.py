@@ -15,7 +15,7 @@ pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 from tests.measure.conftest import SmallVocabulary, Texts
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import ConfigError, UserError
-from tinylm_ablate.formats.huggingface import export
+from tinylm_ablate.formats.huggingface import Model, export
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.measure.benchmarks import benchmark_folder, score_table, settings_of
 from tinylm_ablate.measure.harness import open_task, task_names
@@ -95,7 +95,7 @@ def exported(model: Decoder, vocabulary: SmallVocabulary, tmp_path_factory: pyte
     folder = tmp_path_factory.mktemp("model")
     tokenizer = folder / "source.json"
     vocabulary.tokenizer.save(str(tokenizer))
-    export(folder / "exported", model.state_dict(), model.shape, tokenizer, CONTEXT, vocabulary.end_of_text)
+    export(folder / "exported", Model(model.state_dict(), model.shape, tokenizer, CONTEXT, vocabulary.end_of_text))
     return folder / "exported"
 
 

@@ -19,6 +19,7 @@ from tinylm_ablate.measure.cloze import Cloze
 from tinylm_ablate.measure.layer_skip import layer_skip, summary
 from tinylm_ablate.measure.records import read_rows
 from tinylm_ablate.measure.registry import requested
+from tinylm_ablate.measure.scoring import Reader
 from tinylm_ablate.settle import settle
 
 
@@ -41,7 +42,7 @@ def deep(vocabulary: Any) -> Decoder:
 
 
 def test_every_position_is_measured_as_the_model_without_its_layers(deep: Decoder, vocabulary: Any, texts: Any) -> None:
-    rows = layer_skip(deep, vocabulary, texts, wanted(), 64)
+    rows = layer_skip(Reader(deep, vocabulary, 64, "cpu"), texts, wanted())
     assert [(row["skipped"], row["first"]) for row in rows] == [
         (0, 0), (1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1), (2, 2)
     ]  # fmt: skip
@@ -54,7 +55,7 @@ def test_every_position_is_measured_as_the_model_without_its_layers(deep: Decode
             getattr(shorter, module).load_state_dict(getattr(deep, module).state_dict())
         for new, old in enumerate(kept):
             shorter.blocks[new].load_state_dict(deep.blocks[old].state_dict())
-        subject: Any = SimpleNamespace(decoder=shorter, vocabulary=vocabulary, corpus=texts, context_length=64, device="cpu")
+        subject: Any = SimpleNamespace(decoder=shorter, reader=Reader(shorter, vocabulary, 64, "cpu"), corpus=texts)
         bits = BitsPerByte().measure(subject, {"max_bytes": 3000})
         assert row["bits_per_byte"] == pytest.approx(bits.metrics["validation/bits_per_byte/all"], rel=1e-6)
         assert row["cloze"] == Cloze().measure(subject, wanted()).metrics["test/cloze/all"]
@@ -66,7 +67,7 @@ def test_every_position_is_measured_as_the_model_without_its_layers(deep: Decode
 
 
 def test_at_least_one_layer_stays_and_there_may_be_no_questions(deep: Decoder, vocabulary: Any, texts: Any) -> None:
-    rows = layer_skip(deep, vocabulary, texts, wanted(layers=9, questions=0, max_bytes=200), 64)
+    rows = layer_skip(Reader(deep, vocabulary, 64, "cpu"), texts, wanted(layers=9, questions=0, max_bytes=200))
     assert max(row["skipped"] for row in rows) == 3
     assert all(row["cloze"] is None for row in rows)
 

@@ -62,7 +62,7 @@ def test_the_spread_of_each_matrix_is_kept_before_and_after_training(plain: tupl
     assert [(row["layer"], row["matrix"]) for row in rows[:7]] == [(0, m) for m in ("q", "k", "v", "out", "gate", "up", "down")]
     assert len(rows) == 7 * record["shape"]["depth"]
     initial = Decoder(settled.shape)
-    initialize(initial, config.init, config.seed)
+    initialize(initial, settled.init, config.seed)
     assert [row["std"] for row in rows] == [row["std"] for row in matrix_std(initial)]
     trained = [row["std"] for row in matrix_std(load_model(settled.folder / "model"))]
     assert [row["trained_std"] for row in rows] == pytest.approx(trained)

@@ -142,7 +142,7 @@ class Walk:
             if broken is not None:
                 self._fail(state, f"{broken.task.name} failed: {broken.error}")
                 changed = True
-            elif any(need.state == WAITING for need in needs):
+            elif any(need.state == WAITING for need in needs) and not task.can_start_early():
                 continue
             elif task.key in held:
                 busy.append((state, held[task.key]))

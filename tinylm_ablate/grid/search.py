@@ -96,6 +96,9 @@ class OptunaSweeper(Sweeper):
             told = [*mistakes, *first, *diagnose(["hydra/sweeper=optuna", *arguments])]
             raise ConfigError(told or [one_line(error.__cause__ or error)]) from None
         mistakes += found
+        if len({probe.config.data.source for probe in probes}) > 1:  # data=auto, and budgets on both sides of its limit
+            shared.append("data.source=large")
+            probes, _ = self._probe(shared, axes)
         if base.search.pruner != "none" and len({(probe.text, probe.vocabulary) for probe in probes}) > 1:
             mistakes.append(
                 f"search.pruner={base.search.pruner}: losses a token cannot be compared between texts or tokenizers; "
@@ -103,7 +106,7 @@ class OptunaSweeper(Sweeper):
             )
         if mistakes:
             raise ConfigError(mistakes)
-        check_languages(objectives, base)
+        check_languages(objectives, probes[0].config)
         for objective in objectives:
             if objective.name.startswith("test/"):
                 say(f"note: {objective.name}: what is chosen by test text flatters itself on it; choose by validation text")

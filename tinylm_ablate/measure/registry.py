@@ -59,11 +59,16 @@ def measures() -> tuple[Measure, ...]:
     from tinylm_ablate.measure.bigram import Bigrams
     from tinylm_ablate.measure.bits import BitsPerByte
     from tinylm_ablate.measure.cloze import Cloze
+    from tinylm_ablate.measure.effective_dimension import EffectiveDimension
     from tinylm_ablate.measure.forgetting import Forgetting
     from tinylm_ablate.measure.layer_skip import LayerSkip
-    from tinylm_ablate.measure.speed import DecodingSpeed
+    from tinylm_ablate.measure.quantized import QuantizedBitsPerByte
+    from tinylm_ablate.measure.speed import DecodingSpeed, ExportedSpeed
 
-    own: list[Measure] = [BitsPerByte(), Bigrams(), Cloze(), DecodingSpeed(), LayerSkip(), Forgetting(), Benchmarks()]
+    own: list[Measure] = [
+        BitsPerByte(), Bigrams(), Cloze(), DecodingSpeed(), LayerSkip(), Forgetting(), EffectiveDimension(),
+        QuantizedBitsPerByte(), ExportedSpeed(), Benchmarks(),
+    ]  # fmt: skip
     return (*own, *(entry.load()() for entry in entry_points(group="tinylm_ablate.measures")))
 
 

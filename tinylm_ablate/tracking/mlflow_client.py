@@ -146,6 +146,14 @@ class Store:
         self._parameters(run_id, {key: value for key, value in snapshot.parameters.items() if _named(key) not in has.params})
         arrived = _arrived(has.tags.get(ARRIVED, ""))
         tokens = self._curve(snapshot, run, arrived)
+        values = [
+            (_named(metric), value, _time(snapshot, run, tokens_there), tokens_there)
+            for name, (tokens_there, metrics) in snapshot.points.items()
+            if name not in arrived["files"]
+            for metric, value in metrics.items()
+        ]
+        for start in range(0, len(values), _MOST_METRICS):
+            self._metrics(run_id, values[start : start + _MOST_METRICS])
         changed = {name: value for name, value in snapshot.metrics.items() if not _same(has.metrics.get(_named(name)), value)}
         if changed:
             # At step 0 MLflow draws a bar for each run and not a dot. A value that replaces another must be later than it.
@@ -377,6 +385,12 @@ def _named(name: str) -> str:
 
 def _same(old: float | None, new: float) -> bool:
     return old is not None and (old == new or (math.isnan(old) and not math.isfinite(new)))
+
+
+def _time(snapshot: Snapshot, run: Run, tokens: int) -> int:
+    """When a run had seen so many tokens, as its curve says, milliseconds since 1970."""
+    seconds = [row.get(f"{CURVE}seconds", 0.0) for place, row in snapshot.curve if place <= tokens]
+    return int(run.info.start_time) + (round(1000 * seconds[-1]) if seconds and math.isfinite(seconds[-1]) else 0)
 
 
 def _mark(path: Path) -> str:

@@ -15,7 +15,7 @@ from tinylm_ablate.train.member import CURVE, EVENTS, Member, Row, Trained
 if TYPE_CHECKING:
     from tinylm_ablate.settled import Settled
     from tinylm_ablate.train.batch_order import Order
-    from tinylm_ablate.train.checkpoint import Checkpoint
+    from tinylm_ablate.train.member import Checkpoint
 
 #: Recent losses that a spike is compared with, and the fewest that allow a comparison.
 _RECENT, _LEAST_RECENT = 50, 20
