@@ -108,14 +108,16 @@ def run_command(*arguments: str, folder: Path | None = None) -> Ended:
     return Ended(code, out.getvalue(), err.getvalue())
 
 
-_FORKS = multiprocessing.get_context("forkserver")
+#: Starts processes that are forks of one that has everything imported: each starts at once, and shares nothing with this one.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.preloaded"])
 
 
 class Command:
     """``tinylm-ablate ARGUMENTS`` in a process of its own, to be killed, stopped, limited, or run beside others.
 
-    The process is a fork of one that has everything imported and has done nothing yet: a new interpreter would spend five
-    seconds on imports. As a context, it is killed at the end if it is still running.
+    It starts at once, where a new interpreter would spend five seconds on imports. As a context, it is killed at the end if it
+    is still running.
 
     Args:
         arguments: The words of the command line.
@@ -131,10 +133,9 @@ class Command:
         prepare: Callable[[], None] | None = None,
         environment: dict[str, str] | None = None,
     ) -> None:
-        _FORKS.set_forkserver_preload(["tests.preloaded"])
         self._output = tempfile.TemporaryDirectory()
         where = dict(os.environ) | {"OMP_NUM_THREADS": "1"} | (environment or {})
-        self.process = _FORKS.Process(target=_command, args=(arguments, folder, prepare, where, self._output.name))
+        self.process = FORKS.Process(target=_command, args=(arguments, folder, prepare, where, self._output.name))
         self.process.start()
         assert self.process.pid is not None
         self.pid = self.process.pid

@@ -1,10 +1,13 @@
 """What a command imports sooner or later; processes that tests start are forks of one that has imported this."""
 
+from tinylm_ablate.tracking.mlflow_client import prepare_environment
 from tinylm_ablate.train.lean import import_torchmetrics
 
+prepare_environment()  # before anything imports MLflow
 import_torchmetrics()  # before anything imports Lightning
 
 import hydra.main  # noqa: E402, F401
+import mlflow.store.tracking.sqlalchemy_store  # noqa: E402, F401
 import pandas  # noqa: E402, F401
 
 import tinylm_ablate.execute.perform  # noqa: E402

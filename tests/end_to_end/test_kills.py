@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.execute.outcomes import litter, outcome
-from tests.helpers import TINY, run
+from tests.helpers import FORKS, TINY, run
 from tinylm_ablate.data.corpus import Corpus
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.settle import settle
@@ -24,11 +23,9 @@ def _work(overrides: list[str]) -> None:
 
 def _killed_until_done(overrides: list[str], draw: random.Random, kills: int) -> int:
     """Start the run again and again; kill each start at a random moment while there are kills left. Returns how many landed."""
-    context = multiprocessing.get_context("forkserver")  # each start is a process of its own, with the imports done
-    context.set_forkserver_preload(["tests.helpers", "tinylm_ablate.train.fit", "tinylm_ablate.rounds.next"])
     landed = 0
     while True:
-        process = context.Process(target=_work, args=(overrides,))
+        process = FORKS.Process(target=_work, args=(overrides,))
         process.start()
         if landed < kills:
             time.sleep(draw.uniform(0.2, 3.0))
