@@ -119,8 +119,9 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 
     if others:
         phrase = "run that is" if len(others) == 1 else "runs that are"
         lines += ["", f"and {len(others)} {phrase} trained once, for those above to start from:", _runs(others)]
-    scoring = {scores_marker(run): (name, found) for name, run in cells if (found := scoring_cost(run)) is not None}
-    for name, found in scoring.values():
+    first_of = {scores_marker(run): (name, run) for name, run in reversed(cells)}
+    scoring = {name: found for name, run in reversed(first_of.values()) if (found := scoring_cost(run)) is not None}
+    for name, found in scoring.items():
         lines.append(
             f"choice from the parent [{name}]: {found.what} on {found.tokens:,} tokens, {_size(found.memory)} of memory, "
             f"{duration(found.seconds)}"
@@ -129,7 +130,7 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 
         [
             *lines,
             "",
-            *_totals(rows, [settled for _, settled in named], at_once, sum(found.seconds for _, found in scoring.values())),
+            *_totals(rows, [settled for _, settled in named], at_once, sum(found.seconds for found in scoring.values())),
         ]
     )
 
