@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -17,8 +18,8 @@ from tinylm_ablate.data.corpus import SPLITS, Corpus, open_corpus
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.grid.compose import compose as compose_shipped
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core: more threads than that only wait for each other
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# One process a core: more threads than that only wait for each other, and matrices this small are slower on two.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine takes longer, which is no failure. ``--hypothesis-profile=deep`` tries far more.
 settings.register_profile("tests", deadline=None, max_examples=30)
@@ -30,6 +31,12 @@ settings.load_profile("tests")
 SMALL_DOCUMENTS = {"train": 240, "validation": 30, "test": 30}
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from tests that are not about them: ``train.device=auto`` would take one."""
+    if not re.search(r"(?<!not )\bgpu\b", config.option.markexpr):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
@@ -38,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
         if not torch.cuda.is_available():
             for item in marked:
-                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+                item.add_marker(pytest.mark.skip(reason="needs a GPU; make test-gpu"))
 
 
 @pytest.fixture(scope="session")

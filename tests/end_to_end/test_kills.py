@@ -28,7 +28,7 @@ def _killed_until_done(overrides: list[str], draw: random.Random, kills: int) ->
         process = FORKS.Process(target=_work, args=(overrides,))
         process.start()
         if landed < kills:
-            time.sleep(draw.uniform(0.2, 3.0))
+            time.sleep(draw.uniform(0.1, 1.5))
             if process.exitcode is None:
                 process.kill()
                 landed += 1
