@@ -61,6 +61,9 @@ def settle(config: Config) -> Settled:
     """
     mistakes = check_values(config)
     broken = {mistake.split("=", 1)[0] for mistake in mistakes}
+    untrained = not mistakes and config.init.train == "parent" and config.init.method != "random" and bool(config.init.parent)
+    if untrained:
+        config = _of_named_parent(config)
 
     def sound(*prefixes: str) -> bool:
         return not any(key.startswith(prefix) for key in broken for prefix in prefixes)
@@ -100,9 +103,8 @@ def settle(config: Config) -> Settled:
             f"init.parent_vocab_size={config.init.parent_vocab_size}: allowed with tokenizer.kind=bpe or "
             "compact, or null; a file has the entries that it has"
         )
-    if config.init.train == "parent" and (config.init.method == "random" or config.init.parent is not None):
-        given = f"init.method={config.init.method} init.parent={config.init.parent}"
-        mistakes.append(f"init.train=parent: {given} train none; allowed: child, or init.method=inherit init.parent=null")
+    if config.init.train == "parent" and config.init.method == "random":
+        mistakes.append("init.train=parent: init.method=random has none; allowed: child, or init.method=inherit or pool")
     if shape is not None and not shape.is_llama:
         asked = {"evaluate.quantized": config.evaluate.quantized, "evaluate.decode.llama_cpp": config.evaluate.decode.llama_cpp}
         mistakes += [
@@ -117,7 +119,9 @@ def settle(config: Config) -> Settled:
     if budget is not None and sound("rounds"):
         rounds, found = split_rounds(config.rounds, budget.steps)
         mistakes += found
-        if rounds is not None and sound("evaluate.every"):
+        if rounds is not None and untrained:
+            rounds = dataclasses.replace(rounds, first=0, parts=(0,), drawn=(0,), horizon=0)
+        elif rounds is not None and sound("evaluate.every"):
             mistakes += _point_mistakes(config, rounds)
         if rounds is not None and config.train.anneal_from is not None:
             rounds, found = _branched(config, rounds)
@@ -200,6 +204,28 @@ def _trunk(config: Config, rounds: Rounds) -> Settled:
     return settle(trunk)
 
 
+def _of_named_parent(config: Config) -> Config:
+    """The config of the model that ``init.parent`` names, as it is: its shape, its tokenizer, and nothing that trains.
+
+    Raises:
+        UserError: There is no such model, or it has no tokenizer.
+    """
+    from tinylm_ablate.init.parents import open_parent
+
+    parent = open_parent(str(config.init.parent), Path(config.runs_dir))
+    config = copy.deepcopy(config)
+    for name, value in plain(parent.shape).items():
+        if name != "vocab_size":
+            setattr(config.arch, name, value)
+    source = parent.folder if parent.folder.suffix == ".gguf" else parent.folder / "tokenizer.json"
+    config.tokenizer.kind, config.tokenizer.source = "file", str(source)
+    config.init.method, config.init.criterion, config.init.layers = "inherit", "l2", "middle"
+    config.seed = config.init.parent_seed
+    config.rounds.count, config.rounds.forgetting = 1, False
+    config.train.anneal_from, config.train.keep_checkpoints, config.evaluate.every = None, [], None
+    return config
+
+
 def _with_amounts(config: Config, tokens: int, rounds: Rounds) -> Config:
     """The config with the text that suits a budget, and with numbers for how much is measured: measuring takes about a third of
     the time of training."""
@@ -249,6 +275,11 @@ def meaning(settled: Settled) -> dict[str, Any]:
     shape = plain(settled.shape)
     if not settled.shape.shortcuts:
         del shape["shortcut_ratio"]
+    if not settled.steps:
+        return {
+            "schema": IDENTITY_SCHEMA, "untrained": _reference_fingerprint(config), "shape": shape, "text": settled.text,
+            "vocabulary": settled.vocabulary,
+        }  # fmt: skip
     if config.init.method != "random":
         values["init.parent"] = settled.parent.identity if settled.parent else _reference_fingerprint(config)
     return {
