@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from tinylm_ablate.config import NONE, Config, walk
-from tinylm_ablate.frames.folders import SEED, Grid, Records, as_text, label
+from tinylm_ablate.frames.folders import SEED, Grid, Records, as_text, label, read_runs
 from tinylm_ablate.science.evidence import Evidence
 from tinylm_ablate.science.matrices import matrix_metrics
 
@@ -47,6 +47,11 @@ def evidence(records: Records) -> dict[str, Evidence]:
         keys = setting_keys(runs)
         found[name] = Evidence(name, axes(grids), runs, keys, own(documents), own(questions), own(curves))
     return found
+
+
+def evidence_of(runs_dir: Path, grid: Grid) -> Evidence | None:
+    """What is finished of one grid; None while nothing is."""
+    return next(iter(evidence(read_runs(runs_dir, grid)).values()), None)
 
 
 def axes(grids: Sequence[Grid]) -> list[str]:
@@ -96,7 +101,7 @@ def _runs(grids: Sequence[Grid], by_identity: pd.DataFrame) -> pd.DataFrame:
         "grid": [grid.identity for grid, _ in cells],
         "tuned": [cell.tuned for _, cell in cells],
         "scale": runs.get("scale.name", ""),
-        "arm": [label(place) for place in zip(*places.values(), strict=True)] if keys else label([]),
+        "arm": [label(dict(zip(keys, place, strict=True))) for place in zip(*places.values(), strict=True)] or label({}),
         **{axis_column(key): words for key, words in places.items()},
     }
     kept = runs.drop(columns=[key for key in added if key in runs])

@@ -86,12 +86,17 @@ class Cell:
     @property
     def arm(self) -> str:
         """The label of its arm."""
-        return label([value for key, value in self.overrides.items() if key != SEED])
+        return label(self.overrides)
 
 
-def label(place: Sequence[str]) -> str:
-    """What an arm is called: its values on the axes, long numbers cut, 2.6666666666666665 to 2.667."""
-    return ", ".join(map(short, place)) or "all runs"
+def alone(identity: str) -> Grid:
+    """A run by itself as a grid of one cell."""
+    return Grid(identity, "", "", "", ["run"], None, [], [], [], [], "", [Cell(identity, {"run": identity})])
+
+
+def label(place: Mapping[str, str]) -> str:
+    """What an arm is called: its values on the axes but the seed, long numbers cut: 2.6666666666666665 is 2.667."""
+    return ", ".join(short(value) for key, value in place.items() if key != SEED) or "all runs"
 
 
 def short(text: str) -> str:
@@ -157,27 +162,25 @@ class Records:
     problems: list[str] = field(default_factory=list)
 
 
-def read_runs(runs_dir: Path, only: Collection[str] | None = None) -> Records:
+def read_runs(runs_dir: Path, only: Grid | None = None) -> Records:
     """Everything in a folder of runs.
 
     Args:
         runs_dir: The folder; it may be missing.
-        only: Identities of grids: these grids and their runs, and nothing else. An identity of a run is that run without a grid.
+        only: A grid: it and its runs, and nothing else.
 
     Raises:
         UserError: The folder cannot be read.
     """
     problems: list[str] = []
-    files = sorted(path for path in runs_dir.glob("grids/*.json") if only is None or path.stem in only)
-    grids = list(_readable(files, _grid, problems))
+    grids = list(_readable(sorted(runs_dir.glob("grids/*.json")), _grid, problems)) if only is None else [only]
     wanted: dict[str, set[str]] = {}
     for grid in grids:
         for cell in grid.cells:
             wanted.setdefault(cell.identity, set()).update(cell.measures)
     rows: list[Row] = []
     tables = _Tables()
-    chosen = None if only is None else {*only, *wanted}
-    for folder in progress.bar(_folders(runs_dir, chosen), description="reading runs", unit="run"):
+    for folder in progress.bar(_folders(runs_dir, None if only is None else wanted), description="reading runs", unit="run"):
         try:
             rows.append(_run(folder, wanted.get(folder.name, set()), tables, problems))
         except FileNotFoundError:
@@ -322,7 +325,9 @@ class _Tables:
         owner = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(table), np.int32)), pa.array([run]))
         table = table.add_column(0, "identity", owner)
         if parts:
-            pa.unify_schemas([parts[0].schema, table.schema], promote_options="permissive")  # raises where they cannot be joined
+            pa.unify_schemas(
+                [parts[0].schema, table.schema], promote_options="permissive"
+            )  # raises where they cannot be joined
         parts.append(table)
 
     def add_measure(self, path: Path, name: str, run: str, metrics: Row) -> None:
@@ -356,7 +361,9 @@ class _Tables:
             magnitude = 10.0 ** (5 - np.floor(np.log10(table["nats"].abs().clip(lower=1e-300))))
             table = table.assign(nats=np.round(table["nats"] * magnitude) / magnitude)
         size = table["bytes"].astype(float) * math.log(2) if name == "bits_per_byte" else 1.0
-        sums = table.assign(value=table[value].astype(float), size=size).groupby(["identity", "language"])[["value", "size"]].sum()
+        sums = (
+            table.assign(value=table[value].astype(float), size=size).groupby(["identity", "language"])[["value", "size"]].sum()
+        )
         damaged = set()
         for (run, language), (total, size) in zip(sums.index, sums.to_numpy(), strict=True):
             path, metrics = self.metrics[name, run]
@@ -364,12 +371,13 @@ class _Tables:
             if run not in damaged and (expected is None or abs(expected - total / size) > 1e-4):
                 damaged.add(run)
                 problems.append(
-                    f"{path.with_suffix('.json')}: left out: its {language} items give {name} {total / size:.5f}, but its metrics "
-                    f"say {expected}"
+                    f"{path.with_suffix('.json')}: cannot be used and is left out: its {language} items give {name} "
+                    f"{total / size:.5f}, but its metrics say {expected}"
                 )
                 for key in metrics:
                     rows[run].pop(key, None)
-        table = table[~table["identity"].isin(damaged)].assign(**{item: table[item].astype(str).str[:_ITEM_CHARACTERS]})
+        table = table[~table["identity"].isin(damaged)]
+        table = table.assign(**{item: table[item].astype(str).str[:_ITEM_CHARACTERS]})
         return table[["identity", *dict.fromkeys([*columns, *_ITEMS[name]])]]
 
 
@@ -396,13 +404,14 @@ def thin_curve(path: Path) -> pa.Table:
 def _matrix_std(path: Path) -> pa.Table:
     """The standard deviation of each matrix by layer: layer, matrix, initial, trained."""
     rows = json.loads(path.read_text())
-    columns = {"layer": ("layer", int), "matrix": ("matrix", str), "initial": ("std", _five), "trained": ("trained_std", _five)}
-    return pa.table({name: [kind(row[key]) for row in rows] for name, (key, kind) in columns.items()})
-
-
-def _five(value: Any) -> float:
-    """Five digits of a number."""
-    return float(f"{value:.5g}")
+    return pa.table(
+        {
+            "layer": [int(row["layer"]) for row in rows],
+            "matrix": [str(row["matrix"]) for row in rows],
+            "initial": [float(f"{row['std']:.5g}") for row in rows],
+            "trained": [float(f"{row['trained_std']:.5g}") for row in rows],
+        }
+    )
 
 
 def flatten(record: Mapping[str, Any]) -> Row:
@@ -486,7 +495,7 @@ def _readable(paths: Sequence[Path], read: Callable[[Path], _T], problems: list[
 def _folders(runs_dir: Path, chosen: Collection[str] | None) -> list[Path]:
     try:
         if chosen is not None:
-            return [runs_dir / name for name in sorted(chosen) if _IDENTITY.fullmatch(name) and (runs_dir / name).is_dir()]
+            return [runs_dir / name for name in sorted(chosen) if (runs_dir / name).is_dir()]
         return sorted(path for path in runs_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     except FileNotFoundError:
         return []

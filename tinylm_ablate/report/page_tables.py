@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tinylm_ablate.report import measures
 from tinylm_ablate.frames.arms import axis_column
 from tinylm_ablate.frames.folders import short
+from tinylm_ablate.report import measures
 from tinylm_ablate.report.blocks import (
     Block,
     Cell,

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.report import explore, html, latex, markdown, measures
 from tinylm_ablate.frames.arms import claim_keys, evidence
+from tinylm_ablate.frames.folders import Grid, Records, read_runs
+from tinylm_ablate.report import explore, html, latex, markdown, measures
 from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Items, Table, Text, code, link, strong, word
 from tinylm_ablate.report.drawing import on_white, save_drawn
 from tinylm_ablate.report.forecasts import EDITED, FILE, judged, new_forecasts, read_forecasts, write_forecasts
-from tinylm_ablate.frames.folders import Grid, Records, read_runs
 from tinylm_ablate.report.page import Page, experiment_page, stem_of
 from tinylm_ablate.report.page_tables import WITHIN_NOISE, comma_separated
 from tinylm_ablate.report.printed import order, printed_tables

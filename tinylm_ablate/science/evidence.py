@@ -207,8 +207,8 @@ class Setting:
 def settings(evidence: Evidence) -> list[Setting]:
     """The groups of comparable runs, larger scales and budgets first; tuning runs are left out.
 
-    A setting separates runs if it varies between them, is no axis, is not a fixed multiple of one of the scale's own values, and
-    is the same for all runs of each grid. How runs are measured always separates them.
+    A setting separates runs if it varies, is no axis, does not follow the scale (``_follows``), and is the same
+    for all runs of each grid. How runs are measured always separates them.
     """
     runs = evidence.runs
     if "role" in runs.columns:
