@@ -15,6 +15,8 @@ import torch
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 
+from tinylm_ablate.report.frames import read_runs
+
 from tests.measure.conftest import SmallVocabulary, Texts
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import ConfigError, UserError
@@ -25,7 +27,6 @@ from tinylm_ablate.measure.harness import LISTS, open_task, task_names
 from tinylm_ablate.measure.harness_model import HarnessModel
 from tinylm_ablate.measure.layer_skip import skipped_benchmark
 from tinylm_ablate.measure.records import read_record, read_rows, stem
-from tinylm_ablate.report.frames import read_runs
 from tinylm_ablate.report.printed import printed_tables
 
 CONTEXT = 48
