@@ -33,6 +33,11 @@ def main() -> None:
 
         print(help_text(verb))
         return
+    if "--version" in sys.argv[1:]:
+        from tinylm_ablate.version import __version__
+
+        print(f"tinylm-ablate {__version__}")
+        return
     if verb in _MODES:
         sys.argv[1:] = [*sys.argv[2:], f"mode={verb}"]
     # Threads that wait for others sleep. Where something else needs a core, as in most grids, threads that spin while they
@@ -46,10 +51,11 @@ def main() -> None:
     from tinylm_ablate.errors import ConfigError, Interrupted, RunFailed, UserError
 
     try:
-        sys.argv[1:], notes = normalize(sys.argv[1:])
+        typed = normalize(sys.argv[1:])
     except ConfigError as error:
         _fail(str(error), 2)
-    for note in notes:
+    sys.argv[1:] = [*typed.options, *typed.overrides]
+    for note in typed.notes:
         print(note, file=sys.stderr)
 
     import hydra
@@ -61,6 +67,10 @@ def main() -> None:
     from tinylm_ablate.paths import conf_dir
 
     compose.register()
+    try:
+        compose.check_files(typed.overrides, typed.grid)
+    except ConfigError as error:
+        _fail(str(error), 2)
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
     def task(config: DictConfig) -> None:
@@ -85,9 +95,7 @@ def main() -> None:
     except compose.COMPOSITION_ERRORS as error:
         if tracebacks:
             raise
-        overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-        grid = bool({"-m", "--multirun"} & set(sys.argv[1:]))
-        _fail(str(ConfigError(compose.diagnose(overrides, grid) or [str(error).strip().splitlines()[0]])), 2)
+        _fail(str(ConfigError(compose.diagnose(typed.overrides, typed.grid) or [str(error).strip().splitlines()[0]])), 2)
     except BrokenPipeError:  # whoever read our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:

@@ -733,7 +733,9 @@ def register() -> None:
 
     OmegaConf.register_new_resolver("times", operator.mul, replace=True)
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    root = OmegaConf.structured(Config)
+    OmegaConf.set_struct(root.grid.arms, False)
+    store.store(name="schema", node=root)
     for group, kind in GROUPS.items():
         node = OmegaConf.structured(kind)
         for name in _OPEN.get(group, ()):
@@ -749,7 +751,7 @@ def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, An
         if dataclasses.is_dataclass(value):
             yield from walk(value, f"{key}.")
         else:
-            yield key, value, dict(item.metadata)
+            yield key, value, dict(item.metadata) | {"type": item.type}
 
 
 def nullable(config: Any, prefix: str = "") -> Iterator[str]:
@@ -764,19 +766,26 @@ def nullable(config: Any, prefix: str = "") -> Iterator[str]:
 
 def allowed(rule: dict[str, Any]) -> str:
     """What a field takes, in words: the end of every message and a column of the reference."""
-    parts = list(rule.get("choices", ()))
+    kinds = str(rule["type"]).split(" | ")
+    parts = [*(("true", "false") if "bool" in kinds else ()), *rule.get("choices", ())]
+    if kinds[0].startswith("list"):
+        parts.append("a list, as in [a,b]")
+    if kinds[0].startswith("dict"):
+        parts.append("names with values, as in {a: 1}")
     bounds = [
         f"{word} {rule[name]:,}" if isinstance(rule[name], int) else f"{word} {rule[name]:g}"
         for name, word in (("at_least", "at least"), ("above", "above"), ("at_most", "at most"), ("below", "below"))
         if rule.get(name) is not None
     ]
-    if bounds:
-        parts.append("a number " + " and ".join(bounds))
+    if "int" in kinds or "float" in kinds:
+        parts.append(" ".join(["a number" if "float" in kinds else "a whole number", " and ".join(bounds)]).strip())
     if rule.get("dial"):
         parts.append("the paper's size as 'N/s'")
-    if rule.get("several"):
-        parts.append("a list, as in [a,b]")
-    return ", or ".join(parts) if bounds or rule.get("dial") else ", ".join(parts)
+    if "str" in kinds and (rule.get("free") or not parts):
+        parts.append("text")
+    if "None" in kinds:
+        parts.append("null")
+    return ", ".join(parts)
 
 
 def check_values(config: Config) -> list[str]:
@@ -784,11 +793,12 @@ def check_values(config: Config) -> list[str]:
     return [
         f"{key}={value!s}: allowed: {allowed(rule)}"
         for key, value, rule in walk(config)
-        if rule and value is not None and not _fits(value, rule)
+        if rule and value is not None and not fits(value, rule)
     ]
 
 
-def _fits(value: Any, rule: dict[str, Any]) -> bool:
+def fits(value: Any, rule: dict[str, Any]) -> bool:
+    """Whether a value of the right type is among the choices and within the bounds of its field."""
     if isinstance(value, bool):
         return True
     if isinstance(value, str):

@@ -278,7 +278,7 @@ def test_a_list_takes_ones_own_task_for_what_the_harness_lacks(
         (["evaluate.task_folder={empty}"], r"holds no task; allowed: \.yaml files with a line 'task: NAME'"),
         (
             ["evaluate.task_folder={empty}", "evaluate.limit=0", "evaluate.tasks=[x]"],
-            r"evaluate\.limit=0: allowed: a number at",
+            r"evaluate\.limit=0: allowed: a whole number at",
         ),
     ],
 )
