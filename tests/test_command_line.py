@@ -40,7 +40,10 @@ EXPERIMENTS: dict[str, tuple[str | bytes, str]] = {
         ":5: arch.dpeth: there is no such key; did you mean arch.depth?",
     ),
     "sweeper.yaml": (PACKAGE + "hydra:\n  sweeper:\n    parms: {}\n", ":4: hydra.sweeper.parms: there is no such key"),
-    "arms.yaml": (PACKAGE + "grid:\n  arms:\n    a: arch.depth=2\n", ":3: grid.arms={'a': 'arch.depth=2'}: allowed: names with"),
+    "arms.yaml": (
+        PACKAGE + "grid:\n  arms:\n    a: arch.depth=2\n",
+        ":3: grid.arms={'a': 'arch.depth=2'}: allowed: names with",
+    ),
 }
 
 
@@ -56,7 +59,9 @@ def test_mistakes_in_the_files_of_a_user_are_reported_by_file_and_line(tmp_path:
     assert done.code == 2, done.text
     for name, (_, message) in EXPERIMENTS.items():
         assert f"experiments/{name}{message}" in done.err
-    assert "conf/optimizer/mine.yaml:2: optimizer.weigth_decay: there is no such key; did you mean optimizer.weight_d" in done.err
+    assert (
+        "conf/optimizer/mine.yaml:2: optimizer.weigth_decay: there is no such key; did you mean optimizer.weight_d" in done.err
+    )
     assert "conf/optimizer/bare.yaml:1: does not say what it starts from, as in defaults: [adamw, _self_]" in done.err
     assert "- arch.dpeth: there is no such key; did you mean arch.depth?" in done.err
     assert f"{len(EXPERIMENTS) + 3} mistakes in the configuration; nothing was run" in done.err

@@ -16,7 +16,21 @@ from typing import Any
 
 from tinylm_ablate.config import GROUPS, Config
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.help import VERBS
+
+#: What each verb does; those of the first group take the same settings as a run, and are values of ``mode``.
+VERBS = {
+    "run": "train and measure (the default)",
+    "plan": "report what a run or grid would cost",
+    "status": "report how far it is",
+    "evaluate": "measure what is finished, and train nothing",
+    "generate": "write text with a finished model (prompt=)",
+    "export": "write a finished model as a Hugging Face folder (folder=)",
+    "coverage": "count a large vocabulary on the text (Figure 2)",
+    "report": "write the tables of the runs",
+    "ui": "serve the MLflow page of the runs on this machine",
+    "sync": "make the trackers' state from the folders of the runs",
+    "gc": "list, and with --delete remove, what no grid needs any more",
+}
 
 #: Hydra's options that take no value, and those that take one, with the values where these are few.
 _FLAGS = ("-m", "--multirun", "-h", "--help", "--version", "--resolve", "--shell-completion", "-sc")
@@ -132,9 +146,12 @@ def meant(key: str) -> str:
 def did_you_mean(value: str, known: Sequence[str]) -> str:
     """The beginning of what is allowed: the choice that a value is likely to mean, if there is one."""
     close = difflib.get_close_matches(value, known, n=1) or [name for name in known if value and value in name]
-    close = close or [  # table01 for table01_tokenizer
-        name for name in known if difflib.get_close_matches(value, [name[: len(value)]], n=1, cutoff=0.8)
-    ]
+    close = (
+        close
+        or [  # table01 for table01_tokenizer
+            name for name in known if difflib.get_close_matches(value, [name[: len(value)]], n=1, cutoff=0.8)
+        ]
+    )
     return f"did you mean {close[0]}? " if close else ""
 
 

@@ -238,6 +238,14 @@ class ArchConfig:
         choices=("auto",),
         identity=SETTLED,
     )
+    own_attention: dict[str, Any] | None = field(
+        default_factory=dict,
+        metadata=several("a block in the place of attention: {_target_: module.Class, …}; null is none", SETTLED),
+    )
+    own_ffn: dict[str, Any] | None = field(
+        default_factory=dict,
+        metadata=several("a block in the place of the FFN: {_target_: module.Class, …}; null is none", SETTLED),
+    )
 
 
 def _random(config: Config) -> bool:
@@ -723,7 +731,10 @@ GROUPS: dict[str, type] = {
 
 
 #: Keys of groups whose value is a dictionary with keys of the user's choice; Hydra closes all others.
-_OPEN = {"data": ("sources", "weights", "own"), "optimizer": ("own", "own_schedule"), "init": ("own",)}
+_OPEN = {
+    "data": ("sources", "weights", "own"), "optimizer": ("own", "own_schedule"), "init": ("own",),
+    "arch": ("own_attention", "own_ffn"),
+}  # fmt: skip
 
 
 def register() -> None:

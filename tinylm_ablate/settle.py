@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylm_ablate import extension
-from tinylm_ablate.arch.shapes import Shape, baseline_parameters, plain, resolve
+from tinylm_ablate.arch.shapes import OWN_BLOCKS, Shape, baseline_parameters, plain, resolve
 from tinylm_ablate.budget import split_rounds
 from tinylm_ablate.config import MAX_TOKENS, VALUE, Config, check_values, walk
 from tinylm_ablate.data.corpus import text_fingerprint
@@ -300,6 +300,12 @@ def _own_mistakes(config: Config) -> list[str]:
         for key, described, chosen, choice in given
         for mistake in extension.mistakes(described, key, chosen, choice, OWN_PARTS[key])
     ]
+    if init.method != "random":
+        mistakes += [
+            f"arch.{name}: allowed with init.method=random; nothing is inherited by blocks of your own"
+            for name in OWN_BLOCKS
+            if getattr(config.arch, name)
+        ]
     for described in config.evaluate.own:
         mistakes += extension.mistakes(described, "evaluate.own", True, "evaluate.own", ("name", "weights", "measure"))
     return mistakes

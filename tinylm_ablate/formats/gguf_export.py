@@ -60,6 +60,8 @@ def export_gguf(
         import gguf
     except ImportError as error:
         raise UserError("export.format=gguf needs a package; pip install gguf") from error
+    if shape.is_own:
+        raise UserError("arch.own_attention, arch.own_ffn: no other program knows blocks of your own, so they are not exported")
     if not shape.is_llama:
         raise UserError(
             f"arch.activations={shape.activations}, arch.shortcuts={shape.shortcuts}: llama.cpp has neither series activations "

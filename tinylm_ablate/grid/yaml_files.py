@@ -34,7 +34,9 @@ def choices(group: str) -> list[str]:
 
 def choice_files(group: str, name: str) -> list[Path]:
     """The files that ``group=name`` may mean, in the order in which Hydra looks; also those with another ending."""
-    return [path for place in choice_folders(group) for path in (place / f"{name}.yaml", place / f"{name}.yml") if path.is_file()]
+    return [
+        path for place in choice_folders(group) for path in (place / f"{name}.yaml", place / f"{name}.yml") if path.is_file()
+    ]
 
 
 def file_mistakes(group: str, name: str) -> list[str]:

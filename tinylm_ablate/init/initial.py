@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.arch.own import check_causal
 from tinylm_ablate.data.corpus import open_corpus
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.formats.huggingface import take_decoder
@@ -46,6 +47,7 @@ def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, 
     if config.init.method == "random":
         decoder = Decoder(shape)
         initialize(decoder, config.init, config.seed)
+        check_causal(decoder, shape)
         return decoder, {"method": "random", "rule": config.init.rule, "std": config.init.std}
     choice = _choose(settled, vocabulary)
     state, record = inherit(
