@@ -57,7 +57,7 @@ def test_what_hydra_understands_already_stays_as_it_is() -> None:
         ("arch.width=1792/s", "arch.width=1792/s"),
         ("+arch.depth=2", "arch.depth=2"),
         ("data.path=a, b(1).jsonl", "data.path='a, b(1).jsonl'"),
-        ("data.path=~/my texts", "data.path=~/my texts"),
+        ("data.path=~/my texts", "data.path='~/my texts'"),
     ],
 )
 def test_numbers_and_names_as_people_write_them(argument: str, expected: str) -> None:

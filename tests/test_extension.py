@@ -106,8 +106,8 @@ def test_every_setting_belongs_to_the_identity(place: Path) -> None:
     assert settle(config(place, "optimizer.own={_target_: mine.SignDescent, momentum: 0.9}")).identity == one
     others = (
         "optimizer.own.momentum=0.8", "optimizer.own_schedule={_target_: mine.Root, power: 1}",
-        "init.own={_target_: mine.Steep, fall: 0.1}", "data.own.count=301", "arch.own_attention.window=8", "arch.own_ffn.rate=2",
-        "arch.own_ffn=null",
+        "init.own={_target_: mine.Steep, fall: 0.1}", "data.own.count=301", "arch.own_attention.window=8",
+        "arch.own_ffn.rate=2", "arch.own_ffn=null",
     )  # fmt: skip
     assert len({one, *(settle(config(place, other)).identity for other in others)}) == 8
     assert settle(config(place, "arch.own_ffn={_target_: mine.Squared, rate: 3}")).identity == one
@@ -190,8 +190,8 @@ def test_a_block_computes_what_its_class_says(place: Path) -> None:
 
 def test_a_model_with_a_block_is_read_back_and_imports_nothing(place: Path, tmp_path: Path) -> None:
     from tinylm_ablate.arch.decoder import Decoder
-    from tinylm_ablate.formats.huggingface import export, load_model
     from tinylm_ablate.formats.huggingface import _write as write
+    from tinylm_ablate.formats.huggingface import export, load_model
     from tinylm_ablate.init.random import initialize
 
     settled = settle(config(place))
@@ -220,5 +220,5 @@ def test_a_block_that_looks_ahead_is_refused(place: Path) -> None:
     sys.modules.pop("ahead")
     decoder = Decoder(settled.shape)
     initialize(decoder, settled.config.init, 0)
-    with pytest.raises(ConfigError, match="arch.own_attention and arch.own_ffn: a position depends on those after it"):
+    with pytest.raises(ConfigError, match=r"arch\.own_attention and arch\.own_ffn: a position depends on those after it"):
         check_causal(decoder, settled.shape)

@@ -15,7 +15,6 @@ from tinylm_ablate.config import GridConfig
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.science.looks import LOOKS
 
-
 #: Keys that a grid reads once, and not for each cell.
 WHOLE = re.compile(
     r"mode|runs_dir|cache_dir|results_dir|model|prompt|folder|progress|tracking|experiments"

@@ -246,7 +246,7 @@ def _explain(text: str, override: Override, error: Exception) -> str:
     key = override.key_or_group
     keys = {known: rule for known, _, rule in schema.walk(Config())}
     if key in GROUPS or key in _PLUGINS or key == "experiments":
-        value, known = str(override.value()), _PLUGINS.get(key) or choices(key)
+        value, known = text.partition("=")[2], _PLUGINS.get(key) or choices(key)
         if value in known:
             return f"{text}: {_first_line(error.__cause__ or error)}"
         return f"{text}: there is no such choice; {did_you_mean(value, known)}allowed: {', '.join(known)}"

@@ -118,7 +118,8 @@ def _defaults(path: Path, node: yaml.Node, group: str) -> Iterator[str]:
             if other in GROUPS or other == "experiments":
                 if name not in choices(other):
                     known = choices(other)
-                    yield f"{where}: {other}={name}: no such choice; {did_you_mean(str(name), known)}allowed: {', '.join(known)}"
+                    hint = did_you_mean(str(name), known)
+                    yield f"{where}: {other}={name}: no such choice; {hint}allowed: {', '.join(known)}"
                 elif choice_files(other, str(name))[0] != path:
                     yield from file_mistakes(other, str(name))
             elif not other.startswith("hydra"):
