@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tinylm_ablate import extension, points
-from tinylm_ablate.arch.shapes import Shape, baseline_parameters, plain, resolve
+from tinylm_ablate.arch.shapes import OWN_BLOCKS, Shape, baseline_parameters, plain, resolve
 from tinylm_ablate.budget import Rounds, branch_off, split_rounds
 from tinylm_ablate.config import MAX_TOKENS, VALUE, Config, check_values, walk
 from tinylm_ablate.data.corpus import text_fingerprint
@@ -30,6 +31,9 @@ from tinylm_ablate.tokenizer.train import MIN_VOCAB_SIZE
 from tinylm_ablate.tokenizer.vocabularies import mistakes as vocabulary_mistakes
 from tinylm_ablate.tokenizer.vocabularies import resolved_size, vocabulary_fingerprint
 from tinylm_ablate.tracking.settings import tracking_mistakes
+
+#: Bytes of the longest name that file systems in use allow.
+LONGEST_NAME = 255
 
 #: Raised by hand when the same settings start to mean other numbers, so that older records are not mistaken for new ones.
 IDENTITY_SCHEMA = 2
@@ -68,6 +72,10 @@ def settle(config: Config) -> Settled:
     def sound(*prefixes: str) -> bool:
         return not any(key.startswith(prefix) for key in broken for prefix in prefixes)
 
+    for key, name in (("runs_dir", config.runs_dir), ("cache_dir", config.cache_dir)):
+        if any(len(os.fsencode(part)) > LONGEST_NAME for part in Path(name).parts):
+            mistakes.append(f"{key}={name[:40]}…: allowed: folders whose names have at most {LONGEST_NAME} bytes")
+            break
     if config.seeds is not None:
         mistakes.append(f"seeds={config.seeds}: an axis of a multirun: add -m, or set seed=")
     mistakes += data_mistakes(config.data) + tracking_mistakes(config.tracking) + _own_mistakes(config)
@@ -429,6 +437,12 @@ def _own_mistakes(config: Config) -> list[str]:
         for key, described, chosen, choice in given
         for mistake in extension.mistakes(described, key, chosen, choice, OWN_PARTS[key])
     ]
+    if init.method != "random":
+        mistakes += [
+            f"arch.{name}: allowed with init.method=random; nothing is inherited by blocks of your own"
+            for name in OWN_BLOCKS
+            if getattr(config.arch, name)
+        ]
     for described in config.evaluate.own:
         mistakes += extension.mistakes(described, "evaluate.own", True, "evaluate.own", ("name", "weights", "measure"))
     return mistakes

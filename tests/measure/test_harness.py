@@ -410,7 +410,7 @@ def test_a_name_of_the_hub_is_found_in_its_cache_or_refused(
         ),
         (
             ["evaluate.task_folder={empty}", "evaluate.limit=0", "evaluate.tasks=[x]"],
-            r"evaluate\.limit=0: allowed: a number at",
+            r"evaluate\.limit=0: allowed: a whole number at",
         ),
     ],
 )
