@@ -106,6 +106,61 @@ class Composer:
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self.loader, self.master = cast(ConfigLoaderImpl, loader), master
         self._chosen: dict[tuple[str, ...], DictConfig] = {}
+        self._parsed: dict[str, tuple[Override, bool]] = {}
+        self._bases: dict[tuple[str, ...], Config | None] = {}
+        self._alone: dict[tuple[tuple[str, ...], str], tuple[str, Any] | None] = {}
+
+    def typed(self, overrides: Sequence[str]) -> Config:
+        """``typed`` of the config of a cell, in a hundredth of the time where its values do not depend on each other.
+
+        What cells choose in common is then composed once, and so is each value beside it; a cell is a copy of the one with the
+        values of the others.
+
+        Raises:
+            HydraException, OmegaConfBaseException, ConfigError: The overrides do not compose.
+        """
+        parsed = [self._parse(text) for text in overrides]
+        key = tuple(text for text, (_, group) in zip(overrides, parsed, strict=True) if group)
+        settings = [self._setting(key, text) for text, (_, group) in zip(overrides, parsed, strict=True) if not group]
+        base = self._base(key)
+        if base is None or None in settings:
+            return typed(self(overrides))
+        config = _clone(base)
+        for path, value in filter(None, settings):
+            _set(config, path, copy.deepcopy(value))
+        return config
+
+    def _base(self, key: tuple[str, ...]) -> Config | None:
+        """What cells choose in common; None if it is no whole config by itself."""
+        if key not in self._bases:
+            try:
+                self._bases[key] = typed(self(key))
+            except (*COMPOSITION_ERRORS, ConfigError):
+                self._bases[key] = None
+        return self._bases[key]
+
+    def _setting(self, key: tuple[str, ...], text: str) -> tuple[str, Any] | None:
+        """The key and value that an override sets beside some choices; None if it does more than setting one key."""
+        if (key, text) not in self._alone:
+            base, path = self._base(key), self._parse(text)[0].key_or_group
+            found = None
+            if base is not None and "${" not in text:
+                alone = typed(self([*key, text]))
+                with contextlib.suppress(AttributeError):
+                    value = functools.reduce(getattr, path.split("."), cast(Any, alone))
+                    changed = _clone(base)
+                    _set(changed, path, value)
+                    found = (path, value) if changed == alone else None
+            self._alone[key, text] = found
+        return self._alone[key, text]
+
+    def _parse(self, text: str) -> tuple[Override, bool]:
+        """An override, and whether it chooses from a group; each is parsed once."""
+        if text not in self._parsed:
+            (override,) = OverridesParser.create().parse_overrides([text])
+            self.loader.validate_sweep_overrides_legal([override], run_mode=RunMode.RUN, from_shell=True)
+            self._parsed[text] = (override, self._is_group(override))
+        return self._parsed[text]
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
         """The config of a cell.
@@ -113,9 +168,7 @@ class Composer:
         Raises:
             HydraException, OmegaConfBaseException: The overrides do not compose.
         """
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-        self.loader.validate_sweep_overrides_legal(parsed, run_mode=RunMode.RUN, from_shell=True)
-        groups = [self._is_group(override) for override in parsed]
+        parsed, groups = zip(*map(self._parse, overrides), strict=True) if overrides else ((), ())
         key = tuple(text for text, group in zip(overrides, groups, strict=True) if group)
         if key not in self._chosen:
             self._chosen[key] = self.loader.load_sweep_config(self.master, list(key))
@@ -127,6 +180,29 @@ class Composer:
     def _is_group(self, override: Override) -> bool:
         exists = self.loader.repository.group_exists(override.key_or_group)
         return override.package is not None or (exists and not isinstance(override.value(), dict))
+
+
+def _clone(config: Any) -> Any:
+    """A copy of a config and of its groups; values inside are shared."""
+    new = copy.copy(config)
+    for name, value in vars(config).items():
+        if dataclasses.is_dataclass(value):
+            setattr(new, name, _clone(value))
+        elif isinstance(value, list | dict):
+            setattr(new, name, copy.copy(value))
+    return new
+
+
+def _set(config: Any, path: str, value: Any) -> None:
+    """Set one key that the config has.
+
+    Raises:
+        AttributeError: It has no such key.
+    """
+    *groups, name = path.split(".")
+    group = functools.reduce(getattr, groups, config)
+    getattr(group, name)
+    setattr(group, name, value)
 
 
 def compose(overrides: Sequence[str]) -> Config:

@@ -182,7 +182,7 @@ def settle_all(config: DictConfig, context: HydraContext, found: Sequence[Part])
     for part, cell in progress.bar(cells, description="grid", unit="cell"):
         name = part.called(cell)
         try:
-            own = typed(compose([*part.shared, *cell.overrides]))
+            own = compose.typed([*part.shared, *cell.overrides])
             kept.append((part, cell, own, settle(own)))
         except ConfigError as error:
             for mistake in error.mistakes:
