@@ -674,6 +674,10 @@ class PlanConfig:
     """how mode=plan prints"""
 
     format: str = setting("a table for people, or one JSON object per line", choices=("table", "json"), identity=NONE)
+    read_text: bool = setting(
+        "read and check your own text, as the run would, if that has not been done; the table reports what is in it",
+        identity=NONE,
+    )
 
 
 @dataclass

@@ -166,7 +166,7 @@ def test_table_3_at_the_papers_scale() -> None:
 
 
 def test_table_4_is_four_rules_of_one_sigma() -> None:
-    found = [settled.config.init for _, settled in cells("table04_random_init", "scale=paper")]
+    found = [settled.init for _, settled in cells("table04_random_init", "scale=paper")]
     assert [init.rule for init in found] == ["constant", "gpt2", "internlm", "depthwise"]
     assert {init.std for init in found} == {0.02}
 
@@ -230,7 +230,7 @@ def test_table_12_at_the_papers_scale() -> None:
 
 
 def test_table_13_decays() -> None:
-    found = [settled.config.optimizer.weight_decay for _, settled in cells("table13_weight_decay", "scale=paper")]
+    found = [settled.weight_decay for _, settled in cells("table13_weight_decay", "scale=paper")]
     assert found == [0.2, 0.1, 0.01, 0.001, 0.0001]
 
 

@@ -301,6 +301,31 @@ def layer_skip(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
 
 
 @figure(
+    "Effective dimension by layer",
+    "Number of principal components that hold most of the variance of each layer's features, a line per arm",
+    "effective_dimension",
+)
+def effective_dimension(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:  # noqa: ARG001
+    """The effective dimension over the layers, mean over seeds, a line per arm (Figure 4 of PanGu-pi)."""
+    import altair as alt
+
+    if frame.empty:
+        return None
+    means = frame.groupby(["arm", "layer"], sort=False)["dimension"].mean().reset_index()
+    lines = (
+        alt.Chart(means)
+        .mark_line(point=alt.OverlayMarkDef(size=18))
+        .encode(
+            x=alt.X("layer:Q", axis=alt.Axis(tickMinStep=1, tickCount=6)),
+            y=alt.Y("dimension:Q", title="effective dimension"),
+            color=_color("arm", list(dict.fromkeys(frame["arm"]))),
+            tooltip=["arm:N", "layer:Q", "dimension:Q"],
+        )
+    )
+    return alt.layer(lines).properties(width=420, height=220)
+
+
+@figure(
     "Standard deviation of each matrix by layer",
     "Standard deviation by layer, a panel per arm; after training, and dashed before it",
     "matrix_std",
