@@ -33,6 +33,8 @@ def perform(config: Config) -> None:
 def _run(config: Config) -> None:
     from tinylm_ablate.execute.perform import perform as do
     from tinylm_ablate.execute.perform import unclaim
+    from tinylm_ablate.frames.arms import evidence_of
+    from tinylm_ablate.frames.folders import alone
     from tinylm_ablate.grid.result_table import summary_table
     from tinylm_ablate.tracking import sync
 
@@ -47,7 +49,7 @@ def _run(config: Config) -> None:
         raise RunFailed(f"{state.task.name}: {state.error}")
     if not any(state.state == DONE for state in walk.states.values()):
         print(f"already finished: {settled.folder}")
-    print(summary_table([({"run": settled.identity}, settled)]))
+    print(summary_table(evidence_of(Path(config.runs_dir), alone(settled.identity))))
 
 
 def _sync(config: Config) -> None:

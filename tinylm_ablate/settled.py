@@ -29,7 +29,7 @@ class Settled:
         shape: The decoder.
         source_vocab_size: Entries of the large tokenizer that a compact one is cut from.
         tokens: Training tokens over all rounds: ``steps`` whole batches.
-        steps: Optimizer steps over all rounds.
+        steps: Optimizer steps over all rounds; 0 for a named model as it is, which is measured and not trained.
         rounds: Where each round begins and ends.
         micro_batch: Sequences in a forward pass.
         accumulation: Forward passes in an optimizer step.

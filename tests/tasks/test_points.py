@@ -82,8 +82,8 @@ def test_a_run_that_was_stopped_goes_back_for_a_point_that_it_has_passed(
 
     plain = compose(place)
     settled = settle(plain)
-    walk = perform([("the run", settled)], plain, quiet=True, watch=lambda row: row["step"] == 12)
-    assert isinstance(walk.failed()[0].exception, Pruned)
+    with pytest.raises(Pruned):
+        perform([("the run", settled)], plain, quiet=True, watch=lambda row: row["step"] == 12)
     run(compose([*place, "evaluate.every=0.25"]))
     assert "resumes from before step 5, whose model is wanted now" in capsys.readouterr().err
     assert set(measured(settled.folder)) == {5, 10, 15, 20}

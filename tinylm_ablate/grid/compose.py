@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import difflib
 import functools
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -28,10 +29,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tinylm_ablate import config as schema
-from tinylm_ablate.arguments import nearest
+from tinylm_ablate.arguments import did_you_mean, meant
 from tinylm_ablate.config import GROUPS, Config, allowed
 from tinylm_ablate.errors import ConfigError, UserError
-from tinylm_ablate.grid.yaml_files import file_mistakes
+from tinylm_ablate.grid.yaml_files import choices, mistakes_in_files
 from tinylm_ablate.paths import conf_dir, experiments_dir
 from tinylm_ablate.secrets import credentials_to_environment, watch_environment
 
@@ -69,7 +70,7 @@ def typed(config: DictConfig) -> Config:
     result = OmegaConf.to_object(_own(config))
     assert isinstance(result, Config)
     if unknown := list(_unknown(result)):  # "+" adds keys that no code reads
-        raise ConfigError([f"+{key}: there is no such key{_meant(key)}" for key in unknown])
+        raise ConfigError([f"+{key}: there is no such key{meant(key)}" for key in unknown])
     if result.tracking.uri is not None:  # no file and no message ever holds a password
         result.tracking.uri = credentials_to_environment(result.tracking.uri)
     return result
@@ -94,11 +95,6 @@ def _unknown(node: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
         elif dataclasses.is_dataclass(value):
             yield from _unknown(value, f"{prefix}{name}.")
-
-
-def _meant(key: str) -> str:
-    near = nearest(key)
-    return f"; did you mean {near}?" if near else ""
 
 
 class Composer:
@@ -168,6 +164,17 @@ def _composer(folder: Path) -> Composer:
         return Composer(hydra.config_loader, master)
 
 
+def check_files(overrides: Sequence[str], grid: bool) -> None:
+    """Check the YAML files that overrides choose.
+
+    Raises:
+        ConfigError: Their mistakes, and those of the other overrides.
+    """
+    if found := mistakes_in_files(overrides):
+        rest = [text for text in overrides if text.lstrip("+").partition("=")[0] not in (*GROUPS, "experiments")]
+        raise ConfigError([*found, *diagnose(rest, grid)])
+
+
 def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
     """What is wrong with overrides that do not compose: each is tried alone, so that all mistakes are reported together.
 
@@ -191,14 +198,15 @@ def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
         try:
             override = OverridesParser.create().parse_override(text)
             singles = _singles(override, text, search)
-        except COMPOSITION_ERRORS as error:
-            mistakes.append(f"{text}: not understood: {_first_line(error)}")
+        except COMPOSITION_ERRORS:
+            mistakes.append(_unreadable(text))
             continue
         except ConfigError as error:
             mistakes += error.mistakes
             continue
         if override.is_sweep_override() and not grid:
             mistakes.append(f"{text}: several values make a grid: add -m")
+            continue
         sound.append([])
         for single in singles:
             try:
@@ -213,7 +221,7 @@ def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
             else:
                 sound[-1].append(single)
     mistakes += _settled([singles for singles in sound if singles])
-    return mistakes
+    return list(dict.fromkeys(mistakes))
 
 
 def _settled(choices: list[list[str]]) -> list[str]:
@@ -250,22 +258,34 @@ def _singles(override: Override, text: str, search: bool) -> list[str]:
 def _explain(text: str, override: Override, error: Exception) -> str:
     key = override.key_or_group
     keys = {known: rule for known, _, rule in schema.walk(Config())}
-    if (key in GROUPS or key == "experiments") and (found := file_mistakes(key, str(override.value()))):
-        return "\n    ".join(found)
-    if key in GROUPS or key == "experiments":
-        folder = experiments_dir() if key == "experiments" else conf_dir() / key
-        names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-        return f"{text}: there is no such choice; allowed: {names}"
+    if key in GROUPS or key in _PLUGINS or key == "experiments":
+        value, known = text.partition("=")[2], _PLUGINS.get(key) or choices(key)
+        if value in known:
+            return f"{text}: {_first_line(error.__cause__ or error)}"
+        return f"{text}: there is no such choice; {did_you_mean(value, known)}allowed: {', '.join(known)}"
     if key in keys:
-        cause = error.__cause__ or error
-        told = allowed(keys[key])
-        return f"{text}: allowed: {told}; {_first_line(cause)}" if told else f"{text}: {_first_line(cause)}"
-    if key in _PLUGINS:
-        known, value = _PLUGINS[key], str(override.value())
-        close = difflib.get_close_matches(value, known, n=1) or [name for name in known if value in name]
-        hint = f"did you mean {key}={close[0]}? " if close else ""
-        return f"{text}: there is no such choice; {hint}allowed: {', '.join(known)}"
-    return f"{text}: there is no such key{_meant(key)}"
+        return f"{text}: allowed: {allowed(keys[key])}"
+    return f"{key}: there is no such key{meant(key)}"
+
+
+def _unreadable(text: str) -> str:
+    """Why Hydra's grammar does not take an override, in words of ours."""
+    key, _, value = text.lstrip("+").partition("=")
+    keys = {known: rule for known, _, rule in schema.walk(Config())}
+    if key in GROUPS:
+        return f"{text}: there is no such choice; allowed: {', '.join(choices(key))}"
+    if key not in keys and not key.startswith(("hydra", "experiments", *(f"{known}." for known in keys))):
+        return f"{key}: there is no such key{meant(key)}"
+    if any(value.count(opening) != value.count(closing) for opening, closing in ("()", "[]", "{}")):
+        return f"{text}: a bracket is not closed, or not opened"
+    if any(value.count(quote) % 2 for quote in "'\""):
+        return f"{text}: a quote is not closed"
+    if re.match(r"\w+\(", value):
+        return f"{text}: allowed: a,b or choice(a,b), range(low,high,step), and in a search interval(low,high) of numbers"
+    if key in keys and not keys[key].get("free"):
+        return f"{text}: allowed: {allowed(keys[key])}"
+    cure = shlex.quote(f"{key}='{value}'")
+    return f"{text}: not understood; text with signs such as , : = ( ) is written as {cure}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -273,12 +273,14 @@ def layer_skip(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
     """The result of skipping 1, 2, … adjacent layers by the first of them, a column per arm; the whole model dashed."""
     import altair as alt
 
-    shown = [name for name in ("bits_per_byte", "cloze") if name in frame and frame[name].notna().any()]
+    names = ["bits_per_byte", "cloze", *(name for name in map(str, frame) if name.startswith("benchmarks/"))]
+    shown = [name for name in names if name in frame and frame[name].notna().any()]
     if not shown:
         return None
     rows = []
     for name in shown:
-        data = frame.groupby(["arm", "skipped", "first"], sort=False)[name].mean().reset_index().dropna()
+        title = {"bits_per_byte": "bits/byte", "cloze": "cloze accuracy"}.get(name, name.removeprefix("benchmarks/"))
+        data = frame.groupby(["arm", "skipped", "first"], sort=False)[name].mean().rename("value").reset_index().dropna()
         panels = []
         for arm, own in data.groupby("arm", sort=False):
             part = own[own["skipped"] > 0].assign(skipped=own["skipped"].map(str))
@@ -287,14 +289,14 @@ def layer_skip(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
                 .mark_line(point=alt.OverlayMarkDef(size=18))
                 .encode(
                     x=alt.X("first:Q", title="first skipped layer, from 0", axis=alt.Axis(tickMinStep=1, tickCount=6)),
-                    y=alt.Y(f"{name}:Q", title="bits/byte" if name == "bits_per_byte" else "cloze accuracy",
+                    y=alt.Y("value:Q", title=title,
                             scale=alt.Scale(type="log" if name == "bits_per_byte" else "linear", zero=False)),
                     color=_color("skipped", sorted(set(part["skipped"]))),
-                    tooltip=["skipped:N", "first:Q", f"{name}:Q"],
+                    tooltip=["skipped:N", "first:Q", alt.Tooltip("value:Q", title=title)],
                 )
             )  # fmt: skip
             whole = own[own["skipped"] == 0]
-            rule = alt.Chart(whole).mark_rule(strokeDash=[4, 3]).encode(y=f"{name}:Q")
+            rule = alt.Chart(whole).mark_rule(strokeDash=[4, 3]).encode(y="value:Q")
             panels.append(alt.layer(lines, rule).properties(width=210, height=170, title=str(arm)))
         rows.append(alt.hconcat(*panels))
     return alt.vconcat(*rows)
