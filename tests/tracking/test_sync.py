@@ -315,7 +315,7 @@ def test_processes_that_sync_together_make_each_run_and_point_once(settings, rep
     for process in processes:
         process.start()
     for process in processes:
-        process.join(200)
+        process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
     view = View(f"sqlite:///{new / 'mlflow.db'}")
     assert len(view.runs()) == 7

@@ -287,7 +287,7 @@ def _run(folder: Path, wanted: set[str], tables: _Tables, problems: list[str]) -
             continue
         except _DAMAGE as error:
             problems.append(f"{folder / name}: cannot be read and is left out: {_one_line(error)}")
-    tables.add_along(folder, int(row["train.batch_tokens"]), problems)
+    tables.add_along(folder, row, problems)
     for name, paths in _measures(folder, wanted, problems).items():
         taken: dict[str, Path] = {}
         for path in paths:
@@ -364,12 +364,12 @@ class _Tables:
             )  # raises where they cannot be joined
         parts.append(table)
 
-    def add_along(self, folder: Path, batch_tokens: int, problems: list[str]) -> None:
+    def add_along(self, folder: Path, run: Row, problems: list[str]) -> None:
         """Add what was measured along a run, without errors and sizes: tokens, metric, value."""
         rows: list[tuple[int, str, float]] = []
         for path in sorted(folder.glob("points/[0-9]*/measures/*.json")):
             try:
-                tokens = int(path.parent.parent.name) * batch_tokens
+                tokens = int(path.parent.parent.name) * int(run["train.batch_tokens"])
                 metrics: Row = {}
                 _flatten("", _parse(path, MEASURE_SCHEMA)["metrics"], metrics)
                 _check(metrics)

@@ -67,17 +67,24 @@ def typed(config: DictConfig) -> Config:
     Raises:
         OmegaConfBaseException: A value is missing, or an interpolation cannot be resolved.
     """
-    plain = config.copy()
-    with open_dict(plain):
-        plain.pop("hydra", None)
-        plain.pop("experiments", None)
-    result = OmegaConf.to_object(plain)
+    result = OmegaConf.to_object(_own(config))
     assert isinstance(result, Config)
     if unknown := list(_unknown(result)):  # "+" adds keys that no code reads
         raise ConfigError([f"+{key}: there is no such key{meant(key)}" for key in unknown])
     if result.tracking.uri is not None:  # no file and no message ever holds a password
         result.tracking.uri = credentials_to_environment(result.tracking.uri)
     return result
+
+
+def _own(config: DictConfig) -> DictConfig:
+    """The config without Hydra's nodes, of which one is larger than all of ours."""
+    if not {"hydra", "experiments"} & config.keys():
+        return config
+    own = config.copy()
+    with open_dict(own):
+        own.pop("hydra", None)
+        own.pop("experiments", None)
+    return own
 
 
 def _unknown(node: Any, prefix: str = "") -> Iterator[str]:
@@ -163,7 +170,7 @@ class Composer:
         return self._parsed[text]
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
-        """The config of a cell.
+        """The config of a cell, without Hydra's own node.
 
         Raises:
             HydraException, OmegaConfBaseException: The overrides do not compose.
@@ -171,9 +178,12 @@ class Composer:
         parsed, groups = zip(*map(self._parse, overrides), strict=True) if overrides else ((), ())
         key = tuple(text for text, group in zip(overrides, groups, strict=True) if group)
         if key not in self._chosen:
-            self._chosen[key] = self.loader.load_sweep_config(self.master, list(key))
+            self._chosen[key] = _own(self.loader.load_sweep_config(self.master, list(key)))
         config = copy.deepcopy(self._chosen[key])
-        values = [override for override, group in zip(parsed, groups, strict=True) if not group]
+        values = [
+            override for override, group in zip(parsed, groups, strict=True)
+            if not group and not override.key_or_group.startswith("hydra.")
+        ]  # fmt: skip
         self.loader._apply_overrides_to_config(values, config)
         return config
 
