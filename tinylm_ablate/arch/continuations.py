@@ -65,7 +65,7 @@ def _apart(decoder: Decoder, x: Tensor, layers: Sequence[Layer], layout: Layout)
     """The same as separate sequences, one for each continuation: for blocks of the user's own, which know no masks."""
     out = x.clone()
     for row, length in enumerate(layout.texts.tolist()):
-        own = x[row, layout.text :].unflatten(0, (layout.count, layout.length))
+        own = x[row, layout.text :].unflatten(0, (layout.count, layout.length))  # type: ignore[no-untyped-call]
         text = x[row, :length].expand(layout.count, -1, -1)
         states = decoder.through(torch.cat((text, own), dim=1), layers)
         out[row, :length] = states[0, :length]

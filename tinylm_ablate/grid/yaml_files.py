@@ -151,7 +151,8 @@ def _config() -> DictConfig:
     """A config whose values are only ever set, to see whether they may be; making one takes a tenth of a second."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.structured(Config)
+    config: DictConfig = OmegaConf.structured(Config)
+    return config
 
 
 def normal_mistakes(text: str) -> list[str]:
