@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import TINY, run_command
+from tinylm_ablate.arguments import VERBS
 from tinylm_ablate.config import GROUPS
 from tinylm_ablate.grid.yaml_files import mistakes_in_files
 from tinylm_ablate.paths import conf_dir, experiments_dir
@@ -145,3 +149,57 @@ def test_experiments_can_be_an_axis(tmp_path: Path) -> None:
 def test_the_version_is_ours(tmp_path: Path) -> None:
     done = run_command("--version", folder=tmp_path)
     assert done.code == 0 and done.out.startswith("tinylm-ablate ")
+
+
+def complete(line: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:
+    """What the shell offers at the end of a line."""
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    done = run_command("-sc", "query=bash", folder=folder)
+    assert done.code == 0 and not done.err, done.text
+    return done.out.split()
+
+
+def test_the_shell_completes_verbs_keys_and_choices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert complete("tinylm-ablate pl", monkeypatch, tmp_path)[0] == "plan"
+    assert complete("tinylm-ablate plan -m init=g", monkeypatch, tmp_path) == ["init=gpt2"]
+    assert complete("python -m tinylm_ablate arch.dep", monkeypatch, tmp_path) == ["arch.depth="]
+
+
+def test_the_completion_script_works_for_both_ways_of_starting(tmp_path: Path) -> None:
+    bash = f"""
+        tinylm-ablate() {{ {sys.executable} -m tinylm_ablate "$@"; }}
+        eval "$(tinylm-ablate -sc install=bash)"
+        for COMP_LINE in "tinylm-ablate init=g" "{sys.executable} -m tinylm_ablate tracking=m" "python -m http.server"; do
+            COMP_POINT=${{#COMP_LINE}} COMPREPLY=(); _tinylm_ablate; echo "${{COMPREPLY[*]}}"
+        done
+    """
+    done = subprocess.run(["bash", "-c", bash], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "init=gpt2\ntracking=mlflow\n\n" and not done.stderr
+
+
+def test_names_that_no_file_system_takes_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    done = run_command(f"runs_dir=x/{'é' * 130}", "arch.depth=0", folder=tmp_path)
+    assert done.code == 2 and "runs_dir=x/" in done.err and "at most 255 bytes" in done.err and "arch.depth=0" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_terminal_cannot_show_and_a_reader_that_leaves_end_no_command(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "tinylm_ablate"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    path = ["data=files", "data.path=/x/文本"]
+    shown = subprocess.run([*words, *path], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert shown.returncode == 2 and "data.path=/x/??: there is no such file" in shown.stderr
+    left = f"{sys.executable} -m tinylm_ablate --help | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", left], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n" and not done.stderr
+    refused = subprocess.run([sys.executable, "-O", *words[1:]], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and refused.stderr == (
+        "python -O leaves out checks that tinylm-ablate needs; start it without -O\n"
+    )
+
+
+def test_every_verb_has_help(tmp_path: Path) -> None:
+    for verb in VERBS:
+        done = run_command(verb, "--help", folder=tmp_path)
+        assert done.code == 0 and f"tinylm-ablate {verb}" in done.out, done.text
