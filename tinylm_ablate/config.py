@@ -59,9 +59,11 @@ def setting(
     )  # fmt: skip
 
 
-def several(help: str, identity: str = NONE, active: Callable[[Any], bool] | None = None) -> dict[str, Any]:
-    """The metadata of a field that holds several values."""
-    return {"help": help, "several": True, "identity": identity, "active": active}
+def several(
+    help: str, identity: str = NONE, active: Callable[[Any], bool] | None = None, among: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The metadata of a field that holds several values; with ``among``, each is one of those."""
+    return {"help": help, "several": True, "identity": identity, "active": active, "among": among}
 
 
 @dataclass
@@ -80,17 +82,26 @@ class ScaleConfig:
     context_length: int = setting("tokens in a training sequence at this scale", at_least=2, identity=SETTLED)
     batch_tokens: int = setting("tokens in a batch at this scale", at_least=1, at_most=MAX_TOKENS, identity=SETTLED)
     learning_rate: float = setting("peak learning rate for that batch, at 8 tokens per parameter", above=0, identity=SETTLED)
-    init_std: float = setting("sigma of the random rules at this scale", above=0, identity=SETTLED)
+    init_std: float = setting("sigma of the random rules at the paper's width", above=0, identity=SETTLED)
+    rate_sum: float = setting("sum of the paper's peak learning rate over its steps", above=0, identity=SETTLED)
+    mask_batch_tokens: int = setting(
+        "tokens in a step that learns masks: Sheared-LLaMA's over s squared, at least one sequence",
+        at_least=1,
+        identity=SETTLED,
+    )
     tokens_per_parameter: float = setting("default budget at this scale; the paper's is about 52", above=0, identity=SETTLED)
 
 
 @dataclass
 class DataConfig:
-    """the text: real English and Chinese by default, more of it, your own files, a set in the hub's layout, or a mixture"""
+    """the text: English and Chinese, as much as the budget needs; your own files, a set in the hub's layout, or a mixture"""
 
     source: str = setting(
-        "where the documents come from", choices=("default", "large", "files", "hub", "mixture", "own"), identity=SETTLED
+        "where the documents come from; 'auto' is default or, for budgets of data.large_from tokens and more, large",
+        choices=("auto", "default", "large", "files", "hub", "mixture", "own"),
+        identity=SETTLED,
     )
+    large_from: int = setting("source=auto: the least budget that takes the large text, tokens", at_least=1, identity=SETTLED)
     own: dict[str, Any] = field(default_factory=dict, metadata=several("source=own: {_target_: module.Class, …}", SETTLED))
     path: str | None = setting(
         "source=files: a file or folder of .txt .jsonl .json .csv .tsv .parquet, also .gz .zst .bz2 .xz",
@@ -113,9 +124,10 @@ class DataConfig:
     languages: list[str] = field(
         default_factory=list, metadata=several("keep documents of these languages only; empty keeps all", SETTLED)
     )
-    near_duplicates: float | None = setting(
+    near_duplicates: float | str | None = setting(
         "drop a document that shares this much of its runs of five words with one before it (Jaccard similarity, by MinHash); "
-        "null drops only those that are the same",
+        "null drops only those that are the same; 'auto' is 0.7 for the large text and null for all others",
+        choices=("auto",),
         above=0,
         at_most=1,
         identity=SETTLED,
@@ -276,7 +288,9 @@ class InitConfig:
         default_factory=dict,
         metadata=several("rule=own: {_target_: module.Class, …}", VALUE, lambda c: _random(c) and c.init.rule == "own"),
     )
-    std: float = setting("sigma of the random rule", above=0, at_most=10)
+    std: float | None = setting(
+        "sigma of the random rule; null is the dial's for the width (docs/dial.md)", above=0, at_most=10, identity=SETTLED
+    )
     parent: str | None = setting("a run, or a Hugging Face folder; null trains the parent once", free=True, identity=SETTLED)
     parent_depth: int = setting("layers of the trained parent (the paper's 7B has 29)", at_least=1, identity=SETTLED)
     parent_width: int | str = setting("width of the trained parent", dial=True, at_least=2, identity=SETTLED)
@@ -293,6 +307,11 @@ class InitConfig:
     )
     parent_tokens: int | None = setting(
         "budget of the parent of init=inherit; null is the run's own", at_least=1, at_most=MAX_TOKENS, identity=SETTLED
+    )
+    parent_lr: float | None = setting(
+        "peak learning rate of the trained parent at the base batch; null is the dial's for its shape, whatever the child's",
+        above=0,
+        identity=SETTLED,
     )
     train: str = setting(
         "what the run trains: the child, or the parent that the child would be cut out of",
@@ -315,6 +334,13 @@ class InitConfig:
     )
     masks: MasksConfig = field(default_factory=lambda: MasksConfig())
 
+    @property
+    def sigma(self) -> float:
+        """``std``, which ``Settled.init`` has filled in."""
+        if self.std is None:
+            raise ValueError("init.std=null: only a settled run knows the dial's sigma")
+        return self.std
+
 
 @dataclass
 class MasksConfig:
@@ -331,8 +357,9 @@ class MasksConfig:
         active=_learns_masks,
     )
     batch_tokens: int = setting(
-        "tokens in a step; calibration_tokens over this are the steps", at_least=1, at_most=MAX_TOKENS, active=_learns_masks
+        "tokens in a step, whole sequences and at least one", at_least=1, at_most=MAX_TOKENS, active=_learns_masks
     )
+    steps: int = setting("steps; Sheared-LLaMA takes 3,200", at_least=1, at_most=10**9, active=_learns_masks)
     temperature: float = setting("beta of the hard-concrete distribution", above=0, active=_learns_masks)
 
 
@@ -354,7 +381,11 @@ class OptimizerConfig:
         "name=muon: decay of the matrices' momentum", at_least=0, below=1, active=lambda config: config.optimizer.name == "muon"
     )
     eps: float = setting("epsilon of the update", above=0)
-    weight_decay: float = setting("decoupled weight decay (Table 13)", at_least=0)
+    weight_decay: float = setting(
+        "decoupled weight decay of the paper (Table 13), multiplied by the dial below its scale (optimizer.scaling.rate_sum)",
+        at_least=0,
+        identity=SETTLED,
+    )
     decay: str = setting("what decays: matrices only, or all parameters", choices=("matrices", "all"))
     clip: float = setting("gradients are clipped to this norm", above=0)
     schedule: str = setting(
@@ -395,6 +426,12 @@ class ScalingConfig:
     )
     multiplier: float = setting(
         "of base_lr, for an optimizer that takes smaller or larger steps than AdamW", above=0, identity=SETTLED
+    )
+    rate_sum: float | None = setting(
+        "below the paper's scale weight_decay is multiplied by this over the sum of the dial's peak learning rate over the "
+        "steps, so that the sum of rate x decay is the paper's; null takes weight_decay as it is",
+        above=0,
+        identity=SETTLED,
     )
 
 
@@ -528,6 +565,13 @@ class DecodeConfig:
         choices=("auto", "fp32", "bf16", "fp16"),
         identity=NONE,
     )
+    llama_cpp: list[str] = field(
+        default_factory=list,
+        metadata=several(
+            "measure llama.cpp on this processor with these weights, and our decoder beside it: speed and memory",
+            among=("f32", "f16", "q8_0", "q4_0"),
+        ),
+    )
 
 
 @dataclass
@@ -553,6 +597,18 @@ class EvaluateConfig:
         "measure the model, a finished one too, with 1 to this many adjacent layers skipped at each position (Figure 5)",
         at_least=0,
         identity=NONE,
+    )
+    effective_dimension: float = setting(
+        "measure how many principal components of each layer's features hold this share of their variance (PanGu-π: 0.8)",
+        at_least=0,
+        below=1,
+        identity=NONE,
+    )
+    quantized: list[str] = field(
+        default_factory=list,
+        metadata=several(
+            "measure bits per byte of the model as exported to GGUF with these weights", among=("f16", "q8_0", "q4_0")
+        ),
     )
     tasks: list[str] = field(
         default_factory=list,
@@ -624,6 +680,10 @@ class PlanConfig:
     """how mode=plan prints"""
 
     format: str = setting("a table for people, or one JSON object per line", choices=("table", "json"), identity=NONE)
+    read_text: bool = setting(
+        "read and check your own text, as the run would, if that has not been done; the table reports what is in it",
+        identity=NONE,
+    )
 
 
 @dataclass
@@ -772,6 +832,8 @@ def register() -> None:
 
     OmegaConf.register_new_resolver("times", operator.mul, replace=True)
     store = ConfigStore.instance()
+    if "schema.yaml" in store.repo:
+        return
     store.store(name="schema", node=Config)
     for group, kind in GROUPS.items():
         node = OmegaConf.structured(kind)
@@ -814,7 +876,7 @@ def allowed(rule: dict[str, Any]) -> str:
     if rule.get("dial"):
         parts.append("the paper's size as 'N/s'")
     if rule.get("several"):
-        parts.append("a list, as in [a,b]")
+        parts.append(f"a list of {', '.join(rule['among'])}" if rule.get("among") else "a list, as in [a,b]")
     return ", or ".join(parts) if bounds or rule.get("dial") else ", ".join(parts)
 
 
@@ -828,6 +890,8 @@ def check_values(config: Config) -> list[str]:
 
 
 def _fits(value: Any, rule: dict[str, Any]) -> bool:
+    if isinstance(value, list):
+        return not rule.get("among") or set(value) <= set(rule["among"])
     if isinstance(value, bool):
         return True
     if isinstance(value, str):

@@ -19,11 +19,12 @@ from tinylm_ablate.budget import Rounds, branch_off, split_rounds
 from tinylm_ablate.config import MAX_TOKENS, VALUE, Config, check_values, walk
 from tinylm_ablate.data.corpus import text_fingerprint
 from tinylm_ablate.data.mistakes import data_mistakes
+from tinylm_ablate.data.sources import with_source
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.hardware import fast_bf16
 from tinylm_ablate.measure.registry import OwnMeasure, measures
-from tinylm_ablate.scale import at_scale, rate_at_budget, rate_at_shape
+from tinylm_ablate.scale import at_scale, decay_at_budget, rate_at_budget, rate_at_shape, std_at_width
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tokenizer.train import MIN_VOCAB_SIZE
 from tinylm_ablate.tokenizer.vocabularies import mistakes as vocabulary_mistakes
@@ -104,6 +105,14 @@ def settle(config: Config) -> Settled:
         )
     if config.init.train == "parent" and config.init.method == "random":
         mistakes.append("init.train=parent: init.method=random has none; allowed: child, or init.method=inherit or pool")
+    if shape is not None and not shape.is_llama:
+        asked = {"evaluate.quantized": config.evaluate.quantized, "evaluate.decode.llama_cpp": config.evaluate.decode.llama_cpp}
+        mistakes += [
+            f"{key}=[{','.join(kinds)}]: arch.activations={shape.activations}, arch.shortcuts={shape.shortcuts} are not "
+            "exported; allowed: []"
+            for key, kinds in asked.items()
+            if kinds
+        ]
     if config.rounds.forgetting and not config.train.keep_model:
         mistakes.append("rounds.forgetting=true: allowed with train.keep_model=true")
     rounds = None
@@ -133,7 +142,8 @@ def settle(config: Config) -> Settled:
     settled = Settled(
         config=config, shape=shape, source_vocab_size=source_vocab_size, tokens=rounds.steps * config.train.batch_tokens,
         steps=rounds.steps, rounds=rounds, micro_batch=budget.micro_batch, accumulation=budget.accumulation,
-        learning_rate=budget.learning_rate, precision=precision, parent=parent,
+        learning_rate=budget.learning_rate, weight_decay=dial_decay(config, shape, budget.tokens),
+        init_std=dial_std(config, shape), precision=precision, parent=parent,
         previous=_trunk(config, rounds) if rounds.branch else None, keep_state=False, text=text,
         vocabulary=vocabulary, identity="",
     )  # fmt: skip
@@ -217,12 +227,14 @@ def _of_named_parent(config: Config) -> Config:
 
 
 def _with_amounts(config: Config, tokens: int, rounds: Rounds) -> Config:
-    """The config with numbers for how much is measured: so much that measuring takes about a third of the time of training."""
+    """The config with the text that suits a budget, and with numbers for how much is measured: measuring takes about a third of
+    the time of training."""
     evaluate = config.evaluate
     most = max((size for size in AMOUNTS if 2 * size <= tokens), default=AMOUNTS[0])
     sizes = most if evaluate.max_bytes == "auto" else evaluate.max_bytes
     questions = max(50, most // 1000) if evaluate.cloze_questions == "auto" else evaluate.cloze_questions
     config = copy.copy(config)
+    config.data = with_source(config.data, tokens)
     every_bytes = evaluate.every_bytes
     if every_bytes == "auto":
         times = len(points.evaluated(evaluate.every, 0, rounds.steps, config.train.batch_tokens)) or 1
@@ -281,6 +293,8 @@ def meaning(settled: Settled) -> dict[str, Any]:
         "micro_batch": settled.micro_batch,
         "accumulation": settled.accumulation,
         "learning_rate": settled.learning_rate,
+        "weight_decay": settled.weight_decay,
+        "init_std": settled.init_std,
         "precision": settled.precision,
     }
 
@@ -377,6 +391,25 @@ def dial_rate(config: Config, shape: Shape | None, tokens: int) -> float:
     return rate_at_budget(rate, min(high, max(low, tokens / baseline_parameters(scale))))
 
 
+def dial_decay(config: Config, shape: Shape, tokens: int) -> float:
+    """The weight decay that applies: the paper's as printed at its own scale, and below it by the dial's rule.
+
+    The rule takes the dial's rate and not the run's, so that decay stays where rates are compared, and the scale's batch, so
+    that it stays where batches are. Budgets below those measured count as the least of them.
+    """
+    scale, optimizer = config.scale, config.optimizer
+    if scale.factor == 1 or optimizer.scaling.rate_sum is None:
+        return optimizer.weight_decay
+    steps = max(tokens, _BUDGET_LIMITS[0] * baseline_parameters(scale)) / scale.batch_tokens
+    return decay_at_budget(optimizer.weight_decay, dial_rate(config, shape, tokens), steps, optimizer.scaling.rate_sum)
+
+
+def dial_std(config: Config, shape: Shape) -> float:
+    """The sigma of the random rules: the one given, or the paper's at the width."""
+    scale = config.scale
+    return std_at_width(scale.init_std, shape.width, at_scale(scale.width, 1)) if config.init.std is None else config.init.std
+
+
 #: Keys of parts that users bring and that change weights, and what these must have.
 OWN_PARTS = {
     "optimizer.own": ("keeps", "update"), "optimizer.own_schedule": ("factor",), "init.own": ("standard_deviation",),
@@ -427,9 +460,9 @@ def _devices_mistakes(config: Config) -> list[str]:
 def _parent(config: Config) -> Settled:
     """The run that trains the parent, on the same text and with the same recipe.
 
-    To inherit from: the paper's 7B proportions (29 layers, width 4096) at this scale, once for all seeds of a grid. It is wider
-    than the scale's baseline, so learning rate and sigma follow its width as they follow the dial's: with 1 / width and
-    1 / sqrt(width) (docs/dial.md). To pool (Table 10): the same model with a key-value head for each head, one for each seed.
+    To inherit from: the paper's 7B proportions (29 layers, width 4096) at this scale, once for all seeds of a grid. To pool
+    (Table 10): the same model with a key-value head for each head, one for each seed. Its learning rate is the dial's for its
+    own shape, whatever the child's, so that children whose rates differ share a parent.
     """
     parent = copy.deepcopy(config)
     arch, init = parent.arch, parent.init
@@ -442,10 +475,11 @@ def _parent(config: Config) -> Settled:
             parent.tokenizer.vocab_size = init.parent_vocab_size
         if init.parent_tokens is not None:
             parent.train.tokens = init.parent_tokens
-        wider = at_scale(init.parent_width, config.scale.factor) / at_scale(config.scale.width, config.scale.factor)
-        if parent.optimizer.scaling.base_lr is not None:  # the dial's own rate follows the shape
-            parent.optimizer.scaling.multiplier /= wider
-        init.std /= math.sqrt(wider)
+        if init.std is not None:
+            init.std /= math.sqrt(
+                at_scale(init.parent_width, config.scale.factor) / at_scale(config.scale.width, config.scale.factor)
+            )
+    parent.optimizer.scaling.base_lr = init.parent_lr
     parent.train.share = 1.0
     parent.rounds.count, parent.rounds.forgetting = 1, False
     init.method, init.train = "random", "child"

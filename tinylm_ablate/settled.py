@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.budget import Rounds
-from tinylm_ablate.config import Config
+from tinylm_ablate.config import Config, InitConfig, OptimizerConfig
 from tinylm_ablate.hardware import fast_bf16
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class Settled:
         micro_batch: Sequences in a forward pass.
         accumulation: Forward passes in an optimizer step.
         learning_rate: Peak learning rate.
+        weight_decay: Weight decay, the dial's rule applied.
+        init_std: Sigma of the random rules.
         precision: "fp32", "bf16" or "bf16-true".
         parent: The run whose weights this one starts from, trained first; or None.
         previous: The run that this one continues: that of all rounds but the last, or the one that a branch leaves; or None.
@@ -52,6 +55,8 @@ class Settled:
     micro_batch: int
     accumulation: int
     learning_rate: float
+    weight_decay: float
+    init_std: float
     precision: str
     parent: Settled | None
     previous: Settled | None
@@ -60,6 +65,16 @@ class Settled:
     vocabulary: str
     identity: str
     at: int = 0
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        """The group ``optimizer`` with the weight decay that applies."""
+        return dataclasses.replace(self.config.optimizer, weight_decay=self.weight_decay)
+
+    @property
+    def init(self) -> InitConfig:
+        """The group ``init`` with the sigma that applies."""
+        return dataclasses.replace(self.config.init, std=self.init_std)
 
     @property
     def folder(self) -> Path:

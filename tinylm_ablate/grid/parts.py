@@ -213,10 +213,10 @@ def jobs_of(found: Sequence[Part]) -> list[Job]:
 
 
 def even(cells: Sequence[tuple[Config, Settled]]) -> list[Settled]:
-    """Settle for a whole grid what 'auto' settles for each arm alone: one arithmetic, and one amount of what is measured.
+    """Settle for a whole grid what 'auto' settles for each arm alone: one arithmetic, one text, and one amount of evaluation.
 
     ``train.precision=auto`` is bf16 where that is the choice of every arm and of every run that one starts from, and fp32 for
-    all of them elsewhere. The amounts are those of the largest budget.
+    all of them elsewhere. Text and amounts are those of the largest budget.
 
     Args:
         cells: Each config, and what it settles to by itself.
@@ -224,15 +224,21 @@ def even(cells: Sequence[tuple[Config, Settled]]) -> list[Settled]:
     arithmetic = {
         run.precision for own, arm in cells if own.train.precision == "auto" for run in (arm, arm.parent) if run is not None
     }
+    texts = {arm.config.data.source for own, arm in cells if own.data.source == "auto"}
     found = []
     for own, settled in cells:
-        if own.train.precision == "auto" and len(arithmetic) > 1:
+        precision = own.train.precision == "auto" and len(arithmetic) > 1
+        text = own.data.source == "auto" and len(texts) > 1
+        if precision or text:
             own = copy.deepcopy(own)
-            own.train.precision = "fp32"
+            own.train.precision = "fp32" if precision else own.train.precision
+            own.data.source = "large" if text else own.data.source
             settled = settle(own)
         found.append((own, settled))
     if len(arithmetic) > 1:
         say("note: train.precision=auto is fp32 for every arm, since some are too narrow for bf16; name it to choose")
+    if len(texts) > 1:
+        say("note: data=auto is the large text for every arm, since some budgets need it; data=default or data=large chooses")
     for key in ("max_bytes", "cloze_questions"):
         automatic = [settled.config.evaluate for own, settled in found if getattr(own.evaluate, key) == "auto"]
         most = max((getattr(evaluate, key) for evaluate in automatic), default=None)

@@ -74,9 +74,9 @@ def inherit(
     generator = torch.Generator().manual_seed(seed)
     for name in (EMBEDDING, HEAD):
         if name in state:
-            state[name] = row_map.apply(state.pop(name), init.std, generator)
+            state[name] = row_map.apply(state.pop(name), init.sigma, generator)
 
-    state |= _new_modules(parent.shape, child_shape, init.std, seed)
+    state |= _new_modules(parent.shape, child_shape, init.sigma, seed)
 
     record = {
         "method": init.method,

@@ -17,7 +17,7 @@ from tinylm_ablate import progress
 from tinylm_ablate.measure.benchmarks import settings_of
 from tinylm_ablate.measure.bits import bits_per_byte, document_losses, first_bytes
 from tinylm_ablate.measure.cloze import accuracy, answer, questions
-from tinylm_ablate.measure.scoring import Continuing
+from tinylm_ablate.measure.scoring import Continuing, Reader
 from tinylm_ablate.measure.subject import Result, Settings, Subject
 from tinylm_ablate.settled import Settled
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from tinylm_ablate.arch.continuations import Layout
     from tinylm_ablate.arch.decoder import Decoder, Layer
     from tinylm_ablate.data.corpus import Corpus
-    from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
 #: No more text and questions than this are looked at, of each language.
 MAX_BYTES, MAX_QUESTIONS = 50_000, 100
@@ -62,33 +61,27 @@ class LayerSkip:
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
         """Skip layers of the trained model."""
-        rows = layer_skip(subject.decoder, subject.vocabulary, subject.corpus, settings, subject.context_length)
+        rows = layer_skip(subject.reader, subject.corpus, settings)
         for task in settings.get("tasks", ()):
-            scored = skipped_benchmark(
-                subject.run.folder / "model", task, subject.run.config.evaluate.task_folder, subject.device, rows
-            )
+            model, task_folder = subject.run.folder / "model", subject.run.config.evaluate.task_folder
+            scored = skipped_benchmark(model, task, task_folder, subject.device, rows)
             rows = [row | found for row, found in zip(rows, scored, strict=True)]
         return Result(summary(rows), rows)
 
 
-def layer_skip(
-    decoder: Decoder, vocabulary: Vocabulary, corpus: Corpus, settings: Settings, context_length: int
-) -> list[dict[str, Any]]:
+def layer_skip(reader: Reader[Decoder], corpus: Corpus, settings: Settings) -> list[dict[str, Any]]:
     """Measure a decoder with 1 to ``settings["layers"]`` adjacent layers skipped at every position.
 
     Args:
-        decoder: The model, where it is to compute.
-        vocabulary: Its tokenizer.
+        reader: The model.
         corpus: The text: documents of validation, and the cloze questions of test.
         settings: ``layers``, and how much text: ``max_bytes``, ``questions``, ``context`` and ``continuation``.
-        context_length: Tokens that the model sees at once.
 
     Returns:
         A row for the whole model (skipped 0, first 0), then one for each number and position: skipped (layers), first (index of
         the first of them, from 0), loss (nats a token of validation text), bits_per_byte (of the same, mean over languages),
         cloze (share of right answers, mean over languages; None without questions).
     """
-    device = decoder.embedding.weight.device
     size = settings["max_bytes"]
     texts = [text for language in corpus.languages for text in first_bytes(corpus.documents("validation", language), size)]
     asked = [
@@ -98,16 +91,17 @@ def layer_skip(
             corpus, "test", language, settings["questions"], settings["context"], settings["continuation"]
         )
     ]
-    depth = decoder.shape.depth
+    depth = reader.model.shape.depth
     most = min(settings["layers"], depth - 1)
     # By position, since a pass goes on from the states of the one before.
     places = [(0, 0), *((skipped, first) for first in range(depth) for skipped in range(1, min(most, depth - first) + 1))]
-    model = _Skipping(decoder)
+    model = _Skipping(reader.model)
+    skipping = reader.by(model)
     rows = []
     for skipped, first in progress.bar(places, description="skipping layers"):
         model.skip(first, skipped)
-        scored = document_losses(model, vocabulary, texts, context_length, device, "bits per byte")
-        shares, _ = accuracy(answer(model, vocabulary, asked, context_length, device, "cloze"))
+        scored = document_losses(skipping, texts, "bits per byte")
+        shares, _ = accuracy(answer(skipping, asked, "cloze"))
         rows.append(
             {
                 "skipped": skipped,

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tinylm_ablate.hardware import pick_device, thread_count
+from tinylm_ablate.measure.scoring import Reader
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
@@ -110,6 +111,11 @@ class Subject:
     def decoder(self) -> Decoder:
         """The trained weights, in single precision on ``device``."""
         return self._decoder.to(self.device)
+
+    @property
+    def reader(self) -> Reader[Decoder]:
+        """The trained weights as a reader of text."""
+        return Reader(self.decoder, self.vocabulary, self.context_length, self.device)
 
     @cached_property
     def _decoder(self) -> Decoder:

@@ -273,7 +273,7 @@ def layer_skip(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
     """The result of skipping 1, 2, … adjacent layers by the first of them, a column per arm; the whole model dashed."""
     import altair as alt
 
-    names = ["bits_per_byte", "cloze", *(name for name in frame if str(name).startswith("benchmarks/"))]
+    names = ["bits_per_byte", "cloze", *(name for name in map(str, frame) if name.startswith("benchmarks/"))]
     shown = [name for name in names if name in frame and frame[name].notna().any()]
     if not shown:
         return None
@@ -300,6 +300,31 @@ def layer_skip(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
             panels.append(alt.layer(lines, rule).properties(width=210, height=170, title=str(arm)))
         rows.append(alt.hconcat(*panels))
     return alt.vconcat(*rows)
+
+
+@figure(
+    "Effective dimension by layer",
+    "Number of principal components that hold most of the variance of each layer's features, a line per arm",
+    "effective_dimension",
+)
+def effective_dimension(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:  # noqa: ARG001
+    """The effective dimension over the layers, mean over seeds, a line per arm (Figure 4 of PanGu-pi)."""
+    import altair as alt
+
+    if frame.empty:
+        return None
+    means = frame.groupby(["arm", "layer"], sort=False)["dimension"].mean().reset_index()
+    lines = (
+        alt.Chart(means)
+        .mark_line(point=alt.OverlayMarkDef(size=18))
+        .encode(
+            x=alt.X("layer:Q", axis=alt.Axis(tickMinStep=1, tickCount=6)),
+            y=alt.Y("dimension:Q", title="effective dimension"),
+            color=_color("arm", list(dict.fromkeys(frame["arm"]))),
+            tooltip=["arm:N", "layer:Q", "dimension:Q"],
+        )
+    )
+    return alt.layer(lines).properties(width=420, height=220)
 
 
 @figure(

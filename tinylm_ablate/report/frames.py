@@ -20,6 +20,7 @@ from tinylm_ablate import progress
 from tinylm_ablate.config import NONE, Config, walk
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import canonical_json
+from tinylm_ablate.measure.benchmarks import averages
 
 #: The newest layouts of ``metrics.json`` and of a measure's file that are understood.
 RECORD_SCHEMA, MEASURE_SCHEMA = 2, 1
@@ -45,6 +46,9 @@ _ABOUT = re.compile(r"/(standard_error|documents|bytes|questions|tokens|shots|re
 
 #: Points kept of a loss curve: more than a figure of this width shows.
 POINTS = 64
+
+#: Settings that say which of several records of a measure one is.
+_WHICH = ("task", "shipped", "weights")
 
 #: Characters of an item's name that are kept: enough to tell thousands apart.
 _ITEM_CHARACTERS = 12
@@ -114,7 +118,7 @@ class Records:
         runs: One row per finished run.
         grids: Every grid, in the order of its file name.
         rows: Long frames by name, each with a column "identity": "curves", "along", "documents", "questions", "matrix_std",
-            and one for each other measure that has rows.
+            one for each other measure that has rows, and "models", the scores of models of others.
         searches: The description of each search.
         problems: One line for each thing that was left out.
     """
@@ -160,6 +164,8 @@ def read_runs(runs_dir: Path) -> Records:
         problems += [f"{grid.name}: {missing} of {len(grid.cells)} cells are not finished"] if missing else []
     searches = list(_readable(sorted(runs_dir.glob("search/*.json")), _search, problems))
     joined = {name: pd.concat(tables, ignore_index=True) for name, tables in sorted(long.items())}
+    models = _models(runs_dir, problems)
+    joined |= {"models": models} if len(models) else {}
     return Records(frame(rows), grids, joined, searches, problems)
 
 
@@ -243,38 +249,65 @@ def _run(folder: Path, wanted: set[str], problems: list[str]) -> tuple[Row, dict
             tables["matrix_std"] = _matrix_std(folder / "matrix_std.json")
         except _DAMAGE as error:
             problems.append(f"{folder / 'matrix_std.json'}: cannot be read and is left out: {_one_line(error)}")
-    for path in _measures(folder, wanted, problems):
-        try:
-            measured = _parse(path, MEASURE_SCHEMA)
-            name = path.name.split(".")[0]
-            own: Row = {}
-            _flatten("", measured["metrics"], own)
-            _check(own)
-            _flatten(f"measure.{name}.", measured.get("settings") or {}, own)
-            long = _long(name, path.with_suffix(".parquet"), own)
-        except _DAMAGE as error:
-            problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
-            continue
-        row |= own
-        tables |= long
+    for name, paths in _measures(folder, wanted, problems).items():
+        taken: dict[str, Path] = {}
+        for path in paths:
+            try:
+                measured = _parse(path, MEASURE_SCHEMA)
+                own: Row = {}
+                _flatten("", measured["metrics"], own)
+                _check(own)
+                if before := next((taken[key] for key in own if key in taken), None):
+                    problems.append(f"{folder}: different measurements of {name}; {before.name} is used, {path.name} is not")
+                    continue
+                taken |= dict.fromkeys(own, path)
+                if name != "benchmarks":  # runs with and without scores may be compared by everything else
+                    settings = {key: value for key, value in (measured.get("settings") or {}).items() if key not in _WHICH}
+                    _flatten(f"measure.{name}.", settings, own)
+                long = _long(name, path.with_suffix(".parquet"), own)
+            except _DAMAGE as error:
+                problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
+                continue
+            row |= own
+            for kind, table in long.items():
+                tables[kind] = pd.concat([tables[kind], table], ignore_index=True) if kind in tables else table
+    row |= averages(row)
     return row, tables
 
 
-def _measures(folder: Path, wanted: set[str], problems: list[str]) -> list[Path]:
-    """One file for each measure: the one that a grid names, or else the last by name."""
+def _measures(folder: Path, wanted: set[str], problems: list[str]) -> dict[str, list[Path]]:
+    """The records of each measure: first those that a grid names, then the last by name. Where two hold the same metric, the
+    first counts."""
     found: dict[str, list[Path]] = {}
-    for path in sorted((folder / "measures").glob("*.json")):
+    for path in sorted((folder / "measures").glob("*.json"), reverse=True):
         if match := _MEASURE.fullmatch(path.stem):
             found.setdefault(match[1], []).append(path)
         else:
             problems.append(f"{path}: is not named <measure>.<fingerprint>.json and is left out")
-    chosen = []
-    for name, paths in found.items():
-        best = [path for path in paths if path.stem in wanted] or paths
-        if len(best) > 1:
-            problems.append(f"{folder}: {len(best)} different measurements of {name}; {best[-1].name} is used")
-        chosen.append(best[-1])
-    return chosen
+    return {name: sorted(paths, key=lambda path: path.stem not in wanted) for name, paths in sorted(found.items())}
+
+
+def _models(runs_dir: Path, problems: list[str]) -> pd.DataFrame:
+    """One row per model of others that was measured: identity, name, parameters, and its metrics."""
+    rows = []
+    for path in sorted((runs_dir / "models").glob("*/model.json")):
+        try:
+            about = _parse(path, 1)
+            row: Row = {
+                "identity": identity(path.parent.name),
+                "name": str(about["name"]),
+                "parameters": int(about["parameters"]),
+            }
+            metrics: Row = {}
+            for paths in _measures(path.parent, set(), problems).values():
+                for record in reversed(paths):
+                    _flatten("", _parse(record, MEASURE_SCHEMA)["metrics"], metrics)
+            _check(metrics)
+        except _DAMAGE as error:
+            problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
+            continue
+        rows.append(row | metrics | averages(metrics))
+    return pd.DataFrame(rows)
 
 
 def _long(name: str, path: Path, metrics: Mapping[str, Any]) -> dict[str, pd.DataFrame]:

@@ -67,7 +67,7 @@ def write_reference(records: Records, folder: Path) -> None:
     runs = records.runs[records.runs["identity"].isin(members)].sort_values("identity")
     write_atomic(folder / _RUNS, _parquet(runs.dropna(axis="columns", how="all")))
     for name, table in records.rows.items():
-        kept = table[table["identity"].isin(drawn.get(name, set()))]
+        kept = table if name == "models" and name in drawn else table[table["identity"].isin(drawn.get(name, set()))]
         if len(kept):
             write_atomic(folder / f"{name}.parquet", _parquet(kept.sort_values("identity", kind="stable")))
     content = [dataclasses.asdict(grid) for grid in sorted(grids, key=lambda grid: (grid.name, grid.identity))]

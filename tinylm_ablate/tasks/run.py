@@ -194,14 +194,15 @@ class _Prepared:
 
     def finish(self, trained: Trained | None) -> None:
         """Keep the weights, and write the record; None of a model that is not trained here."""
-        from tinylm_ablate.formats.huggingface import save_model
+        from tinylm_ablate.formats.huggingface import Model, save
         from tinylm_ablate.init.random import matrix_std
 
         settled, folder, decoder = self.member.settled, self.member.folder, self.member.decoder.cpu()
         vocabulary = self.subject.vocabulary
         context = settled.config.train.context_length
         had_model = (folder / "model").is_dir()
-        save_model(folder / "model", decoder, vocabulary.folder / "tokenizer.json", vocabulary.end_of_text, context)
+        tokenizer = vocabulary.folder / "tokenizer.json"
+        save(folder / "model", Model(decoder.state_dict(), decoder.shape, tokenizer, context, vocabulary.end_of_text))
         stds = zip(self.initial_std, matrix_std(decoder), strict=True)
         write_atomic(folder / "matrix_std.json", json.dumps([{**old, "trained_std": new["std"]} for old, new in stds]))
         record = _record(settled, vocabulary.summary, self.subject.corpus.summary, self.origin, trained, self.about)
@@ -222,6 +223,7 @@ def _prepare(task: RunTask) -> _Prepared:
     import numpy as np
     from omegaconf import OmegaConf
 
+    from tinylm_ablate.data.corpus_summary import MANY_PASSES
     from tinylm_ablate.init.initial import initial_decoder
     from tinylm_ablate.init.random import matrix_std
     from tinylm_ablate.measure.subject import Subject
@@ -247,7 +249,8 @@ def _prepare(task: RunTask) -> _Prepared:
         decoder, origin, initial_std, start, rounds = continued(settled, tokens)
     passes = settled.tokens / max(1, subject.shards.count("train")) if settled.steps else 0.0
     if passes > 1:
-        print(f"note: {settled.tokens:,} tokens are {passes:.1f} passes over the training text", file=sys.stderr)
+        many = "; what is repeated more than four times teaches less" if passes > MANY_PASSES else ""
+        print(f"note: {settled.tokens:,} tokens are {passes:.1f} passes over the training text{many}", file=sys.stderr)
 
     def on_rows(rows: list[dict[str, float]]) -> bool:
         return watch is not None and any(watch(row) for row in rows)
@@ -270,8 +273,7 @@ def _back_to_before(folder: Path, missing: Sequence[int]) -> None:
 
 def _on_point(subject: Subject) -> OnPoint:
     """What keeps a run's model on the way, and its state where it is in ``train.keep_checkpoints``."""
-    from tinylm_ablate.arch.stacking import decoder_over
-    from tinylm_ablate.formats.huggingface import save_model
+    from tinylm_ablate.formats.huggingface import Model, save
     from tinylm_ablate.train import checkpoint
 
     run, kept = subject.run, set(points.kept(subject.run))
@@ -281,8 +283,9 @@ def _on_point(subject: Subject) -> OnPoint:
         folder = point_folder(run, state.step)
         if state.step in kept:
             checkpoint.save(folder / "checkpoint", state)
-        decoder = decoder_over(run.shape, None, {name: value.detach().float().cpu() for name, value in weights.items()})
-        save_model(folder / "model", decoder, vocabulary.folder / "tokenizer.json", vocabulary.end_of_text, context)
+        state_dict = {name: value.detach().float().cpu() for name, value in weights.items()}
+        tokenizer = vocabulary.folder / "tokenizer.json"
+        save(folder / "model", Model(state_dict, run.shape, tokenizer, context, vocabulary.end_of_text))
 
     return keep
 
@@ -376,6 +379,8 @@ def _record(
         "tokens": settled.tokens,
         "steps": settled.steps,
         "learning_rate": settled.learning_rate,
+        "weight_decay": settled.weight_decay,
+        "init_std": settled.init_std,
         "precision": settled.precision,
         "tokenizer": vocabulary,
         "data": corpus,
