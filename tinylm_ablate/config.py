@@ -170,6 +170,12 @@ class TokenizerConfig:
     source_vocab_size: int | str = setting(
         "kind=compact without source: entries of the large tokenizer", dial=True, at_least=1, identity=SETTLED
     )
+    source_train_bytes: int | None = setting(
+        "kind=compact without source: text that the large tokenizer is trained on, bytes per language; null is train_bytes. "
+        "Less text gives it a longer tail of entries that other text hardly uses (docs/dial.md)",
+        at_least=1,
+        identity=SETTLED,
+    )
     keep_special: str = setting("kind=compact: which special tokens are kept", choices=("all", "used"), identity=SETTLED)
     train_bytes: int = setting("text that a BPE is trained and counted on, bytes per language", at_least=1, identity=SETTLED)
 

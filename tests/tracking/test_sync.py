@@ -343,3 +343,44 @@ def test_a_sync_that_is_killed_anywhere_is_completed_by_the_next(settings, repli
     for run in RUNS:
         assert view.curve(run) == losses(1, 2000)
         assert view.run(run).info.status == "FINISHED"
+
+
+def test_what_was_measured_along_a_run_is_a_curve_whenever_it_arrives(settings, folders, view):
+    folder = folders.start(RUNS[0])
+    settled = json.loads((folder / "settled.json").read_text())
+    settled["config"]["train"]["batch_tokens"] = 100
+    (folder / "settled.json").write_text(json.dumps(settled))
+    folders.train(RUNS[0], 1, 30)
+    folders.finish(RUNS[0])
+
+    def point(step, bits):
+        path = folder / "points" / f"{step:09d}" / "measures" / f"bits_per_byte.{'0' * 16}.json"
+        path.parent.mkdir(parents=True)
+        metrics = {
+            "test/bits_per_byte/all": bits,
+            "test/bits_per_byte/all/standard_error": 0.1,
+            "test/bits_per_byte/all/bytes": 9,
+        }
+        content = {
+            "schema": 1,
+            "measure": "bits_per_byte",
+            "settings": {},
+            "metrics": metrics,
+            "seconds": 1.0,
+            "provenance": {},
+        }
+        path.write_text(json.dumps(content))
+
+    name = "along/test/bits_per_byte/all"
+    point(20, 3.0)
+    sync(settings, folders.path)
+    assert view.curve(RUNS[0], name) == [(2000, 3.0)]
+    point(10, 4.0)  # another worker measured it later
+    point(30, 2.5)
+    for _ in range(2):
+        sync(settings, folders.path)
+        assert view.curve(RUNS[0], name) == [(1000, 4.0), (2000, 3.0), (3000, 2.5)]
+    metrics = view.run(RUNS[0]).data.metrics
+    assert metrics["test/bits_per_byte/all"] == 2.0
+    assert not [key for key in metrics if key.startswith("along/") and key != name]
+    assert f"points/000000010/measures/bits_per_byte.{'0' * 16}.json" in view.files(RUNS[0])

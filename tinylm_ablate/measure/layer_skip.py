@@ -63,9 +63,8 @@ class LayerSkip:
         """Skip layers of the trained model."""
         rows = layer_skip(subject.reader, subject.corpus, settings)
         for task in settings.get("tasks", ()):
-            scored = skipped_benchmark(
-                subject.run.folder / "model", task, subject.run.config.evaluate.task_folder, subject.device, rows
-            )
+            model, task_folder = subject.run.folder / "model", subject.run.config.evaluate.task_folder
+            scored = skipped_benchmark(model, task, task_folder, subject.device, rows)
             rows = [row | found for row, found in zip(rows, scored, strict=True)]
         return Result(summary(rows), rows)
 
