@@ -674,6 +674,10 @@ class PlanConfig:
     """how mode=plan prints"""
 
     format: str = setting("a table for people, or one JSON object per line", choices=("table", "json"), identity=NONE)
+    read_text: bool = setting(
+        "read and check your own text, as the run would, if that has not been done; the table reports what is in it",
+        identity=NONE,
+    )
 
 
 @dataclass
@@ -822,6 +826,8 @@ def register() -> None:
 
     OmegaConf.register_new_resolver("times", operator.mul, replace=True)
     store = ConfigStore.instance()
+    if "schema.yaml" in store.repo:
+        return
     store.store(name="schema", node=Config)
     for group, kind in GROUPS.items():
         node = OmegaConf.structured(kind)

@@ -68,7 +68,7 @@ def _status(config: Config) -> None:
 def _plan(config: Config) -> None:
     from tinylm_ablate.execute.plan import plans
 
-    print(plans([("the run", settle(config))], config.plan.format))
+    print(plans([("the run", settle(config))], config.plan.format, read_text=config.plan.read_text))
 
 
 def _coverage(config: Config) -> None:
@@ -98,10 +98,16 @@ def _evaluate(config: Config) -> None:
 def _measure(config: Config) -> None:
     """Measure the run that the config describes, if it is finished."""
     from tinylm_ablate.execute.perform import perform as do
+    from tinylm_ablate.tasks.graph import Graph
 
     settled = settle(config)
     if not (settled.folder / "metrics.json").exists():
         raise UserError(f"mode=evaluate: {settled.folder} is not finished; the same command without mode=evaluate trains it")
+    if missing := Graph([("the run", settled)]).run(settled.identity).missing_points():
+        raise UserError(
+            f"mode=evaluate: the models of {settled.folder} after {', '.join(f'{step:,}' for step in missing)} steps were not "
+            "kept; the same command without mode=evaluate trains it again and keeps them"
+        )
     do([("the run", settled)], config, train=False, quiet=True)
     _run(config)
 

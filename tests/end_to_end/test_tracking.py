@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import TINY
+from tests.helpers import TINY, Command, run_command
 
 PASSWORD, BUCKET = "queen0fHearts-7", "cheshire-cat-bucket"
 
@@ -26,15 +24,7 @@ def test_a_grid_that_is_killed_and_repeated_is_whole_in_mlflow(small_data: list[
     from mlflow import MlflowClient
 
     grid = [*arguments(small_data, tmp_path / "cache"), "arch.depth=1,2", "train.tokens=64000", "train.log_every=1"]
-    command = [
-        sys.executable,
-        "-m",
-        "tinylm_ablate",
-        "-m",
-        *grid,
-        "tracking.flush_seconds=0.2",
-        "train.checkpoint_minutes=0.001",
-    ]
+    command = ["-m", *grid, "tracking.flush_seconds=0.2", "train.checkpoint_minutes=0.001"]
     client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
 
     def runs() -> dict[str, tuple[str, list[int]]]:
@@ -47,24 +37,24 @@ def test_a_grid_that_is_killed_and_repeated_is_whole_in_mlflow(small_data: list[
         return found
 
     for sign in (signal.SIGKILL, signal.SIGTERM):
-        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        with Command(*command, folder=tmp_path) as process:
             deadline, before = time.monotonic() + 300, sum(len(steps) for _, steps in runs().values())
             while sum(len(steps) for _, steps in runs().values()) < before + 20:
-                assert process.poll() is None and time.monotonic() < deadline, process.stdout and process.stdout.read()
+                assert time.monotonic() < deadline and (process.running() or process.wait().text == "")
                 time.sleep(0.1)
-            process.send_signal(sign)
-            process.communicate()
+            os.kill(process.pid, sign)
+            process.wait()
         assert "RUNNING" in {status for status, _ in runs().values()} or sign == signal.SIGTERM
     assert "RUNNING" not in {status for status, _ in runs().values()}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = run_command(*command, folder=tmp_path)
+    assert done.code == 0, done.text
     assert sorted(status for status, _ in runs().values()) == ["FINISHED"] * 3
     cells = [steps for _, steps in runs().values() if steps]
     assert cells == [list(range(128, 64001, 128))] * 2
     # The same once more: nothing changes.
     before_again = runs()
-    done = subprocess.run([*command[:3], "mode=sync"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout == "MLflow: 3 up to date\n", done.stdout + done.stderr
+    done = run_command("mode=sync", folder=tmp_path)
+    assert done.out == "MLflow: 3 up to date\n", done.text
     assert runs() == before_again
 
 
@@ -73,18 +63,16 @@ def test_a_password_is_written_nowhere(small_data: list[str], tmp_path: Path) ->
     address = f"http://alice:{PASSWORD}@127.0.0.1:1"  # nobody answers there
     grid = [*arguments(small_data, tmp_path / "cache"), "arch.depth=1,2", f"tracking.uri='{address}'"]
     grid.append(r"experiment.note='of ${oc.env:TEAM_BUCKET}'")
-    environment = os.environ | {"TEAM_BUCKET": BUCKET, "HF_TOKEN": "hf_" + "q7" * 20}
-    done = subprocess.run(
-        [sys.executable, "-m", "tinylm_ablate", "-m", *grid], cwd=tmp_path, env=environment, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "does not answer" in done.stderr
+    environment = {"TEAM_BUCKET": BUCKET, "HF_TOKEN": "hf_" + "q7" * 20}
+    with Command("-m", *grid, folder=tmp_path, environment=environment) as command:
+        done = command.wait()
+    assert done.code == 0, done.text
+    assert "does not answer" in done.err
     (described,) = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "grids").glob("*.json")]
     assert "127.0.0.1" in described["title"]
     written = {str(path): path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
     assert len(written) > 10
-    written |= {"stdout": done.stdout.encode(), "stderr": done.stderr.encode()}
+    written |= {"stdout": done.out.encode(), "stderr": done.err.encode()}
     for secret in (PASSWORD, "alice", BUCKET, environment["HF_TOKEN"]):
         assert [name for name, content in written.items() if secret.encode() in content] == []
     (folder,) = {path.parent for path in (tmp_path / "runs").glob("*/config.yaml") if "depth: 1\n" in path.read_text()}

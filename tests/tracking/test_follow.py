@@ -9,12 +9,15 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from tests.helpers import FORKS
 from tests.tracking.conftest import GRID, RUNS
 from tests.tracking.test_server import wait_until
 from tests.tracking.test_sync import View, losses
+from tinylm_ablate.config import TrackingConfig
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.tracking import follow, on_end, sync
 
@@ -77,17 +80,10 @@ def test_without_trackers_no_thread_starts(settings, folders):
     assert not (folders.path / "mlflow.db").with_name(".tracking.lock").exists()
 
 
-FOLLOW = """
-import sys, time
-from pathlib import Path
-from tinylm_ablate.config import TrackingConfig
-from tinylm_ablate.tracking import follow
-folder = Path(sys.argv[1])
-settings = TrackingConfig(kind="none", loggers=["csv", "tensorboard"], uri=None, artifacts=None, experiment="tests",
-                          flush_seconds=0.05)
-follow(settings, folder.parent).add(folder)
-time.sleep(600)
-"""
+def follow_forever(settings: TrackingConfig, folder: Path) -> None:
+    """Follow a run until this process is killed."""
+    follow(settings, folder.parent).add(folder)
+    time.sleep(600)
 
 
 def csv_rows(folders, run):
@@ -104,10 +100,11 @@ def test_csv_and_tensorboard_hold_each_point_once_after_a_kill(settings, folders
     settings.kind, settings.loggers, settings.flush_seconds = "none", ["csv", "tensorboard"], 0.05
     folder = folders.start(RUNS[0])
     folders.train(RUNS[0], 1, 5)
-    killed = subprocess.Popen([sys.executable, "-c", FOLLOW, str(folder)])
+    killed = FORKS.Process(target=follow_forever, args=(settings, folder))
+    killed.start()
     wait_until(lambda: (folders.path / "csv" / RUNS[0] / "metrics.csv").exists(), 60)
     killed.kill()
-    killed.wait()
+    killed.join()
     with follow(settings, folders.path) as follower:
         follower.add(folder)
         folders.train(RUNS[0], 6, 30)

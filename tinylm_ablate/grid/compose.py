@@ -137,9 +137,14 @@ def compose(overrides: Sequence[str]) -> Config:
     """Compose one config outside of a run, as tests and tools do. ``conf/`` is read once by a process for a working folder."""
     register()
     if any(text.lstrip("+").startswith("experiments=") for text in overrides):  # a file that may be about to change
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return typed(hydra_compose("config", overrides=list(overrides)))
+        return typed(_hydras(overrides))
     return typed(_composer(Path.cwd())(overrides))
+
+
+def _hydras(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
+    """What Hydra itself composes, with its own node if requested."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra_compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
 
 
 @functools.cache
@@ -168,38 +173,36 @@ def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
     mistakes: list[str] = []
     sound: list[list[str]] = []
     search = "hydra/sweeper=optuna" in overrides
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    try:
+        typed(_hydras([]))
+    except COMPOSITION_ERRORS as error:
+        return [f"the defaults in {conf_dir()} do not compose: {_first_line(error.__cause__ or error)}"]
+    for text in overrides:
         try:
-            typed(hydra_compose("config"))
+            override = OverridesParser.create().parse_override(text)
+            singles = _singles(override, text, search)
         except COMPOSITION_ERRORS as error:
-            return [f"the defaults in {conf_dir()} do not compose: {_first_line(error.__cause__ or error)}"]
-        for text in overrides:
+            mistakes.append(f"{text}: not understood: {_first_line(error)}")
+            continue
+        except ConfigError as error:
+            mistakes += error.mistakes
+            continue
+        if override.is_sweep_override() and not grid:
+            mistakes.append(f"{text}: several values make a grid: add -m")
+        sound.append([])
+        for single in singles:
             try:
-                override = OverridesParser.create().parse_override(text)
-                singles = _singles(override, text, search)
-            except COMPOSITION_ERRORS as error:
-                mistakes.append(f"{text}: not understood: {_first_line(error)}")
-                continue
+                if single.lstrip("+~").startswith("hydra"):
+                    _hydras([single], with_hydra=True)
+                else:
+                    compose([single])
             except ConfigError as error:
                 mistakes += error.mistakes
-                continue
-            if override.is_sweep_override() and not grid:
-                mistakes.append(f"{text}: several values make a grid: add -m")
-            sound.append([])
-            for single in singles:
-                try:
-                    composed = hydra_compose(
-                        "config", overrides=[single], return_hydra_config=single.lstrip("+~").startswith("hydra")
-                    )
-                    if not single.lstrip("+~").startswith("hydra"):
-                        typed(composed)
-                except ConfigError as error:
-                    mistakes += error.mistakes
-                except COMPOSITION_ERRORS as error:
-                    mistakes.append(_explain(single, override, error))
-                else:
-                    sound[-1].append(single)
-        mistakes += _settled([singles for singles in sound if singles])
+            except COMPOSITION_ERRORS as error:
+                mistakes.append(_explain(single, override, error))
+            else:
+                sound[-1].append(single)
+    mistakes += _settled([singles for singles in sound if singles])
     return mistakes
 
 
@@ -214,7 +217,7 @@ def _settled(choices: list[list[str]]) -> list[str]:
             trial = [*first[:place], single, *first[place + 1 :]]
             with contextlib.suppress(UserError, *COMPOSITION_ERRORS):
                 try:
-                    settled = typed(hydra_compose("config", overrides=trial))
+                    settled = compose(trial)
                     settled.seeds = None
                     settle(settled)
                 except ConfigError as error:

@@ -38,6 +38,17 @@ class Axis:
         """One of Optuna's values, as on the command line."""
         return repr(value) if isinstance(value, float) else str(value)
 
+    def count(self) -> float:
+        """How many values it has; infinity for real numbers."""
+        match self.distribution:
+            case CategoricalDistribution(choices=choices):
+                return len(choices)
+            case IntDistribution(low=low, high=high, step=step):
+                return (high - low) // step + 1
+            case FloatDistribution(low=low, high=high, step=step):
+                return 1 if low == high else math.inf if step is None else round((high - low) / step) + 1
+        raise TypeError(f"{self.distribution!r}")
+
     def probes(self) -> list[str]:
         """The overrides to try before anything is spent: every choice, or both ends."""
         if isinstance(self.distribution, CategoricalDistribution):

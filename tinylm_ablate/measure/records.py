@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tinylm_ablate.errors import UserError
+from tinylm_ablate.errors import RunFailed, UserError
 from tinylm_ablate.files import fingerprint, write_atomic
 from tinylm_ablate.measure.subject import Result, Settings
 from tinylm_ablate.provenance import provenance
@@ -37,11 +37,11 @@ def write_record(folder: Path, name: str, settings: Settings, result: Result, se
     """Write a record with its rows into a run's folder, rows first.
 
     Raises:
-        UserError: A metric is not a finite number; nothing was written.
+        RunFailed: A metric is not a finite number; nothing was written.
     """
     broken = [f"{key} is {value}" for key, value in result.metrics.items() if not math.isfinite(value)]
     if broken:
-        raise UserError(f"{name} of {folder}: {', '.join(broken)}; the weights may have diverged")
+        raise RunFailed(f"{name} of {folder}: {', '.join(broken)}; the weights may have diverged")
     path = record_path(folder, stem(name, settings))
     if result.rows:
         write_parquet(path.with_suffix(".parquet"), result.rows)

@@ -62,12 +62,38 @@ def arms(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMi
 )
 def loss(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
     """Training loss over tokens: the mean of each arm, and a band from its lowest to its highest seed."""
+    data = _tidy(frame, by, measure).dropna(subset=["tokens"])
+    return None if data.empty else _bands(data, "training loss (nats per token)")
+
+
+#: Metrics along a run that are drawn at most, in panels side by side.
+_PANELS = 4
+
+
+@figure(
+    "Along the run",
+    "What was measured along the runs over tokens, a line per arm with a band from its lowest to its highest seed",
+    "along",
+)
+def along(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
+    """The measure, the means over languages of other measures, and benchmarks, over tokens; a panel each (Figure 10)."""
+    import altair as alt
+
+    del by
+    found = list(dict.fromkeys(frame["metric"]))
+    names = [name for name in found if (name.startswith("test/") and name.endswith("/all")) or name.startswith("benchmarks/")]
+    names = sorted(names, key=lambda name: name != measure)[:_PANELS]
+    panels = [_bands(frame[frame["metric"] == name], axis_title(name)) for name in names]
+    if not panels:
+        return None
+    return panels[0] if len(panels) == 1 else alt.concat(*panels, columns=2)
+
+
+def _bands(data: pd.DataFrame, title: str) -> Any:
+    """Values over tokens (columns identity, arm, tokens, value): a mean per arm, and a band from lowest to highest seed."""
     import altair as alt
     import numpy as np
 
-    data = _tidy(frame, by, measure).dropna(subset=["tokens"])
-    if data.empty:
-        return None
     parts = []
     for arm, own in data.groupby("arm", sort=False):
         curves = [curve.sort_values("tokens") for _, curve in own.groupby("identity")]
@@ -88,9 +114,9 @@ def loss(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMi
     base = alt.Chart(drawn).encode(x=x, color=color)
     band = base.mark_area(opacity=0.18, clip=True).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
     line = base.mark_line(strokeWidth=1.8, clip=True).encode(
-        y=alt.Y("mean:Q", title="training loss (nats per token)", scale=scale),
+        y=alt.Y("mean:Q", title=title, scale=scale),
         strokeDash=_dash("arm", order),
-        tooltip=["arm:N", "tokens:Q", alt.Tooltip("mean:Q", title="loss")],
+        tooltip=["arm:N", "tokens:Q", alt.Tooltip("mean:Q", title=title)],
     )
     return alt.layer(band, line).properties(width=440, height=270)
 

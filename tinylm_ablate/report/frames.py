@@ -41,6 +41,9 @@ _LEFT_OUT = (
 )  # fmt: skip
 _LONGEST_LIST = 64
 
+#: Metrics that describe another one.
+_ABOUT = re.compile(r"/(standard_error|documents|bytes|questions|tokens|shots|requests|cut_requests)$")
+
 #: Points kept of a loss curve: more than a figure of this width shows.
 POINTS = 64
 
@@ -114,8 +117,8 @@ class Records:
     Attributes:
         runs: One row per finished run.
         grids: Every grid, in the order of its file name.
-        rows: Long frames by name, each with a column "identity": "curves", "documents", "questions", "matrix_std", one for
-            each other measure that has rows, and "models", the scores of models of others.
+        rows: Long frames by name, each with a column "identity": "curves", "along", "documents", "questions", "matrix_std",
+            one for each other measure that has rows, and "models", the scores of models of others.
         searches: The description of each search.
         problems: One line for each thing that was left out.
     """
@@ -238,6 +241,9 @@ def _run(folder: Path, wanted: set[str], problems: list[str]) -> tuple[Row, dict
     tables = {}
     if (folder / "curve.jsonl").is_file():
         tables["curves"] = thin(folder / "curve.jsonl")
+    along = _along(folder, int(row["train.batch_tokens"]), problems)
+    if len(along):
+        tables["along"] = along
     if (folder / "matrix_std.json").is_file():
         try:
             tables["matrix_std"] = _matrix_std(folder / "matrix_std.json")
@@ -348,6 +354,22 @@ def thin(path: Path) -> pd.DataFrame:
     return pd.DataFrame(
         {"tokens": pd.Series([part[-1][0] for part in parts], dtype="int64"), "loss": [float(f"{mean:.5g}") for mean in means]}
     )
+
+
+def _along(folder: Path, batch_tokens: int, problems: list[str]) -> pd.DataFrame:
+    """What was measured along a run, without errors and sizes: tokens, metric, value."""
+    rows: list[tuple[int, str, float]] = []
+    for path in sorted(folder.glob("points/[0-9]*/measures/*.json")):
+        try:
+            tokens = int(path.parent.parent.name) * batch_tokens
+            metrics: Row = {}
+            _flatten("", _parse(path, MEASURE_SCHEMA)["metrics"], metrics)
+            _check(metrics)
+        except _DAMAGE as error:
+            problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
+            continue
+        rows += [(tokens, name, float(f"{value:.6g}")) for name, value in metrics.items() if not _ABOUT.search(name)]
+    return pd.DataFrame(rows, columns=["tokens", "metric", "value"])
 
 
 def _matrix_std(path: Path) -> pd.DataFrame:

@@ -61,7 +61,7 @@ def write_reference(records: Records, folder: Path) -> None:
     grids = [grid for grid in records.grids if any(cell.identity in finished for cell in grid.cells)]
     drawn: dict[str, set[str]] = {}
     for grid in grids:
-        for name in ("curves", "documents", "questions", *grid.figures):
+        for name in ("curves", "along", "documents", "questions", *grid.figures):
             drawn.setdefault(name, set()).update(cell.identity for cell in grid.cells)
     members = drawn.get("curves", set())
     runs = records.runs[records.runs["identity"].isin(members)].sort_values("identity")

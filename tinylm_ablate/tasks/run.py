@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tinylm_ablate.measure.subject import Subject
-    from tinylm_ablate.train.checkpoint import Checkpoint
-    from tinylm_ablate.train.member import Member, OnPoint, Trained
+    from tinylm_ablate.train.member import Checkpoint, Member, OnPoint, Trained
 
 #: Version of the layout of ``metrics.json``.
 RECORD_SCHEMA = 2
@@ -219,6 +218,7 @@ def _prepare(task: RunTask) -> _Prepared:
     """
     from omegaconf import OmegaConf
 
+    from tinylm_ablate.data.corpus_summary import MANY_PASSES
     from tinylm_ablate.init.initial import initial_decoder
     from tinylm_ablate.init.random import matrix_std
     from tinylm_ablate.measure.subject import Subject
@@ -244,7 +244,8 @@ def _prepare(task: RunTask) -> _Prepared:
         decoder, origin, initial_std, start, rounds = continued(settled, tokens)
     passes = settled.tokens / max(1, subject.shards.count("train"))
     if passes > 1:
-        print(f"note: {settled.tokens:,} tokens are {passes:.1f} passes over the training text", file=sys.stderr)
+        many = "; what is repeated more than four times teaches less" if passes > MANY_PASSES else ""
+        print(f"note: {settled.tokens:,} tokens are {passes:.1f} passes over the training text{many}", file=sys.stderr)
 
     def on_rows(rows: list[dict[str, float]]) -> bool:
         return watch is not None and any(watch(row) for row in rows)

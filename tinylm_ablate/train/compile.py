@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.hardware import pick_device
 
 if TYPE_CHECKING:
+    from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.settled import Settled
 
 #: Compiling takes half a minute and then saves about an eighth (docs/LAB.md), which some four minutes of training win back: on
