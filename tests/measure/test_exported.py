@@ -33,6 +33,7 @@ def test_bits_per_byte_of_what_comes_out(small_data: list[str]) -> None:
         assert metrics[f"quantized/{kind}/bits_per_byte/all"] == pytest.approx(itself + added)
         assert metrics[f"quantized/{kind}/added/all/standard_error"] > 0
     assert abs(metrics["quantized/q8_0/added/all"]) < abs(metrics["quantized/q4_0/added/all"]) < 0.1 * itself
+    assert 0.99 < metrics["quantized/q4_0/share"] < 1  # all but the norms
     assert metrics["quantized/q4_0/bytes"] < metrics["quantized/q8_0/bytes"]
     requests = [request for request in requested(settled) if isinstance(request.measure, QuantizedBitsPerByte)]
     rows = read_rows(settled.folder, requests[1].stem)

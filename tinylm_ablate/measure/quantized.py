@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,9 @@ class QuantizedBitsPerByte:
 
         Returns:
             Metrics ``quantized/q4_0/bits_per_byte/en``, ``quantized/q4_0/added/en`` (over the model itself) with
-            ``/standard_error``, paired by document, and so for each language and "all"; ``quantized/q4_0/bytes`` of the file.
-            One row per document: language, document, bytes, tokens, nats, and nats of the model itself.
+            ``/standard_error``, paired by document, and so for each language and "all"; ``quantized/q4_0/bytes`` of the file,
+            and ``/share`` of all entries that have these weights. One row per document: language, document, bytes, tokens,
+            nats, and nats of the model itself.
         """
         from tinylm_ablate.formats.gguf_export import export_gguf
         from tinylm_ablate.formats.huggingface import Model, load_model
@@ -45,7 +47,7 @@ class QuantizedBitsPerByte:
         with tempfile.TemporaryDirectory(dir=subject.run.cache, prefix=".exported.") as folder:
             path = Path(folder) / "model.gguf"
             export_gguf(path, Model.read(subject.run.folder / "model"), kind)
-            stored = path.stat().st_size
+            stored, share = path.stat().st_size, _share(path, kind)
             quantized = subject.reader.by(load_model(path).requires_grad_(False).eval().to(subject.device))
         texts = [text for language in corpus.languages for text in first_bytes(corpus.documents("test", language), size)]
         itself = document_losses(subject.reader, texts, "bits per byte")
@@ -53,9 +55,23 @@ class QuantizedBitsPerByte:
         added = [row | {"nats": row["nats"] - own["nats"]} for row, own in zip(found, itself, strict=True)]
         name = f"quantized/{kind}"
         metrics = named(f"{name}/bits_per_byte", bits_per_byte(found)) | named(f"{name}/added", bits_per_byte(added))
-        metrics |= named(f"{name}/added", standard_errors(added), "/standard_error") | {f"{name}/bytes": float(stored)}
+        metrics |= named(f"{name}/added", standard_errors(added), "/standard_error") | {
+            f"{name}/bytes": stored,
+            f"{name}/share": share,
+        }
         rows = [{"weights": kind, **row, "nats_itself": own["nats"]} for row, own in zip(found, itself, strict=True)]
         return Result(metrics, rows)
+
+
+def _share(path: Path, kind: str) -> float:
+    """Which part of a model's entries is stored as ``kind``: rows that fill no block, norms and biases are not."""
+    from gguf import GGMLQuantizationType
+
+    from tinylm_ablate.formats.gguf_file import GgufFile
+
+    tensors = GgufFile(path).tensors.values()
+    own = sum(math.prod(tensor.size) for tensor in tensors if tensor.kind == GGMLQuantizationType[kind.upper()])
+    return own / sum(math.prod(tensor.size) for tensor in tensors)
 
 
 def check_gguf(key: str) -> None:
