@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinylm_ablate.errors import Busy, Interrupted
+from tinylm_ablate.errors import Busy
 from tinylm_ablate.execute import leases as module
 from tinylm_ablate.execute.leases import Leases, machine
 
