@@ -20,8 +20,9 @@ from tinylm_ablate.tasks.run import read_metrics
 
 #: A run that inherits from a parent, so that there is a folder that its own refers to.
 CHILD = [
-    *TINY, "train.tokens=1536", "train.log_every=1", "init=inherit", "init.parent_depth=3", "init.parent_width=32",
-    "init.parent_ffn_width=48", "init.keep_first=1", "init.keep_last=0", "arch.depth=1", "train.checkpoint_minutes=1e-9", "train.precision=fp32",
+    *TINY, "train.tokens=1536", "train.log_every=1", "train.precision=fp32", "train.checkpoint_minutes=1e-9", "arch.depth=1",
+    "init=inherit", "init.parent_depth=3", "init.parent_width=32", "init.parent_ffn_width=48", "init.keep_first=1",
+    "init.keep_last=0",
 ]  # fmt: skip
 
 
