@@ -70,8 +70,8 @@ class Order:
         """
         try:
             content: dict[str, Any] = json.loads(path.read_text())
-            os.chdir(content.pop("folder"))
+            os.chdir(Path(content.pop("folder")))
             cells = [(cell["name"], Settled.from_json(json.dumps(cell["run"]))) for cell in content.pop("cells")]
             return Order(cells=cells, **content)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}: no order for a worker ({error}); the command that wrote it has ended") from None
