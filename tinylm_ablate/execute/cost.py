@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from tinylm_ablate.arch.shapes import flops_per_token, parameters
 from tinylm_ablate.config import OptimizerConfig
+from tinylm_ablate.data.integrity import read_sealed
 from tinylm_ablate.execute.timing import speed
 from tinylm_ablate.extension import part
 from tinylm_ablate.hardware import pick_device
@@ -162,10 +162,4 @@ def shard_bytes(settled: Settled) -> int | None:
 
 def _corpus(settled: Settled) -> dict[str, Any] | None:
     """The summary of a text that has been read."""
-    try:
-        summary: dict[str, Any] = json.loads(
-            (Path(settled.config.cache_dir) / "text" / settled.text / "corpus.json").read_text()
-        )
-    except (OSError, ValueError):
-        return None
-    return summary
+    return read_sealed(Path(settled.config.cache_dir) / "text" / settled.text / "corpus.json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from tinylm_ablate.grid.parts import Part
 from tinylm_ablate.measure.records import read_rows
 from tinylm_ablate.measure.registry import requested
 from tinylm_ablate.settled import Settled
+from tinylm_ablate.tracking.folders import curve_of
 
 if TYPE_CHECKING:
     from tinylm_ablate.science.evidence import Evidence
@@ -70,8 +70,8 @@ def curve_rows(run: Settled, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not per_token or not path.is_file():
         return []
     scale = len(per_token) / math.fsum(per_token) / math.log(2)
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{"identity": run.identity, "tokens": row["tokens"], "bits": row["loss"] * scale} for row in rows]
+    rows = [(tokens, row["loss"]) for tokens, row in curve_of(path) if "loss" in row]
+    return [{"identity": run.identity, "tokens": tokens, "bits": loss * scale} for tokens, loss in rows]
 
 
 def _plain(value: Any) -> bool:

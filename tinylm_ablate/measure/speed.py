@@ -6,6 +6,7 @@ It does not depend on the weights, so it belongs to no single run: all seeds of 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,19 @@ def decode_speed_once(shape: Shape, wanted: dict[str, Any], cache_dir: Path) -> 
     folder = cache_dir / "decode"
     path = folder / f"{fingerprint({'shape': plain(shape), **wanted})}.json"
     with locked(folder / "measuring", "a measurement of decode speed"):
-        if not path.exists():
-            write_atomic(path, json.dumps({"tokens_per_second": _measure(shape, wanted), **wanted}, indent=1, sort_keys=True))
-    return float(json.loads(path.read_text())["tokens_per_second"])
+        if (kept := _kept(path)) is None:
+            kept = _measure(shape, wanted)
+            write_atomic(path, json.dumps({"tokens_per_second": kept, **wanted}, indent=1, sort_keys=True))
+    return kept
+
+
+def _kept(path: Path) -> float | None:
+    """What was measured before; None where nothing was, or where the file is damaged."""
+    try:
+        found = float(json.loads(path.read_text())["tokens_per_second"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if math.isfinite(found) and found > 0 else None
 
 
 def _measure(shape: Shape, wanted: dict[str, Any]) -> float:
