@@ -139,6 +139,26 @@ def test_a_run_is_followed_closed_and_extended(settings, folders, view):
     assert (data.metrics["test/cloze/all"], data.metrics["test/bits_per_byte/all"]) == (0.25, 1.5)
 
 
+def test_a_row_that_could_not_be_read_in_training_is_sent_at_the_end(settings, folders, view):
+    folder = folders.start(RUNS[0])
+    folders.train(RUNS[0], 1, 5)
+    folders.train(RUNS[0], 7, 10)
+    with folders.lease(RUNS[0]):
+        sync(settings, folders.path)
+        assert view.curve(RUNS[0]) == losses(1, 5) + losses(7, 10)
+    (folder / "curve.jsonl").unlink()
+    folders.train(RUNS[0], 1, 30)
+    folders.finish(RUNS[0])
+    assert sync(settings, folders.path).problems == []
+    assert view.curve(RUNS[0]) == losses(1, 30)
+    # A store that an earlier version filled does not say how many rows it has.
+    client, run = view.client, view.run(RUNS[0]).info.run_id
+    client.set_tag(run, "tinylm.arrived", '{"tokens": 3000, "files": {}}')
+    folders.measure(RUNS[0], "cloze", {"test/cloze/all": 0.25})
+    assert sync(settings, folders.path).counts == {"updated": 1}
+    assert view.curve(RUNS[0]) == losses(1, 30)
+
+
 def hold(runs: Path, run: str) -> None:
     """Hold the lease of a run until this process is killed."""
     with Leases(runs, 60.0).hold(f"run-{run}", runs / run / "metrics.json"):
