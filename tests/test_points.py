@@ -59,6 +59,19 @@ def test_looking_changes_no_identity(override: str) -> None:
     assert settled(override).identity == settled().identity
 
 
+def test_of_two_rounds_each_keeps_what_lies_in_it() -> None:
+    two = settled("rounds=two", "rounds.parts=4", "train.keep_checkpoints=[0.1,0.5,0.9]")
+    assert two.previous is not None and (two.previous.steps, two.steps) == (40, 60)
+    assert (points.kept(two.previous), points.kept(two)) == ([6, 30], [54])
+
+
+def test_a_parent_is_not_measured_on_its_way() -> None:
+    shape = ["init.parent_depth=3", "init.parent_width=32", "init.parent_ffn_width=48", "init.keep_first=1", "init.keep_last=1"]
+    child = settled("init=inherit", *shape, "evaluate.every=0.1", "train.keep_checkpoints=[0.5]")
+    assert child.parent is not None and points.evaluated_steps(child)
+    assert points.evaluated_steps(child.parent) == points.kept(child.parent) == []
+
+
 def test_a_branch_is_a_run_of_its_own_that_continues_the_run_it_leaves() -> None:
     branch, plain = settled("train.anneal_from=0.5"), settled()
     assert branch.identity != plain.identity

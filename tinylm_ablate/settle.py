@@ -258,6 +258,10 @@ def _named(settled: Settled) -> Settled:
         before = rounds.before()
         config = copy.deepcopy(settled.config)
         config.rounds.count, config.rounds.forgetting, config.train.keep_model = before.count, False, True
+        batch = config.train.batch_tokens
+        kept = [points.steps_at(place, settled.steps, batch) for place in config.train.keep_checkpoints]
+        config.train.keep_checkpoints = [float(step * batch) for step in kept if step <= before.steps]
+        config.evaluate.every = None
         previous = dataclasses.replace(
             settled, config=config, steps=before.steps, tokens=before.steps * config.train.batch_tokens, rounds=before,
             keep_state=rounds.schedule != "rewarm",
@@ -495,6 +499,7 @@ def _parent(config: Config) -> Settled:
             )
     parent.optimizer.scaling.base_lr = init.parent_lr
     parent.train.share = 1.0
+    parent.train.keep_checkpoints, parent.evaluate.every = [], None
     parent.rounds.count, parent.rounds.forgetting = 1, False
     init.method, init.train = "random", "child"
     parent.train.keep_model = True
