@@ -18,6 +18,7 @@ from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.extension import normal, part
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
 OWN = [
@@ -207,6 +208,8 @@ def test_a_model_with_a_block_is_read_back_and_imports_nothing(place: Path, tmp_
     with pytest.raises(UserError, match=r"own_attention is .* allowed: a class whose module is imported"):
         load_model(tmp_path / "model")
     assert "mine" not in sys.modules
+    Settled.from_json(settled.to_json())  # as a worker reads its order
+    assert load_model(tmp_path / "model").shape == settled.shape
 
 
 def test_a_block_that_looks_ahead_is_refused(place: Path) -> None:

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 from tinylm_ablate import progress
+from tinylm_ablate.arch.shapes import OWN_BLOCKS
 from tinylm_ablate.config import Config, check_values
 from tinylm_ablate.errors import ConfigError, RunFailed, UserError
 from tinylm_ablate.execute.walk import DONE
 from tinylm_ablate.execute.words import say
+from tinylm_ablate.extension import part
 from tinylm_ablate.settle import settle
 
 
@@ -22,6 +24,9 @@ def perform(config: Config) -> None:
         return
     if config.mode not in {"run", "plan"} and (mistakes := check_values(config)):
         raise ConfigError(mistakes)
+    for name, needs in OWN_BLOCKS.items():  # a model's file may name a class, and only the command line imports it
+        if described := getattr(config.arch, name):
+            part(described, f"arch.{name}", needs)
     progress.configure(config.progress)
     modes = {
         "run": _run, "plan": _plan, "generate": _generate, "export": _export, "coverage": _coverage, "status": _status,
