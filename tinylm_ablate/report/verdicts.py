@@ -81,7 +81,8 @@ def summary(verdicts: Sequence[Verdict], name: str) -> list[Block]:
             Figure(
                 name,
                 specification(chart),
-                "Effect and interval of each claim in units of its margin",
+                "Effect and interval of each claim in margins, a margin being the smallest effect that matters: "
+                "beyond +1 the claim, beyond −1 its opposite",
                 f"Verdict, effect and interval of each claim in units of its margin. {facts}.",
                 specification(picture(frame, ["claim"], "effect", narrow=True)),
             )
@@ -188,9 +189,7 @@ def about(verdict: Verdict) -> list[Block]:
     """A verdict on an experiment's page, with its comparisons folded; nothing where it has no runs."""
     if verdict.at is None:
         return []
-    blocks: list[Block] = [
-        VerdictBlock(verdict.claim.title, verdict.claim.source, str(verdict.outcome), verdict.reason)
-    ]
+    blocks: list[Block] = [VerdictBlock(verdict.claim.title, verdict.claim.source, str(verdict.outcome), verdict.reason)]
     inner: list[Block] = [_comparisons([verdict])] if verdict.comparisons else []
     inner += [Items(verdict.notes)] if verdict.notes else []
     return [*blocks, Fold("Comparisons behind this verdict", inner)] if inner else blocks
