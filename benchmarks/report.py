@@ -54,21 +54,20 @@ def run(part: str, windows: int) -> dict[str, Any]:
 
 def browse(page: Path, windows: int) -> dict[str, list[float]]:
     """Milliseconds until the page is laid out and its script has run, and from a filter to the next frame."""
-    opened, first, filtered = [], [], []
+    opened, filtered = [], []
     with Browser() as browser:
         for _ in range(windows):
             browser.open(page)
             opened.append(float(browser.run("return performance.getEntriesByType('navigation')[0].loadEventEnd")))
-            for number, (column, low) in enumerate(
-                (("arch.depth", 20), ("train/seconds", 500), ("test/bits_per_byte/all", 2.3))
-            ):
+            for column, low in (("arch.depth", 20), ("train/seconds", 500), ("test/bits_per_byte/all", 2.3)):
                 took = browser.run(
-                    f"const form = document.querySelector('#explorer form'); form.querySelector('[name=key]').value = '{column}';"
+                    "const form = document.querySelector('#explorer form');"
+                    f"form.querySelector('[name=key]').value = '{column}';"
                     f"form.querySelector('[name=low]').value = '{low}'; const start = performance.now(); form.requestSubmit();"
                     "return new Promise(done => requestAnimationFrame(() => setTimeout(() => done(performance.now() - start))))"
                 )
-                (filtered if number else first).append(float(took))
-    return {"open": opened, "first_filter": first, "later_filters": filtered}
+                filtered.append(float(took))
+    return {"open": opened, "filter": filtered}
 
 
 def write_runs(folder: Path, count: int) -> None:

@@ -135,7 +135,7 @@ class Composer:
         config = _clone(base)
         for path, value in filter(None, settings):
             _set(config, path, copy.deepcopy(value))
-        return config
+        config: Config = _clone(base)
 
     def _base(self, key: tuple[str, ...]) -> Config | None:
         """What cells choose in common; None if it is no whole config by itself."""

@@ -123,10 +123,12 @@ def save(chart: Any, path: Path) -> list[Path]:
 
 
 def save_drawn(drawn: str, path: Path) -> list[Path]:
-    """Write an SVG and its PNG."""
+    """Write an SVG and its PNG, unless they are there already: most of a report's time is spent on PNGs."""
     written = [path.with_name(f"{path.name}{suffix}") for suffix in (".svg", ".png")]
-    write_atomic(written[0], on_white(drawn))
-    write_atomic(written[1], png(drawn))
+    text = on_white(drawn)
+    if not (written[1].is_file() and written[0].is_file() and written[0].read_text(encoding="utf-8") == text):
+        write_atomic(written[1], png(drawn))
+        write_atomic(written[0], text)
     return written
 
 

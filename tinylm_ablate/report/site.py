@@ -175,7 +175,11 @@ def side(
     named: dict[str, list[Grid]] = {}
     for grid in records.grids:
         named.setdefault(grid.name, []).append(grid)
-    newest = {name: max(grid.created for grid in grids) for name, grids in named.items()}
+    # Grids of one command are as new as the last of them, and so keep the paper's order among themselves.
+    moments: dict[tuple[str, ...], str] = {}
+    for grid in records.grids:
+        moments[tuple(grid.command)] = max(grid.created, moments.get(tuple(grid.command), ""))
+    newest = {name: max(moments[tuple(grid.command)] for grid in grids) for name, grids in named.items()}
     ordered = [name for name in order(named) if name in found]
     if reference is not None:  # a user's own come newest first
         ordered.sort(key=lambda name: newest[name], reverse=True)

@@ -81,7 +81,8 @@ def summary(verdicts: Sequence[Verdict], name: str) -> list[Block]:
             Figure(
                 name,
                 specification(chart),
-                "Effect and interval of each claim in units of its margin",
+                "Effect and interval of each claim in margins, a margin being the smallest effect that matters: "
+                "beyond +1 the claim, beyond −1 its opposite",
                 f"Verdict, effect and interval of each claim in units of its margin. {facts}.",
                 specification(picture(frame, ["claim"], "effect", narrow=True)),
             )
