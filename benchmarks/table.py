@@ -9,7 +9,7 @@ from tabulate import tabulate
 from benchmarks.measure import RESULTS, Result, load
 from tinylm_ablate.files import write_atomic
 
-NAMES = ("training", "quality", "overhead", "grid", "memory", "tokenising", "startup", "decoding", "rounds", "gpu")
+NAMES = ("training", "quality", "overhead", "grid", "memory", "tokenising", "startup", "decoding", "rounds", "gpu", "soak")
 
 Row = tuple[str, str, str, str, str]
 
@@ -174,10 +174,18 @@ def _gpu(results: dict[str, Result]) -> Iterator[Row]:
             yield f"steps on {result['gpu']}, {part} runs", peer, "≥ 1", _ratio(ratio), _how(result)
 
 
+def _soak(results: dict[str, Result]) -> Iterator[Row]:
+    for result in results.values():
+        counts = result["counts"]
+        told = f"equal: {counts['runs compared']:,} runs in {counts['rounds']:,} rounds, {result['seconds'] / 60:.0f} minutes; "
+        told += ", ".join(f"{count:,} {name}" for name, count in counts.items() if name not in ("rounds", "runs compared"))
+        yield f"soak: {result['workers']} workers on one grid", "the undisturbed grid", "equal to the bit", told, _how(result)
+
+
 _ROWS = {
     "training": _training, "quality": _quality, "overhead": _overhead, "grid": _grid, "memory": _memory,
     "tokenising": _tokenising, "startup": _startup, "decoding": _decoding, "rounds": _rounds,
-    "gpu": _gpu,
+    "gpu": _gpu, "soak": _soak,
 }  # fmt: skip
 
 

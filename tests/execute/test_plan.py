@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.helpers import TINY
 from tinylm_ablate.arch.shapes import Shape, flops_per_token, parameters
@@ -185,7 +184,6 @@ def test_the_parts_of_a_grid_are_a_table_where_they_differ(tmp_path: Path) -> No
     assert [line.split()[0] for line in told.splitlines()[1:5]] == ["cell", "------", "small", "large"]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU measures these shapes themselves")
 def test_shapes_too_large_to_measure_are_estimated_by_their_flops() -> None:
     large = Shape(depth=20, width=1792, ffn_width=4864, heads=14, kv_heads=14, head_dim=128, vocab_size=48000)
     deeper = Shape(depth=40, width=1792, ffn_width=4864, heads=14, kv_heads=14, head_dim=128, vocab_size=48000)

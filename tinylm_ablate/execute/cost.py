@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinylm_ablate import points
 from tinylm_ablate.arch.costs import layer_activations
 from tinylm_ablate.arch.shapes import flops_per_token, parameters
 from tinylm_ablate.config import OptimizerConfig
@@ -113,10 +114,12 @@ def cost(settled: Settled, compiled: bool = False) -> Cost:
         tokens=tokens,
         flops=tokens * per_token["training"],
         training=training,
-        evaluation=_evaluated_tokens(settled) * measured.forward,
+        evaluation=(_evaluated_tokens(settled) + _tokens_along(settled)) * measured.forward,
         start=start,
-        model_bytes=(4 * count if train.keep_model else 0) + (state if settled.keep_state else 0),
-        checkpoint_bytes=_CHECKPOINTS * state,
+        model_bytes=(4 * count if train.keep_model else 0)
+        + (state if settled.keep_state else 0)
+        + len(points.kept(settled)) * (4 * count + state),
+        checkpoint_bytes=_CHECKPOINTS * state + len(points.evaluated_steps(settled)) * 4 * count,
     )
 
 
@@ -169,6 +172,21 @@ def code_of(settled: Settled) -> tuple[object, ...]:
         settled.precision,
         settled.config.train.context_length,
     )
+
+
+def _tokens_along(settled: Settled) -> float:
+    """Tokens that evaluation along the run reads."""
+    steps, config = points.evaluated_steps(settled), settled.config.evaluate
+    if not steps:
+        return 0.0
+    there = points.at(settled, steps[0])
+    evaluate = there.config.evaluate
+    if "cloze" not in config.every_measures:
+        evaluate = dataclasses.replace(evaluate, cloze_questions=0)
+    if "bits_per_byte" not in config.every_measures:
+        evaluate = dataclasses.replace(evaluate, max_bytes=0)
+    there.config.evaluate = evaluate
+    return len(steps) * _evaluated_tokens(there)
 
 
 def _evaluated_tokens(settled: Settled) -> float:

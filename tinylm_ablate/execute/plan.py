@@ -66,6 +66,8 @@ def plan(name: str, settled: Settled, compiled: bool = False) -> dict[str, Any]:
         "passes": passes(settled),
         "precision": settled.precision,
         "learning_rate": settled.learning_rate,
+        "weight_decay": settled.weight_decay,
+        "init_std": settled.init_std,
         "warmup_steps": warmup,
         "final_learning_rate": settled.learning_rate
         * run_factor(optimizer, settled.rounds, settled.steps - 1, train.batch_tokens),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.arch.own import check_causal
 from tinylm_ablate.data.corpus import open_corpus
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.formats.huggingface import take_decoder
@@ -45,11 +47,12 @@ def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, 
     config, shape = settled.config, settled.shape
     if config.init.method == "random":
         decoder = Decoder(shape)
-        initialize(decoder, config.init, config.seed)
-        return decoder, {"method": "random", "rule": config.init.rule, "std": config.init.std}
+        initialize(decoder, settled.init, config.seed)
+        check_causal(decoder, shape)
+        return decoder, {"method": "random", "rule": config.init.rule, "std": settled.init_std}
     choice = _choose(settled, vocabulary)
     state, record = inherit(
-        choice.parent, shape, vocabulary, config.init, config.seed, layers=choice.layers, scores=choice.scores,
+        choice.parent, shape, vocabulary, settled.init, config.seed, layers=choice.layers, scores=choice.scores,
         weights=choice.weights,
     )  # fmt: skip
     record["neurons"] |= choice.found
@@ -83,11 +86,15 @@ def _choose(settled: Settled, vocabulary: Vocabulary) -> _Choice:
     reference = settled.parent.identity if settled.parent is not None else str(config.init.parent)
     parent = open_parent(reference, Path(config.runs_dir))
     # Nothing is read of the text before a criterion needs it.
-    calibration = open_calibration(
-        parent, open_corpus(config.data, cache), vocabulary, config.init.calibration_tokens, config.train.context_length, cache
-    )
+    open_text = partial(
+        open_calibration, parent, open_corpus(config.data, cache), vocabulary, context_length=config.train.context_length,
+        cache_dir=cache,
+    )  # fmt: skip
+    calibration = open_text(tokens=config.init.calibration_tokens)
     torch.set_num_threads(thread_count(config.train.threads))
     layers = open_layers(parent, settled.shape.depth, config.init, calibration, cache, pick_device(config.train.device))
+    if config.init.criterion == "learned":
+        calibration = open_text(tokens=config.init.masks.steps * config.init.masks.batch_tokens)
     scores, weights, found = _scores(settled, parent, layers, calibration)
     return _Choice(parent, layers, scores, weights, found)
 

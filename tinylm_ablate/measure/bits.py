@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from tinylm_ablate.measure.scoring import LanguageModel, token_losses
+from tinylm_ablate.measure.scoring import LanguageModel, Reader, token_losses
 from tinylm_ablate.measure.subject import Result, Settings, Subject
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
-    import torch
-
     from tinylm_ablate.data.corpus import Corpus
     from tinylm_ablate.data.documents import Document
-    from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
 
 #: The held-out splits that are measured.
@@ -48,28 +45,16 @@ class BitsPerByte:
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
         """Score the held-out documents."""
-        return bits(
-            subject.decoder, subject.vocabulary, subject.corpus, settings["max_bytes"], subject.context_length, subject.device
-        )
+        return bits(subject.reader, subject.corpus, settings["max_bytes"])
 
 
-def bits(
-    model: LanguageModel,
-    vocabulary: Vocabulary,
-    corpus: Corpus,
-    max_bytes: int,
-    context_length: int,
-    device: torch.device | str,
-) -> Result:
+def bits(reader: Reader[LanguageModel], corpus: Corpus, max_bytes: int) -> Result:
     """Bits per byte of both held-out splits.
 
     Args:
-        model: A causal language model.
-        vocabulary: Its tokenizer.
+        reader: The model.
         corpus: The text.
         max_bytes: Text of each split and language that is scored.
-        context_length: Tokens that the model sees at once.
-        device: Where the model is.
 
     Returns:
         Metrics ``test/bits_per_byte/en`` with ``/standard_error``, ``/documents`` and ``/bytes`` below it, "all" being the
@@ -79,7 +64,7 @@ def bits(
     metrics: dict[str, float] = {}
     for split in SPLITS:
         texts = [text for language in corpus.languages for text in first_bytes(corpus.documents(split, language), max_bytes)]
-        rows = document_losses(model, vocabulary, texts, context_length, device, f"bits per byte, {split}")
+        rows = document_losses(reader, texts, f"bits per byte, {split}")
         name = f"{split}/bits_per_byte"
         sizes: Counter[str] = Counter()
         for row in rows:
@@ -111,14 +96,7 @@ def first_bytes(documents: Iterable[Document], max_bytes: int) -> Iterator[Docum
             return
 
 
-def document_losses(
-    model: LanguageModel,
-    vocabulary: Vocabulary,
-    documents: Iterable[Document],
-    context_length: int,
-    device: torch.device | str,
-    description: str = "",
-) -> list[DocumentRow]:
+def document_losses(reader: Reader[LanguageModel], documents: Iterable[Document], description: str = "") -> list[DocumentRow]:
     """What each document costs, in nats.
 
     A document is scored as it stands in training text: it begins after an end-of-text token. All of its tokens are scored;
@@ -127,22 +105,21 @@ def document_losses(
     context, so that each token is scored exactly once (see ``scoring.token_losses``).
 
     Args:
-        model: A causal language model.
-        vocabulary: Its tokenizer.
+        reader: The model.
         documents: Texts; they are all held in memory.
-        context_length: Tokens of a window, as in training.
-        device: Where the model is.
         description: Title of the progress bar.
 
     Returns:
-        A row a document, in their order: language, hash, nats, UTF-8 bytes and tokens.
+        One row per document, in their order: language, hash, nats, UTF-8 bytes and tokens.
     """
     listed = list(documents)
+    vocabulary = reader.vocabulary
     encoded = vocabulary.encode_batch([document.text for document in listed])
     sequences = [[vocabulary.end_of_text, *tokens] for tokens in encoded]
     losses = token_losses(
-        model, sequences, context_length=context_length, vocab_size=vocabulary.size, device=device, description=description
-    )
+        reader.model, sequences, context_length=reader.context_length, vocab_size=vocabulary.size, device=reader.device,
+        description=description,
+    )  # fmt: skip
     return [
         DocumentRow(
             language=document.language,

@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from tinylm_ablate.measure.bits import named, with_all
-from tinylm_ablate.measure.scoring import Continuing, ContinuingModel, Family, continuation_losses, token_losses
+from tinylm_ablate.measure.scoring import Continuing, ContinuingModel, Family, Reader, continuation_losses, token_losses
 from tinylm_ablate.measure.subject import Result, Settings, Subject
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
-    import torch
-
     from tinylm_ablate.data.corpus import Corpus
     from tinylm_ablate.data.documents import Document
-    from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
 CHOICES = 4
 
@@ -86,14 +83,7 @@ class Cloze:
                 subject.corpus, self.split, language, settings["questions"], settings["context"], settings["continuation"]
             )
         ]
-        rows = answer(
-            Continuing(subject.decoder),
-            subject.vocabulary,
-            asked,
-            subject.context_length,
-            subject.device,
-            f"cloze, {self.split}",
-        )
+        rows = answer(subject.reader.by(Continuing(subject.decoder)), asked, f"cloze, {self.split}")
         shares, errors = accuracy(rows)
         name = f"{self.split}/cloze"
         metrics = named(name, shares) | named(name, errors, "/standard_error")
@@ -170,14 +160,7 @@ def _draw(below: int, *key: str) -> int:
     return int.from_bytes(digest[:8]) % below
 
 
-def answer(
-    model: ContinuingModel,
-    vocabulary: Vocabulary,
-    asked: Sequence[Question],
-    context_length: int,
-    device: torch.device | str,
-    description: str = "",
-) -> list[QuestionRow]:
+def answer(reader: Reader[ContinuingModel], asked: Sequence[Question], description: str = "") -> list[QuestionRow]:
     """Let a model answer: it takes the choice with the highest log-likelihood per UTF-8 byte, given the context.
 
     A sequence is end-of-text, the context and a choice. Context and choice are encoded separately, because a tokenizer that
@@ -188,17 +171,18 @@ def answer(
     chance, 25 %.
 
     Returns:
-        A row a question: language, hash of the document, whether the answer was right, and by how many nats per byte the
+        One row per question: language, hash of the document, whether the answer was right, and by how many nats per byte the
         true choice is ahead of the best of the others.
     """
+    vocabulary = reader.vocabulary
     contexts = vocabulary.encode_batch([question.context for question in asked])
     choices = vocabulary.encode_batch([choice for question in asked for choice in question.choices])
     families = []
     for index, context in enumerate(contexts):
         four = choices[CHOICES * index : CHOICES * (index + 1)]
-        room = max(1, context_length + 1 - max(len(tokens) for tokens in four))
+        room = max(1, reader.context_length + 1 - max(len(tokens) for tokens in four))
         families.append(Family([vocabulary.end_of_text, *context][-room:], four))
-    nats = _losses(model, families, context_length, vocabulary.size, device, description)
+    nats = _losses(reader, families, description)
     rows = []
     for question, losses in zip(asked, nats, strict=True):
         scores = [-loss / len(choice.encode()) for loss, choice in zip(losses, question.choices, strict=True)]
@@ -213,25 +197,19 @@ def answer(
     return rows
 
 
-def _losses(
-    model: ContinuingModel,
-    families: Sequence[Family],
-    context_length: int,
-    vocab_size: int,
-    device: torch.device | str,
-    description: str,
-) -> list[list[float]]:
+def _losses(reader: Reader[ContinuingModel], families: Sequence[Family], description: str) -> list[list[float]]:
     """Nats of each continuation; where one alone is longer than the context, it is cut into windows as documents are."""
-    fits = [max(map(len, family.continuations)) <= context_length for family in families]
+    length, size = reader.context_length, reader.vocabulary.size
+    fits = [max(map(len, family.continuations)) <= length for family in families]
     shared = iter(
         continuation_losses(
-            model, [family for family, fit in zip(families, fits, strict=True) if fit], vocab_size=vocab_size, device=device,
-            description=description,
+            reader.model, [family for family, fit in zip(families, fits, strict=True) if fit], vocab_size=size,
+            device=reader.device, description=description,
         )
     )  # fmt: skip
     long = [family for family, fit in zip(families, fits, strict=True) if not fit]
     sequences = [[*family.text, *ids] for family in long for ids in family.continuations]
-    alone = iter(token_losses(model, sequences, context_length=context_length, vocab_size=vocab_size, device=device))
+    alone = iter(token_losses(reader.model, sequences, context_length=length, vocab_size=size, device=reader.device))
     return [
         next(shared) if fit else [float(next(alone)[-len(ids) :].sum(dtype=np.float64)) for ids in family.continuations]
         for family, fit in zip(families, fits, strict=True)

@@ -32,7 +32,10 @@ class MeasureTask(Task):
     kind = "measure"
 
     def __init__(self, of: RunTask, run: Settled, request: Request) -> None:
-        super().__init__(f"{run.identity}-{request.stem}", f"{request.measure.name} of {of.name}", run, [of])
+        at, share = (f"-{run.at:09d}", f" at {run.at / run.steps:.0%}") if run.at else ("", "")
+        which = f" ({request.settings['task']})" if "task" in request.settings else ""  # of a benchmark
+        name = f"{request.measure.name}{which} of {of.name}{share}"
+        super().__init__(f"{run.identity}-{request.stem}{at}", name, run, [of])
         self.of, self.request = of, request
 
     @property
@@ -46,8 +49,12 @@ class MeasureTask(Task):
     @property
     def lost(self) -> bool:
         """Whether the weights that it would read were not kept."""
-        trained = (self.run.folder / "metrics.json").exists() and not (self.run.folder / "model").is_dir()
+        trained = self.of.product.exists() and not (self.run.folder / "model").is_dir()
         return self.request.measure.weights and trained and not self.product.exists() and self.of.done()
+
+    def can_start_early(self) -> bool:
+        """Whether the model on the way that it measures is there already."""
+        return self.run.at > 0 and (self.run.folder / "model").is_dir()
 
     def do(self, tracked: Follower) -> None:
         if self.lost:
@@ -93,9 +100,12 @@ def lost_weights(tasks: list[MeasureTask]) -> str:
 
 
 def _subject(task: MeasureTask) -> Subject:
-    """The opened run; kept for the next measure of it."""
+    """The opened run; kept for the next measure of it, and its text and tokenizer for the next run that has the same."""
     model = task.run.folder / "model" / "model.safetensors"
     version = model.stat().st_mtime_ns if model.exists() else 0
     if not _last or _last[0][0] != version or _last[0][1].run is not task.run:
-        _last[:] = [(version, Subject(task.run))]
+        subject = Subject(task.run)
+        if _last:
+            subject.share(_last[0][1])
+        _last[:] = [(version, subject)]
     return _last[0][1]
