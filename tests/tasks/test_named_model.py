@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tinylm_ablate.report.frames import read_runs
 
 from tests.helpers import TINY, run
 from tests.init.test_full_size_child import PARENTS, saved
@@ -16,7 +17,6 @@ from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.measure.records import read_rows
 from tinylm_ablate.measure.registry import requested
 from tinylm_ablate.measure.subject import Subject
-from tinylm_ablate.report.frames import read_runs
 from tinylm_ablate.settle import settle
 
 

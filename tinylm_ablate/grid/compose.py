@@ -42,6 +42,9 @@ _PLUGINS = {
     "hydra/sweeper": ("grid", "optuna"),
 }
 
+#: Keys that ``typed`` rewrites.
+_REWRITTEN = {"tracking.uri"}
+
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
 
 
@@ -115,13 +118,12 @@ class Composer:
         self._chosen: dict[tuple[str, ...], DictConfig] = {}
         self._parsed: dict[str, tuple[Override, bool]] = {}
         self._bases: dict[tuple[str, ...], Config | None] = {}
-        self._alone: dict[tuple[tuple[str, ...], str], tuple[str, Any] | None] = {}
+        self._alone: dict[tuple[tuple[str, ...], str], DictConfig | None] = {}
 
     def typed(self, overrides: Sequence[str]) -> Config:
         """``typed`` of the config of a cell, in a hundredth of the time where its values do not depend on each other.
 
-        What cells choose in common is then composed once, and so is each value beside it; a cell is a copy of the one with the
-        values of the others.
+        What cells choose in common is then composed once, and a cell is a copy of it with values of its own.
 
         Raises:
             HydraException, OmegaConfBaseException, ConfigError: The overrides do not compose.
@@ -132,10 +134,10 @@ class Composer:
         base = self._base(key)
         if base is None or None in settings:
             return typed(self(overrides))
-        config = _clone(base)
+        config: Config = _clone(base)
         for path, value in filter(None, settings):
             _set(config, path, copy.deepcopy(value))
-        config: Config = _clone(base)
+        return config
 
     def _base(self, key: tuple[str, ...]) -> Config | None:
         """What cells choose in common; None if it is no whole config by itself."""
@@ -148,18 +150,25 @@ class Composer:
 
     def _setting(self, key: tuple[str, ...], text: str) -> tuple[str, Any] | None:
         """The key and value that an override sets beside some choices; None if it does more than setting one key."""
-        if (key, text) not in self._alone:
-            base, path = self._base(key), self._parse(text)[0].key_or_group
-            found = None
-            if base is not None and "${" not in text:
-                alone = typed(self([*key, text]))
-                with contextlib.suppress(AttributeError):
-                    value = functools.reduce(getattr, path.split("."), cast(Any, alone))
-                    changed = _clone(base)
-                    _set(changed, path, value)
-                    found = (path, value) if changed == alone else None
-            self._alone[key, text] = found
-        return self._alone[key, text]
+        override, path = self._parse(text)[0], self._parse(text)[0].key_or_group
+        base = self._base(key)
+        if base is None or "${" in text or path in _REWRITTEN:
+            return None
+        if (key, path) not in self._alone:  # nothing else follows the key: seen with its first value
+            self._alone[key, path] = None
+            config = self([*key, text])
+            alone = typed(config)
+            with contextlib.suppress(AttributeError):
+                changed = _clone(base)
+                _set(changed, path, functools.reduce(getattr, path.split("."), cast(Any, alone)))
+                if changed == alone:
+                    self._alone[key, path] = config
+        known = self._alone[key, path]
+        if known is None:
+            return None
+        self.loader._apply_overrides_to_config([override], known)
+        value = OmegaConf.select(known, path)
+        return None if OmegaConf.is_config(value) else (path, value)
 
     def _parse(self, text: str) -> tuple[Override, bool]:
         """An override, and whether it chooses from a group; each is parsed once."""
