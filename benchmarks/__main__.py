@@ -11,7 +11,7 @@ from benchmarks.table import NAMES, write_table
 
 
 def main() -> None:
-    """Run what the command line names; without a name, everything that needs no GPU."""
+    """Run what the command line names; without a name, everything but what needs a GPU, and the soak."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME[.PART]", help=f"of {', '.join(NAMES)}; 'table' only writes the table")
     parser.add_argument("--windows", type=int, default=5, help="measurements of each path, in turn (5)")
@@ -19,7 +19,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.dry:
         given.windows = 1
-    for name in given.names or [name for name in NAMES if name != "gpu"]:
+    for name in given.names or [name for name in NAMES if name not in ("gpu", "soak")]:
         if name == "table":
             continue
         name, _, part = name.partition(".")

@@ -27,7 +27,7 @@ def main(source: str) -> None:
     from tinylm_ablate.grid.compose import compose
     from tinylm_ablate.tokenizer.count import count_entries
 
-    corpus = open_corpus(compose([]).data, Path("runs/cache"))
+    corpus = open_corpus(compose(["data=default"]).data, Path("runs/cache"))
     texts = [document.text for language in corpus.languages for document in corpus.documents("train", language)]
     size = sum(len(text.encode()) for text in texts) / 1e6
     imported, original = import_tokenizer(source), Tokenizer.from_file(source)

@@ -138,10 +138,10 @@ def _tokenizer() -> str:
 
 def _folder(folder: Path) -> None:
     from tinylm_ablate.arch.decoder import Decoder
-    from tinylm_ablate.formats.huggingface import export
+    from tinylm_ablate.formats.huggingface import Model, export
 
     (folder / "own.json").write_text(_tokenizer())
-    export(folder / "model", Decoder(_shape()).state_dict(), _shape(), folder / "own.json", 64, 0)
+    export(folder / "model", Model(Decoder(_shape()).state_dict(), _shape(), folder / "own.json", 64, 0))
 
 
 def _in_folder(name: str) -> Callable[[Path], Path]:
@@ -156,9 +156,12 @@ def _gguf(folder: Path) -> Path:
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.formats import gguf_tokenizer
     from tinylm_ablate.formats.gguf_export import export_gguf
+    from tinylm_ablate.formats.huggingface import Model
 
     (folder / "tokenizer.json").write_text(_tokenizer())
-    export_gguf(folder / "model.gguf", Decoder(_shape()).state_dict(), _shape(), folder / "tokenizer.json", 64, 0, "q8_0")
+    export_gguf(
+        folder / "model.gguf", Model(Decoder(_shape()).state_dict(), _shape(), folder / "tokenizer.json", 64, 0), "q8_0"
+    )
     # Without the whole tokenizer the other keys are read.
     content = (folder / "model.gguf").read_bytes()
     (folder / "model.gguf").write_bytes(content.replace(gguf_tokenizer.HUGGINGFACE_TOKENIZER.encode(), b"x" * 26))

@@ -61,7 +61,7 @@ def run(part: str, windows: int) -> Result:
 
         def decoder(seed: int) -> Decoder:
             made = Decoder(shape)
-            initialize(made, settled[0].config.init, seed)
+            initialize(made, settled[0].init, seed)
             return made
 
         rows: list[dict[str, float]] = []

@@ -92,7 +92,7 @@ def _large() -> Result:
         settled = settle(compose([*LARGE, f"runs_dir={folder}", "cache_dir=runs/cache"]))
         tokens = np.random.default_rng(0).integers(0, settled.shape.vocab_size, 4097).astype(np.uint16)
         decoder = Decoder(settled.shape)
-        initialize(decoder, settled.config.init, 0)
+        initialize(decoder, settled.init, 0)
         start = time.perf_counter()
         trained = fit(decoder, tokens, settled, Path(folder), lambda _: None)
         seconds = time.perf_counter() - start

@@ -56,7 +56,7 @@ def ours(case: Case, precision: str, compile: bool, recompute: bool = False) -> 
     from tinylm_ablate.optimizer.optimizers import build_optimizer
     from tinylm_ablate.train.compile import compiled
 
-    config = compose([])
+    config = compose(["init.std=0.02"])
     decoder = Decoder(case.shape)
     initialize(decoder, config.init, seed=0)
     decoder.checkpointing = recompute

@@ -44,7 +44,7 @@ def run(part: str, windows: int) -> Result:
         )  # fmt: skip
         tokens = np.random.default_rng(0).integers(0, settled.shape.vocab_size, 2048 * STEPS + 257).astype(np.uint16)
         decoder = Decoder(settled.shape)
-        initialize(decoder, settled.config.init, 0)
+        initialize(decoder, settled.init, 0)
         fast = settled.precision == "bf16"
         number = iter(range(1000))
         seconds: dict[str, list[float]] = {"ours": [], "raw loop": []}
@@ -57,7 +57,7 @@ def run(part: str, windows: int) -> Result:
 
         def raw() -> None:
             torch.set_num_threads(THREADS)
-            optimizer = build_optimizer(decoder, settled.config.optimizer, settled.learning_rate)
+            optimizer = build_optimizer(decoder, settled.optimizer, settled.learning_rate)
             batches = Batches(tokens, 256, 0, round=0)
             with contextlib.ExitStack() as stack:
                 stack.enter_context(compiled(decoder, True))
@@ -76,7 +76,7 @@ def run(part: str, windows: int) -> Result:
         paths: dict[str, Callable[[], object]] = {"ours": ours, "raw loop": raw}
         interleaved(paths, windows)
         saving = []
-        optimizer = build_optimizer(decoder, settled.config.optimizer, settled.learning_rate)
+        optimizer = build_optimizer(decoder, settled.optimizer, settled.learning_rate)
         decoder.loss(torch.zeros(1, 8, dtype=torch.long), torch.zeros(1, 8, dtype=torch.long)).backward()
         optimizer.step()
         for step in range(5):

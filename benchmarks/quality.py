@@ -58,12 +58,12 @@ def _losses(precision: str | None, seed: int) -> Iterator[float]:
     vocabulary = open_vocabulary(config.tokenizer, shape.vocab_size, settled.source_vocab_size, corpus, cache)
     batches = Batches(open_shards(corpus, vocabulary, cache).tokens("train"), config.train.context_length, seed, round=0)
     decoder = Decoder(shape)
-    initialize(decoder, config.init, seed)
+    initialize(decoder, settled.init, seed)
     model: Any = decoder
     if precision is None:
         model = transformers_model(shape)
         model.load_state_dict(to_huggingface(decoder.state_dict(), shape))
-    optimizer = build_optimizer(model, config.optimizer, settled.learning_rate)
+    optimizer = build_optimizer(model, settled.optimizer, settled.learning_rate)
     sequences = config.train.batch_tokens // config.train.context_length
     with compiled(decoder, precision is not None):
         for step in range(settled.steps):

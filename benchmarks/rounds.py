@@ -34,7 +34,7 @@ def run(part: str, windows: int) -> Result:
         )  # fmt: skip
         tokens = np.random.default_rng(0).integers(0, settled.shape.vocab_size, 256 * 8 * steps + 1).astype(np.uint16)
         decoder = Decoder(settled.shape)
-        initialize(decoder, settled.config.init, 0)
+        initialize(decoder, settled.init, 0)
         number = iter(range(1000))
         seconds: list[float] = []
 

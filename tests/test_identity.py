@@ -19,7 +19,7 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.config import NONE, SETTLED, VALUE, Config, walk
 from tinylm_ablate.errors import ConfigError, UserError
-from tinylm_ablate.formats.huggingface import save_model
+from tinylm_ablate.formats.huggingface import Model, save
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, compose
 from tinylm_ablate.paths import conf_dir
 from tinylm_ablate.settle import settle
@@ -43,7 +43,7 @@ _PARENT = ["init.parent_depth=3", "init.parent_width=32", "init.parent_ffn_width
 CONTEXTS = {
     "tiny": _TINY,
     "at the scale": _FIXED,
-    "inherits": [*_TINY, "init=inherit", *_PARENT, "init.criterion=learned", "init.calibration_tokens=256"],
+    "inherits": [*_TINY, "init=inherit", *_PARENT, "init.criterion=learned", "init.masks.steps=1"],
     "inherits from a folder": [*_TINY, "init=inherit", *_PARENT[3:], "init.parent={parent}"],
     "pools": [*_TINY, "arch.width=64", "arch.head_dim=8", "init=pool", "arch.kv_heads=heads/2"],
     "two rounds": [*_TINY, "rounds=two", "rounds.parts=1", "rounds.rule=loss"],
@@ -102,6 +102,7 @@ VALUES: dict[str, list[Any]] = {
     "data.subset": ["other"],
     "data.text_column": ["body"],
     "data.weights": [{"one": 0.25, "two": 0.75}],
+    "evaluate.every_measures": [["cloze"]],
     "evaluate.limit": [7],
     "evaluate.shots": [3],
     "evaluate.task_folder": ["folder"],
@@ -144,6 +145,7 @@ VALUES: dict[str, list[Any]] = {
     "tracking.loggers": [["csv"]],
     "tracking.uri": ["sqlite:///other.db"],
     "train.compile": [True],
+    "train.keep_checkpoints": [[0.5]],
 }
 
 #: No value of these settles: a run of its own has one seed.
@@ -177,7 +179,7 @@ class Place:
             decoder = Decoder(Shape(depth=3, width=32, ffn_width=48, heads=4, kv_heads=4, head_dim=8, vocab_size=size))
             for parameter in decoder.parameters():
                 torch.nn.init.normal_(parameter, std=0.02)
-            save_model(folder / f"{prefix}parent", decoder, path, 0, 32)
+            save(folder / f"{prefix}parent", Model(decoder.state_dict(), decoder.shape, path, 32, 0))
             self.files[f"{prefix}parent"] = str(folder / f"{prefix}parent")
         self._bases: dict[str, Settled] = {}
 
@@ -194,7 +196,7 @@ class Place:
             ConfigError, UserError, HydraException, OmegaConfBaseException: This makes no run.
         """
         value = value.format(**self.files) if isinstance(value, str) else value
-        if key in REFERRED:  # other values follow it
+        if key in REFERRED | {"data.large_from"}:  # other values follow it
             return settle(compose([*self._overrides(context), f"{key}={value}"]))
         config: Any = copy.deepcopy(self.base(context).config)
         *groups, name = key.split(".")

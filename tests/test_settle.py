@@ -70,11 +70,34 @@ def test_a_parent_trains_on_the_whole_budget_as_a_run_of_its_own_would() -> None
 
 
 def test_a_wider_parent_follows_the_dial_with_its_learning_rate_and_sigma() -> None:
-    child = settled("init=inherit", "init.parent_width=64", "optimizer.scaling.base_lr=0.003")
-    assert child.parent is not None
-    wider = 64 / 56  # over the baseline's width at s32, whatever the child's
-    assert child.parent.learning_rate == pytest.approx(child.learning_rate / wider)
-    assert child.parent.config.init.std == pytest.approx(child.config.init.std / wider**0.5)
+    child, tuned = (
+        settle(compose(["init=inherit", "init.parent_width=112", "init.parent_depth=20", *more]))
+        for more in ([], ["optimizer.scaling.base_lr=0.003"])
+    )
+    assert child.parent is not None and tuned.parent is not None
+    budget = (2 / 8) ** 0.4
+    assert child.parent.learning_rate == pytest.approx(9e-3 * budget * 56 / 112)
+    assert child.parent.init_std == pytest.approx(0.02 * (1792 / 112) ** 0.5)
+    # Children whose rates differ share a parent, unless it is given a rate of its own.
+    assert tuned.parent.identity == child.parent.identity and tuned.identity != child.identity
+    own = settle(compose(["init=inherit", "init.parent_width=112", "init.parent_depth=20", "init.parent_lr=0.001"]))
+    assert own.parent is not None and own.parent.learning_rate == pytest.approx(0.001)
+
+
+def test_below_the_papers_scale_the_sum_of_rate_and_decay_is_the_papers() -> None:
+    def dialed(*overrides: str) -> Settled:
+        return settle(compose(["runs_dir=nowhere", *overrides]))
+
+    paper = dialed("scale=paper")
+    assert (paper.weight_decay, paper.init_std) == (0.1, 0.02)
+    for tokens in (2, 8, 52):
+        run = dialed("scale=s32", f"train.tokens_per_parameter={tokens}")
+        assert run.learning_rate * run.weight_decay * run.steps == pytest.approx(1e-4 * 0.1 * 50_358, rel=0.01)
+        # Arms that differ in rate or batch keep their decay, and one can be given as it is.
+        for more in ("optimizer.scaling.base_lr=0.02", "train.batch_multiple=4"):
+            assert dialed("scale=s32", f"train.tokens_per_parameter={tokens}", more).weight_decay == run.weight_decay
+    assert dialed("scale=s32", "optimizer.scaling.rate_sum=null").weight_decay == 0.1
+    assert dialed("scale=s32", "train.tokens_per_parameter=0.01").weight_decay < 0.2
 
 
 def test_the_dials_rate_follows_shape_and_budget_no_further_than_measured() -> None:

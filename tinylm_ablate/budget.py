@@ -1,4 +1,7 @@
-"""Where the rounds of a run begin and end, and what of them changes its numbers. Nothing here imports torch."""
+"""Where the rounds of a run begin and end, where it branches off, and what of that changes its numbers.
+
+Nothing here imports torch.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ class Rounds:
         sampling_rate: Share that is drawn.
         temperature: Of rule "loss", in nats.
         schedule: "rewarm", "continue" or "constant"; what the learning rate and the optimizer's state do in later rounds.
-        horizon: schedule "continue": steps that the one schedule is laid out for.
+        horizon: schedule "continue": steps that the one schedule is laid out for. Of a branch: steps of the run that it leaves.
+        branch: Steps that were done when a branch leaves the run that it continues, to decay; 0 is no branch.
     """
 
     count: int
@@ -36,6 +40,7 @@ class Rounds:
     temperature: float
     schedule: str
     horizon: int
+    branch: int = 0
 
     @property
     def later(self) -> int:
@@ -49,18 +54,20 @@ class Rounds:
 
     @property
     def start(self) -> int:
-        """Steps that were done when the last round begins."""
-        return self.steps - self.later if self.count > 1 else 0
+        """Steps that were done when the last round, or the branch, begins."""
+        return self.steps - self.later if self.count > 1 else self.branch
 
     def before(self) -> Rounds:
         """All rounds but the last."""
-        return _at_rest(dataclasses.replace(self, count=self.count - 1))
+        return _single(dataclasses.replace(self, count=self.count - 1))
 
     def place(self, step: int) -> tuple[int, int]:
         """Position of ``step`` of the run in its schedule of the learning rate: (step of it, steps of it)."""
+        if self.branch:
+            return min(step, self.branch), self.horizon
         if self.schedule == "continue":
             return step, self.horizon
-        if step < self.first:
+        if step < self.first or self.count == 1:
             return step, self.first
         if self.schedule == "constant":
             return self.first - 1, self.first
@@ -69,6 +76,8 @@ class Rounds:
     def meaning(self) -> dict[str, Any]:
         """What of the rounds changes a run's numbers, beside its steps."""
         content: dict[str, Any] = {"count": self.count}
+        if self.branch:
+            content |= {"branch": self.branch, "horizon": self.horizon}
         if self.schedule == "continue":
             content |= {"schedule": "continue", "horizon": self.horizon}
         if self.count == 1:
@@ -101,7 +110,7 @@ def split_rounds(config: RoundsConfig, steps: int) -> tuple[Rounds | None, list[
     horizon = steps + (count - 1) * sum(drawn)
     schedule = config.schedule if count > 1 else "rewarm"
     rule = "none" if whole else config.rule
-    return _at_rest(Rounds(count, steps, sizes, drawn, rule, config.sampling_rate, config.temperature, schedule, horizon)), []
+    return _single(Rounds(count, steps, sizes, drawn, rule, config.sampling_rate, config.temperature, schedule, horizon)), []
 
 
 def part_sizes(steps: int, parts: int) -> tuple[int, ...]:
@@ -116,8 +125,21 @@ def _shares(sizes: tuple[int, ...], rate: float) -> tuple[int, ...]:
     return tuple(after - before for before, after in itertools.pairwise(edges))
 
 
-def _at_rest(rounds: Rounds) -> Rounds:
+def _single(rounds: Rounds) -> Rounds:
     """One round means the same whatever was to come after it, unless its schedule is laid out for more."""
     if rounds.count > 1 or rounds.schedule == "continue":
         return rounds
     return dataclasses.replace(rounds, schedule="rewarm", rule="none")
+
+
+def branch_off(rounds: Rounds, branch: int, decay_share: float) -> Rounds:
+    """The branch that leaves a run of one round after ``branch`` steps and decays over ``decay_share`` of its own steps.
+
+    Where the run's rate is constant until then, this is the run that schedule wsd makes of the branch's steps, as far as their
+    warm-ups are equal.
+    """
+    steps = max(branch + 1, int(branch / (1 - decay_share)) - 2)
+    while steps - max(1, round(decay_share * steps)) < branch:
+        steps += 1
+    parts = part_sizes(steps, len(rounds.parts))
+    return dataclasses.replace(rounds, first=steps, parts=parts, drawn=parts, horizon=rounds.first, branch=branch)

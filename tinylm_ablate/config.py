@@ -8,9 +8,10 @@ value are in ``tinylm_ablate.settle``.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,9 +60,11 @@ def setting(
     )  # fmt: skip
 
 
-def several(help: str, identity: str = NONE, active: Callable[[Any], bool] | None = None) -> dict[str, Any]:
-    """The metadata of a field that holds several values."""
-    return {"help": help, "several": True, "identity": identity, "active": active}
+def several(
+    help: str, identity: str = NONE, active: Callable[[Any], bool] | None = None, among: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The metadata of a field that holds several values; with ``among``, each is one of those."""
+    return {"help": help, "several": True, "identity": identity, "active": active, "among": among}
 
 
 @dataclass
@@ -80,17 +83,26 @@ class ScaleConfig:
     context_length: int = setting("tokens in a training sequence at this scale", at_least=2, identity=SETTLED)
     batch_tokens: int = setting("tokens in a batch at this scale", at_least=1, at_most=MAX_TOKENS, identity=SETTLED)
     learning_rate: float = setting("peak learning rate for that batch, at 8 tokens per parameter", above=0, identity=SETTLED)
-    init_std: float = setting("sigma of the random rules at this scale", above=0, identity=SETTLED)
+    init_std: float = setting("sigma of the random rules at the paper's width", above=0, identity=SETTLED)
+    rate_sum: float = setting("sum of the paper's peak learning rate over its steps", above=0, identity=SETTLED)
+    mask_batch_tokens: int = setting(
+        "tokens in a step that learns masks: Sheared-LLaMA's over s squared, at least one sequence",
+        at_least=1,
+        identity=SETTLED,
+    )
     tokens_per_parameter: float = setting("default budget at this scale; the paper's is about 52", above=0, identity=SETTLED)
 
 
 @dataclass
 class DataConfig:
-    """the text: real English and Chinese by default, more of it, your own files, a set in the hub's layout, or a mixture"""
+    """the text: English and Chinese, as much as the budget needs; your own files, a set in the hub's layout, or a mixture"""
 
     source: str = setting(
-        "where the documents come from", choices=("default", "large", "files", "hub", "mixture", "own"), identity=SETTLED
+        "where the documents come from; 'auto' is default or, for budgets of data.large_from tokens and more, large",
+        choices=("auto", "default", "large", "files", "hub", "mixture", "own"),
+        identity=SETTLED,
     )
+    large_from: int = setting("source=auto: the least budget that takes the large text, tokens", at_least=1, identity=SETTLED)
     own: dict[str, Any] = field(default_factory=dict, metadata=several("source=own: {_target_: module.Class, …}", SETTLED))
     path: str | None = setting(
         "source=files: a file or folder of .txt .jsonl .json .csv .tsv .parquet, also .gz .zst .bz2 .xz",
@@ -113,9 +125,10 @@ class DataConfig:
     languages: list[str] = field(
         default_factory=list, metadata=several("keep documents of these languages only; empty keeps all", SETTLED)
     )
-    near_duplicates: float | None = setting(
+    near_duplicates: float | str | None = setting(
         "drop a document that shares this much of its runs of five words with one before it (Jaccard similarity, by MinHash); "
-        "null drops only those that are the same",
+        "null drops only those that are the same; 'auto' is 0.7 for the large text and null for all others",
+        choices=("auto",),
         above=0,
         at_most=1,
         identity=SETTLED,
@@ -157,6 +170,12 @@ class TokenizerConfig:
     )
     source_vocab_size: int | str = setting(
         "kind=compact without source: entries of the large tokenizer", dial=True, at_least=1, identity=SETTLED
+    )
+    source_train_bytes: int | None = setting(
+        "kind=compact without source: text that the large tokenizer is trained on, bytes per language; null is train_bytes. "
+        "Less text gives it a longer tail of entries that other text hardly uses (docs/dial.md)",
+        at_least=1,
+        identity=SETTLED,
     )
     keep_special: str = setting("kind=compact: which special tokens are kept", choices=("all", "used"), identity=SETTLED)
     train_bytes: int = setting("text that a BPE is trained and counted on, bytes per language", at_least=1, identity=SETTLED)
@@ -238,6 +257,14 @@ class ArchConfig:
         choices=("auto",),
         identity=SETTLED,
     )
+    own_attention: dict[str, Any] | None = field(
+        default_factory=dict,
+        metadata=several("a block in the place of attention: {_target_: module.Class, …}; null is none", SETTLED),
+    )
+    own_ffn: dict[str, Any] | None = field(
+        default_factory=dict,
+        metadata=several("a block in the place of the FFN: {_target_: module.Class, …}; null is none", SETTLED),
+    )
 
 
 def _random(config: Config) -> bool:
@@ -270,7 +297,9 @@ class InitConfig:
         default_factory=dict,
         metadata=several("rule=own: {_target_: module.Class, …}", VALUE, lambda c: _random(c) and c.init.rule == "own"),
     )
-    std: float = setting("sigma of the random rule", above=0, at_most=10)
+    std: float | None = setting(
+        "sigma of the random rule; null is the dial's for the width (docs/dial.md)", above=0, at_most=10, identity=SETTLED
+    )
     parent: str | None = setting("a run, or a Hugging Face folder; null trains the parent once", free=True, identity=SETTLED)
     parent_depth: int = setting("layers of the trained parent (the paper's 7B has 29)", at_least=1, identity=SETTLED)
     parent_width: int | str = setting("width of the trained parent", dial=True, at_least=2, identity=SETTLED)
@@ -287,6 +316,11 @@ class InitConfig:
     )
     parent_tokens: int | None = setting(
         "budget of the parent of init=inherit; null is the run's own", at_least=1, at_most=MAX_TOKENS, identity=SETTLED
+    )
+    parent_lr: float | None = setting(
+        "peak learning rate of the trained parent at the base batch; null is the dial's for its shape, whatever the child's",
+        above=0,
+        identity=SETTLED,
     )
     train: str = setting(
         "what the run trains: the child, or the parent that the child would be cut out of",
@@ -309,6 +343,13 @@ class InitConfig:
     )
     masks: MasksConfig = field(default_factory=lambda: MasksConfig())
 
+    @property
+    def sigma(self) -> float:
+        """``std``, which ``Settled.init`` has filled in."""
+        if self.std is None:
+            raise ValueError("init.std=null: only a settled run knows the dial's sigma")
+        return self.std
+
 
 @dataclass
 class MasksConfig:
@@ -325,8 +366,9 @@ class MasksConfig:
         active=_learns_masks,
     )
     batch_tokens: int = setting(
-        "tokens in a step; calibration_tokens over this are the steps", at_least=1, at_most=MAX_TOKENS, active=_learns_masks
+        "tokens in a step, whole sequences and at least one", at_least=1, at_most=MAX_TOKENS, active=_learns_masks
     )
+    steps: int = setting("steps; Sheared-LLaMA takes 3,200", at_least=1, at_most=10**9, active=_learns_masks)
     temperature: float = setting("beta of the hard-concrete distribution", above=0, active=_learns_masks)
 
 
@@ -348,7 +390,11 @@ class OptimizerConfig:
         "name=muon: decay of the matrices' momentum", at_least=0, below=1, active=lambda config: config.optimizer.name == "muon"
     )
     eps: float = setting("epsilon of the update", above=0)
-    weight_decay: float = setting("decoupled weight decay (Table 13)", at_least=0)
+    weight_decay: float = setting(
+        "decoupled weight decay of the paper (Table 13), multiplied by the dial below its scale (optimizer.scaling.rate_sum)",
+        at_least=0,
+        identity=SETTLED,
+    )
     decay: str = setting("what decays: matrices only, or all parameters", choices=("matrices", "all"))
     clip: float = setting("gradients are clipped to this norm", above=0)
     schedule: str = setting(
@@ -361,10 +407,13 @@ class OptimizerConfig:
     )
     warmup: float = setting("warm-up: a share of the steps if below 1, otherwise tokens", at_least=0)
     final: float = setting(
-        "last learning rate over the peak", at_least=0, at_most=1, active=lambda config: config.optimizer.schedule != "constant"
+        "last learning rate over the peak",
+        at_least=0,
+        at_most=1,
+        active=lambda config: config.optimizer.schedule != "constant" or config.train.anneal_from is not None,
     )
     decay_share: float = setting(
-        "schedule=wsd: share of the steps in the decay at the end",
+        "schedule=wsd, and train.anneal_from: share of the steps in the decay at the end",
         above=0,
         at_most=1,
         active=lambda config: config.optimizer.schedule == "wsd",
@@ -386,6 +435,12 @@ class ScalingConfig:
     )
     multiplier: float = setting(
         "of base_lr, for an optimizer that takes smaller or larger steps than AdamW", above=0, identity=SETTLED
+    )
+    rate_sum: float | None = setting(
+        "below the paper's scale weight_decay is multiplied by this over the sum of the dial's peak learning rate over the "
+        "steps, so that the sum of rate x decay is the paper's; null takes weight_decay as it is",
+        above=0,
+        identity=SETTLED,
     )
 
 
@@ -434,6 +489,13 @@ class TrainConfig:
         "the run trains on this share of the budget; a parent on the whole (Table 10: 0.05)",
         above=0,
         at_most=100,
+        identity=SETTLED,
+    )
+    anneal_from: float | None = setting(
+        "branch off, at this share of the budget (above 1: at so many tokens), from the run without this setting, and decay "
+        "linearly over optimizer.decay_share of the branch's steps; several branches share one run, so that it gives a curve "
+        "of budgets",
+        above=0,
         identity=SETTLED,
     )
     context_length: int = setting("tokens in a sequence", at_least=2)
@@ -489,6 +551,13 @@ class TrainConfig:
         identity=NONE,
     )
     keep_model: bool = setting("keep the final weights", identity=NONE)
+    keep_checkpoints: list[float] = field(
+        default_factory=list,
+        metadata=several(
+            "keep the model and the state of the optimizer at these shares of the budget (above 1: at so many tokens), as in "
+            "[0.25,0.5]"
+        ),
+    )
 
 
 @dataclass
@@ -504,6 +573,13 @@ class DecodeConfig:
         "of weights and arithmetic; 'auto' is the paper's fp16 on a GPU and fp32 on a CPU",
         choices=("auto", "fp32", "bf16", "fp16"),
         identity=NONE,
+    )
+    llama_cpp: list[str] = field(
+        default_factory=list,
+        metadata=several(
+            "measure llama.cpp on this processor with these weights, and our decoder beside it: speed and memory",
+            among=("f32", "f16", "q8_0", "q4_0"),
+        ),
     )
 
 
@@ -531,6 +607,18 @@ class EvaluateConfig:
         at_least=0,
         identity=NONE,
     )
+    effective_dimension: float = setting(
+        "measure how many principal components of each layer's features hold this share of their variance (PanGu-π: 0.8)",
+        at_least=0,
+        below=1,
+        identity=NONE,
+    )
+    quantized: list[str] = field(
+        default_factory=list,
+        metadata=several(
+            "measure bits per byte of the model as exported to GGUF with these weights", among=("f16", "q8_0", "q4_0")
+        ),
+    )
     tasks: list[str] = field(
         default_factory=list,
         metadata=several("mode=evaluate: tasks of EleutherAI's harness, and the lists 'paper' and 'ablations'"),
@@ -544,6 +632,22 @@ class EvaluateConfig:
     limit: int | None = setting("mode=evaluate: most questions of a task, for a trial; null for all", at_least=1, identity=NONE)
     own: list[dict[str, Any]] = field(
         default_factory=list, metadata=several("measures of your own, as in [{_target_: module.Class, …}]")
+    )
+    every: float | None = setting(
+        "also measure along the run, each time after this share of the budget (above 1: after so many tokens)",
+        above=0,
+        identity=NONE,
+    )
+    every_measures: list[str] = field(
+        default_factory=list,
+        metadata=several("evaluate.every: what is measured, of what is requested for the end (cloze, for one, can be added)"),
+    )
+    every_bytes: int | str = setting(
+        "evaluate.every: text of each split and language that is scored each time, bytes; 'auto' is evaluate.max_bytes over "
+        "the number of times, at least 5,000",
+        choices=("auto",),
+        at_least=1,
+        identity=NONE,
     )
     decode: DecodeConfig = field(default_factory=DecodeConfig)
 
@@ -585,6 +689,10 @@ class PlanConfig:
     """how mode=plan prints"""
 
     format: str = setting("a table for people, or one JSON object per line", choices=("table", "json"), identity=NONE)
+    read_text: bool = setting(
+        "read and check your own text, as the run would, if that has not been done; the table reports what is in it",
+        identity=NONE,
+    )
 
 
 @dataclass
@@ -686,8 +794,8 @@ class Config:
     cache_dir: str = setting("folder of text, tokenizers and token shards that runs share", free=True, identity=NONE)
     results_dir: str = setting("mode=coverage: folder of tables and figures", free=True, identity=NONE)
     model: str | None = setting(
-        "mode=evaluate, generate or export: a run or a Hugging Face folder, for generate also a GGUF file; null is the run "
-        "that the config describes",
+        "mode=evaluate, generate or export: a run, a Hugging Face folder, OWNER/NAME of the hub, or (not for export) a GGUF "
+        "file; null is the run that the config describes",
         free=True,
         identity=NONE,
     )
@@ -723,7 +831,10 @@ GROUPS: dict[str, type] = {
 
 
 #: Keys of groups whose value is a dictionary with keys of the user's choice; Hydra closes all others.
-_OPEN = {"data": ("sources", "weights", "own"), "optimizer": ("own", "own_schedule"), "init": ("own",)}
+_OPEN = {
+    "data": ("sources", "weights", "own"), "optimizer": ("own", "own_schedule"), "init": ("own",),
+    "arch": ("own_attention", "own_ffn"),
+}  # fmt: skip
 
 
 def register() -> None:
@@ -733,7 +844,11 @@ def register() -> None:
 
     OmegaConf.register_new_resolver("times", operator.mul, replace=True)
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    if "schema.yaml" in store.repo:
+        return
+    root = OmegaConf.structured(Config)
+    OmegaConf.set_struct(root.grid.arms, False)
+    store.store(name="schema", node=root)
     for group, kind in GROUPS.items():
         node = OmegaConf.structured(kind)
         for name in _OPEN.get(group, ()):
@@ -743,13 +858,20 @@ def register() -> None:
 
 def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Every value of a config with its dotted key and the metadata of its field, depth first."""
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        key = f"{prefix}{item.name}"
-        if dataclasses.is_dataclass(value):
+    kind: Hashable = type(config)
+    for name, rule in _rules(kind):
+        value = getattr(config, name)
+        key = f"{prefix}{name}"
+        if hasattr(type(value), "__dataclass_fields__"):
             yield from walk(value, f"{key}.")
         else:
-            yield key, value, dict(item.metadata)
+            yield key, value, rule
+
+
+@functools.cache
+def _rules(kind: Any) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Name and metadata of each field of a group: read once, since a grid walks ten thousand configs."""
+    return tuple((item.name, dict(item.metadata) | {"type": item.type}) for item in dataclasses.fields(kind))
 
 
 def nullable(config: Any, prefix: str = "") -> Iterator[str]:
@@ -764,19 +886,28 @@ def nullable(config: Any, prefix: str = "") -> Iterator[str]:
 
 def allowed(rule: dict[str, Any]) -> str:
     """What a field takes, in words: the end of every message and a column of the reference."""
-    parts = list(rule.get("choices", ()))
+    kinds = str(rule["type"]).split(" | ")
+    parts = [*(("true", "false") if "bool" in kinds else ()), *rule.get("choices", ())]
+    if kinds[0].startswith("list"):
+        parts.append("a list, as in [a,b]")
+    if kinds[0].startswith("dict"):
+        parts.append("names with values, as in {a: 1}")
     bounds = [
         f"{word} {rule[name]:,}" if isinstance(rule[name], int) else f"{word} {rule[name]:g}"
         for name, word in (("at_least", "at least"), ("above", "above"), ("at_most", "at most"), ("below", "below"))
         if rule.get(name) is not None
     ]
-    if bounds:
-        parts.append("a number " + " and ".join(bounds))
+    if "int" in kinds or "float" in kinds:
+        parts.append(" ".join(["a number" if "float" in kinds else "a whole number", " and ".join(bounds)]).strip())
     if rule.get("dial"):
         parts.append("the paper's size as 'N/s'")
     if rule.get("several"):
-        parts.append("a list, as in [a,b]")
-    return ", or ".join(parts) if bounds or rule.get("dial") else ", ".join(parts)
+        parts.append(f"a list of {', '.join(rule['among'])}" if rule.get("among") else "a list, as in [a,b]")
+    if "str" in kinds and (rule.get("free") or not parts):
+        parts.append("text")
+    if "None" in kinds:
+        parts.append("null")
+    return ", ".join(parts)
 
 
 def check_values(config: Config) -> list[str]:
@@ -784,11 +915,14 @@ def check_values(config: Config) -> list[str]:
     return [
         f"{key}={value!s}: allowed: {allowed(rule)}"
         for key, value, rule in walk(config)
-        if rule and value is not None and not _fits(value, rule)
+        if rule and value is not None and not fits(value, rule)
     ]
 
 
-def _fits(value: Any, rule: dict[str, Any]) -> bool:
+def fits(value: Any, rule: dict[str, Any]) -> bool:
+    """Whether a value of the right type is among the choices and within the bounds of its field."""
+    if isinstance(value, list):
+        return not rule.get("among") or set(value) <= set(rule["among"])
     if isinstance(value, bool):
         return True
     if isinstance(value, str):

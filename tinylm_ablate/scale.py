@@ -48,10 +48,6 @@ MEASURED_BUDGET = 8.0
 #: The best rate's powers of the budget below and above it (docs/dial.md).
 _SHORT, _LONG = 0.4, -1 / 3
 
-#: Optimizer steps that learn masks, and tokens in each at the paper's size: those of Sheared-LLaMA (Xia et al. 2023).
-MASK_STEPS = 3200
-_MASK_TOKENS = 131_072
-
 
 def rate_at_shape(rate: float, width: int, depth: int, baseline_width: int, baseline_depth: int) -> float:
     """Peak learning rate of a shape, from that of the scale's baseline: it goes with 1 / (width x sqrt(depth)).
@@ -77,16 +73,11 @@ def std_at_width(std: float, width: int, baseline_width: int) -> float:
     return float(std * math.sqrt(baseline_width / width))
 
 
-def decay_at_budget(decay: float, rate: float, steps: int, paper_rate: float, paper_steps: int) -> float:
-    """Weight decay with which the sum of rate x decay over the steps is the paper's.
+def decay_at_budget(decay: float, rate: float, steps: float, paper_sum: float) -> float:
+    """Weight decay with which the sum of rate x decay over the steps is that of ``decay`` and the paper's sum of rates.
 
     AdamW's weights are a moving average of its updates over 1 / (rate x decay) steps; this keeps the average's length a
     constant share of the run (Wang and Aitchison 2024). Both runs have the same schedule, so the peak rates stand for their
     means.
     """
-    return decay * paper_rate * paper_steps / (rate * steps)
-
-
-def mask_batch_tokens(factor: int, context_length: int) -> int:
-    """Tokens in each of the ``MASK_STEPS`` steps that learn masks: Sheared-LLaMA's over s squared, at least one sequence."""
-    return max(1, round(_MASK_TOKENS / factor**2 / context_length)) * context_length
+    return decay * paper_sum / (rate * steps)

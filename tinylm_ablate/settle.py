@@ -9,25 +9,31 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinylm_ablate import extension
-from tinylm_ablate.arch.shapes import Shape, baseline_parameters, plain, resolve
-from tinylm_ablate.budget import split_rounds
+from tinylm_ablate import extension, points
+from tinylm_ablate.arch.shapes import OWN_BLOCKS, Shape, baseline_parameters, plain, resolve
+from tinylm_ablate.budget import Rounds, branch_off, split_rounds
 from tinylm_ablate.config import MAX_TOKENS, VALUE, Config, check_values, walk
 from tinylm_ablate.data.corpus import text_fingerprint
 from tinylm_ablate.data.mistakes import data_mistakes
+from tinylm_ablate.data.sources import with_source
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.hardware import fast_bf16
-from tinylm_ablate.scale import at_scale, rate_at_budget, rate_at_shape
+from tinylm_ablate.measure.registry import OwnMeasure, measures
+from tinylm_ablate.scale import at_scale, decay_at_budget, rate_at_budget, rate_at_shape, std_at_width
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tokenizer.train import MIN_VOCAB_SIZE
 from tinylm_ablate.tokenizer.vocabularies import mistakes as vocabulary_mistakes
 from tinylm_ablate.tokenizer.vocabularies import resolved_size, vocabulary_fingerprint
 from tinylm_ablate.tracking.settings import tracking_mistakes
+
+#: Bytes of the longest name that file systems in use allow.
+LONGEST_NAME = 255
 
 #: Raised by hand when the same settings start to mean other numbers, so that older records are not mistaken for new ones.
 IDENTITY_SCHEMA = 2
@@ -59,10 +65,17 @@ def settle(config: Config) -> Settled:
     """
     mistakes = check_values(config)
     broken = {mistake.split("=", 1)[0] for mistake in mistakes}
+    untrained = not mistakes and config.init.train == "parent" and config.init.method != "random" and bool(config.init.parent)
+    if untrained:
+        config = _of_named_parent(config)
 
     def sound(*prefixes: str) -> bool:
         return not any(key.startswith(prefix) for key in broken for prefix in prefixes)
 
+    for key, name in (("runs_dir", config.runs_dir), ("cache_dir", config.cache_dir)):
+        if any(len(os.fsencode(part)) > LONGEST_NAME for part in Path(name).parts):
+            mistakes.append(f"{key}={name[:40]}…: allowed: folders whose names have at most {LONGEST_NAME} bytes")
+            break
     if config.seeds is not None:
         mistakes.append(f"seeds={config.seeds}: an axis of a multirun: add -m, or set seed=")
     mistakes += data_mistakes(config.data) + tracking_mistakes(config.tracking) + _own_mistakes(config)
@@ -98,21 +111,35 @@ def settle(config: Config) -> Settled:
             f"init.parent_vocab_size={config.init.parent_vocab_size}: allowed with tokenizer.kind=bpe or "
             "compact, or null; a file has the entries that it has"
         )
-    if config.init.train == "parent" and (config.init.method == "random" or config.init.parent is not None):
-        given = f"init.method={config.init.method} init.parent={config.init.parent}"
-        mistakes.append(f"init.train=parent: {given} train none; allowed: child, or init.method=inherit init.parent=null")
+    if config.init.train == "parent" and config.init.method == "random":
+        mistakes.append("init.train=parent: init.method=random has none; allowed: child, or init.method=inherit or pool")
+    if shape is not None and not shape.is_llama:
+        asked = {"evaluate.quantized": config.evaluate.quantized, "evaluate.decode.llama_cpp": config.evaluate.decode.llama_cpp}
+        mistakes += [
+            f"{key}=[{','.join(kinds)}]: arch.activations={shape.activations}, arch.shortcuts={shape.shortcuts} are not "
+            "exported; allowed: []"
+            for key, kinds in asked.items()
+            if kinds
+        ]
     if config.rounds.forgetting and not config.train.keep_model:
         mistakes.append("rounds.forgetting=true: allowed with train.keep_model=true")
     rounds = None
     if budget is not None and sound("rounds"):
         rounds, found = split_rounds(config.rounds, budget.steps)
         mistakes += found
+        if rounds is not None and untrained:
+            rounds = dataclasses.replace(rounds, first=0, parts=(0,), drawn=(0,), horizon=0)
+        elif rounds is not None and sound("evaluate.every"):
+            mistakes += _point_mistakes(config, rounds)
+        if rounds is not None and config.train.anneal_from is not None:
+            rounds, found = _branched(config, rounds)
+            mistakes += found
     if mistakes or shape is None or budget is None or rounds is None:
         raise ConfigError(mistakes)
     precision = config.train.precision
     if precision == "auto":
         precision = "bf16" if shape.width >= BF16_FROM_WIDTH and fast_bf16(config.train.device) else "fp32"
-    config = _with_amounts(config, budget.tokens)
+    config = _with_amounts(config, budget.tokens, rounds)
     text = text_fingerprint(config.data, Path(config.cache_dir))
     vocabulary = vocabulary_fingerprint(config.tokenizer, vocab_size, source_vocab_size, text)
     parent = _parent(config) if config.init.method != "random" and config.init.parent is None else None
@@ -123,20 +150,104 @@ def settle(config: Config) -> Settled:
     settled = Settled(
         config=config, shape=shape, source_vocab_size=source_vocab_size, tokens=rounds.steps * config.train.batch_tokens,
         steps=rounds.steps, rounds=rounds, micro_batch=budget.micro_batch, accumulation=budget.accumulation,
-        learning_rate=budget.learning_rate, precision=precision, parent=parent, previous=None, keep_state=False, text=text,
+        learning_rate=budget.learning_rate, weight_decay=dial_decay(config, shape, budget.tokens),
+        init_std=dial_std(config, shape), precision=precision, parent=parent,
+        previous=_trunk(config, rounds) if rounds.branch else None, keep_state=False, text=text,
         vocabulary=vocabulary, identity="",
     )  # fmt: skip
     return _named(settled)
 
 
-def _with_amounts(config: Config, tokens: int) -> Config:
-    """The config with numbers for how much is measured: so much that measuring takes about a third of the time of training."""
+def _point_mistakes(config: Config, rounds: Rounds) -> list[str]:
+    """What is wrong with the points along the run at which it is kept or measured."""
+    train, evaluate = config.train, config.evaluate
+    mistakes = [
+        f"train.keep_checkpoints={list(train.keep_checkpoints)}: {place:g}; allowed: shares of the budget above 0 up to 1, or "
+        "tokens within it"
+        for place in train.keep_checkpoints
+        if not (math.isfinite(place) and place > 0 and points.steps_at(place, rounds.steps, train.batch_tokens) <= rounds.steps)
+    ]
+    if evaluate.every is not None:
+        distance = evaluate.every * rounds.steps * train.batch_tokens if evaluate.every <= 1 else evaluate.every
+        if rounds.steps * train.batch_tokens / distance > points.MOST + 0.5:
+            mistakes.append(f"evaluate.every={evaluate.every:g}: allowed: at most {points.MOST:,} times in a run")
+        own = [] if _own_mistakes(config) else [OwnMeasure(described) for described in evaluate.own]
+        known = {measure.name for measure in (*measures(), *own) if measure.weights}
+        mistakes += [
+            f"evaluate.every_measures={list(evaluate.every_measures)}: {name}; allowed: {', '.join(sorted(known))}"
+            for name in evaluate.every_measures
+            if name not in known
+        ]
+    return mistakes
+
+
+def _branched(config: Config, rounds: Rounds) -> tuple[Rounds | None, list[str]]:
+    """Where the branch of ``train.anneal_from`` leaves the run and ends; None with the mistakes."""
+    train, optimizer = config.train, config.optimizer
+    place = train.anneal_from
+    assert place is not None
+    steps = points.steps_at(place, rounds.steps, train.batch_tokens)
+    before = rounds.steps
+    if optimizer.schedule == "wsd":  # whose own decay is no place to begin another
+        before -= max(1, round(optimizer.decay_share * rounds.steps))
+    mistakes = []
+    if rounds.count > 1:
+        mistakes.append(f"train.anneal_from={place:g}: allowed with rounds.count=1")
+    if not steps <= before:
+        mistakes.append(
+            f"train.anneal_from={place:g}: step {steps:,} of {rounds.steps:,}; allowed: up to step {before:,}"
+            + (", where the decay of schedule=wsd begins" if before < rounds.steps else "")
+        )
+    if optimizer.decay_share >= 1:
+        mistakes.append(f"optimizer.decay_share={optimizer.decay_share:g}: allowed with train.anneal_from: below 1")
+    return (None, mistakes) if mistakes else (branch_off(rounds, steps, optimizer.decay_share), [])
+
+
+def _trunk(config: Config, rounds: Rounds) -> Settled:
+    """The run that a branch leaves, which keeps its state there."""
+    trunk = copy.deepcopy(config)
+    trunk.train.anneal_from = None
+    trunk.train.keep_checkpoints = [float(rounds.branch * config.train.batch_tokens)]
+    trunk.evaluate.every = None
+    return settle(trunk)
+
+
+def _of_named_parent(config: Config) -> Config:
+    """The config of the model that ``init.parent`` names, as it is: its shape, its tokenizer, and nothing that trains.
+
+    Raises:
+        UserError: There is no such model, or it has no tokenizer.
+    """
+    from tinylm_ablate.init.parents import open_parent
+
+    parent = open_parent(str(config.init.parent), Path(config.runs_dir))
+    config = copy.deepcopy(config)
+    for name, value in plain(parent.shape).items():
+        if name != "vocab_size":
+            setattr(config.arch, name, value)
+    source = parent.folder if parent.folder.suffix == ".gguf" else parent.folder / "tokenizer.json"
+    config.tokenizer.kind, config.tokenizer.source = "file", str(source)
+    config.init.method, config.init.criterion, config.init.layers = "inherit", "l2", "middle"
+    config.seed = config.init.parent_seed
+    config.rounds.count, config.rounds.forgetting = 1, False
+    config.train.anneal_from, config.train.keep_checkpoints, config.evaluate.every = None, [], None
+    return config
+
+
+def _with_amounts(config: Config, tokens: int, rounds: Rounds) -> Config:
+    """The config with the text that suits a budget, and with numbers for how much is measured: measuring takes about a third of
+    the time of training."""
     evaluate = config.evaluate
     most = max((size for size in AMOUNTS if 2 * size <= tokens), default=AMOUNTS[0])
     sizes = most if evaluate.max_bytes == "auto" else evaluate.max_bytes
     questions = max(50, most // 1000) if evaluate.cloze_questions == "auto" else evaluate.cloze_questions
     config = copy.copy(config)
-    config.evaluate = dataclasses.replace(evaluate, max_bytes=sizes, cloze_questions=questions)
+    config.data = with_source(config.data, tokens)
+    every_bytes = evaluate.every_bytes
+    if every_bytes == "auto":
+        times = len(points.evaluated(evaluate.every, 0, rounds.steps, config.train.batch_tokens)) or 1
+        every_bytes = min(int(sizes), max(points.LEAST_BYTES, int(sizes) // times))
+    config.evaluate = dataclasses.replace(evaluate, max_bytes=sizes, cloze_questions=questions, every_bytes=every_bytes)
     return config
 
 
@@ -147,6 +258,10 @@ def _named(settled: Settled) -> Settled:
         before = rounds.before()
         config = copy.deepcopy(settled.config)
         config.rounds.count, config.rounds.forgetting, config.train.keep_model = before.count, False, True
+        batch = config.train.batch_tokens
+        kept = [points.steps_at(place, settled.steps, batch) for place in config.train.keep_checkpoints]
+        config.train.keep_checkpoints = [float(step * batch) for step in kept if step <= before.steps]
+        config.evaluate.every = None
         previous = dataclasses.replace(
             settled, config=config, steps=before.steps, tokens=before.steps * config.train.batch_tokens, rounds=before,
             keep_state=rounds.schedule != "rewarm",
@@ -172,6 +287,11 @@ def meaning(settled: Settled) -> dict[str, Any]:
     shape = plain(settled.shape)
     if not settled.shape.shortcuts:
         del shape["shortcut_ratio"]
+    if not settled.steps:
+        return {
+            "schema": IDENTITY_SCHEMA, "untrained": _reference_fingerprint(config), "shape": shape, "text": settled.text,
+            "vocabulary": settled.vocabulary,
+        }  # fmt: skip
     if config.init.method != "random":
         values["init.parent"] = settled.parent.identity if settled.parent else _reference_fingerprint(config)
     return {
@@ -185,6 +305,8 @@ def meaning(settled: Settled) -> dict[str, Any]:
         "micro_batch": settled.micro_batch,
         "accumulation": settled.accumulation,
         "learning_rate": settled.learning_rate,
+        "weight_decay": settled.weight_decay,
+        "init_std": settled.init_std,
         "precision": settled.precision,
     }
 
@@ -281,6 +403,25 @@ def dial_rate(config: Config, shape: Shape | None, tokens: int) -> float:
     return rate_at_budget(rate, min(high, max(low, tokens / baseline_parameters(scale))))
 
 
+def dial_decay(config: Config, shape: Shape, tokens: int) -> float:
+    """The weight decay that applies: the paper's as printed at its own scale, and below it by the dial's rule.
+
+    The rule takes the dial's rate and not the run's, so that decay stays where rates are compared, and the scale's batch, so
+    that it stays where batches are. Budgets below those measured count as the least of them.
+    """
+    scale, optimizer = config.scale, config.optimizer
+    if scale.factor == 1 or optimizer.scaling.rate_sum is None:
+        return optimizer.weight_decay
+    steps = max(tokens, _BUDGET_LIMITS[0] * baseline_parameters(scale)) / scale.batch_tokens
+    return decay_at_budget(optimizer.weight_decay, dial_rate(config, shape, tokens), steps, optimizer.scaling.rate_sum)
+
+
+def dial_std(config: Config, shape: Shape) -> float:
+    """The sigma of the random rules: the one given, or the paper's at the width."""
+    scale = config.scale
+    return std_at_width(scale.init_std, shape.width, at_scale(scale.width, 1)) if config.init.std is None else config.init.std
+
+
 #: Keys of parts that users bring and that change weights, and what these must have.
 OWN_PARTS = {
     "optimizer.own": ("keeps", "update"), "optimizer.own_schedule": ("factor",), "init.own": ("standard_deviation",),
@@ -300,6 +441,12 @@ def _own_mistakes(config: Config) -> list[str]:
         for key, described, chosen, choice in given
         for mistake in extension.mistakes(described, key, chosen, choice, OWN_PARTS[key])
     ]
+    if init.method != "random":
+        mistakes += [
+            f"arch.{name}: allowed with init.method=random; nothing is inherited by blocks of your own"
+            for name in OWN_BLOCKS
+            if getattr(config.arch, name)
+        ]
     for described in config.evaluate.own:
         mistakes += extension.mistakes(described, "evaluate.own", True, "evaluate.own", ("name", "weights", "measure"))
     return mistakes
@@ -331,9 +478,9 @@ def _devices_mistakes(config: Config) -> list[str]:
 def _parent(config: Config) -> Settled:
     """The run that trains the parent, on the same text and with the same recipe.
 
-    To inherit from: the paper's 7B proportions (29 layers, width 4096) at this scale, once for all seeds of a grid. It is wider
-    than the scale's baseline, so learning rate and sigma follow its width as they follow the dial's: with 1 / width and
-    1 / sqrt(width) (docs/dial.md). To pool (Table 10): the same model with a key-value head for each head, one for each seed.
+    To inherit from: the paper's 7B proportions (29 layers, width 4096) at this scale, once for all seeds of a grid. To pool
+    (Table 10): the same model with a key-value head for each head, one for each seed. Its learning rate is the dial's for its
+    own shape, whatever the child's, so that children whose rates differ share a parent.
     """
     parent = copy.deepcopy(config)
     arch, init = parent.arch, parent.init
@@ -346,11 +493,13 @@ def _parent(config: Config) -> Settled:
             parent.tokenizer.vocab_size = init.parent_vocab_size
         if init.parent_tokens is not None:
             parent.train.tokens = init.parent_tokens
-        wider = at_scale(init.parent_width, config.scale.factor) / at_scale(config.scale.width, config.scale.factor)
-        if parent.optimizer.scaling.base_lr is not None:  # the dial's own rate follows the shape
-            parent.optimizer.scaling.multiplier /= wider
-        init.std /= math.sqrt(wider)
+        if init.std is not None:
+            init.std /= math.sqrt(
+                at_scale(init.parent_width, config.scale.factor) / at_scale(config.scale.width, config.scale.factor)
+            )
+    parent.optimizer.scaling.base_lr = init.parent_lr
     parent.train.share = 1.0
+    parent.train.keep_checkpoints, parent.evaluate.every = [], None
     parent.rounds.count, parent.rounds.forgetting = 1, False
     init.method, init.train = "random", "child"
     parent.train.keep_model = True

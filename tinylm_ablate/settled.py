@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinylm_ablate.arch.shapes import Shape
+from tinylm_ablate.arch.shapes import OWN_BLOCKS, Shape, own_block
 from tinylm_ablate.budget import Rounds
-from tinylm_ablate.config import Config
+from tinylm_ablate.config import Config, InitConfig, OptimizerConfig
 from tinylm_ablate.hardware import fast_bf16
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
+
+#: Folder, in that of a run, of its models on the way.
+POINTS = "points"
 
 
 @dataclass(frozen=True)
@@ -25,18 +29,21 @@ class Settled:
         shape: The decoder.
         source_vocab_size: Entries of the large tokenizer that a compact one is cut from.
         tokens: Training tokens over all rounds: ``steps`` whole batches.
-        steps: Optimizer steps over all rounds.
+        steps: Optimizer steps over all rounds; 0 for a named model as it is, which is measured and not trained.
         rounds: Where each round begins and ends.
         micro_batch: Sequences in a forward pass.
         accumulation: Forward passes in an optimizer step.
         learning_rate: Peak learning rate.
+        weight_decay: Weight decay, the dial's rule applied.
+        init_std: Sigma of the random rules.
         precision: "fp32", "bf16" or "bf16-true".
         parent: The run whose weights this one starts from, trained first; or None.
-        previous: The run of all rounds but the last, which this one continues; or None.
+        previous: The run that this one continues: that of all rounds but the last, or the one that a branch leaves; or None.
         keep_state: Whether the optimizer's state is kept at the end, for the next round.
         text: Fingerprint of the corpus.
         vocabulary: Fingerprint of the tokenizer.
         identity: Name of the run: a fingerprint of every setting that can change its weights, and of nothing else.
+        at: Optimizer steps after which its model was kept that is meant here; 0 is the final one.
     """
 
     config: Config
@@ -48,6 +55,8 @@ class Settled:
     micro_batch: int
     accumulation: int
     learning_rate: float
+    weight_decay: float
+    init_std: float
     precision: str
     parent: Settled | None
     previous: Settled | None
@@ -55,11 +64,23 @@ class Settled:
     text: str
     vocabulary: str
     identity: str
+    at: int = 0
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        """The group ``optimizer`` with the weight decay that applies."""
+        return dataclasses.replace(self.config.optimizer, weight_decay=self.weight_decay)
+
+    @property
+    def init(self) -> InitConfig:
+        """The group ``init`` with the sigma that applies."""
+        return dataclasses.replace(self.config.init, std=self.init_std)
 
     @property
     def folder(self) -> Path:
-        """Where the run is kept."""
-        return Path(self.config.runs_dir) / self.identity
+        """Where the run, or its model on the way, is kept."""
+        folder = Path(self.config.runs_dir) / self.identity
+        return folder / POINTS / f"{self.at:09d}" if self.at else folder
 
     @property
     def cache(self) -> Path:
@@ -94,8 +115,11 @@ class Settled:
 
         Raises:
             ValueError: The text is something else.
+            ConfigError: A block of the user's own cannot be imported here.
         """
         run: Settled = _adapter().validate_json(text)
+        for name in OWN_BLOCKS:
+            own_block(run.shape, name)  # imports it: reading a model's file does not
         return run
 
 

@@ -59,6 +59,6 @@ def test_text_of_another_machine_is_enough_without_a_network(
 
     shutil.copytree(corpus.folder, tmp_path / "text" / corpus.fingerprint)
     monkeypatch.setattr(sys, "executable", "/nonexistent")
-    opened = open_corpus(compose([]).data, tmp_path)
+    opened = open_corpus(compose(["data=default"]).data, tmp_path)
     assert opened.summary == corpus.summary and not (tmp_path / "downloads").exists()
     assert next(opened.documents("test")) == next(corpus.documents("test"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import importlib
 import json
 import os
@@ -16,16 +17,13 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
-#: Modules that a worker imports sooner or later.
-_PRELOADED = (
-    "hydra.main", "lightning.pytorch", "pandas", "tinylm_ablate.grid.sweeper", "tinylm_ablate.train.fit",
-    "tinylm_ablate.rounds.next", "tinylm_ablate.tasks.graph",
-)  # fmt: skip
 
-
-def start(name: str, arguments: list[str], apart: bool = False, die_in: str | None = None) -> int:
+def start(
+    name: str, arguments: list[str], apart: bool = False, die_in: str | None = None, prepare: Callable[[], object] | None = None
+) -> int:
     """Start a command in a process of its own, with its output in ``<name>.log``; returns the process.
 
     Args:
@@ -33,6 +31,7 @@ def start(name: str, arguments: list[str], apart: bool = False, die_in: str | No
         arguments: The words of the command line.
         apart: As on a machine of its own that shares a folder without locks.
         die_in: Kind of the task in whose midst the process kills itself.
+        prepare: Called first in the new process.
     """
     process = os.fork()
     if process:
@@ -42,6 +41,8 @@ def start(name: str, arguments: list[str], apart: bool = False, die_in: str | No
         log = os.open(f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        if prepare is not None:
+            prepare()
         if apart:
             from tinylm_ablate.execute import leases
 
@@ -119,7 +120,7 @@ def at_random(spec: dict[str, Any]) -> dict[str, int]:
 
     The lists in ``spec["in_turn"]`` are added to the arguments of one life after another; the first to those of ``whole``.
     """
-    draw, in_turn = random.Random(spec["seed"]), spec["in_turn"]
+    draw, in_turn = random.Random(spec["seed"]), spec.get("in_turn", [[]])
     codes = {"undisturbed": wait(start("undisturbed", [*spec["arguments"], *in_turn[0], "runs_dir=whole"]))}
     alive: dict[int, str] = {}
 
@@ -148,12 +149,39 @@ def in_each_kind(spec: dict[str, Any]) -> dict[str, int]:
     return codes | {"last": wait(start("worker-last", arguments))}
 
 
+def suspended(spec: dict[str, Any]) -> dict[str, int]:
+    """A worker that is suspended in the midst of a training and continues once another one has ``reached`` a file in its place,
+    each as on a machine of its own; an undisturbed grid in ``whole`` first."""
+    codes = {"undisturbed": wait(start("undisturbed", [*spec["arguments"], "runs_dir=whole"]))}
+    arguments = [*spec["arguments"], "runs_dir=runs"]
+    first = start("first", arguments, apart=True)
+    _until("runs/*/checkpoint/step-*")
+    os.kill(first, signal.SIGSTOP)
+    second = start("second", arguments, apart=True)
+    _until(spec["reached"])
+    os.kill(first, signal.SIGCONT)
+    return codes | {"second": wait(second), "first": wait(first)}
+
+
+def _until(pattern: str) -> None:
+    """Wait for a file of some name."""
+    while not glob.glob(pattern):
+        time.sleep(0.001)
+
+
+def together(spec: dict[str, Any]) -> dict[str, int]:
+    """Several processes of one command, started at once."""
+    processes = {name: start(name, spec["arguments"]) for name in spec["names"]}
+    return {name: wait(process) for name, process in processes.items()}
+
+
 def main(spec: dict[str, Any]) -> None:
     """Do what ``spec["what"]`` says, and print the exit codes."""
-    for name in _PRELOADED:
-        importlib.import_module(name)
-    print(json.dumps({"at_random": at_random, "in_each_kind": in_each_kind}[spec["what"]](spec)))
+    importlib.import_module("tests.preloaded")
+    print(json.dumps(_WHAT[spec["what"]](spec)))
 
+
+_WHAT = {"at_random": at_random, "in_each_kind": in_each_kind, "suspended": suspended, "together": together}
 
 if __name__ == "__main__":
     main(json.loads(sys.argv[1]))

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.execute.outcomes import disturbed, litter, logs, outcome
 from tests.helpers import TINY
-
-ROOT = Path(__file__).resolve().parents[2]
 
 #: Cells that differ, a little longer than the tiniest, so that workers die in the midst of them.
 CELLS = ["arch.depth=1,2", "seeds=3", "train.tokens=9600", "train.checkpoint_minutes=0.002", "train.log_every=1"]
@@ -28,45 +23,6 @@ STACKED = ["scores", "losses", "run", "measure"]
 DECAYS = ["0.1", "0.5"]
 KINDS = ["text", "tokenizer", "shards", "scores", "losses", "run", "measure"]
 
-#: Parts of the names of metrics that two runs of one computation need not share.
-TIMES = ("second", "utilisation")
-
-
-def disturbed(folder: Path, **spec: Any) -> dict[str, int]:
-    """Let ``tests.execute.killing`` do what ``spec`` says; the exit codes of the workers."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.execute.killing", json.dumps(spec)],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=500,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr + logs(folder)
-    codes: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
-    return codes
-
-
-def logs(folder: Path) -> str:
-    return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(folder.glob("*.log")))
-
-
-def numbers(content: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in content.items() if not any(word in name for word in TIMES)}
-
-
-def outcome(runs: Path) -> dict[str, dict[str, Any]]:
-    """Everything that each run resulted in, but for how long it took."""
-    found = {}
-    for path in runs.glob("*/metrics.json"):
-        folder = path.parent
-        files: dict[str, Any] = {"metrics": numbers(json.loads(path.read_text())["metrics"])}
-        files["curve"] = [numbers(json.loads(line)) for line in (folder / "curve.jsonl").read_text().splitlines()]
-        files["weights"] = (folder / "model" / "model.safetensors").read_bytes()
-        for record in folder.glob("measures/*.json"):
-            files[record.stem] = numbers(json.loads(record.read_text())["metrics"])
-        for other in (*folder.glob("measures/*.parquet"), *folder.glob("batch_losses.parquet")):
-            files[other.name] = other.read_bytes()
-        found[folder.name] = files
-    return found
-
 
 def assert_same(found: dict[str, dict[str, Any]], expected: dict[str, dict[str, Any]]) -> None:
     """Training to the bit; what is measured of a run in other company, within rounding."""
@@ -78,14 +34,6 @@ def assert_same(found: dict[str, dict[str, Any]], expected: dict[str, dict[str, 
                 assert found[identity][name] == pytest.approx(value, abs=1e-4), (identity, name)
             elif not name.endswith(".parquet") or name == "batch_losses.parquet":
                 assert found[identity][name] == value, (identity, name)
-
-
-def litter(*folders: Path) -> list[Path]:
-    """Half-written files and folders, and leases."""
-    return [
-        path for folder in folders for path in folder.rglob("*")
-        if path.name.startswith(".") or path.suffix == ".part" or path.parent.name == "claims"
-    ]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -141,3 +89,15 @@ def test_a_worker_killed_in_each_kind_of_task_is_replaced(stack: int, small_data
         for kind in ("scores", "losses", "runs", "measures"):
             assert f"stack  {stack} {kind} as one program" in told
     assert not litter(tmp_path / "runs", tmp_path / "runs-cache")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reached", ["runs/claims/run-*.2", "runs/*/metrics.json"], ids=["in training", "after its end"])
+def test_a_suspended_worker_that_was_replaced_spoils_nothing(reached: str, small_data: list[str], tmp_path: Path) -> None:
+    arguments = ["-m", *TINY, *small_data, *CELLS[2:], "seed=0", "train.tokens=19200"]
+    arguments += [f"cache_dir={tmp_path / 'cache'}", "grid.lease_seconds=1"]
+    codes = disturbed(tmp_path, what="suspended", arguments=arguments, reached=reached)
+    assert set(codes.values()) == {0}, logs(tmp_path)
+    assert "Traceback" not in logs(tmp_path)
+    assert outcome(tmp_path / "runs") == outcome(tmp_path / "whole")
+    assert not litter(tmp_path / "runs") and not list(tmp_path.glob("runs/*/checkpoint"))

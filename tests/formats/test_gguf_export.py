@@ -17,7 +17,7 @@ from tinylm_ablate.errors import UserError
 from tinylm_ablate.formats.gguf_export import export_gguf
 from tinylm_ablate.formats.gguf_file import GgufFile
 from tinylm_ablate.formats.gguf_tokenizer import HUGGINGFACE_TOKENIZER, tokenizer_state
-from tinylm_ablate.formats.huggingface import load_model, load_tokenizer
+from tinylm_ablate.formats.huggingface import Model, load_model, load_tokenizer
 from tinylm_ablate.formats.importing import import_tokenizer
 from tinylm_ablate.formats.lossless import State, open_tokenizer
 
@@ -60,7 +60,7 @@ def logits(decoder: Decoder) -> torch.Tensor:
 @pytest.mark.parametrize("name", SHAPES)
 def test_logits_come_back(name: str, tokenizer_json: Path, tmp_path: Path) -> None:
     decoder, path = random_decoder(SHAPES[name]), tmp_path / "model.gguf"
-    notes = export_gguf(path, decoder.state_dict(), decoder.shape, tokenizer_json, 64, 0, "f32")
+    notes = export_gguf(path, Model(decoder.state_dict(), decoder.shape, tokenizer_json, 64, 0), "f32")
     assert len(notes) == 1 and notes[0].startswith("llama.cpp has no name for how this tokenizer splits text")
     back = load_model(path)
     assert back.shape == decoder.shape
@@ -76,7 +76,7 @@ def test_logits_come_back(name: str, tokenizer_json: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(("weights", "bits", "near"), [("f16", 16, 2e-3), ("q8_0", 8.5, 0.05), ("q4_0", 4.5, 0.5)])
 def test_smaller_weights_are_near(weights: str, bits: float, near: float, tokenizer_json: Path, tmp_path: Path) -> None:
     decoder, path = random_decoder(LLAMA), tmp_path / "model.gguf"
-    export_gguf(path, decoder.state_dict(), LLAMA, tokenizer_json, 64, 0, weights)
+    export_gguf(path, Model(decoder.state_dict(), LLAMA, tokenizer_json, 64, 0), weights)
     file = GgufFile(path)
     matrices = [tensor for tensor in file.tensors.values() if len(tensor.size) == 2]
     assert sum(tensor.bytes for tensor in matrices) * 8 == bits * sum(np.prod(tensor.size) for tensor in matrices)
@@ -87,14 +87,14 @@ def test_smaller_weights_are_near(weights: str, bits: float, near: float, tokeni
 
 def test_rows_that_fill_no_block_are_in_half_precision(tokenizer_json: Path, tmp_path: Path) -> None:
     decoder = random_decoder(dataclasses.replace(LLAMA, ffn_width=88))
-    notes = export_gguf(tmp_path / "m.gguf", decoder.state_dict(), decoder.shape, tokenizer_json, 64, 0, "q8_0")
+    notes = export_gguf(tmp_path / "m.gguf", Model(decoder.state_dict(), decoder.shape, tokenizer_json, 64, 0), "q8_0")
     assert "2 of 16 matrices are in half precision" in notes[-1]
     assert GgufFile(tmp_path / "m.gguf").tensors["blk.0.ffn_down.weight"].kind == 1
 
 
 def test_tokens_come_back(tokenizer_json: Path, tmp_path: Path) -> None:
     decoder, path = random_decoder(LLAMA), tmp_path / "model.gguf"
-    export_gguf(path, decoder.state_dict(), LLAMA, tokenizer_json, 64, 0)
+    export_gguf(path, Model(decoder.state_dict(), LLAMA, tokenizer_json, 64, 0))
     original = Tokenizer.from_file(str(tokenizer_json))
     found, end = load_tokenizer(path)
     text = "the old boats don't cost 12 今天天气很好。\n\n Machine"
@@ -115,7 +115,8 @@ def test_llama_cpps_rules_are_named(ranks_file: Path, tmp_path: Path) -> None:
     shape = dataclasses.replace(LLAMA, vocab_size=imported.size)
     state = random_decoder(shape).state_dict()
     assert (
-        export_gguf(tmp_path / "m.gguf", state, shape, path, 64, imported.state["model"]["vocab"][imported.end_of_text]) == []
+        export_gguf(tmp_path / "m.gguf", Model(state, shape, path, 64, imported.state["model"]["vocab"][imported.end_of_text]))
+        == []
     )
     file = GgufFile(tmp_path / "m.gguf")
     assert file.value("tokenizer.ggml.pre") in ("llama-bpe", "qwen2")
@@ -131,7 +132,7 @@ def test_sentencepiece_goes_both_ways(sentencepiece_file: Path, tmp_path: Path) 
     (tmp_path / "tokenizer.json").write_text(json.dumps(imported.state))
     shape = dataclasses.replace(LLAMA, vocab_size=imported.size)
     state = random_decoder(shape).state_dict()
-    assert export_gguf(tmp_path / "m.gguf", state, shape, tmp_path / "tokenizer.json", 64, 2) == []
+    assert export_gguf(tmp_path / "m.gguf", Model(state, shape, tmp_path / "tokenizer.json", 64, 2)) == []
     file = GgufFile(tmp_path / "m.gguf")
     assert file.value("tokenizer.ggml.model") == "llama"
     text = "the old boats don't cost 12 今天天气很好。"
@@ -142,11 +143,11 @@ def test_sentencepiece_goes_both_ways(sentencepiece_file: Path, tmp_path: Path) 
 def test_other_blocks_and_an_existing_file_are_refused(tokenizer_json: Path, tmp_path: Path) -> None:
     pangu = dataclasses.replace(LLAMA, activations=2)
     with pytest.raises(UserError, match=r"arch.activations=2, arch.shortcuts=0: llama.cpp has neither"):
-        export_gguf(tmp_path / "m.gguf", random_decoder(pangu).state_dict(), pangu, tokenizer_json, 64, 0)
+        export_gguf(tmp_path / "m.gguf", Model(random_decoder(pangu).state_dict(), pangu, tokenizer_json, 64, 0))
     (tmp_path / "m.gguf").write_text("mine")
     with pytest.raises(UserError, match="exists already"):
-        export_gguf(tmp_path / "m.gguf", random_decoder(LLAMA).state_dict(), LLAMA, tokenizer_json, 64, 0)
+        export_gguf(tmp_path / "m.gguf", Model(random_decoder(LLAMA).state_dict(), LLAMA, tokenizer_json, 64, 0))
     (tmp_path / "m.gguf").unlink()
     with pytest.raises(FileNotFoundError):
-        export_gguf(tmp_path / "m.gguf", random_decoder(LLAMA).state_dict(), LLAMA, tmp_path / "nowhere", 64, 0)
+        export_gguf(tmp_path / "m.gguf", Model(random_decoder(LLAMA).state_dict(), LLAMA, tmp_path / "nowhere", 64, 0))
     assert list(tmp_path.iterdir()) == []

@@ -15,12 +15,13 @@ from tinylm_ablate.arch.shapes import Shape, parameters
 from tinylm_ablate.config import InitConfig
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.formats.huggingface import (
+    Model,
     export,
     from_huggingface,
     load,
     load_model,
     names,
-    save_model,
+    save,
     to_huggingface,
 )
 from tinylm_ablate.formats.model_config import huggingface_config, model_type, read_shape
@@ -42,15 +43,6 @@ SHAPES = {
     "qwen3, wide heads, tied": dataclasses.replace(LLAMA, kv_heads=1, head_dim=16, tied=True, qk_norm=True),
 }  # fmt: skip
 PANGU = dataclasses.replace(LLAMA, kv_heads=2, activations=2, shortcuts=1, shortcut_ratio=8)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Matrices this small are slower on two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=SHAPES)
@@ -168,7 +160,7 @@ def test_an_exported_folder_is_what_transformers_loads(changes, tokenizer_json, 
     shape = dataclasses.replace(LLAMA, kv_heads=2, vocab_size=300, **changes)
     decoder = random_decoder(shape)
     folder = tmp_path / "model"
-    export(folder, decoder.state_dict(), shape, tokenizer_json, 64, 0)
+    export(folder, Model(decoder.state_dict(), shape, tokenizer_json, 64, 0))
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert type(model).__name__ == huggingface_config(shape, 64, 0)["architectures"][0]
@@ -200,7 +192,10 @@ def test_what_transformers_writes_is_loaded_in_shards(tmp_path):
 
 def test_half_precision_is_kept_and_trained_in_fp32(tmp_path):
     decoder = random_decoder(LLAMA)
-    export(tmp_path / "half", {name: tensor.bfloat16() for name, tensor in decoder.state_dict().items()}, LLAMA, None, 64, None)
+    export(
+        tmp_path / "half",
+        Model({name: tensor.bfloat16() for name, tensor in decoder.state_dict().items()}, LLAMA, None, 64, None),
+    )
     _, state = load(tmp_path / "half")
     assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
     model = load_model(tmp_path / "half")
@@ -211,12 +206,12 @@ def test_half_precision_is_kept_and_trained_in_fp32(tmp_path):
 def test_pangu_is_not_exported_but_kept(tokenizer_json, tmp_path):
     decoder = random_decoder(dataclasses.replace(PANGU, vocab_size=300))
     with pytest.raises(UserError, match=r"arch.activations=2, arch.shortcuts=1: .* not exported"):
-        export(tmp_path / "out", decoder.state_dict(), decoder.shape, tokenizer_json, 64, 0)
+        export(tmp_path / "out", Model(decoder.state_dict(), decoder.shape, tokenizer_json, 64, 0))
     assert not (tmp_path / "out").exists()
 
     tokens = some_tokens()
     for _ in range(2):  # a run that is done again replaces its model
-        save_model(tmp_path / "model", decoder, tokenizer_json, 0, 64)
+        save(tmp_path / "model", Model(decoder.state_dict(), decoder.shape, tokenizer_json, 64, 0))
         assert torch.equal(load_model(tmp_path / "model")(tokens), decoder(tokens))
     with pytest.raises(ValueError):
         transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
@@ -225,13 +220,13 @@ def test_pangu_is_not_exported_but_kept(tokenizer_json, tmp_path):
 
 def test_a_folder_is_not_overwritten(tmp_path):
     with pytest.raises(UserError, match="exists already"):
-        export(tmp_path, random_decoder(LLAMA).state_dict(), LLAMA, None, 64, None)
+        export(tmp_path, Model(random_decoder(LLAMA).state_dict(), LLAMA, None, 64, None))
 
 
 def test_an_export_that_fails_leaves_nothing(tmp_path):
     state = random_decoder(LLAMA).state_dict()
     with pytest.raises(FileNotFoundError):
-        export(tmp_path / "model", state, LLAMA, tmp_path / "no-tokenizer.json", 64, 0)
+        export(tmp_path / "model", Model(state, LLAMA, tmp_path / "no-tokenizer.json", 64, 0))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -260,7 +255,7 @@ def test_folders_that_do_not_fit_are_told(tmp_path):
 
 def test_a_stored_copy_of_a_tied_head_is_passed_over(tmp_path):
     shape = dataclasses.replace(LLAMA, tied=True)
-    export(tmp_path / "model", random_decoder(shape).state_dict(), shape, None, 64, None)
+    export(tmp_path / "model", Model(random_decoder(shape).state_dict(), shape, None, 64, None))
     path = tmp_path / "model" / "model.safetensors"
     tensors = load_file(path)
     save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, path)

@@ -59,6 +59,16 @@ def test_every_arm_is_measured_on_the_text_of_the_largest_budget() -> None:
     assert found == [(200_000, 200), (200_000, 200), (7000, 200)]
 
 
+def test_every_arm_trains_on_the_text_of_the_largest_budget(capsys: pytest.CaptureFixture[str]) -> None:
+    alone = cells("train.tokens=61440", "train.tokens=4096000", "train.tokens=61440 data=default")
+    assert [settled.config.data.source for _, settled in alone] == ["default", "large", "default"]
+    found = even(alone)
+    assert [settled.config.data.source for settled in found] == ["large", "large", "default"]
+    assert found[0].text == found[1].text != found[2].text and found[1].identity == alone[1][1].identity
+    assert "data=auto is the large text for every arm" in "".join(capsys.readouterr())
+    assert [settled.text for settled in even(alone[::2])] == [settled.text for _, settled in alone[::2]]
+
+
 def test_a_share_of_the_budget_is_measured_as_the_whole() -> None:
     whole, share = cells("train.tokens=204800", "train.tokens=204800 train.share=0.1")
     assert whole[1].config.evaluate == share[1].config.evaluate

@@ -15,7 +15,7 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape, parameters, resolve
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.formats.huggingface import save_model, take_decoder
+from tinylm_ablate.formats.huggingface import Model, save, take_decoder
 from tinylm_ablate.formats.model_config import KINDS, PANGU, huggingface_config, read_shape
 from tinylm_ablate.init.inherit import inherit
 from tinylm_ablate.init.parents import Parent, check_parent, open_parent
@@ -74,7 +74,7 @@ def full_size(parent: Parent, compose: Callable[[list[str]], Config], *changes: 
     """A config that names the parent's depth, width and FFN width, and nothing else of its shape."""
     shape = parent.shape
     sizes = [f"arch.depth={shape.depth}", f"arch.width={shape.width}", f"arch.ffn_width={shape.ffn_width}"]
-    return compose([*sizes, "init=inherit", f"init.parent={parent.folder}", *changes])
+    return compose([*sizes, "init=inherit", f"init.parent={parent.folder}", "init.std=0.02", *changes])
 
 
 def child_logits(parent: Parent, config: Config, tokens: torch.Tensor) -> torch.Tensor:
@@ -178,7 +178,7 @@ def test_a_parent_with_pangus_modules_is_kept_whole(
         for parameter in decoder.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.1 + (parameter.dim() == 1))
     tokenizer().save(str(tmp_path / "tokenizer.json"))
-    save_model(tmp_path / "parent", decoder, tmp_path / "tokenizer.json", 299, 64)
+    save(tmp_path / "parent", Model(decoder.state_dict(), decoder.shape, tmp_path / "tokenizer.json", 64, 299))
     parent = open_parent(str(tmp_path / "parent"), tmp_path)
     assert parent.shape == shape
     tokens = torch.randint(0, 300, (2, 64), generator=torch.Generator().manual_seed(1))

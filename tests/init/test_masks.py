@@ -35,7 +35,14 @@ TOKENS = torch.randint(0, 64, (3, 13), generator=torch.Generator().manual_seed(1
 
 
 def settings(**changes: Any) -> MasksConfig:
-    values = {"learning_rate": 1.0, "weight_learning_rate": 1e-4, "warmup": 0.2, "batch_tokens": 256, "temperature": 2 / 3}
+    values = {
+        "learning_rate": 1.0,
+        "weight_learning_rate": 1e-4,
+        "warmup": 0.2,
+        "batch_tokens": 256,
+        "steps": 3200,
+        "temperature": 2 / 3,
+    }
     return MasksConfig(**{**values, **changes})
 
 
@@ -286,7 +293,7 @@ def test_masks_that_end_far_from_their_target_are_told(
     result = learn(trained, CHILD, range(3), calibration(8), settings())
     assert result.record["steps"] == 1
     told = capsys.readouterr().err
-    assert "masks of width" in told and "of 26 of 32" in told and "init.masks.batch_tokens" in told
+    assert "masks of width" in told and "of 26 of 32" in told and "init.masks.steps" in told
     pruned = cut(result.state, SHAPE, CHILD, range(3), result.scores)
     assert {name: tuple(weight.shape) for name, weight in pruned.items()} == tensor_sizes(CHILD)
 

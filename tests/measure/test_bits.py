@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tinylm_ablate.measure import scoring
 from tinylm_ablate.measure.bits import DocumentRow, bits_per_byte, document_losses, first_bytes, standard_errors
-from tinylm_ablate.measure.scoring import token_losses
+from tinylm_ablate.measure.scoring import Reader, token_losses
 
 
 def one_at_a_time(model, vocabulary, text, context_length):
@@ -31,7 +31,7 @@ def one_at_a_time(model, vocabulary, text, context_length):
 @pytest.mark.parametrize("context_length", [8, 64, 1000])
 def test_documents_cost_what_a_plain_loop_says(model, vocabulary, texts, context_length):
     documents = [*texts.documents("test", "en")][::4] + [*texts.documents("test", "zh")][::4]
-    rows = document_losses(model, vocabulary, documents, context_length, "cpu")
+    rows = document_losses(Reader(model, vocabulary, context_length, "cpu"), documents)
     expected = [one_at_a_time(model, vocabulary, document.text, context_length) for document in documents]
     np.testing.assert_allclose([row["nats"] for row in rows], expected, rtol=1e-5)
     assert [row["document"] for row in rows] == [document.hash for document in documents]
@@ -44,9 +44,9 @@ def test_documents_cost_what_a_plain_loop_says(model, vocabulary, texts, context
 
 def test_the_company_in_a_batch_changes_nothing(model, vocabulary, texts):
     documents = list(texts.documents("test"))
-    alone = [document_losses(model, vocabulary, [document], 64, "cpu")[0]["nats"] for document in documents]
+    alone = [document_losses(Reader(model, vocabulary, 64, "cpu"), [document])[0]["nats"] for document in documents]
     shuffled = random.Random(0).sample(documents, len(documents))
-    together = {row["document"]: row["nats"] for row in document_losses(model, vocabulary, shuffled, 64, "cpu")}
+    together = {row["document"]: row["nats"] for row in document_losses(Reader(model, vocabulary, 64, "cpu"), shuffled)}
     np.testing.assert_allclose([together[document.hash] for document in documents], alone, rtol=1e-5)
 
 
@@ -54,7 +54,8 @@ def test_the_context_does_not_matter_where_a_document_fits(model, vocabulary, te
     longest = max(texts.documents("test"), key=lambda document: len(document.text))
     tokens = len(vocabulary.encode_batch([longest.text])[0])
     fits, spacious, short = (
-        document_losses(model, vocabulary, [longest], length, "cpu")[0]["nats"] for length in (tokens, 4 * tokens, tokens - 1)
+        document_losses(Reader(model, vocabulary, length, "cpu"), [longest])[0]["nats"]
+        for length in (tokens, 4 * tokens, tokens - 1)
     )
     assert fits == pytest.approx(spacious, rel=1e-6)
     assert fits != pytest.approx(short, rel=1e-6)  # the last token has lost its past
@@ -62,16 +63,16 @@ def test_the_context_does_not_matter_where_a_document_fits(model, vocabulary, te
 
 def test_small_batches_give_the_same(model, vocabulary, texts, monkeypatch):
     documents = list(texts.documents("validation"))
-    usual = document_losses(model, vocabulary, documents, 32, "cpu")
+    usual = document_losses(Reader(model, vocabulary, 32, "cpu"), documents)
     monkeypatch.setitem(scoring._MAX_TOKENS, "cpu", 1)
-    single = document_losses(model, vocabulary, documents, 32, "cpu")
+    single = document_losses(Reader(model, vocabulary, 32, "cpu"), documents)
     np.testing.assert_allclose([row["nats"] for row in single], [row["nats"] for row in usual], rtol=1e-5)
 
 
 def test_the_model_is_left_as_it_was(model, vocabulary, texts):
     for mode in (True, False):
         model.train(mode)
-        document_losses(model, vocabulary, list(texts.documents("test"))[:2], 32, "cpu")
+        document_losses(Reader(model, vocabulary, 32, "cpu"), list(texts.documents("test"))[:2])
         assert model.training is mode
         assert all(not parameter.is_inference() for parameter in model.parameters())
 
@@ -102,7 +103,7 @@ def test_each_token_is_predicted_once_from_its_left_neighbour(lengths, context_l
 
 def test_a_uniform_model_spends_log2_of_the_vocabulary_on_each_token(model, vocabulary, texts):
     uniform = type(model)(model.shape)  # all zero
-    rows = document_losses(uniform, vocabulary, texts.documents("test"), 64, "cpu")
+    rows = document_losses(Reader(uniform, vocabulary, 64, "cpu"), texts.documents("test"))
     for language, bits in bits_per_byte(row for row in rows if row["language"] == "en").items():
         tokens, size = (sum(row[key] for row in rows if row["language"] == "en") for key in ("tokens", "bytes"))
         assert bits == pytest.approx(math.log2(vocabulary.size) * tokens / size, rel=1e-6), language

@@ -7,7 +7,7 @@ import torch
 
 from tinylm_ablate.measure import cloze, scoring
 from tinylm_ablate.measure.cloze import CHOICES, Question, accuracy, answer, questions
-from tinylm_ablate.measure.scoring import Continuing, Family, continuation_losses, token_losses
+from tinylm_ablate.measure.scoring import Continuing, Family, Reader, continuation_losses, token_losses
 
 CONTEXT, CONTINUATION = 40, 20
 
@@ -85,7 +85,7 @@ def test_the_true_choice_is_recognised_wherever_it_stands(vocabulary):
     choices = (" aaaa aaaa", " eeee eeee", " iiii iiii", " oooo oooo")
     asked = [Question("en", str(place), "the context", choices, place) for place in range(4)]
     for cheap in range(4):
-        rows = answer(Oracle(vocabulary.encode_batch([choices[cheap]])[0]), vocabulary, asked, 64, "cpu")
+        rows = answer(Reader(Oracle(vocabulary.encode_batch([choices[cheap]])[0]), vocabulary, 64, "cpu"), asked)
         for place, row in enumerate(rows):
             assert row["correct"] == (place == cheap)
             assert (row["margin"] > 0) == (place == cheap)
@@ -93,7 +93,7 @@ def test_the_true_choice_is_recognised_wherever_it_stands(vocabulary):
 
 def test_only_the_choice_is_scored_and_by_byte(model, vocabulary):
     question = Question("en", "q", "sha the lon", (" the", " 的一是", " seen her", " x"), 1)
-    (row,) = answer(Continuing(model), vocabulary, [question], 64, "cpu")
+    (row,) = answer(Reader(Continuing(model), vocabulary, 64, "cpu"), [question])
     prefix = [vocabulary.end_of_text, *vocabulary.encode_batch([question.context])[0]]
     scores = []
     for choice in question.choices:
@@ -112,7 +112,7 @@ def test_a_short_context_keeps_the_end_of_the_text_for_all_choices_alike(model, 
     long = Question("en", "q", "one two three four five six seven", choices, 0)
     room = max(1, context_length + 1 - max(len(tokens) for tokens in vocabulary.encode_batch(list(choices))))
     kept = vocabulary.encode_batch([long.context])[0][-room:]
-    (row,) = answer(Continuing(model), vocabulary, [long], context_length, "cpu")
+    (row,) = answer(Reader(Continuing(model), vocabulary, context_length, "cpu"), [long])
     scores = []
     for choice in choices:
         sequence = torch.tensor([*kept, *vocabulary.encode_batch([choice])[0]])
@@ -135,7 +135,7 @@ def test_a_model_that_cannot_tell_comes_to_chance(vocabulary):
 
     choices = (" aaa", " eee", " iii", " ooo")
     asked = [Question("en", str(n), "context", choices, cloze._draw(4, str(n), "answer")) for n in range(2000)]
-    rows = answer(Even([0]), vocabulary, asked, 64, "cpu")
+    rows = answer(Reader(Even([0]), vocabulary, 64, "cpu"), asked)
     assert [row["correct"] for row in rows] == [question.answer == 0 for question in asked]
     assert accuracy(rows)[0]["en"] == pytest.approx(0.25, abs=0.03)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.helpers import TINY, run
+from tests.measure.conftest import random_decoder
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.errors import ConfigError
@@ -19,6 +20,7 @@ from tinylm_ablate.measure.cloze import Cloze
 from tinylm_ablate.measure.layer_skip import layer_skip, summary
 from tinylm_ablate.measure.records import read_rows
 from tinylm_ablate.measure.registry import requested
+from tinylm_ablate.measure.scoring import Reader
 from tinylm_ablate.settle import settle
 
 
@@ -29,11 +31,7 @@ def wanted(**changes: int) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def deep(vocabulary: Any) -> Decoder:
     """Four layers, of which the third does nothing."""
-    torch.manual_seed(0)
-    decoder = Decoder(Shape(depth=4, width=32, ffn_width=48, heads=4, kv_heads=2, head_dim=8, vocab_size=vocabulary.size))
-    for parameter in decoder.parameters():
-        if parameter.dim() == 2:
-            torch.nn.init.normal_(parameter, std=0.3)
+    decoder = random_decoder(4, vocabulary)
     with torch.no_grad():
         decoder.blocks[2].attention.out.weight.zero_()
         decoder.blocks[2].ffn.down.weight.zero_()
@@ -41,7 +39,7 @@ def deep(vocabulary: Any) -> Decoder:
 
 
 def test_every_position_is_measured_as_the_model_without_its_layers(deep: Decoder, vocabulary: Any, texts: Any) -> None:
-    rows = layer_skip(deep, vocabulary, texts, wanted(), 64)
+    rows = layer_skip(Reader(deep, vocabulary, 64, "cpu"), texts, wanted())
     assert [(row["skipped"], row["first"]) for row in rows] == [
         (0, 0), (1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1), (2, 2)
     ]  # fmt: skip
@@ -54,7 +52,7 @@ def test_every_position_is_measured_as_the_model_without_its_layers(deep: Decode
             getattr(shorter, module).load_state_dict(getattr(deep, module).state_dict())
         for new, old in enumerate(kept):
             shorter.blocks[new].load_state_dict(deep.blocks[old].state_dict())
-        subject: Any = SimpleNamespace(decoder=shorter, vocabulary=vocabulary, corpus=texts, context_length=64, device="cpu")
+        subject: Any = SimpleNamespace(decoder=shorter, reader=Reader(shorter, vocabulary, 64, "cpu"), corpus=texts)
         bits = BitsPerByte().measure(subject, {"max_bytes": 3000})
         assert row["bits_per_byte"] == pytest.approx(bits.metrics["validation/bits_per_byte/all"], rel=1e-6)
         assert row["cloze"] == Cloze().measure(subject, wanted()).metrics["test/cloze/all"]
@@ -66,7 +64,7 @@ def test_every_position_is_measured_as_the_model_without_its_layers(deep: Decode
 
 
 def test_at_least_one_layer_stays_and_there_may_be_no_questions(deep: Decoder, vocabulary: Any, texts: Any) -> None:
-    rows = layer_skip(deep, vocabulary, texts, wanted(layers=9, questions=0, max_bytes=200), 64)
+    rows = layer_skip(Reader(deep, vocabulary, 64, "cpu"), texts, wanted(layers=9, questions=0, max_bytes=200))
     assert max(row["skipped"] for row in rows) == 3
     assert all(row["cloze"] is None for row in rows)
 
@@ -83,8 +81,10 @@ def test_rows_are_summed_up() -> None:
     }
 
 
-def test_a_finished_run_is_measured_without_being_trained_again(small_data: list[str], tmp_path: Path) -> None:
-    place = [*TINY, *small_data, "arch.depth=3", f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache"]
+def test_a_finished_run_is_measured_without_being_trained_again(
+    small_data: list[str], small_cache: str, tmp_path: Path
+) -> None:
+    place = [*TINY, *small_data, small_cache, "arch.depth=3", f"runs_dir={tmp_path}/runs"]
     before = run(compose(place))
     folder = settle(compose(place)).folder
     trained = (folder / "model" / "model.safetensors").stat().st_mtime_ns

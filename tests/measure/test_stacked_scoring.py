@@ -15,7 +15,7 @@ from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.arch.stacking import stacked
 from tinylm_ablate.measure.bits import bits
 from tinylm_ablate.measure.cloze import Question, answer, answers_by_run, questions
-from tinylm_ablate.measure.scoring import Continuing, token_losses
+from tinylm_ablate.measure.scoring import Continuing, Reader, token_losses
 
 
 def test_a_decoder_of_several_runs_scores_as_each_alone() -> None:
@@ -41,10 +41,10 @@ def decoders(request: pytest.FixtureRequest, vocabulary: SmallVocabulary) -> lis
 def test_bits_per_byte_of_several_runs_are_those_of_each_alone(
     decoders: list[Decoder], vocabulary: SmallVocabulary, texts: Texts
 ) -> None:
-    together = bits(stacked(decoders), vocabulary, texts, 2000, 32, "cpu")  # type: ignore[arg-type]
+    together = bits(Reader(stacked(decoders), vocabulary, 32, "cpu"), texts, 2000)  # type: ignore[arg-type]
     values = set()
     for decoder, found in zip(decoders, together, strict=True):
-        (expected,) = bits(decoder, vocabulary, texts, 2000, 32, "cpu")  # type: ignore[arg-type]
+        (expected,) = bits(Reader(decoder, vocabulary, 32, "cpu"), texts, 2000)  # type: ignore[arg-type]
         assert found.metrics == pytest.approx(expected.metrics, abs=1e-4)
         assert [row["document"] for row in found.rows] == [row["document"] for row in expected.rows]
         values.add(found.metrics["test/bits_per_byte/all"])
@@ -57,9 +57,9 @@ def test_answers_of_several_runs_are_those_of_each_alone(
     """Contexts of several lengths, and a choice that is longer than the context and is cut."""
     asked = questions(texts, "test", "en", 12, 20, 10)  # type: ignore[arg-type]
     asked.append(Question("en", "long", "the", (" oneword" * 12, " two", " three", " four"), 0))
-    together = answers_by_run(Continuing(stacked(decoders)), vocabulary, asked, 24, "cpu")  # type: ignore[arg-type]
+    together = answers_by_run(Reader(Continuing(stacked(decoders)), vocabulary, 24, "cpu"), asked)  # type: ignore[arg-type]
     for decoder, found in zip(decoders, together, strict=True):
-        expected = answer(Continuing(decoder), vocabulary, asked, 24, "cpu")  # type: ignore[arg-type]
+        expected = answer(Reader(Continuing(decoder), vocabulary, 24, "cpu"), asked)  # type: ignore[arg-type]
         assert [row["question"] for row in found] == [row["question"] for row in expected]
         np.testing.assert_allclose([row["margin"] for row in found], [row["margin"] for row in expected], atol=1e-4)
     assert torch.is_grad_enabled()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.config import Config, OptimizerConfig
-from tinylm_ablate.optimizer.optimizers import build_optimizer, optimizer_state, restore_optimizer
+from tinylm_ablate.optimizer.optimizers import build_optimizer, final_weights, optimizer_state, restore_optimizer
 from tinylm_ablate.optimizer.stacked import Layout, StackedOptimizer
 from tinylm_ablate.optimizer.updates import RULES, Settings, apply, first_state, scaled_orthogonal
 
@@ -80,7 +80,7 @@ def test_it_is_the_published_optimizer(config: OptimizerConfig) -> None:
         step_once(ours, our_optimizer, step, gradients(ours, step))
         step_once(other, their_optimizer, step, gradients(other, step))
     if config.name == "schedule_free":
-        our_optimizer.use_averages()  # type: ignore[attr-defined]
+        ours.load_state_dict(final_weights(our_optimizer, ours))
         their_optimizer.eval()  # type: ignore[attr-defined]
     atol = 2e-3 if config.name == "muon" else 1e-5  # theirs orthogonalizes in bf16, and rounds at other places
     for (name, found), expected in zip(ours.named_parameters(), other.parameters(), strict=True):

@@ -29,7 +29,7 @@ def settled(compose, tmp_path: Path) -> Settled:
 @pytest.fixture
 def decoder(settled: Settled) -> Decoder:
     made = Decoder(settled.shape)
-    initialize(made, settled.config.init, 0)
+    initialize(made, settled.init, 0)
     return made
 
 

@@ -29,9 +29,8 @@ DECODE = ["evaluate.decode.measure=true", "evaluate.decode.batch=3", "evaluate.d
 
 
 @pytest.fixture(scope="module")
-def place(small_data: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("run")
-    return [*TINY, *small_data, f"runs_dir={folder}/runs", f"cache_dir={folder}/cache"]
+def place(small_data: list[str], small_cache: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return [*TINY, *small_data, small_cache, f"runs_dir={tmp_path_factory.mktemp('run')}/runs"]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def test_the_spread_of_each_matrix_is_kept_before_and_after_training(plain: tupl
     assert [(row["layer"], row["matrix"]) for row in rows[:7]] == [(0, m) for m in ("q", "k", "v", "out", "gate", "up", "down")]
     assert len(rows) == 7 * record["shape"]["depth"]
     initial = Decoder(settled.shape)
-    initialize(initial, config.init, config.seed)
+    initialize(initial, settled.init, config.seed)
     assert [row["std"] for row in rows] == [row["std"] for row in matrix_std(initial)]
     trained = [row["std"] for row in matrix_std(load_model(settled.folder / "model"))]
     assert [row["trained_std"] for row in rows] == pytest.approx(trained)

@@ -31,7 +31,7 @@ def ignore(rows: list[dict[str, float]]) -> None:
 
 def decoder_of(settled: Settled) -> Decoder:
     decoder = Decoder(settled.shape)
-    initialize(decoder, settled.config.init, settled.config.seed)
+    initialize(decoder, settled.init, settled.config.seed)
     return decoder
 
 

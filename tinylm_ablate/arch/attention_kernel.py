@@ -18,11 +18,13 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tinylm_ablate.hardware import cpu_flags
+from tinylm_ablate.paths import user_cache
 
 #: Channels of a head that the kernel is written for.
 CHANNELS = 8
@@ -44,7 +46,7 @@ class Kernel:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         pointer, count = ctypes.c_void_p, ctypes.c_long
-        rest = [count, count, count, ctypes.c_int, ctypes.c_float, pointer]
+        rest: list[Any] = [count, count, count, ctypes.c_int, ctypes.c_float, pointer]
         self._forward, self._backward = library.forward, library.backward
         self._forward.argtypes, self._backward.argtypes = [pointer] * 4 + rest, [pointer] * 8 + rest
         self._forward.restype = self._backward.restype = None
@@ -99,14 +101,14 @@ def kernel(operand: Tensor) -> Kernel | None:
 
 @functools.cache
 def _compiled() -> Kernel | None:
-    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
     if compiler is None:
         return None
     # Compilers are shy of the widest registers unless they are told.
     flags = (*_FLAGS, *(("-mprefer-vector-width=512",) if "avx512f" in cpu_flags() else ()))
     about = " ".join((compiler, *flags, *sorted(cpu_flags())))
     key = hashlib.sha256(_SOURCE.read_bytes() + about.encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tinylm_ablate"
+    folder = user_cache()
     path = folder / f"attention-{key}.so"
     with contextlib.suppress(OSError, subprocess.SubprocessError, AttributeError, RuntimeError):
         if not path.is_file():

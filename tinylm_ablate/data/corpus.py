@@ -25,7 +25,7 @@ from tinylm_ablate.data.mixing import check_names, grouped_by
 from tinylm_ablate.data.near import NearDuplicates
 from tinylm_ablate.data.once import build_once
 from tinylm_ablate.data.readers import KINDS
-from tinylm_ablate.data.sources import open_source
+from tinylm_ablate.data.sources import near_duplicates, open_source
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import fingerprint
 
@@ -111,7 +111,8 @@ def _settings(data: DataConfig) -> dict[str, Any]:
     """What decides which documents are kept, and in which split; the languages only where they are chosen."""
     kept = {name: getattr(data, name) for name in ("max_documents", "min_characters", "validation_share", "test_share")}
     chosen: dict[str, Any] = {"languages": sorted(set(data.languages))} if data.languages else {}
-    return kept | chosen | ({"near_duplicates": data.near_duplicates} if data.near_duplicates is not None else {})
+    similarity = near_duplicates(data)
+    return kept | chosen | ({"near_duplicates": similarity} if similarity is not None else {})
 
 
 def open_corpus(data: DataConfig, cache_dir: Path) -> Corpus:
@@ -154,7 +155,8 @@ def split_of(digest: bytes, validation_share: float, test_share: float) -> str:
 
 def _build(folder: Path, data: DataConfig, source: Source, identity: str) -> None:
     seen: set[bytes] = set()
-    near = NearDuplicates(data.near_duplicates) if data.near_duplicates is not None else None
+    similarity = near_duplicates(data)
+    near = NearDuplicates(similarity) if similarity is not None else None
     writers = {split: _SplitWriter(folder / f"{split}.parquet") for split in SPLITS}
     read = 0
     dropped = dict.fromkeys(("too_short", "duplicates", "near_duplicates", "other_languages"), 0)

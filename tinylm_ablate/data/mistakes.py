@@ -11,7 +11,7 @@ from tinylm_ablate.data.languages import is_label
 
 _READS = {"path": "files", "name": "hub", "sources": "mixture"}
 #: Sources that know the language of each of their documents.
-_BUILT_IN = ("default", "large")
+_BUILT_IN = ("auto", "default", "large")
 
 
 def data_mistakes(data: DataConfig) -> list[str]:

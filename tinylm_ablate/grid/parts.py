@@ -138,14 +138,16 @@ def parts(config: DictConfig, context: HydraContext, params: Mapping[str, Any] |
         ConfigError: An experiment of ``grid.experiments`` does not exist or is no grid of runs, or axes have mistakes.
     """
     base = typed(config)
-    if not base.grid.experiments:
-        return [Part("", base, arguments, *expand(params, arguments, base.grid, base.seeds))]
     parser = OverridesParser.create()
     given = [parser.parse_override(text) for text in arguments]
+    swept = [one for one in given if one.key_or_group == "experiments" and one.is_sweep_override()]
+    experiments = base.grid.experiments or [name for one in swept for name in one.sweep_string_iterator()]
+    if not experiments:
+        return [Part("", base, arguments, *expand(params, arguments, base.grid, base.seeds))]
     rest = [override for override in given if override.key_or_group != "experiments"]
     plain = [str(override.input_line) for override in rest if not override.is_sweep_override()]
     found, mistakes = [], []
-    for name in base.grid.experiments:
+    for name in experiments:
         first = f"+experiments={name}"
         try:
             composed = context.config_loader.load_sweep_config(config, [first, *plain])
@@ -156,9 +158,9 @@ def parts(config: DictConfig, context: HydraContext, params: Mapping[str, Any] |
             everything = [first, *(str(override.input_line) for override in rest)]
             found.append(Part(name, own, everything, *expand(axes, everything, own.grid, own.seeds)))
         except ConfigError as error:
-            mistakes += [f"grid.experiments: {name}: {mistake}" for mistake in error.mistakes]
+            mistakes += [f"{first}: {mistake}" for mistake in error.mistakes]
         except COMPOSITION_ERRORS as error:
-            mistakes.append(f"grid.experiments: {name}: {one_line(error.__cause__ or error)}")
+            mistakes += diagnose([first, *plain]) or [f"{first}: {one_line(error.__cause__ or error)}"]
     if mistakes:
         raise ConfigError(mistakes)
     return found
@@ -180,7 +182,7 @@ def settle_all(config: DictConfig, context: HydraContext, found: Sequence[Part])
     for part, cell in progress.bar(cells, description="grid", unit="cell"):
         name = part.called(cell)
         try:
-            own = typed(compose([*part.shared, *cell.overrides]))
+            own = compose.typed([*part.shared, *cell.overrides])
             kept.append((part, cell, own, settle(own)))
         except ConfigError as error:
             for mistake in error.mistakes:
@@ -213,10 +215,10 @@ def jobs_of(found: Sequence[Part]) -> list[Job]:
 
 
 def even(cells: Sequence[tuple[Config, Settled]]) -> list[Settled]:
-    """Settle for a whole grid what 'auto' settles for each arm alone: one arithmetic, and one amount of what is measured.
+    """Settle for a whole grid what 'auto' settles for each arm alone: one arithmetic, one text, and one amount of evaluation.
 
     ``train.precision=auto`` is bf16 where that is the choice of every arm and of every run that one starts from, and fp32 for
-    all of them elsewhere. The amounts are those of the largest budget.
+    all of them elsewhere. Text and amounts are those of the largest budget.
 
     Args:
         cells: Each config, and what it settles to by itself.
@@ -224,15 +226,21 @@ def even(cells: Sequence[tuple[Config, Settled]]) -> list[Settled]:
     arithmetic = {
         run.precision for own, arm in cells if own.train.precision == "auto" for run in (arm, arm.parent) if run is not None
     }
+    texts = {arm.config.data.source for own, arm in cells if own.data.source == "auto"}
     found = []
     for own, settled in cells:
-        if own.train.precision == "auto" and len(arithmetic) > 1:
+        precision = own.train.precision == "auto" and len(arithmetic) > 1
+        text = own.data.source == "auto" and len(texts) > 1
+        if precision or text:
             own = copy.deepcopy(own)
-            own.train.precision = "fp32"
+            own.train.precision = "fp32" if precision else own.train.precision
+            own.data.source = "large" if text else own.data.source
             settled = settle(own)
         found.append((own, settled))
     if len(arithmetic) > 1:
         say("note: train.precision=auto is fp32 for every arm, since some are too narrow for bf16; name it to choose")
+    if len(texts) > 1:
+        say("note: data=auto is the large text for every arm, since some budgets need it; data=default or data=large chooses")
     for key in ("max_bytes", "cloze_questions"):
         automatic = [settled.config.evaluate for own, settled in found if getattr(own.evaluate, key) == "auto"]
         most = max((getattr(evaluate, key) for evaluate in automatic), default=None)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tinylm_ablate.data.once import write_once
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, pangu_parts
+from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, own_parts
 from tinylm_ablate.init.layer_choice import LayerChoice, choose_layers
 from tinylm_ablate.init.neurons import Scores, choose_units, cut, random_scores, score
 from tinylm_ablate.init.parents import Parent, check_parent
@@ -72,9 +72,9 @@ def inherit(
     generator = torch.Generator().manual_seed(seed)
     for name in (EMBEDDING, HEAD):
         if name in state:
-            state[name] = row_map.apply(state.pop(name), init.std, generator)
+            state[name] = row_map.apply(state.pop(name), init.sigma, generator)
 
-    state |= _new_modules(parent.shape, child_shape, init.std, seed)
+    state |= _new_modules(parent.shape, child_shape, init.sigma, seed)
 
     record = {
         "method": init.method,
@@ -105,7 +105,7 @@ def _new_modules(parent: Shape, child: Shape, std: float, seed: int) -> dict[str
         return {}
     made: dict[str, Tensor] = {}
     for layer in range(child.depth):
-        for part, size in pangu_parts(child).items():
+        for part, size in own_parts(child).items():
             weight = made[f"model.layers.{layer}.{part}"] = torch.zeros(size)
             if part == "ffn.activation.scales":
                 weight[: child.ffn_width] = 1.0

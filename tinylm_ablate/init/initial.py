@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.arch.own import check_causal
 from tinylm_ablate.data.corpus import open_corpus
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.formats.huggingface import take_decoder
@@ -45,11 +47,12 @@ def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, 
     config, shape = settled.config, settled.shape
     if config.init.method == "random":
         decoder = Decoder(shape)
-        initialize(decoder, config.init, config.seed)
-        return decoder, {"method": "random", "rule": config.init.rule, "std": config.init.std}
+        initialize(decoder, settled.init, config.seed)
+        check_causal(decoder, shape)
+        return decoder, {"method": "random", "rule": config.init.rule, "std": settled.init_std}
     choice = _choose(settled, vocabulary)
     state, record = inherit(
-        choice.parent, shape, vocabulary, config.init, config.seed, layers=choice.layers, scores=choice.scores,
+        choice.parent, shape, vocabulary, settled.init, config.seed, layers=choice.layers, scores=choice.scores,
         weights=choice.weights,
     )  # fmt: skip
     record["neurons"] |= choice.found
@@ -72,8 +75,9 @@ def make_scores(runs: Sequence[Settled], vocabulary: Vocabulary) -> None:
     if len(runs) > 1:
         init, cache, device = runs[0].config.init, runs[0].cache, pick_device(runs[0].config.train.device)
         opened = [_open(run, vocabulary) for run in runs]
-        parents, calibration = [parent for parent, _ in opened], opened[0][1]
-        if all(other.fingerprint == calibration.fingerprint for _, other in opened):
+        parents = [parent for parent, _ in opened]
+        calibration, *others = (open_text(tokens=init.calibration_tokens) for _, open_text in opened)
+        if all(other.fingerprint == calibration.fingerprint for other in others):
             if measures_layers(parents[0], runs[0].shape.depth, init):
                 make_importance(parents, calibration, cache, device)
             if init.criterion == "taylor":
@@ -94,23 +98,27 @@ class _Choice:
     found: dict[str, Any]
 
 
-def _open(settled: Settled, vocabulary: Vocabulary) -> tuple[Parent, Calibration]:
-    """The parent of a run and its calibration text, with the threads of the run."""
+def _open(settled: Settled, vocabulary: Vocabulary) -> tuple[Parent, Callable[..., Calibration]]:
+    """The parent of a run, and what opens its calibration text of so many ``tokens``, with the threads of the run."""
     config, cache = settled.config, settled.cache
     reference = settled.parent.identity if settled.parent is not None else str(config.init.parent)
     parent = open_parent(reference, Path(config.runs_dir))
     # Nothing is read of the text before a criterion needs it.
-    calibration = open_calibration(
-        parent, open_corpus(config.data, cache), vocabulary, config.init.calibration_tokens, config.train.context_length, cache
-    )
+    open_text = partial(
+        open_calibration, parent, open_corpus(config.data, cache), vocabulary, context_length=config.train.context_length,
+        cache_dir=cache,
+    )  # fmt: skip
     torch.set_num_threads(thread_count(config.train.threads))
-    return parent, calibration
+    return parent, open_text
 
 
 def _choose(settled: Settled, vocabulary: Vocabulary) -> _Choice:
     config, cache = settled.config, settled.cache
-    parent, calibration = _open(settled, vocabulary)
+    parent, open_text = _open(settled, vocabulary)
+    calibration = open_text(tokens=config.init.calibration_tokens)
     layers = open_layers(parent, settled.shape.depth, config.init, calibration, cache, pick_device(config.train.device))
+    if config.init.criterion == "learned":
+        calibration = open_text(tokens=config.init.masks.steps * config.init.masks.batch_tokens)
     scores, weights, found = _scores(settled, parent, layers, calibration)
     return _Choice(parent, layers, scores, weights, found)
 

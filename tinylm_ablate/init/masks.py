@@ -144,7 +144,7 @@ def learn(
         parent: The model; its weights are not changed.
         child: The target.
         layers: Parent layer of each child layer; the others are left out.
-        calibration: The text; it is read once.
+        calibration: The text; it is read once, ``masks.batch_tokens`` in a step.
         masks: Learning rates, batch, warm-up and beta.
         precision: Of the matrix products, "fp32" or "bf16".
         device: "cpu" or "cuda".
@@ -284,7 +284,7 @@ def _tell_far(gates: Mapping[str, Gates]) -> None:
         if abs(distance) > max(1.0, _FAR * (gate.units - gate.kept)):
             print(
                 f"note: the masks of {axis} ended {distance:+.1f} units from their target of {gate.kept} of {gate.units}; give "
-                "them more steps with a larger init.calibration_tokens or a smaller init.masks.batch_tokens",
+                "them more steps with init.masks.steps",
                 file=sys.stderr,
             )
 

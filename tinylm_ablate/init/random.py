@@ -29,7 +29,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.arch.decoder import Attention, Decoder
 from tinylm_ablate.arch.layers import Matrix
 from tinylm_ablate.arch.pangu import SeriesActivation
 from tinylm_ablate.arch.shapes import matrices
@@ -47,15 +47,15 @@ def initialize(decoder: Decoder, init: InitConfig, seed: int) -> None:
     with torch.no_grad():
         for norm in (decoder.norm, *(part for layer in decoder.blocks for part in (layer.attention_norm, layer.ffn_norm))):
             norm.weight.fill_(1.0)
-        for attention in (layer.attention for layer in decoder.blocks):
+        for attention in (layer.attention for layer in decoder.blocks if isinstance(layer.attention, Attention)):
             for head_norm in (attention.q_norm, attention.k_norm):
                 if head_norm is not None:
                     head_norm.weight.fill_(1.0)
             if attention.qkv.bias is not None:
                 attention.qkv.bias.zero_()
-        draw(decoder.embedding.weight, init.std, seed, "embedding")
+        draw(decoder.embedding.weight, init.sigma, seed, "embedding")
         if decoder.head is not None:
-            draw(decoder.head.weight, init.std, seed, "head")
+            draw(decoder.head.weight, init.sigma, seed, "head")
         for index, name, weight in layer_matrices(decoder):
             draw(weight, _std(init, name, index, shape.depth), seed, f"{index}.{name}")
         if shape.activations > 1:
@@ -63,7 +63,7 @@ def initialize(decoder: Decoder, init: InitConfig, seed: int) -> None:
                 activation = layer.ffn.activation
                 assert isinstance(activation, SeriesActivation)
                 scales = activation.scales.view(shape.activations, -1)
-                draw(scales, init.std, seed, f"{index}.scales")
+                draw(scales, init.sigma, seed, f"{index}.scales")
                 scales[0].fill_(1.0)
                 activation.shifts.zero_()
 
@@ -78,8 +78,8 @@ class OwnRule(Protocol):
 def _std(init: InitConfig, matrix: str, layer: int, depth: int) -> float:
     if init.rule == "own":
         own: OwnRule = part(init.own, "init.own")
-        return own.standard_deviation(init.std, matrix, layer, depth)
-    return standard_deviation(init.rule, init.std, matrix, layer, depth)
+        return own.standard_deviation(init.sigma, matrix, layer, depth)
+    return standard_deviation(init.rule, init.sigma, matrix, layer, depth)
 
 
 def standard_deviation(rule: str, sigma: float, matrix: str, layer: int, depth: int) -> float:

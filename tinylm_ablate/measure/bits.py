@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from tinylm_ablate.measure.scoring import LanguageModel, by_run, runs_of, token_losses
+from tinylm_ablate.measure.scoring import LanguageModel, Reader, by_run, runs_of, token_losses
 from tinylm_ablate.measure.subject import Result, Settings, Subject, decoder_of
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
-    import torch
-
     from tinylm_ablate.data.corpus import Corpus
     from tinylm_ablate.data.documents import Document
-    from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
 
 #: The held-out splits that are measured.
@@ -54,37 +51,25 @@ class BitsPerByte:
     def measure_together(self, subjects: Sequence[Subject], settings: Settings) -> list[Result]:
         """Score the held-out documents under all runs at once."""
         first = subjects[0]
-        return bits(
-            decoder_of(subjects), first.vocabulary, first.corpus, settings["max_bytes"], first.context_length, first.device
-        )
+        return bits(first.reader.by(decoder_of(subjects)), first.corpus, settings["max_bytes"])
 
 
-def bits(
-    model: LanguageModel,
-    vocabulary: Vocabulary,
-    corpus: Corpus,
-    max_bytes: int,
-    context_length: int,
-    device: torch.device | str,
-) -> list[Result]:
+def bits(reader: Reader[LanguageModel], corpus: Corpus, max_bytes: int) -> list[Result]:
     """Bits per byte of both held-out splits.
 
     Args:
-        model: A causal language model, or a decoder of R runs.
-        vocabulary: Its tokenizer.
+        reader: The model, or a decoder of R runs.
         corpus: The text.
         max_bytes: Text of each split and language that is scored.
-        context_length: Tokens that the model sees at once.
-        device: Where the model is.
 
     Returns:
         For each run, metrics ``test/bits_per_byte/en`` with ``/standard_error``, ``/documents`` and ``/bytes`` below it, "all"
         being the unweighted mean over languages; and one row per document: split, language, document, nats, bytes, tokens.
     """
-    results = [Result({}) for _ in range(runs_of(model) or 1)]
+    results = [Result({}) for _ in range(runs_of(reader.model) or 1)]
     for split in SPLITS:
         texts = [text for language in corpus.languages for text in first_bytes(corpus.documents(split, language), max_bytes)]
-        scored = losses_by_run(model, vocabulary, texts, context_length, device, f"bits per byte, {split}")
+        scored = losses_by_run(reader, texts, f"bits per byte, {split}")
         for result, rows in zip(results, scored, strict=True):
             result.metrics.update(_metrics(f"{split}/bits_per_byte", rows))
             result.rows.extend({"split": split, **row} for row in rows)
@@ -120,14 +105,7 @@ def first_bytes(documents: Iterable[Document], max_bytes: int) -> Iterator[Docum
             return
 
 
-def document_losses(
-    model: LanguageModel,
-    vocabulary: Vocabulary,
-    documents: Iterable[Document],
-    context_length: int,
-    device: torch.device | str,
-    description: str = "",
-) -> list[DocumentRow]:
+def document_losses(reader: Reader[LanguageModel], documents: Iterable[Document], description: str = "") -> list[DocumentRow]:
     """What each document costs, in nats.
 
     A document is scored as it stands in training text: it begins after an end-of-text token. All of its tokens are scored;
@@ -136,35 +114,29 @@ def document_losses(
     context, so that each token is scored exactly once (see ``scoring.token_losses``).
 
     Args:
-        model: A causal language model.
-        vocabulary: Its tokenizer.
+        reader: The model.
         documents: Texts; they are all held in memory.
-        context_length: Tokens of a window, as in training.
-        device: Where the model is.
         description: Title of the progress bar.
 
     Returns:
         One row per document, in their order: language, hash, nats, UTF-8 bytes and tokens.
     """
-    (rows,) = losses_by_run(model, vocabulary, documents, context_length, device, description)
+    (rows,) = losses_by_run(reader, documents, description)
     return rows
 
 
 def losses_by_run(
-    model: LanguageModel,
-    vocabulary: Vocabulary,
-    documents: Iterable[Document],
-    context_length: int,
-    device: torch.device | str,
-    description: str = "",
+    reader: Reader[LanguageModel], documents: Iterable[Document], description: str = ""
 ) -> list[list[DocumentRow]]:
-    """``document_losses`` under each run of a decoder of R runs; of any other model it is the only one."""
+    """``document_losses`` under each run of a decoder of R runs; any other model is the only one."""
     listed = list(documents)
+    vocabulary = reader.vocabulary
     encoded = vocabulary.encode_batch([document.text for document in listed])
     sequences = [[vocabulary.end_of_text, *tokens] for tokens in encoded]
     losses = token_losses(
-        model, sequences, context_length=context_length, vocab_size=vocabulary.size, device=device, description=description
-    )
+        reader.model, sequences, context_length=reader.context_length, vocab_size=vocabulary.size, device=reader.device,
+        description=description,
+    )  # fmt: skip
     return [
         [
             DocumentRow(
@@ -176,7 +148,7 @@ def losses_by_run(
             )
             for document, values in zip(listed, own, strict=True)
         ]
-        for own in by_run(losses, runs_of(model))
+        for own in by_run(losses, runs_of(reader.model))
     ]
 
 

@@ -17,6 +17,7 @@ from tinylm_ablate.measure.scoring import (
     Continuing,
     ContinuingModel,
     Family,
+    Reader,
     by_run,
     continuation_losses,
     runs_of,
@@ -26,11 +27,8 @@ from tinylm_ablate.measure.subject import Result, Settings, Subject, decoder_of
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
-    import torch
-
     from tinylm_ablate.data.corpus import Corpus
     from tinylm_ablate.data.documents import Document
-    from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
 CHOICES = 4
 
@@ -100,14 +98,7 @@ class Cloze:
                 subject.corpus, self.split, language, settings["questions"], settings["context"], settings["continuation"]
             )
         ]
-        answered = answers_by_run(
-            Continuing(decoder_of(subjects)),
-            subject.vocabulary,
-            asked,
-            subject.context_length,
-            subject.device,
-            f"cloze, {self.split}",
-        )
+        answered = answers_by_run(subject.reader.by(Continuing(decoder_of(subjects))), asked, f"cloze, {self.split}")
         return [self._result(rows) for rows in answered]
 
     def _result(self, rows: list[QuestionRow]) -> Result:
@@ -187,14 +178,7 @@ def _draw(below: int, *key: str) -> int:
     return int.from_bytes(digest[:8]) % below
 
 
-def answer(
-    model: ContinuingModel,
-    vocabulary: Vocabulary,
-    asked: Sequence[Question],
-    context_length: int,
-    device: torch.device | str,
-    description: str = "",
-) -> list[QuestionRow]:
+def answer(reader: Reader[ContinuingModel], asked: Sequence[Question], description: str = "") -> list[QuestionRow]:
     """Let a model answer: it takes the choice with the highest log-likelihood per UTF-8 byte, given the context.
 
     A sequence is end-of-text, the context and a choice. Context and choice are encoded separately, because a tokenizer that
@@ -208,28 +192,24 @@ def answer(
         One row per question: language, hash of the document, whether the answer was right, and by how many nats per byte the
         true choice is ahead of the best of the others.
     """
-    (rows,) = answers_by_run(model, vocabulary, asked, context_length, device, description)
+    (rows,) = answers_by_run(reader, asked, description)
     return rows
 
 
 def answers_by_run(
-    model: ContinuingModel,
-    vocabulary: Vocabulary,
-    asked: Sequence[Question],
-    context_length: int,
-    device: torch.device | str,
-    description: str = "",
+    reader: Reader[ContinuingModel], asked: Sequence[Question], description: str = ""
 ) -> list[list[QuestionRow]]:
     """``answer`` under each run of a model of R runs; any other model is the only one."""
+    vocabulary = reader.vocabulary
     contexts = vocabulary.encode_batch([question.context for question in asked])
     choices = vocabulary.encode_batch([choice for question in asked for choice in question.choices])
     families = []
     for index, context in enumerate(contexts):
         four = choices[CHOICES * index : CHOICES * (index + 1)]
-        room = max(1, context_length + 1 - max(len(tokens) for tokens in four))
+        room = max(1, reader.context_length + 1 - max(len(tokens) for tokens in four))
         families.append(Family([vocabulary.end_of_text, *context][-room:], four))
-    nats = _losses(model, families, context_length, vocabulary.size, device, description)
-    return [_rows(asked, own) for own in by_run(nats, runs_of(model))]
+    nats = _losses(reader, families, description)
+    return [_rows(asked, own) for own in by_run(nats, runs_of(reader.model))]
 
 
 def _rows(asked: Sequence[Question], nats: Sequence[np.ndarray]) -> list[QuestionRow]:
@@ -247,28 +227,22 @@ def _rows(asked: Sequence[Question], nats: Sequence[np.ndarray]) -> list[Questio
     return rows
 
 
-def _losses(
-    model: ContinuingModel,
-    families: Sequence[Family],
-    context_length: int,
-    vocab_size: int,
-    device: torch.device | str,
-    description: str,
-) -> list[np.ndarray]:
+def _losses(reader: Reader[ContinuingModel], families: Sequence[Family], description: str) -> list[np.ndarray]:
     """Nats of each continuation, (..., continuations) for each family.
 
     Where a continuation alone is longer than the context, it is cut into windows as documents are.
     """
-    fits = [max(map(len, family.continuations)) <= context_length for family in families]
+    length, size = reader.context_length, reader.vocabulary.size
+    fits = [max(map(len, family.continuations)) <= length for family in families]
     shared = iter(
         continuation_losses(
-            model, [family for family, fit in zip(families, fits, strict=True) if fit], vocab_size=vocab_size, device=device,
-            description=description,
+            reader.model, [family for family, fit in zip(families, fits, strict=True) if fit], vocab_size=size,
+            device=reader.device, description=description,
         )
     )  # fmt: skip
     long = [family for family, fit in zip(families, fits, strict=True) if not fit]
     sequences = [[*family.text, *ids] for family in long for ids in family.continuations]
-    alone = iter(token_losses(model, sequences, context_length=context_length, vocab_size=vocab_size, device=device))
+    alone = iter(token_losses(reader.model, sequences, context_length=length, vocab_size=size, device=reader.device))
     return [
         next(shared)
         if fit

@@ -9,24 +9,27 @@ all. What stands before the skipped layers is computed once, which saves half of
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinylm_ablate import progress
+from tinylm_ablate.measure.benchmarks import settings_of
 from tinylm_ablate.measure.bits import bits_per_byte, document_losses, first_bytes
 from tinylm_ablate.measure.cloze import accuracy, answer, questions
-from tinylm_ablate.measure.scoring import Continuing
+from tinylm_ablate.measure.scoring import Continuing, Reader
 from tinylm_ablate.measure.subject import Result, Settings, Subject
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
     from tinylm_ablate.arch.continuations import Layout
     from tinylm_ablate.arch.decoder import Decoder, Layer
     from tinylm_ablate.data.corpus import Corpus
-    from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
 #: No more text and questions than this are looked at, of each language.
 MAX_BYTES, MAX_QUESTIONS = 50_000, 100
@@ -39,11 +42,12 @@ class LayerSkip:
     weights = True
 
     def requests(self, run: Settled) -> list[dict[str, Any]]:
-        """One, where ``evaluate.layer_skip`` is above 0."""
+        """One, where ``evaluate.layer_skip`` is above 0; with the benchmarks of ``evaluate.tasks``."""
         evaluate = run.config.evaluate
         layers = min(evaluate.layer_skip, run.shape.depth - 1)
         if layers < 1:
             return []
+        tasks = settings_of(evaluate) if evaluate.tasks or evaluate.task_folder is not None else []
         return [
             {
                 "layers": layers,
@@ -52,32 +56,32 @@ class LayerSkip:
                 "context": evaluate.cloze_context,
                 "continuation": evaluate.cloze_continuation,
             }
+            | ({"tasks": tasks} if tasks else {})
         ]
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
         """Skip layers of the trained model."""
-        rows = layer_skip(subject.decoder, subject.vocabulary, subject.corpus, settings, subject.context_length)
+        rows = layer_skip(subject.reader, subject.corpus, settings)
+        for task in settings.get("tasks", ()):
+            model, task_folder = subject.run.folder / "model", subject.run.config.evaluate.task_folder
+            scored = skipped_benchmark(model, task, task_folder, subject.device, rows)
+            rows = [row | found for row, found in zip(rows, scored, strict=True)]
         return Result(summary(rows), rows)
 
 
-def layer_skip(
-    decoder: Decoder, vocabulary: Vocabulary, corpus: Corpus, settings: Settings, context_length: int
-) -> list[dict[str, Any]]:
+def layer_skip(reader: Reader[Decoder], corpus: Corpus, settings: Settings) -> list[dict[str, Any]]:
     """Measure a decoder with 1 to ``settings["layers"]`` adjacent layers skipped at every position.
 
     Args:
-        decoder: The model, where it is to compute.
-        vocabulary: Its tokenizer.
+        reader: The model.
         corpus: The text: documents of validation, and the cloze questions of test.
         settings: ``layers``, and how much text: ``max_bytes``, ``questions``, ``context`` and ``continuation``.
-        context_length: Tokens that the model sees at once.
 
     Returns:
         A row for the whole model (skipped 0, first 0), then one for each number and position: skipped (layers), first (index of
         the first of them, from 0), loss (nats a token of validation text), bits_per_byte (of the same, mean over languages),
         cloze (share of right answers, mean over languages; None without questions).
     """
-    device = decoder.embedding.weight.device
     size = settings["max_bytes"]
     texts = [text for language in corpus.languages for text in first_bytes(corpus.documents("validation", language), size)]
     asked = [
@@ -87,16 +91,17 @@ def layer_skip(
             corpus, "test", language, settings["questions"], settings["context"], settings["continuation"]
         )
     ]
-    depth = decoder.shape.depth
+    depth = reader.model.shape.depth
     most = min(settings["layers"], depth - 1)
     # By position, since a pass goes on from the states of the one before.
     places = [(0, 0), *((skipped, first) for first in range(depth) for skipped in range(1, min(most, depth - first) + 1))]
-    model = _Skipping(decoder)
+    model = _Skipping(reader.model)
+    skipping = reader.by(model)
     rows = []
     for skipped, first in progress.bar(places, description="skipping layers"):
         model.skip(first, skipped)
-        scored = document_losses(model, vocabulary, texts, context_length, device, "bits per byte")
-        shares, _ = accuracy(answer(model, vocabulary, asked, context_length, device, "cloze"))
+        scored = document_losses(skipping, texts, "bits per byte")
+        shares, _ = accuracy(answer(skipping, asked, "cloze"))
         rows.append(
             {
                 "skipped": skipped,
@@ -107,6 +112,39 @@ def layer_skip(
             }
         )
     return sorted(rows, key=lambda row: (row["skipped"], row["first"]))
+
+
+def skipped_benchmark(
+    model_folder: Path, settings: Settings, task_folder: str | None, device: str, places: Sequence[Mapping[str, Any]]
+) -> list[dict[str, float]]:
+    """Score a model on one task or group with layers skipped.
+
+    Args:
+        model_folder, settings, task_folder, device: See ``benchmarks.benchmark``.
+        places: Each with skipped (layers) and first.
+
+    Returns:
+        For each place, scores by name: ``benchmarks/<task>/<metric>``.
+    """
+    from tinylm_ablate.measure.harness import open_task, score
+    from tinylm_ablate.measure.harness_model import HarnessModel
+
+    model = HarnessModel(model_folder, device)
+    tasks, whole, found = open_task(settings["task"], task_folder, settings["shots"]), model.decoder, []
+    for place in progress.bar(places, description=f"{settings['task']}, skipping layers"):
+        model.decoder = without_layers(whole, place["first"], place["skipped"])
+        scores, _ = score(model, tasks, settings["limit"])
+        found.append({f"benchmarks/{one.task}/{one.metric}": one.value for one in scores})
+    return found
+
+
+def without_layers(decoder: Decoder, first: int, count: int) -> Decoder:
+    """A decoder of the same weights without ``count`` layers from ``first`` on."""
+    shorter = copy.copy(decoder)
+    shorter._modules = dict(decoder._modules)  # which the copy would share
+    shorter.layers = type(decoder.layers)([*decoder.blocks[:first], *decoder.blocks[first + count :]])
+    shorter.shape = dataclasses.replace(decoder.shape, depth=len(shorter.layers))
+    return shorter
 
 
 class _Skipping(Continuing):

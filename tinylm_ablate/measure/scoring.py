@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from tinylm_ablate.arch.continuations import Layout
     from tinylm_ablate.arch.decoder import Decoder
+    from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
 #: A batch holds at most this many tokens: on a CPU few enough that a layer's activations stay in its cache.
 _MAX_TOKENS = {"cpu": 2**11, "other": 2**15}
@@ -81,6 +83,31 @@ class Continuing:
         decoder = self.decoder
         x = continuations.through(decoder, decoder.embedding(decoder.each_run(tokens)), decoder.blocks, layout)
         return decoder.stream_loss(x[..., layout.text :, :], targets, "none")
+
+
+_Model = TypeVar("_Model", bound=LanguageModel, covariant=True)
+_Other = TypeVar("_Other", bound=LanguageModel)
+
+
+@dataclass(frozen=True)
+class Reader(Generic[_Model]):
+    """A model that reads text.
+
+    Attributes:
+        model: A causal language model.
+        vocabulary: Its tokenizer.
+        context_length: Most tokens that it sees at once, as in training.
+        device: Where it is.
+    """
+
+    model: _Model
+    vocabulary: Vocabulary
+    context_length: int
+    device: torch.device | str
+
+    def by(self, model: _Other) -> Reader[_Other]:
+        """Another model that reads the same way."""
+        return Reader(model, self.vocabulary, self.context_length, self.device)
 
 
 class Window(NamedTuple):

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tinylm_ablate.hardware import pick_device, thread_count
+from tinylm_ablate.measure.scoring import Reader
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
@@ -74,6 +75,13 @@ class Subject:
         self.run = run
         torch.set_num_threads(thread_count(run.config.train.threads))
 
+    def share(self, other: Subject) -> None:
+        """Use what another subject has opened, so far as it is the same."""
+        mine, their = self.run, other.run
+        if (mine.cache, mine.text) == (their.cache, their.text):
+            names = ("corpus", "vocabulary") if mine.vocabulary == their.vocabulary else ("corpus",)
+            self.__dict__ |= {name: other.__dict__[name] for name in names if name in other.__dict__}
+
     @property
     def device(self) -> str:
         """Where the model computes."""
@@ -111,6 +119,11 @@ class Subject:
     def decoder(self) -> Decoder:
         """The trained weights, in single precision on ``device``."""
         return self._decoder.to(self.device)
+
+    @property
+    def reader(self) -> Reader[Decoder]:
+        """The trained weights as a reader of text."""
+        return Reader(self.decoder, self.vocabulary, self.context_length, self.device)
 
     @cached_property
     def _decoder(self) -> Decoder:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tinylm_ablate.config import OptimizerConfig
-from tinylm_ablate.optimizer.optimizers import RuleOptimizer, build_optimizer, optimizer_state, restore_optimizer
+from tinylm_ablate.optimizer.optimizers import build_optimizer, final_weights, optimizer_state, restore_optimizer
 
 
 class ApartOptimizers:
@@ -50,8 +50,5 @@ class ApartOptimizers:
         restore_optimizer(self.optimizers[run], self.models[run], kept, counters)
 
     def final_weights(self, run: int) -> dict[str, Tensor]:
-        """The weights that a run's model is used with; schedule_free's averages replace those that it trained."""
-        optimizer = self.optimizers[run]
-        if isinstance(optimizer, RuleOptimizer):
-            optimizer.use_averages()
-        return dict(self.models[run].named_parameters())
+        """See ``optimizers.final_weights``."""
+        return final_weights(self.optimizers[run], self.models[run])

@@ -115,13 +115,16 @@ class RuleOptimizer(torch.optim.Optimizer):
                 apply(group["rule"], parameter, parameter.grad, state, settings)
         return loss
 
-    @torch.no_grad()
-    def use_averages(self) -> None:
-        """Replace the weights by the averages that a schedule-free model is used with; other rules have none."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if group["rule"].name == "schedule_free" and "z" in self.state[parameter]:
-                    parameter.copy_(averaged(parameter, self.state[parameter]["z"], self.config.beta1))
+
+@torch.no_grad()
+def final_weights(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The weights that a model is used with, by name: averages with schedule_free, or else those that it trains."""
+    weights: dict[str, Tensor] = dict(model.named_parameters())
+    if isinstance(optimizer, RuleOptimizer) and optimizer.config.name == "schedule_free":
+        for name, parameter in weights.items():
+            if "z" in optimizer.state[parameter]:
+                weights[name] = averaged(parameter, optimizer.state[parameter]["z"], optimizer.config.beta1)
+    return weights
 
 
 # ---------------------------------------------------------------------------------------------------------------------------

@@ -24,9 +24,15 @@ def warmup_steps(optimizer: OptimizerConfig, steps: int, batch_tokens: int) -> i
 
 
 def run_factor(optimizer: OptimizerConfig, rounds: Rounds, step: int, batch_tokens: int) -> float:
-    """The learning rate of step ``step`` (from 0) of a run over the peak, whatever round it is in."""
+    """The learning rate of step ``step`` (from 0) of a run over the peak, whatever round it is in.
+
+    A branch falls linearly from the rate of the run that it leaves to ``optimizer.final``.
+    """
     place, steps = rounds.place(step)
-    return factor(optimizer, place, steps, warmup_steps(optimizer, steps, batch_tokens))
+    rate = factor(optimizer, place, steps, warmup_steps(optimizer, steps, batch_tokens))
+    if rounds.branch and step > rounds.branch:
+        rate -= (rate - optimizer.final) * ((step - rounds.branch) / (rounds.steps - rounds.branch))
+    return rate
 
 
 def drawn(optimizer: OptimizerConfig, rounds: Rounds, batch_tokens: int, columns: int = 32) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.report.arms import setting_keys
+from tinylm_ablate.frames.arms import setting_keys
+from tinylm_ablate.frames.folders import Records, read_runs
 from tinylm_ablate.report.figures import labels
-from tinylm_ablate.report.frames import Records, read_runs
 from tinylm_ablate.report.measures import by_name
 from tinylm_ablate.report.reference_data import read_reference
 from tinylm_ablate.science.evidence import Evidence, settings
@@ -37,6 +37,11 @@ def runs(folder: str | Path = "runs") -> pd.DataFrame:
 def curves(folder: str | Path = "runs") -> pd.DataFrame:
     """The thinned loss curves of a folder: columns identity, tokens, loss (nats per token)."""
     return _records(folder).rows.get("curves", pd.DataFrame(columns=["identity", "tokens", "loss"]))
+
+
+def along(folder: str | Path = "runs") -> pd.DataFrame:
+    """What was measured along the runs of a folder (``evaluate.every``): columns identity, tokens, metric, value."""
+    return _records(folder).rows.get("along", pd.DataFrame(columns=["identity", "tokens", "metric", "value"]))
 
 
 def compare(frame: pd.DataFrame, by: str | Sequence[str], measure: str = BITS) -> pd.DataFrame:

@@ -6,8 +6,9 @@ import copy
 import dataclasses
 from collections.abc import Iterable
 
+from tinylm_ablate import points
 from tinylm_ablate.init.choice import reads_text
-from tinylm_ablate.measure.registry import requested
+from tinylm_ablate.measure.registry import Request, requested
 from tinylm_ablate.rounds import NEED_LOSSES
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.data import CorpusTask, ShardsTask, TokenizerTask
@@ -32,9 +33,12 @@ class Graph:
         for name, settled in cells:
             task = self._run(name, settled)
             for request in requested(settled):
-                measure = MeasureTask(task, settled, request)
-                if self._add(measure) is measure:
+                if self._measure(task, settled, request):
                     task.stems.append(request.stem)
+            for step in points.evaluated_steps(settled):
+                there, stems = points.at(settled, step), task.points.setdefault(step, [])
+                wanted = [one for one in requested(there) if one.measure.name in settled.config.evaluate.every_measures]
+                stems += [request.stem for request in wanted if self._measure(task, there, request)]
 
     @property
     def tasks(self) -> list[Task]:
@@ -55,6 +59,11 @@ class Graph:
         """The task that trains a run."""
         return self._runs[identity]
 
+    def _measure(self, of: RunTask, run: Settled, request: Request) -> bool:
+        """Add the task that measures a run; False where it is there already."""
+        measure = MeasureTask(of, run, request)
+        return self._add(measure) is measure
+
     def _add(self, task: Task) -> Task:
         return self._tasks.setdefault(task.key, task)
 
@@ -68,7 +77,7 @@ class Graph:
         data = self._data(settled)
         needs: list[Task] = [data]
         for other in settled.needs:
-            kind = "parent" if other is settled.parent else f"{other.rounds.count} rounds"
+            kind = "parent" if other is settled.parent else "trunk" if settled.rounds.branch else f"{other.rounds.count} rounds"
             needs.append(self._run(f"needed: {kind} {other.identity}", other, cell=False))
         if settled.previous is not None and settled.rounds.rule in NEED_LOSSES:
             previous = settled.previous
@@ -86,11 +95,12 @@ class Graph:
         tokenizer = TokenizerTask(settled.vocabulary, f"tokenizer {settled.vocabulary}", settled, [corpus])
         known = self._add(tokenizer)
         assert isinstance(known, TokenizerTask)
-        return self._add(ShardsTask(f"token shards {known.run.shards.name}", known))
+        return self._add(ShardsTask(f"token shards {known.run.shards.name}", known)) if settled.steps else known
 
 
 def _keeping(cells: list[tuple[str, Settled]]) -> dict[str, Settled]:
-    """Each run once, and those that they need; it keeps its weights and its optimizer's state where anybody wants them."""
+    """Each run once, and those that they need; it keeps its weights, on the way too, and its optimizer's state where anybody
+    wants them."""
     found: dict[str, Settled] = {}
 
     def visit(run: Settled) -> None:
@@ -99,9 +109,11 @@ def _keeping(cells: list[tuple[str, Settled]]) -> dict[str, Settled]:
         known = found.setdefault(run.identity, run)
         keep_model = known.config.train.keep_model or run.config.train.keep_model
         keep_state = known.keep_state or run.keep_state
-        if (keep_model, keep_state) != (known.config.train.keep_model, known.keep_state):
+        places = sorted({*known.config.train.keep_checkpoints, *run.config.train.keep_checkpoints})
+        found_there = (known.config.train.keep_model, known.keep_state, sorted(known.config.train.keep_checkpoints))
+        if (keep_model, keep_state, places) != found_there:
             config = copy.deepcopy(known.config)
-            config.train.keep_model = keep_model
+            config.train.keep_model, config.train.keep_checkpoints = keep_model, places
             found[run.identity] = dataclasses.replace(known, config=config, keep_state=keep_state)
 
     for _, settled in cells:

@@ -34,7 +34,10 @@ class MeasureTask(Task):
     kind = "measure"
 
     def __init__(self, of: RunTask, run: Settled, request: Request) -> None:
-        super().__init__(f"{run.identity}-{request.stem}", f"{request.measure.name} of {of.name}", run, [of])
+        at, share = (f"-{run.at:09d}", f" at {run.at / run.steps:.0%}") if run.at else ("", "")
+        which = f" ({request.settings['task']})" if "task" in request.settings else ""  # of a benchmark
+        name = f"{request.measure.name}{which} of {of.name}{share}"
+        super().__init__(f"{run.identity}-{request.stem}{at}", name, run, [of])
         self.of, self.request = of, request
 
     @property
@@ -48,7 +51,7 @@ class MeasureTask(Task):
     @property
     def lost(self) -> bool:
         """Whether the weights that it would read were not kept."""
-        trained = (self.run.folder / "metrics.json").exists() and not (self.run.folder / "model").is_dir()
+        trained = self.of.product.exists() and not (self.run.folder / "model").is_dir()
         return self.request.measure.weights and trained and not self.product.exists() and self.of.done()
 
     def most_together(self, ready: int) -> int:
@@ -58,6 +61,10 @@ class MeasureTask(Task):
     def together(self) -> Hashable:
         run, train = self.run, self.run.config.train
         return self.request.stem, run.shape, run.text, run.vocabulary, train.context_length, train.device, train.threads
+
+    def can_start_early(self) -> bool:
+        """Whether the model on the way that it measures is there already."""
+        return self.run.at > 0 and (self.run.folder / "model").is_dir()
 
     def do(self, tracked: Follower) -> None:
         (error,) = self.do_together([self], tracked)
@@ -132,12 +139,18 @@ def lost_weights(tasks: list[MeasureTask]) -> str:
 
 
 def _subjects(tasks: Sequence[MeasureTask]) -> dict[MeasureTask, Subject]:
-    """The opened runs; kept for the next measure of them."""
+    """The opened runs; kept for the next measure of them, and a text and tokenizer for the next runs that have the same."""
     known = {(version, id(subject.run)): subject for version, subject in _last}
+    before = next((subject for _, subject in _last), None)
     found = {}
     for task in tasks:
         model = task.run.folder / "model" / "model.safetensors"
         version = model.stat().st_mtime_ns if model.exists() else 0
-        found[task] = (version, known.get((version, id(task.run))) or Subject(task.run))
+        subject = known.get((version, id(task.run)))
+        if subject is None:
+            subject = Subject(task.run)
+            if before is not None:
+                subject.share(before)
+        found[task] = (version, subject)
     _last[:] = found.values()
     return {task: subject for task, (_, subject) in found.items()}

@@ -6,12 +6,12 @@ import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinylm_ablate import progress
+from tinylm_ablate import points, progress
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import remove_unfinished, write_atomic
 from tinylm_ablate.hardware import pick_device
@@ -23,8 +23,10 @@ from tinylm_ablate.tracking import Follower
 from tinylm_ablate.train.stack_key import stack_key, stack_size
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tinylm_ablate.measure.subject import Subject
-    from tinylm_ablate.train.member import Member, Trained
+    from tinylm_ablate.train.member import Checkpoint, Member, OnPoint, Trained
 
 #: Version of the layout of ``metrics.json``.
 RECORD_SCHEMA = 2
@@ -48,6 +50,7 @@ class RunTask(Task):
         watch: Called with every new row of the curve; True prunes the run.
         cell: Whether the run was requested itself, and not only needed by others.
         stems: Names of the records that are to be measured of it. Until they are there, the weights are kept.
+        points: The same for its models on the way, by optimizer steps; those in ``points.kept`` may have none.
     """
 
     kind = "run"
@@ -55,6 +58,7 @@ class RunTask(Task):
     def __init__(self, name: str, run: Settled, needs: list[Task], stems: list[str]) -> None:
         super().__init__(run.identity, name, run, needs)
         self.stems = stems
+        self.points: dict[int, list[str]] = {step: [] for step in points.kept(run)}
         self.watch: Watch | None = None
         self.cell = True
 
@@ -67,13 +71,25 @@ class RunTask(Task):
         return self.run.folder / "error.txt"
 
     def done(self) -> bool:
-        """Whether the record exists, and the weights or the optimizer's state where they are to be kept."""
+        """Whether the record exists, and the weights, the optimizer's state and the models on the way that are wanted."""
         folder = self.run.folder
         return (
             self.product.exists()
             and (not self.run.config.train.keep_model or (folder / "model").is_dir())
             and (not self.run.keep_state or any((folder / "checkpoint").glob("step-*")))
+            and not self.missing_points()
         )
+
+    def missing_points(self) -> list[int]:
+        """Optimizer steps whose models are wanted and not there, ascending."""
+        kept = set(points.kept(self.run))
+        return [step for step in sorted(self.points) if not self._has_point(step, step in kept)]
+
+    def _has_point(self, step: int, keep: bool) -> bool:
+        folder = point_folder(self.run, step)
+        if (folder / "model").is_dir():
+            return not keep or (folder / "checkpoint").is_dir()
+        return not keep and _measured(folder, self.points[step])
 
     def do(self, tracked: Follower) -> None:
         (error,) = self.do_together([self], tracked)
@@ -101,15 +117,21 @@ class RunTask(Task):
         folder = self.run.folder
         for name in _WRITTEN:
             remove_unfinished(folder / name)
+        for step in self.points:
+            for name in ("model", "checkpoint"):
+                remove_unfinished(point_folder(self.run, step) / name)
         if not self.run.keep_state:
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         self.drop_model()
 
     def drop_model(self) -> None:
         """Remove weights that nobody asked to keep, once everything is measured on them."""
-        folder = self.run.folder
-        if not self.run.config.train.keep_model and all((folder / "measures" / f"{stem}.json").exists() for stem in self.stems):
-            shutil.rmtree(folder / "model", ignore_errors=True)
+        if not self.run.config.train.keep_model and _measured(self.run.folder, self.stems):
+            shutil.rmtree(self.run.folder / "model", ignore_errors=True)
+        kept = set(points.kept(self.run))
+        for step, stems in self.points.items():
+            if step not in kept and _measured(point_folder(self.run, step), stems):
+                shutil.rmtree(point_folder(self.run, step) / "model", ignore_errors=True)
 
     @property
     def weight(self) -> float:
@@ -117,7 +139,19 @@ class RunTask(Task):
 
     def result(self) -> str:
         metrics = read_metrics(self.run.folder)["metrics"]
+        if not self.run.steps:
+            return "taken as it is"
         return f"training loss {metrics['train/loss']:.4f}, {metrics['train/seconds']:.0f} s"
+
+
+def point_folder(run: Settled, step: int) -> Path:
+    """Where a run's model after ``step`` steps is kept."""
+    return dataclasses.replace(run, at=step).folder
+
+
+def _measured(folder: Path, stems: Sequence[str]) -> bool:
+    """Whether all records of a model are there."""
+    return all((folder / "measures" / f"{stem}.json").exists() for stem in stems)
 
 
 def read_metrics(folder: Path) -> Record:
@@ -155,66 +189,102 @@ class _Prepared:
     rounds: list[Record]
     passes: float
 
-    def finish(self, trained: Trained) -> None:
-        """Keep the weights, and write the record."""
-        from tinylm_ablate.formats.huggingface import save_model
+    def finish(self, trained: Trained | None) -> None:
+        """Keep the weights, and write the record; None of a model that is not trained here."""
+        from tinylm_ablate.formats.huggingface import Model, save
         from tinylm_ablate.init.random import matrix_std
 
         settled, folder, decoder = self.member.settled, self.member.folder, self.member.decoder.cpu()
         vocabulary = self.subject.vocabulary
         context = settled.config.train.context_length
-        save_model(folder / "model", decoder, vocabulary.folder / "tokenizer.json", vocabulary.end_of_text, context)
+        had_model = (folder / "model").is_dir()
+        tokenizer = vocabulary.folder / "tokenizer.json"
+        save(folder / "model", Model(decoder.state_dict(), decoder.shape, tokenizer, context, vocabulary.end_of_text))
         stds = zip(self.initial_std, matrix_std(decoder), strict=True)
         write_atomic(folder / "matrix_std.json", json.dumps([{**old, "trained_std": new["std"]} for old, new in stds]))
         record = _record(settled, vocabulary.summary, self.subject.corpus.summary, self.origin, trained, self.about)
-        record |= {"passes": self.passes, "stack": trained.runs} | ({"rounds": self.rounds} if self.rounds else {})
+        record |= {"passes": self.passes, "stack": trained.runs if trained else 1} | (
+            {"rounds": self.rounds} if self.rounds else {}
+        )
+        if (folder / "metrics.json").exists() and had_model:  # it was trained again for models on the way: the record stands
+            return
         write_atomic(folder / "metrics.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False))
 
 
-def _prepare(settled: Settled, watch: Watch | None, cell: bool) -> _Prepared:
+def _prepare(task: RunTask) -> _Prepared:
     """Open everything that a run trains on and starts from.
-
-    Args:
-        settled: The run.
-        watch: See ``RunTask``.
-        cell: Whether somebody asked for the run itself, and not only for one that starts from it.
 
     Raises:
         UserError: The text, the tokenizer or the parent cannot be used.
     """
+    import numpy as np
     from omegaconf import OmegaConf
 
+    from tinylm_ablate.data.corpus_summary import MANY_PASSES
     from tinylm_ablate.init.initial import initial_decoder
     from tinylm_ablate.init.random import matrix_std
     from tinylm_ablate.measure.subject import Subject
-    from tinylm_ablate.rounds.next import next_round
+    from tinylm_ablate.rounds.next import continued
     from tinylm_ablate.train.member import Member, Start
 
-    folder = settled.folder
+    settled, watch, folder = task.run, task.watch, task.run.folder
     described = cut(json.loads(settled.to_json()))
     write_atomic(folder / "settled.json", json.dumps(described, indent=1, ensure_ascii=False))
     write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(described["config"])))
-    about = {"text": settled.text, "vocabulary": settled.vocabulary, "cell": cell} | _provenance(folder)
+    about = {"text": settled.text, "vocabulary": settled.vocabulary, "cell": task.cell} | _provenance(folder)
     write_atomic(folder / "provenance.json", json.dumps(about, indent=2))
 
+    missing = task.missing_points()
+    _back_to_before(folder, missing)
     subject = Subject(settled)
-    tokens = subject.shards.tokens("train")
+    tokens = subject.shards.tokens("train") if settled.steps else np.empty(0, np.uint16)
     rounds: list[Record] = []
     if settled.previous is None:
         decoder, origin = initial_decoder(settled, subject.vocabulary)
         initial_std, start = matrix_std(decoder), Start()
     else:
-        decoder, origin, initial_std, start, rounds = next_round(settled, tokens)
-    passes = settled.tokens / max(1, subject.shards.count("train"))
+        decoder, origin, initial_std, start, rounds = continued(settled, tokens)
+    passes = settled.tokens / max(1, subject.shards.count("train")) if settled.steps else 0.0
     if passes > 1:
-        print(f"note: {settled.tokens:,} tokens are {passes:.1f} passes over the training text", file=sys.stderr)
+        many = "; what is repeated more than four times teaches less" if passes > MANY_PASSES else ""
+        print(f"note: {settled.tokens:,} tokens are {passes:.1f} passes over the training text{many}", file=sys.stderr)
 
     def on_rows(rows: list[dict[str, float]]) -> bool:
         return watch is not None and any(watch(row) for row in rows)
 
     return _Prepared(
-        Member(decoder, tokens, settled, folder, on_rows, start), subject, about, origin, initial_std, rounds, passes
-    )
+        Member(decoder, tokens, settled, folder, on_rows, start, frozenset(missing), _on_point(subject)),
+        subject, about, origin, initial_std, rounds, passes,
+    )  # fmt: skip
+
+
+def _back_to_before(folder: Path, missing: Sequence[int]) -> None:
+    """Remove checkpoints from which a run could not come by the first of the points that it lacks."""
+    found = (folder / "checkpoint").glob("step-*")
+    late = [path for path in found if missing and int(path.name.removeprefix("step-")) >= missing[0]]
+    if late:
+        print(f"note: {folder} resumes from before step {missing[0]:,}, whose model is wanted now", file=sys.stderr)
+    for path in late:
+        shutil.rmtree(path)
+
+
+def _on_point(subject: Subject) -> OnPoint:
+    """What keeps a run's model on the way, and its state where it is in ``train.keep_checkpoints``."""
+    from tinylm_ablate.formats.huggingface import Model, save
+    from tinylm_ablate.train import checkpoint
+
+    run, kept = subject.run, set(points.kept(subject.run))
+    vocabulary, context = subject.vocabulary, run.config.train.context_length
+
+    def keep(weights: Mapping[str, Tensor], state: Checkpoint) -> None:
+        folder = point_folder(run, state.step)
+        if state.step in kept:
+            checkpoint.save(folder / "checkpoint", state)
+        state_dict = {name: value.detach().float().cpu() for name, value in weights.items()}
+        tokenizer = vocabulary.folder / "tokenizer.json"
+        save(folder / "model", Model(state_dict, run.shape, tokenizer, context, vocabulary.end_of_text))
+
+    return keep
 
 
 def _provenance(folder: Path) -> Record:
@@ -252,11 +322,14 @@ def _train_together(tasks: Sequence[RunTask]) -> list[Exception | None]:
     prepared: dict[str, _Prepared] = {}
     for task in tasks:
         try:
-            prepared[task.key] = _prepare(task.run, task.watch, task.cell)
+            prepared[task.key] = _prepare(task)
         except Exception as error:
             ended[task.key] = error
-    outcomes = train_stack([one.member for one in prepared.values()]) if prepared else []
-    for (key, one), outcome in zip(prepared.items(), outcomes, strict=True):
+    train = {key: one for key, one in prepared.items() if one.member.settled.steps}
+    for key in prepared.keys() - train.keys():
+        prepared[key].finish(None)
+    outcomes = train_stack([one.member for one in train.values()]) if train else []
+    for (key, one), outcome in zip(train.items(), outcomes, strict=True):
         if isinstance(outcome, Exception):
             ended[key] = outcome
         else:
@@ -264,21 +337,29 @@ def _train_together(tasks: Sequence[RunTask]) -> list[Exception | None]:
     return [ended.get(task.key) for task in tasks]
 
 
-def _record(settled: Settled, vocabulary: Record, corpus: Record, origin: Record, trained: Any, about: Record) -> Record:
-    """What training resulted in."""
+def _training_metrics(settled: Settled, trained: Trained) -> dict[str, float]:
+    """The metrics of a run's training."""
     from tinylm_ablate.arch.costs import flops_6n_attention, flops_utilisation
-    from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
 
-    shape, train = settled.shape, settled.config.train
+    train = settled.config.train
     accelerator = provenance()["machine"]["accelerator"] if pick_device(train.device) == "cuda" else None
-    flops = flops_6n_attention(shape, train.context_length)
+    flops = flops_6n_attention(settled.shape, train.context_length)
     utilisation = flops_utilisation(flops, trained.tokens_per_second, accelerator)
-    metrics = {
+    return {
         "train/loss": trained.loss,
         "train/seconds": trained.seconds,
         "train/tokens_per_second": trained.tokens_per_second,
         "train/skipped_steps": trained.skipped,
-    }
+    } | ({} if utilisation is None else {"train/model_flops_utilisation": utilisation})
+
+
+def _record(
+    settled: Settled, vocabulary: Record, corpus: Record, origin: Record, trained: Trained | None, about: Record
+) -> Record:
+    """What training resulted in."""
+    from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
+
+    shape = settled.shape
     return {
         "schema": RECORD_SCHEMA,
         "identity": settled.identity,
@@ -287,14 +368,16 @@ def _record(settled: Settled, vocabulary: Record, corpus: Record, origin: Record
         "shape": dataclasses.asdict(shape),
         "parameters": parameters(shape),
         "embedding_head_share": embedding_head_share(shape),
-        "flops_per_token": flops_per_token(shape, train.context_length),
+        "flops_per_token": flops_per_token(shape, settled.config.train.context_length),
         "tokens": settled.tokens,
         "steps": settled.steps,
         "learning_rate": settled.learning_rate,
+        "weight_decay": settled.weight_decay,
+        "init_std": settled.init_std,
         "precision": settled.precision,
         "tokenizer": vocabulary,
         "data": corpus,
         "init": origin,
-        "metrics": metrics | ({} if utilisation is None else {"train/model_flops_utilisation": utilisation}),
+        "metrics": {} if trained is None else _training_metrics(settled, trained),
         "provenance": about,
     }

@@ -60,6 +60,10 @@ class Task(ABC):
         """Do tasks, this one among them, as one program; returns what ended each, or None where it is done."""
         raise NotImplementedError
 
+    def can_start_early(self) -> bool:
+        """Whether it can start before the tasks that it needs are done."""
+        return False
+
     def done(self) -> bool:
         """Whether nothing is left to do."""
         return self.product.exists()

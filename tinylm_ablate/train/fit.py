@@ -25,13 +25,12 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.errors import Interrupted, Pruned
 from tinylm_ablate.hardware import pick_device, thread_count
-from tinylm_ablate.optimizer.optimizers import RuleOptimizer, optimizer_state, restore_optimizer
+from tinylm_ablate.optimizer.optimizers import final_weights, optimizer_state, restore_optimizer
 from tinylm_ablate.train import checkpoint
 from tinylm_ablate.train.batch_order import Order
-from tinylm_ablate.train.checkpoint import Checkpoint
 from tinylm_ablate.train.compile import compiled, worth_compiling
 from tinylm_ablate.train.devices import Environment, Share, agreed, share_weights, strategy, team, whole
-from tinylm_ablate.train.member import Member, OnRows, Start, Trained
+from tinylm_ablate.train.member import Checkpoint, Member, OnPoint, OnRows, Start, Trained, nothing
 from tinylm_ablate.train.module import TrainingModule
 from tinylm_ablate.train.record import Recorder
 from tinylm_ablate.train.stop import Stop
@@ -98,10 +97,18 @@ class Progress(lightning.Callback):
         self._bar.set_postfix_str(f"loss {module.losses[-1]:.3f}")
         stop = bool(self.stop.signum or recorder.pruned)
         last = recorder.step == recorder.settled.steps
-        stop, save = agreed(stop, stop or last or now - self._saved > 60 * train.checkpoint_minutes)
-        if save:
-            checkpoint.save(recorder.folder / "checkpoint", _checkpoint(module, trainer.optimizers[0], recorder))
-            self._saved = self._clock = time.monotonic()
+        save = stop or last or now - self._saved > 60 * train.checkpoint_minutes
+        point = recorder.step in recorder.member.points
+        stop, gather = agreed(stop, save or point)
+        if gather:
+            state = _checkpoint(module, trainer.optimizers[0], recorder)
+            if point:  # before the checkpoint, so that a run that resumes has all points before it
+                averages = {} if module.sharded else final_weights(trainer.optimizers[0], module.decoder)
+                recorder.member.on_point({**state.weights, **averages}, state)
+            if save:
+                checkpoint.save(recorder.folder / "checkpoint", state)
+                self._saved = time.monotonic()
+            self._clock = time.monotonic()
         if stop:
             trainer.should_stop = True
 
@@ -163,18 +170,20 @@ def fit(
     folder: Path,
     on_rows: OnRows,
     start: Start | None = None,
+    points: frozenset[int] = frozenset(),
+    on_point: OnPoint = nothing,
 ) -> Trained:
     """Train ``decoder`` in place for the last round of the run, resuming from its newest checkpoint.
 
     Args:
-        decoder, tokens, settled, folder, on_rows, start: See ``member.Member``.
+        decoder, tokens, settled, folder, on_rows, start, points, on_point: See ``member.Member``.
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C; the state was saved.
         Pruned: ``on_rows`` pruned the run; the state was saved.
         RunFailed: A loss or gradient was not finite; the weights were left as they were.
     """
-    member = Member(decoder, tokens, settled, folder, on_rows, start or Start())
+    member = Member(decoder, tokens, settled, folder, on_rows, start or Start(), points, on_point)
     restored = checkpoint.restore(folder / "checkpoint")
     order = Order(tokens, settled, member.start.order)
     recorder = Recorder(member, order, restored)
@@ -200,8 +209,8 @@ def fit(
     if module.sharded and (saved := checkpoint.restore(folder / "checkpoint")):  # it holds the whole weights
         decoder.load_state_dict(saved.weights)
     result = recorder.result()
-    if isinstance(optimizer, RuleOptimizer):
-        optimizer.use_averages()
+    if not module.sharded:
+        decoder.load_state_dict(final_weights(optimizer, decoder))
     decoder.checkpointing, decoder.stream = False, None
     decoder.float()
     return result

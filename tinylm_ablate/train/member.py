@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.settled import Settled
 
@@ -19,6 +21,36 @@ CURVE, EVENTS = "curve.jsonl", "events.jsonl"
 
 #: Takes new rows of the curve; True prunes the run.
 OnRows = Callable[[list[Row]], bool | None]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run between two optimizer steps.
+
+    Attributes:
+        step: Optimizer steps done.
+        weights: By the names of the parameters.
+        kept: The optimizer's tensors: kind of state -> name of the parameter -> tensor.
+        counters: The optimizer's numbers.
+        recorder: The state of the recorder.
+        records: The content of the curve and of the events.
+    """
+
+    step: int
+    weights: Mapping[str, Tensor]
+    kept: Mapping[str, Mapping[str, Tensor]]
+    counters: dict[str, float]
+    recorder: dict[str, Any]
+    records: dict[str, str]
+
+
+#: Takes the weights that the model is used with, and the whole state, at a point.
+OnPoint = Callable[["Mapping[str, Tensor]", Checkpoint], None]
+
+
+def nothing(weights: Mapping[str, Tensor], state: Checkpoint) -> None:
+    """Keep no model on the way."""
+    del weights, state
 
 
 @dataclass(frozen=True)
@@ -49,6 +81,8 @@ class Member:
         folder: The run's folder; the curve, ``events.jsonl`` (loss spikes and skipped steps) and the checkpoints go there.
         on_rows: Called with every new row of the curve; True prunes the run.
         start: What earlier rounds left.
+        points: Optimizer steps after which ``on_point`` is called.
+        on_point: Keeps the model on the way.
     """
 
     decoder: Decoder
@@ -57,6 +91,12 @@ class Member:
     folder: Path
     on_rows: OnRows
     start: Start = field(default_factory=Start)
+    points: frozenset[int] = frozenset()
+    on_point: OnPoint = nothing
+
+    def before_point(self, step: int) -> int | None:
+        """Steps from ``step`` to the next point; None where no more comes."""
+        return min((point - step for point in self.points if point > step), default=None)
 
 
 @dataclass(frozen=True)

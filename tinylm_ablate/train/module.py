@@ -63,7 +63,7 @@ class TrainingModule(lightning.LightningModule):
         if restored is not None and not self.sharded:
             return restored
         products = torch.bfloat16 if self.settled.multiplies_bf16 else torch.float32
-        optimizer = build_optimizer(self.decoder, self.settled.config.optimizer, self.settled.learning_rate, products)
+        optimizer = build_optimizer(self.decoder, self.settled.optimizer, self.settled.learning_rate, products)
         if restored is not None:
             shard_state(optimizer, restored.state_dict())
         return optimizer

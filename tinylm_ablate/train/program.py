@@ -21,7 +21,7 @@ from tinylm_ablate.arch.runs import one_by_one
 from tinylm_ablate.arch.stacking import decoder_over
 from tinylm_ablate.optimizer.apart import ApartOptimizers
 from tinylm_ablate.optimizer.stacked import Layout, StackedOptimizer
-from tinylm_ablate.train.checkpoint import Checkpoint
+from tinylm_ablate.train.member import Checkpoint
 
 if TYPE_CHECKING:
     from tinylm_ablate.settled import Settled
@@ -84,7 +84,7 @@ class Program:
         for name, slope in self.slopes.items():
             self.decoder.get_parameter(name).grad = slope
         products = torch.bfloat16 if self.bf16 else torch.float32
-        configs = [each.config.optimizer for each in settled]
+        configs = [each.optimizer for each in settled]
         self.optimizer: ApartOptimizers | StackedOptimizer
         if one_by_one(device):
             self.optimizer = ApartOptimizers([self._alone(run) for run in range(runs)], configs, products)

@@ -22,9 +22,8 @@ from tinylm_ablate.errors import Interrupted, Pruned
 from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.train import checkpoint
 from tinylm_ablate.train.batch_order import Order, learning_rate
-from tinylm_ablate.train.checkpoint import Checkpoint
 from tinylm_ablate.train.compile import compiled, worth_compiling
-from tinylm_ablate.train.member import Member, Trained
+from tinylm_ablate.train.member import Checkpoint, Member, Trained
 from tinylm_ablate.train.program import Program
 from tinylm_ablate.train.record import Recorder, failure, finite
 from tinylm_ablate.train.stack_key import stack_key, stackable
@@ -89,7 +88,10 @@ def _alone(member: Member) -> Outcome:
     from tinylm_ablate.train.fit import fit
 
     try:
-        return fit(member.decoder, member.tokens, member.settled, member.folder, member.on_rows, member.start)
+        return fit(
+            member.decoder, member.tokens, member.settled, member.folder, member.on_rows, member.start, member.points,
+            member.on_point,
+        )  # fmt: skip
     except Exception as error:
         return error
 
@@ -113,6 +115,14 @@ class _Run:
     def left(self) -> int:
         """Optimizer steps that are left."""
         return self.settled.steps - self.recorder.step
+
+    def until_a_look(self, done: int) -> int:
+        """Steps, after ``done`` more, until the run ends or is at a point; 0 where it is at one then."""
+        step = self.recorder.step + done
+        if done and step in self.member.points:
+            return 0
+        before_point = self.member.before_point(step)
+        return self.left - done if before_point is None else min(before_point, self.left - done)
 
 
 @dataclass
@@ -201,9 +211,9 @@ class _Stack:
             self.stop.close()
 
     def _prepare(self, flight: _Block | None = None) -> _Block | None:
-        """The next steps, at most what each active run has left after those in flight; None where one of them ends."""
+        """The next steps after those in flight, up to the next end or point of an active run; None where one is there then."""
         active, program, done = self.active, self.program, flight.steps if flight else 0
-        left = [run.left - done for run, on in zip(self.runs, active, strict=True) if on]
+        left = [run.until_a_look(done) for run, on in zip(self.runs, active, strict=True) if on]
         steps = min([self.block, program.block, *left]) if left else 0
         if not steps:
             return None
@@ -263,8 +273,10 @@ class _Stack:
             recorder, steps = run.recorder, run.settled.steps
             try:
                 ends = not run.left or recorder.pruned or self.stop.signum
+                if recorder.step in run.member.points:  # first, so that a run that resumes has all points before its checkpoint
+                    run.member.on_point(self.program.optimizer.final_weights(row), self._state(row))
                 if ends or self.due:
-                    self._save(row)
+                    checkpoint.save(run.member.folder / "checkpoint", self._state(row))
                 if not run.left:
                     self._end(row)
                 elif recorder.pruned:
@@ -283,14 +295,10 @@ class _Stack:
             self.saved, self.due = time.monotonic(), False
         self.clock = time.monotonic()
 
-    def _save(self, row: int) -> None:
-        run = self.runs[row]
+    def _state(self, row: int) -> Checkpoint:
+        recorder = self.runs[row].recorder
         kept, counters = self.program.optimizer.state_of(row)
-        state, records = run.recorder.state(), run.recorder.records()
-        weights = self.program.weights_of(row)
-        checkpoint.save(
-            run.member.folder / "checkpoint", Checkpoint(run.recorder.step, weights, kept, counters, state, records)
-        )
+        return Checkpoint(recorder.step, self.program.weights_of(row), kept, counters, recorder.state(), recorder.records())
 
     def _end(self, row: int) -> None:
         """Hand the trained weights over."""

