@@ -47,8 +47,8 @@ _ABOUT = re.compile(r"/(standard_error|documents|bytes|questions|tokens|shots|re
 #: Points kept of a loss curve: more than a figure of this width shows.
 POINTS = 64
 
-#: Settings that say which of several records of a measure one is.
-_WHICH = ("task", "shipped", "weights")
+#: Settings that set no runs apart: which of several records of a measure one is; and the tokens of bigrams follow the budget.
+_WHICH = ("task", "shipped", "weights", "tokens")
 
 #: Characters of an item's name that are kept: enough to tell thousands apart.
 _ITEM_CHARACTERS = 12
