@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -10,11 +11,23 @@ from hypothesis import strategies as st
 
 from tests.helpers import TINY
 from tinylm_ablate import points
+from tinylm_ablate.budget import Rounds, branch_off, split_rounds
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.optimizer.schedule import run_factor
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.train.batch_order import learning_rate
+
+#: A constant rate with a warm-up in tokens.
+CONFIG = compose([*TINY, "optimizer.schedule=constant"])
+OPTIMIZER, ROUNDS = CONFIG.optimizer, CONFIG.rounds
+
+
+def rounds_of(steps: int) -> Rounds:
+    found, mistakes = split_rounds(ROUNDS, steps)
+    assert found is not None, mistakes
+    return found
 
 
 def settled(*overrides: str) -> Settled:
@@ -46,6 +59,19 @@ def test_looking_changes_no_identity(override: str) -> None:
     assert settled(override).identity == settled().identity
 
 
+def test_of_two_rounds_each_keeps_what_lies_in_it() -> None:
+    two = settled("rounds=two", "rounds.parts=4", "train.keep_checkpoints=[0.1,0.5,0.9]")
+    assert two.previous is not None and (two.previous.steps, two.steps) == (40, 60)
+    assert (points.kept(two.previous), points.kept(two)) == ([6, 30], [54])
+
+
+def test_a_parent_is_not_measured_on_its_way() -> None:
+    shape = ["init.parent_depth=3", "init.parent_width=32", "init.parent_ffn_width=48", "init.keep_first=1", "init.keep_last=1"]
+    child = settled("init=inherit", *shape, "evaluate.every=0.1", "train.keep_checkpoints=[0.5]")
+    assert child.parent is not None and points.evaluated_steps(child)
+    assert points.evaluated_steps(child.parent) == points.kept(child.parent) == []
+
+
 def test_a_branch_is_a_run_of_its_own_that_continues_the_run_it_leaves() -> None:
     branch, plain = settled("train.anneal_from=0.5"), settled()
     assert branch.identity != plain.identity
@@ -57,21 +83,18 @@ def test_a_branch_is_a_run_of_its_own_that_continues_the_run_it_leaves() -> None
     assert settled("train.anneal_from=0.5", "optimizer.decay_share=0.4").steps == 33
 
 
-@given(st.integers(1, 30), st.floats(0.05, 0.6))
-def test_a_branch_of_a_constant_rate_has_the_rates_of_wsd(branch: int, share: float) -> None:
+@given(st.integers(1, 3000), st.floats(0.01, 0.9), st.integers(1, 500))
+def test_a_branch_of_a_constant_rate_has_the_rates_of_wsd(branch: int, share: float, warmup: int) -> None:
     """The independent form: the schedule wsd of a run with the branch's steps."""
-    common = [
-        "optimizer.warmup=640",
-        f"optimizer.decay_share={share}",
-        "optimizer.scaling.base_lr=0.01",
-        "train.precision=fp32",
-    ]
-    found = settled(*common, "optimizer.schedule=constant", f"train.anneal_from={branch * 128}")
-    expected = settled(*common, "optimizer.schedule=wsd", f"train.tokens={found.tokens}")
-    assert found.rounds.start == branch
-    assert [learning_rate(found, step) for step in range(found.steps)] == [
-        learning_rate(expected, step) for step in range(expected.steps)
-    ]
+    trunk = rounds_of(4000)
+    found = branch_off(trunk, branch, share)
+    optimizer = dataclasses.replace(OPTIMIZER, warmup=float(128 * min(warmup, branch)), decay_share=share)
+    wsd = dataclasses.replace(optimizer, schedule="wsd")
+    assert found.start == branch and found.steps > branch
+    for step in {0, warmup, branch - 1, branch, branch + 1, (branch + found.steps) // 2, found.steps - 1} & set(
+        range(found.steps)
+    ):
+        assert run_factor(optimizer, found, step, 128) == run_factor(wsd, rounds_of(found.steps), step, 128)
 
 
 def test_the_rate_of_a_cosine_falls_from_where_it_was() -> None:

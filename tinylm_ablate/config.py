@@ -8,9 +8,10 @@ value are in ``tinylm_ablate.settle``.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,6 +171,12 @@ class TokenizerConfig:
     source_vocab_size: int | str = setting(
         "kind=compact without source: entries of the large tokenizer", dial=True, at_least=1, identity=SETTLED
     )
+    source_train_bytes: int | None = setting(
+        "kind=compact without source: text that the large tokenizer is trained on, bytes per language; null is train_bytes. "
+        "Less text gives it a longer tail of entries that other text hardly uses (docs/dial.md)",
+        at_least=1,
+        identity=SETTLED,
+    )
     keep_special: str = setting("kind=compact: which special tokens are kept", choices=("all", "used"), identity=SETTLED)
     train_bytes: int = setting("text that a BPE is trained and counted on, bytes per language", at_least=1, identity=SETTLED)
 
@@ -249,6 +256,14 @@ class ArchConfig:
         "norms of each head's queries and keys, as in Qwen3; 'auto': as the named parent, or else not",
         choices=("auto",),
         identity=SETTLED,
+    )
+    own_attention: dict[str, Any] | None = field(
+        default_factory=dict,
+        metadata=several("a block in the place of attention: {_target_: module.Class, …}; null is none", SETTLED),
+    )
+    own_ffn: dict[str, Any] | None = field(
+        default_factory=dict,
+        metadata=several("a block in the place of the FFN: {_target_: module.Class, …}; null is none", SETTLED),
     )
 
 
@@ -816,7 +831,10 @@ GROUPS: dict[str, type] = {
 
 
 #: Keys of groups whose value is a dictionary with keys of the user's choice; Hydra closes all others.
-_OPEN = {"data": ("sources", "weights", "own"), "optimizer": ("own", "own_schedule"), "init": ("own",)}
+_OPEN = {
+    "data": ("sources", "weights", "own"), "optimizer": ("own", "own_schedule"), "init": ("own",),
+    "arch": ("own_attention", "own_ffn"),
+}  # fmt: skip
 
 
 def register() -> None:
@@ -828,7 +846,9 @@ def register() -> None:
     store = ConfigStore.instance()
     if "schema.yaml" in store.repo:
         return
-    store.store(name="schema", node=Config)
+    root = OmegaConf.structured(Config)
+    OmegaConf.set_struct(root.grid.arms, False)
+    store.store(name="schema", node=root)
     for group, kind in GROUPS.items():
         node = OmegaConf.structured(kind)
         for name in _OPEN.get(group, ()):
@@ -838,13 +858,20 @@ def register() -> None:
 
 def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Every value of a config with its dotted key and the metadata of its field, depth first."""
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        key = f"{prefix}{item.name}"
-        if dataclasses.is_dataclass(value):
+    kind: Hashable = type(config)
+    for name, rule in _rules(kind):
+        value = getattr(config, name)
+        key = f"{prefix}{name}"
+        if hasattr(type(value), "__dataclass_fields__"):
             yield from walk(value, f"{key}.")
         else:
-            yield key, value, dict(item.metadata)
+            yield key, value, rule
+
+
+@functools.cache
+def _rules(kind: Any) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Name and metadata of each field of a group: read once, since a grid walks ten thousand configs."""
+    return tuple((item.name, dict(item.metadata) | {"type": item.type}) for item in dataclasses.fields(kind))
 
 
 def nullable(config: Any, prefix: str = "") -> Iterator[str]:
@@ -859,19 +886,28 @@ def nullable(config: Any, prefix: str = "") -> Iterator[str]:
 
 def allowed(rule: dict[str, Any]) -> str:
     """What a field takes, in words: the end of every message and a column of the reference."""
-    parts = list(rule.get("choices", ()))
+    kinds = str(rule["type"]).split(" | ")
+    parts = [*(("true", "false") if "bool" in kinds else ()), *rule.get("choices", ())]
+    if kinds[0].startswith("list"):
+        parts.append("a list, as in [a,b]")
+    if kinds[0].startswith("dict"):
+        parts.append("names with values, as in {a: 1}")
     bounds = [
         f"{word} {rule[name]:,}" if isinstance(rule[name], int) else f"{word} {rule[name]:g}"
         for name, word in (("at_least", "at least"), ("above", "above"), ("at_most", "at most"), ("below", "below"))
         if rule.get(name) is not None
     ]
-    if bounds:
-        parts.append("a number " + " and ".join(bounds))
+    if "int" in kinds or "float" in kinds:
+        parts.append(" ".join(["a number" if "float" in kinds else "a whole number", " and ".join(bounds)]).strip())
     if rule.get("dial"):
         parts.append("the paper's size as 'N/s'")
     if rule.get("several"):
         parts.append(f"a list of {', '.join(rule['among'])}" if rule.get("among") else "a list, as in [a,b]")
-    return ", or ".join(parts) if bounds or rule.get("dial") else ", ".join(parts)
+    if "str" in kinds and (rule.get("free") or not parts):
+        parts.append("text")
+    if "None" in kinds:
+        parts.append("null")
+    return ", ".join(parts)
 
 
 def check_values(config: Config) -> list[str]:
@@ -879,11 +915,12 @@ def check_values(config: Config) -> list[str]:
     return [
         f"{key}={value!s}: allowed: {allowed(rule)}"
         for key, value, rule in walk(config)
-        if rule and value is not None and not _fits(value, rule)
+        if rule and value is not None and not fits(value, rule)
     ]
 
 
-def _fits(value: Any, rule: dict[str, Any]) -> bool:
+def fits(value: Any, rule: dict[str, Any]) -> bool:
+    """Whether a value of the right type is among the choices and within the bounds of its field."""
     if isinstance(value, list):
         return not rule.get("among") or set(value) <= set(rule["among"])
     if isinstance(value, bool):

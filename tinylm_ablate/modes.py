@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 from tinylm_ablate import progress
+from tinylm_ablate.arch.shapes import OWN_BLOCKS
 from tinylm_ablate.config import Config, check_values
 from tinylm_ablate.errors import ConfigError, RunFailed, UserError
 from tinylm_ablate.execute.walk import DONE
 from tinylm_ablate.execute.words import say
+from tinylm_ablate.extension import part
 from tinylm_ablate.settle import settle
 
 
@@ -22,6 +24,9 @@ def perform(config: Config) -> None:
         return
     if config.mode not in {"run", "plan"} and (mistakes := check_values(config)):
         raise ConfigError(mistakes)
+    for name, needs in OWN_BLOCKS.items():  # a model's file may name a class, and only the command line imports it
+        if described := getattr(config.arch, name):
+            part(described, f"arch.{name}", needs)
     progress.configure(config.progress)
     modes = {
         "run": _run, "plan": _plan, "generate": _generate, "export": _export, "coverage": _coverage, "status": _status,
@@ -33,6 +38,8 @@ def perform(config: Config) -> None:
 def _run(config: Config) -> None:
     from tinylm_ablate.execute.perform import perform as do
     from tinylm_ablate.execute.perform import unclaim
+    from tinylm_ablate.frames.arms import evidence_of
+    from tinylm_ablate.frames.folders import alone
     from tinylm_ablate.grid.result_table import summary_table
     from tinylm_ablate.tracking import sync
 
@@ -47,7 +54,7 @@ def _run(config: Config) -> None:
         raise RunFailed(f"{state.task.name}: {state.error}")
     if not any(state.state == DONE for state in walk.states.values()):
         print(f"already finished: {settled.folder}")
-    print(summary_table([({"run": settled.identity}, settled)]))
+    print(summary_table(evidence_of(Path(config.runs_dir), alone(settled.identity))))
 
 
 def _sync(config: Config) -> None:

@@ -58,22 +58,44 @@ def test_a_grid_that_is_killed_and_repeated_is_whole_in_mlflow(small_data: list[
     assert runs() == before_again
 
 
-@pytest.mark.slow
-def test_a_password_is_written_nowhere(small_data: list[str], tmp_path: Path) -> None:
+def test_a_password_is_written_nowhere(small_data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by a grid nor by anything that follows it: plan, status, search, sync, report, generated text and exports."""
+    token = "hf_" + "q7" * 20
+    for name, value in (("TEAM_BUCKET", BUCKET), ("HF_TOKEN", token)):
+        monkeypatch.setenv(name, value)
     address = f"http://alice:{PASSWORD}@127.0.0.1:1"  # nobody answers there
-    grid = [*arguments(small_data, tmp_path / "cache"), "arch.depth=1,2", f"tracking.uri='{address}'"]
-    grid.append(r"experiment.note='of ${oc.env:TEAM_BUCKET}'")
-    environment = {"TEAM_BUCKET": BUCKET, "HF_TOKEN": "hf_" + "q7" * 20}
-    with Command("-m", *grid, folder=tmp_path, environment=environment) as command:
-        done = command.wait()
-    assert done.code == 0, done.text
-    assert "does not answer" in done.err
-    (described,) = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "grids").glob("*.json")]
+    hook = f"grid.on_end='curl -s -H \"Authorization: Bearer {PASSWORD}\" http://alice:{PASSWORD}@127.0.0.1:1/done'"
+    words = [*arguments(small_data, tmp_path / "cache"), r"experiment.note='of ${oc.env:TEAM_BUCKET}'", hook]
+    away, grid = f"tracking.uri='{address}'", ["arch.depth=1,2", "seeds=1"]
+    output: dict[str, str] = {}
+
+    def command(name: str, *more: str, code: int = 0) -> None:
+        ended = run_command(*more, folder=tmp_path)
+        assert ended.code == code and "Traceback" not in ended.err, ended.text
+        output[name] = ended.text
+
+    command("grid", "-m", *words, away, *grid)
+    assert "does not answer" in output["grid"] and "grid.on_end=" in output["grid"]
+    command("plan", "plan", "-m", *words, away, *grid, "seeds=2")
+    command("plan as JSON", "plan", "-m", *words, away, *grid, "seeds=2", "plan.format=json")
+    command("status", "status", "-m", *words, away, *grid)
+    command("search", "-m", "hydra/sweeper=optuna", *words, away, "arch.depth=1,2", "search.trials=2")
+    command("sync away", "sync", *words, away, code=1)
+    command("sync", "sync", *words)
+    command("coverage", "coverage", "-m", *words, away, *grid)
+    command("export", "export", *words, away, "arch.depth=1", "folder=exported")
+    command("report", "report", "--runs-dir", "runs", "--results", "results")
+    (described,) = [json.loads(path.read_text()) for path in tmp_path.glob("runs/grids/*.json") if not search_of(path)]
     assert "127.0.0.1" in described["title"]
-    written = {str(path): path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
-    assert len(written) > 10
-    written |= {"stdout": done.out.encode(), "stderr": done.err.encode()}
-    for secret in (PASSWORD, "alice", BUCKET, environment["HF_TOKEN"]):
+    written = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(written) > 30 and any("mlflow.db" in name for name in written) and any("results/" in name for name in written)
+    written |= {name: text.encode() for name, text in output.items()}
+    for secret in (PASSWORD, "alice", BUCKET, token):
         assert [name for name, content in written.items() if secret.encode() in content] == []
     (folder,) = {path.parent for path in (tmp_path / "runs").glob("*/config.yaml") if "depth: 1\n" in path.read_text()}
     assert "${oc.env:TEAM_BUCKET}" in (folder / "config.yaml").read_text()
+
+
+def search_of(path: Path) -> bool:
+    """Whether the file of a grid is that of a search."""
+    return bool(json.loads(path.read_text()).get("search"))

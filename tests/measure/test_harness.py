@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -17,13 +18,14 @@ pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 from tests.measure.conftest import SmallVocabulary, Texts
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import ConfigError, UserError
-from tinylm_ablate.formats.huggingface import Model, export
+from tinylm_ablate.formats.huggingface import Model, export, load_model, load_tokenizer
+from tinylm_ablate.frames.folders import read_runs
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.measure.benchmarks import averages, benchmark_folder, column_of, score_table, settings_of
+from tinylm_ablate.measure.benchmarks import averages, benchmark, benchmark_folder, column_of, score_table, settings_of
 from tinylm_ablate.measure.harness import LISTS, open_task, task_names
 from tinylm_ablate.measure.harness_model import HarnessModel
+from tinylm_ablate.measure.layer_skip import skipped_benchmark
 from tinylm_ablate.measure.records import read_record, read_rows, stem
-from tinylm_ablate.report.frames import read_runs
 from tinylm_ablate.report.printed import printed_tables
 
 CONTEXT = 48
@@ -209,6 +211,32 @@ def test_scores_are_kept_task_by_task_and_printed(
     }
 
 
+def test_benchmarks_with_layers_skipped(exported: Path, tasks: Path, tmp_path: Path) -> None:
+    """Each place is scored as a model that lacks those layers, in a folder of its own."""
+    wanted = config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[both]").evaluate
+    (settings,) = settings_of(wanted)
+    depth = load_model(exported).shape.depth
+    places = [{"skipped": 0, "first": 0}, {"skipped": 1, "first": 0}, {"skipped": 1, "first": depth - 1}]
+    found = skipped_benchmark(exported, settings, str(tasks), "cpu", places)
+    assert load_model(exported).shape.depth == depth
+    for place, scores in zip(places, found, strict=True):
+        whole = load_model(exported)
+        kept = [block for index, block in enumerate(whole.blocks) if not 0 <= index - place["first"] < place["skipped"]]
+        shorter = Decoder(dataclasses.replace(whole.shape, depth=len(kept)))
+        for module in ("embedding", "norm", *([] if whole.head is None else ["head"])):
+            getattr(shorter, module).load_state_dict(getattr(whole, module).state_dict())
+        for new, block in zip(shorter.blocks, kept, strict=True):
+            new.load_state_dict(block.state_dict())
+        folder = tmp_path / f"{place['skipped']}-{place['first']}"
+        export(
+            folder,
+            Model(shorter.state_dict(), shorter.shape, exported / "tokenizer.json", CONTEXT, load_tokenizer(exported)[1]),
+        )
+        expected = benchmark(folder, settings, str(tasks), "cpu").metrics
+        assert scores and scores == {name: expected[name] for name in scores}
+        assert {"benchmarks/both/acc", "benchmarks/letters/acc"} <= scores.keys()
+
+
 def test_another_number_of_questions_is_another_record(exported: Path, tasks: Path, tmp_path: Path) -> None:
     trial = config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[letters]", "evaluate.limit=2", "evaluate.shots=1").evaluate
     for name in ("first", "second"):
@@ -381,7 +409,7 @@ def test_a_name_of_the_hub_is_found_in_its_cache_or_refused(
         ),
         (
             ["evaluate.task_folder={empty}", "evaluate.limit=0", "evaluate.tasks=[x]"],
-            r"evaluate\.limit=0: allowed: a number at",
+            r"evaluate\.limit=0: allowed: a whole number at",
         ),
     ],
 )

@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tinylm_ablate.frames.arms import evidence
+from tinylm_ablate.frames.folders import read_runs
 from tinylm_ablate.measure.benchmarks import column_of
 from tinylm_ablate.measure.harness import LISTS
-from tinylm_ablate.report.arms import evidence
 from tinylm_ablate.report.blocks import Table
-from tinylm_ablate.report.frames import read_runs
 from tinylm_ablate.report.markdown import render
 from tinylm_ablate.report.page import experiment_page
 from tinylm_ablate.report.reference_data import read_reference, write_reference

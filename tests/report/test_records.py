@@ -8,7 +8,7 @@ import math
 import pandas as pd
 import pytest
 
-from tinylm_ablate.report.frames import flatten, frame, parse_grid, read_runs, thin
+from tinylm_ablate.frames.folders import flatten, frame, parse_grid, read_runs, thin_curve
 
 BITS = "test/bits_per_byte/all"
 
@@ -142,5 +142,5 @@ def test_a_record_without_its_parts_is_no_record():
 def test_a_curve_is_thinned_to_means_and_survives_a_line_cut_short(tmp_path):
     path = tmp_path / "curve.jsonl"
     path.write_text("".join(json.dumps({"tokens": n, "loss": float(n)}) + "\n" for n in range(1, 129)) + '{"tokens": 12')
-    table = thin(path)
+    table = thin_curve(path).to_pandas()
     assert len(table) == 64 and table["tokens"].tolist()[:2] == [2, 4] and table["loss"].tolist()[:2] == [1.5, 3.5]

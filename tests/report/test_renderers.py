@@ -38,7 +38,7 @@ PAGE = [
     Items(["one", ["two ", strong("bold")]]),
     Heading(2, "Part"),
     TABLE,
-    Verdict("Deep is better", "Table 2", "reproduced", "it holds", "s32"),
+    Verdict("Deep is better", "Table 2", "reproduced", "it holds"),
     Fold("More", [Code("make `demo`"), TABLE]),
 ]
 
@@ -51,7 +51,7 @@ def test_markdown_says_what_the_blocks_say():
     text = markdown.render(PAGE, lambda _: None)
     assert text.startswith("# Title & more\n\nPlain, `a_b` and [a link](other.md).\n\n- one\n- two **bold**\n")
     assert "| arm  |      bits |\n|:-----|----------:|\n| deep | **2.1** ≈ |\n| a\\|b |         – |" in text
-    assert "> **reproduced**: Deep is better [Table 2] (s32). it holds" in text
+    assert "> **reproduced**: Deep is better [Table 2]. it holds" in text
     assert "<details><summary>More</summary>" in text and "```sh\nmake `demo`\n```" in text
     assert rendered(text).count("<table>") == 2
 

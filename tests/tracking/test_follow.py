@@ -34,10 +34,10 @@ def test_a_run_appears_while_it_trains_and_is_closed_at_its_end(settings, folder
         follower.add(folders.path / RUNS[0])  # before it has a folder
         folder = folders.start(RUNS[0])
         folders.train(RUNS[0], 1, 5)
-        wait_until(lambda: view.experiment is not None and view.runs() and view.curve(RUNS[0]) == losses(1, 5), 60)
+        wait_until(lambda: view.experiment is not None and view.runs() and view.curve(RUNS[0]) == losses(1, 5))
         assert {run.info.status for run in view.runs()} == {"RUNNING"}
         folders.train(RUNS[0], 6, 9)
-        wait_until(lambda: view.curve(RUNS[0]) == losses(1, 9), 60)
+        wait_until(lambda: view.curve(RUNS[0]) == losses(1, 9))
         folders.finish(RUNS[0])
         follower.done(folder)
     assert {run.info.status for run in view.runs()} == {"FINISHED"}
@@ -57,7 +57,6 @@ def test_a_locked_database_stops_nobody(settings, folders, view, caplog):
     folders.start(RUNS[0])
     lock = sqlite3.connect(folders.path / "mlflow.db", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
-    before = time.monotonic()
     with caplog.at_level(logging.WARNING):
         follower = follow(settings, folders.path)
         follower.add(folders.path / RUNS[0])
@@ -67,7 +66,6 @@ def test_a_locked_database_stops_nobody(settings, folders, view, caplog):
         folders.finish(RUNS[0])
         follower.done(folders.path / RUNS[0])
         follower.close()
-    assert time.monotonic() - before < 60
     sync(settings, folders.path)
     assert view.run(RUNS[0]).info.status == "FINISHED" and view.curve(RUNS[0]) == losses(1, 5)
 
@@ -102,13 +100,13 @@ def test_csv_and_tensorboard_hold_each_point_once_after_a_kill(settings, folders
     folders.train(RUNS[0], 1, 5)
     killed = FORKS.Process(target=follow_forever, args=(settings, folder))
     killed.start()
-    wait_until(lambda: (folders.path / "csv" / RUNS[0] / "metrics.csv").exists(), 60)
+    wait_until(lambda: (folders.path / "csv" / RUNS[0] / "metrics.csv").exists())
     killed.kill()
     killed.join()
     with follow(settings, folders.path) as follower:
         follower.add(folder)
         folders.train(RUNS[0], 6, 30)
-        wait_until(lambda: len(csv_rows(folders, RUNS[0])) == 30, 60)
+        wait_until(lambda: len(csv_rows(folders, RUNS[0])) == 30)
         folders.finish(RUNS[0])
         follower.done(folder)
     assert csv_rows(folders, RUNS[0]) == losses(1, 30)

@@ -139,6 +139,26 @@ def test_a_run_is_followed_closed_and_extended(settings, folders, view):
     assert (data.metrics["test/cloze/all"], data.metrics["test/bits_per_byte/all"]) == (0.25, 1.5)
 
 
+def test_a_row_that_could_not_be_read_in_training_is_sent_at_the_end(settings, folders, view):
+    folder = folders.start(RUNS[0])
+    folders.train(RUNS[0], 1, 5)
+    folders.train(RUNS[0], 7, 10)
+    with folders.lease(RUNS[0]):
+        sync(settings, folders.path)
+        assert view.curve(RUNS[0]) == losses(1, 5) + losses(7, 10)
+    (folder / "curve.jsonl").unlink()
+    folders.train(RUNS[0], 1, 30)
+    folders.finish(RUNS[0])
+    assert sync(settings, folders.path).problems == []
+    assert view.curve(RUNS[0]) == losses(1, 30)
+    # A store that an earlier version filled does not say how many rows it has.
+    client, run = view.client, view.run(RUNS[0]).info.run_id
+    client.set_tag(run, "tinylm.arrived", '{"tokens": 3000, "files": {}}')
+    folders.measure(RUNS[0], "cloze", {"test/cloze/all": 0.25})
+    assert sync(settings, folders.path).counts == {"updated": 1}
+    assert view.curve(RUNS[0]) == losses(1, 30)
+
+
 def hold(runs: Path, run: str) -> None:
     """Hold the lease of a run until this process is killed."""
     with Leases(runs, 60.0).hold(f"run-{run}", runs / run / "metrics.json"):
@@ -315,7 +335,7 @@ def test_processes_that_sync_together_make_each_run_and_point_once(settings, rep
     for process in processes:
         process.start()
     for process in processes:
-        process.join(200)
+        process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
     view = View(f"sqlite:///{new / 'mlflow.db'}")
     assert len(view.runs()) == 7
@@ -343,3 +363,44 @@ def test_a_sync_that_is_killed_anywhere_is_completed_by_the_next(settings, repli
     for run in RUNS:
         assert view.curve(run) == losses(1, 2000)
         assert view.run(run).info.status == "FINISHED"
+
+
+def test_what_was_measured_along_a_run_is_a_curve_whenever_it_arrives(settings, folders, view):
+    folder = folders.start(RUNS[0])
+    settled = json.loads((folder / "settled.json").read_text())
+    settled["config"]["train"]["batch_tokens"] = 100
+    (folder / "settled.json").write_text(json.dumps(settled))
+    folders.train(RUNS[0], 1, 30)
+    folders.finish(RUNS[0])
+
+    def point(step, bits):
+        path = folder / "points" / f"{step:09d}" / "measures" / f"bits_per_byte.{'0' * 16}.json"
+        path.parent.mkdir(parents=True)
+        metrics = {
+            "test/bits_per_byte/all": bits,
+            "test/bits_per_byte/all/standard_error": 0.1,
+            "test/bits_per_byte/all/bytes": 9,
+        }
+        content = {
+            "schema": 1,
+            "measure": "bits_per_byte",
+            "settings": {},
+            "metrics": metrics,
+            "seconds": 1.0,
+            "provenance": {},
+        }
+        path.write_text(json.dumps(content))
+
+    name = "along/test/bits_per_byte/all"
+    point(20, 3.0)
+    sync(settings, folders.path)
+    assert view.curve(RUNS[0], name) == [(2000, 3.0)]
+    point(10, 4.0)  # another worker measured it later
+    point(30, 2.5)
+    for _ in range(2):
+        sync(settings, folders.path)
+        assert view.curve(RUNS[0], name) == [(1000, 4.0), (2000, 3.0), (3000, 2.5)]
+    metrics = view.run(RUNS[0]).data.metrics
+    assert metrics["test/bits_per_byte/all"] == 2.0
+    assert not [key for key in metrics if key.startswith("along/") and key != name]
+    assert f"points/000000010/measures/bits_per_byte.{'0' * 16}.json" in view.files(RUNS[0])

@@ -19,7 +19,7 @@ from tinylm_ablate.train.fit import fit
 from tinylm_ablate.train.member import Checkpoint, Member, Start
 from tinylm_ablate.train.stack import train_stack
 
-POINTS = frozenset({1, 7, 20})
+POINTS = frozenset({3, 7, 20})
 
 
 class Keeper:

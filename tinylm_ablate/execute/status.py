@@ -165,6 +165,7 @@ def _last_row(path: Path) -> dict[str, Any]:
         return {}
     for line in reversed(lines):
         with contextlib.suppress(ValueError):
-            row: dict[str, Any] = json.loads(line)
-            return row
+            row = json.loads(line)
+            if isinstance(row, dict):
+                return row
     return {}

@@ -14,6 +14,7 @@ from tinylm_ablate.measure.registry import requested
 from tinylm_ablate.provenance import command
 from tinylm_ablate.secrets import cut
 from tinylm_ablate.settled import Settled
+from tinylm_ablate.tracking.folders import read_json
 
 #: A cell: its run, its name, its values on the axes, and what became of the tuning of its arm.
 Described = tuple[Settled, str, Mapping[str, str], str]
@@ -24,7 +25,7 @@ def grid_path(runs_dir: Path, identity: str) -> Path:
     return runs_dir / "grids" / f"{identity}.json"
 
 
-def write_grid(
+def described(
     identity: str,
     name: str,
     title: str,
@@ -33,7 +34,7 @@ def write_grid(
     search: str | None = None,
     tuning: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Describe a grid before its first run starts; what it was called and when it was first started stays.
+    """A grid as plain data.
 
     Args:
         identity: Of the grid.
@@ -43,12 +44,9 @@ def write_grid(
         cells: Its cells.
         search: The name of the study, where the cells are the trials of a search.
         tuning: The tuning curves of its arms (``tinylm_ablate.grid.tuned_arms.Search.described``).
-
-    Returns:
-        What was written.
     """
     experiment = base.experiment
-    content: dict[str, Any] = {
+    return cut({
         "identity": identity,
         "name": name,
         "title": title,
@@ -73,10 +71,17 @@ def write_grid(
             }
             for run, cell, values, tuned in cells
         ],
-    }
-    content = cut(content)
-    path = grid_path(Path(base.runs_dir), identity)
-    before = json.loads(path.read_text()) if path.exists() else {}
+    })  # fmt: skip
+
+
+def write_grid(runs_dir: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Write a grid's description before its first run starts; what it was called and when it was first started stays.
+
+    Returns:
+        What was written.
+    """
+    path = grid_path(runs_dir, content["identity"])
+    before = read_json(path)
     content |= {key: before[key] for key in ("title", "command", "created") if key in before}
     if content != before:
         write_atomic(path, json.dumps(content, indent=1, sort_keys=True))

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tinylm_ablate.execute.perform import results as results_of
-from tinylm_ablate.grid.findings import document_rows
 from tinylm_ablate.measure.benchmarks import AVERAGES
 from tinylm_ablate.measure.harness import LISTS
-from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
+    from tinylm_ablate.science.evidence import Evidence
     from tinylm_ablate.science.pairs import Result
 
 #: Marks a value that may be as good as the best of its column.
@@ -39,43 +36,33 @@ _COLUMNS = (
 )
 
 
-def summary_table(cells: Sequence[tuple[Mapping[str, str], Settled]]) -> str:
+def summary_table(own: Evidence | None) -> str:
     """A Markdown table, aligned for a terminal: one row per arm, mean ± standard deviation over its seeds.
 
     Args:
-        cells: Values on the axes ("seed" among them if it is one), and the run; unfinished ones are left out.
+        own: What is finished; None for nothing.
 
     Returns:
         The table, with a line on what may be concluded from it; empty where nothing is finished.
     """
-    import pandas as pd
     from tabulate import tabulate
 
-    from tinylm_ablate.science.evidence import Evidence, Setting
+    from tinylm_ablate.frames.arms import axis_column
+    from tinylm_ablate.science.evidence import Setting
     from tinylm_ablate.science.pairs import results
 
-    found = [(place, results_of(run), run) for place, run in cells]
-    rows = [(place, record, document_rows(run)) for place, record, run in found if record is not None]
-    if not rows:
+    if own is None:
         return ""
-    axis = list(dict.fromkeys(key for place, _, _ in rows for key in place if key != "seed"))
-    places: dict[str, Mapping[str, str]] = {}
-    runs, documents = [], []
-    for place, record, scored in rows:
-        arm = " ".join(f"{key}={place.get(key, '')}" for key in axis)
-        places[arm] = place
-        about = {"identity": record["identity"], "arm": arm, "seed": record["seed"], "grid": "this"}
-        runs.append(about | {"parameters.total": record["parameters"]["total"]} | dict(record["metrics"]))
-        documents += [{"identity": record["identity"], **row} for row in scored]
-    frame = pd.DataFrame(runs).drop_duplicates(["arm", "seed"])
-    evidence = Evidence("grid", axis, frame, (), pd.DataFrame(documents) if documents else None)
-    setting = Setting("", math.nan, math.nan, math.nan, (), (), frame, evidence)
+    axis, frame = own.axis, own.runs.drop_duplicates(["arm", "seed"])
+    setting = Setting("", math.nan, math.nan, math.nan, (), (), frame, own)
+    first = frame.drop_duplicates("arm")
+    places = dict(zip(first["arm"], first[[axis_column(key) for key in axis]].to_numpy().tolist(), strict=True))
     shown = [column for column in _COLUMNS if column.metric in frame.columns]
     columns = [results(setting, column.metric, column.direction) for column in shown]
     seeds = frame.groupby("arm", sort=False)["seed"].nunique()
     several = bool(seeds.max() > 1)
     lines = [
-        [*(places[arm].get(key, "") for key in axis), str(seeds[arm])]
+        [*places[arm], str(seeds[arm])]
         + [_cell(found[number], column, several) for found, column in zip(columns, shown, strict=True)]
         for number, arm in enumerate(places)
     ]

@@ -24,7 +24,7 @@ from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.execute.words import one_line, say
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, diagnose, typed
-from tinylm_ablate.grid.describe import Described, write_grid
+from tinylm_ablate.grid.describe import Described, described, write_grid
 from tinylm_ablate.measure.registry import requested
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
@@ -165,7 +165,7 @@ class OptunaSweeper(Sweeper):
 
         def begins(name: str, run: Settled, place: Mapping[str, str]) -> None:
             cells.append((run, name, place, "untuned"))
-            write_grid(grid, study.name, title, base, cells, search=study.name)
+            write_grid(Path(base.runs_dir), described(grid, study.name, title, base, cells, search=study.name))
 
         trials = Trials(base, study, objectives, lambda overrides: self._settle(shared, overrides), begins)
         try:

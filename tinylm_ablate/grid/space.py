@@ -15,7 +15,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Sweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from tinylm_ablate.arguments import normalize
 from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.grid.cells import WHOLE
 
 _TAGS = {"log", "int"}
 
@@ -72,13 +74,16 @@ def parse_space(params: Mapping[str, object] | None, arguments: Sequence[str]) -
     parser = OverridesParser.create()
     given = parser.parse_overrides(list(arguments))
     named = {override.key_or_group for override in given}
-    texts = [f"{key}={_text(value)}" for key, value in (params or {}).items() if key not in named]
+    texts = normalize([f"{key}={_text(value)}" for key, value in (params or {}).items()], grid=True).overrides
     shared: list[str] = []
     axes: dict[str, Axis] = {}
     mistakes: list[str] = []
-    for override in [*parser.parse_overrides(texts), *given]:
+    for override in [*(one for one in parser.parse_overrides(texts) if one.key_or_group not in named), *given]:
         if not override.is_sweep_override():
             shared.append(str(override.input_line))
+            continue
+        if WHOLE.fullmatch(override.key_or_group):
+            mistakes.append(f"{override.input_line}: applies to the whole search; allowed: one value")
             continue
         try:
             axes[override.key_or_group] = axis(override)

@@ -6,10 +6,11 @@ command started several times, also on several machines that share the folder of
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
@@ -17,15 +18,14 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from tinylm_ablate.config import GROUPS, Config
-from tinylm_ablate.config import walk as walk_config
+from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.execute.perform import Launch, perform, results, unclaim
 from tinylm_ablate.execute.walk import DONE, FAILED, SKIPPED, Walk
 from tinylm_ablate.execute.words import one_line, say
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.grid.compose import typed
-from tinylm_ablate.grid.describe import grid_path, write_grid
+from tinylm_ablate.grid.describe import described, grid_path, write_grid
 from tinylm_ablate.grid.parts import Job, Part, jobs_of, parts, settle_all
 from tinylm_ablate.grid.result_table import summary_table
 from tinylm_ablate.grid.tuned_arms import Search, first_runs, mistakes, tune_parts
@@ -33,6 +33,9 @@ from tinylm_ablate.provenance import require_clean
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.run import Record
 from tinylm_ablate.tracking import on_end, sync
+
+if TYPE_CHECKING:
+    from tinylm_ablate.science.evidence import Evidence
 
 #: What installs the launchers that are not Hydra's own.
 _EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
@@ -181,13 +184,18 @@ def _more_seeds(part: Part, identity: str, searches: Sequence[Search]) -> bool:
     """Add the seeds that open comparisons want (``seeds=sequential``); False if none is wanted."""
     if part.base.seeds != "sequential":
         return False
-    from tinylm_ablate.grid.findings import evidence
+    from tinylm_ablate.frames.arms import claim_keys
+    from tinylm_ablate.frames.folders import label
     from tinylm_ablate.science.claim import read_claims
     from tinylm_ablate.science.seeds import seeds_wanted
 
-    keys = {key for key, _, _ in walk_config(part.base)} | set(GROUPS) | {"arm"}
-    wanted = seeds_wanted(evidence(part), read_claims(keys=keys), list(part.arms))
-    added = {arm: part.add_seeds(arm, seeds) for arm, seeds in wanted.items() if arm in part.arms}
+    found = _evidence(part, json.loads(grid_path(Path(part.base.runs_dir), identity).read_text()))
+    if found is None:
+        return False
+    labels = {arm: label(cells[0].values) for arm, cells in part.arms.items()}
+    by_label = seeds_wanted(found, read_claims(keys=claim_keys()), list(labels.values()))
+    wanted = {arm: by_label[name] for arm, name in labels.items()}
+    added = {arm: part.add_seeds(arm, seeds) for arm, seeds in wanted.items()}
     if not any(added.values()):
         return False
     names = ", ".join(f"{arm} to {wanted[arm]}" for arm, cells in added.items() if cells)
@@ -224,13 +232,13 @@ def _evaluate(jobs: Sequence[Job], found: Sequence[Part], base: Config, launch: 
         print(score_table([(job.name, job.settled.folder) for job in done], base.evaluate))
     else:
         for part in found:
-            print(_table(part))
+            print(summary_table(_evidence(part, _described(part))))
     if walk.failed():
         raise SystemExit(1)
 
 
-def _write_grid(part: Part, identity: str | None = None, tuning: Sequence[dict[str, Any]] = ()) -> _Grid:
-    """Describe a part of the grid: its axes and cells, before the first of them runs.
+def _described(part: Part, identity: str | None = None, tuning: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """A part of the grid as plain data: its axes and cells.
 
     Args:
         part: It.
@@ -245,8 +253,14 @@ def _write_grid(part: Part, identity: str | None = None, tuning: Sequence[dict[s
         identity = fingerprint([base.experiment.name, sorted([run.identity, name] for run, name, _, _ in cells), how])
     name = base.experiment.name if named else f"grid-{identity[:8]}"
     title = base.experiment.title if named else " ".join(part.arguments)
-    content = write_grid(identity, name, title, base, cells, tuning=tuning)
-    return _Grid(name, content["title"], grid_path(Path(base.runs_dir), identity))
+    return described(identity, name, title, base, cells, tuning=tuning)
+
+
+def _write_grid(part: Part, identity: str | None = None, tuning: Sequence[dict[str, Any]] = ()) -> _Grid:
+    """Describe a part of the grid before the first of its cells runs; see ``_described``."""
+    runs_dir = Path(part.base.runs_dir)
+    content = write_grid(runs_dir, _described(part, identity, tuning))
+    return _Grid(content["name"], content["title"], grid_path(runs_dir, content["identity"]))
 
 
 def _conclude(jobs: Sequence[Job], walks: Sequence[Walk], grids: Mapping[Part, _Grid]) -> list[Record]:
@@ -256,7 +270,7 @@ def _conclude(jobs: Sequence[Job], walks: Sequence[Walk], grids: Mapping[Part, _
     for part, grid in grids.items():
         if part.name:
             print(f"\n{grid.name}: {grid.title}\n")
-        print(_table(part))
+        print(summary_table(_evidence(part, json.loads(grid.path.read_text()))))
     left = len(jobs) - len(done) - len(skipped) - len(failed)
     counts = [f"{len(done)} done", *([f"{len(skipped)} skipped"] if skipped else []), f"{len(failed)} failed"]
     paths = [grid.path for grid in grids.values()]
@@ -285,5 +299,9 @@ def _state(job: Job, walks: Sequence[Walk]) -> str:
     return DONE if all(state in (DONE, SKIPPED) for state in states[-1]) else ""
 
 
-def _table(part: Part) -> str:
-    return summary_table([(dict(cell.values), part.settled[cell]) for cell in part.cells])
+def _evidence(part: Part, content: Mapping[str, Any]) -> Evidence | None:
+    """What is finished of a part of the grid, as it is described; None while nothing is."""
+    from tinylm_ablate.frames.arms import evidence_of
+    from tinylm_ablate.frames.folders import parse_grid
+
+    return evidence_of(Path(part.base.runs_dir), parse_grid(content))

@@ -60,7 +60,7 @@ def read_record(folder: Path, stem: str) -> Record | None:
     """A record of the run in ``folder``, or None where it was not measured.
 
     Raises:
-        UserError: The file is damaged.
+        UserError: The file is damaged, or of another version.
     """
     path = record_path(folder, stem)
     try:
@@ -69,8 +69,13 @@ def read_record(folder: Path, stem: str) -> Record | None:
         return None
     except ValueError:
         record = None
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA or not isinstance(record.get("metrics"), dict):
+    if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
         raise UserError(f"{path}: the record is damaged; remove it, and it is measured again")
+    if record.get("schema") != SCHEMA:
+        raise UserError(
+            f"{path}: a record of schema {record.get('schema')}, and this version reads {SCHEMA}; "
+            "remove it, and it is measured again"
+        )
     return record
 
 

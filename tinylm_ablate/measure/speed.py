@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -136,10 +137,19 @@ def _once(shape: Shape, wanted: dict[str, Any], cache_dir: Path, made: Callable[
     folder = cache_dir / "decode"
     path = folder / f"{fingerprint({'shape': plain(shape), **wanted})}.json"
     with locked(folder / "measuring", "a measurement of decode speed"):
-        if not path.exists():
-            write_atomic(path, json.dumps({**made(), **wanted}, indent=1, sort_keys=True))
-    content = json.loads(path.read_text())
-    return {key: float(value) for key, value in content.items() if key not in wanted}
+        if (kept := _kept(path, wanted)) is None:
+            kept = made()
+            write_atomic(path, json.dumps({**kept, **wanted}, indent=1, sort_keys=True))
+    return kept
+
+
+def _kept(path: Path, wanted: dict[str, Any]) -> dict[str, float] | None:
+    """What was measured before; None where nothing was, or where the file is damaged."""
+    try:
+        found = {key: float(value) for key, value in json.loads(path.read_text()).items() if key not in wanted}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return found if found and all(math.isfinite(value) and value > 0 for value in found.values()) else None
 
 
 def _exported_speed(run: Settled, vocabulary: Vocabulary, wanted: dict[str, Any]) -> dict[str, float]:

@@ -124,14 +124,12 @@ class Verdict:
         source: Where it is made.
         verdict: One of the five words.
         reason: Why, with the numbers.
-        setting: Scale and budget at which it was judged.
     """
 
     title: str
     source: str
     verdict: str
     reason: str
-    setting: str = ""
 
 
 @dataclass(frozen=True)

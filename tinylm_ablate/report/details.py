@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from tinylm_ablate.frames.folders import POINTS, Records
 from tinylm_ablate.measure.benchmarks import column_of
 from tinylm_ablate.measure.harness import LISTS
 from tinylm_ablate.report import measures
 from tinylm_ablate.report.blocks import Block, Cell, Heading, Table, Text, word
-from tinylm_ablate.report.frames import POINTS, Records
 from tinylm_ablate.report.measures import Measure
 from tinylm_ablate.report.printed import Printed, table_of
 from tinylm_ablate.science.evidence import Setting

@@ -27,6 +27,9 @@ Draw = Callable[[pd.DataFrame, Sequence[str], str], "alt.TopLevelMixin | None"]
 #: Okabe and Ito's colors, which most people can tell apart, without the yellow that is hard to see on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
 
+#: The page's colors of verdicts (report.css) on white.
+_ON_WHITE = {"good": "#116329", "bad": "#b3202c", "open": "#7a4e00", "none": "#0b5cad", "quiet": "#59636e"}
+
 _FONT = "Liberation Sans, Arial, sans-serif"
 _THEME = {
     "background": "transparent",
@@ -96,8 +99,9 @@ def svg(spec: Mapping[str, Any]) -> str:
 
 
 def on_white(drawn: str) -> str:
-    """An SVG that stands by itself: dark text on white."""
-    return drawn.replace("currentColor", "#24292f").replace("<svg ", '<svg style="background:#ffffff" ', 1)
+    """An SVG that stands by itself: dark text on white, and the colors that the page's style gives for it."""
+    drawn = re.sub(r"var\(--(\w+)\)", lambda found: _ON_WHITE[found[1]], drawn.replace("currentColor", "#24292f"))
+    return drawn.replace("<svg ", '<svg style="background:#ffffff" ', 1)
 
 
 def png(drawn: str) -> bytes:
@@ -119,10 +123,12 @@ def save(chart: Any, path: Path) -> list[Path]:
 
 
 def save_drawn(drawn: str, path: Path) -> list[Path]:
-    """Write an SVG and its PNG."""
+    """Write an SVG and its PNG, unless they are there already: most of a report's time is spent on PNGs."""
     written = [path.with_name(f"{path.name}{suffix}") for suffix in (".svg", ".png")]
-    write_atomic(written[0], on_white(drawn))
-    write_atomic(written[1], png(drawn))
+    text = on_white(drawn)
+    if not (written[1].is_file() and written[0].is_file() and written[0].read_text(encoding="utf-8") == text):
+        write_atomic(written[1], png(drawn))
+        write_atomic(written[0], text)
     return written
 
 

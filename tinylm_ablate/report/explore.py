@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from tinylm_ablate.frames.arms import setting_keys
+from tinylm_ablate.frames.folders import Records
 from tinylm_ablate.report import measures
-from tinylm_ablate.report.arms import setting_keys
-from tinylm_ablate.report.frames import Records
 from tinylm_ablate.report.measures import by_name
 from tinylm_ablate.report.search_figures import importances
 
@@ -38,7 +38,7 @@ def payload(records: Records, with_importance: bool = True) -> dict[str, Any] | 
         return None
     if {"flops_per_token.training", "tokens"} <= set(runs):
         runs = runs.assign(**{"training FLOPs": runs["flops_per_token.training"] * runs["tokens"]})
-    settings = setting_columns(runs)
+    settings = setting_columns(runs, {key for grid in records.grids for key in grid.axis})
     found = [str(name) for name in runs]
     quality = [measure.column for split in ("test", "validation") for measure in reversed(measures.bits(found, split))]
     quality += [measure.column for measure in reversed(measures.cloze(found, "test"))]
@@ -48,6 +48,8 @@ def payload(records: Records, with_importance: bool = True) -> dict[str, Any] | 
     columns = [_packed(name, runs[name]) for name in names]
     explained = _importance(runs, settings, quality) if with_importance else []
     left_out = sorted(set(settings) - set(names))
+    # What explains most comes first among the parallel coordinates.
+    settings = list(dict.fromkeys([*(str(entry["setting"]) for entry in explained), *settings]))
     return {
         "count": len(runs),
         "columns": columns,
@@ -63,26 +65,37 @@ def payload(records: Records, with_importance: bool = True) -> dict[str, Any] | 
     }
 
 
-def setting_columns(runs: pd.DataFrame) -> list[str]:
-    """Settings of the config that vary between runs, those with the fewest values first."""
-    counts = {name: int(runs[name].nunique()) for name in setting_keys(runs)}
-    varying = {name: count for name, count in counts.items() if count > 1}
-    return sorted(varying, key=lambda name: (varying[name], name))
+def setting_columns(runs: pd.DataFrame, axes: Collection[str] = ()) -> list[str]:
+    """Settings of the config that vary between runs: first those that grids vary, then those with the fewest values.
+
+    Of settings that split the runs alike, such as all values that follow the scale, the first stands for the others.
+    """
+    codes = {name: pd.factorize(runs[name])[0] for name in setting_keys(runs)}
+    varying = {name: int(found.max()) for name, found in codes.items() if found.max() > found.min()}
+
+    def rank(name: str) -> tuple[bool, bool, int, str]:
+        group = name.removesuffix(".name").removesuffix(".method")
+        return name != "scale.name", name not in axes and group not in axes, varying[name], name
+
+    alike: dict[bytes, str] = {}
+    for name in sorted(varying, key=rank):
+        alike.setdefault(codes[name].tobytes(), name)
+    return list(alike.values())
 
 
 def _with_experiments(records: Records) -> pd.DataFrame:
-    """The runs with the experiment and the arm that each belongs to; of several the first."""
-    experiment: dict[str, str] = {}
-    arm: dict[str, str] = {}
+    """The runs with the experiment and the arm that each belongs to, of several the first; "tuning" for runs that tuned it."""
+    places: dict[str, tuple[str, str]] = {}
     for grid in records.grids:
         for cell in grid.cells:
-            experiment.setdefault(cell.identity, grid.name)
-            place = ", ".join(value for key, value in cell.overrides.items() if key != "seed")
-            arm.setdefault(cell.identity, place or "all runs")
-    identities = records.runs["identity"]
-    return records.runs.assign(
-        experiment=identities.map(experiment).fillna("no grid"), arm=identities.map(arm).fillna("no grid")
-    ).reset_index(drop=True)
+            places.setdefault(cell.identity, (grid.name, cell.arm))
+    for grid in records.grids:
+        for tuned in grid.tuning:
+            for point in tuned["curve"]:
+                places.setdefault(point["identity"], (grid.name, f"tuning {tuned['arm']} × {point['factor']:g}"))
+    found = [places.get(identity, ("–", "–")) for identity in records.runs["identity"]]
+    experiments, arms = zip(*found, strict=True) if found else ((), ())
+    return records.runs.assign(experiment=list(experiments), arm=list(arms)).reset_index(drop=True)
 
 
 def _packed(name: str, values: pd.Series[Any]) -> dict[str, Any]:

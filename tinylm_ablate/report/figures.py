@@ -41,7 +41,7 @@ def arms(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMi
     x = alt.X(
         "value:Q", title=axis_title(measure), scale=alt.Scale(domain=domain, zero=False, nice=False), axis=alt.Axis(tickCount=6)
     )
-    y = alt.Y("arm:N", sort=order, title=None)
+    y = alt.Y("arm:N", sort=order, title=", ".join(map(short_title, by)) or None)
     base = alt.Chart(summary).encode(y=y)
     rule = base.mark_rule(strokeWidth=2, clip=True, color=COLORS[0]).encode(
         x=alt.X("low:Q", title=axis_title(measure)), x2="high:Q"
@@ -107,13 +107,15 @@ def _bands(data: pd.DataFrame, title: str) -> Any:
     tail = drawn[drawn["tokens"] > drawn["tokens"].max() / 8]
     low, high = float(drawn["low"].min()), float((tail if len(tail) else drawn)["high"].max())
     domain = [low - 0.05 * (high - low), high + 0.05 * ((high - low) or 1)]
+    # Points outside are left out here, since a renderer takes five times as long to clip them.
+    drawn = drawn[drawn["mean"] <= domain[1]].assign(high=lambda own: own["high"].clip(upper=domain[1]))
     order = list(dict.fromkeys(drawn["arm"]))
     color = _color("arm", order)
     x = alt.X("tokens:Q", title="tokens", axis=alt.Axis(format="~s", tickCount=6))
     scale = alt.Scale(domain=domain, zero=False, nice=False)
     base = alt.Chart(drawn).encode(x=x, color=color)
-    band = base.mark_area(opacity=0.18, clip=True).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
-    line = base.mark_line(strokeWidth=1.8, clip=True).encode(
+    band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
+    line = base.mark_line(strokeWidth=1.8).encode(
         y=alt.Y("mean:Q", title=title, scale=scale),
         strokeDash=_dash("arm", order),
         tooltip=["arm:N", "tokens:Q", alt.Tooltip("mean:Q", title=title)],
@@ -273,12 +275,14 @@ def layer_skip(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
     """The result of skipping 1, 2, … adjacent layers by the first of them, a column per arm; the whole model dashed."""
     import altair as alt
 
-    shown = [name for name in ("bits_per_byte", "cloze") if name in frame and frame[name].notna().any()]
+    names = ["bits_per_byte", "cloze", *(name for name in map(str, frame) if name.startswith("benchmarks/"))]
+    shown = [name for name in names if name in frame and frame[name].notna().any()]
     if not shown:
         return None
     rows = []
     for name in shown:
-        data = frame.groupby(["arm", "skipped", "first"], sort=False)[name].mean().reset_index().dropna()
+        title = {"bits_per_byte": "bits/byte", "cloze": "cloze accuracy"}.get(name, name.removeprefix("benchmarks/"))
+        data = frame.groupby(["arm", "skipped", "first"], sort=False)[name].mean().rename("value").reset_index().dropna()
         panels = []
         for arm, own in data.groupby("arm", sort=False):
             part = own[own["skipped"] > 0].assign(skipped=own["skipped"].map(str))
@@ -287,14 +291,14 @@ def layer_skip(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
                 .mark_line(point=alt.OverlayMarkDef(size=18))
                 .encode(
                     x=alt.X("first:Q", title="first skipped layer, from 0", axis=alt.Axis(tickMinStep=1, tickCount=6)),
-                    y=alt.Y(f"{name}:Q", title="bits/byte" if name == "bits_per_byte" else "cloze accuracy",
+                    y=alt.Y("value:Q", title=title,
                             scale=alt.Scale(type="log" if name == "bits_per_byte" else "linear", zero=False)),
                     color=_color("skipped", sorted(set(part["skipped"]))),
-                    tooltip=["skipped:N", "first:Q", f"{name}:Q"],
+                    tooltip=["skipped:N", "first:Q", alt.Tooltip("value:Q", title=title)],
                 )
             )  # fmt: skip
             whole = own[own["skipped"] == 0]
-            rule = alt.Chart(whole).mark_rule(strokeDash=[4, 3]).encode(y=f"{name}:Q")
+            rule = alt.Chart(whole).mark_rule(strokeDash=[4, 3]).encode(y="value:Q")
             panels.append(alt.layer(lines, rule).properties(width=210, height=170, title=str(arm)))
         rows.append(alt.hconcat(*panels))
     return alt.vconcat(*rows)

@@ -85,8 +85,7 @@ def _block(block: Block, place: Place, address: Callable[[str], str]) -> str:
             path = place(block)
             return "" if path is None else f"![{escape(f'{block.title}: {block.alt}')}]({path})"
         case Verdict():
-            at = f" ({escape(block.setting)})" if block.setting else ""
-            return f"> **{escape(block.verdict)}**: {escape(block.title)} [{escape(block.source)}]{at}. {escape(block.reason)}"
+            return f"> **{escape(block.verdict)}**: {escape(block.title)} [{escape(block.source)}]. {escape(block.reason)}"
         case Fold():
             inner = render(block.blocks, place, address).strip()
             return f"<details><summary>{escape(block.summary)}</summary>\n\n{inner}\n\n</details>"

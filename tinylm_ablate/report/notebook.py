@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.report.arms import setting_keys
+from tinylm_ablate.frames.arms import setting_keys
+from tinylm_ablate.frames.folders import Records, read_runs
 from tinylm_ablate.report.figures import labels
-from tinylm_ablate.report.frames import Records, read_runs
 from tinylm_ablate.report.measures import by_name
 from tinylm_ablate.report.reference_data import read_reference
 from tinylm_ablate.science.evidence import Evidence, settings

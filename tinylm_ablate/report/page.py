@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate.files import fingerprint
+from tinylm_ablate.frames.folders import Grid, Records
 from tinylm_ablate.report import measures
 from tinylm_ablate.report.blocks import (
     Block,
@@ -26,7 +27,6 @@ from tinylm_ablate.report.blocks import (
 from tinylm_ablate.report.details import DETAILS
 from tinylm_ablate.report.drawing import specification
 from tinylm_ablate.report.figures import FIGURES
-from tinylm_ablate.report.frames import Grid, Records
 from tinylm_ablate.report.measures import Measure
 from tinylm_ablate.report.page_tables import (
     arms_table,

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from tinylm_ablate.frames.arms import axis_column
+from tinylm_ablate.frames.folders import short
 from tinylm_ablate.measure.benchmarks import column_of
 from tinylm_ablate.measure.harness import LISTS
 from tinylm_ablate.report import measures
-from tinylm_ablate.report.arms import axis_column, short
 from tinylm_ablate.report.blocks import (
     Block,
     Cell,

@@ -17,7 +17,7 @@ import pandas as pd
 
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.report.frames import Records, frame, identity, parse_grid
+from tinylm_ablate.frames.folders import Records, frame, identity, parse_grid
 
 _RUNS, _GRIDS = "runs.parquet", "grids.json"
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
+from tinylm_ablate.frames.arms import claim_keys, evidence
+from tinylm_ablate.frames.folders import Grid, Records, read_runs
 from tinylm_ablate.report import explore, html, latex, markdown, measures
-from tinylm_ablate.report.arms import claim_keys, evidence
 from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Items, Table, Text, code, link, strong, word
 from tinylm_ablate.report.drawing import on_white, save_drawn
 from tinylm_ablate.report.forecasts import EDITED, FILE, judged, new_forecasts, read_forecasts, write_forecasts
-from tinylm_ablate.report.frames import Grid, Records, read_runs
 from tinylm_ablate.report.page import Page, experiment_page, stem_of
 from tinylm_ablate.report.page_tables import WITHIN_NOISE, comma_separated
 from tinylm_ablate.report.printed import order, printed_tables
@@ -175,7 +175,11 @@ def side(
     named: dict[str, list[Grid]] = {}
     for grid in records.grids:
         named.setdefault(grid.name, []).append(grid)
-    newest = {name: max(grid.created for grid in grids) for name, grids in named.items()}
+    # Grids of one command are as new as the last of them, and so keep the paper's order among themselves.
+    moments: dict[tuple[str, ...], str] = {}
+    for grid in records.grids:
+        moments[tuple(grid.command)] = max(grid.created, moments.get(tuple(grid.command), ""))
+    newest = {name: max(moments[tuple(grid.command)] for grid in grids) for name, grids in named.items()}
     ordered = [name for name in order(named) if name in found]
     if reference is not None:  # a user's own come newest first
         ordered.sort(key=lambda name: newest[name], reverse=True)
@@ -250,7 +254,7 @@ def front_page(mine: Side, theirs: Side) -> str:
             continue
         tested = any(verdict.at is not None for verdict in own.verdicts)
         lead: list[Block] = [Heading(1, TITLE) if not sections else Heading(2, f"{whose}: verdicts")]
-        lead.append(Text(_lead(own, whose)))
+        lead.append(Text(headline(own.verdicts, _called(own, "Your" if own is mine else "The reference's"))))
         lead += summary(own.verdicts, f"{prefix}verdicts") if tested or own is theirs else []
         add(f"{prefix}verdicts", f"{whose}: verdicts", lead, deeper=0)
     if not sections:
@@ -273,15 +277,11 @@ def _apart(block: Block, prefix: str) -> Block:
     return block
 
 
-def _lead(own: Side, whose: str) -> Any:
-    """The one sentence: what the runs are, and what they say."""
+def _called(own: Side, whose: str) -> str:
+    """What the runs are: "Your 6 runs (393k parameters, 1.1M tokens each)"."""
     runs = own.records.runs
-    sizes = _ends(runs, "parameters.total")
     counted = f"{len(runs):,} {'run' if len(runs) == 1 else 'runs'}"
-    told = f"{whose}: {counted} of models of {sizes} parameters, {_ends(runs, 'tokens')} tokens each. "
-    if any(verdict.at is not None for verdict in own.verdicts):
-        return [told, *headline(own.verdicts)]
-    return told + "No claim of the paper is about them."
+    return f"{whose} {counted} ({_ends(runs, 'parameters.total')} parameters, {_ends(runs, 'tokens')} tokens each)"
 
 
 def _ends(runs: Any, column: str) -> str:

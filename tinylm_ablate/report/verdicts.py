@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -27,36 +28,39 @@ from tinylm_ablate.report.blocks import Verdict as VerdictBlock
 from tinylm_ablate.report.drawing import figure, specification
 from tinylm_ablate.report.measures import by_name
 from tinylm_ablate.science.comparison import Comparison, Outcome
-from tinylm_ablate.science.verdict import Verdict, count
+from tinylm_ablate.science.verdict import Verdict
 
 if TYPE_CHECKING:
     import altair as alt
 
 #: Outcome -> sign and color; a verdict is never told by its color alone.
 SIGNS = {
-    Outcome.REPRODUCED: ("✓", "#2DA44E"), Outcome.REVERSED: ("✗", "#E5534B"), Outcome.NO_EFFECT: ("≈", "#3B8ED8"),
-    Outcome.UNDECIDED: ("?", "#C69026"), Outcome.NOT_TESTABLE: ("–", "#8C959F"),
+    Outcome.REPRODUCED: ("✓", "var(--good)"), Outcome.REVERSED: ("✗", "var(--bad)"), Outcome.NO_EFFECT: ("≈", "var(--none)"),
+    Outcome.UNDECIDED: ("?", "var(--open)"), Outcome.NOT_TESTABLE: ("–", "var(--quiet)"),
 }  # fmt: skip
 
 #: Effects beyond so many margins are drawn at the edge.
 _FURTHEST = 16.0
-_REASON, _TITLE = 48, 72
+_REASON, _TITLE, _NARROW_TITLE = 60, 80, 50
 
 
-def headline(verdicts: Sequence[Verdict], whose: str = "The paper's claims") -> Inline:
-    """One sentence that says what the runs say about all claims."""
+def headline(verdicts: Sequence[Verdict], runs: str = "The runs") -> Inline:
+    """One sentence that says what the runs say about all claims.
+
+    Args:
+        verdicts: All of them.
+        runs: What the runs are called; begins the sentence.
+    """
     tested = [verdict for verdict in verdicts if verdict.at is not None]
+    ours = sum(verdict.claim.ours for verdict in verdicts)
+    whole = f"the {len(verdicts)} claims ({len(verdicts) - ours} of the paper, {ours} of our own)"
     if not tested:
-        return [f"{whose}: none of {sum(not verdict.claim.ours for verdict in verdicts)} has been run yet."]
-    paper, own = count(verdicts), count(verdicts, ours=True)
-    pieces: list[Piece] = [f"{whose}: "]
-    for number, outcome in enumerate(outcome for outcome in Outcome if paper.get(outcome)):
-        pieces += [", " if number else "", strong(str(paper[outcome])), f" {outcome}"]
-    pieces.append(f", of {sum(paper.values())}.")
-    if own:
-        told = ", ".join(f"{own[outcome]} {outcome}" for outcome in Outcome if own.get(outcome))
-        pieces.append(f" Claims of our own: {told}.")
-    return pieces
+        return [f"{runs} are about none of {whole}."]
+    counts = Counter(verdict.outcome for verdict in tested)
+    pieces: list[Piece] = [f"{runs} are about {'all' if len(tested) == len(verdicts) else len(tested)} of {whole}: "]
+    for number, outcome in enumerate(outcome for outcome in Outcome if counts[outcome]):
+        pieces += [", " if number else "", strong(str(counts[outcome])), f" {outcome}"]
+    return [*pieces, "."]
 
 
 def summary(verdicts: Sequence[Verdict], name: str) -> list[Block]:
@@ -66,7 +70,8 @@ def summary(verdicts: Sequence[Verdict], name: str) -> list[Block]:
         verdicts: All of them.
         name: Stem of the figure's file.
     """
-    ran = [verdict for verdict in verdicts if verdict.at is not None]
+    # What was decided comes first; claims of one outcome keep the paper's order.
+    ran = sorted((verdict for verdict in verdicts if verdict.at is not None), key=lambda own: list(Outcome).index(own.outcome))
     absent = [verdict for verdict in verdicts if verdict.at is None]
     blocks: list[Block] = []
     frame = as_frame(ran)
@@ -76,9 +81,10 @@ def summary(verdicts: Sequence[Verdict], name: str) -> list[Block]:
             Figure(
                 name,
                 specification(chart),
-                "Effect and interval of each claim in units of its margin",
+                "Effect and interval of each claim in margins, a margin being the smallest effect that matters: "
+                "beyond +1 the claim, beyond −1 its opposite",
                 f"Verdict, effect and interval of each claim in units of its margin. {facts}.",
-                specification(_narrow(frame)),
+                specification(picture(frame, ["claim"], "effect", narrow=True)),
             )
         )
     if absent:
@@ -100,7 +106,7 @@ def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
         reason = verdict.reason if verdict.outcome == Outcome.NOT_TESTABLE else ""
         rows.append(
             {
-                "claim": _cut(verdict.claim.title, _TITLE), "source": verdict.claim.source, "verdict": str(verdict.outcome),
+                "claim": verdict.claim.title, "source": verdict.claim.source, "verdict": str(verdict.outcome),
                 "effect": mean, "low": low, "high": high, "reason": _cut(reason, _REASON), "setting": verdict.setting,
                 "paper": "" if decisive is None else _paper(decisive), "why": verdict.reason,
             }
@@ -110,91 +116,80 @@ def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 
 
 @figure("Verdicts", "Each claim's effect and interval in units of its margin, the paper's effect, and the verdict")
-def picture(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
-    """All verdicts: a row per claim with its effect and interval in units of its margin, the verdict and the paper's effect."""
+def picture(frame: pd.DataFrame, by: Sequence[str], measure: str, narrow: bool = False) -> alt.TopLevelMixin | None:
+    """All verdicts: a row per claim with its effect and interval in units of its margin, the verdict and the paper's effect.
+
+    Args:
+        frame: As of ``as_frame``.
+        by: The column of titles.
+        measure: The column of effects.
+        narrow: For a phone: the title stands over the interval, and of the words only the verdict beside it.
+    """
     import altair as alt
 
     key = next(iter(by), "claim")
     if frame.empty or measure not in frame:
         return None
+    ends = {name: frame[name].clip(-_FURTHEST, _FURTHEST) for name in ("low", "high", measure)}
     shown = frame.assign(
         word=[f"{SIGNS[Outcome(verdict)][0]} {verdict}" for verdict in frame["verdict"]],
-        low=frame["low"].clip(-_FURTHEST, _FURTHEST),
-        high=frame["high"].clip(-_FURTHEST, _FURTHEST),
-        effect=frame[measure].clip(-_FURTHEST, _FURTHEST),
+        title=[_cut(title, _NARROW_TITLE if narrow else _TITLE) for title in frame[key]],
+        row=range(len(frame)),
+        **ends,
     )
-    if shown[key].duplicated().any():  # two claims of one title are two rows
-        shown[key] = [f"{title} ({number})" for number, title in enumerate(shown[key], 1)]
-    known = [outcome for outcome in Outcome if str(outcome) in set(shown["verdict"])]
-    scale = alt.Scale(domain=[str(outcome) for outcome in known], range=[SIGNS[outcome][1] for outcome in known])
-    color = alt.Color("verdict:N", scale=scale, legend=None)
-    order = list(shown[key])
-    y = alt.Y(f"{key}:N", sort=order, title=None, axis=alt.Axis(labelLimit=460, ticks=False, domain=False, labelPadding=8))
-    bare = alt.Y(f"{key}:N", sort=order, axis=None)
-    margins = alt.Scale(type="symlog", constant=1, domain=[-_FURTHEST, _FURTHEST], nice=False)
-    x = alt.X("effect:Q", scale=margins, title="effect in margins: beyond 1 the claim, beyond −1 its opposite",
-              axis=alt.Axis(values=[-10, -4, -1, 0, 1, 4, 10], format="+d"))  # fmt: skip
+    # Rows are places, and not titles: two claims may have one title.
+    step, over = (44, 15) if narrow else (18, 0)
+    places = alt.Scale(domain=[-0.5, len(frame) - 0.5], range=[0, step * len(frame)], nice=False)
+    height, left, plot = step * len(frame), 0 if narrow else 470, 170 if narrow else 250
+    margins = alt.Scale(
+        type="symlog", constant=1, domain=[-_FURTHEST, _FURTHEST], range=[left, left + plot], nice=False, clamp=True
+    )
+    ticks = [-4, -1, 0, 1, 4] if narrow else [-10, -4, -1, 0, 1, 4, 10]
+    signs = "datum.value > 0 ? '+' + datum.value : replace(toString(datum.value), '-', '−')"
+    axis = alt.Axis(values=ticks, labelExpr=signs, orient="top", title="effect in margins", titleAnchor="start", titleX=left)
+    y = alt.Y("row:Q", scale=places, axis=None)
+    outcomes = [str(outcome) for outcome in Outcome]
+    color = alt.Color(
+        "verdict:N", legend=None, scale=alt.Scale(domain=outcomes, range=[SIGNS[outcome][1] for outcome in Outcome])
+    )
     tips = [f"{key}:N", "source:N", "verdict:N", alt.Tooltip(f"{measure}:Q", title="effect in margins"), "setting:N", "why:N"]
-    base = alt.Chart(shown)
+    tested = alt.datum.verdict != str(Outcome.NOT_TESTABLE)
+    base = alt.Chart(shown).encode(y=y)
     zone = alt.Chart(pd.DataFrame({"from": [-1.0], "to": [1.0]})).mark_rect(color="#888888", opacity=0.16)
-    zone = zone.encode(x=alt.X("from:Q", scale=margins), x2="to:Q")
-    rules = base.mark_rule(strokeWidth=3, clip=True).encode(x=alt.X("low:Q", scale=margins), x2="high:Q", y=y, color=color)
-    points = base.mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y, color=color, tooltip=tips)
-    height = alt.Step(22)
-    plot = alt.layer(zone, rules, points).properties(width=320, height=height)
-    words = base.mark_text(align="left", fontWeight="bold").encode(y=bare, x=alt.value(0), text="word:N", tooltip=tips)
-    panels = [plot, words.properties(width=158, height=height, title="verdict")]
+    zone = zone.encode(x=alt.X("from:Q", scale=margins, axis=axis), x2="to:Q")
+    rules = base.mark_rule(strokeWidth=3, yOffset=over).encode(
+        x=alt.X("low:Q", scale=margins), x2="high:Q", color=color, opacity=alt.condition(tested, alt.value(1), alt.value(0.5))
+    )
+    points = base.mark_point(filled=True, size=70, opacity=1, yOffset=over).encode(
+        x=alt.X(f"{measure}:Q", scale=margins), color=color, tooltip=tips
+    )
+
+    def words(column: str, x: int, across: str = "left", **style: Any) -> alt.Chart:
+        shade = alt.condition(tested, alt.value("currentColor"), alt.value("var(--quiet)"))
+        return base.mark_text(align=across, **style).encode(x=alt.value(x), text=f"{column}:N", color=shade, tooltip=tips)
+
+    aside = left + plot + 14
+    bold = base.mark_text(align="left", fontWeight="bold", yOffset=over).encode(
+        x=alt.value(aside), text="word:N", color=color, tooltip=tips
+    )
+    if narrow:
+        layers = [zone, rules, points, words("title", 0, yOffset=-6), bold]
+        return alt.layer(*layers).properties(width=330, height=height)
+    layers = [zone, rules, points, words("title", left - 12, "right"), bold]
     if (shown["paper"] != "").any():
-        paper = base.mark_text(align="left").encode(y=bare, x=alt.value(0), text="paper:N")
-        panels.append(paper.properties(width=70, height=height, title="paper"))
-    if (shown["reason"] != "").any():
-        why = base.mark_text(align="left", fontStyle="italic", color="#8C959F").encode(
-            y=bare, x=alt.value(0), text="reason:N", tooltip=tips
-        )
-        panels.append(why.properties(width=260, height=height, title="why not"))
-    return alt.hconcat(*panels, spacing=10)
-
-
-def _narrow(frame: pd.DataFrame) -> alt.TopLevelMixin:
-    """The picture for a narrow screen: the claim over its interval, and the verdict beside it."""
-    import altair as alt
-
-    margins = alt.Scale(type="symlog", constant=1, domain=[-_FURTHEST, _FURTHEST], range=[0, 170], nice=False)
-    shown = frame.assign(
-        title=[_cut(title, 46) for title in frame["claim"]],
-        word=[f"{SIGNS[Outcome(verdict)][0]} {verdict}" for verdict in frame["verdict"]],
-        top=range(len(frame)),
-        middle=[place + 0.5 for place in range(len(frame))],
-        **{name: frame[name].clip(-_FURTHEST, _FURTHEST) for name in ("low", "high", "effect")},
-    )
-    down = alt.Scale(domain=[len(frame) - 0.1, -0.6], nice=False)
-    colors = [SIGNS[outcome][1] for outcome in Outcome]
-    color = alt.Color("verdict:N", scale=alt.Scale(domain=list(map(str, Outcome)), range=colors), legend=None)
-    base = alt.Chart(shown)
-    middle = alt.Y("middle:Q", scale=down, axis=None)
-    zone = alt.Chart(pd.DataFrame({"from": [-1.0], "to": [1.0]})).mark_rect(color="#888888", opacity=0.16)
-    zone = zone.encode(
-        x=alt.X(
-            "from:Q",
-            scale=margins,
-            axis=alt.Axis(values=[-4, -1, 0, 1, 4], format="+d", title="effect in margins", titleAnchor="start"),
-        ),
-        x2="to:Q",
-    )
-    rules = base.mark_rule(strokeWidth=3, clip=True).encode(x=alt.X("low:Q", scale=margins), x2="high:Q", y=middle, color=color)
-    points = base.mark_point(filled=True, size=70, opacity=1).encode(x=alt.X("effect:Q", scale=margins), y=middle, color=color)
-    titles = base.mark_text(align="left").encode(x=alt.value(0), y=alt.Y("top:Q", scale=down, axis=None), text="title:N")
-    words = base.mark_text(align="left", fontWeight="bold").encode(x=alt.value(182), y=middle, text="word:N")
-    return alt.layer(zone, rules, points, titles, words).properties(width=330, height=46 * len(frame) + 10)
+        heads = pd.DataFrame({"row": [-1], "text": ["in the paper"]})
+        layers += [words("paper", aside + 158), alt.Chart(heads).mark_text(align="left").encode(
+            x=alt.value(aside + 158), y=y, text="text:N"
+        )]  # fmt: skip
+    layers.append(words("reason", aside + 158 + 86 * bool((shown["paper"] != "").any()), fontStyle="italic", fontSize=11))
+    return alt.layer(*layers).properties(width=1240, height=height)
 
 
 def about(verdict: Verdict) -> list[Block]:
     """A verdict on an experiment's page, with its comparisons folded; nothing where it has no runs."""
     if verdict.at is None:
         return []
-    blocks: list[Block] = [
-        VerdictBlock(verdict.claim.title, verdict.claim.source, str(verdict.outcome), verdict.reason, verdict.setting)
-    ]
+    blocks: list[Block] = [VerdictBlock(verdict.claim.title, verdict.claim.source, str(verdict.outcome), verdict.reason)]
     inner: list[Block] = [_comparisons([verdict])] if verdict.comparisons else []
     inner += [Items(verdict.notes)] if verdict.notes else []
     return [*blocks, Fold("Comparisons behind this verdict", inner)] if inner else blocks

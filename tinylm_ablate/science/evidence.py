@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 BUDGET = ("train.tokens", "train.tokens_per_parameter", "train.share")
 
 #: Settings that say how a run is measured or computed, not what question it answers; init.parent_tokens follows the budget.
-_HOW = ("evaluate.", "measure.", "decode.", "train.precision", "train.device", "init.parent_tokens")
+_HOW = ("evaluate.", "measure.", "train.precision", "train.device", "init.parent_tokens")
 
 #: What the paper's 1B shape becomes at a scale: any key that starts so belongs to the scale.
 _SCALE = "scale."
@@ -207,8 +207,8 @@ class Setting:
 def settings(evidence: Evidence) -> list[Setting]:
     """The groups of comparable runs, larger scales and budgets first; tuning runs are left out.
 
-    A setting separates runs if it varies between them, is no axis, and is the same for all runs of each grid. How runs are
-    measured always separates them.
+    A setting separates runs if it varies, is no axis, does not follow the scale (``_follows``), and is the same
+    for all runs of each grid. How runs are measured always separates them.
     """
     runs = evidence.runs
     if "role" in runs.columns:
@@ -227,16 +227,24 @@ def _telling(runs: pd.DataFrame, evidence: Evidence) -> list[str]:
     axis = set(evidence.axis)
     keys = [key for key in dict.fromkeys((*evidence.keys, "scale")) if key in runs.columns and key != "seed"]
     grids = runs["grid"] if "grid" in runs.columns else pd.Series("", index=runs.index)
+    dial = [runs[key] for key in keys if key.startswith(_SCALE) and pd.api.types.is_numeric_dtype(runs[key])]
     found = []
     for key in keys:
         if key in axis or any(key.startswith(f"{name}.") for name in axis) or (key == "scale" and "scale.name" in axis):
             continue
         values = runs[key].map(plain)
-        if values.nunique(dropna=False) < 2:
+        if values.nunique(dropna=False) < 2 or (not key.startswith(_SCALE) and _follows(runs[key], dial)):
             continue
         if key.startswith(_HOW) or (values.groupby(grids).nunique(dropna=False) < 2).all():
             found.append(key)
     return found
+
+
+def _follows(values: pd.Series[Any], dial: Sequence[pd.Series[Any]]) -> bool:
+    """Whether a number is the same multiple of one of the scale's values in every run, as the batch usually is."""
+    if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+        return False
+    return any(bool(np.isclose(ratio, ratio.iloc[0]).all()) for ratio in (values / own for own in dial))
 
 
 def _setting(rows: pd.DataFrame, found: Mapping[str, Any], evidence: Evidence) -> Setting:

@@ -42,7 +42,7 @@ def steps(setting: Setting, arms: Collection[str]) -> list[str]:
         return []
     arm = min(few, key=lambda name: few[name] if few[name] == few[name] else -1)
     steps = "an unknown number of" if math.isnan(few[arm]) else f"{few[arm]:,.0f}"
-    return [f"{arm} has {steps} steps, fewer than {LEAST_STEPS}"]
+    return [f"{arm}: {steps} steps, fewer than {LEAST_STEPS}"]
 
 
 def tuned(setting: Setting, arms: Collection[str]) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylm_ablate.arch.shapes import Shape, parameters
+from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.secrets import cut
 from tinylm_ablate.tracking.folders import (
@@ -189,7 +190,7 @@ def _parameters(settled: Mapping[str, Any]) -> dict[str, str]:
     }
     found.pop("arch.parameters", None)
     found |= {f"arch.{key}": value for key, value in shape.items() if key != "vocab_size"}
-    with contextlib.suppress(TypeError):  # the shape of another version
+    with contextlib.suppress(TypeError, ConfigError):  # the shape of another version, a block that cannot be imported here
         found |= {"arch.parameters": parameters(Shape(**shape))["total"]}
     found |= {"tokenizer.vocab_size": shape.get("vocab_size"), "scale": _scale(settled["config"])}
     found |= {"train.tokens": settled.get("tokens"), "train.steps": settled.get("steps")}

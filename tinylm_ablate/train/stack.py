@@ -82,7 +82,7 @@ def run_memory(settled: Settled) -> int:
 
 def _stackable(settled: Settled) -> bool:
     train = settled.config.train
-    if settled.config.optimizer.name == "own":  # written for one run's parameters
+    if settled.config.optimizer.name == "own" or settled.shape.is_own:  # written for one run's parameters
         return False
     return train.devices == 1 and pick_device(train.device) in ("cpu", "cuda")
 

@@ -14,7 +14,7 @@
       ? (row) => column.values[row] === null ? NaN : column.values[row]
       : (row) => column.codes[row] < 0 ? NaN : column.codes[row];
     column.text = column.kind === "number"
-      ? (row) => column.values[row] === null ? "–" : short(column.values[row])
+      ? (row) => column.values[row] === null ? "–" : column.name === "seed" ? String(column.values[row]) : short(column.values[row])
       : (row) => column.codes[row] < 0 ? "–" : column.words[column.codes[row]];
     let low = Infinity, high = -Infinity;
     for (let row = 0; row < count; row++) {
@@ -25,7 +25,7 @@
     column.low = low; column.high = high;
   }
   function short(value) {
-    const size = Math.abs(value);
+    const size = Math.abs(Number(value.toPrecision(4)));
     for (const [limit, unit] of [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
       if (size >= limit) return `${Number((value / limit).toPrecision(4))}${unit}`;
     }
@@ -49,7 +49,7 @@
   };
   const first = (names, fallback) => names.find((name) => named[name]) ?? fallback?.name ?? "";
   const start = first(data.measures, numeric[0]);
-  const state = {filters: [], shown: null, sort: start, up: true, picked: new Set()};
+  const state = {filters: [], shown: null, sort: start, up: (data.better[start] ?? -1) < 0, picked: new Set(), axes: new Set(data.settings.slice(0, 7))};
   const [measureLabel, measure] = choose("measure", "Measure", numeric, start, () => update());
   const [colorLabel, color] = choose("color", "Color by", columns, "", () => update(), "the measure");
   const [groupLabel, group] = choose("group", "Group by", columns, "", () => update(), "nothing");
@@ -83,6 +83,10 @@
     make("div", {class: "bar"}, measureLabel, colorLabel, groupLabel), form, chips, status,
     make("div", {class: "wide", tabindex: 0, role: "region", "aria-label": "Parallel coordinates"}, parallel),
     make("p", {class: "status"}, "Drag along an axis to filter by it; a click on an axis clears its filter."),
+    make("details", {}, make("summary", {}, "Choose the axes"), make("div", {class: "bar"}, ...data.settings.map((name) => make("label", {},
+      make("input", {type: "checkbox", name: "axis", value: name, checked: state.axes.has(name), onchange: (event) => {
+        event.target.checked ? state.axes.add(name) : state.axes.delete(name); drawParallel();
+      }}), ` ${named[name].title}`)))),
     make("div", {class: "panels"},
       make("div", {}, make("h3", {}, "Two columns"), make("div", {class: "bar"}, xLabel, yLabel, make("label", {}, front, " Pareto front")), scatter, scatterNote),
       make("div", {}, make("h3", {}, "Curves of chosen runs"), curves, curveNote), importance, groups),
@@ -157,7 +161,7 @@
   let axes = [];
   function drawParallel() {
     const {pen, width, height} = canvasOf(parallel);
-    const names = [...data.settings.slice(0, 9), measure.value].filter((name, place, all) => named[name] && all.indexOf(name) === place);
+    const names = [...data.settings.filter((name) => state.axes.has(name)), measure.value].filter((name, place, all) => named[name] && all.indexOf(name) === place);
     const top = 34, bottom = height - 24, left = 16, step = (width - left - 90) / Math.max(1, names.length - 1);
     axes = names.map((name, place) => ({column: named[name], x: left + place * step, top, bottom}));
     const height_ = (axis, row) => {
@@ -253,7 +257,10 @@
     let best = Infinity;
     const chosen = ordered.filter((row) => { const value = -sign(up) * up.at(row); if (value < best) { best = value; return true; } return false; });
     pen.strokeStyle = PALETTE[1]; pen.lineWidth = 2; pen.beginPath();
-    chosen.forEach((row, number) => number ? pen.lineTo(place.x(at(row)), place.y(up.at(row))) : pen.moveTo(place.x(at(row)), place.y(up.at(row))));
+    chosen.forEach((row, number) => {  // a staircase: between two runs of the front the better one is not yet paid for
+      const px = place.x(at(row)), py = place.y(up.at(row));
+      if (number) { pen.lineTo(px, place.y(up.at(chosen[number - 1]))); pen.lineTo(px, py); } else pen.moveTo(px, py);
+    });
     pen.stroke(); pen.lineWidth = 1;
     scatterNote.textContent += ` ${chosen.length} on the front of ${sign(up) < 0 ? "less" : "more"} ${up.title} for ${sign(across) < 0 ? "less" : "more"} ${across.title}.`;
   }
@@ -333,5 +340,9 @@
   let waiting = 0;
   addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(update, 100); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", update);
+  if (data.curves && named[start]) {  // the curves of the three best runs, until others are chosen
+    const value = (row) => { const own = named[start].at(row); return Number.isNaN(own) ? Infinity : -(data.better[start] ?? -1) * own; };
+    Array.from({length: count}, (_, row) => row).sort((a, b) => value(a) - value(b)).slice(0, 3).forEach((row) => state.picked.add(row));
+  }
   update();
 })();

@@ -6,21 +6,28 @@ unfinished or damaged is reported and left out, so one bad record never costs th
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tinylm_ablate import progress
 from tinylm_ablate.config import NONE, Config, walk
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import canonical_json
 from tinylm_ablate.measure.benchmarks import averages
+
+#: The axis that is averaged over.
+SEED = "seed"
 
 #: The newest layouts of ``metrics.json`` and of a measure's file that are understood.
 RECORD_SCHEMA, MEASURE_SCHEMA = 2, 1
@@ -50,6 +57,15 @@ POINTS = 64
 #: Settings that set no runs apart: which of several records of a measure one is; and the tokens of bigrams follow the budget.
 _WHICH = ("task", "shipped", "weights", "tokens")
 
+#: Columns of the measures whose items are kept: of the test split, to compare runs item by item.
+_ITEMS = {
+    "bits_per_byte": ["split", "language", "document", "nats", "bytes"],
+    "cloze": ["split", "language", "question", "correct"],
+}
+
+#: What the long frames of some files are called.
+_LONG = {"bits_per_byte": "documents", "cloze": "questions", "curve": "curves"}
+
 #: Characters of an item's name that are kept: enough to tell thousands apart.
 _ITEM_CHARACTERS = 12
 
@@ -74,6 +90,29 @@ class Cell:
     measures: Sequence[str] = ()
     tuned: str = "untuned"
 
+    @property
+    def arm(self) -> str:
+        """The label of its arm."""
+        return label(self.overrides)
+
+
+def alone(identity: str) -> Grid:
+    """A run by itself as a grid of one cell."""
+    return Grid(identity, "", "", "", ["run"], None, [], [], [], [], "", [Cell(identity, {"run": identity})])
+
+
+def label(place: Mapping[str, str]) -> str:
+    """What an arm is called: its values on the axes but the seed, long numbers cut: 2.6666666666666665 is 2.667."""
+    return ", ".join(short(value) for key, value in place.items() if key != SEED) or "all runs"
+
+
+def short(text: str) -> str:
+    """A value on an axis with a long number cut."""
+    try:
+        return f"{float(text):.4g}" if len(text) > 8 else text
+    except ValueError:
+        return text
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -89,7 +128,7 @@ class Grid:
         paper_axis: Columns of that CSV that identify an arm.
         correlate: Columns whose rank correlation with quality is shown.
         figures: Names of further figures.
-        tuning: The tuning curves of its arms: mappings with arm, key, best factor, state, and curve (factor and loss).
+        tuning: The tuning curves of its arms: mappings with arm, key, best factor, state, and curve (factor, loss, identity).
         command: The command line that ran it.
         created: When, in ISO format; newest first on the page.
         cells: In the order of the grid.
@@ -130,43 +169,41 @@ class Records:
     problems: list[str] = field(default_factory=list)
 
 
-def read_runs(runs_dir: Path) -> Records:
+def read_runs(runs_dir: Path, only: Grid | None = None) -> Records:
     """Everything in a folder of runs.
+
+    Args:
+        runs_dir: The folder; it may be missing.
+        only: A grid: it and its runs, and nothing else.
 
     Raises:
         UserError: The folder cannot be read.
     """
     problems: list[str] = []
-    grids = list(_readable(sorted(runs_dir.glob("grids/*.json")), _grid, problems))
+    grids = list(_readable(sorted(runs_dir.glob("grids/*.json")), _grid, problems)) if only is None else [only]
     wanted: dict[str, set[str]] = {}
     for grid in grids:
         for cell in grid.cells:
             wanted.setdefault(cell.identity, set()).update(cell.measures)
     rows: list[Row] = []
-    long: dict[str, list[pd.DataFrame]] = {}
-    folders = progress.bar(_folders(runs_dir), description="reading runs", unit="run")
-    for folder in folders:
+    tables = _Tables()
+    for folder in progress.bar(_folders(runs_dir, None if only is None else wanted), description="reading runs", unit="run"):
         try:
-            row, tables = _run(folder, wanted.get(folder.name, set()), problems)
+            rows.append(_run(folder, wanted.get(folder.name, set()), tables, problems))
         except FileNotFoundError:
             if (folder / "config.yaml").is_file():
                 problems.append(f"{folder}: {_unfinished(folder)}")
         except _DAMAGE as error:
             problems.append(f"{folder / 'metrics.json'}: cannot be read and is left out: {_one_line(error)}")
-        else:
-            rows.append(row)
-            for name, table in tables.items():
-                table.insert(0, "identity", folder.name)
-                long.setdefault(name, []).append(table)
-    known = {row["identity"] for row in rows}
+    known = {row["identity"]: row for row in rows}
+    long = tables.joined(known, problems)
     for grid in grids:
         missing = sum(cell.identity not in known for cell in grid.cells)
         problems += [f"{grid.name}: {missing} of {len(grid.cells)} cells are not finished"] if missing else []
-    searches = list(_readable(sorted(runs_dir.glob("search/*.json")), _search, problems))
-    joined = {name: pd.concat(tables, ignore_index=True) for name, tables in sorted(long.items())}
-    models = _models(runs_dir, problems)
-    joined |= {"models": models} if len(models) else {}
-    return Records(frame(rows), grids, joined, searches, problems)
+    searches = [] if only is not None else list(_readable(sorted(runs_dir.glob("search/*.json")), _search, problems))
+    models = pd.DataFrame() if only is not None else _models(runs_dir, problems)
+    long |= {"models": models} if len(models) else {}
+    return Records(frame(rows), grids, long, searches, problems)
 
 
 def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -196,6 +233,8 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
     ]
     lists = {key: [str(word) for word in content.get(key) or []] for key in ("axis", "paper_axis", "correlate", "figures")}
     paper = content.get("paper")
+    # A grid calls an arm by keys and values; tables call it by its label.
+    arms = {" ".join(f"{key}={value}" for key, value in cell.overrides.items() if key != SEED): cell.arm for cell in cells}
     return Grid(
         identity(content["identity"]),
         str(content["name"]),
@@ -205,19 +244,23 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
         command=[str(word) for word in content.get("command") or []],
         created=str(content.get("created") or ""),
         cells=cells,
-        tuning=[_tuning(entry) for entry in content.get("tuning") or []],
+        tuning=[_tuning(entry, arms) for entry in content.get("tuning") or []],
         **lists,
     )
 
 
-def _tuning(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The tuning curve of one arm; a factor that diverged has no loss."""
+def _tuning(entry: Mapping[str, Any], arms: Mapping[str, str]) -> dict[str, Any]:
+    """The tuning curve of one arm, under its label; a factor that diverged has no loss."""
     curve = [
-        {"factor": float(point["factor"]), "loss": None if point["loss"] is None else float(point["loss"])}
+        {
+            "factor": float(point["factor"]), "loss": None if point["loss"] is None else float(point["loss"]),
+            "identity": identity(point["identity"]),
+        }
         for point in entry["curve"]
-    ]
+    ]  # fmt: skip
     best = None if entry["best"] is None else float(entry["best"])
-    return {"arm": str(entry["arm"]), "key": str(entry["key"]), "best": best, "state": str(entry["state"]), "curve": curve}
+    arm = arms.get(str(entry["arm"]), str(entry["arm"]))
+    return {"arm": arm, "key": str(entry["key"]), "best": best, "state": str(entry["state"]), "curve": curve}
 
 
 def identity(text: Any) -> str:
@@ -231,24 +274,21 @@ def identity(text: Any) -> str:
     return text
 
 
-def _run(folder: Path, wanted: set[str], problems: list[str]) -> tuple[Row, dict[str, pd.DataFrame]]:
-    """One finished run: its flat row, and its long frames by name."""
+def _run(folder: Path, wanted: set[str], tables: _Tables, problems: list[str]) -> Row:
+    """One finished run as a flat row; its long tables are added to ``tables``."""
     record = _parse(folder / "metrics.json", RECORD_SCHEMA)
     if identity(record["identity"]) != folder.name:
         raise ValueError(f"identity={record['identity']} is not the name of its folder")
     row = flatten(record)
     _check(row)
-    tables = {}
-    if (folder / "curve.jsonl").is_file():
-        tables["curves"] = thin(folder / "curve.jsonl")
-    along = _along(folder, int(row["train.batch_tokens"]), problems)
-    if len(along):
-        tables["along"] = along
-    if (folder / "matrix_std.json").is_file():
+    for name, read in (("curve.jsonl", thin_curve), ("matrix_std.json", _matrix_std)):
         try:
-            tables["matrix_std"] = _matrix_std(folder / "matrix_std.json")
+            tables.add(read(folder / name), name.split(".")[0], folder.name)
+        except FileNotFoundError:
+            continue
         except _DAMAGE as error:
-            problems.append(f"{folder / 'matrix_std.json'}: cannot be read and is left out: {_one_line(error)}")
+            problems.append(f"{folder / name}: cannot be read and is left out: {_one_line(error)}")
+    tables.add_along(folder, row, problems)
     for name, paths in _measures(folder, wanted, problems).items():
         taken: dict[str, Path] = {}
         for path in paths:
@@ -264,15 +304,12 @@ def _run(folder: Path, wanted: set[str], problems: list[str]) -> tuple[Row, dict
                 if name != "benchmarks":  # runs with and without scores may be compared by everything else
                     settings = {key: value for key, value in (measured.get("settings") or {}).items() if key not in _WHICH}
                     _flatten(f"measure.{name}.", settings, own)
-                long = _long(name, path.with_suffix(".parquet"), own)
+                tables.add_measure(path.with_suffix(".parquet"), name, folder.name, own)
             except _DAMAGE as error:
                 problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
                 continue
             row |= own
-            for kind, table in long.items():
-                tables[kind] = pd.concat([tables[kind], table], ignore_index=True) if kind in tables else table
-    row |= averages(row)
-    return row, tables
+    return row | averages(row)
 
 
 def _measures(folder: Path, wanted: set[str], problems: list[str]) -> dict[str, list[Path]]:
@@ -310,39 +347,101 @@ def _models(runs_dir: Path, problems: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _long(name: str, path: Path, metrics: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
-    """The rows of a measure; those of bits per byte and cloze of the test split alone, checked against the metrics."""
-    if not path.is_file():
-        return {}
-    table = pd.read_parquet(path)
-    if name not in ("bits_per_byte", "cloze"):
-        return {name: table}
-    table = table[table["split"] == "test"]
-    if name == "bits_per_byte":
-        table = table[table["bytes"] > 0]
-        table = table.assign(nats=[float(f"{nats:.6g}") for nats in table["nats"]])
-        kept, value, size, unit = "documents", table["nats"], table["bytes"].astype(float), math.log(2)
-    else:
-        kept, value, size, unit = "questions", table["correct"].astype(float), pd.Series(1.0, table.index), 1.0
-    for language, part in value.groupby(table["language"]):
-        expected = metrics.get(f"test/{name}/{language}")
-        found = float(part.sum() / size[part.index].sum() / unit)
-        if expected is None or abs(expected - found) > 1e-4:
-            raise ValueError(f"its {language} items give {name} {found:.5f}, but its metrics say {expected}")
-    columns = ["document", "nats", "bytes"] if name == "bits_per_byte" else ["question", "correct"]
-    item = columns[0]
-    short = {item: table[item].astype(str).str[:_ITEM_CHARACTERS]}
-    return {kept: table[["split", "language", *columns]].assign(**short)}
+@dataclass
+class _Tables:
+    """The long tables of all runs, joined once: a frame per run and file would take most of the time of a report."""
+
+    parts: dict[str, list[pa.Table]] = field(default_factory=dict)
+    metrics: dict[tuple[str, str], tuple[Path, Row]] = field(default_factory=dict)
+
+    def add(self, table: pa.Table, name: str, run: str) -> None:
+        """Add the rows of a run."""
+        parts = self.parts.setdefault(name, [])
+        owner = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(table), np.int32)), pa.array([run]))
+        table = table.add_column(0, "identity", owner)
+        if parts:
+            pa.unify_schemas(
+                [parts[0].schema, table.schema], promote_options="permissive"
+            )  # raises where they cannot be joined
+        parts.append(table)
+
+    def add_along(self, folder: Path, run: Row, problems: list[str]) -> None:
+        """Add what was measured along a run, without errors and sizes: tokens, metric, value."""
+        rows: list[tuple[int, str, float]] = []
+        for path in sorted(folder.glob("points/[0-9]*/measures/*.json")):
+            try:
+                tokens = int(path.parent.parent.name) * int(run["train.batch_tokens"])
+                metrics: Row = {}
+                _flatten("", _parse(path, MEASURE_SCHEMA)["metrics"], metrics)
+                _check(metrics)
+            except _DAMAGE as error:
+                problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
+                continue
+            rows += [(tokens, name, float(f"{value:.6g}")) for name, value in metrics.items() if not _ABOUT.search(name)]
+        if rows:
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            self.add(pa.table(dict(zip(("tokens", "metric", "value"), columns, strict=True))), "along", folder.name)
+
+    def add_measure(self, path: Path, name: str, run: str, metrics: Row) -> None:
+        """Add the rows of a measure, where it has any."""
+        if path.is_file():
+            with pq.ParquetFile(path) as file:
+                if missing := set(_ITEMS.get(name, ())) - set(file.schema_arrow.names):
+                    raise ValueError(f"the column {min(missing)} is missing")
+                self.add(file.read(columns=_ITEMS.get(name), use_threads=False), name, run)
+            if name in _ITEMS:
+                self.metrics[name, run] = path, metrics
+
+    def joined(self, rows: Mapping[str, Row], problems: list[str]) -> dict[str, pd.DataFrame]:
+        """The long frames by name; items that do not add up to their metrics are left out with them, and reported."""
+        found = {}
+        for name, parts in sorted(self.parts.items()):
+            table = pa.concat_tables(parts, promote_options="permissive").unify_dictionaries().to_pandas()
+            table["identity"] = table["identity"].astype(str)
+            table = table[table["identity"].isin(rows)]
+            if name in _ITEMS:
+                table = self._checked(table[table["split"] == "test"], name, rows, problems)
+            if len(table):
+                found[_LONG.get(name, name)] = table.reset_index(drop=True)
+        return found
+
+    def _checked(self, table: pd.DataFrame, name: str, rows: Mapping[str, Row], problems: list[str]) -> pd.DataFrame:
+        *_, item, value = columns = _ITEMS[name][:4]
+        if name == "bits_per_byte":
+            table = table[table["bytes"] > 0]
+            # Six digits: documents are kept in a repository.
+            magnitude = 10.0 ** (5 - np.floor(np.log10(table["nats"].abs().clip(lower=1e-300))))
+            table = table.assign(nats=np.round(table["nats"] * magnitude) / magnitude)
+        size = table["bytes"].astype(float) * math.log(2) if name == "bits_per_byte" else 1.0
+        sums = (
+            table.assign(value=table[value].astype(float), size=size).groupby(["identity", "language"])[["value", "size"]].sum()
+        )
+        damaged = set()
+        for (run, language), (total, size) in zip(sums.index, sums.to_numpy(), strict=True):
+            path, metrics = self.metrics[name, run]
+            expected = metrics.get(f"test/{name}/{language}")
+            if run not in damaged and (expected is None or abs(expected - total / size) > 1e-4):
+                damaged.add(run)
+                problems.append(
+                    f"{path.with_suffix('.json')}: cannot be used and is left out: its {language} items give {name} "
+                    f"{total / size:.5f}, but its metrics say {expected}"
+                )
+                for key in metrics:
+                    rows[run].pop(key, None)
+        table = table[~table["identity"].isin(damaged)]
+        table = table.assign(**{item: table[item].astype(str).str[:_ITEM_CHARACTERS]})
+        return table[["identity", *dict.fromkeys([*columns, *_ITEMS[name]])]]
 
 
-def thin(path: Path) -> pd.DataFrame:
+def thin_curve(path: Path) -> pa.Table:
     """A run's ``curve.jsonl`` as at most ``POINTS`` rows of (tokens, loss).
 
     Each row is the mean over equally many steps, at the tokens of the last of them. Incomplete lines are skipped, as a power
     cut can leave one.
     """
+    lines = path.read_text(errors="replace").splitlines()
     points = []
-    for line in path.read_text(errors="replace").splitlines():
+    for line in lines:
         try:
             row = json.loads(line)
             points.append((int(row["tokens"]), float(row["loss"])))
@@ -350,35 +449,21 @@ def thin(path: Path) -> pd.DataFrame:
             continue
     stretch = max(1, math.ceil(len(points) / POINTS))
     parts = [points[start : start + stretch] for start in range(0, len(points), stretch)]
-    means = [math.fsum(loss for _, loss in part) / len(part) for part in parts]
-    return pd.DataFrame(
-        {"tokens": pd.Series([part[-1][0] for part in parts], dtype="int64"), "loss": [float(f"{mean:.5g}") for mean in means]}
-    )
+    means = [float(f"{math.fsum(loss for _, loss in part) / len(part):.5g}") for part in parts]
+    return pa.table({"tokens": pa.array([part[-1][0] for part in parts], pa.int64()), "loss": pa.array(means, pa.float64())})
 
 
-def _along(folder: Path, batch_tokens: int, problems: list[str]) -> pd.DataFrame:
-    """What was measured along a run, without errors and sizes: tokens, metric, value."""
-    rows: list[tuple[int, str, float]] = []
-    for path in sorted(folder.glob("points/[0-9]*/measures/*.json")):
-        try:
-            tokens = int(path.parent.parent.name) * batch_tokens
-            metrics: Row = {}
-            _flatten("", _parse(path, MEASURE_SCHEMA)["metrics"], metrics)
-            _check(metrics)
-        except _DAMAGE as error:
-            problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
-            continue
-        rows += [(tokens, name, float(f"{value:.6g}")) for name, value in metrics.items() if not _ABOUT.search(name)]
-    return pd.DataFrame(rows, columns=["tokens", "metric", "value"])
-
-
-def _matrix_std(path: Path) -> pd.DataFrame:
+def _matrix_std(path: Path) -> pa.Table:
     """The standard deviation of each matrix by layer: layer, matrix, initial, trained."""
-    rows = [
-        (int(row["layer"]), str(row["matrix"]), float(f"{row['std']:.5g}"), float(f"{row['trained_std']:.5g}"))
-        for row in json.loads(path.read_text())
-    ]
-    return pd.DataFrame(rows, columns=["layer", "matrix", "initial", "trained"])
+    rows = json.loads(path.read_text())
+    return pa.table(
+        {
+            "layer": [int(row["layer"]) for row in rows],
+            "matrix": [str(row["matrix"]) for row in rows],
+            "initial": [float(f"{row['std']:.5g}") for row in rows],
+            "trained": [float(f"{row['trained_std']:.5g}") for row in rows],
+        }
+    )
 
 
 def flatten(record: Mapping[str, Any]) -> Row:
@@ -394,8 +479,13 @@ def flatten(record: Mapping[str, Any]) -> Row:
     for key, value in record.items():
         _flatten(_PREFIXES.get(key, f"{key}.") if isinstance(value, Mapping) else key, value, row)
     row |= {"identity": record["identity"], "seed": record["seed"]}
-    private = {key for key, _, rule in walk(Config()) if rule.get("identity") == NONE} - {"scale.name"}
+    private = _private()
     return {key: value for key, value in row.items() if key not in private and not key.startswith(_LEFT_OUT)}
+
+
+@functools.cache
+def _private() -> frozenset[str]:
+    return frozenset(key for key, _, rule in walk(Config()) if rule.get("identity") == NONE) - {"scale.name"}
 
 
 def _flatten(key: str, value: Any, row: Row) -> None:
@@ -454,8 +544,10 @@ def _readable(paths: Sequence[Path], read: Callable[[Path], _T], problems: list[
             problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
 
 
-def _folders(runs_dir: Path) -> list[Path]:
+def _folders(runs_dir: Path, chosen: Collection[str] | None) -> list[Path]:
     try:
+        if chosen is not None:
+            return [runs_dir / name for name in sorted(chosen) if (runs_dir / name).is_dir()]
         return sorted(path for path in runs_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     except FileNotFoundError:
         return []

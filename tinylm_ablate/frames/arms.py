@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from tinylm_ablate.config import NONE, Config, walk
-from tinylm_ablate.report.frames import Grid, Records, as_text
-from tinylm_ablate.report.measures import number
+from tinylm_ablate.frames.folders import SEED, Grid, Records, as_text, label, read_runs
 from tinylm_ablate.science.evidence import Evidence
 from tinylm_ablate.science.matrices import matrix_metrics
 
-#: The axis that is averaged over.
-SEED = "seed"
+#: Runs are compared where their text was scored alike. How something else was measured concerns that alone, and much of it
+#: follows from the run: bigrams are counted on its tokens, and what was forgotten has the parts that it was trained in.
+_SCORED = ("measure.bits_per_byte.", "measure.cloze.")
+
+#: Speeds compare on one machine and by one protocol.
+_SPEED, _PROTOCOL = "decode/", "measure.decoding_speed."
 
 
 def evidence(records: Records) -> dict[str, Evidence]:
@@ -35,6 +38,7 @@ def evidence(records: Records) -> dict[str, Evidence]:
         runs = _runs(grids, by_identity)
         if runs.empty:
             continue
+        runs = _one_protocol(name, runs, records.problems)
         known = set(runs["identity"])
 
         def own(table: pd.DataFrame | None, known: set[str] = known) -> pd.DataFrame | None:
@@ -43,6 +47,11 @@ def evidence(records: Records) -> dict[str, Evidence]:
         keys = setting_keys(runs)
         found[name] = Evidence(name, axes(grids), runs, keys, own(documents), own(questions), own(curves))
     return found
+
+
+def evidence_of(runs_dir: Path, grid: Grid) -> Evidence | None:
+    """What is finished of one grid; None while nothing is."""
+    return next(iter(evidence(read_runs(runs_dir, grid)).values()), None)
 
 
 def axes(grids: Sequence[Grid]) -> list[str]:
@@ -64,11 +73,14 @@ def claim_keys() -> set[str]:
 def setting_keys(runs: pd.DataFrame) -> list[str]:
     """The columns that are settings: of the config, of how a run was measured, and which text it was trained on."""
     known = {key for key, _, rule in walk(Config()) if rule.get("identity") != NONE} - {SEED}
-    groups = {key.split(".")[0] for key in known if "." in key} | {"measure"}
+    groups = {key.split(".")[0] for key in known if "." in key}
     return [
         str(name)
         for name in runs
-        if name in known or name == "text.fingerprint" or ("." in str(name) and str(name).split(".")[0] in groups)
+        if name in known
+        or name == "text.fingerprint"
+        or str(name).startswith(_SCORED)
+        or ("." in str(name) and str(name).split(".")[0] in groups)
     ]
 
 
@@ -78,19 +90,18 @@ def _runs(grids: Sequence[Grid], by_identity: pd.DataFrame) -> pd.DataFrame:
     cells = [(grid, cell) for grid in grids for cell in grid.cells if cell.identity in by_identity.index]
     runs = by_identity.loc[[cell.identity for _, cell in cells]].reset_index(drop=True)
     runs = runs.dropna(axis="columns", how="all")
-    places: dict[str, list[str]] = {
+    places = {
         key: [
-            cell.overrides[key] if key in cell.overrides else _default(row, key)
-            for (_, cell), row in zip(cells, runs.to_dict("records"), strict=True)
+            given if (given := cell.overrides.get(key)) is not None else default
+            for (_, cell), default in zip(cells, _defaults(runs, key), strict=True)
         ]
         for key in keys
     }
-    labels = [", ".join(map(short, place)) or "all runs" for place in zip(*places.values(), strict=True)] if keys else None
     added = {
         "grid": [grid.identity for grid, _ in cells],
         "tuned": [cell.tuned for _, cell in cells],
         "scale": runs.get("scale.name", ""),
-        "arm": labels or "all runs",
+        "arm": [label(dict(zip(keys, place, strict=True))) for place in zip(*places.values(), strict=True)] or label({}),
         **{axis_column(key): words for key, words in places.items()},
     }
     kept = runs.drop(columns=[key for key in added if key in runs])
@@ -99,15 +110,27 @@ def _runs(grids: Sequence[Grid], by_identity: pd.DataFrame) -> pd.DataFrame:
     return joined.astype(dict.fromkeys(joined.select_dtypes(["string", "str"]), object)).copy()
 
 
-def short(text: str) -> str:
-    """A value on an axis with long numbers cut: 2.6666666666666665 is 2.667."""
-    return f"{float(text):.4g}" if len(text) > 8 and number(text) is not None and "/" not in text else text
+def _defaults(runs: pd.DataFrame, key: str) -> list[str]:
+    """Where each run stands on an axis that its own grid did not have."""
+    values = runs[key] if key in runs else runs.get(f"{key}.name", pd.Series("", index=runs.index))
+    return ["" if value is None or value != value else as_text(value) for value in values.tolist()]
 
 
-def _default(row: Mapping[Any, Any], key: str) -> str:
-    """Where a run stands on an axis that its own grid did not have."""
-    value = row.get(key, row.get(f"{key}.name"))
-    return "" if value is None or value != value else as_text(value)
+def _one_protocol(name: str, runs: pd.DataFrame, problems: list[str]) -> pd.DataFrame:
+    """The runs with speeds of decoding where they were measured as most of them were."""
+    keys = [key for key in runs if str(key).startswith(_PROTOCOL)]
+    speeds = [key for key in runs if str(key).startswith(_SPEED)]
+    if not keys or not speeds:
+        return runs
+    known = runs[speeds].notna().any(axis="columns")
+    protocols = runs.loc[known, keys].astype(str).agg(", ".join, axis="columns")
+    other = protocols[protocols != protocols.mode().iloc[0]]
+    if other.empty:
+        return runs
+    problems.append(f"{name}: {len(other)} speeds of decoding were measured by another protocol or machine than most")
+    runs = runs.copy()
+    runs.loc[other.index, speeds] = math.nan
+    return runs
 
 
 def _bits(records: Records) -> pd.DataFrame | None:
