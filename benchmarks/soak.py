@@ -8,6 +8,7 @@ duration. Nothing depends on how fast the machine is.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -359,12 +360,12 @@ def _write_text(path: Path, draw: random.Random) -> None:
 
 def main(spec: dict[str, Any]) -> Result:
     """Soak; the figures."""
-    from tests.execute.killing import preload
     from tests.execute.outcomes import outcome
 
     draw = random.Random(spec["seed"])
     folder = Path(spec["folder"])
-    preload("mlflow", "mlflow.tracking", "tinylm_ablate.tracking.sync")
+    for name in ("tests.preloaded", "mlflow", "mlflow.tracking", "tinylm_ablate.tracking.sync"):
+        importlib.import_module(name)
     soak = Soak(folder, spec["steps"], draw)
     _write_text(folder / "text.jsonl", draw)
     os.chdir(folder)

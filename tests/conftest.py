@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -13,18 +15,26 @@ from hypothesis import settings
 
 from tinylm_ablate.config import Config
 from tinylm_ablate.data.corpus import SPLITS, Corpus, open_corpus
+from tinylm_ablate.files import write_atomic
 from tinylm_ablate.grid.compose import compose as compose_shipped
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core: more threads than that only wait for each other
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# One process a core: more threads than that only wait for each other, and matrices this small are slower on two.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A busy machine takes longer, which is no failure.
-settings.register_profile("tests", deadline=None)
+# A busy machine takes longer, which is no failure. ``--hypothesis-profile=deep`` tries far more.
+settings.register_profile("tests", deadline=None, max_examples=30)
+settings.register_profile("deep", deadline=None, max_examples=500)
 settings.load_profile("tests")
 
 #: Documents of each language in ``small_corpus``, by the split of the default corpus that they come from. A text's split
 #: follows from its hash, so those of one split alone would not fill all splits again.
 SMALL_DOCUMENTS = {"train": 240, "validation": 30, "test": 30}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from tests that are not about them: ``train.device=auto`` would take one."""
+    if not re.search(r"(?<!not )\bgpu\b", config.option.markexpr):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
         if not torch.cuda.is_available():
             for item in marked:
-                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+                item.add_marker(pytest.mark.skip(reason="needs a GPU; make test-gpu"))
 
 
 @pytest.fixture(scope="session")
@@ -52,21 +62,39 @@ def corpus() -> Corpus:
 
 
 @pytest.fixture(scope="session")
-def small_data(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of a test session share; what several of them may make must be made under a lock."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def small_data(corpus: Corpus, shared: Path) -> list[str]:
     """Overrides that read a file of the first documents of each language of the default corpus, about 0.5 MB."""
-    text = tmp_path_factory.mktemp("small") / "small.jsonl"
-    with text.open("w", encoding="utf-8") as file:
-        for split, count in SMALL_DOCUMENTS.items():
-            for language in corpus.languages:
-                for document in islice(corpus.documents(split, language), count):
-                    file.write(json.dumps({"text": document.text, "language": language}, ensure_ascii=False) + "\n")
+    text = shared / "small.jsonl"
+    with (shared / "small.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not text.exists():
+            lines = [
+                json.dumps({"text": document.text, "language": language}, ensure_ascii=False) + "\n"
+                for split, count in SMALL_DOCUMENTS.items()
+                for language in corpus.languages
+                for document in islice(corpus.documents(split, language), count)
+            ]
+            write_atomic(text, "".join(lines))
     shares = ["data.validation_share=0.1", "data.test_share=0.1"]
     return ["data=files", f"data.path={text}", "data.language_column=language", *shares]
 
 
 @pytest.fixture(scope="session")
-def small_corpus(small_data: list[str], tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def small_corpus(small_data: list[str], shared: Path) -> Corpus:
     """The corpus of ``small_data``, both languages in every split; its cache folder is ``small_corpus.folder.parents[1]``."""
-    small = open_corpus(compose_shipped(small_data).data, tmp_path_factory.mktemp("cache"))
+    small = open_corpus(compose_shipped(small_data).data, shared / "small_cache")
     assert all(small.summary["documents"][split].keys() == set(small.languages) for split in SPLITS)
     return small
+
+
+@pytest.fixture(scope="session")
+def small_cache(small_corpus: Corpus) -> str:
+    """The override with which a run finds the text of ``small_data`` prepared, and its tokenizer and shards once made."""
+    return f"cache_dir={small_corpus.folder.parents[1]}"

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import multiprocessing
 import os
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, Self
 
 from tinylm_ablate.config import Config
 from tinylm_ablate.execute.perform import perform, results
@@ -102,3 +106,78 @@ def run_command(*arguments: str, folder: Path | None = None) -> Ended:
         GlobalHydra.instance().clear()
         Singleton.set_state(hydra)
     return Ended(code, out.getvalue(), err.getvalue())
+
+
+#: Starts processes that are forks of one that has everything imported: each starts at once, and shares nothing with this one.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.preloaded"])
+
+
+class Command:
+    """``tinylm-ablate ARGUMENTS`` in a process of its own, to be killed, stopped, limited, or run beside others.
+
+    It starts at once, where a new interpreter would spend five seconds on imports. As a context, it is killed at the end if it
+    is still running.
+
+    Args:
+        arguments: The words of the command line.
+        folder: The working folder.
+        prepare: Called in the new process first, such as to limit it; must be picklable.
+        environment: Variables of the environment beside those of this process.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        folder: Path,
+        prepare: Callable[[], None] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self._output = tempfile.TemporaryDirectory()
+        where = dict(os.environ) | {"OMP_NUM_THREADS": "1"} | (environment or {})
+        self.process = FORKS.Process(target=_command, args=(arguments, folder, prepare, where, self._output.name))
+        self.process.start()
+        assert self.process.pid is not None
+        self.pid = self.process.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        self.process.kill()
+        self.process.join()
+        self._output.cleanup()
+
+    def kill(self) -> None:
+        """Kill the process at once."""
+        self.process.kill()
+
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self.process.is_alive()
+
+    def wait(self, seconds: float = 500) -> Ended:
+        """Wait for its end; the exit code is minus the signal that killed it."""
+        self.process.join(seconds)
+        code = self.process.exitcode
+        out, err = ((Path(self._output.name) / name).read_text() for name in ("out", "err"))
+        assert code is not None, f"still running after {seconds} s: {out}{err}"
+        return Ended(code, out, err)
+
+
+def _command(
+    arguments: tuple[str, ...], folder: Path, prepare: Callable[[], None] | None, environment: dict[str, str], output: str
+) -> None:
+    for number, name in enumerate(("out", "err"), start=1):
+        handle = os.open(f"{output}/{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(handle, number)
+        os.close(handle)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = ["tinylm_ablate", *arguments]
+    if prepare is not None:
+        prepare()
+    from tinylm_ablate.__main__ import main
+
+    main()

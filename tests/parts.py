@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass
 class Part:
-    """Everything that an optimizer, a schedule, a random rule, a source of text or a measure must have."""
+    """Everything that an optimizer, a schedule, a random rule, a block, a source of text or a measure must have."""
 
     amount: float = 1.0
     keeps = ()
@@ -25,6 +25,18 @@ class Part:
 
     def standard_deviation(self, *_: Any) -> float:
         """Of a random rule."""
+        raise NotImplementedError
+
+    def matrices(self, shape: Any) -> dict[str, tuple[int, int]]:
+        """Of a block."""
+        return {"mix": (shape.width, shape.width)}
+
+    def attend(self, *_: Any) -> Any:
+        """Of a block in the place of attention."""
+        raise NotImplementedError
+
+    def feed(self, *_: Any) -> Any:
+        """Of a block in the place of the FFN."""
         raise NotImplementedError
 
     def documents(self) -> Iterator[Any]:

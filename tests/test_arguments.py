@@ -14,7 +14,8 @@ from tinylm_ablate.grid.compose import compose
 
 
 def normalized(*arguments: str) -> list[str]:
-    return normalize(arguments)[0]
+    typed = normalize(arguments)
+    return [*typed.options, *typed.overrides]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20))
@@ -35,7 +36,7 @@ def test_a_prompt_is_taken_literally(text: str) -> None:
 
 def test_what_hydra_understands_already_stays_as_it_is() -> None:
     for argument in (
-        "prompt='x y'", 'prompt="x"', "arch.depth=1,2", "-m", "init=gpt2", "~tracking", "data.path=my_texts", "seed=range(3)",
+        "prompt='x y'", 'prompt="x"', "arch.depth=1,2", "-m", "init=gpt2", "data.path=my_texts", "seed=range(3)",
         "train.threads=auto", "hydra/launcher=ray", "hydra.launcher.cpus=2", "data.path='a b'", "+experiments=demo",
     ):  # fmt: skip
         assert normalized(argument) == [argument]
@@ -50,10 +51,28 @@ def test_what_hydra_understands_already_stays_as_it_is() -> None:
         ("data.test_share=10%", "data.test_share=0.1"),
         ("lr=1e-3", "optimizer.scaling.base_lr=1e-3"),
         ("train.tokens=1.5", "train.tokens=1.5"),
+        ("train.tokens=range(1M,3M,500k)", "train.tokens=range(1000000,3000000,500000)"),
+        ("search.parameters=[1M,2M]", "search.parameters=[1000000,2000000]"),
+        ("data.weights={en: 40%, zh: 60%}", "data.weights={en: 0.4, zh: 0.6}"),
+        ("arch.width=1792/s", "arch.width=1792/s"),
+        ("+arch.depth=2", "arch.depth=2"),
+        ("data.path=a, b(1).jsonl", "data.path='a, b(1).jsonl'"),
+        ("data.path=~/my texts", "data.path='~/my texts'"),
     ],
 )
 def test_numbers_and_names_as_people_write_them(argument: str, expected: str) -> None:
     assert normalized(argument) == [expected]
+
+
+def test_a_comma_in_a_text_separates_values_in_a_grid_only() -> None:
+    assert normalized("-m", "data.path=a(1),b") == ["-m", "data.path='a(1)',b"]
+    assert normalize(["data.path=a,b"]).overrides == ["data.path='a,b'"]
+    assert normalize(["data.path=a,b"], grid=True).overrides == ["data.path=a,b"]
+
+
+def test_the_last_of_several_values_counts_with_a_note() -> None:
+    typed = normalize(["lr=1e-3", "optimizer.lr=2e-3"])
+    assert typed.notes == ["note: optimizer.scaling.base_lr is given 2 times; the last one counts"]
 
 
 @pytest.mark.parametrize(
@@ -64,6 +83,17 @@ def test_numbers_and_names_as_people_write_them(argument: str, expected: str) ->
         (["--depth", "4"], r"--depth: there is no such option: write arch\.depth=4"),
         (["arch.depth", "=", "4"], r"write it without spaces: arch\.depth=4"),
         (["arch.depth=4,", "5"], r"write it without spaces: arch\.depth=4,5"),
+        (["prompt=Hello,", "world"], r"write it in quotes: 'prompt=Hello, world'"),
+        (["prompt=Hello", "world"], r"world: not understood; .* in quotes, as in 'prompt=Hello world'"),
+        (["train.tokens=2,000,000"], r"a number is written without commas, as in train\.tokens=2000000"),
+        (["-m", "seeds=range(3)"], r"to name them: -m seed=range\(3\)"),
+        (["~tracking"], r"~tracking: no setting can be removed; give it another value"),
+        (["--multi"], r"--multi: there is no such option; did you mean --multirun\?"),
+        (["--config-name", "x"], r"--config-name: there is no such option"),
+        (["--cfg", "jo"], r"--cfg jo: allowed: job, hydra, all"),
+        (["plann", "arch.depth=2"], r"plann: not understood; .* did you mean the verb plan\?"),
+        (["arch.depth"], r"arch\.depth: not understood; settings are written as key=value; did you mean arch\.depth=…\?"),
+        (["=20"], r"=20: not understood; settings are written as key=value"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_the_cure(arguments: list[str], message: str) -> None:

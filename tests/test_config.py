@@ -14,18 +14,18 @@ from tinylm_ablate.settle import settle
 
 #: Overrides that do not compose, and what the message says.
 UNKNOWN = [
-    ("arch.dpeth=4", "arch.dpeth=4: there is no such key; did you mean arch.depth?"),
+    ("arch.dpeth=4", "arch.dpeth: there is no such key; did you mean arch.depth?"),
     ("arch=lama", "arch=lama: there is no such choice; allowed: llama, pangu_pi"),
-    ("+experiments=tabel", "tabel: there is no such choice"),
-    ("arch.depth=deep", "arch.depth=deep: allowed: a number at least 1"),
-    ("arch.tied=perhaps", "arch.tied=perhaps"),
-    ("train.tokens=[1", "train.tokens=[1: not understood"),
-    ("nonsense=1", "nonsense=1: there is no such key"),
+    ("+experiments=tabel", "tabel: there is no such choice; did you mean table"),
+    ("arch.depth=deep", "arch.depth=deep: allowed: a whole number at least 1"),
+    ("arch.tied=perhaps", "arch.tied=perhaps: allowed: true, false, auto"),
+    ("train.tokens=[1", "train.tokens=[1: a bracket is not closed"),
+    ("nonsense=1", "nonsense: there is no such key"),
 ]
 
 #: Overrides that compose and cannot be, and what the message says.
 IMPOSSIBLE = [
-    (["arch.depth=0"], "arch.depth=0: allowed: a number at least 1"),
+    (["arch.depth=0"], "arch.depth=0: allowed: a whole number at least 1"),
     (["arch.width=wide"], "arch.width=wide: allowed: auto"),
     (["arch.width=60"], "arch.width=60"),
     (["arch.head_dim=7", "arch.width=56"], "arch.head_dim=7"),
@@ -36,7 +36,7 @@ IMPOSSIBLE = [
     (["tokenizer=file"], "tokenizer.source=null"),
     (["tokenizer=file", "tokenizer.source=nowhere.json"], "tokenizer.source=nowhere.json"),
     (["train.tokens=1000"], "train.tokens=1000: allowed: at least one batch"),
-    (["train.tokens=9223372036854775808"], "train.tokens=9223372036854775808: allowed: a number at least 1 and at most"),
+    (["train.tokens=9223372036854775808"], "train.tokens=9223372036854775808: allowed: a whole number at least 1 and at most"),
     (["train.tokens_per_parameter=1e15"], "train.tokens_per_parameter=1e+15: allowed: at most 2^63 tokens"),
     (["train.tokens=null", "train.tokens_per_parameter=null"], "train.tokens=null: allowed: a number of tokens"),
     (["train.batch_tokens=1000"], "train.batch_tokens=1000: allowed: a multiple of train.context_length=256"),
@@ -48,7 +48,7 @@ IMPOSSIBLE = [
     (["data=files"], "data.path=null: data=files needs data.path=FILE_OR_FOLDER"),
     (["data=hub"], "data.name=null: data=hub needs data.name=NAME"),
     (["data.validation_share=0.48", "data.test_share=0.48"], "data.test_share=0.48"),
-    (["seed=-1"], "seed=-1: allowed: a number at least 0"),
+    (["seed=-1"], "seed=-1: allowed: a whole number at least 0"),
     (["seeds=3"], "seeds=3: an axis of a multirun"),
     (["arch.rope_scaling=yarn/4"], "arch.rope_scaling=yarn/4: "),
     (["init=inherit", "init.parent_ffn_width=1280/s"], "arch.ffn_width=152"),

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,19 +26,33 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder but for a text of one's own; one for all pages, as the settings are read once per folder."""
+    folder = tmp_path_factory.mktemp("folder")
+    (folder / "my_texts").mkdir()
+    (folder / "my_texts" / "a.txt").write_text("A text.")
+    return folder
+
+
+@cache
+def mistakes(overrides: tuple[str, ...], grid: bool) -> list[str]:
+    """What is wrong with a command line; many pages show the same ones."""
+    return diagnose(overrides, grid)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_is_understood(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # as in an empty folder, but for a text of one's own
-    (tmp_path / "my_texts").mkdir()
-    (tmp_path / "my_texts" / "a.txt").write_text("A text.")
+def test_every_command_is_understood(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
     shipped = {path.stem for path in experiments_dir().glob("*.yaml")}
     for arguments in commands(page):
-        overrides, _ = normalize([text for text in arguments if "=" in text and not text.startswith("hydra.")])
+        grid = "-m" in arguments
+        overrides = normalize([text for text in arguments if "=" in text and not text.startswith("hydra.")], grid).overrides
         own = [text for text in overrides if text.startswith("+experiments=") and text.split("=")[1] not in shipped]
         if any("_target_: mine." in text for text in overrides):  # the tutorial's own file: tests/test_extension.py runs it
             continue
         overrides = [text for text in overrides if text not in own and text != "optimizer=adamw,no_decay"]
-        assert diagnose(overrides, "-m" in arguments) == [], shlex.join(arguments)
+        assert mistakes(tuple(overrides), grid) == [], shlex.join(arguments)
 
 
 def test_there_are_commands() -> None:

@@ -14,16 +14,18 @@ import torch
 
 from tests.helpers import TINY, run_command
 from tinylm_ablate.config import Config
-from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.extension import normal, part
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.settle import settle
+from tinylm_ablate.settled import Settled
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
 OWN = [
     "data=files", "data.source=own", "data.own={_target_: mine.Sums, count: 300}", "optimizer.name=own",
     "optimizer.own={_target_: mine.SignDescent}", "optimizer.scaling.multiplier=0.1", "optimizer.schedule=own",
     "optimizer.own_schedule={_target_: mine.Root}", "init.rule=own", "init.own={_target_: mine.Steep}",
+    "arch.own_attention={_target_: mine.Windowed}", "arch.own_ffn={_target_: mine.Squared}",
     "evaluate.own=[{_target_: mine.Norms}]",
 ]  # fmt: skip
 SHARES = ["data.validation_share=0.2", "data.test_share=0.2", "evaluate.cloze_questions=0", "tokenizer.vocab_size=260"]
@@ -69,6 +71,9 @@ def test_the_tutorial_runs(place: Path) -> None:
         "-m", *TINY, *SHARES, *OWN, "optimizer.own.momentum=0.5,0.9", "runs_dir=runs", "mode=plan", folder=place
     )
     assert swept.code == 0 and "0.5" in swept.out, swept.text
+    blocks = "arch.own_ffn=null,{_target_: mine.Squared, rate: 2}"
+    swept = run_command("-m", *TINY, *SHARES, *OWN, blocks, "runs_dir=runs", "mode=status", folder=place)
+    assert swept.code == 0 and "arch.own_ffn={_target_:mine.Squared,rate:2}" in swept.out, swept.text
 
 
 @pytest.mark.timeout(300)
@@ -102,9 +107,11 @@ def test_every_setting_belongs_to_the_identity(place: Path) -> None:
     assert settle(config(place, "optimizer.own={_target_: mine.SignDescent, momentum: 0.9}")).identity == one
     others = (
         "optimizer.own.momentum=0.8", "optimizer.own_schedule={_target_: mine.Root, power: 1}",
-        "init.own={_target_: mine.Steep, fall: 0.1}", "data.own.count=301",
+        "init.own={_target_: mine.Steep, fall: 0.1}", "data.own.count=301", "arch.own_attention.window=8",
+        "arch.own_ffn.rate=2", "arch.own_ffn=null",
     )  # fmt: skip
-    assert len({one, *(settle(config(place, other)).identity for other in others)}) == 5
+    assert len({one, *(settle(config(place, other)).identity for other in others)}) == 8
+    assert settle(config(place, "arch.own_ffn={_target_: mine.Squared, rate: 3}")).identity == one
     assert settle(config(place, "evaluate.own=[]")).identity == one  # a measure changes no weights
 
 
@@ -120,6 +127,11 @@ def test_every_setting_belongs_to_the_identity(place: Path) -> None:
         ("optimizer.name=lion", "allowed with optimizer.name=own; otherwise nothing uses it"),
         ("evaluate.own=[{_target_: mine.Root}]", "evaluate.own: _target_=mine.Root: lacks name, weights, measure"),
         ("data.own={_target_: mine.Root}", "data.own: _target_=mine.Root: lacks documents"),
+        ("arch.own_ffn={_target_: mine.Windowed}", "arch.own_ffn: _target_=mine.Windowed: lacks feed"),
+        ("arch.own_attention.window=wide", "arch.own_attention.window=wide: Input should be a valid integer"),
+        ("arch.own_ffn.rate=0", "arch.own_ffn: _target_=mine.Squared: matrices: up=(0, 16): allowed: a name"),
+        ("init=inherit", "arch.own_attention: allowed with init.method=random"),
+        ("arch.activations=2", "arch.activations=2: allowed without arch.own_ffn"),
     ],
 )
 def test_mistakes_are_reported_before_anything_is_spent(wrong: str, message: str, place: Path) -> None:
@@ -140,3 +152,76 @@ def test_a_part_is_made_once_and_described_whole() -> None:
     described = {"_target_": "mine.Root", "power": "0.25"}
     assert part(described, "key") is part(dict(described), "key")
     assert normal(described, "key") == {"_target_": "mine.Root", "power": 0.25}
+
+
+def test_a_block_is_counted_as_it_is_built(place: Path) -> None:
+    from tinylm_ablate.arch.decoder import Decoder
+    from tinylm_ablate.arch.shapes import flops_per_token, parameters
+
+    shape = settle(config(place)).shape
+    decoder = Decoder(shape)
+    assert parameters(shape)["total"] == sum(parameter.numel() for parameter in decoder.parameters())
+    inner, width = shape.heads * shape.head_dim, shape.width
+    assert parameters(shape)["attention"] == shape.depth * 4 * inner * width
+    assert parameters(shape)["ffn"] == shape.depth * 2 * 48 * width  # 3 times the width of 16
+    assert flops_per_token(shape, 32)["scores"] == shape.depth * 4 * inner * 16
+    assert flops_per_token(shape, 32)["ffn"] == 2 * parameters(shape)["ffn"]
+
+
+def test_a_block_computes_what_its_class_says(place: Path) -> None:
+    """Attention over a window that holds the whole text is the decoder's own; generation and continuations follow it."""
+    from tinylm_ablate.arch import continuations
+    from tinylm_ablate.arch.decoder import Decoder
+    from tinylm_ablate.arch.decoding import generate
+    from tinylm_ablate.init.random import initialize
+
+    whole = config(place, "arch.own_ffn=null", "arch.own_attention.window=64")
+    plain = config(place, "arch.own_ffn=null", "arch.own_attention=null")
+    ours, theirs = (Decoder(settle(one).shape) for one in (whole, plain))
+    assert ours.shape.is_own and not theirs.shape.is_own
+    for decoder in (ours, theirs):
+        initialize(decoder, plain.init, seed=3)
+    tokens = torch.randint(200, (2, 12), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ours(tokens), theirs(tokens), rtol=1e-4, atol=1e-6)
+    assert torch.equal(generate(ours, tokens, 6), generate(theirs, tokens, 6))
+    layout = continuations.Layout(torch.tensor([3, 5]), 6, 2, 3)
+    streams = [continuations.through(one, one.embedding(tokens), one.blocks, layout) for one in (ours, theirs)]
+    torch.testing.assert_close(streams[0][:, 6:], streams[1][:, 6:], rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_with_a_block_is_read_back_and_imports_nothing(place: Path, tmp_path: Path) -> None:
+    from tinylm_ablate.arch.decoder import Decoder
+    from tinylm_ablate.formats.huggingface import _write as write
+    from tinylm_ablate.formats.huggingface import export, load_model
+    from tinylm_ablate.init.random import initialize
+
+    settled = settle(config(place))
+    decoder = Decoder(settled.shape)
+    initialize(decoder, settled.config.init, 0)
+    write(tmp_path / "model", decoder.state_dict(), settled.shape, None, 32, None)
+    back = load_model(tmp_path / "model")
+    assert back.shape == settled.shape
+    assert all(torch.equal(value, back.state_dict()[name]) for name, value in decoder.state_dict().items())
+    with pytest.raises(UserError, match=r"arch\.own_attention, arch\.own_ffn: no other program knows blocks of your own"):
+        export(tmp_path / "exported", decoder.state_dict(), settled.shape, None, 32, None)
+    sys.modules.pop("mine")
+    with pytest.raises(UserError, match=r"own_attention is .* allowed: a class whose module is imported"):
+        load_model(tmp_path / "model")
+    assert "mine" not in sys.modules
+    Settled.from_json(settled.to_json())  # as a worker reads its order
+    assert load_model(tmp_path / "model").shape == settled.shape
+
+
+def test_a_block_that_looks_ahead_is_refused(place: Path) -> None:
+    from tinylm_ablate.arch.decoder import Decoder
+    from tinylm_ablate.arch.own import check_causal
+    from tinylm_ablate.init.random import initialize
+
+    code = (place / "mine.py").read_text()
+    (place / "ahead.py").write_text(code.replace("(distance >= 0) & (distance < self.window)", "distance < self.window"))
+    settled = settle(config(place, "arch.own_attention={_target_: ahead.Windowed}"))
+    sys.modules.pop("ahead")
+    decoder = Decoder(settled.shape)
+    initialize(decoder, settled.config.init, 0)
+    with pytest.raises(ConfigError, match=r"arch\.own_attention and arch\.own_ffn: a position depends on those after it"):
+        check_causal(decoder, settled.shape)

@@ -102,6 +102,7 @@ VALUES: dict[str, list[Any]] = {
     "data.subset": ["other"],
     "data.text_column": ["body"],
     "data.weights": [{"one": 0.25, "two": 0.75}],
+    "evaluate.every_measures": [["cloze"]],
     "evaluate.limit": [7],
     "evaluate.shots": [3],
     "evaluate.task_folder": ["folder"],
@@ -144,6 +145,7 @@ VALUES: dict[str, list[Any]] = {
     "tracking.loggers": [["csv"]],
     "tracking.uri": ["sqlite:///other.db"],
     "train.compile": [True],
+    "train.keep_checkpoints": [[0.5]],
 }
 
 #: No value of these settles: a run of its own has one seed.

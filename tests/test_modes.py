@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ class Workplace:
 
     def __init__(self, folder: Path, data: list[str]) -> None:
         self.runs = folder / "runs"
-        self.settings = [*TINY, *data, f"runs_dir={self.runs}", f"cache_dir={folder / 'cache'}"]
+        self.settings = [*TINY, *data, f"runs_dir={self.runs}"]
         self.llama = self.train()
         self.pangu = self.train("arch=pangu_pi", "arch.shortcut_ratio=4")
 
@@ -43,8 +42,8 @@ class Workplace:
 
 
 @pytest.fixture(scope="module")
-def work(small_data: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
-    yield Workplace(tmp_path_factory.mktemp("modes"), small_data)
+def work(small_data: list[str], small_cache: str, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    return Workplace(tmp_path_factory.mktemp("modes"), [*small_data, small_cache])
 
 
 def assert_transformers_agree(folder: Path, ours: Path) -> None:

@@ -118,6 +118,13 @@ def test_credentials_move_from_an_address_to_the_environment(monkeypatch):
         monkeypatch.setenv(name, "before")
     assert secrets.credentials_to_environment("https://al%40ice:p%2Fw@host:5000/x") == "https://host:5000/x"
     assert (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("al@ice", "p/w")
+    for name in ("PGUSER", "PGPASSWORD"):
+        monkeypatch.setenv(name, "before")
+    address = "postgresql+psycopg://alice:p%2Fw@host/runs"
+    assert secrets.credentials_to_environment(address) == "postgresql+psycopg://host/runs"
+    assert (os.environ["PGUSER"], os.environ["PGPASSWORD"]) == ("alice", "p/w")
+    for other in ("sqlite:////a@b/c.db", "mysql://a:b@host/x", "postgresql://host/runs"):
+        assert secrets.credentials_to_environment(other) == other
     for address in ("sqlite:////a/b.db", "http://host:5000", "databricks"):
         assert secrets.credentials_to_environment(address) == address
 

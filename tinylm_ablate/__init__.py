@@ -1,7 +1,7 @@
 """Composable, cheap, resumable and statistically honest ablations of tiny language models.
 
 The public interface, imported when first used: ``run``, ``grid`` and ``plan`` take the words of the command line; ``runs``,
-``curves`` and ``compare`` read results as data frames; ``load_model`` opens a trained model.
+``curves``, ``along`` and ``compare`` read results as data frames; ``load_model`` opens a trained model.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from tinylm_ablate.version import __version__
 
 if TYPE_CHECKING:
     from tinylm_ablate.api import grid, load_model, plan, run
-    from tinylm_ablate.report.notebook import compare, curves, runs
+    from tinylm_ablate.report.notebook import along, compare, curves, runs
 
-__all__ = ["__version__", "compare", "curves", "grid", "load_model", "plan", "run", "runs"]
+__all__ = ["__version__", "along", "compare", "curves", "grid", "load_model", "plan", "run", "runs"]
 
 
 def __getattr__(name: str) -> Any:
     """Load what is requested only then, so that importing the package costs nothing."""
-    if name in ("compare", "curves", "runs"):
+    if name in ("along", "compare", "curves", "runs"):
         from tinylm_ablate.report import notebook
 
         return getattr(notebook, name)

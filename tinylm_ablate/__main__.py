@@ -18,6 +18,22 @@ def main() -> None:
     Exits with 0 if all went well, 2 for a mistake of the user's (a message without a traceback), 1 if a run failed, and
     128 + n after signal n.
     """
+    tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        _main(tracebacks)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        from tinylm_ablate.disk import in_words
+
+        trouble = in_words(error, Path.cwd(), "what the command makes")
+        if trouble is None or tracebacks:
+            raise
+        _fail(str(trouble), 2)
+
+
+def _main(tracebacks: bool) -> None:
     if sys.flags.optimize:
         _fail("python -O leaves out checks that tinylm-ablate needs; start it without -O", 2)
     for stream in (sys.stdout, sys.stderr):  # what a terminal cannot show never ends a command
@@ -33,23 +49,30 @@ def main() -> None:
 
         print(help_text(verb))
         return
+    if "--version" in sys.argv[1:]:
+        from tinylm_ablate.version import __version__
+
+        print(f"tinylm-ablate {__version__}")
+        return
     if verb in _MODES:
         sys.argv[1:] = [*sys.argv[2:], f"mode={verb}"]
     # Threads that wait for others sleep. Where something else needs a core, as in most grids, threads that spin while they
     # wait make a step up to ten times slower (docs/LAB.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole, and we report them in our own way
 
     from tinylm_ablate.arguments import normalize
-    from tinylm_ablate.disk import in_words
+    from tinylm_ablate.completion import completes
     from tinylm_ablate.errors import ConfigError, Interrupted, RunFailed, UserError
 
+    if completes(sys.argv[1:]):
+        return
     try:
-        sys.argv[1:], notes = normalize(sys.argv[1:])
+        typed = normalize(sys.argv[1:])
     except ConfigError as error:
         _fail(str(error), 2)
-    for note in notes:
+    sys.argv[1:] = [*typed.options, *typed.overrides]
+    for note in typed.notes:
         print(note, file=sys.stderr)
 
     import hydra
@@ -61,6 +84,10 @@ def main() -> None:
     from tinylm_ablate.paths import conf_dir
 
     compose.register()
+    try:
+        compose.check_files(typed.overrides, typed.grid)
+    except ConfigError as error:
+        _fail(str(error), 2)
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
     def task(config: DictConfig) -> None:
@@ -85,11 +112,7 @@ def main() -> None:
     except compose.COMPOSITION_ERRORS as error:
         if tracebacks:
             raise
-        overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-        grid = bool({"-m", "--multirun"} & set(sys.argv[1:]))
-        _fail(str(ConfigError(compose.diagnose(overrides, grid) or [str(error).strip().splitlines()[0]])), 2)
-    except BrokenPipeError:  # whoever read our output, such as head, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail(str(ConfigError(compose.diagnose(typed.overrides, typed.grid) or [str(error).strip().splitlines()[0]])), 2)
     except KeyboardInterrupt:
         _fail("stopped; the same command resumes from the last checkpoint", 130)
     except Interrupted as stop:
@@ -98,11 +121,6 @@ def main() -> None:
         if tracebacks:
             raise
         _fail(str(error), 1)
-    except OSError as error:
-        trouble = in_words(error, Path.cwd(), "what the command makes")
-        if trouble is None or tracebacks:
-            raise
-        _fail(str(trouble), 2)
 
 
 def _run_verb(do: Callable[[Sequence[str]], int]) -> NoReturn:

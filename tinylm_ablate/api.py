@@ -68,10 +68,10 @@ def grid(*overrides: str) -> pd.DataFrame:
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         try:
-            records = hydra.multirun("config", _worker, _words(overrides), with_log_configuration=False)
+            records = hydra.multirun("config", _worker, _words(overrides, grid=True), with_log_configuration=False)
         except SystemExit:
             raise RunFailed("a cell of the grid failed; what was printed says why") from None
-    folder = compose.compose([word for word in _words(overrides) if word.startswith("runs_dir=")]).runs_dir
+    folder = compose.compose([word for word in _words(overrides, grid=True) if word.startswith("runs_dir=")]).runs_dir
     found = runs(folder)
     return found[found["identity"].isin([record["identity"] for record in records])].reset_index(drop=True)
 
@@ -104,8 +104,10 @@ def load_model(folder: str | Path) -> tuple[Decoder, Tokenizer]:
     return huggingface.load_model(place), huggingface.load_tokenizer(place)[0]
 
 
-def _words(overrides: tuple[str, ...]) -> list[str]:
-    return normalize(overrides)[0]
+def _words(overrides: tuple[str, ...], grid: bool = False) -> list[str]:
+    words = normalize(overrides, grid).overrides
+    compose.check_files(words, grid)
+    return words
 
 
 def _worker(config: Any) -> None:

@@ -7,43 +7,38 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 import typing
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from tinylm_ablate.config import GROUPS, Config
 from tinylm_ablate.errors import ConfigError
 
-#: Options of Hydra's that take no value, and those that take one.
-_FLAGS = {
-    "-m",
-    "--multirun",
-    "-h",
-    "--help",
-    "--hydra-help",
-    "--version",
-    "--resolve",
-    "-r",
-    "--run",
-    "--shell-completion",
-    "-sc",
+#: What each verb does; those of the first group take the same settings as a run, and are values of ``mode``.
+VERBS = {
+    "run": "train and measure (the default)",
+    "plan": "report what a run or grid would cost",
+    "status": "report how far it is",
+    "evaluate": "measure what is finished, and train nothing",
+    "generate": "write text with a finished model (prompt=)",
+    "export": "write a finished model as a Hugging Face folder (folder=)",
+    "coverage": "count a large vocabulary on the text (Figure 2)",
+    "report": "write the tables of the runs",
+    "ui": "serve the MLflow page of the runs on this machine",
+    "sync": "make the trackers' state from the folders of the runs",
+    "gc": "list, and with --delete remove, what no grid needs any more",
 }
-_WITH_VALUE = {
-    "--cfg",
-    "-c",
-    "--package",
-    "-p",
-    "--info",
-    "-i",
-    "--config-name",
-    "-cn",
-    "--config-path",
-    "-cp",
-    "--config-dir",
-    "-cd",
-}
+
+#: Hydra's options that take no value, and those that take one, with the values where these are few.
+_FLAGS = ("-m", "--multirun", "-h", "--help", "--version", "--resolve", "--shell-completion", "-sc")
+_WITH_VALUE: dict[str, tuple[str, ...]] = {
+    "--cfg": ("job", "hydra", "all"), "-c": ("job", "hydra", "all"), "--config-dir": (), "-cd": (),
+    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}  # fmt: skip
+MULTIRUN = {"-m", "--multirun"}
 
 #: Names that people use for a key.
 ALIASES = dict.fromkeys(("lr", "learning_rate", "optimizer.lr", "optimizer.learning_rate"), "optimizer.scaling.base_lr")
@@ -51,78 +46,138 @@ ALIASES = dict.fromkeys(("lr", "learning_rate", "optimizer.lr", "optimizer.learn
 #: Text that may hold anything, commas and parentheses included.
 _LITERAL = {"prompt", "experiment.title", "experiment.note"}
 
-_OVERRIDE = re.compile(r"(?P<sign>\+\+|\+|~|)(?P<key>[\w./@:-]+)=(?P<value>.*)", re.DOTALL)
+_OVERRIDE = re.compile(r"(?P<sign>\+\+|\+|)(?P<key>[\w./@:-]+)=(?P<value>.*)", re.DOTALL)
 _SUFFIXES = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
-_NUMBER = re.compile(r"(?P<number>[+-]?\d[\d_]*(?:\.\d*)?(?:[eE][+-]?\d+)?)(?P<suffix>[kKMGBT%]?)")
+_NUMBER = re.compile(
+    r"(?<![\w.+'\"/-])(?P<number>[+-]?\d[\d_]*(?:\.\d*)?(?:[eE][+-]?\d+)?)(?P<suffix>[kKMGBT%]?)(?![\w.%'\"/])"
+)
+_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
+_SWEEP = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|int|float)\(")
+
+
+@dataclass
+class Typed:
+    """A command line, as Hydra takes it.
+
+    Attributes:
+        options: Such as "-m".
+        overrides: ``key=value``.
+        notes: For the user.
+    """
+
+    options: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def grid(self) -> bool:
+        """Whether it requests a grid."""
+        return bool(MULTIRUN & set(self.options))
 
 
 @dataclass(frozen=True)
-class Key:
-    """A key of the schema: the kinds of number that it takes, whether it is free text, and whether it is a share."""
+class _Key:
+    """A key of the schema: the kinds of number that it takes, and whether it is free text."""
 
     whole: bool
     real: bool
     text: bool
-    share: bool
 
 
-def normalize(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments as Hydra takes them, options first, and notes for the user.
+def normalize(arguments: Sequence[str], grid: bool = False) -> Typed:
+    """The arguments as Hydra takes them.
+
+    Args:
+        arguments: What was typed, without the name of the command.
+        grid: Whether a comma separates values of an axis even without ``-m``.
 
     Raises:
         ConfigError: With everything that cannot be meant.
     """
-    options, overrides, mistakes = _split(arguments)
+    typed, mistakes = _split(arguments)
+    grid = grid or typed.grid
     keys = dict(_keys(Config))
     found: list[str] = []
     names: Counter[str] = Counter()
-    for text in overrides:
+    for text in typed.overrides:
         match = _OVERRIDE.fullmatch(text)
         if match is None:
-            found.append(text)  # such as "~tracking"
+            mistakes.append(f"{text}: not understood; settings are written as key=value")
             continue
-        key = ALIASES.get(match["key"], match["key"])
-        value = match["value"]
+        key, value, sign = ALIASES.get(match["key"], match["key"]), match["value"], match["sign"]
         names[key] += 1
-        if key in ("experiment", "experiments") and not (key == "experiments" and match["sign"] == "+"):
+        if key in ("experiment", "experiments") and not (key == "experiments" and sign == "+"):
             mistakes.append(f"{text}: did you mean +experiments={value}?")
         elif key == "seeds" and not re.fullmatch(r"\d+|null|sequential", value):
-            named = ",".join(re.findall(r"\d+", value)) or "0,1,2"
+            named = value if _SWEEP.match(value) else ",".join(re.findall(r"\d+", value)) or "0,1,2"
             mistakes.append(f"{text}: seeds is how many seeds there are, as in seeds=3; to name them: -m seed={named}")
         elif key in keys:
-            found.append(f"{match['sign']}{key}={_value(value, key, keys[key])}")
+            if keys[key].whole and _THOUSANDS.fullmatch(value) and (not grid or ",0" in value):
+                mistakes.append(f"{text}: a number is written without commas, as in {key}={value.replace(',', '')}")
+            found.append(f"{key}={_value(value, key, keys[key], grid)}")  # without its "+": the key exists
         else:
-            found.append(f"{match['sign']}{key}={value}")
+            found.append(f"{sign}{key}={value}")
     if mistakes:
         raise ConfigError(mistakes)
     notes = [f"note: {key} is given {count} times; the last one counts" for key, count in names.items() if count > 1]
-    return [*options, *found], notes
+    return Typed(typed.options, found, notes)
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """Options, overrides, and what is neither."""
-    options: list[str] = []
-    overrides: list[str] = []
-    mistakes: list[str] = []
+def nearest(name: str) -> str | None:
+    """The key or group that a name is likely to mean: by its last part, by its whole, or by likeness."""
+    if name in ALIASES:
+        return ALIASES[name]
+    keys = [key for key, _ in _keys(Config)]
+    if exact := [key for key in keys if key.rpartition(".")[2] == name]:
+        return min(exact, key=lambda key: (key.count("."), key))
+    found = difflib.get_close_matches(name, [*keys, *(() if "." in name else GROUPS), *ALIASES], n=1)
+    if not found:
+        last = {key.rpartition(".")[2]: key for key in reversed(keys)}
+        found = [last[name] for name in difflib.get_close_matches(name.rpartition(".")[2], last, n=1)]
+    return ALIASES.get(found[0], found[0]) if found else None
+
+
+def meant(key: str) -> str:
+    """The end of a message about a key that does not exist."""
+    near = nearest(key)
+    return f"; did you mean {near}?" if near else ""
+
+
+def did_you_mean(value: str, known: Sequence[str]) -> str:
+    """The beginning of what is allowed: the choice that a value is likely to mean, if there is one."""
+    close = difflib.get_close_matches(value, known, n=1) or [name for name in known if value and value in name]
+    close = (
+        close
+        or [  # table01 for table01_tokenizer
+            name for name in known if difflib.get_close_matches(value, [name[: len(value)]], n=1, cutoff=0.8)
+        ]
+    )
+    return f"did you mean {close[0]}? " if close else ""
+
+
+def _split(arguments: Sequence[str]) -> tuple[Typed, list[str]]:
+    """Options and overrides, and mistakes: what is neither."""
+    typed = Typed()
+    options, overrides, mistakes = typed.options, typed.overrides, list[str]()
     rest = list(arguments)
     while rest:
         text = rest.pop(0)
         following = rest[0] if rest else ""
+        name, _, value = text.partition("=")
         if text in _FLAGS:
             options.append(text)
-        elif text in _WITH_VALUE:
-            options += [text, rest.pop(0)] if rest else [text]
-        elif text.split("=")[0] in _WITH_VALUE:
-            options.append(text)
+        elif name in _WITH_VALUE:
+            if text == name and following and "=" not in following:
+                value = rest.pop(0)
+            options += [name, value] if value else [name]
+            if (value or name != "--info") and _WITH_VALUE[name] and value not in _WITH_VALUE[name]:
+                mistakes.append(f"{name} {value}: allowed: {', '.join(_WITH_VALUE[name])}")
         elif text.startswith("-"):
-            name = text.lstrip("-").partition("=")[0].replace("-", "_")
-            value = text.partition("=")[2] or (
-                rest.pop(0) if following and "=" not in following and following[0] != "-" else "…"
-            )
-            near = nearest(name)
-            hint = f": write {near}={value}" if near else ""
-            mistakes.append(f"{text}: there is no such option{hint or '; settings are written as key=value'}")
-        elif following in ("=",) or (following.startswith("=") and "=" not in text):
+            near = difflib.get_close_matches(text, [*_FLAGS, *_WITH_VALUE], n=1) if text.startswith("--") else []
+            if not value and following and "=" not in following and following[0] != "-":
+                value = rest.pop(0)
+            mistakes.append(f"{text}: there is no such option{_option_hint(name, value, near)}")
+        elif following == "=" or (following.startswith("=") and "=" not in text):
             parts = [text, rest.pop(0)]
             if parts[1] == "=" and rest:
                 parts.append(rest.pop(0))
@@ -131,41 +186,38 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
             parts = [text]
             while rest and "=" not in rest[0] and rest[0][0] != "-":
                 parts.append(rest.pop(0))
-            if text.endswith("=") and _OVERRIDE.fullmatch(text) and text[:-1] in _LITERAL:
-                overrides.append(" ".join(parts))
-            else:
-                mistakes.append(f"{' '.join(parts)}: write it without spaces: {''.join(parts)}")
-        elif "=" in text or text.startswith("~"):
+            cure = shlex.quote(" ".join(parts)) if name in _LITERAL else "".join(parts)
+            mistakes.append(f"{' '.join(parts)}: write it {'in quotes' if name in _LITERAL else 'without spaces'}: {cure}")
+        elif text.startswith("~"):
+            mistakes.append(f"{text}: no setting can be removed; give it another value, as in tracking=none")
+        elif "=" in text:
             overrides.append(text)
         else:
-            mistakes.append(f"{text}: not understood; settings are written as key=value{_hint(text, overrides)}")
-    return options, overrides, mistakes
+            first = not overrides and not mistakes
+            mistakes.append(f"{text}: not understood; settings are written as key=value{_hint(text, overrides, first)}")
+    return typed, mistakes
 
 
-def _hint(text: str, before: Sequence[str]) -> str:
+def _option_hint(name: str, value: str, near: Sequence[str]) -> str:
+    """What an option that does not exist may mean."""
+    word = name.lstrip("-").replace("-", "_")
+    keys = [key for key, _ in _keys(Config)]
+    if near and not any(key == word or key.endswith(f".{word}") for key in keys):
+        return f"; did you mean {near[0]}?"
+    key = nearest(word)
+    return f": write {key}={value or '…'}" if key else "; settings are written as key=value"
+
+
+def _hint(text: str, before: Sequence[str], first: bool) -> str:
     """Where a word without "=" may belong."""
     if before:
         return f"; a value with spaces is written in quotes, as in '{before[-1]} {text}'"
+    verb = difflib.get_close_matches(text, VERBS, n=1) if first else []
     near = nearest(text)
-    return f"; did you mean {near}=…?" if near else ""
+    return f"; did you mean the verb {verb[0]}?" if verb else f"; did you mean {near}=…?" if near else ""
 
 
-def nearest(name: str) -> str | None:
-    """The key or group that a name is likely to mean: by its last part, by its whole, or by likeness."""
-    if name in ALIASES:
-        return ALIASES[name]
-    keys = [key for key, _ in _keys(Config)]
-    exact = [key for key in keys if key.rpartition(".")[2] == name]
-    if exact:
-        return min(exact, key=lambda key: (key.count("."), key))
-    found = difflib.get_close_matches(name, [*keys, *GROUPS, *ALIASES], n=1)
-    if not found:
-        last = {key.rpartition(".")[2]: key for key in reversed(keys)}
-        found = [last[name] for name in difflib.get_close_matches(name.rpartition(".")[2], last, n=1)]
-    return ALIASES.get(found[0], found[0]) if found else None
-
-
-def _keys(node: Any, prefix: str = "") -> Iterator[tuple[str, Key]]:
+def _keys(node: Any, prefix: str = "") -> Iterator[tuple[str, _Key]]:
     """Every key of the schema."""
     hints = typing.get_type_hints(node)
     for item in fields(node):
@@ -174,22 +226,24 @@ def _keys(node: Any, prefix: str = "") -> Iterator[tuple[str, Key]]:
             yield from _keys(hint, f"{prefix}{item.name}.")
             continue
         kinds = set(typing.get_args(hint)) or {hint}
-        rule = item.metadata
-        share = float in kinds and rule.get("at_most", rule.get("below")) in (1, 0.5)
-        yield f"{prefix}{item.name}", Key(int in kinds, float in kinds, bool(rule.get("free")) and str in kinds, share)
+        free = bool(item.metadata.get("free")) and str in kinds
+        yield f"{prefix}{item.name}", _Key(int in kinds, float in kinds, free)
 
 
-def _value(value: str, key: str, kind: Key) -> str:
+def _value(value: str, key: str, kind: _Key, grid: bool) -> str:
     if key in _LITERAL:
         return _quoted(value)
     if kind.whole or kind.real:
-        return ",".join(_number(part, kind) for part in value.split(",")) if not re.search(r"[\[({]", value) else value
-    return _quoted(value) if kind.text and not _parses(key, value) else value
+        return _NUMBER.sub(lambda match: _number(match, kind), value)
+    if not kind.text or _SWEEP.match(value):
+        return value
+    parts = value.split(",") if grid and not _understood(key, value) else [value]
+    return ",".join(part if _understood(key, part, grid) else _quoted(part) for part in parts)
 
 
-def _number(text: str, kind: Key) -> str:
-    match = _NUMBER.fullmatch(text.strip())
-    if match is None or not (match["suffix"] or re.search(r"[eE_.]", match["number"])):
+def _number(match: re.Match[str], kind: _Key) -> str:
+    text = match[0]
+    if not (match["suffix"] or re.search(r"[eE_.]", match["number"])):
         return text
     number = float(match["number"].replace("_", ""))
     if match["suffix"] == "%":
@@ -200,15 +254,16 @@ def _number(text: str, kind: Key) -> str:
     return repr(number) if match["suffix"] else text
 
 
-def _parses(key: str, value: str) -> bool:
+def _understood(key: str, value: str, grid: bool = True) -> bool:
+    """Whether Hydra reads a value as it is meant: where no grid is requested, a comma is a part of the text."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     try:
-        OverridesParser.create().parse_override(f"{key}={value}")
+        several = OverridesParser.create().parse_override(f"{key}={value}").is_sweep_override()
     except HydraException:
         return False
-    return True
+    return grid or not several
 
 
 def _quoted(text: str) -> str:

@@ -67,7 +67,7 @@ class Rounds:
             return min(step, self.branch), self.horizon
         if self.schedule == "continue":
             return step, self.horizon
-        if step < self.first:
+        if step < self.first or self.count == 1:
             return step, self.first
         if self.schedule == "constant":
             return self.first - 1, self.first

@@ -8,9 +8,10 @@ value are in ``tinylm_ablate.settle``.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,9 +60,11 @@ def setting(
     )  # fmt: skip
 
 
-def several(help: str, identity: str = NONE, active: Callable[[Any], bool] | None = None) -> dict[str, Any]:
-    """The metadata of a field that holds several values."""
-    return {"help": help, "several": True, "identity": identity, "active": active}
+def several(
+    help: str, identity: str = NONE, active: Callable[[Any], bool] | None = None, among: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The metadata of a field that holds several values; with ``among``, each is one of those."""
+    return {"help": help, "several": True, "identity": identity, "active": active, "among": among}
 
 
 @dataclass
@@ -168,6 +171,12 @@ class TokenizerConfig:
     source_vocab_size: int | str = setting(
         "kind=compact without source: entries of the large tokenizer", dial=True, at_least=1, identity=SETTLED
     )
+    source_train_bytes: int | None = setting(
+        "kind=compact without source: text that the large tokenizer is trained on, bytes per language; null is train_bytes. "
+        "Less text gives it a longer tail of entries that other text hardly uses (docs/dial.md)",
+        at_least=1,
+        identity=SETTLED,
+    )
     keep_special: str = setting("kind=compact: which special tokens are kept", choices=("all", "used"), identity=SETTLED)
     train_bytes: int = setting("text that a BPE is trained and counted on, bytes per language", at_least=1, identity=SETTLED)
 
@@ -247,6 +256,14 @@ class ArchConfig:
         "norms of each head's queries and keys, as in Qwen3; 'auto': as the named parent, or else not",
         choices=("auto",),
         identity=SETTLED,
+    )
+    own_attention: dict[str, Any] | None = field(
+        default_factory=dict,
+        metadata=several("a block in the place of attention: {_target_: module.Class, …}; null is none", SETTLED),
+    )
+    own_ffn: dict[str, Any] | None = field(
+        default_factory=dict,
+        metadata=several("a block in the place of the FFN: {_target_: module.Class, …}; null is none", SETTLED),
     )
 
 
@@ -557,6 +574,13 @@ class DecodeConfig:
         choices=("auto", "fp32", "bf16", "fp16"),
         identity=NONE,
     )
+    llama_cpp: list[str] = field(
+        default_factory=list,
+        metadata=several(
+            "measure llama.cpp on this processor with these weights, and our decoder beside it: speed and memory",
+            among=("f32", "f16", "q8_0", "q4_0"),
+        ),
+    )
 
 
 @dataclass
@@ -582,6 +606,18 @@ class EvaluateConfig:
         "measure the model, a finished one too, with 1 to this many adjacent layers skipped at each position (Figure 5)",
         at_least=0,
         identity=NONE,
+    )
+    effective_dimension: float = setting(
+        "measure how many principal components of each layer's features hold this share of their variance (PanGu-π: 0.8)",
+        at_least=0,
+        below=1,
+        identity=NONE,
+    )
+    quantized: list[str] = field(
+        default_factory=list,
+        metadata=several(
+            "measure bits per byte of the model as exported to GGUF with these weights", among=("f16", "q8_0", "q4_0")
+        ),
     )
     tasks: list[str] = field(
         default_factory=list,
@@ -653,6 +689,10 @@ class PlanConfig:
     """how mode=plan prints"""
 
     format: str = setting("a table for people, or one JSON object per line", choices=("table", "json"), identity=NONE)
+    read_text: bool = setting(
+        "read and check your own text, as the run would, if that has not been done; the table reports what is in it",
+        identity=NONE,
+    )
 
 
 @dataclass
@@ -754,8 +794,8 @@ class Config:
     cache_dir: str = setting("folder of text, tokenizers and token shards that runs share", free=True, identity=NONE)
     results_dir: str = setting("mode=coverage: folder of tables and figures", free=True, identity=NONE)
     model: str | None = setting(
-        "mode=evaluate, generate or export: a run or a Hugging Face folder, for generate also a GGUF file; null is the run "
-        "that the config describes",
+        "mode=evaluate, generate or export: a run, a Hugging Face folder, OWNER/NAME of the hub, or (not for export) a GGUF "
+        "file; null is the run that the config describes",
         free=True,
         identity=NONE,
     )
@@ -791,7 +831,10 @@ GROUPS: dict[str, type] = {
 
 
 #: Keys of groups whose value is a dictionary with keys of the user's choice; Hydra closes all others.
-_OPEN = {"data": ("sources", "weights", "own"), "optimizer": ("own", "own_schedule"), "init": ("own",)}
+_OPEN = {
+    "data": ("sources", "weights", "own"), "optimizer": ("own", "own_schedule"), "init": ("own",),
+    "arch": ("own_attention", "own_ffn"),
+}  # fmt: skip
 
 
 def register() -> None:
@@ -801,7 +844,11 @@ def register() -> None:
 
     OmegaConf.register_new_resolver("times", operator.mul, replace=True)
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    if "schema.yaml" in store.repo:
+        return
+    root = OmegaConf.structured(Config)
+    OmegaConf.set_struct(root.grid.arms, False)
+    store.store(name="schema", node=root)
     for group, kind in GROUPS.items():
         node = OmegaConf.structured(kind)
         for name in _OPEN.get(group, ()):
@@ -811,13 +858,20 @@ def register() -> None:
 
 def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Every value of a config with its dotted key and the metadata of its field, depth first."""
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        key = f"{prefix}{item.name}"
-        if dataclasses.is_dataclass(value):
+    kind: Hashable = type(config)
+    for name, rule in _rules(kind):
+        value = getattr(config, name)
+        key = f"{prefix}{name}"
+        if hasattr(type(value), "__dataclass_fields__"):
             yield from walk(value, f"{key}.")
         else:
-            yield key, value, dict(item.metadata)
+            yield key, value, rule
+
+
+@functools.cache
+def _rules(kind: Any) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Name and metadata of each field of a group: read once, since a grid walks ten thousand configs."""
+    return tuple((item.name, dict(item.metadata) | {"type": item.type}) for item in dataclasses.fields(kind))
 
 
 def nullable(config: Any, prefix: str = "") -> Iterator[str]:
@@ -832,19 +886,28 @@ def nullable(config: Any, prefix: str = "") -> Iterator[str]:
 
 def allowed(rule: dict[str, Any]) -> str:
     """What a field takes, in words: the end of every message and a column of the reference."""
-    parts = list(rule.get("choices", ()))
+    kinds = str(rule["type"]).split(" | ")
+    parts = [*(("true", "false") if "bool" in kinds else ()), *rule.get("choices", ())]
+    if kinds[0].startswith("list"):
+        parts.append("a list, as in [a,b]")
+    if kinds[0].startswith("dict"):
+        parts.append("names with values, as in {a: 1}")
     bounds = [
         f"{word} {rule[name]:,}" if isinstance(rule[name], int) else f"{word} {rule[name]:g}"
         for name, word in (("at_least", "at least"), ("above", "above"), ("at_most", "at most"), ("below", "below"))
         if rule.get(name) is not None
     ]
-    if bounds:
-        parts.append("a number " + " and ".join(bounds))
+    if "int" in kinds or "float" in kinds:
+        parts.append(" ".join(["a number" if "float" in kinds else "a whole number", " and ".join(bounds)]).strip())
     if rule.get("dial"):
         parts.append("the paper's size as 'N/s'")
     if rule.get("several"):
-        parts.append("a list, as in [a,b]")
-    return ", or ".join(parts) if bounds or rule.get("dial") else ", ".join(parts)
+        parts.append(f"a list of {', '.join(rule['among'])}" if rule.get("among") else "a list, as in [a,b]")
+    if "str" in kinds and (rule.get("free") or not parts):
+        parts.append("text")
+    if "None" in kinds:
+        parts.append("null")
+    return ", ".join(parts)
 
 
 def check_values(config: Config) -> list[str]:
@@ -852,11 +915,14 @@ def check_values(config: Config) -> list[str]:
     return [
         f"{key}={value!s}: allowed: {allowed(rule)}"
         for key, value, rule in walk(config)
-        if rule and value is not None and not _fits(value, rule)
+        if rule and value is not None and not fits(value, rule)
     ]
 
 
-def _fits(value: Any, rule: dict[str, Any]) -> bool:
+def fits(value: Any, rule: dict[str, Any]) -> bool:
+    """Whether a value of the right type is among the choices and within the bounds of its field."""
+    if isinstance(value, list):
+        return not rule.get("among") or set(value) <= set(rule["among"])
     if isinstance(value, bool):
         return True
     if isinstance(value, str):

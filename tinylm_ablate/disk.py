@@ -1,4 +1,4 @@
-"""Trouble with a disk, in words: no room, or no right to write."""
+"""Trouble with a disk, in words: no room, no right to write, a name that is too long."""
 
 from __future__ import annotations
 
@@ -39,10 +39,12 @@ def writing(folder: Path, what: str, *, key: str = "runs_dir", needed: int | Non
 def in_words(
     error: Exception, folder: Path, what: str, *, key: str = "runs_dir", needed: int | None = None
 ) -> DiskError | None:
-    """The same error for users, naming the folder and what to do; None for one that is not about room or rights."""
+    """The same error for users, naming the folder and what to do; None for one that is about none of these."""
     if not isinstance(error, OSError):
         return None
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes | os.PathLike) else folder
+    if error.errno == errno.ENAMETOOLONG:
+        return DiskError(f"{str(named)[:60]}…: this name is longer than the file system allows; set {key} to a shorter one")
     if error.errno in _NO_ROOM:
         place = folder if named.is_relative_to(folder) else _existing(named)
         size = "more room is needed than there is" if needed is None else f"about {needed:,} bytes are needed"

@@ -27,12 +27,18 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file so that a reader, or a power cut, finds the old content or the new one, never a part."""
+def write_atomic(path: Path, content: bytes | str, *, private: bool = False) -> None:
+    """Write a file so that a reader, or a power cut, finds the old content or the new one, never a part.
+
+    Args:
+        path: The file.
+        content: Its new content.
+        private: For its owner alone; otherwise the umask decides.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = unfinished(path)
     try:
-        with temporary.open("xb") as stream:
+        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if private else 0o666), "wb") as stream:
             stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tinylm_ablate.arguments import VERBS
 from tinylm_ablate.config import GROUPS
 from tinylm_ablate.paths import conf_dir, experiments_dir
 
@@ -22,21 +23,6 @@ examples:
   tinylm-ablate plan -m arch.depth=20,40 init=inherit
   tinylm-ablate data=files data.path=my_texts scale=s16 train.tokens=5M
 """
-
-#: What each verb does; those of the first group take the same settings as a run, and are values of ``mode``.
-VERBS = {
-    "run": "train and measure (the default)",
-    "plan": "report what a run or grid would cost",
-    "status": "report how far it is",
-    "evaluate": "measure what is finished, and train nothing",
-    "generate": "write text with a finished model (prompt=)",
-    "export": "write a finished model as a Hugging Face folder (folder=)",
-    "coverage": "count a large vocabulary on the text (Figure 2)",
-    "report": "write the tables of the runs",
-    "ui": "serve the MLflow page of the runs on this machine",
-    "sync": "make the trackers' state from the folders of the runs",
-    "gc": "list, and with --delete remove, what no grid needs any more",
-}
 
 
 def help_text(verb: str = "") -> str:

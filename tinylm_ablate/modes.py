@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 from tinylm_ablate import progress
+from tinylm_ablate.arch.shapes import OWN_BLOCKS
 from tinylm_ablate.config import Config, check_values
 from tinylm_ablate.errors import ConfigError, RunFailed, UserError
 from tinylm_ablate.execute.walk import DONE
 from tinylm_ablate.execute.words import say
+from tinylm_ablate.extension import part
 from tinylm_ablate.settle import settle
 
 
@@ -22,6 +24,9 @@ def perform(config: Config) -> None:
         return
     if config.mode not in {"run", "plan"} and (mistakes := check_values(config)):
         raise ConfigError(mistakes)
+    for name, needs in OWN_BLOCKS.items():  # a model's file may name a class, and only the command line imports it
+        if described := getattr(config.arch, name):
+            part(described, f"arch.{name}", needs)
     progress.configure(config.progress)
     modes = {
         "run": _run, "plan": _plan, "generate": _generate, "export": _export, "coverage": _coverage, "status": _status,
@@ -70,7 +75,7 @@ def _status(config: Config) -> None:
 def _plan(config: Config) -> None:
     from tinylm_ablate.execute.plan import plans
 
-    print(plans([("the run", settle(config))], config.plan.format))
+    print(plans([("the run", settle(config))], config.plan.format, read_text=config.plan.read_text))
 
 
 def _coverage(config: Config) -> None:
@@ -82,15 +87,17 @@ def _coverage(config: Config) -> None:
 def _evaluate(config: Config) -> None:
     from tinylm_ablate.hardware import pick_device
     from tinylm_ablate.measure.benchmarks import benchmark_folder, score_table, settings_of
+    from tinylm_ablate.measure.other_models import model_home
 
     if config.model is None and not (config.evaluate.tasks or config.evaluate.task_folder):
         _measure(config)
         return
     settings_of(config.evaluate)  # its mistakes first
     model = _model_folder(config)
-    if model.suffix == ".gguf":
-        raise UserError(f"model={model}: benchmarks are kept beside a model; allowed: a run or a Hugging Face folder")
-    home = model.parent if model.name == "model" and (model.parent / "metrics.json").is_file() else model
+    if model.name == "model" and (model.parent / "metrics.json").is_file():
+        home = model.parent
+    else:
+        home = model_home(str(config.model), model, Path(config.runs_dir))
     benchmark_folder(model, home, config.evaluate, pick_device(config.train.device))
     print(score_table([("", home)], config.evaluate))
 
@@ -98,10 +105,16 @@ def _evaluate(config: Config) -> None:
 def _measure(config: Config) -> None:
     """Measure the run that the config describes, if it is finished."""
     from tinylm_ablate.execute.perform import perform as do
+    from tinylm_ablate.tasks.graph import Graph
 
     settled = settle(config)
     if not (settled.folder / "metrics.json").exists():
         raise UserError(f"mode=evaluate: {settled.folder} is not finished; the same command without mode=evaluate trains it")
+    if missing := Graph([("the run", settled)]).run(settled.identity).missing_points():
+        raise UserError(
+            f"mode=evaluate: the models of {settled.folder} after {', '.join(f'{step:,}' for step in missing)} steps were not "
+            "kept; the same command without mode=evaluate trains it again and keeps them"
+        )
     do([("the run", settled)], config, train=False, quiet=True)
     _run(config)
 
@@ -156,7 +169,11 @@ def _export(config: Config) -> None:
 
 
 def _model_folder(config: Config) -> Path:
-    """The folder of the model that ``model`` names: a run's identity, a run's folder, or a Hugging Face folder."""
+    """The model that ``model`` names: a run's identity or folder, a Hugging Face folder, a GGUF file, a packaged model, or one
+    of the hub."""
+    from tinylm_ablate.formats.hub_model import hub_model, is_hub_name
+    from tinylm_ablate.formats.packaged import PACKAGED, packaged
+
     if config.model is None:
         folder = settle(config).folder / "model"
         if not folder.is_dir():
@@ -165,4 +182,10 @@ def _model_folder(config: Config) -> Path:
     for folder in (Path(config.runs_dir) / config.model / "model", Path(config.model) / "model", Path(config.model)):
         if folder.is_dir() or (folder.suffix == ".gguf" and folder.is_file()):
             return folder
-    raise UserError(f"model={config.model}: neither a run in {config.runs_dir}, nor a folder, nor a GGUF file")
+    if config.model in PACKAGED:
+        return packaged(config.model, "model")
+    if is_hub_name(config.model):
+        return hub_model(config.model, "model")
+    raise UserError(
+        f"model={config.model}: neither a run in {config.runs_dir}, nor a folder, nor a GGUF file, nor OWNER/NAME of the hub"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -38,3 +39,8 @@ def paper_dir() -> Path:
 def experiments_dir() -> Path:
     """The folder with one YAML file a table or figure; it need not exist where none is defined."""
     return config_root() / "experiments"
+
+
+def user_cache() -> Path:
+    """The folder for what is worth keeping on this machine for this user, whatever the project; it need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tinylm_ablate"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -103,7 +102,7 @@ def _settings(node: Any, prefix: str, defaults: dict[str, Any]) -> str:
                     f"`{key}`",
                     mark,
                     f"`{_text(defaults[item.name] if item.name in defaults else item.default_factory())}`",  # type: ignore[operator]
-                    _allowed(hints[item.name], rule),
+                    allowed(rule | {"type": item.type}),
                     rule["help"],
                 ]
             )
@@ -111,18 +110,6 @@ def _settings(node: Any, prefix: str, defaults: dict[str, Any]) -> str:
             inner = _settings(hints[item.name], key, defaults[item.name])
             rows += [[cell.strip() for cell in line.strip("|").split(" | ")] for line in inner.splitlines()[2:]]
     return table(["key", "", "default", "allowed", "what it is"], rows, words=5) + "\n"
-
-
-def _allowed(hint: Any, rule: dict[str, Any]) -> str:
-    kinds = set(typing.get_args(hint)) if isinstance(hint, types.UnionType) else {hint}
-    if typing.get_origin(hint) is dict:
-        return "names, each with a list"
-    parts = ["true", "false"] if bool in kinds else []
-    said = allowed({**rule, "choices": tuple(rule.get("choices", ())) + (("text",) if rule.get("free") else ())})
-    parts += [said] if said else []
-    parts += ["a number"] if not said and kinds & {int, float} else []
-    parts += ["null"] if type(None) in kinds else []
-    return ", ".join(parts)
 
 
 def _text(value: Any) -> str:

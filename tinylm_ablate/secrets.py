@@ -93,17 +93,21 @@ def watch_environment() -> None:
 
 
 def credentials_to_environment(address: str) -> str:
-    """The address of an HTTP server without its userinfo, which becomes MLflow's variables of the environment.
+    """The address of an HTTP server or of PostgreSQL without its userinfo, which becomes variables of the environment.
 
     From there this process and its children use it, and no config, record or list of processes holds it. Other addresses
     are returned as they are.
     """
     parts = urlsplit(address)
-    if parts.scheme not in {"http", "https"} or "@" not in parts.netloc:
+    kind = parts.scheme.partition("+")[0]
+    names = {
+        "http": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), "postgresql": ("PGUSER", "PGPASSWORD"),
+    }.get(kind.removesuffix("s"))  # fmt: skip
+    if names is None or "@" not in parts.netloc:
         return address
     userinfo, _, host = parts.netloc.rpartition("@")
     user, _, password = userinfo.partition(":")
-    os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(user), unquote(password)
+    os.environ |= dict(zip(names, (unquote(user), unquote(password)), strict=True))
     return urlunsplit(parts._replace(netloc=host))
 
 

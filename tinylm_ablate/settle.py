@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tinylm_ablate import extension, points
-from tinylm_ablate.arch.shapes import Shape, baseline_parameters, plain, resolve
+from tinylm_ablate.arch.shapes import OWN_BLOCKS, Shape, baseline_parameters, plain, resolve
 from tinylm_ablate.budget import Rounds, branch_off, split_rounds
 from tinylm_ablate.config import MAX_TOKENS, VALUE, Config, check_values, walk
 from tinylm_ablate.data.corpus import text_fingerprint
@@ -30,6 +31,9 @@ from tinylm_ablate.tokenizer.train import MIN_VOCAB_SIZE
 from tinylm_ablate.tokenizer.vocabularies import mistakes as vocabulary_mistakes
 from tinylm_ablate.tokenizer.vocabularies import resolved_size, vocabulary_fingerprint
 from tinylm_ablate.tracking.settings import tracking_mistakes
+
+#: Bytes of the longest name that file systems in use allow.
+LONGEST_NAME = 255
 
 #: Raised by hand when the same settings start to mean other numbers, so that older records are not mistaken for new ones.
 IDENTITY_SCHEMA = 2
@@ -61,10 +65,17 @@ def settle(config: Config) -> Settled:
     """
     mistakes = check_values(config)
     broken = {mistake.split("=", 1)[0] for mistake in mistakes}
+    untrained = not mistakes and config.init.train == "parent" and config.init.method != "random" and bool(config.init.parent)
+    if untrained:
+        config = _of_named_parent(config)
 
     def sound(*prefixes: str) -> bool:
         return not any(key.startswith(prefix) for key in broken for prefix in prefixes)
 
+    for key, name in (("runs_dir", config.runs_dir), ("cache_dir", config.cache_dir)):
+        if any(len(os.fsencode(part)) > LONGEST_NAME for part in Path(name).parts):
+            mistakes.append(f"{key}={name[:40]}…: allowed: folders whose names have at most {LONGEST_NAME} bytes")
+            break
     if config.seeds is not None:
         mistakes.append(f"seeds={config.seeds}: an axis of a multirun: add -m, or set seed=")
     mistakes += data_mistakes(config.data) + tracking_mistakes(config.tracking) + _own_mistakes(config)
@@ -100,16 +111,25 @@ def settle(config: Config) -> Settled:
             f"init.parent_vocab_size={config.init.parent_vocab_size}: allowed with tokenizer.kind=bpe or "
             "compact, or null; a file has the entries that it has"
         )
-    if config.init.train == "parent" and (config.init.method == "random" or config.init.parent is not None):
-        given = f"init.method={config.init.method} init.parent={config.init.parent}"
-        mistakes.append(f"init.train=parent: {given} train none; allowed: child, or init.method=inherit init.parent=null")
+    if config.init.train == "parent" and config.init.method == "random":
+        mistakes.append("init.train=parent: init.method=random has none; allowed: child, or init.method=inherit or pool")
+    if shape is not None and not shape.is_llama:
+        asked = {"evaluate.quantized": config.evaluate.quantized, "evaluate.decode.llama_cpp": config.evaluate.decode.llama_cpp}
+        mistakes += [
+            f"{key}=[{','.join(kinds)}]: arch.activations={shape.activations}, arch.shortcuts={shape.shortcuts} are not "
+            "exported; allowed: []"
+            for key, kinds in asked.items()
+            if kinds
+        ]
     if config.rounds.forgetting and not config.train.keep_model:
         mistakes.append("rounds.forgetting=true: allowed with train.keep_model=true")
     rounds = None
     if budget is not None and sound("rounds"):
         rounds, found = split_rounds(config.rounds, budget.steps)
         mistakes += found
-        if rounds is not None and sound("evaluate.every"):
+        if rounds is not None and untrained:
+            rounds = dataclasses.replace(rounds, first=0, parts=(0,), drawn=(0,), horizon=0)
+        elif rounds is not None and sound("evaluate.every"):
             mistakes += _point_mistakes(config, rounds)
         if rounds is not None and config.train.anneal_from is not None:
             rounds, found = _branched(config, rounds)
@@ -192,6 +212,28 @@ def _trunk(config: Config, rounds: Rounds) -> Settled:
     return settle(trunk)
 
 
+def _of_named_parent(config: Config) -> Config:
+    """The config of the model that ``init.parent`` names, as it is: its shape, its tokenizer, and nothing that trains.
+
+    Raises:
+        UserError: There is no such model, or it has no tokenizer.
+    """
+    from tinylm_ablate.init.parents import open_parent
+
+    parent = open_parent(str(config.init.parent), Path(config.runs_dir))
+    config = copy.deepcopy(config)
+    for name, value in plain(parent.shape).items():
+        if name != "vocab_size":
+            setattr(config.arch, name, value)
+    source = parent.folder if parent.folder.suffix == ".gguf" else parent.folder / "tokenizer.json"
+    config.tokenizer.kind, config.tokenizer.source = "file", str(source)
+    config.init.method, config.init.criterion, config.init.layers = "inherit", "l2", "middle"
+    config.seed = config.init.parent_seed
+    config.rounds.count, config.rounds.forgetting = 1, False
+    config.train.anneal_from, config.train.keep_checkpoints, config.evaluate.every = None, [], None
+    return config
+
+
 def _with_amounts(config: Config, tokens: int, rounds: Rounds) -> Config:
     """The config with the text that suits a budget, and with numbers for how much is measured: measuring takes about a third of
     the time of training."""
@@ -216,6 +258,10 @@ def _named(settled: Settled) -> Settled:
         before = rounds.before()
         config = copy.deepcopy(settled.config)
         config.rounds.count, config.rounds.forgetting, config.train.keep_model = before.count, False, True
+        batch = config.train.batch_tokens
+        kept = [points.steps_at(place, settled.steps, batch) for place in config.train.keep_checkpoints]
+        config.train.keep_checkpoints = [float(step * batch) for step in kept if step <= before.steps]
+        config.evaluate.every = None
         previous = dataclasses.replace(
             settled, config=config, steps=before.steps, tokens=before.steps * config.train.batch_tokens, rounds=before,
             keep_state=rounds.schedule != "rewarm",
@@ -241,6 +287,11 @@ def meaning(settled: Settled) -> dict[str, Any]:
     shape = plain(settled.shape)
     if not settled.shape.shortcuts:
         del shape["shortcut_ratio"]
+    if not settled.steps:
+        return {
+            "schema": IDENTITY_SCHEMA, "untrained": _reference_fingerprint(config), "shape": shape, "text": settled.text,
+            "vocabulary": settled.vocabulary,
+        }  # fmt: skip
     if config.init.method != "random":
         values["init.parent"] = settled.parent.identity if settled.parent else _reference_fingerprint(config)
     return {
@@ -390,6 +441,12 @@ def _own_mistakes(config: Config) -> list[str]:
         for key, described, chosen, choice in given
         for mistake in extension.mistakes(described, key, chosen, choice, OWN_PARTS[key])
     ]
+    if init.method != "random":
+        mistakes += [
+            f"arch.{name}: allowed with init.method=random; nothing is inherited by blocks of your own"
+            for name in OWN_BLOCKS
+            if getattr(config.arch, name)
+        ]
     for described in config.evaluate.own:
         mistakes += extension.mistakes(described, "evaluate.own", True, "evaluate.own", ("name", "weights", "measure"))
     return mistakes
@@ -442,6 +499,7 @@ def _parent(config: Config) -> Settled:
             )
     parent.optimizer.scaling.base_lr = init.parent_lr
     parent.train.share = 1.0
+    parent.train.keep_checkpoints, parent.evaluate.every = [], None
     parent.rounds.count, parent.rounds.forgetting = 1, False
     init.method, init.train = "random", "child"
     parent.train.keep_model = True

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinylm_ablate.arch.shapes import Shape
+from tinylm_ablate.arch.shapes import OWN_BLOCKS, Shape, own_block
 from tinylm_ablate.budget import Rounds
 from tinylm_ablate.config import Config, InitConfig, OptimizerConfig
 from tinylm_ablate.hardware import fast_bf16
@@ -29,7 +29,7 @@ class Settled:
         shape: The decoder.
         source_vocab_size: Entries of the large tokenizer that a compact one is cut from.
         tokens: Training tokens over all rounds: ``steps`` whole batches.
-        steps: Optimizer steps over all rounds.
+        steps: Optimizer steps over all rounds; 0 for a named model as it is, which is measured and not trained.
         rounds: Where each round begins and ends.
         micro_batch: Sequences in a forward pass.
         accumulation: Forward passes in an optimizer step.
@@ -115,8 +115,11 @@ class Settled:
 
         Raises:
             ValueError: The text is something else.
+            ConfigError: A block of the user's own cannot be imported here.
         """
         run: Settled = _adapter().validate_json(text)
+        for name in OWN_BLOCKS:
+            own_block(run.shape, name)  # imports it: reading a model's file does not
         return run
 
 

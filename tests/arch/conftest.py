@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import pytest
-import torch
 
 from tinylm_ablate.config import ArchConfig, Config, ScaleConfig
 
@@ -28,12 +27,3 @@ def arch_of(compose: Callable[[list[str]], Config]) -> Callable[..., ArchConfig]
         return dataclasses.replace(arch, **changes)
 
     return make
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small are slower on two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

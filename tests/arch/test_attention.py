@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from tinylm_ablate.arch import attention as module
-from tinylm_ablate.arch.attention import _attend, _attend_backward, causal_attention
+from tinylm_ablate.arch.attention import _attend, _attend_backward_operator, _attend_operator, causal_attention
 
 
 def written_out(queries, keys, values):
@@ -80,5 +80,6 @@ def test_the_compiler_is_told_the_truth_about_both_passes(batch):
     """Sizes, strides and types; operands of a single sequence come as views whose channels lie side by side."""
     operands = [torch.randn(batch, 70, 3, 4).permute(0, 2, 3, 1).reshape(batch * 3, 4, 70) for _ in range(3)]
     tests = ("test_schema", "test_faketensor")
-    torch.library.opcheck(_attend, operands, test_utils=tests)
-    torch.library.opcheck(_attend_backward, (torch.randn(batch * 3, 4, 70), *operands, _attend(*operands)), test_utils=tests)
+    torch.library.opcheck(_attend_operator, operands, test_utils=tests)
+    backward = (torch.randn(batch * 3, 4, 70), *operands, _attend(*operands))
+    torch.library.opcheck(_attend_backward_operator, backward, test_utils=tests)

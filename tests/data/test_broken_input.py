@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -166,16 +167,13 @@ def test_no_right_to_read_or_write(data_config: Make) -> None:
 
 
 FULL_DISK = """
-import resource, signal, sys
+import sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[2]]
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.data.corpus import open_corpus
 from tinylm_ablate.errors import UserError
 data = compose(["data=files", f"data.path={sys.argv[3]}", "data.validation_share=0.2", "data.test_share=0.2"]).data
-limit = int(sys.argv[5])
-if limit:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
     open_corpus(data, Path(sys.argv[4]))
 except UserError as error:
@@ -192,23 +190,29 @@ def incompressible(path: Path) -> None:
     )
 
 
-def open_in_process(prefix: list[str], path: Path, cache: Path, limit: int) -> str:
+def open_in_process(prefix: list[str], path: Path, cache: Path) -> str:
     root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-c", FULL_DISK, str(root), str(root / "tests"), str(path), str(cache), str(limit)]
+    command = [sys.executable, "-c", FULL_DISK, str(root), str(root / "tests"), str(path), str(cache)]
     done = subprocess.run([*prefix, *command], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_limit_on_the_size_of_files(tmp_path: Path) -> None:
+def test_limit_on_the_size_of_files(tmp_path: Path, data_config: Make) -> None:
+    data, cache = data_config(tmp_path / "t.jsonl"), tmp_path / "cache"
     incompressible(tmp_path / "t.jsonl")
-    said = open_in_process([], tmp_path / "t.jsonl", tmp_path / "cache", 300_000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
+    try:
+        said = refused(data, cache)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (
         f"{tmp_path}/cache/text: no room for the text: about {(tmp_path / 't.jsonl').stat().st_size:,} bytes are needed" in said
     )
     assert "nothing half-built was left" in said
     assert not [path for path in (tmp_path / "cache" / "text").iterdir() if path.is_dir()]
-    assert open_in_process([], tmp_path / "t.jsonl", tmp_path / "cache", 0) == "built\n"
+    open_corpus(data, cache)
 
 
 def test_full_disk(tmp_path: Path) -> None:
@@ -220,7 +224,7 @@ def test_full_disk(tmp_path: Path) -> None:
         pytest.skip("no small disk can be mounted here")
     prefix = [*shell, f'{mount} && "$@" && ls -A {disk}/cache/text', "sh"]
     incompressible(tmp_path / "t.jsonl")
-    said = open_in_process(prefix, tmp_path / "t.jsonl", disk / "cache", 0)
+    said = open_in_process(prefix, tmp_path / "t.jsonl", disk / "cache")
     message, *left = said.strip().split("\n")
     assert "no room for the text" in message and "bytes are free (" in message and "set cache_dir" in message
     assert all(name.endswith((".lock", ".json")) for name in left)

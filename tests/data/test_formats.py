@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from tinylm_ablate.config import DataConfig
 from tinylm_ablate.data.corpus import open_corpus, passed_over
-from tinylm_ablate.data.corpus_summary import files_passed_over
 from tinylm_ablate.data.folder_walk import find_files
 from tinylm_ablate.data.readers import read_rows
 from tinylm_ablate.data.rows import Columns
@@ -176,7 +175,7 @@ def test_what_was_dropped_and_passed_over_is_said(
     (folder / "more.zip").write_bytes(bytes(2000))
     data = data_config(folder)
     expected = {".md": {"files": 1, "bytes": 7}, ".zip": {"files": 1, "bytes": 2000}}
-    assert files_passed_over(data, tmp_path / "cache") == expected
+    assert passed_over(open_source(data, tmp_path / "cache").description()) == expected
     corpus = open_corpus(data, tmp_path / "cache")
     said = capsys.readouterr().err
     assert "text: 62 documents were read, 1 shorter than data.min_characters=50, 1 duplicates, 60 left" in said

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from tests.helpers import TINY, run_command
+from tests.helpers import TINY, Command, run_command
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
@@ -29,8 +27,8 @@ def stamps(folder: Path) -> dict[Path, int]:
 
 
 @pytest.fixture(scope="module")
-def settings(small_data: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return [*small_data, *TINY, f"cache_dir={tmp_path_factory.mktemp('cache')}"]
+def settings(small_data: list[str], small_cache: str) -> list[str]:
+    return [*small_data, *TINY, small_cache]
 
 
 @pytest.fixture(scope="module")
@@ -144,13 +142,11 @@ def test_two_commands_that_request_a_measure_at_once_make_it_once(
     settings: list[str], grid: tuple[Path, list[str], str], tmp_path: Path
 ) -> None:
     shutil.copytree(grid[0] / "runs", tmp_path / "runs")
-    words = [sys.executable, "-m", "tinylm_ablate", "-m", *settings, "arch.depth=1,2", "seeds=2", "evaluate.max_bytes=9000"]
-    processes = [
-        subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    told = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
-    lines = [line for _, err in told for line in err.splitlines()]
+    words = ["-m", *settings, "arch.depth=1,2", "seeds=2", "evaluate.max_bytes=9000"]
+    with Command(*words, folder=tmp_path) as first, Command(*words, folder=tmp_path) as second:
+        told = [first.wait(), second.wait()]
+    assert [ended.code for ended in told] == [0, 0], told
+    lines = [line for ended in told for line in ended.err.splitlines()]
     started = [line for line in lines if line.startswith("start  ")]
     assert len(started) == len(set(started)) == 8, told
     assert not list((tmp_path / "runs" / "claims").iterdir())
@@ -232,15 +228,14 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights(settings: list[str], t
     arguments = [*settings, "train.tokens=38400", "train.checkpoint_minutes=0.001"]
     whole = run_command(*arguments, "runs_dir=whole", folder=tmp_path)
     assert whole.code == 0, whole.text
-    start = [sys.executable, "-m", "tinylm_ablate", *arguments, "runs_dir=runs"]
-    with subprocess.Popen(start, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with Command(*arguments, "runs_dir=runs", folder=tmp_path) as command:
         deadline = time.monotonic() + 120
         while not list((tmp_path / "runs").glob("*/checkpoint/step-*")) and time.monotonic() < deadline:
             time.sleep(0.01)
-        os.kill(process.pid, signal.SIGTERM)
-        _, told = process.communicate()
-    assert process.returncode == 143, told
-    assert "The same command resumes from there" in told
+        os.kill(command.pid, signal.SIGTERM)
+        ended = command.wait()
+    assert ended.code == 143, ended.text
+    assert "The same command resumes from there" in ended.err
     assert not records(tmp_path)
     rest = run_command(*arguments, "runs_dir=runs", folder=tmp_path)
     assert rest.code == 0, rest.text

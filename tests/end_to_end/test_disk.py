@@ -2,64 +2,73 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import json
 import os
+import resource
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import TINY
-from tinylm_ablate.data.corpus import Corpus
+from tests.helpers import TINY, Command, Ended, run_command
 from tinylm_ablate.files import building, save_tensors, write_atomic
 
 #: Checkpoints at every step, each of about 100 kB.
 OFTEN = ["train.checkpoint_minutes=1e-9", "train.log_every=1", "progress=off"]
-#: A command with a limit on the size of files, or as another user.
-START = """
-import os, resource, sys
-limit, mask = map(int, sys.argv[1:3])
-if limit:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-os.umask(mask)
-from tinylm_ablate.__main__ import main
-sys.argv[1:] = sys.argv[3:]
-main()
-"""
 
 
-def as_user(user: int, group: int) -> list[str]:
-    """Starts a command as another user, who may read everything, for an interpreter may be installed for its owner alone."""
-    caps = ["--inh-caps", "-all,+dac_read_search", "--ambient-caps", "-all,+dac_read_search"]
-    return ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", *caps]
+def may_be_another_user() -> bool:
+    """Whether these tests may become another user; forks, since there is no way back."""
+    process = os.fork()
+    if process == 0:
+        try:
+            become(4001, 4000)
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(process, 0)[1] == 0
 
 
-def can_be_another_user() -> bool:
-    try:
-        return subprocess.run([*as_user(4001, 4000), "true"], check=False, capture_output=True).returncode == 0
-    except OSError:
-        return False
+def become(user: int, group: int) -> None:
+    """Make this process another user's, who may read everything: an interpreter may be installed for its owner alone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS: keep what is permitted
+    os.setgroups([])
+    os.setresgid(group, group, group)
+    os.setresuid(user, user, user)
+    read_search = 1 << 2  # CAP_DAC_READ_SEARCH
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    effective_permitted_inheritable = (ctypes.c_uint32 * 6)(read_search, read_search, 0, 0, 0, 0)
+    if libc.capset(header, effective_permitted_inheritable):
+        raise OSError(ctypes.get_errno(), "capset")
 
 
-OTHERS = pytest.mark.skipif(not can_be_another_user(), reason="these tests may not become another user")
+def confine(limit: int, mask: int, user: int, group: int) -> None:
+    """Limit the size of files of this process, set its umask, and make it another user's; 0 leaves what there is."""
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    os.umask(mask)
+    if user:
+        become(user, group)
 
 
-def command(
-    *arguments: str, limit: int = 0, user: int = 0, group: int = 0, mask: int = 0o022, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    prefix = as_user(user, group) if user else []
-    return subprocess.run(
-        [*prefix, sys.executable, "-c", START, str(limit), str(mask), *arguments],
-        env=os.environ | environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+OTHERS = pytest.mark.skipif(not may_be_another_user(), reason="these tests may not become another user")
+
+
+def command(*arguments: str, limit: int = 0, user: int = 0, group: int = 0, mask: int = 0o022, **environment: str) -> Ended:
+    """Run a command in a process that is confined."""
+    prepare = functools.partial(confine, limit, mask, user, group)
+    with Command(*arguments, folder=Path.cwd(), prepare=prepare, environment=environment) as started:
+        return started.wait()
 
 
 @pytest.fixture(scope="module")
-def settings(small_data: list[str], small_corpus: Corpus) -> list[str]:
+def settings(small_data: list[str], small_cache: str) -> list[str]:
     """A run whose corpus is in the cache already."""
-    return [*TINY, *OFTEN, *small_data, f"cache_dir={small_corpus.folder.parents[1]}"]
+    return [*TINY, *OFTEN, *small_data, small_cache]
 
 
 @pytest.fixture
@@ -89,8 +98,8 @@ def weights(folder: Path) -> bytes:
 @pytest.fixture(scope="module")
 def undisturbed(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> bytes:
     runs = tmp_path_factory.mktemp("undisturbed")
-    done = command(*settings, f"runs_dir={runs}")
-    assert done.returncode == 0, done.stderr
+    done = run_command(*settings, f"runs_dir={runs}")
+    assert done.code == 0, done.err
     return weights(runs)
 
 
@@ -105,12 +114,12 @@ def test_a_limit_on_the_size_of_files_within_a_checkpoint(
 ) -> None:
     arguments = [*words, *settings, f"runs_dir={tmp_path}/runs"]
     ended = command(*arguments, limit=40_000)
-    assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr
-    assert "no room for the run" in ended.stderr and "bytes are free (File too large)" in ended.stderr
-    assert "set runs_dir to a folder on a larger disk" in ended.stderr and "the same command resumes" in ended.stderr
+    assert ended.code == 2 and "Traceback" not in ended.err, ended.err
+    assert "no room for the run" in ended.err and "bytes are free (File too large)" in ended.err
+    assert "set runs_dir to a folder on a larger disk" in ended.err and "the same command resumes" in ended.err
     assert not half_written(tmp_path / "runs")
-    again = command(*arguments)
-    assert again.returncode == 0, again.stderr
+    again = run_command(*arguments)
+    assert again.code == 0, again.err
     assert weights(tmp_path / "runs") == undisturbed
 
 
@@ -122,12 +131,12 @@ def test_a_disk_that_fills_within_a_checkpoint(
     arguments = [*settings, f"runs_dir={disk}/runs"]
     (disk / "other").write_bytes(bytes(1_000_000))
     ended = command(*arguments)
-    assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr
-    assert "no room for" in ended.stderr and "(No space left on device)" in ended.stderr
+    assert ended.code == 2 and "Traceback" not in ended.err, ended.err
+    assert "no room for" in ended.err and "(No space left on device)" in ended.err
     assert not half_written(disk / "runs")
     (disk / "other").unlink()
-    again = command(*arguments)
-    assert again.returncode == 0, again.stderr
+    again = run_command(*arguments)
+    assert again.code == 0, again.err
     assert weights(disk / "runs") == undisturbed
 
 
@@ -139,7 +148,7 @@ def test_a_full_folder_for_temporary_files(
     (disk / "other").write_bytes(bytes(60_000))
     tracked = [word for word in settings if word != "tracking=none"]
     ended = command(*tracked, f"runs_dir={tmp_path}/runs", TMPDIR=str(disk))
-    assert ended.returncode == 0, ended.stderr
+    assert ended.code == 0, ended.err
     assert weights(tmp_path / "runs") == undisturbed
 
 
@@ -150,9 +159,9 @@ def test_a_folder_that_may_not_be_written(settings: list[str], tmp_path_factory:
     (folder / "runs").mkdir(mode=0o755)
     for words in (["arch.depth=2"], ["-m", "arch.depth=2,3"]):
         ended = command(*words, *settings, f"runs_dir={folder}/runs", user=65534, group=65534)
-        assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr
-        assert f"{folder}/runs: cannot write" in ended.stderr and "it belongs to root:root, drwxr-xr-x" in ended.stderr
-        assert "set runs_dir to another folder" in ended.stderr
+        assert ended.code == 2 and "Traceback" not in ended.err, ended.err
+        assert f"{folder}/runs: cannot write" in ended.err and "it belongs to root:root, drwxr-xr-x" in ended.err
+        assert "set runs_dir to another folder" in ended.err
 
 
 @OTHERS
@@ -170,12 +179,12 @@ def test_two_users_of_a_group_share_a_folder_of_runs(
     arguments = [*tracked, *OFTEN, *small_data, f"runs_dir={runs}"]
     shared = {"group": 4000, "mask": 0o002, "HOME": str(folder), "TMPDIR": "/tmp"}
     stopped = command(*arguments, limit=60_000, user=4001, **shared)  # within a checkpoint, after text and tokenizer
-    assert stopped.returncode == 2, stopped.stderr
+    assert stopped.code == 2, stopped.err
     resumed = command(*arguments, user=4002, **shared)
-    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.code == 0, resumed.err
     assert weights(runs) == undisturbed
     skipped = command("-m", *arguments, "evaluate.cloze_questions=5", user=4001, **shared)
-    assert skipped.returncode == 0, skipped.stderr
+    assert skipped.code == 0, skipped.err
     for path in runs.rglob("*"):
         mode, group = path.stat().st_mode, path.stat().st_gid
         assert group == 4000, path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.execute.outcomes import litter, outcome
-from tests.helpers import TINY, run
+from tests.helpers import FORKS, TINY, run
 from tinylm_ablate.data.corpus import Corpus
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.settle import settle
@@ -24,14 +23,12 @@ def _work(overrides: list[str]) -> None:
 
 def _killed_until_done(overrides: list[str], draw: random.Random, kills: int) -> int:
     """Start the run again and again; kill each start at a random moment while there are kills left. Returns how many landed."""
-    context = multiprocessing.get_context("forkserver")  # each start is a process of its own, with the imports done
-    context.set_forkserver_preload(["tests.helpers", "tinylm_ablate.train.fit", "tinylm_ablate.rounds.next"])
     landed = 0
     while True:
-        process = context.Process(target=_work, args=(overrides,))
+        process = FORKS.Process(target=_work, args=(overrides,))
         process.start()
         if landed < kills:
-            time.sleep(draw.uniform(0.2, 3.0))
+            time.sleep(draw.uniform(0.1, 1.5))
             if process.exitcode is None:
                 process.kill()
                 landed += 1
@@ -46,6 +43,7 @@ def test_twenty_kills_change_nothing(small_data: list[str], small_corpus: Corpus
     shared = [
         *TINY, *small_data, f"cache_dir={small_corpus.folder.parents[1]}", "train.tokens=5120", "train.micro_batch=1",
         "train.precision=fp32", "rounds.count=2", "rounds.parts=4", "train.checkpoint_minutes=1e-9", "train.log_every=1",
+        "evaluate.every=0.1", "train.keep_checkpoints=[0.25,0.9]",
     ]  # fmt: skip
     whole = [*shared, f"runs_dir={tmp_path}/whole"]
     run(compose(whole))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import TINY
+from tests.helpers import TINY, Command, run_command
 
 PASSWORD, BUCKET = "queen0fHearts-7", "cheshire-cat-bucket"
 
@@ -26,15 +24,7 @@ def test_a_grid_that_is_killed_and_repeated_is_whole_in_mlflow(small_data: list[
     from mlflow import MlflowClient
 
     grid = [*arguments(small_data, tmp_path / "cache"), "arch.depth=1,2", "train.tokens=64000", "train.log_every=1"]
-    command = [
-        sys.executable,
-        "-m",
-        "tinylm_ablate",
-        "-m",
-        *grid,
-        "tracking.flush_seconds=0.2",
-        "train.checkpoint_minutes=0.001",
-    ]
+    command = ["-m", *grid, "tracking.flush_seconds=0.2", "train.checkpoint_minutes=0.001"]
     client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
 
     def runs() -> dict[str, tuple[str, list[int]]]:
@@ -47,45 +37,65 @@ def test_a_grid_that_is_killed_and_repeated_is_whole_in_mlflow(small_data: list[
         return found
 
     for sign in (signal.SIGKILL, signal.SIGTERM):
-        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        with Command(*command, folder=tmp_path) as process:
             deadline, before = time.monotonic() + 300, sum(len(steps) for _, steps in runs().values())
             while sum(len(steps) for _, steps in runs().values()) < before + 20:
-                assert process.poll() is None and time.monotonic() < deadline, process.stdout and process.stdout.read()
+                assert time.monotonic() < deadline and (process.running() or process.wait().text == "")
                 time.sleep(0.1)
-            process.send_signal(sign)
-            process.communicate()
+            os.kill(process.pid, sign)
+            process.wait()
         assert "RUNNING" in {status for status, _ in runs().values()} or sign == signal.SIGTERM
     assert "RUNNING" not in {status for status, _ in runs().values()}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = run_command(*command, folder=tmp_path)
+    assert done.code == 0, done.text
     assert sorted(status for status, _ in runs().values()) == ["FINISHED"] * 3
     cells = [steps for _, steps in runs().values() if steps]
     assert cells == [list(range(128, 64001, 128))] * 2
     # The same once more: nothing changes.
     before_again = runs()
-    done = subprocess.run([*command[:3], "mode=sync"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout == "MLflow: 3 up to date\n", done.stdout + done.stderr
+    done = run_command("mode=sync", folder=tmp_path)
+    assert done.out == "MLflow: 3 up to date\n", done.text
     assert runs() == before_again
 
 
-@pytest.mark.slow
-def test_a_password_is_written_nowhere(small_data: list[str], tmp_path: Path) -> None:
+def test_a_password_is_written_nowhere(small_data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by a grid nor by anything that follows it: plan, status, search, sync, report, generated text and exports."""
+    token = "hf_" + "q7" * 20
+    for name, value in (("TEAM_BUCKET", BUCKET), ("HF_TOKEN", token)):
+        monkeypatch.setenv(name, value)
     address = f"http://alice:{PASSWORD}@127.0.0.1:1"  # nobody answers there
-    grid = [*arguments(small_data, tmp_path / "cache"), "arch.depth=1,2", f"tracking.uri='{address}'"]
-    grid.append(r"experiment.note='of ${oc.env:TEAM_BUCKET}'")
-    environment = os.environ | {"TEAM_BUCKET": BUCKET, "HF_TOKEN": "hf_" + "q7" * 20}
-    done = subprocess.run(
-        [sys.executable, "-m", "tinylm_ablate", "-m", *grid], cwd=tmp_path, env=environment, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "does not answer" in done.stderr
-    (described,) = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "grids").glob("*.json")]
+    hook = f"grid.on_end='curl -s -H \"Authorization: Bearer {PASSWORD}\" http://alice:{PASSWORD}@127.0.0.1:1/done'"
+    words = [*arguments(small_data, tmp_path / "cache"), r"experiment.note='of ${oc.env:TEAM_BUCKET}'", hook]
+    away, grid = f"tracking.uri='{address}'", ["arch.depth=1,2", "seeds=1"]
+    output: dict[str, str] = {}
+
+    def command(name: str, *more: str, code: int = 0) -> None:
+        ended = run_command(*more, folder=tmp_path)
+        assert ended.code == code and "Traceback" not in ended.err, ended.text
+        output[name] = ended.text
+
+    command("grid", "-m", *words, away, *grid)
+    assert "does not answer" in output["grid"] and "grid.on_end=" in output["grid"]
+    command("plan", "plan", "-m", *words, away, *grid, "seeds=2")
+    command("plan as JSON", "plan", "-m", *words, away, *grid, "seeds=2", "plan.format=json")
+    command("status", "status", "-m", *words, away, *grid)
+    command("search", "-m", "hydra/sweeper=optuna", *words, away, "arch.depth=1,2", "search.trials=2")
+    command("sync away", "sync", *words, away, code=1)
+    command("sync", "sync", *words)
+    command("coverage", "coverage", "-m", *words, away, *grid)
+    command("export", "export", *words, away, "arch.depth=1", "folder=exported")
+    command("report", "report", "--runs-dir", "runs", "--results", "results")
+    (described,) = [json.loads(path.read_text()) for path in tmp_path.glob("runs/grids/*.json") if not search_of(path)]
     assert "127.0.0.1" in described["title"]
-    written = {str(path): path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
-    assert len(written) > 10
-    written |= {"stdout": done.stdout.encode(), "stderr": done.stderr.encode()}
-    for secret in (PASSWORD, "alice", BUCKET, environment["HF_TOKEN"]):
+    written = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(written) > 30 and any("mlflow.db" in name for name in written) and any("results/" in name for name in written)
+    written |= {name: text.encode() for name, text in output.items()}
+    for secret in (PASSWORD, "alice", BUCKET, token):
         assert [name for name, content in written.items() if secret.encode() in content] == []
     (folder,) = {path.parent for path in (tmp_path / "runs").glob("*/config.yaml") if "depth: 1\n" in path.read_text()}
     assert "${oc.env:TEAM_BUCKET}" in (folder / "config.yaml").read_text()
+
+
+def search_of(path: Path) -> bool:
+    """Whether the file of a grid is that of a search."""
+    return bool(json.loads(path.read_text()).get("search"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import importlib
 import json
 import os
@@ -18,12 +19,6 @@ import time
 import traceback
 from collections.abc import Callable
 from typing import Any
-
-#: Modules that a worker imports sooner or later.
-_PRELOADED = (
-    "hydra.main", "lightning.pytorch", "pandas", "tinylm_ablate.grid.sweeper", "tinylm_ablate.train.fit",
-    "tinylm_ablate.rounds.next", "tinylm_ablate.tasks.graph",
-)  # fmt: skip
 
 
 def start(
@@ -151,17 +146,39 @@ def in_each_kind(spec: dict[str, Any]) -> dict[str, int]:
     return codes | {"last": wait(start("worker-last", arguments))}
 
 
-def preload(*more: str) -> None:
-    """Import what a worker imports sooner or later, and ``more``."""
-    for name in (*_PRELOADED, *more):
-        importlib.import_module(name)
+def suspended(spec: dict[str, Any]) -> dict[str, int]:
+    """A worker that is suspended in the midst of a training and continues once another one has ``reached`` a file in its place,
+    each as on a machine of its own; an undisturbed grid in ``whole`` first."""
+    codes = {"undisturbed": wait(start("undisturbed", [*spec["arguments"], "runs_dir=whole"]))}
+    arguments = [*spec["arguments"], "runs_dir=runs"]
+    first = start("first", arguments, apart=True)
+    _until("runs/*/checkpoint/step-*")
+    os.kill(first, signal.SIGSTOP)
+    second = start("second", arguments, apart=True)
+    _until(spec["reached"])
+    os.kill(first, signal.SIGCONT)
+    return codes | {"second": wait(second), "first": wait(first)}
+
+
+def _until(pattern: str) -> None:
+    """Wait for a file of some name."""
+    while not glob.glob(pattern):
+        time.sleep(0.001)
+
+
+def together(spec: dict[str, Any]) -> dict[str, int]:
+    """Several processes of one command, started at once."""
+    processes = {name: start(name, spec["arguments"]) for name in spec["names"]}
+    return {name: wait(process) for name, process in processes.items()}
 
 
 def main(spec: dict[str, Any]) -> None:
     """Do what ``spec["what"]`` says, and print the exit codes."""
-    preload()
-    print(json.dumps({"at_random": at_random, "in_each_kind": in_each_kind}[spec["what"]](spec)))
+    importlib.import_module("tests.preloaded")
+    print(json.dumps(_WHAT[spec["what"]](spec)))
 
+
+_WHAT = {"at_random": at_random, "in_each_kind": in_each_kind, "suspended": suspended, "together": together}
 
 if __name__ == "__main__":
     main(json.loads(sys.argv[1]))

@@ -1,13 +1,34 @@
-"""What runs resulted in, in a form that two folders of runs can be compared by, and what should not be left beside them."""
+"""Workers that are disturbed, what their runs resulted in, and what should not be left beside them."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
+
 #: Parts of the names of metrics that two runs of one computation need not share.
 TIMES = ("second", "utilisation")
+
+
+def disturbed(folder: Path, **spec: Any) -> dict[str, int]:
+    """Let ``tests.execute.killing`` do what ``spec`` says; the exit codes of the workers."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.execute.killing", json.dumps(spec)],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr + logs(folder)
+    codes: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return codes
+
+
+def logs(folder: Path) -> str:
+    return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(folder.glob("*.log")))
 
 
 def numbers(content: dict[str, Any]) -> dict[str, Any]:
@@ -23,10 +44,14 @@ def outcome(runs: Path) -> dict[str, dict[str, Any]]:
         files: dict[str, Any] = {"metrics": numbers(json.loads(path.read_text())["metrics"])}
         files["curve"] = [numbers(json.loads(line)) for line in (folder / "curve.jsonl").read_text().splitlines()]
         files["weights"] = (folder / "model" / "model.safetensors").read_bytes()
-        for record in folder.glob("measures/*.json"):
-            files[record.stem] = numbers(json.loads(record.read_text())["metrics"])
-        for other in (*folder.glob("measures/*.parquet"), *folder.glob("batch_losses.parquet")):
-            files[other.name] = other.read_bytes()
+        for record in folder.rglob("measures/*.json"):  # of models on the way, too
+            files[str(record.relative_to(folder))] = numbers(json.loads(record.read_text())["metrics"])
+        for other in (
+            *folder.rglob("measures/*.parquet"),
+            *folder.glob("batch_losses.parquet"),
+            *folder.glob("points/*/model/*"),
+        ):
+            files[str(other.relative_to(folder))] = other.read_bytes()
         found[folder.name] = files
     return found
 

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.execute.outcomes import litter, outcome
+from tests.execute.outcomes import disturbed, litter, logs, outcome
 from tests.helpers import TINY
-
-ROOT = Path(__file__).resolve().parents[2]
 
 #: Cells that differ, a little longer than the tiniest, so that workers die in the midst of them.
 CELLS = ["arch.depth=1,2", "seeds=3", "train.tokens=9600", "train.checkpoint_minutes=0.002", "train.log_every=1"]
@@ -26,22 +19,6 @@ EVERYTHING = [
     "rounds.forgetting=true", "train.checkpoint_minutes=1e-9", "train.log_every=1", "evaluate.layer_skip=1",
 ]  # fmt: skip
 KINDS = ["text", "tokenizer", "shards", "scores", "losses", "run", "measure"]
-
-
-def disturbed(folder: Path, **spec: Any) -> dict[str, int]:
-    """Let ``tests.execute.killing`` do what ``spec`` says; the exit codes of the workers."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.execute.killing", json.dumps(spec)],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=500,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr + logs(folder)
-    codes: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
-    return codes
-
-
-def logs(folder: Path) -> str:
-    return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(folder.glob("*.log")))
 
 
 @pytest.mark.slow
@@ -75,3 +52,15 @@ def test_a_worker_killed_in_each_kind_of_task_is_replaced(small_data: list[str],
     whole, runs = outcome(tmp_path / "whole"), outcome(tmp_path / "runs")
     assert len(whole) == 3 and runs == whole
     assert not litter(tmp_path / "runs", tmp_path / "runs-cache")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reached", ["runs/claims/run-*.2", "runs/*/metrics.json"], ids=["in training", "after its end"])
+def test_a_suspended_worker_that_was_replaced_spoils_nothing(reached: str, small_data: list[str], tmp_path: Path) -> None:
+    arguments = ["-m", *TINY, *small_data, *CELLS[2:], "seed=0", "train.tokens=19200"]
+    arguments += [f"cache_dir={tmp_path / 'cache'}", "grid.lease_seconds=1"]
+    codes = disturbed(tmp_path, what="suspended", arguments=arguments, reached=reached)
+    assert set(codes.values()) == {0}, logs(tmp_path)
+    assert "Traceback" not in logs(tmp_path)
+    assert outcome(tmp_path / "runs") == outcome(tmp_path / "whole")
+    assert not litter(tmp_path / "runs") and not list(tmp_path.glob("runs/*/checkpoint"))

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.helpers import TINY
 from tinylm_ablate.arch.shapes import Shape, flops_per_token, parameters
 from tinylm_ablate.data.corpus import Corpus
 from tinylm_ablate.data.shards import open_shards
-from tinylm_ablate.execute.cost import shard_bytes
+from tinylm_ablate.execute import timing
+from tinylm_ablate.execute.cost import scoring_cost
 from tinylm_ablate.execute.plan import plan, plans
-from tinylm_ablate.execute.timing import speed
+from tinylm_ablate.execute.text_plan import shard_bytes, training_tokens
+from tinylm_ablate.execute.timing import Speed, speed
 from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.init.choice import scores_marker
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tokenizer.vocabularies import open_vocabulary
@@ -181,7 +184,6 @@ def test_the_parts_of_a_grid_are_a_table_where_they_differ(tmp_path: Path) -> No
     assert [line.split()[0] for line in told.splitlines()[1:5]] == ["cell", "------", "small", "large"]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU measures these shapes themselves")
 def test_shapes_too_large_to_measure_are_estimated_by_their_flops() -> None:
     large = Shape(depth=20, width=1792, ffn_width=4864, heads=14, kv_heads=14, head_dim=128, vocab_size=48000)
     deeper = Shape(depth=40, width=1792, ffn_width=4864, heads=14, kv_heads=14, head_dim=128, vocab_size=48000)
@@ -190,3 +192,62 @@ def test_shapes_too_large_to_measure_are_estimated_by_their_flops() -> None:
     ratio = flops_per_token(deeper, 2048)["training"] / flops_per_token(large, 2048)["training"]
     assert second.training / first.training == pytest.approx(ratio) == second.forward / first.forward
     assert second.optimizer / first.optimizer == pytest.approx(parameters(deeper)["total"] / parameters(large)["total"])
+
+
+def test_the_users_text_is_read_and_checked_and_its_passes_are_marked(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    rows = [f"Document number {number} has a few words in it, more than fifty characters." for number in range(60)]
+    (folder / "t.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in [*rows, rows[0], "short"]))
+    (folder / "notes.md").write_text("# notes")
+    shares = ["data.validation_share=0.2", "data.test_share=0.2"]
+    run = settled(tmp_path, *TINY, "data=files", f"data.path={folder}", *shares, "train.tokens=51200")
+    unread = plans([("mine", run)], "table", read_text=False)
+    assert f"text: {folder}, not built yet, about" in unread and "not read: 1 .md (7 bytes)" in unread
+    told = plans([("mine", run)], "table", read_text=True)
+    assert "62 documents read, 60 kept (1 too short, 1 duplicates)" in told and "not read: 1 .md (7 bytes)" in told
+    tokens = training_tokens(run)
+    assert tokens is not None and f"passes over its training tokens: {51200 / tokens:.2g}" in told
+    assert "1 of 1 runs pass over it more than 4 times" in told and "(!)" in told
+    assert plan("mine", run)["passes"] == 51200 / tokens
+
+
+def test_choosing_neurons_on_text_is_planned_once(tmp_path: Path) -> None:
+    inherits = ["init=inherit", "init.parent_depth=3", "init.parent_width=32", "init.parent_ffn_width=48", "init.keep_first=1"]
+    inherits += ["init.keep_last=1", "init.calibration_tokens=640"]
+    taylor = [settled(tmp_path, *TINY, *inherits, "init.criterion=taylor", f"seed={seed}") for seed in range(2)]
+    learned = settled(tmp_path, *TINY, *inherits, "init.criterion=learned")
+    blind = settled(tmp_path, *TINY, *inherits, "init.criterion=l2")
+    told = plans([("a", taylor[0]), ("b", taylor[1]), ("c", learned), ("d", blind)], "table")
+    assert told.count("choice from the parent") == 2
+    assert "[a]: taylor on 640 tokens" in told and "[c]: learned on 640 tokens" in told
+    first, second = scoring_cost(taylor[0]), scoring_cost(learned)
+    assert taylor[0].parent is not None and first is not None and second is not None and scoring_cost(blind) is None
+    weights = 4 * parameters(taylor[0].parent.shape)["total"]
+    assert 2 * weights < first.memory < second.memory and second.memory - first.memory == 4 * weights
+    marker = scores_marker(learned)
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    assert scoring_cost(learned) is None
+
+
+def test_shapes_between_two_measured_ones_are_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two shapes are measured, a third is not; and a later process measures none of them again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    optimizer = compose([]).optimizer
+
+    def times() -> list[Speed]:
+        monkeypatch.setattr(timing, "_known", {})
+        monkeypatch.setattr(timing, "_measured", [])
+        small = Shape(depth=6, width=16, ffn_width=32, heads=2, kv_heads=2, head_dim=8, vocab_size=300)
+        shapes = [replace(small, width=width, ffn_width=2 * width) for width in (16, 96, 48)]
+        return [speed(shape, 64, 4, "fp32", 1, optimizer) for shape in shapes]
+
+    small, large, between = times()
+    assert small.training < between.training < large.training and small.forward < between.forward < large.forward
+    kept = list((tmp_path / "tinylm_ablate" / "speed").rglob("*.json"))
+    assert len(kept) == 2
+    monkeypatch.setattr(timing, "_MOST_MEASURED", 0)
+    assert times() == [small, large, between]
+    kept[0].write_text("{")  # damaged: as if it had not been measured, and estimated from the other
+    assert all(found.training > 0 for found in times())

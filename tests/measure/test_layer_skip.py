@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.helpers import TINY, run
+from tests.measure.conftest import random_decoder
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.errors import ConfigError
@@ -30,11 +31,7 @@ def wanted(**changes: int) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def deep(vocabulary: Any) -> Decoder:
     """Four layers, of which the third does nothing."""
-    torch.manual_seed(0)
-    decoder = Decoder(Shape(depth=4, width=32, ffn_width=48, heads=4, kv_heads=2, head_dim=8, vocab_size=vocabulary.size))
-    for parameter in decoder.parameters():
-        if parameter.dim() == 2:
-            torch.nn.init.normal_(parameter, std=0.3)
+    decoder = random_decoder(4, vocabulary)
     with torch.no_grad():
         decoder.blocks[2].attention.out.weight.zero_()
         decoder.blocks[2].ffn.down.weight.zero_()
@@ -84,8 +81,10 @@ def test_rows_are_summed_up() -> None:
     }
 
 
-def test_a_finished_run_is_measured_without_being_trained_again(small_data: list[str], tmp_path: Path) -> None:
-    place = [*TINY, *small_data, "arch.depth=3", f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache"]
+def test_a_finished_run_is_measured_without_being_trained_again(
+    small_data: list[str], small_cache: str, tmp_path: Path
+) -> None:
+    place = [*TINY, *small_data, small_cache, "arch.depth=3", f"runs_dir={tmp_path}/runs"]
     before = run(compose(place))
     folder = settle(compose(place)).folder
     trained = (folder / "model" / "model.safetensors").stat().st_mtime_ns

@@ -17,6 +17,7 @@ from tinylm_ablate.measure.forgetting import Forgetting
 from tinylm_ablate.measure.layer_skip import MAX_BYTES, MAX_QUESTIONS, LayerSkip
 from tinylm_ablate.measure.records import stem
 from tinylm_ablate.measure.registry import measures, requested
+from tinylm_ablate.measure.scoring import Reader
 from tinylm_ablate.measure.speed import DecodingSpeed
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
@@ -26,7 +27,8 @@ QUESTIONS = {"questions": 12, "context": 40, "continuation": 20}
 
 
 def subject(model: Any, vocabulary: Any, texts: Any) -> Any:
-    return SimpleNamespace(decoder=model, vocabulary=vocabulary, corpus=texts, context_length=64, device="cpu")
+    reader = Reader(model, vocabulary, 64, "cpu")
+    return SimpleNamespace(decoder=model, reader=reader, corpus=texts)
 
 
 def settled(*overrides: str) -> Settled:

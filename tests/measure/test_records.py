@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinylm_ablate.errors import UserError
+from tinylm_ablate.errors import RunFailed, UserError
 from tinylm_ablate.measure.records import read_record, read_rows, record_path, stem, write_record
 from tinylm_ablate.measure.subject import Result
 
@@ -77,7 +77,7 @@ def test_damaged_rows_are_reported(tmp_path: Path) -> None:
 
 
 def test_a_number_that_is_not_finite_leaves_no_record(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"bits_per_byte of .*: a is nan, c is inf; the weights may have diverged"):
+    with pytest.raises(RunFailed, match=r"bits_per_byte of .*: a is nan, c is inf; the weights may have diverged"):
         write_record(tmp_path, "bits_per_byte", SETTINGS, Result({"a": math.nan, "b": 1, "c": math.inf}, ROWS), 0.0)
     assert list(tmp_path.iterdir()) == []
 

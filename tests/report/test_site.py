@@ -13,7 +13,7 @@ from pathlib import Path
 import markdown_it
 import pytest
 
-from tests.report.conftest import contents
+from tests.report.conftest import Runs, contents
 from tinylm_ablate.frames.arms import evidence
 from tinylm_ablate.frames.folders import read_runs
 from tinylm_ablate.report.__main__ import main
@@ -28,10 +28,18 @@ def report(runs, results, *more):
     return main(["--runs-dir", str(runs.folder), "--results", str(results), *map(str, more)])
 
 
-def test_a_grid_becomes_pages_in_every_format(runs, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The runs of a grid, and the folder of their report."""
+    folder = tmp_path_factory.mktemp("made")
+    runs = Runs(folder / "runs")
     runs.depths(DEPTHS, paper="table02_depth_width", paper_axis=["depth"], figures=["convergence"], note="A note.")
-    assert report(runs, tmp_path / "results") == 0
-    written = contents(tmp_path / "results")
+    assert report(runs, folder / "results") == 0
+    return runs, folder / "results"
+
+
+def test_a_grid_becomes_pages_in_every_format(made):
+    written = contents(made[1])
     stem = "table02_depth_width"
     expected = {
         f"{stem}.md",
@@ -42,7 +50,6 @@ def test_a_grid_becomes_pages_in_every_format(runs, tmp_path, capsys):
         "index.html",
     }
     assert expected | {"README.md", "claims.md", "runs.csv"} <= written.keys()
-    assert str(tmp_path / "results" / "index.html") in capsys.readouterr().out
     page = written[f"{stem}.md"].decode()
     head = next(line for line in page.splitlines() if line.startswith("| arch.depth"))
     # The measure comes right after the arm, and the best is bold since every other arm is worse beyond noise.
@@ -52,14 +59,14 @@ def test_a_grid_becomes_pages_in_every_format(runs, tmp_path, capsys):
     assert "python -m tinylm_ablate -m +experiments=table02_depth_width" in page
 
 
-def test_the_same_runs_give_the_same_bytes_in_any_process(runs, tmp_path):
-    runs.depths(DEPTHS)
-    assert report(runs, tmp_path / "first") == 0
+def test_the_same_runs_give_the_same_bytes_in_any_process(made, tmp_path):
+    runs, first_results = made
     command = [sys.executable, "-m", "tinylm_ablate.report", "--runs-dir", str(runs.folder)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PYTHONHASHSEED": "1"}
     command += ["--results", str(tmp_path / "second")]
-    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, env=environment)
-    first, second = contents(tmp_path / "first"), contents(tmp_path / "second")
+    done = subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, env=environment, text=True)
+    assert str(tmp_path / "second" / "index.html") in done.stdout
+    first, second = contents(first_results), contents(tmp_path / "second")
     assert first.keys() == second.keys() and [name for name in first if first[name] != second[name]] == []
 
 
@@ -138,11 +145,9 @@ def test_what_a_user_wrote_stays_text(runs, tmp_path):
     assert all((attrs["src"] or "").startswith("figures/") for tag, attrs in shown.elements if tag == "img")
 
 
-def test_the_page_asks_for_nothing_over_the_network(runs, tmp_path):
-    runs.depths(DEPTHS)
-    assert report(runs, tmp_path / "results") == 0
+def test_the_page_asks_for_nothing_over_the_network(made):
     page = _Page()
-    page.feed((tmp_path / "results" / "index.html").read_text())
+    page.feed((made[1] / "index.html").read_text())
     assert not [attrs for tag, attrs in page.elements if tag in ("link", "img") or (tag == "script" and "src" in attrs)]
     policy = next(attrs["content"] for tag, attrs in page.elements if tag == "meta" and "http-equiv" in attrs)
     assert policy is not None and policy.startswith("default-src 'none'")

@@ -29,9 +29,8 @@ DECODE = ["evaluate.decode.measure=true", "evaluate.decode.batch=3", "evaluate.d
 
 
 @pytest.fixture(scope="module")
-def place(small_data: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("run")
-    return [*TINY, *small_data, f"runs_dir={folder}/runs", f"cache_dir={folder}/cache"]
+def place(small_data: list[str], small_cache: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return [*TINY, *small_data, small_cache, f"runs_dir={tmp_path_factory.mktemp('run')}/runs"]
 
 
 @pytest.fixture(scope="module")

@@ -118,5 +118,6 @@ def sentencepiece_file(texts: list[str], tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def settings() -> TokenizerConfig:
     return TokenizerConfig(
-        kind="bpe", vocab_size=400, source=None, source_vocab_size=600, keep_special="all", train_bytes=1_000_000
-    )
+        kind="bpe", vocab_size=400, source=None, source_vocab_size=600, source_train_bytes=None, keep_special="all",
+        train_bytes=1_000_000,
+    )  # fmt: skip

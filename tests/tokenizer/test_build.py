@@ -88,6 +88,16 @@ def test_a_compact_one_is_cut_from_a_bpe_of_the_same_text(
     assert whole.summary["accumulated_frequency_percent"] == 100
 
 
+def test_a_large_one_of_less_text_has_a_longer_tail(opened: Opener, small_text: Any) -> None:
+    """Its entries are as many, and those that are kept cover more; counts and cut are of the whole text as before."""
+    usual, short = opened(400, kind="compact"), opened(400, kind="compact", source_train_bytes=10_000)
+    check(short, small_text)
+    assert short.fingerprint != usual.fingerprint
+    assert short.summary["source_vocab_size"] == usual.summary["source_vocab_size"] == 600
+    assert short.summary["accumulated_frequency_percent"] > usual.summary["accumulated_frequency_percent"]
+    assert opened(400, source_train_bytes=10_000).fingerprint == opened(400).fingerprint  # of kind=bpe it is no setting
+
+
 def test_the_large_one_is_trained_and_counted_once(
     opened: Opener, small_text: Any, settings: TokenizerConfig, tmp_path: Path
 ) -> None:

@@ -159,8 +159,8 @@ def test_the_page_is_served_until_it_is_ended(replicated):
         assert ui.main(["--runs-dir", str(runs_dir), "--port", str(port)]) == 2
     finally:
         page.terminate()
-    assert page.wait(30) == 0
-    wait_until(lambda: not answers(port), 30)
+    assert page.wait(200) == 0
+    wait_until(lambda: not answers(port))
 
 
 def test_the_page_needs_runs(tmp_path, capsys):

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,8 +15,11 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
+from tests.helpers import FORKS
 from tests.tracking.conftest import EXPERIMENT, GRID, RUNS
+from tinylm_ablate.config import TrackingConfig
 from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.execute.leases import Leases
 from tinylm_ablate.tracking import sync
 from tinylm_ablate.tracking.mlflow_client import local_artifacts
 
@@ -137,26 +139,43 @@ def test_a_run_is_followed_closed_and_extended(settings, folders, view):
     assert (data.metrics["test/cloze/all"], data.metrics["test/bits_per_byte/all"]) == (0.25, 1.5)
 
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from tinylm_ablate.execute.leases import Leases
-runs = Path(sys.argv[1])
-with Leases(runs, 60.0).hold(f"run-{sys.argv[2]}", runs / sys.argv[2] / "metrics.json"):
-    print("held", flush=True)
-    time.sleep(600)
-"""
+def test_a_row_that_could_not_be_read_in_training_is_sent_at_the_end(settings, folders, view):
+    folder = folders.start(RUNS[0])
+    folders.train(RUNS[0], 1, 5)
+    folders.train(RUNS[0], 7, 10)
+    with folders.lease(RUNS[0]):
+        sync(settings, folders.path)
+        assert view.curve(RUNS[0]) == losses(1, 5) + losses(7, 10)
+    (folder / "curve.jsonl").unlink()
+    folders.train(RUNS[0], 1, 30)
+    folders.finish(RUNS[0])
+    assert sync(settings, folders.path).problems == []
+    assert view.curve(RUNS[0]) == losses(1, 30)
+    # A store that an earlier version filled does not say how many rows it has.
+    client, run = view.client, view.run(RUNS[0]).info.run_id
+    client.set_tag(run, "tinylm.arrived", '{"tokens": 3000, "files": {}}')
+    folders.measure(RUNS[0], "cloze", {"test/cloze/all": 0.25})
+    assert sync(settings, folders.path).counts == {"updated": 1}
+    assert view.curve(RUNS[0]) == losses(1, 30)
+
+
+def hold(runs: Path, run: str) -> None:
+    """Hold the lease of a run until this process is killed."""
+    with Leases(runs, 60.0).hold(f"run-{run}", runs / run / "metrics.json"):
+        time.sleep(600)
 
 
 def test_what_a_kill_left_running_is_repaired_and_a_run_that_continues_has_each_point_once(settings, folders, view):
     folders.start(RUNS[0])
     folders.train(RUNS[0], 1, 12)
-    worker = subprocess.Popen([sys.executable, "-c", HOLD, str(folders.path), RUNS[0]], stdout=subprocess.PIPE, text=True)
-    assert worker.stdout.readline() == "held\n"
+    worker = FORKS.Process(target=hold, args=(folders.path, RUNS[0]))
+    worker.start()
+    while f"run-{RUNS[0]}" not in Leases(folders.path, 60.0).held():
+        assert worker.is_alive()
     sync(settings, folders.path)
     assert view.run(RUNS[0]).info.status == "RUNNING"
     worker.kill()
-    worker.wait()
+    worker.join()
     assert sync(settings, folders.path).counts == {"closed": 1}
     assert view.run(RUNS[0]).info.status == "KILLED"
     # The run continues from a checkpoint at step 10, so that rows 11 and 12 are written again at other times.
@@ -304,25 +323,20 @@ def test_mlflow_is_not_imported_before_it_is_used():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-SYNC = """
-import sys
-from pathlib import Path
-from tinylm_ablate.config import TrackingConfig
-from tinylm_ablate.tracking import sync
-settings = TrackingConfig(kind="mlflow", loggers=[], uri=None, artifacts=None, experiment="tests",
-                          flush_seconds=1)
-print("ready", flush=True)
-report = sync(settings, Path(sys.argv[1]))
-print(report)
-sys.exit(bool(report.problems))
-"""
+def sync_alone(settings: TrackingConfig, runs: Path) -> None:
+    """Sync, in a process of its own."""
+    sys.exit(bool(sync(settings, runs).problems))
 
 
 @pytest.mark.slow
-def test_processes_that_sync_together_make_each_run_and_point_once(replicated, tmp_path):
+def test_processes_that_sync_together_make_each_run_and_point_once(settings, replicated, tmp_path):
     new = shutil.copytree(replicated.path, tmp_path / "new", ignore=shutil.ignore_patterns("mlflow.db"))
-    processes = [subprocess.Popen([sys.executable, "-c", SYNC, str(new)]) for _ in range(3)]
-    assert [process.wait(200) for process in processes] == [0, 0, 0]
+    processes = [FORKS.Process(target=sync_alone, args=(settings, new)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
     view = View(f"sqlite:///{new / 'mlflow.db'}")
     assert len(view.runs()) == 7
     for run in RUNS:
@@ -335,17 +349,58 @@ def test_a_sync_that_is_killed_anywhere_is_completed_by_the_next(settings, repli
         (replicated.path / run / "curve.jsonl").unlink()
         replicated.train(run, 1, 2000)
     for n in range(4):
-        process = subprocess.Popen([sys.executable, "-c", SYNC, str(replicated.path)], stdout=subprocess.PIPE, text=True)
         database = replicated.path / "mlflow.db"
         changed = database.stat().st_mtime_ns
-        assert process.stdout.readline() == "ready\n"
-        while process.poll() is None and database.stat().st_mtime_ns == changed:  # it has begun to write
+        process = FORKS.Process(target=sync_alone, args=(settings, replicated.path))
+        process.start()
+        while process.is_alive() and database.stat().st_mtime_ns == changed:  # it has begun to write
             time.sleep(0.005)
         time.sleep(0.15 * n)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
     assert sync(settings, replicated.path).problems == []
     assert len(view.runs()) == 7
     for run in RUNS:
         assert view.curve(run) == losses(1, 2000)
         assert view.run(run).info.status == "FINISHED"
+
+
+def test_what_was_measured_along_a_run_is_a_curve_whenever_it_arrives(settings, folders, view):
+    folder = folders.start(RUNS[0])
+    settled = json.loads((folder / "settled.json").read_text())
+    settled["config"]["train"]["batch_tokens"] = 100
+    (folder / "settled.json").write_text(json.dumps(settled))
+    folders.train(RUNS[0], 1, 30)
+    folders.finish(RUNS[0])
+
+    def point(step, bits):
+        path = folder / "points" / f"{step:09d}" / "measures" / f"bits_per_byte.{'0' * 16}.json"
+        path.parent.mkdir(parents=True)
+        metrics = {
+            "test/bits_per_byte/all": bits,
+            "test/bits_per_byte/all/standard_error": 0.1,
+            "test/bits_per_byte/all/bytes": 9,
+        }
+        content = {
+            "schema": 1,
+            "measure": "bits_per_byte",
+            "settings": {},
+            "metrics": metrics,
+            "seconds": 1.0,
+            "provenance": {},
+        }
+        path.write_text(json.dumps(content))
+
+    name = "along/test/bits_per_byte/all"
+    point(20, 3.0)
+    sync(settings, folders.path)
+    assert view.curve(RUNS[0], name) == [(2000, 3.0)]
+    point(10, 4.0)  # another worker measured it later
+    point(30, 2.5)
+    for _ in range(2):
+        sync(settings, folders.path)
+        assert view.curve(RUNS[0], name) == [(1000, 4.0), (2000, 3.0), (3000, 2.5)]
+    metrics = view.run(RUNS[0]).data.metrics
+    assert metrics["test/bits_per_byte/all"] == 2.0
+    assert not [key for key in metrics if key.startswith("along/") and key != name]
+    assert f"points/000000010/measures/bits_per_byte.{'0' * 16}.json" in view.files(RUNS[0])

@@ -6,15 +6,13 @@ import dataclasses
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.helpers import TINY
+from tests.helpers import TINY, run_command
 from tests.train.test_fit import curve, decoder_of, ignore, same, weights
 from tinylm_ablate.errors import ConfigError, Interrupted, RunFailed
 from tinylm_ablate.grid.compose import compose
@@ -84,11 +82,9 @@ def test_a_batch_is_the_same_on_any_number_of_devices(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_grid_of_runs_on_two_processes_leaves_no_stray_folders(small_data: list[str], tmp_path: Path) -> None:
     arguments = ["-m", *TINY, *small_data, "train.devices=2", "seeds=2", "runs_dir=runs", "cache_dir=cache"]
-    done = subprocess.run(
-        [sys.executable, "-m", "tinylm_ablate", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "2 done, 0 failed" in done.stderr
+    done = run_command(*arguments, folder=tmp_path)
+    assert done.code == 0, done.text
+    assert "2 done, 0 failed" in done.err
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "cache"}
     folders = {path.name for path in (tmp_path / "runs").iterdir()} - {"claims", "grids"}
     assert len(folders) == 2 and len(list((tmp_path / "runs").glob("*/metrics.json"))) == 2

@@ -26,7 +26,7 @@ from tinylm_ablate.train.stack import stack_key, stack_size, train_stack
 STEPS = 50
 BASE = [*TINY, "train.micro_batch=2", "train.log_every=10", "train.precision=fp32"]
 
-#: By what differs: overrides of one of the two runs, which the other does not have.
+#: By what differs: overrides of a run, which another does not have.
 DIFFERENCES = {
     "nothing": [],
     "seed and order of data": ["seed=7"],
@@ -71,11 +71,11 @@ def assert_as_alone(members: list[Member], tmp_path: Path) -> None:
         assert_equal(found, one)
 
 
-@pytest.mark.parametrize("difference", DIFFERENCES)
-def test_a_run_in_a_stack_is_the_run_alone(difference: str, tokens: np.ndarray, tmp_path: Path) -> None:
-    pair = [run(tmp_path), run(tmp_path, *DIFFERENCES[difference])]
-    assert stack_key(pair[0]) == stack_key(pair[1])
-    assert_as_alone([member(each, tokens, tmp_path / str(index)) for index, each in enumerate(pair)], tmp_path)
+def test_a_run_in_a_stack_is_the_run_alone(tokens: np.ndarray, tmp_path: Path) -> None:
+    """Runs that differ in everything in which the runs of a stack may differ, and two that are the same."""
+    runs = [run(tmp_path), *(run(tmp_path, *difference) for difference in DIFFERENCES.values())]
+    assert len({stack_key(each) for each in runs}) == 1
+    assert_as_alone([member(each, tokens, tmp_path / str(index)) for index, each in enumerate(runs)], tmp_path)
 
 
 @pytest.mark.parametrize("name", ["lion", "muon", "schedule_free"])
@@ -161,8 +161,10 @@ def three(tmp_path: Path, tokens: np.ndarray, name: str, middle: OnRows = ignore
     ]
 
 
-def undisturbed(tmp_path: Path, tokens: np.ndarray) -> list[Member]:
-    members = three(tmp_path, tokens, "undisturbed")
+@pytest.fixture(scope="module")
+def expected(tokens: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
+    """The three runs to which nothing happens."""
+    members = three(tmp_path_factory.mktemp("expected"), tokens, "undisturbed")
     assert all(isinstance(outcome, Trained) for outcome in train_stack(members))
     return members
 
@@ -173,8 +175,7 @@ def assert_others_equal(members: list[Member], expected: list[Member]) -> None:
         assert curve(members[index].folder) == curve(expected[index].folder)
 
 
-def test_a_run_that_is_pruned_leaves_and_resumes_alone(tokens: np.ndarray, tmp_path: Path) -> None:
-    expected = undisturbed(tmp_path, tokens)
+def test_a_run_that_is_pruned_leaves_and_resumes_alone(expected: list[Member], tokens: np.ndarray, tmp_path: Path) -> None:
     members = three(tmp_path, tokens, "pruned", lambda rows: rows[-1]["step"] == 5)
     first, pruned, last = train_stack(members)
     assert isinstance(first, Trained) and isinstance(last, Trained)
@@ -214,8 +215,9 @@ def running(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("running")
-def test_a_loss_that_is_not_finite_stops_its_run_alone_before_the_weights_move(tokens: np.ndarray, tmp_path: Path) -> None:
-    expected = undisturbed(tmp_path, tokens)
+def test_a_loss_that_is_not_finite_stops_its_run_alone_before_the_weights_move(
+    expected: list[Member], tokens: np.ndarray, tmp_path: Path
+) -> None:
     members = three(tmp_path, tokens, "broken", spoil_at(4))
     _, failed, _ = train_stack(members)
     assert isinstance(failed, RunFailed)
@@ -245,8 +247,9 @@ def stop_at(step: int, number: signal.Signals = signal.SIGTERM) -> OnRows:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stack_that_is_stopped_resumes_bit_for_bit(number: signal.Signals, tokens: np.ndarray, tmp_path: Path) -> None:
-    expected = undisturbed(tmp_path, tokens)
+def test_a_stack_that_is_stopped_resumes_bit_for_bit(
+    number: signal.Signals, expected: list[Member], tokens: np.ndarray, tmp_path: Path
+) -> None:
     members = three(tmp_path, tokens, "parts", stop_at(5, number))
     outcomes = train_stack(members)
     for outcome in outcomes:
@@ -285,8 +288,7 @@ def test_runs_resume_alone_and_in_another_stack(name: str, tokens: np.ndarray, t
         assert_equal(found, one)
 
 
-def test_what_cannot_be_read_or_recorded_ends_one_run_alone(tokens: np.ndarray, tmp_path: Path) -> None:
-    expected = undisturbed(tmp_path, tokens)
+def test_what_cannot_be_read_or_recorded_ends_one_run_alone(expected: list[Member], tokens: np.ndarray, tmp_path: Path) -> None:
 
     def raising(rows: list[dict[str, float]]) -> None:
         if rows[-1]["step"] == 3:
@@ -324,7 +326,9 @@ def test_what_may_train_together(tmp_path: Path) -> None:
         train_stack([Member(None, np.zeros(1), each, tmp_path, ignore) for each in (run(tmp_path), two)])  # type: ignore[arg-type]
 
 
-def test_a_stack_that_does_not_fit_is_halved(tokens: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stack_that_does_not_fit_is_halved(
+    expected: list[Member], tokens: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first: Callable[..., None] = stack_module.Program.__init__
 
     def small(self: object, settled: list[Settled], *arguments: object, **named: object) -> None:
@@ -332,7 +336,6 @@ def test_a_stack_that_does_not_fit_is_halved(tokens: np.ndarray, tmp_path: Path,
             raise torch.OutOfMemoryError("no room for three")
         first(self, settled, *arguments, **named)
 
-    expected = undisturbed(tmp_path, tokens)
     monkeypatch.setattr(stack_module.Program, "__init__", small)
     members = three(tmp_path, tokens, "halved")
     outcomes = train_stack(members)

@@ -12,7 +12,7 @@ of large ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -57,26 +57,30 @@ def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         fused = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
         return fused.transpose(1, 2).reshape(batch, length, heads * size)
     operands = [part.permute(0, 2, 3, 1).reshape(batch * heads, size, length) for part in (queries, keys, values)]
-    mixed: Tensor = _Attention.apply(*operands) if grad else _attend(*operands)  # type: ignore[no-untyped-call]
+    mixed: Tensor = _Attention.apply(*operands) if grad else _opaque(_attend, _attend_operator)(*operands)  # type: ignore[no-untyped-call]
     return mixed.view(batch, heads, size, length).permute(0, 3, 1, 2).reshape(batch, length, heads * size)
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        mixed: Tensor = _attend(queries, keys, values)
+        mixed: Tensor = _opaque(_attend, _attend_operator)(queries, keys, values)
         ctx.save_for_backward(queries, keys, values, mixed)
         return mixed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        slopes: tuple[Tensor, Tensor, Tensor] = _attend_backward(grad.contiguous(), *ctx.saved_tensors)
+        backward = _opaque(_attend_backward, _attend_backward_operator)
+        slopes: tuple[Tensor, Tensor, Tensor] = backward(grad.contiguous(), *ctx.saved_tensors)
         return slopes
 
 
-# As operators of their own, both are one opaque step to torch.compile.
-@torch.library.custom_op("tinylm_ablate::attend", mutates_args=())
+def _opaque(function: Callable[..., Any], operator: Callable[..., Any]) -> Callable[..., Any]:
+    """The operator where torch.compile traces, and the plain function elsewhere: calling an operator imports the compiler."""
+    return operator if torch.compiler.is_compiling() else function
+
+
 def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """The mixed values, (N, head_dim, T)."""
     mixed: Tensor = _filled_later(queries)
@@ -85,7 +89,6 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return mixed
 
 
-@torch.library.custom_op("tinylm_ablate::attend_backward", mutates_args=())
 def _attend_backward(
     grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mixed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,13 +112,18 @@ def _filled_later(operand: Tensor) -> Tensor:
     return torch.empty_like(operand, memory_format=torch.contiguous_format)
 
 
-@_attend.register_fake
+# As operators of their own, both are one opaque step to torch.compile.
+_attend_operator = torch.library.custom_op("tinylm_ablate::attend", _attend, mutates_args=())
+_attend_backward_operator = torch.library.custom_op("tinylm_ablate::attend_backward", _attend_backward, mutates_args=())
+
+
+@_attend_operator.register_fake
 def _(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     del keys, values
     return _filled_later(queries)
 
 
-@_attend_backward.register_fake
+@_attend_backward_operator.register_fake
 def _(grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     del grad, mixed
     return _filled_later(queries), _filled_later(keys), _filled_later(values)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tinylm_ablate.arch.attention import causal_attention
-from tinylm_ablate.arch.decoder import Decoder, Layer
+from tinylm_ablate.arch.decoder import Attention, Decoder, Layer
 from tinylm_ablate.arch.layers import rotate
 
 
@@ -39,6 +39,8 @@ class Layout:
 
 def through(decoder: Decoder, x: Tensor, layers: Sequence[Layer], layout: Layout) -> Tensor:
     """The residual stream after some of the layers: (B, P + K * C, width) -> the same."""
+    if decoder.shape.is_own:
+        return _apart(decoder, x, layers, layout)
     device, places = x.device, torch.arange(layout.text, device=x.device)
     after = layout.texts.unsqueeze(1) + torch.arange(layout.length, device=device)
     positions = torch.cat((places.expand(x.shape[0], -1), after.repeat(1, layout.count)), dim=1)
@@ -47,6 +49,7 @@ def through(decoder: Decoder, x: Tensor, layers: Sequence[Layer], layout: Layout
     for layer in layers:
         hidden = layer.attention_norm(x)
         attention = layer.attention
+        assert isinstance(attention, Attention)
         heads = attention.qkv(hidden).unflatten(-1, (-1, attention.head_dim))
         rotated, values = torch.split(heads, [attention.heads + attention.kv_heads, attention.kv_heads], dim=-2)
         rotated = rotate(attention.normed(rotated), cos, sin)
@@ -56,6 +59,18 @@ def through(decoder: Decoder, x: Tensor, layers: Sequence[Layer], layout: Layout
             x = x + layer.shortcuts(hidden)
         x = x + layer.ffn(layer.ffn_norm(x))
     return x
+
+
+def _apart(decoder: Decoder, x: Tensor, layers: Sequence[Layer], layout: Layout) -> Tensor:
+    """The same as separate sequences, one for each continuation: for blocks of the user's own, which know no masks."""
+    out = x.clone()
+    for row, length in enumerate(layout.texts.tolist()):
+        own = x[row, layout.text :].unflatten(0, (layout.count, layout.length))  # type: ignore[no-untyped-call]
+        text = x[row, :length].expand(layout.count, -1, -1)
+        states = decoder.through(torch.cat((text, own), dim=1), layers)
+        out[row, :length] = states[0, :length]
+        out[row, layout.text :] = states[:, length:].flatten(0, 1)
+    return out
 
 
 def _seen(layout: Layout, device: torch.device) -> Tensor:

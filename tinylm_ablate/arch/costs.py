@@ -83,6 +83,9 @@ def layer_activations(shape: Shape, micro_batch: int, context_length: int, preci
     """Bytes that one layer keeps for its backward pass, without weights and their copies."""
     size = 4 if precision == "fp32" else 2
     norms = 2 * (4 * shape.width + 4 + size * shape.width)
+    if shape.is_own:  # the input and the output of each matrix, and of what is between them as much again
+        channels = sum(rows + columns for parts in matrices(shape).values() for rows, columns in parts.values())
+        return micro_batch * context_length * (norms + 2 * size * channels)
     # Queries, keys and values (repeated where heads share them), their mix, and the same as input of the output projection.
     attention = size * 5 * shape.heads * shape.head_dim
     if shape.qk_norm:

@@ -28,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from tinylm_ablate.arch.attention import causal_attention
 from tinylm_ablate.arch.layers import Embedding, Matrix, RMSNorm, Rotary, rotate
 from tinylm_ablate.arch.loss import next_token_loss
+from tinylm_ablate.arch.own import OwnAttention, OwnFeedForward
 from tinylm_ablate.arch.pangu import AugmentedShortcuts, SeriesActivation
 from tinylm_ablate.arch.recomputing import swiglu_down
 from tinylm_ablate.arch.runs import positions, product, scale
@@ -89,10 +90,10 @@ class Layer(nn.Module):
     def __init__(self, shape: Shape, runs: int | None = None) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(shape.width, shape.norm_eps, runs)
-        self.attention = Attention(shape, runs)
+        self.attention = OwnAttention(shape) if shape.own_attention else Attention(shape, runs)
         self.shortcuts = AugmentedShortcuts(shape, runs) if shape.shortcuts else None
         self.ffn_norm = RMSNorm(shape.width, shape.norm_eps, runs)
-        self.ffn = FeedForward(shape, runs)
+        self.ffn = OwnFeedForward(shape) if shape.own_ffn else FeedForward(shape, runs)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """(..., T, width) -> (..., T, width)."""
@@ -122,6 +123,8 @@ class Decoder(nn.Module):
 
     def __init__(self, shape: Shape, runs: int | None = None) -> None:
         super().__init__()
+        if shape.is_own and runs is not None:
+            raise ValueError("blocks of the user's own serve one run")
         self.shape, self.runs = shape, runs
         self.checkpointing = False
         self.stream: torch.dtype | None = None

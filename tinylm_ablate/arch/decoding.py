@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tinylm_ablate.arch.attention import causal_attention
-from tinylm_ablate.arch.decoder import Decoder, Layer
+from tinylm_ablate.arch.decoder import Attention, Decoder, FeedForward, Layer
 from tinylm_ablate.arch.layers import RMSNorm, rotate
 from tinylm_ablate.arch.shapes import Shape
 
@@ -68,6 +68,20 @@ class Cached:
         return F.linear(_norm(x, self.decoder.norm), self.decoder.head_weight)
 
 
+class _Recomputed:
+    """The same for a decoder with blocks of the user's own, which have no cache: all tokens are read again at every step."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self.tokens: Tensor | None = None
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """As ``Cached.read``."""
+        self.tokens = tokens if self.tokens is None else torch.cat((self.tokens, tokens), dim=1)
+        logits: Tensor = self.decoder(self.tokens)[:, -1]
+        return logits
+
+
 class _CachedLayer:
     """One layer with its cache: keys (B * kv_heads, head_dim, length), values (B * kv_heads, length, head_dim).
 
@@ -77,9 +91,11 @@ class _CachedLayer:
     def __init__(self, layer: Layer, batch: int, length: int) -> None:
         self.layer = layer
         attention = layer.attention
+        assert isinstance(attention, Attention) and isinstance(layer.ffn, FeedForward)
+        self.attention, self.ffn = attention, layer.ffn
         self.heads, self.kv_heads, self.size = attention.heads, attention.kv_heads, attention.head_dim
         self.qkv, self.bias, self.out = attention.qkv.weight.mT, attention.qkv.bias, attention.out.weight.mT
-        self.gate_up, self.down = layer.ffn.gate_up.weight.mT, layer.ffn.down.weight.mT
+        self.gate_up, self.down = self.ffn.gate_up.weight.mT, self.ffn.down.weight.mT
         self.keys = self.qkv.new_empty(batch * self.kv_heads, self.size, length)
         self.values = self.qkv.new_empty(batch * self.kv_heads, length, self.size)
 
@@ -87,13 +103,13 @@ class _CachedLayer:
         """The prompt, (B, n, width) -> (B, n, width)."""
         layer, (batch, count, _) = self.layer, x.shape
         hidden = _norm(x, layer.attention_norm)
-        heads = layer.attention.qkv(hidden).view(batch, count, -1, self.size)
+        heads = self.attention.qkv(hidden).view(batch, count, -1, self.size)
         turned, values = torch.split(heads, [self.heads + self.kv_heads, self.kv_heads], dim=2)
-        turned = rotate(layer.attention.normed(turned), cos, sin)
+        turned = rotate(self.attention.normed(turned), cos, sin)
         queries, keys = torch.split(turned, [self.heads, self.kv_heads], dim=2)
         self.keys.view(batch, self.kv_heads, self.size, -1)[..., :count] = keys.permute(0, 2, 3, 1)
         self.values.view(batch, self.kv_heads, -1, self.size)[:, :, :count] = values.transpose(1, 2)
-        x = x + layer.attention.out(causal_attention(queries, keys, values))
+        x = x + self.attention.out(causal_attention(queries, keys, values))
         if layer.shortcuts is not None:
             x = x + layer.shortcuts(hidden)
         result: Tensor = x + layer.ffn(_norm(x, layer.ffn_norm))
@@ -105,7 +121,7 @@ class _CachedLayer:
         hidden = _norm(x, layer.attention_norm)
         heads = torch.mm(hidden, self.qkv) if self.bias is None else torch.addmm(self.bias, hidden, self.qkv)
         turned, values = torch.split(heads.view(batch, -1, size), [self.heads + self.kv_heads, self.kv_heads], dim=1)
-        turned = layer.attention.normed(turned)
+        turned = self.attention.normed(turned)
         turned = torch.addcmul(turned * cos, turned.index_select(2, exchange), sin)
         queries, keys = torch.split(turned, [self.heads, self.kv_heads], dim=1)
         self.keys[..., position] = keys.reshape(-1, size)
@@ -118,7 +134,7 @@ class _CachedLayer:
         if layer.shortcuts is not None:
             x = x + layer.shortcuts(hidden)
         gate, up = torch.mm(_norm(x, layer.ffn_norm), self.gate_up).chunk(2, dim=-1)
-        return torch.addmm(x, layer.ffn.activation(gate).mul_(up), self.down)
+        return torch.addmm(x, self.ffn.activation(gate).mul_(up), self.down)
 
 
 @torch.inference_mode()
@@ -157,7 +173,7 @@ def generate(
     tokens[:, :prompt_length] = prompt_ids
     done = torch.zeros(batch, dtype=torch.bool, device=device)
     watched = end_of_text is not None or ended is not None
-    cached = Cached(decoder, batch, prompt_length + new_tokens)
+    cached = _Recomputed(decoder) if decoder.shape.is_own else Cached(decoder, batch, prompt_length + new_tokens)
     read = 0
     for position in range(prompt_length, prompt_length + new_tokens):
         with torch.autocast(device.type, enabled=False):

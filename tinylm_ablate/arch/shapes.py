@@ -8,6 +8,7 @@ the arithmetic behind Table 1 may do, changes no printed digit.)
 from __future__ import annotations
 
 import bisect
+import json
 import math
 import re
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from tinylm_ablate.arch import rope
 from tinylm_ablate.arch.rope import NONE
 from tinylm_ablate.config import ArchConfig, ScaleConfig
 from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.extension import TARGET, normal, part
+from tinylm_ablate.files import canonical_json
 from tinylm_ablate.scale import at_scale
 
 #: The paper's head size: "N/s" of a head size keeps its ratio to this one.
@@ -25,6 +28,9 @@ _PAPER_HEAD_DIM = 128
 
 #: Settings that change the function of a block and not its size: "auto" is the parent's, or else the default of ``Shape``.
 _FUNCTION = ("tied", "rope_theta", "rope_scaling", "norm_eps", "qkv_bias", "qk_norm")
+
+#: Blocks of the user's own by their field of ``Shape``, and what their classes must have.
+OWN_BLOCKS = {"own_attention": ("matrices", "attend"), "own_ffn": ("matrices", "feed")}
 
 #: "heads/N": one key-value head for N heads.
 _GROUPS = re.compile(r"heads\s*/\s*([1-9]\d*)")
@@ -54,6 +60,8 @@ class Shape:
         qkv_bias: Whether queries, keys and values have biases (Qwen2, arXiv 2407.10671).
         qk_norm: Whether each head's queries and keys are normalized before they are turned, with one weight for all query heads
             of a layer and one for all its key heads (Qwen3, arXiv 2505.09388).
+        own_attention, own_ffn: A block of the user's own in the place of attention or FFN: class and settings as JSON; empty
+            is none.
     """
 
     depth: int
@@ -72,6 +80,8 @@ class Shape:
     qkv_bias: bool = False
     qk_norm: bool = False
     rope_scaling: str = NONE
+    own_attention: str = ""
+    own_ffn: str = ""
 
     def __post_init__(self) -> None:
         sizes = (self.depth, self.width, self.ffn_width, self.heads, self.kv_heads, self.head_dim, self.vocab_size)
@@ -91,14 +101,52 @@ class Shape:
     @property
     def is_llama(self) -> bool:
         """Whether the blocks are Llama's or Qwen's, so that the shape can be written for other programs."""
-        return self.activations == 1 and self.shortcuts == 0
+        return self.activations == 1 and self.shortcuts == 0 and not self.is_own
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it has a block of the user's own."""
+        return bool(self.own_attention or self.own_ffn)
 
 
 def plain(shape: Shape) -> dict[str, Any]:
     """The sizes as plain data for fingerprints. Options added later are omitted while they are inactive, so that the
     fingerprint of a shape stays the same."""
-    later = {"qkv_bias": False, "qk_norm": False, "rope_scaling": NONE}
+    later = {"qkv_bias": False, "qk_norm": False, "rope_scaling": NONE, "own_attention": "", "own_ffn": ""}
     return {name: value for name, value in asdict(shape).items() if name not in later or value != later[name]}
+
+
+def own_block(shape: Shape, name: str) -> Any:
+    """The block of the user's own in a field of ``OWN_BLOCKS``, or None.
+
+    Raises:
+        ConfigError: Its class cannot be imported, or its settings do not fit it.
+    """
+    text = getattr(shape, name)
+    return part(json.loads(text), f"arch.{name}", OWN_BLOCKS[name]) if text else None
+
+
+def own_matrices(shape: Shape, name: str) -> dict[str, tuple[int, int]]:
+    """The matrices of such a block in one layer; empty where there is none.
+
+    Raises:
+        ConfigError: The class names no matrices of whole sizes.
+    """
+    block = own_block(shape, name)
+    if block is None:
+        return {}
+    where = f"arch.{name}: {TARGET}={json.loads(getattr(shape, name))[TARGET]}: matrices"
+    try:
+        found = {str(key): (rows, columns) for key, (rows, columns) in block.matrices(shape).items()}
+    except Exception as error:  # whatever the user's code raises
+        raise ConfigError([f"{where}: {type(error).__name__}: {error}"]) from error
+    taken = set() if name == "own_attention" else set(own_matrices(shape, "own_attention") or ("q", "k", "v", "out"))
+    if name == "own_attention" and not shape.own_ffn:
+        taken = {"gate", "up", "down"}
+    for key, size in found.items():
+        if not key.isidentifier() or key in taken or not all(type(n) is int and n > 0 for n in size):
+            raise ConfigError([f"{where}: {key}={size}: allowed: a name that no other matrix of the layer has, and two sizes"])
+    return found
 
 
 def matrices(shape: Shape) -> dict[str, dict[str, tuple[int, int]]]:
@@ -109,12 +157,14 @@ def matrices(shape: Shape) -> dict[str, dict[str, tuple[int, int]]]:
     """
     inner = shape.heads * shape.head_dim
     kv = shape.kv_heads * shape.head_dim
-    table = {
-        "attention.qkv": {"q": (inner, shape.width), "k": (kv, shape.width), "v": (kv, shape.width)},
-        "attention.out": {"out": (shape.width, inner)},
-        "ffn.gate_up": {"gate": (shape.ffn_width, shape.width), "up": (shape.ffn_width, shape.width)},
-        "ffn.down": {"down": (shape.width, shape.ffn_width)},
-    }
+    table = {f"attention.matrix.{name}": {name: size} for name, size in own_matrices(shape, "own_attention").items()}
+    if not shape.own_attention:
+        table["attention.qkv"] = {"q": (inner, shape.width), "k": (kv, shape.width), "v": (kv, shape.width)}
+        table["attention.out"] = {"out": (shape.width, inner)}
+    table |= {f"ffn.matrix.{name}": {name: size} for name, size in own_matrices(shape, "own_ffn").items()}
+    if not shape.own_ffn:
+        table["ffn.gate_up"] = {"gate": (shape.ffn_width, shape.width), "up": (shape.ffn_width, shape.width)}
+        table["ffn.down"] = {"down": (shape.width, shape.ffn_width)}
     if shape.shortcuts:
         # The sum of T bottlenecks is one bottleneck of T times the width: GELU acts on each channel alone.
         bottleneck = shape.shortcuts * shape.shortcut_width
@@ -125,19 +175,27 @@ def matrices(shape: Shape) -> dict[str, dict[str, tuple[int, int]]]:
 
 def parameters(shape: Shape) -> dict[str, int]:
     """Parameters by part, and their ``total``. With ``tied``, the shared matrix counts once, as ``embedding``."""
-    size = {name: sum(rows * columns for rows, columns in parts.values()) for name, parts in matrices(shape).items()}
+    size = layer_entries(shape)
     biases = (shape.heads + 2 * shape.kv_heads) * shape.head_dim if shape.qkv_bias else 0
     head_norms = 2 * shape.head_dim if shape.qk_norm else 0
     counts = {
         "embedding": shape.vocab_size * shape.width,
         "head": 0 if shape.tied else shape.vocab_size * shape.width,
-        "attention": shape.depth * (size["attention.qkv"] + biases + size["attention.out"]),
-        "ffn": shape.depth * (size["ffn.gate_up"] + size["ffn.down"]),
-        "shortcuts": shape.depth * (size.get("shortcuts.down", 0) + size.get("shortcuts.up", 0)),
+        "attention": shape.depth * (size["attention"] + biases),
+        "ffn": shape.depth * size["ffn"],
+        "shortcuts": shape.depth * size["shortcuts"],
         "activations": shape.depth * 2 * shape.activations * shape.ffn_width if shape.activations > 1 else 0,
         "norms": (2 * shape.depth + 1) * shape.width + shape.depth * head_norms,
     }
     return {**counts, "total": sum(counts.values())}
+
+
+def layer_entries(shape: Shape) -> dict[str, int]:
+    """Entries of the matrices of one layer: of attention, FFN and shortcuts."""
+    found = {"attention": 0, "ffn": 0, "shortcuts": 0}
+    for name, parts in matrices(shape).items():
+        found[name.partition(".")[0]] += sum(rows * columns for rows, columns in parts.values())
+    return found
 
 
 def embedding_head_share(shape: Shape) -> float:
@@ -161,13 +219,15 @@ def flops_per_token(shape: Shape, context_length: int) -> dict[str, int]:
         By part; their sum as ``forward``; and ``training``, three times that, since the backward pass multiplies twice for each
         product of the forward pass. Recomputation by activation checkpointing is not counted.
     """
-    layer = {name: sum(rows * columns for rows, columns in parts.values()) for name, parts in matrices(shape).items()}
-    inner = shape.heads * shape.head_dim
+    layer = layer_entries(shape)
+    scores = 2 * shape.heads * shape.head_dim * (context_length + 1)
+    own = {name: getattr(own_block(shape, name), "flops", None) for name in OWN_BLOCKS}
     counts = {
-        "projections": 2 * shape.depth * (layer["attention.qkv"] + layer["attention.out"]),
-        "scores": 2 * shape.depth * inner * (context_length + 1),
-        "ffn": 2 * shape.depth * (layer["ffn.gate_up"] + layer["ffn.down"]),
-        "shortcuts": 2 * shape.depth * (layer.get("shortcuts.down", 0) + layer.get("shortcuts.up", 0)),
+        "projections": 2 * shape.depth * layer["attention"],
+        "scores": shape.depth * (scores if (flops := own["own_attention"]) is None else int(flops(shape, context_length))),
+        "ffn": 2 * shape.depth * layer["ffn"]
+        + shape.depth * (0 if (flops := own["own_ffn"]) is None else int(flops(shape, context_length))),
+        "shortcuts": 2 * shape.depth * layer["shortcuts"],
         "head": 2 * shape.vocab_size * shape.width,
     }
     forward = sum(counts.values())
@@ -228,7 +288,7 @@ class _Resolver:
         ffn_width = None if arch.ffn_width == "auto" else self.size("arch.ffn_width", arch.ffn_width)
         kv_heads, group = self.kv_heads()
         width = None if arch.width == "auto" else self.size("arch.width", arch.width)
-        function = self.function()
+        function = self.function() | self.own()
         if function["qkv_bias"] and function["qk_norm"]:
             self.mistake("arch.qk_norm", "true", "allowed with arch.qkv_bias=false; together no other program reads them")
         if self.vocab_size < 1:
@@ -260,7 +320,28 @@ class _Resolver:
             self.check_width(width, channels, heads_there, kv_heads, group)
         if self.mistakes or width is None:
             raise ConfigError(self.mistakes)
-        return of_width(width)
+        found = of_width(width)
+        matrices(found)  # refuses what a block of the user's own names
+        return found
+
+    def own(self) -> dict[str, str]:
+        """The blocks of the user's own, as ``Shape`` holds them."""
+        arch = self.arch
+        given = {"own_attention": arch.own_attention, "own_ffn": arch.own_ffn}
+        found: dict[str, str] = {}
+        for name, described in given.items():
+            if described:
+                try:
+                    part(described, f"arch.{name}", OWN_BLOCKS[name])
+                    found[name] = canonical_json(normal(described, f"arch.{name}"))
+                except ConfigError as error:
+                    self.mistakes += error.mistakes
+        if arch.own_ffn and arch.activations > 1:
+            self.mistake("arch.activations", arch.activations, "allowed without arch.own_ffn: 1 with it")
+        for key in ("qkv_bias", "qk_norm"):
+            if arch.own_attention and getattr(arch, key) is True:
+                self.mistake(f"arch.{key}", "true", "allowed without arch.own_attention")
+        return found
 
     def function(self) -> dict[str, Any]:
         """The settings in ``_FUNCTION`` by name, without "auto"."""

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from tinylm_ablate.config import DataConfig
 from tinylm_ablate.data.corpus import SPLITS, Corpus, passed_over, passed_over_lines
 from tinylm_ablate.data.mixing import groups_of
 from tinylm_ablate.data.shards import Shards
-from tinylm_ablate.data.sources import open_source
+
+#: Up to so many passes, repeated text is about as good as new (Muennighoff et al. 2023, arXiv 2305.16264).
+MANY_PASSES = 4.0
+
+#: Why documents were dropped, in words.
+_DROPPED = {
+    "too_short": "too short", "duplicates": "duplicates", "near_duplicates": "near duplicates",
+    "other_languages": "of other languages",
+}  # fmt: skip
+
+
+def fate(counted: Mapping[str, Any]) -> str:
+    """Documents that were dropped, by reason, in words."""
+    dropped = [f"{counted[key]:,} {reason}" for key, reason in _DROPPED.items() if counted[key]]
+    return ", ".join(dropped) or "none dropped"
 
 
 @dataclass(frozen=True)
@@ -54,15 +69,8 @@ class CorpusSummary:
 
     def lines(self) -> list[str]:
         """The summary in words, a few lines."""
-        dropped = {
-            "too short": self.too_short,
-            "duplicates": self.duplicates,
-            "near duplicates": self.near_duplicates,
-            "of other languages": self.other_languages,
-        }
-        told = ", ".join(f"{count:,} {name}" for name, count in dropped.items() if count) or "none dropped"
         return [
-            f"text: {self.read:,} documents read, {self.kept:,} kept ({told})",
+            f"text: {self.read:,} documents read, {self.kept:,} kept ({fate(vars(self))})",
             *(
                 f"  {entry.language}: {entry.documents:,} documents, {entry.bytes / 1e6:,.1f} MB, {entry.tokens:,} tokens"
                 for entry in self.languages
@@ -85,7 +93,7 @@ def summarize(data: DataConfig, corpus: Corpus, shards: Shards, tokens: int) -> 
     return CorpusSummary(
         read=counted["read"],
         kept=sum(entry.documents for entry in languages),
-        **{name: counted[name] for name in ("too_short", "duplicates", "near_duplicates", "other_languages")},
+        **{name: counted[name] for name in _DROPPED},
         languages=languages,
         train_tokens=shards.count("train"),
         passes=passes(data, shards, tokens),
@@ -107,13 +115,3 @@ def passes(data: DataConfig, shards: Shards, tokens: int) -> dict[str, float]:
 def passes_in_words(passes: dict[str, float]) -> str:
     """Passes for a line of a plan: "0.8", or "en 0.8, zh 1.2"."""
     return ", ".join(f"{count:.2g}" if name == "all" else f"{name} {count:.2g}" for name, count in passes.items())
-
-
-def files_passed_over(data: DataConfig, cache_dir: Path) -> dict[str, dict[str, int]]:
-    """The files that a text would leave out, {kind: {files, bytes}}, before anything is read.
-
-    Raises:
-        ConfigError: The settings of ``data`` contradict each other.
-        UserError: The files are missing, empty or unreadable.
-    """
-    return passed_over(open_source(data, cache_dir).description())

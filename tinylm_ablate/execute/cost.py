@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from tinylm_ablate import points
+from tinylm_ablate.arch.costs import layer_activations
 from tinylm_ablate.arch.shapes import flops_per_token, parameters
 from tinylm_ablate.config import OptimizerConfig
+from tinylm_ablate.execute.text_plan import bytes_per_token, corpus_summary
 from tinylm_ablate.execute.timing import speed
 from tinylm_ablate.extension import part
 from tinylm_ablate.hardware import pick_device
+from tinylm_ablate.init.choice import reads_text, scores_marker
+from tinylm_ablate.init.parents import open_parent
 from tinylm_ablate.settled import Settled
 
 #: Seconds of a run that do not depend on its shape: opening the text, making the trainer, writing what is kept. Measured on
@@ -31,9 +33,6 @@ _COMPILED_SECONDS = 2.5
 #: Seconds before the first run of a program: what it imports.
 PROGRAM_SECONDS = 8.0
 
-#: Bytes of text a token: one for a vocabulary of bytes, and about half a byte more for each doubling, up to this.
-_MOST_BYTES_PER_TOKEN = 4.5
-
 #: Numbers that an optimizer keeps for each parameter.
 _MOMENTS = {"adamw": 2, "lion": 1, "muon": 1, "schedule_free": 2}
 
@@ -45,6 +44,12 @@ def _kept(optimizer: OptimizerConfig) -> int:
 
 #: Checkpoints on the disk at once (``train.checkpoint``), the third while it is written.
 _CHECKPOINTS = 3
+
+#: Bytes per parameter that a choice of layers and neurons needs beside the activations of a micro batch of so many tokens: by
+#: gradients, the parent's weights and their gradients; by learned masks, its weights, the gated ones, the gradients of both,
+#: and the optimizer's two moments.
+_SCORING_BYTES = {"gradients": 8, "learned": 24}
+_SCORING_TOKENS = 1024
 
 #: Languages of a text that has not been read yet.
 _LANGUAGES = 2
@@ -89,9 +94,8 @@ def cost(settled: Settled, compiled: bool = False) -> Cost:
 
     shape, train, optimizer = settled.shape, settled.config.train, settled.config.optimizer
     measured = speed(
-        shape, train.context_length, settled.micro_batch, settled.precision, train.threads, optimizer, train.device,
-        settled.cache,
-    )  # fmt: skip
+        shape, train.context_length, settled.micro_batch, settled.precision, train.threads, optimizer, train.device
+    )
     steps = settled.steps - settled.rounds.start
     tokens = steps * train.batch_tokens
     per_token = flops_per_token(shape, train.context_length)
@@ -110,11 +114,54 @@ def cost(settled: Settled, compiled: bool = False) -> Cost:
         tokens=tokens,
         flops=tokens * per_token["training"],
         training=training,
-        evaluation=_evaluated_tokens(settled) * measured.forward,
+        evaluation=(_evaluated_tokens(settled) + _tokens_along(settled)) * measured.forward,
         start=start,
-        model_bytes=(4 * count if train.keep_model else 0) + (state if settled.keep_state else 0),
-        checkpoint_bytes=_CHECKPOINTS * state,
+        model_bytes=(4 * count if train.keep_model else 0)
+        + (state if settled.keep_state else 0)
+        + len(points.kept(settled)) * (4 * count + state),
+        checkpoint_bytes=_CHECKPOINTS * state + len(points.evaluated_steps(settled)) * 4 * count,
     )
+
+
+@dataclass(frozen=True)
+class ScoringCost:
+    """What it costs to choose layers and neurons of a parent on text.
+
+    Attributes:
+        what: How they are chosen.
+        tokens: Tokens that the parent reads.
+        memory: Bytes at its peak, without the libraries' own.
+        seconds: Time on this machine.
+    """
+
+    what: str
+    tokens: int
+    memory: int
+    seconds: float
+
+
+def scoring_cost(settled: Settled) -> ScoringCost | None:
+    """The cost of the task between a run and its parent; None where the choice reads no text or was made before."""
+    config, init = settled.config, settled.config.init
+    if not reads_text(init) or scores_marker(settled).exists():
+        return None
+    shape = settled.parent.shape if settled.parent is not None else open_parent(str(init.parent), Path(config.runs_dir)).shape
+    train, length = config.train, config.train.context_length
+    sequences = max(1, _SCORING_TOKENS // length)
+    learned = init.criterion == "learned"
+    precision = settled.precision if learned else "fp32"
+    measured = speed(shape, length, sequences, precision, train.threads, config.optimizer, train.device)
+    tokens = max(1, init.calibration_tokens // length) * length
+    steps = max(1, tokens // max(length, init.masks.batch_tokens)) if learned else 1
+    reads = tokens * (1 if learned or init.criterion == "taylor" else 0) * measured.training
+    if init.layers == "importance":  # a pass without each layer, which begins at that layer
+        reads += tokens * (1 + shape.depth / 2) * measured.forward
+    held = _SCORING_BYTES["learned" if learned else "gradients"] * parameters(shape)["total"]
+    kept = shape.depth * layer_activations(shape, sequences, length, precision)
+    return ScoringCost(
+        init.criterion if init.layers != "importance" else f"{init.criterion}, layers by importance",
+        tokens, held + kept, reads + (steps * measured.optimizer if learned else 0.0),
+    )  # fmt: skip
 
 
 def code_of(settled: Settled) -> tuple[object, ...]:
@@ -127,10 +174,25 @@ def code_of(settled: Settled) -> tuple[object, ...]:
     )
 
 
+def _tokens_along(settled: Settled) -> float:
+    """Tokens that evaluation along the run reads."""
+    steps, config = points.evaluated_steps(settled), settled.config.evaluate
+    if not steps:
+        return 0.0
+    there = points.at(settled, steps[0])
+    evaluate = there.config.evaluate
+    if "cloze" not in config.every_measures:
+        evaluate = dataclasses.replace(evaluate, cloze_questions=0)
+    if "bits_per_byte" not in config.every_measures:
+        evaluate = dataclasses.replace(evaluate, max_bytes=0)
+    there.config.evaluate = evaluate
+    return len(steps) * _evaluated_tokens(there)
+
+
 def _evaluated_tokens(settled: Settled) -> float:
     """Tokens that an evaluation reads: the held-out text of both splits, and four continuations of each cloze question."""
     evaluate = settled.config.evaluate
-    corpus = _corpus(settled)
+    corpus = corpus_summary(settled)
     rate = bytes_per_token(settled.shape.vocab_size)
     languages = len(corpus["bytes"]["test"]) if corpus else _LANGUAGES
     held_out = 2 * languages * int(evaluate.max_bytes)
@@ -142,30 +204,3 @@ def _evaluated_tokens(settled: Settled) -> float:
     characters = evaluate.cloze_context + 4 * evaluate.cloze_continuation
     cloze = int(evaluate.cloze_questions) * languages * characters * 2
     return (held_out + cloze) / rate
-
-
-def bytes_per_token(vocab_size: int) -> float:
-    """Estimated bytes of text per token of such a vocabulary."""
-    return min(_MOST_BYTES_PER_TOKEN, 1 + 0.52 * max(0.0, math.log2(vocab_size / 257)))
-
-
-def shard_bytes(settled: Settled) -> int | None:
-    """About how large the token shards are that a run would have to make; 0 where they exist, None for an unread text."""
-    if (settled.shards / "shards.json").exists():
-        return 0
-    corpus = _corpus(settled)
-    if corpus is None:
-        return None
-    size = sum(sum(counts.values()) for counts in corpus["bytes"].values())
-    return round(size / bytes_per_token(settled.shape.vocab_size)) * (2 if settled.shape.vocab_size <= 2**16 else 4)
-
-
-def _corpus(settled: Settled) -> dict[str, Any] | None:
-    """The summary of a text that has been read."""
-    try:
-        summary: dict[str, Any] = json.loads(
-            (Path(settled.config.cache_dir) / "text" / settled.text / "corpus.json").read_text()
-        )
-    except (OSError, ValueError):
-        return None
-    return summary

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinylm_ablate.errors import Busy, Interrupted
+from tinylm_ablate.errors import Busy
 
 #: What the system answers where a folder has no locks.
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
@@ -143,17 +143,13 @@ class Leases:
             done: A file that exists once the task is done.
 
         Raises:
-            Busy: Another worker holds it, or has taken it over meanwhile.
+            Busy: Another worker holds it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with _lock(self.folder / f"{key}.lock") as locked:
             lease = self._take(key, locked)
             try:
                 yield lease
-            except Interrupted as stop:
-                if lease.lost:
-                    raise Busy(f"{key}: taken over by another worker, as this one gave no sign of life") from stop
-                raise
             finally:
                 lease.release(done.exists())
                 if done.exists():  # still locked: whoever opened the file meanwhile finds that it is gone

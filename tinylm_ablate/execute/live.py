@@ -117,7 +117,7 @@ class Live:
         for path in sorted(self.folder.glob(f"{self.name}.*.live")):
             try:
                 if time.time() - path.stat().st_mtime < _SILENT:
-                    found.append(json.loads(path.read_text()))
+                    found += [state for state in [json.loads(path.read_text())] if isinstance(state, dict)]
             except (OSError, ValueError):
                 continue
         return found

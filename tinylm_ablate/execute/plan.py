@@ -9,16 +9,19 @@ from typing import Any
 from tinylm_ablate import progress
 from tinylm_ablate.arch.costs import training_memory
 from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
-from tinylm_ablate.execute.cost import PROGRAM_SECONDS, code_of, cost, shard_bytes
+from tinylm_ablate.data.corpus_summary import MANY_PASSES
+from tinylm_ablate.execute.cost import PROGRAM_SECONDS, code_of, cost, scoring_cost
+from tinylm_ablate.execute.text_plan import passes, shard_bytes, text_lines
 from tinylm_ablate.execute.timing import busy
 from tinylm_ablate.execute.workers import divide
+from tinylm_ablate.init.choice import scores_marker
 from tinylm_ablate.optimizer.schedule import drawn, run_factor, warmup_steps
 from tinylm_ablate.settled import Settled
 
 _COLUMNS = {
     "name": "cell", "depth": "depth", "width": "width", "ffn_width": "FFN", "heads": "heads", "vocab_size": "vocab",
     "parameters": "parameters", "embedding_head_share": "emb+head %", "flops": "FLOPs/token", "tokens": "tokens",
-    "steps": "steps", "precision": "precision", "memory_bytes": "memory", "seconds": "time",
+    "steps": "steps", "passes": "passes", "precision": "precision", "memory_bytes": "memory", "seconds": "time",
 }  # fmt: skip
 
 
@@ -31,9 +34,10 @@ def plan(name: str, settled: Settled, compiled: bool = False) -> dict[str, Any]:
         compiled: Whether a run before it has compiled the same code.
 
     Returns:
-        ``depth width ffn_width heads vocab_size parameters embedding_head_share`` (percent) ``flops`` (of training, a token)
-        ``tokens steps precision memory_bytes seconds`` (estimated here: training, evaluation and start), and beside them
-        ``name``, ``identity``, ``kv_heads``, ``parts`` (parameters by part), the course of the learning rate, ``finished``,
+        ``depth width ffn_width heads vocab_size parameters embedding_head_share`` (percent) ``flops`` (of training, per token)
+        ``tokens steps passes precision memory_bytes seconds`` (passes over the training text, None where its size is unknown;
+        seconds estimated here: training, evaluation and start), and beside them ``name``, ``identity``, ``text``
+        (``data.source``), ``kv_heads``, ``parts`` (parameters by part), the course of the learning rate, ``finished``,
         ``parent`` and ``previous`` (identities of the runs that this one starts from, or None), and what the run costs
         without these: ``own_tokens``, ``own_flops``, ``training_seconds``, ``evaluation_seconds``, ``model_bytes`` (that it
         keeps) and ``checkpoint_bytes`` (while it trains).
@@ -58,6 +62,8 @@ def plan(name: str, settled: Settled, compiled: bool = False) -> dict[str, Any]:
         "flops": flops_per_token(shape, train.context_length)["training"],
         "tokens": settled.tokens,
         "steps": settled.steps,
+        "text": settled.config.data.source,
+        "passes": passes(settled),
         "precision": settled.precision,
         "learning_rate": settled.learning_rate,
         "weight_decay": settled.weight_decay,
@@ -81,14 +87,19 @@ def plan(name: str, settled: Settled, compiled: bool = False) -> dict[str, Any]:
     }
 
 
-def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 1) -> str:
+def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 1, read_text: bool = False) -> str:
     """The plans of all cells and of the runs that they need, as tables with totals, or the cells as one JSON object a line.
 
     Args:
         cells: Each with its name.
         form: ``plan.format``.
         workers: ``grid.workers``.
+        read_text: ``plan.read_text``, for the tables.
+
+    Raises:
+        UserError: The user's text cannot be read.
     """
+    about_text = text_lines([settled for _, settled in cells], read_text) if form == "table" else []
     at_once, threads = divide([settled for _, settled in cells], workers)
     known = {settled.identity for _, settled in cells}
     needed = {run.identity: run for _, settled in cells for run in _before(settled) if run.identity not in known}
@@ -104,11 +115,24 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 
     if form == "json":
         return "\n".join(json.dumps(row) for row in rows)
     first, others = rows[: len(cells)], rows[len(cells) :]
-    lines = [_runs(first), "", f"parameters by part{_parts(first)}", *_schedules(first)]
+    lines = [_runs(first), "", f"parameters by part{_parts(first)}", *_schedules(first), "", *about_text]
     if others:
         phrase = "run that is" if len(others) == 1 else "runs that are"
         lines += ["", f"and {len(others)} {phrase} trained once, for those above to start from:", _runs(others)]
-    return "\n".join([*lines, "", *_totals(rows, [settled for _, settled in named], at_once)])
+    first_of = {scores_marker(run): (name, run) for name, run in reversed(cells)}
+    scoring = {name: found for name, run in reversed(first_of.values()) if (found := scoring_cost(run)) is not None}
+    for name, found in scoring.items():
+        lines.append(
+            f"choice from the parent [{name}]: {found.what} on {found.tokens:,} tokens, {_size(found.memory)} of memory, "
+            f"{duration(found.seconds)}"
+        )
+    return "\n".join(
+        [
+            *lines,
+            "",
+            *_totals(rows, [settled for _, settled in named], at_once, sum(found.seconds for found in scoring.values())),
+        ]
+    )
 
 
 def _before(settled: Settled) -> Iterator[Settled]:
@@ -122,7 +146,7 @@ def _runs(rows: Sequence[dict[str, Any]]) -> str:
     return _table([[_shown(key, row[key]) for key in _COLUMNS] for row in rows], list(_COLUMNS.values()))
 
 
-def _totals(rows: Sequence[dict[str, Any]], settled: Sequence[Settled], at_once: int) -> list[str]:
+def _totals(rows: Sequence[dict[str, Any]], settled: Sequence[Settled], at_once: int, scoring: float) -> list[str]:
     """What is left to do, all runs counted once: tokens, FLOPs, time and disk."""
     runs = {row["identity"]: row for row in rows}
     waiting = [row for row in runs.values() if not row["finished"]]
@@ -131,13 +155,15 @@ def _totals(rows: Sequence[dict[str, Any]], settled: Sequence[Settled], at_once:
     shards = [shard_bytes(run) for run in {(run.text, run.vocabulary): run for run in open_runs}.values()]
     known = [size for size in shards if size is not None]
     seconds = [row["seconds"] for row in waiting]
-    whole = PROGRAM_SECONDS + max(sum(seconds) / at_once, *seconds, 0)
+    whole = PROGRAM_SECONDS + scoring + max(sum(seconds) / at_once, *seconds, 0)
     unread = ", shards of a text that has not been read" if len(known) < len(shards) else ""
     return [
         f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {len(runs) - len(waiting)} finished; to do: {len(waiting)}, "
         f"{sum(row['own_tokens'] for row in waiting):,} tokens, {sum(row['own_flops'] for row in waiting):.3g} FLOPs",
         f"time here, {'one after another' if at_once == 1 else f'{at_once} at once'}: {duration(whole)} "
-        f"({duration(training)} of training, {duration(evaluation)} of evaluation)"
+        f"({duration(training)} of training, {duration(evaluation)} of evaluation"
+        + (f", {duration(scoring)} of choices from parents" if scoring else "")
+        + ")"
         + ("; other programs use this machine now, and that is what it would be without them" if busy() else ""),
         f"disk: {_size(sum(row['model_bytes'] for row in waiting))} of models, "
         f"{_size(max((row['checkpoint_bytes'] for row in waiting), default=0))} of checkpoints while the largest trains, "
@@ -195,6 +221,8 @@ def _shown(key: str, value: Any) -> str:
             return f"{value:.3g}"
         case "embedding_head_share":
             return f"{value:.2f}"
+        case "passes":
+            return "?" if value is None else f"{value:.2g}" + (" (!)" if value > MANY_PASSES else "")
         case "name" | "precision":
             return str(value)
         case _:

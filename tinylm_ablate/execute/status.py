@@ -75,7 +75,8 @@ def status(task: RunTask, measures: Sequence[MeasureTask], held: Mapping[str, Ho
         for measure in missing:
             if (error := read_failure(measure.log)) is not None:
                 return Status(name, "failed", 1.0, note=f"{measure.request.measure.name}: {error}")
-        return Status(name, "trained", 1.0, note=", ".join(measure.request.measure.name for measure in missing) + " to measure")
+        kinds = ", ".join(dict.fromkeys(measure.request.measure.name for measure in missing))
+        return Status(name, "trained", 1.0, note=f"{kinds} to measure")
     row = _last_row(settled.folder / "curve.jsonl")
     step, rate = int(row.get("step", 0)), row.get("tokens_per_second")
     share = step / settled.steps if row else None
@@ -164,6 +165,7 @@ def _last_row(path: Path) -> dict[str, Any]:
         return {}
     for line in reversed(lines):
         with contextlib.suppress(ValueError):
-            row: dict[str, Any] = json.loads(line)
-            return row
+            row = json.loads(line)
+            if isinstance(row, dict):
+                return row
     return {}

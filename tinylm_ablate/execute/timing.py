@@ -1,9 +1,11 @@
-"""What a run costs on this machine, from some seconds of measurement.
+"""What a run costs on this machine, from a second of measurement that is kept for later plans.
 
 A decoder costs a + b * depth for one sequence, since its layers are alike, so one and four layers of the real width, on a real
-sequence, give a and b: for the passes of training, for the forward pass of evaluation and for a step of the optimizer. A shape
-whose four layers are too much for that is estimated from a model of medium size, by the ratio of their FLOPs: on matrices of
-that size a machine is about as fast as on larger ones. A model of a billion parameters is timed without ever being built.
+sequence, give a and b: for the passes of training, for the forward pass of evaluation and for a step of the optimizer. What was
+measured is kept in the user's cache folder, for this machine and these versions, and a plan measures ``_MOST_MEASURED`` shapes
+at most: the others are estimated from the measured ones nearest to them. A shape whose four layers are too large to be measured
+is estimated from a model of medium size, by the ratio of their FLOPs: on matrices of that size a machine is about as fast as on
+larger ones. A model of a billion parameters is timed without ever being built.
 
 On a CPU the clock is the processor time of the thread that leads the others. It has its share of every piece of work that they
 divide, and stops while another program has the core, so that a plan made on a busy machine is that of an idle one.
@@ -11,7 +13,9 @@ divide, and stops while another program has the core, so that a plan made on a b
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
 import math
 import time
@@ -23,17 +27,21 @@ from tinylm_ablate.arch.shapes import Shape, flops_per_token, parameters
 from tinylm_ablate.config import OptimizerConfig
 from tinylm_ablate.files import fingerprint, write_atomic
 from tinylm_ablate.hardware import pick_device, thread_count
+from tinylm_ablate.paths import user_cache
 from tinylm_ablate.provenance import provenance
 
 #: Layers of the deeper of the two models that are measured: what a layer costs is their difference, and drowns in noise if the
 #: depths are near each other.
 _LAYERS = 4
 
-#: Training FLOPs of its step; about a tenth of a second on a core, less on a GPU.
-_STEP_FLOPS = {"cpu": 4e9, "cuda": 4e13}
+#: Training FLOPs of its step; about 50 ms on a core, less on a GPU.
+_STEP_FLOPS = {"cpu": 2e9, "cuda": 4e13}
 
-#: So many shapes are measured for one plan; the others are estimated from the nearest of these.
-_MOST_MEASURED = 4
+#: So many shapes are measured in one process; the others are estimated from those that were measured at any time.
+_MOST_MEASURED = 2
+
+#: A shape whose layers differ less than this from a measured one in their FLOPs is estimated from it.
+_NEAR = 1.2
 
 #: Stands for all shapes that are too large to be measured, and the tokens of its sequences.
 _MEDIUM = Shape(depth=20, width=512, ffn_width=1408, heads=4, kv_heads=4, head_dim=128, vocab_size=4096)
@@ -41,10 +49,13 @@ _MEDIUM_TOKENS = 256
 
 #: A step is measured at least this often and this long, after one that is not counted.
 _LEAST_STEPS = 3
-_LEAST_SECONDS = 0.15
+_LEAST_SECONDS = 0.1
 
 #: Where the measured thread had less of a core than this, the machine is busy.
 _IDLE_SHARE = 0.7
+
+#: How long a measurement is not repeated, seconds: one made beside other programs, and any other.
+_BUSY_SECONDS, _IDLE_SECONDS = 3600.0, 365 * 86400.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,10 @@ class Speed:
     forward: float
     optimizer: float
 
+    def scaled(self, flops: float, entries: float) -> Speed:
+        """The passes in proportion to FLOPs, the optimizer's step to parameters."""
+        return Speed(self.training * flops, self.forward * flops, self.optimizer * entries)
+
 
 def speed(
     shape: Shape,
@@ -70,11 +85,9 @@ def speed(
     threads: int | str,
     optimizer: OptimizerConfig,
     device: str = "auto",
-    cache: Path | None = None,
 ) -> Speed:
-    """Measure a shape on this machine's CPU or GPU, once; layers are not compiled, and a compiled run is faster.
-
-    Once some shapes were measured in a process, others are estimated from the nearest of them by the ratio of FLOPs.
+    """How fast this machine's CPU or GPU is with a shape, measured or estimated; layers are not compiled, and a compiled run is
+    faster.
 
     Args:
         shape: The decoder.
@@ -84,7 +97,6 @@ def speed(
         threads: CPU threads; "auto" is one a core.
         optimizer: Whose step is measured.
         device: ``train.device``.
-        cache: Folder that keeps what was measured, for this machine and these versions; None keeps it in memory alone.
     """
     device = pick_device(device)
     limit = _STEP_FLOPS.get(device, _STEP_FLOPS["cpu"])
@@ -92,12 +104,12 @@ def speed(
     if _step_flops(shape, context_length) > limit:
         measured, tokens, sequences = _MEDIUM, _MEDIUM_TOKENS, micro_batch
     sequences = max(1, min(sequences, int(limit / _step_flops(measured, tokens))))
-    found = _measured(measured, tokens, sequences, precision, threads, optimizer, device, cache)
+    found = _layers(_Key(measured, tokens, sequences, precision, thread_count(threads), optimizer.name, device), optimizer)
     if measured is shape:
-        return found
-    ratio = _flops(shape, context_length) / _flops(measured, tokens)
-    entries = parameters(shape)["total"] / parameters(measured)["total"]
-    return Speed(found.training * ratio, found.forward * ratio, found.optimizer * entries)
+        return found.of(shape.depth)
+    return found.of(measured.depth).scaled(
+        _flops(shape, context_length) / _flops(measured, tokens), parameters(shape)["total"] / parameters(measured)["total"]
+    )
 
 
 def _step_flops(shape: Shape, context_length: int) -> int:
@@ -110,32 +122,87 @@ def _flops(shape: Shape, context_length: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Key:
-    """What a measurement depends on, beside the machine and the versions."""
+class _Layers:
+    """What the layers of a shape cost, and everything else.
 
-    shape: Shape
-    tokens: int
-    sequences: int
-    precision: str
-    threads: int | str
-    optimizer: str
-    device: str
+    Attributes:
+        rest: Embedding, head and loss.
+        layer: One layer.
+    """
+
+    rest: Speed
+    layer: Speed
+
+    def least(self, other: _Layers) -> _Layers:
+        """The lesser of each time in two measurements: other programs can only make them longer."""
+        pairs = ((self.rest, other.rest), (self.layer, other.layer))
+        return _Layers(*(Speed(*map(min, dataclasses.astuple(a), dataclasses.astuple(b))) for a, b in pairs))
+
+    def of(self, depth: int) -> Speed:
+        """The cost of so many layers and the rest."""
+        return Speed(
+            *(a + depth * b for a, b in zip(dataclasses.astuple(self.rest), dataclasses.astuple(self.layer), strict=True))
+        )
+
+
+class _Key:
+    """What a measurement depends on, beside the machine and the versions.
+
+    Attributes:
+        shape: The decoder at a depth of one.
+        tokens: Of a sequence.
+        sequences: In a batch.
+        setting: Precision, threads, optimizer and device.
+        layer, rest: Training FLOPs of a layer and of the rest, per token.
+        size: Parameters of a layer and of the rest.
+    """
+
+    def __init__(
+        self, shape: Shape, tokens: int, sequences: int, precision: str, threads: int, optimizer: str, device: str
+    ) -> None:
+        self.shape, self.tokens, self.sequences = dataclasses.replace(shape, depth=1), tokens, sequences
+        self.setting = (precision, threads, optimizer, device)
+        two = dataclasses.replace(shape, depth=2)
+        one_flops, one_size = _flops(self.shape, tokens), parameters(self.shape)["total"]
+        self.layer = _flops(two, tokens) - one_flops
+        self.rest = one_flops - self.layer
+        layer_size = parameters(two)["total"] - one_size
+        self.size = (layer_size, one_size - layer_size)
 
     @property
-    def fingerprint(self) -> str:
-        """Names the file that keeps it."""
-        about = provenance()
-        machine = {name: about["machine"][name] for name in ("system", "processor", "cores", "accelerator")}
-        return fingerprint(dataclasses.asdict(self) | {"machine": machine, "torch": about["packages"]["torch"]})
-
-    def alike(self, other: _Key) -> bool:
-        """Whether the two differ in their shape and batch alone."""
-        names = ("precision", "threads", "optimizer", "device")
-        return all(getattr(self, name) == getattr(other, name) for name in names)
+    def path(self) -> Path:
+        """The file that keeps the measurement; its folder holds those of the same setting, machine and versions."""
+        content = {"shape": dataclasses.asdict(self.shape), "tokens": self.tokens, "sequences": self.sequences}
+        return user_cache() / "speed" / fingerprint([_machine(), self.setting]) / f"{fingerprint(content)}.json"
 
 
-#: What was measured in this process, and how long it took: processor time and time, seconds.
-_known: dict[_Key, Speed] = {}
+@functools.cache
+def _machine() -> str:
+    about = provenance()
+    machine = {name: about["machine"][name] for name in ("system", "processor", "cores", "accelerator")}
+    return fingerprint(machine | {"torch": about["packages"]["torch"], "format": _FORMAT})
+
+
+#: Raised by hand when what is kept begins to mean something else.
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A measurement, the FLOPs and sizes that it was made with, and the time (Unix) until which it is not repeated."""
+
+    layers: _Layers
+    layer: float
+    rest: float
+    size: tuple[int, int]
+    valid_until: float
+
+
+#: What is known, by folder and name of its file; and what this process measured.
+_known: dict[Path, dict[str, _Kept]] = {}
+_measured: list[Path] = []
+
+#: How long measuring took in this process: processor time and time, seconds.
 _spent = [0.0, 0.0]
 
 
@@ -145,72 +212,109 @@ def busy() -> bool:
     return processor < _IDLE_SHARE * passed
 
 
-def _measured(
-    shape: Shape,
-    tokens: int,
-    sequences: int,
-    precision: str,
-    threads: int | str,
-    optimizer: OptimizerConfig,
-    device: str,
-    cache: Path | None,
-) -> Speed:
-    """A shape at its whole depth, from one and from a few of its layers."""
-    key = _Key(shape, tokens, sequences, precision, threads, optimizer.name, device)
-    if key in _known:
-        return _known[key]
-    path = None if cache is None else cache / "speed" / f"{key.fingerprint}.json"
-    if path is not None and (kept := _read(path)) is not None:
-        _known[key] = kept
-        return kept
-    alike = [known for known in _known if known.alike(key)]
-    if len(alike) >= _MOST_MEASURED:
-        flops = _flops(shape, tokens)
-        nearest = min(alike, key=lambda known: abs(math.log(_flops(known.shape, known.tokens) / flops)))
-        ratio = flops / _flops(nearest.shape, nearest.tokens)
-        entries = parameters(shape)["total"] / parameters(nearest.shape)["total"]
-        near = _known[nearest]
-        return Speed(near.training * ratio, near.forward * ratio, near.optimizer * entries)
+def _layers(key: _Key, optimizer: OptimizerConfig) -> _Layers:
+    """The cost of a shape's layers: known, estimated from known ones, or measured now and kept."""
+    path = key.path
+    if path.parent not in _known:
+        _known[path.parent] = _read(path.parent)
+    known = _known[path.parent]
+    before = known.get(path.name)
+    if before is not None and (before.valid_until > time.time() or len(_measured) >= _MOST_MEASURED):
+        return before.layers
+    nearest = min(known.values(), key=lambda one: abs(math.log(one.layer / key.layer)), default=None)
+    alike = before is None and nearest is not None and 1 / _NEAR < nearest.layer / key.layer < _NEAR
+    if alike or (nearest is not None and len(_measured) >= _MOST_MEASURED):
+        return _estimated(key, sorted(known.values(), key=lambda one: one.layer))
+    layers = _measure(key, optimizer)
+    if before is not None:
+        layers = layers.least(before.layers)
+    valid = time.time() + (_BUSY_SECONDS if busy() else _IDLE_SECONDS)
+    known[path.name] = _Kept(layers, key.layer, key.rest, key.size, valid)
+    _measured.append(path)
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs the next plan a second
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(dataclasses.asdict(known[path.name])))
+    return layers
+
+
+def _estimated(key: _Key, known: list[_Kept]) -> _Layers:
+    """Seconds as a power of FLOPs between the two measured shapes around this one, and in proportion beyond them all."""
+    below = [one for one in known if one.layer <= key.layer]
+    low, high = (below[-1] if below else known[0]), next((one for one in known if one.layer > key.layer), known[-1])
+    near = min(low, high, key=lambda one: abs(math.log(one.layer / key.layer)))
+    rest = near.layers.rest.scaled(key.rest / near.rest, key.size[1] / near.size[1])
+    layer = near.layers.layer.scaled(key.layer / near.layer, key.size[0] / near.size[0])
+    if low.layer < key.layer < high.layer:
+        place = math.log(key.layer / low.layer) / math.log(high.layer / low.layer)
+
+        def between(name: str) -> float:
+            one, other = (max(getattr(kept.layers.layer, name), 1e-12) for kept in (low, high))
+            return float(one ** (1 - place) * other**place)
+
+        layer = dataclasses.replace(layer, training=between("training"), forward=between("forward"))
+    return _Layers(rest, layer)
+
+
+def _read(folder: Path) -> dict[str, _Kept]:
+    """The measurements of a folder; what cannot be read is left out."""
+    found = {}
+    for path in folder.glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            content = json.loads(path.read_text())
+            parts = {name: Speed(**{key: float(value) for key, value in content["layers"][name].items()}) for name in _PARTS}
+            size = (int(content["size"][0]), int(content["size"][1]))
+            found[path.name] = _Kept(
+                _Layers(**parts), float(content["layer"]), float(content["rest"]), size, float(content["valid_until"])
+            )
+    return found
+
+
+_PARTS = ("rest", "layer")
+
+
+def _measure(key: _Key, optimizer: OptimizerConfig) -> _Layers:
+    """The cost of a layer and of the rest, from one and from a few layers."""
     import torch
 
+    precision, threads, _, device = key.setting
     before = torch.get_num_threads()
-    torch.set_num_threads(thread_count(threads))
+    torch.set_num_threads(threads)
     try:
         models = [
-            _works(dataclasses.replace(shape, depth=depth), tokens, sequences, precision, optimizer, device)
+            _works(dataclasses.replace(key.shape, depth=depth), key.tokens, key.sequences, precision, optimizer, device)
             for depth in (1, _LAYERS)
         ]
         pairs = [_shortest(one, several, device) for one, several in zip(*models, strict=True)]
     finally:
         torch.set_num_threads(before)
-    training, forward, step = (one + max(0.0, several - one) / (_LAYERS - 1) * (shape.depth - 1) for one, several in pairs)
-    count = sequences * tokens
-    _known[key] = Speed(training / count, forward / count, step)
-    if path is not None and not busy():
-        write_atomic(path, json.dumps(dataclasses.asdict(_known[key])))
-    return _known[key]
-
-
-def _read(path: Path) -> Speed | None:
-    try:
-        content = json.loads(path.read_text())
-        return Speed(float(content["training"]), float(content["forward"]), float(content["optimizer"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    units = (key.sequences * key.tokens, key.sequences * key.tokens, 1)
+    layer = [max(0.0, several - one) / (_LAYERS - 1) for one, several in pairs]
+    rest = [max(0.0, one - each) for (one, _), each in zip(pairs, layer, strict=True)]
+    return _Layers(*(Speed(*(part / unit for part, unit in zip(parts, units, strict=True))) for parts in (rest, layer)))
 
 
 def _works(
     shape: Shape, tokens: int, sequences: int, precision: str, optimizer: OptimizerConfig, device: str
 ) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None]]:
-    """What a decoder does: its passes over a batch in training, those of an evaluation, and a step of the optimizer."""
+    """What a decoder does: its passes over a batch in training, those of an evaluation, and a step of the optimizer.
+
+    The optimizer's rule is applied as it is: PyTorch's class around it would import the compiler, which takes longer than all
+    that is measured here.
+    """
     import torch
 
     from tinylm_ablate.arch.decoder import Decoder
-    from tinylm_ablate.optimizer.optimizers import build_optimizer
+    from tinylm_ablate.optimizer.optimizers import rule_of
+    from tinylm_ablate.optimizer.updates import Settings, apply, first_state, scaled_orthogonal
 
     decoder = Decoder(shape).to(device)
     ids = torch.randint(shape.vocab_size, (sequences, tokens + 1), device=device)
-    stepper = build_optimizer(decoder, optimizer, 1e-9)
+    settings = Settings(
+        1e-9, 0.0, optimizer.beta1, optimizer.beta2, optimizer.eps, optimizer.momentum, 1,
+        orthogonal=functools.partial(scaled_orthogonal, products=torch.float32),
+    )  # fmt: skip
+    rules = [(rule_of(name, weights.ndim >= 2, optimizer), weights) for name, weights in decoder.named_parameters()]
+    states = [(rule, weights, first_state(rule, weights)) for rule, weights in rules]
 
     def train() -> None:
         decoder.zero_grad(set_to_none=True)
@@ -224,7 +328,10 @@ def _works(
 
     def step() -> None:
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-        stepper.step()
+        with torch.no_grad():
+            for rule, weights, state in states:
+                assert weights.grad is not None
+                apply(rule, weights, weights.grad, state, settings)
 
     return train, forward, step
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tinylm_ablate.disk import in_words
 from tinylm_ablate.errors import Busy, DiskError, Interrupted
-from tinylm_ablate.execute.leases import LOOK_SECONDS, Holder, Leases
+from tinylm_ablate.execute.leases import LOOK_SECONDS, Holder, Lease, Leases
 from tinylm_ablate.execute.words import failure_mark, one_line, read_failure, say, write_failure
 from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower
@@ -189,9 +189,11 @@ class Walk:
         """Do tasks that nobody else holds; False if there are none."""
         with contextlib.ExitStack() as leases:
             pending = []
+            held: dict[str, Lease] = {}
             for state in states:
                 with contextlib.suppress(Busy):
                     lease = leases.enter_context(self.leases.hold(state.task.key, state.task.product))
+                    held[state.task.key] = lease
                     if state.task.done():  # another worker has done it meanwhile
                         continue
                     if lease.crashes > self.retries + 1:
@@ -204,13 +206,14 @@ class Walk:
             for state in pending:
                 self._say(f"start  {state.task.name}")
             for number in range(1, self.retries + 2):
-                pending = self._attempt(pending, number)
+                pending = self._attempt(pending, number, held)
                 if not pending:
                     break
         return started
 
-    def _attempt(self, states: Sequence[State], number: int) -> list[State]:
-        """Attempt tasks together; returns those to be tried again.
+    def _attempt(self, states: Sequence[State], number: int, held: Mapping[str, Lease]) -> list[State]:
+        """Attempt tasks together; returns those to be tried again. A task whose lease was lost is another worker's now, and
+        what happened to it here says nothing.
 
         Raises:
             Interrupted: A signal stopped one; what was done with it is kept.
@@ -220,7 +223,13 @@ class Walk:
         stopped: Interrupted | DiskError | None = None
         for state, error in zip(states, self._ended(states), strict=True):
             task = state.task
-            if error is None:
+            if held[task.key].lost:
+                self._say(f"lost   {task.name}: another worker took it over, since this one gave no sign of life")
+                if task.done():
+                    task.tidy()
+            elif isinstance(error, Interrupted) and any(lease.lost for lease in held.values()):
+                continue  # it was stopped along with the lost one, and can start again
+            elif error is None:
                 task.log.unlink(missing_ok=True)
                 task.tidy()
                 state.state = DONE
@@ -249,8 +258,6 @@ class Walk:
             else:
                 tasks[0].do(self.tracked)
                 errors = [None]
-        except (Busy, Interrupted):
-            raise
         except Exception as error:
             errors = [error] * len(tasks)
         return [

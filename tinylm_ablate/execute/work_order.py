@@ -13,6 +13,7 @@ from typing import Any
 
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
+from tinylm_ablate.secrets import cut
 from tinylm_ablate.settled import Settled
 
 
@@ -48,12 +49,16 @@ class Order:
         return Path(self.cells[0][1].config.runs_dir)
 
     def write(self) -> Path:
-        """Write it for workers; returns the file. Paths in it are made absolute, since a worker may start elsewhere."""
+        """Write it for workers; returns the file. Paths in it are made absolute, since a worker may start elsewhere.
+
+        Workers need whatever secrets the config holds, so a file that holds some is for its owner alone.
+        """
         about = {name.name: getattr(self, name.name) for name in dataclasses.fields(self) if name.name != "cells"}
         head = json.dumps(about)[:-1]
         cells = ", ".join(f'{{"name": {json.dumps(name)}, "run": {run.to_json()}}}' for name, run in self.cells)
         path = (self.runs_dir / "orders" / f"{self.session}.json").resolve()
-        write_atomic(path, f'{head}, "folder": {json.dumps(os.getcwd())}, "cells": [{cells}]}}')
+        text = f'{head}, "folder": {json.dumps(os.getcwd())}, "cells": [{cells}]}}'
+        write_atomic(path, text, private=cut(text) != text)
         return path
 
     @staticmethod
@@ -65,8 +70,8 @@ class Order:
         """
         try:
             content: dict[str, Any] = json.loads(path.read_text())
-            os.chdir(content.pop("folder"))
+            os.chdir(Path(content.pop("folder")))
             cells = [(cell["name"], Settled.from_json(json.dumps(cell["run"]))) for cell in content.pop("cells")]
             return Order(cells=cells, **content)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}: no order for a worker ({error}); the command that wrote it has ended") from None

@@ -71,8 +71,7 @@ def _best_threads(run: Settled) -> int:
     length, precision = train.context_length, run.precision
     options = [threads for threads in range(1, cores() + 1) if cores() % threads == 0]
     rates = {
-        t: (cores() // t) / speed(run.shape, length, run.micro_batch, precision, t, optimizer, "cpu", run.cache).training
-        for t in options
+        t: (cores() // t) / speed(run.shape, length, run.micro_batch, precision, t, optimizer, "cpu").training for t in options
     }
     return max(options, key=rates.__getitem__)
 

@@ -19,7 +19,7 @@ from tinylm_ablate.files import building, save_tensors
 from tinylm_ablate.formats.json_file import read_bytes, read_object
 from tinylm_ablate.formats.model_config import huggingface_config
 from tinylm_ablate.formats.stored import open_stored
-from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, NORM, pangu_parts, tensor_name
+from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, NORM, own_parts, tensor_name
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -45,16 +45,21 @@ _HEAD_NORMS = ("attention.q_norm", "attention.k_norm")
 def names(shape: Shape) -> dict[str, tuple[str, ...]]:
     """Every tensor of a decoder -> the tensors of Hugging Face's Llama or Qwen that are stacked in it, in order.
 
-    PanGu-pi's tensors, which Llama lacks, keep our name behind "model.".
+    What Llama lacks keeps our name behind "model.".
     """
     table: dict[str, tuple[str, ...]] = {"embedding.weight": (EMBEDDING,)}
-    modules = {ours: theirs for ours, theirs in _MODULES.items() if shape.qk_norm or ours not in _HEAD_NORMS}
+    replaced = tuple(f"{block}." for block, own in (("attention", shape.own_attention), ("ffn", shape.own_ffn)) if own)
+    modules = {
+        ours: theirs
+        for ours, theirs in _MODULES.items()
+        if (shape.qk_norm or ours not in _HEAD_NORMS) and not (replaced and ours.startswith(replaced))
+    }
     for layer in range(shape.depth):
         ours = f"layers.{layer}."
         table |= {f"{ours}{name}.weight": tuple(tensor_name(layer, part) for part in parts) for name, parts in modules.items()}
         if shape.qkv_bias:
             table[f"{ours}attention.qkv.bias"] = tuple(tensor_name(layer, f"{part}.bias") for part in _MODULES["attention.qkv"])
-        table |= {ours + name: (f"model.{ours}{name}",) for name in pangu_parts(shape)}
+        table |= {ours + name: (f"model.{ours}{name}",) for name in own_parts(shape)}
     table["norm.weight"] = (NORM,)
     if not shape.tied:
         table["head.weight"] = (HEAD,)
@@ -173,6 +178,10 @@ class Model:
         Raises:
             UserError: They are PanGu-pi's.
         """
+        if self.shape.is_own:
+            raise UserError(
+                "arch.own_attention, arch.own_ffn: no other program knows blocks of your own, so they are not exported"
+            )
         if not self.shape.is_llama:
             given = f"arch.activations={self.shape.activations}, arch.shortcuts={self.shape.shortcuts}"
             raise UserError(

@@ -7,15 +7,19 @@ transformers gives to it for the model's type.
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tinylm_ablate.arch import rope
-from tinylm_ablate.arch.shapes import Shape
-from tinylm_ablate.errors import UserError
+from tinylm_ablate.arch.shapes import OWN_BLOCKS, Shape
+from tinylm_ablate.errors import ConfigError, UserError
+from tinylm_ablate.extension import TARGET, normal, part
+from tinylm_ablate.files import canonical_json
 from tinylm_ablate.formats.tensors import HEAD, tensor_sizes
 
 #: "model_type" of a shape with PanGu-pi's modules.
@@ -147,6 +151,7 @@ def huggingface_config(shape: Shape, context_length: int, end_of_text: int | Non
     if kind == PANGU:
         own = ("activations", "shortcuts", "shortcut_ratio", "qkv_bias", "qk_norm")
         config |= {name: getattr(shape, name) for name in own}
+        config |= {name: json.loads(text) for name in OWN_BLOCKS if (text := getattr(shape, name))}
     return config
 
 
@@ -178,6 +183,7 @@ def read_shape(
         own = {"activations": reader.size("activations", most=64), "shortcut_ratio": reader.size("shortcut_ratio", most=2**20)}
         own["shortcuts"] = reader.size("shortcuts", most=64, least=0)
         own |= {name: reader.flag(name) for name in ("qkv_bias", "qk_norm")}
+        own |= reader.own_blocks()
     tied, eps = reader.flag("tie_word_embeddings"), reader.number("rms_norm_eps", 1e-6, most=1.0)
     theta, scaling = reader.rotary()
     window = reader.window(KINDS[kind])
@@ -230,6 +236,25 @@ class _Reader:
             return bool(value)
         self.mistake(key, value, "true, false")
         return False
+
+    def own_blocks(self) -> dict[str, str]:
+        """Blocks of the user's own. A file never imports anything: their module must be imported already."""
+        found = {}
+        for name in OWN_BLOCKS:
+            described = self.config.get(name)
+            if described is None:
+                continue
+            target = described.get(TARGET) if isinstance(described, dict) else None
+            module = target.rpartition(".")[0] if isinstance(target, str) else ""
+            if module not in sys.modules:
+                self.mistake(name, described, f"a class whose module is imported: name it, as in arch.{name}={{{TARGET}: …}}")
+                continue
+            try:
+                part(described, f"arch.{name}", OWN_BLOCKS[name])
+                found[name] = canonical_json(normal(described, f"arch.{name}"))
+            except ConfigError as error:
+                self.mistakes += error.mistakes
+        return found
 
     def rotary(self) -> tuple[float, str]:
         """Base of the rotary embedding and its scaling; "rope_scaling", the older key, counts first."""

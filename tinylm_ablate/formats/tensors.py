@@ -5,7 +5,7 @@ Nothing here imports torch, so that a grid is checked in an instant.
 
 from __future__ import annotations
 
-from tinylm_ablate.arch.shapes import Shape
+from tinylm_ablate.arch.shapes import Shape, own_matrices
 
 EMBEDDING = "model.embed_tokens.weight"
 NORM = "model.norm.weight"
@@ -39,11 +39,14 @@ def layer_parts(shape: Shape) -> dict[str, tuple[str, ...]]:
     A bias belongs to its head as the row beside it does. The axis "head_dim" of a norm is shared by all heads of a layer and is
     never cut.
     """
-    return PARTS | (_BIASES if shape.qkv_bias else {}) | (_HEAD_NORMS if shape.qk_norm else {})
+    parts = PARTS | (_BIASES if shape.qkv_bias else {}) | (_HEAD_NORMS if shape.qk_norm else {})
+    replaced = tuple(module for own, module in ((shape.own_attention, "self_attn."), (shape.own_ffn, "mlp.")) if own)
+    return {name: axes for name, axes in parts.items() if not name.startswith(replaced)} if replaced else parts
 
 
-def pangu_parts(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """The tensors of a layer that PanGu-pi has and Llama has not, with their sizes; they keep our own names."""
+def own_parts(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """The tensors of a layer that Llama lacks, PanGu-pi's and those of blocks of the user's own, with their sizes; they keep
+    our names."""
     inner = shape.shortcuts * shape.shortcut_width
     terms = (shape.activations * shape.ffn_width,)
     shortcuts: dict[str, tuple[int, ...]] = {
@@ -51,7 +54,10 @@ def pangu_parts(shape: Shape) -> dict[str, tuple[int, ...]]:
         "shortcuts.up.weight": (shape.width, inner),
     }
     activation: dict[str, tuple[int, ...]] = {"ffn.activation.scales": terms, "ffn.activation.shifts": terms}
-    return (shortcuts if shape.shortcuts else {}) | (activation if shape.activations > 1 else {})
+    found = (shortcuts if shape.shortcuts else {}) | (activation if shape.activations > 1 else {})
+    for block, name in (("attention", "own_attention"), ("ffn", "own_ffn")):
+        found |= {f"{block}.matrix.{key}.weight": size for key, size in own_matrices(shape, name).items()}
+    return found
 
 
 def tensor_name(layer: int, part: str) -> str:
@@ -69,7 +75,7 @@ def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
     sizes: dict[str, tuple[int, ...]] = {EMBEDDING: (shape.vocab_size, shape.width), NORM: (shape.width,)}
     for layer in range(shape.depth):
         sizes |= {tensor_name(layer, part): tuple(length[axis] for axis in axes) for part, axes in parts.items()}
-        sizes |= {f"model.layers.{layer}.{part}": size for part, size in pangu_parts(shape).items()}
+        sizes |= {f"model.layers.{layer}.{part}": size for part, size in own_parts(shape).items()}
     if not shape.tied:
         sizes[HEAD] = (shape.vocab_size, shape.width)
     return sizes

@@ -24,6 +24,7 @@ from tinylm_ablate import progress
 from tinylm_ablate.config import NONE, Config, walk
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import canonical_json
+from tinylm_ablate.measure.benchmarks import averages
 
 #: The axis that is averaged over.
 SEED = "seed"
@@ -47,9 +48,14 @@ _LEFT_OUT = (
 )  # fmt: skip
 _LONGEST_LIST = 64
 
+#: Metrics that describe another one.
+_ABOUT = re.compile(r"/(standard_error|documents|bytes|questions|tokens|shots|requests|cut_requests)$")
+
 #: Points kept of a loss curve: more than a figure of this width shows.
 POINTS = 64
 
+#: Settings that say which of several records of a measure one is.
+_WHICH = ("task", "shipped", "weights")
 #: Columns of the measures whose items are kept: of the test split, to compare runs item by item.
 _ITEMS = {
     "bits_per_byte": ["split", "language", "document", "nats", "bytes"],
@@ -149,8 +155,8 @@ class Records:
     Attributes:
         runs: One row per finished run.
         grids: Every grid, in the order of its file name.
-        rows: Long frames by name, each with a column "identity": "curves", "documents", "questions", "matrix_std", and one
-            for each other measure that has rows.
+        rows: Long frames by name, each with a column "identity": "curves", "along", "documents", "questions", "matrix_std",
+            one for each other measure that has rows, and "models", the scores of models of others.
         searches: The description of each search.
         problems: One line for each thing that was left out.
     """
@@ -194,6 +200,8 @@ def read_runs(runs_dir: Path, only: Grid | None = None) -> Records:
         missing = sum(cell.identity not in known for cell in grid.cells)
         problems += [f"{grid.name}: {missing} of {len(grid.cells)} cells are not finished"] if missing else []
     searches = [] if only is not None else list(_readable(sorted(runs_dir.glob("search/*.json")), _search, problems))
+    models = pd.DataFrame() if only is not None else _models(runs_dir, problems)
+    long |= {"models": models} if len(models) else {}
     return Records(frame(rows), grids, long, searches, problems)
 
 
@@ -279,37 +287,63 @@ def _run(folder: Path, wanted: set[str], tables: _Tables, problems: list[str]) -
             continue
         except _DAMAGE as error:
             problems.append(f"{folder / name}: cannot be read and is left out: {_one_line(error)}")
-    for path in _measures(folder, wanted, problems):
-        try:
-            measured = _parse(path, MEASURE_SCHEMA)
-            name = path.name.split(".")[0]
-            own: Row = {}
-            _flatten("", measured["metrics"], own)
-            _check(own)
-            _flatten(f"measure.{name}.", measured.get("settings") or {}, own)
-            tables.add_measure(path.with_suffix(".parquet"), name, folder.name, own)
-        except _DAMAGE as error:
-            problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
-            continue
-        row |= own
-    return row
+    tables.add_along(folder, row, problems)
+    for name, paths in _measures(folder, wanted, problems).items():
+        taken: dict[str, Path] = {}
+        for path in paths:
+            try:
+                measured = _parse(path, MEASURE_SCHEMA)
+                own: Row = {}
+                _flatten("", measured["metrics"], own)
+                _check(own)
+                if before := next((taken[key] for key in own if key in taken), None):
+                    problems.append(f"{folder}: different measurements of {name}; {before.name} is used, {path.name} is not")
+                    continue
+                taken |= dict.fromkeys(own, path)
+                if name != "benchmarks":  # runs with and without scores may be compared by everything else
+                    settings = {key: value for key, value in (measured.get("settings") or {}).items() if key not in _WHICH}
+                    _flatten(f"measure.{name}.", settings, own)
+                tables.add_measure(path.with_suffix(".parquet"), name, folder.name, own)
+            except _DAMAGE as error:
+                problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
+                continue
+            row |= own
+    return row | averages(row)
 
 
-def _measures(folder: Path, wanted: set[str], problems: list[str]) -> list[Path]:
-    """One file for each measure: the one that a grid names, or else the last by name."""
+def _measures(folder: Path, wanted: set[str], problems: list[str]) -> dict[str, list[Path]]:
+    """The records of each measure: first those that a grid names, then the last by name. Where two hold the same metric, the
+    first counts."""
     found: dict[str, list[Path]] = {}
-    for path in sorted((folder / "measures").glob("*.json")):
+    for path in sorted((folder / "measures").glob("*.json"), reverse=True):
         if match := _MEASURE.fullmatch(path.stem):
             found.setdefault(match[1], []).append(path)
         else:
             problems.append(f"{path}: is not named <measure>.<fingerprint>.json and is left out")
-    chosen = []
-    for name, paths in found.items():
-        best = [path for path in paths if path.stem in wanted] or paths
-        if len(best) > 1:
-            problems.append(f"{folder}: {len(best)} different measurements of {name}; {best[-1].name} is used")
-        chosen.append(best[-1])
-    return chosen
+    return {name: sorted(paths, key=lambda path: path.stem not in wanted) for name, paths in sorted(found.items())}
+
+
+def _models(runs_dir: Path, problems: list[str]) -> pd.DataFrame:
+    """One row per model of others that was measured: identity, name, parameters, and its metrics."""
+    rows = []
+    for path in sorted((runs_dir / "models").glob("*/model.json")):
+        try:
+            about = _parse(path, 1)
+            row: Row = {
+                "identity": identity(path.parent.name),
+                "name": str(about["name"]),
+                "parameters": int(about["parameters"]),
+            }
+            metrics: Row = {}
+            for paths in _measures(path.parent, set(), problems).values():
+                for record in reversed(paths):
+                    _flatten("", _parse(record, MEASURE_SCHEMA)["metrics"], metrics)
+            _check(metrics)
+        except _DAMAGE as error:
+            problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
+            continue
+        rows.append(row | metrics | averages(metrics))
+    return pd.DataFrame(rows)
 
 
 @dataclass
@@ -329,6 +363,23 @@ class _Tables:
                 [parts[0].schema, table.schema], promote_options="permissive"
             )  # raises where they cannot be joined
         parts.append(table)
+
+    def add_along(self, folder: Path, run: Row, problems: list[str]) -> None:
+        """Add what was measured along a run, without errors and sizes: tokens, metric, value."""
+        rows: list[tuple[int, str, float]] = []
+        for path in sorted(folder.glob("points/[0-9]*/measures/*.json")):
+            try:
+                tokens = int(path.parent.parent.name) * int(run["train.batch_tokens"])
+                metrics: Row = {}
+                _flatten("", _parse(path, MEASURE_SCHEMA)["metrics"], metrics)
+                _check(metrics)
+            except _DAMAGE as error:
+                problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
+                continue
+            rows += [(tokens, name, float(f"{value:.6g}")) for name, value in metrics.items() if not _ABOUT.search(name)]
+        if rows:
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            self.add(pa.table(dict(zip(("tokens", "metric", "value"), columns, strict=True))), "along", folder.name)
 
     def add_measure(self, path: Path, name: str, run: str, metrics: Row) -> None:
         """Add the rows of a measure, where it has any."""

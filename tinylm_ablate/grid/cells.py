@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
 
+from tinylm_ablate.arguments import normalize
 from tinylm_ablate.config import GridConfig
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.science.looks import LOOKS
+
+#: Keys that a grid reads once, and not for each cell.
+WHOLE = re.compile(
+    r"mode|runs_dir|cache_dir|results_dir|model|prompt|folder|progress|tracking|experiments"
+    r"|(grid|search|tracking|plan|experiment|generate|export)\..*"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +61,21 @@ def expand(
     parser = OverridesParser.create()
     given = parser.parse_overrides(list(arguments))
     named = {override.key_or_group for override in given}
-    texts = [f"{key}={_text(value)}" for key, value in (params or {}).items() if key not in named]
+    texts = normalize([f"{key}={_text(value)}" for key, value in (params or {}).items()], grid=True).overrides
+    arms = {arm: normalize(overrides, grid=True).overrides for arm, overrides in grid.arms.items()}
     shared: list[str] = []
-    mistakes: list[str] = []
+    mistakes = [
+        f"grid.arms: {arm}: {override.input_line}: applies to the whole grid; allowed on the command line"
+        for arm, overrides in arms.items()
+        for override in parser.parse_overrides(overrides)
+        if WHOLE.fullmatch(override.key_or_group)
+    ]
     axes: dict[str, list[_Step]] = {}
-    for override in [*parser.parse_overrides(texts), *given]:
+    for override in [*(one for one in parser.parse_overrides(texts) if one.key_or_group not in named), *given]:
         key = override.key_or_group
-        if override.value_type in (ValueType.GLOB_CHOICE_SWEEP, ValueType.INTERVAL_SWEEP):
+        if override.is_sweep_override() and WHOLE.fullmatch(key):
+            mistakes.append(f"{override.input_line}: applies to the whole grid; allowed: one value")
+        elif override.value_type in (ValueType.GLOB_CHOICE_SWEEP, ValueType.INTERVAL_SWEEP):
             mistakes.append(f"{override.input_line}: a grid takes lists, choice(...) and range(...)")
         elif override.is_sweep_override():
             if not list(override.sweep_iterator()):
@@ -68,8 +84,8 @@ def expand(
             axes[key] = [((f"{override.get_key_element()}={v}",), {key: _bare(v)}) for v in override.sweep_string_iterator()]
         elif key != "seeds":
             shared.append(str(override.input_line))
-    if grid.arms:
-        axes["arm"] = [(tuple(overrides), {"arm": arm}) for arm, overrides in grid.arms.items()]
+    if arms:
+        axes["arm"] = [(tuple(overrides), {"arm": arm}) for arm, overrides in arms.items()]
     if seeds == "sequential":
         seeds = LOOKS[0]
     if isinstance(seeds, int):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import difflib
 import functools
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -28,10 +29,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tinylm_ablate import config as schema
-from tinylm_ablate.arguments import nearest
+from tinylm_ablate.arguments import did_you_mean, meant
 from tinylm_ablate.config import GROUPS, Config, allowed
 from tinylm_ablate.errors import ConfigError, UserError
-from tinylm_ablate.grid.yaml_files import file_mistakes
+from tinylm_ablate.grid.yaml_files import choices, mistakes_in_files
 from tinylm_ablate.paths import conf_dir, experiments_dir
 from tinylm_ablate.secrets import credentials_to_environment, watch_environment
 
@@ -40,6 +41,9 @@ _PLUGINS = {
     "hydra/launcher": ("basic", "submitit_local", "submitit_slurm", "ray"),
     "hydra/sweeper": ("grid", "optuna"),
 }
+
+#: Keys that ``typed`` rewrites.
+_REWRITTEN = {"tracking.uri"}
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
 
@@ -66,17 +70,24 @@ def typed(config: DictConfig) -> Config:
     Raises:
         OmegaConfBaseException: A value is missing, or an interpolation cannot be resolved.
     """
-    plain = config.copy()
-    with open_dict(plain):
-        plain.pop("hydra", None)
-        plain.pop("experiments", None)
-    result = OmegaConf.to_object(plain)
+    result = OmegaConf.to_object(_own(config))
     assert isinstance(result, Config)
     if unknown := list(_unknown(result)):  # "+" adds keys that no code reads
-        raise ConfigError([f"+{key}: there is no such key{_meant(key)}" for key in unknown])
+        raise ConfigError([f"+{key}: there is no such key{meant(key)}" for key in unknown])
     if result.tracking.uri is not None:  # no file and no message ever holds a password
         result.tracking.uri = credentials_to_environment(result.tracking.uri)
     return result
+
+
+def _own(config: DictConfig) -> DictConfig:
+    """The config without Hydra's nodes, of which one is larger than all of ours."""
+    if not {"hydra", "experiments"} & config.keys():
+        return config
+    own = config.copy()
+    with open_dict(own):
+        own.pop("hydra", None)
+        own.pop("experiments", None)
+    return own
 
 
 def _unknown(node: Any, prefix: str = "") -> Iterator[str]:
@@ -87,11 +98,6 @@ def _unknown(node: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
         elif dataclasses.is_dataclass(value):
             yield from _unknown(value, f"{prefix}{name}.")
-
-
-def _meant(key: str) -> str:
-    near = nearest(key)
-    return f"; did you mean {near}?" if near else ""
 
 
 class Composer:
@@ -110,21 +116,83 @@ class Composer:
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self.loader, self.master = cast(ConfigLoaderImpl, loader), master
         self._chosen: dict[tuple[str, ...], DictConfig] = {}
+        self._parsed: dict[str, tuple[Override, bool]] = {}
+        self._bases: dict[tuple[str, ...], Config | None] = {}
+        self._alone: dict[tuple[tuple[str, ...], str], DictConfig | None] = {}
+
+    def typed(self, overrides: Sequence[str]) -> Config:
+        """``typed`` of the config of a cell, in a hundredth of the time where its values do not depend on each other.
+
+        What cells choose in common is then composed once, and a cell is a copy of it with values of its own.
+
+        Raises:
+            HydraException, OmegaConfBaseException, ConfigError: The overrides do not compose.
+        """
+        parsed = [self._parse(text) for text in overrides]
+        key = tuple(text for text, (_, group) in zip(overrides, parsed, strict=True) if group)
+        settings = [self._setting(key, text) for text, (_, group) in zip(overrides, parsed, strict=True) if not group]
+        base = self._base(key)
+        if base is None or None in settings:
+            return typed(self(overrides))
+        config: Config = _clone(base)
+        for path, value in filter(None, settings):
+            _set(config, path, copy.deepcopy(value))
+        return config
+
+    def _base(self, key: tuple[str, ...]) -> Config | None:
+        """What cells choose in common; None if it is no whole config by itself."""
+        if key not in self._bases:
+            try:
+                self._bases[key] = typed(self(key))
+            except (*COMPOSITION_ERRORS, ConfigError):
+                self._bases[key] = None
+        return self._bases[key]
+
+    def _setting(self, key: tuple[str, ...], text: str) -> tuple[str, Any] | None:
+        """The key and value that an override sets beside some choices; None if it does more than setting one key."""
+        override, path = self._parse(text)[0], self._parse(text)[0].key_or_group
+        base = self._base(key)
+        if base is None or "${" in text or path in _REWRITTEN:
+            return None
+        if (key, path) not in self._alone:  # nothing else follows the key: seen with its first value
+            self._alone[key, path] = None
+            config = self([*key, text])
+            alone = typed(config)
+            with contextlib.suppress(AttributeError):
+                changed = _clone(base)
+                _set(changed, path, functools.reduce(getattr, path.split("."), cast(Any, alone)))
+                if changed == alone:
+                    self._alone[key, path] = config
+        known = self._alone[key, path]
+        if known is None:
+            return None
+        self.loader._apply_overrides_to_config([override], known)
+        value = OmegaConf.select(known, path)
+        return None if OmegaConf.is_config(value) else (path, value)
+
+    def _parse(self, text: str) -> tuple[Override, bool]:
+        """An override, and whether it chooses from a group; each is parsed once."""
+        if text not in self._parsed:
+            (override,) = OverridesParser.create().parse_overrides([text])
+            self.loader.validate_sweep_overrides_legal([override], run_mode=RunMode.RUN, from_shell=True)
+            self._parsed[text] = (override, self._is_group(override))
+        return self._parsed[text]
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
-        """The config of a cell.
+        """The config of a cell, without Hydra's own node.
 
         Raises:
             HydraException, OmegaConfBaseException: The overrides do not compose.
         """
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-        self.loader.validate_sweep_overrides_legal(parsed, run_mode=RunMode.RUN, from_shell=True)
-        groups = [self._is_group(override) for override in parsed]
+        parsed, groups = zip(*map(self._parse, overrides), strict=True) if overrides else ((), ())
         key = tuple(text for text, group in zip(overrides, groups, strict=True) if group)
         if key not in self._chosen:
-            self._chosen[key] = self.loader.load_sweep_config(self.master, list(key))
+            self._chosen[key] = _own(self.loader.load_sweep_config(self.master, list(key)))
         config = copy.deepcopy(self._chosen[key])
-        values = [override for override, group in zip(parsed, groups, strict=True) if not group]
+        values = [
+            override for override, group in zip(parsed, groups, strict=True)
+            if not group and not override.key_or_group.startswith("hydra.")
+        ]  # fmt: skip
         self.loader._apply_overrides_to_config(values, config)
         return config
 
@@ -133,13 +201,41 @@ class Composer:
         return override.package is not None or (exists and not isinstance(override.value(), dict))
 
 
+def _clone(config: Any) -> Any:
+    """A copy of a config and of its groups; values inside are shared."""
+    new = copy.copy(config)
+    for name, value in vars(config).items():
+        if dataclasses.is_dataclass(value):
+            setattr(new, name, _clone(value))
+        elif isinstance(value, list | dict):
+            setattr(new, name, copy.copy(value))
+    return new
+
+
+def _set(config: Any, path: str, value: Any) -> None:
+    """Set one key that the config has.
+
+    Raises:
+        AttributeError: It has no such key.
+    """
+    *groups, name = path.split(".")
+    group = functools.reduce(getattr, groups, config)
+    getattr(group, name)
+    setattr(group, name, value)
+
+
 def compose(overrides: Sequence[str]) -> Config:
     """Compose one config outside of a run, as tests and tools do. ``conf/`` is read once by a process for a working folder."""
     register()
     if any(text.lstrip("+").startswith("experiments=") for text in overrides):  # a file that may be about to change
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return typed(hydra_compose("config", overrides=list(overrides)))
+        return typed(_hydras(overrides))
     return typed(_composer(Path.cwd())(overrides))
+
+
+def _hydras(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
+    """What Hydra itself composes, with its own node if requested."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra_compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
 
 
 @functools.cache
@@ -151,6 +247,17 @@ def _composer(folder: Path) -> Composer:
         assert hydra is not None
         master = hydra.compose_config("config", [], run_mode=RunMode.MULTIRUN, with_log_configuration=False)
         return Composer(hydra.config_loader, master)
+
+
+def check_files(overrides: Sequence[str], grid: bool) -> None:
+    """Check the YAML files that overrides choose.
+
+    Raises:
+        ConfigError: Their mistakes, and those of the other overrides.
+    """
+    if found := mistakes_in_files(overrides):
+        rest = [text for text in overrides if text.lstrip("+").partition("=")[0] not in (*GROUPS, "experiments")]
+        raise ConfigError([*found, *diagnose(rest, grid)])
 
 
 def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
@@ -168,39 +275,38 @@ def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
     mistakes: list[str] = []
     sound: list[list[str]] = []
     search = "hydra/sweeper=optuna" in overrides
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    try:
+        typed(_hydras([]))
+    except COMPOSITION_ERRORS as error:
+        return [f"the defaults in {conf_dir()} do not compose: {_first_line(error.__cause__ or error)}"]
+    for text in overrides:
         try:
-            typed(hydra_compose("config"))
-        except COMPOSITION_ERRORS as error:
-            return [f"the defaults in {conf_dir()} do not compose: {_first_line(error.__cause__ or error)}"]
-        for text in overrides:
+            override = OverridesParser.create().parse_override(text)
+            singles = _singles(override, text, search)
+        except COMPOSITION_ERRORS:
+            mistakes.append(_unreadable(text))
+            continue
+        except ConfigError as error:
+            mistakes += error.mistakes
+            continue
+        if override.is_sweep_override() and not grid:
+            mistakes.append(f"{text}: several values make a grid: add -m")
+            continue
+        sound.append([])
+        for single in singles:
             try:
-                override = OverridesParser.create().parse_override(text)
-                singles = _singles(override, text, search)
-            except COMPOSITION_ERRORS as error:
-                mistakes.append(f"{text}: not understood: {_first_line(error)}")
-                continue
+                if single.lstrip("+~").startswith("hydra"):
+                    _hydras([single], with_hydra=True)
+                else:
+                    compose([single])
             except ConfigError as error:
                 mistakes += error.mistakes
-                continue
-            if override.is_sweep_override() and not grid:
-                mistakes.append(f"{text}: several values make a grid: add -m")
-            sound.append([])
-            for single in singles:
-                try:
-                    composed = hydra_compose(
-                        "config", overrides=[single], return_hydra_config=single.lstrip("+~").startswith("hydra")
-                    )
-                    if not single.lstrip("+~").startswith("hydra"):
-                        typed(composed)
-                except ConfigError as error:
-                    mistakes += error.mistakes
-                except COMPOSITION_ERRORS as error:
-                    mistakes.append(_explain(single, override, error))
-                else:
-                    sound[-1].append(single)
-        mistakes += _settled([singles for singles in sound if singles])
-    return mistakes
+            except COMPOSITION_ERRORS as error:
+                mistakes.append(_explain(single, override, error))
+            else:
+                sound[-1].append(single)
+    mistakes += _settled([singles for singles in sound if singles])
+    return list(dict.fromkeys(mistakes))
 
 
 def _settled(choices: list[list[str]]) -> list[str]:
@@ -214,7 +320,7 @@ def _settled(choices: list[list[str]]) -> list[str]:
             trial = [*first[:place], single, *first[place + 1 :]]
             with contextlib.suppress(UserError, *COMPOSITION_ERRORS):
                 try:
-                    settled = typed(hydra_compose("config", overrides=trial))
+                    settled = compose(trial)
                     settled.seeds = None
                     settle(settled)
                 except ConfigError as error:
@@ -237,22 +343,34 @@ def _singles(override: Override, text: str, search: bool) -> list[str]:
 def _explain(text: str, override: Override, error: Exception) -> str:
     key = override.key_or_group
     keys = {known: rule for known, _, rule in schema.walk(Config())}
-    if (key in GROUPS or key == "experiments") and (found := file_mistakes(key, str(override.value()))):
-        return "\n    ".join(found)
-    if key in GROUPS or key == "experiments":
-        folder = experiments_dir() if key == "experiments" else conf_dir() / key
-        names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-        return f"{text}: there is no such choice; allowed: {names}"
+    if key in GROUPS or key in _PLUGINS or key == "experiments":
+        value, known = text.partition("=")[2], _PLUGINS.get(key) or choices(key)
+        if value in known:
+            return f"{text}: {_first_line(error.__cause__ or error)}"
+        return f"{text}: there is no such choice; {did_you_mean(value, known)}allowed: {', '.join(known)}"
     if key in keys:
-        cause = error.__cause__ or error
-        told = allowed(keys[key])
-        return f"{text}: allowed: {told}; {_first_line(cause)}" if told else f"{text}: {_first_line(cause)}"
-    if key in _PLUGINS:
-        known, value = _PLUGINS[key], str(override.value())
-        close = difflib.get_close_matches(value, known, n=1) or [name for name in known if value in name]
-        hint = f"did you mean {key}={close[0]}? " if close else ""
-        return f"{text}: there is no such choice; {hint}allowed: {', '.join(known)}"
-    return f"{text}: there is no such key{_meant(key)}"
+        return f"{text}: allowed: {allowed(keys[key])}"
+    return f"{key}: there is no such key{meant(key)}"
+
+
+def _unreadable(text: str) -> str:
+    """Why Hydra's grammar does not take an override, in words of ours."""
+    key, _, value = text.lstrip("+").partition("=")
+    keys = {known: rule for known, _, rule in schema.walk(Config())}
+    if key in GROUPS:
+        return f"{text}: there is no such choice; allowed: {', '.join(choices(key))}"
+    if key not in keys and not key.startswith(("hydra", "experiments", *(f"{known}." for known in keys))):
+        return f"{key}: there is no such key{meant(key)}"
+    if any(value.count(opening) != value.count(closing) for opening, closing in ("()", "[]", "{}")):
+        return f"{text}: a bracket is not closed, or not opened"
+    if any(value.count(quote) % 2 for quote in "'\""):
+        return f"{text}: a quote is not closed"
+    if re.match(r"\w+\(", value):
+        return f"{text}: allowed: a,b or choice(a,b), range(low,high,step), and in a search interval(low,high) of numbers"
+    if key in keys and not keys[key].get("free"):
+        return f"{text}: allowed: {allowed(keys[key])}"
+    cure = shlex.quote(f"{key}='{value}'")
+    return f"{text}: not understood; text with signs such as , : = ( ) is written as {cure}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from tinylm_ablate.measure.registry import requested
 from tinylm_ablate.provenance import command
 from tinylm_ablate.secrets import cut
 from tinylm_ablate.settled import Settled
+from tinylm_ablate.tracking.folders import read_json
 
 #: A cell: its run, its name, its values on the axes, and what became of the tuning of its arm.
 Described = tuple[Settled, str, Mapping[str, str], str]
@@ -80,7 +81,7 @@ def write_grid(runs_dir: Path, content: dict[str, Any]) -> dict[str, Any]:
         What was written.
     """
     path = grid_path(runs_dir, content["identity"])
-    before = json.loads(path.read_text()) if path.exists() else {}
+    before = read_json(path)
     content |= {key: before[key] for key in ("title", "command", "created") if key in before}
     if content != before:
         write_atomic(path, json.dumps(content, indent=1, sort_keys=True))

@@ -14,6 +14,7 @@ from tinylm_ablate.files import write_atomic
 from tinylm_ablate.grid.objectives import Objective
 from tinylm_ablate.grid.study import DONE, FAILED, PRUNED, REJECTED, Result
 from tinylm_ablate.measure.records import read_record
+from tinylm_ablate.secrets import cut
 
 #: Version of the layout of the file.
 SCHEMA = 1
@@ -53,7 +54,7 @@ def write_search(
         ],
         "front": list(front),
     }
-    write_atomic(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False))
+    write_atomic(path, json.dumps(cut(content), indent=1, sort_keys=True, allow_nan=False))
 
 
 def found_table(

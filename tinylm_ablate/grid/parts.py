@@ -138,14 +138,16 @@ def parts(config: DictConfig, context: HydraContext, params: Mapping[str, Any] |
         ConfigError: An experiment of ``grid.experiments`` does not exist or is no grid of runs, or axes have mistakes.
     """
     base = typed(config)
-    if not base.grid.experiments:
-        return [Part("", base, arguments, *expand(params, arguments, base.grid, base.seeds))]
     parser = OverridesParser.create()
     given = [parser.parse_override(text) for text in arguments]
+    swept = [one for one in given if one.key_or_group == "experiments" and one.is_sweep_override()]
+    experiments = base.grid.experiments or [name for one in swept for name in one.sweep_string_iterator()]
+    if not experiments:
+        return [Part("", base, arguments, *expand(params, arguments, base.grid, base.seeds))]
     rest = [override for override in given if override.key_or_group != "experiments"]
     plain = [str(override.input_line) for override in rest if not override.is_sweep_override()]
     found, mistakes = [], []
-    for name in base.grid.experiments:
+    for name in experiments:
         first = f"+experiments={name}"
         try:
             composed = context.config_loader.load_sweep_config(config, [first, *plain])
@@ -156,9 +158,9 @@ def parts(config: DictConfig, context: HydraContext, params: Mapping[str, Any] |
             everything = [first, *(str(override.input_line) for override in rest)]
             found.append(Part(name, own, everything, *expand(axes, everything, own.grid, own.seeds)))
         except ConfigError as error:
-            mistakes += [f"grid.experiments: {name}: {mistake}" for mistake in error.mistakes]
+            mistakes += [f"{first}: {mistake}" for mistake in error.mistakes]
         except COMPOSITION_ERRORS as error:
-            mistakes.append(f"grid.experiments: {name}: {one_line(error.__cause__ or error)}")
+            mistakes += diagnose([first, *plain]) or [f"{first}: {one_line(error.__cause__ or error)}"]
     if mistakes:
         raise ConfigError(mistakes)
     return found
@@ -180,7 +182,7 @@ def settle_all(config: DictConfig, context: HydraContext, found: Sequence[Part])
     for part, cell in progress.bar(cells, description="grid", unit="cell"):
         name = part.called(cell)
         try:
-            own = typed(compose([*part.shared, *cell.overrides]))
+            own = compose.typed([*part.shared, *cell.overrides])
             kept.append((part, cell, own, settle(own)))
         except ConfigError as error:
             for mistake in error.mistakes:

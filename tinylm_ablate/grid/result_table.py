@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tinylm_ablate.measure.benchmarks import AVERAGES
+from tinylm_ablate.measure.harness import LISTS
+
 if TYPE_CHECKING:
     from tinylm_ablate.science.evidence import Evidence
     from tinylm_ablate.science.pairs import Result
@@ -28,6 +31,7 @@ _COLUMNS = (
     _Column("parameters.total", "parameters", 0, 0),
     _Column("test/bits_per_byte/all", "bits per byte, test", 4, -1),
     _Column("test/cloze/all", "cloze, test", 3, 1),
+    *(_Column(f"benchmarks/average/{name}", f"average of {len(LISTS[name])} benchmarks", 2, 0) for name in AVERAGES),
     _Column("train/tokens_per_second", "training tokens/s", 0, 0),
 )
 

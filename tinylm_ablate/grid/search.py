@@ -7,6 +7,7 @@ unless the user says otherwise, so that the test text stays unseen.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from tinylm_ablate.arch.shapes import parameters
 from tinylm_ablate.config import Config, SearchConfig
 from tinylm_ablate.disk import writing
 from tinylm_ablate.errors import ConfigError
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
     from tinylm_ablate.grid.objectives import Objective
     from tinylm_ablate.grid.space import Axis
     from tinylm_ablate.grid.study import Study
+
+
+#: A trial at an end of the space: what it overrides, and its run.
+_Probe = tuple[str, Settled]
 
 
 class OptunaSweeper(Sweeper):
@@ -66,16 +72,19 @@ class OptunaSweeper(Sweeper):
         assert self.config is not None
         base = typed(self.config)
         shared, axes, objectives, probes = self._check(base, arguments)
-        asked = _asked(base.search, axes, objectives, probes)
+        if base.mode == "plan":
+            print(_preview(base, axes, objectives, probes))
+            return []
+        asked = _asked(base.search, axes, objectives, [run for _, run in probes])
         name = base.search.name or f"search-{fingerprint(asked)[:8]}"
         folder = Path(base.runs_dir) / "search"
         with writing(folder, "the search"):
             study = Study(folder, name, axes, objectives, base.search, asked)
         told = sum(result.state != REJECTED for result in study.results())
         say(f"search {name}: {told} of {base.search.trials} trials so far, kept in {study.path}")
-        return self._search(base, shared, study, objectives, probes)
+        return self._search(base, shared, study, objectives, probes[0][1])
 
-    def _check(self, base: Config, arguments: Sequence[str]) -> tuple[list[str], list[Axis], list[Objective], list[Settled]]:
+    def _check(self, base: Config, arguments: Sequence[str]) -> tuple[list[str], list[Axis], list[Objective], list[_Probe]]:
         """Everything that can be checked before a trial starts, with all mistakes at once."""
         from tinylm_ablate.grid.objectives import check_languages, parse_objectives
         from tinylm_ablate.grid.space import parse_space
@@ -96,23 +105,23 @@ class OptunaSweeper(Sweeper):
             told = [*mistakes, *first, *diagnose(["hydra/sweeper=optuna", *arguments])]
             raise ConfigError(told or [one_line(error.__cause__ or error)]) from None
         mistakes += found
-        if len({probe.config.data.source for probe in probes}) > 1:  # data=auto, and budgets on both sides of its limit
+        if len({probe.config.data.source for _, probe in probes}) > 1:  # data=auto, and budgets on both sides of its limit
             shared.append("data.source=large")
             probes, _ = self._probe(shared, axes)
-        if base.search.pruner != "none" and len({(probe.text, probe.vocabulary) for probe in probes}) > 1:
+        if base.search.pruner != "none" and len({(probe.text, probe.vocabulary) for _, probe in probes}) > 1:
             mistakes.append(
                 f"search.pruner={base.search.pruner}: losses a token cannot be compared between texts or tokenizers; "
                 "allowed: none"
             )
         if mistakes:
             raise ConfigError(mistakes)
-        check_languages(objectives, probes[0].config)
+        check_languages(objectives, probes[0][1].config)
         for objective in objectives:
             if objective.name.startswith("test/"):
                 say(f"note: {objective.name}: what is chosen by test text flatters itself on it; choose by validation text")
         return shared, axes, objectives, probes
 
-    def _probe(self, shared: Sequence[str], axes: Sequence[Axis]) -> tuple[list[Settled], list[str]]:
+    def _probe(self, shared: Sequence[str], axes: Sequence[Axis]) -> tuple[list[_Probe], list[str]]:
         """Settle the first value of every axis, then each other probe in its place."""
         first = [axis.probes()[0] for axis in axes]
         trials = [("", first)] + [
@@ -120,11 +129,11 @@ class OptunaSweeper(Sweeper):
             for place, axis in enumerate(axes)
             for probe in axis.probes()[1:]
         ]
-        probes: list[Settled] = []
+        probes: list[_Probe] = []
         mistakes: dict[str, list[str]] = {}
         for name, overrides in trials:
             try:
-                probes.append(self._settle(shared, overrides))
+                probes.append((name or " ".join(first) or "the only trial", self._settle(shared, overrides)))
             except ConfigError as error:
                 for mistake in error.mistakes:
                     mistakes.setdefault(mistake, []).append(name or " ".join(first))
@@ -143,7 +152,7 @@ class OptunaSweeper(Sweeper):
         shared: Sequence[str],
         study: Study,
         objectives: Sequence[Objective],
-        probes: Sequence[Settled],
+        first: Settled,
     ) -> list[Record]:
         from tinylm_ablate.grid.front import found_table, summary, write_search
         from tinylm_ablate.grid.trials import Trials
@@ -171,7 +180,7 @@ class OptunaSweeper(Sweeper):
             }  # fmt: skip
             write_search(path, about, objectives, found, front)
             sync(base.tracking, runs_dir, grids=[grid])
-        stems = [request.stem for request in requested(probes[0])]
+        stems = [request.stem for request in requested(first)]
         print(found_table(objectives, found, front, runs_dir, stems), flush=True)
         say(f"{summary(found)}; described in {path}")
         if others := study.running():
@@ -182,10 +191,34 @@ class OptunaSweeper(Sweeper):
         return [read_metrics(runs_dir / identity) for identity in dict.fromkeys(done)]
 
 
+def _preview(base: Config, axes: Sequence[Axis], objectives: Sequence[Objective], probes: Sequence[_Probe]) -> str:
+    """What a search would do: its settings and space, and the plan of the trials at the ends of the space."""
+    from tinylm_ablate.execute.plan import duration, plan, plans
+
+    search = base.search
+    low, high = search.parameters or (0, math.inf)
+    seconds = [plan(name, run)["seconds"] for name, run in probes if low <= parameters(run.shape)["total"] <= high]
+    off = len(probes) - len(seconds)
+    lines = [
+        f"search: {search.trials} trials by {search.sampler}, pruner {search.pruner}, on "
+        + ", ".join(f"{objective.name} ({'largest' if objective.maximize else 'smallest'})" for objective in objectives),
+        *(f"  {axis.key}: {axis.text}" for axis in axes),
+        *([f"  only shapes of {low:,} to {high:,} parameters are trained"] if search.parameters else []),
+        f"  {off} of the {len(probes)} trials below are outside of that" if off else "",
+    ]
+    if seconds:
+        ends = dict.fromkeys(duration(search.trials * bound) for bound in (min(seconds), max(seconds)))
+        lines.append(f"  time here for all trials, without pruning: {' to '.join(ends)}")
+    trials = plans(probes, base.plan.format, read_text=base.plan.read_text)
+    if base.plan.format == "json":
+        return trials
+    return "\n".join([*filter(None, lines), "", "the first trial, and one at each other end of the space:", trials])
+
+
 def _search_mistakes(base: Config, launcher: str) -> list[str]:
     """What cannot be in a search."""
     search, mistakes = base.search, []
-    if base.mode != "run":
+    if base.mode not in ("run", "plan"):
         mistakes.append(f"mode={base.mode}: allowed with hydra/sweeper=grid")
     if base.seeds is not None:
         mistakes.append(f"seeds={base.seeds}: a trial is one run; allowed with hydra/sweeper=grid")

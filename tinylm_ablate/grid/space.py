@@ -15,7 +15,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Sweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from tinylm_ablate.arguments import normalize
 from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.grid.cells import WHOLE
 
 _TAGS = {"log", "int"}
 
@@ -37,6 +39,17 @@ class Axis:
     def value(self, value: object) -> str:
         """One of Optuna's values, as on the command line."""
         return repr(value) if isinstance(value, float) else str(value)
+
+    def count(self) -> float:
+        """How many values it has; infinity for real numbers."""
+        match self.distribution:
+            case CategoricalDistribution(choices=choices):
+                return len(choices)
+            case IntDistribution(low=low, high=high, step=step):
+                return (high - low) // step + 1
+            case FloatDistribution(low=low, high=high, step=step):
+                return 1 if low == high else math.inf if step is None else round((high - low) / step) + 1
+        raise TypeError(f"{self.distribution!r}")
 
     def probes(self) -> list[str]:
         """The overrides to try before anything is spent: every choice, or both ends."""
@@ -61,13 +74,16 @@ def parse_space(params: Mapping[str, object] | None, arguments: Sequence[str]) -
     parser = OverridesParser.create()
     given = parser.parse_overrides(list(arguments))
     named = {override.key_or_group for override in given}
-    texts = [f"{key}={_text(value)}" for key, value in (params or {}).items() if key not in named]
+    texts = normalize([f"{key}={_text(value)}" for key, value in (params or {}).items()], grid=True).overrides
     shared: list[str] = []
     axes: dict[str, Axis] = {}
     mistakes: list[str] = []
-    for override in [*parser.parse_overrides(texts), *given]:
+    for override in [*(one for one in parser.parse_overrides(texts) if one.key_or_group not in named), *given]:
         if not override.is_sweep_override():
             shared.append(str(override.input_line))
+            continue
+        if WHOLE.fullmatch(override.key_or_group):
+            mistakes.append(f"{override.input_line}: applies to the whole search; allowed: one value")
             continue
         try:
             axes[override.key_or_group] = axis(override)

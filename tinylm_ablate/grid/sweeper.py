@@ -93,7 +93,8 @@ class GridSweeper(Sweeper):
             case "plan":
                 from tinylm_ablate.execute.plan import plans
 
-                print(plans([*named, *first_runs(found)], base.plan.format, base.grid.workers if launch is None else 1))
+                workers = base.grid.workers if launch is None else 1
+                print(plans([*named, *first_runs(found)], base.plan.format, workers, base.plan.read_text))
             case "coverage":
                 from tinylm_ablate.grid.coverage import write_coverage
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,9 +18,9 @@ from tinylm_ablate.grid.objectives import Objective
 from tinylm_ablate.grid.study import DONE, FAILED, PRUNED, REJECTED, Result, Study, Watch
 from tinylm_ablate.settled import Settled
 
-#: So many proposals in a row that are off the budget, or impossible, mean that the space holds hardly anything else; so do so
-#: many that were rejected before.
-_MOST_REJECTED, _MOST_REPEATED = 200, 20
+#: A search ends after so many proposals in a row that are off the budget or impossible, since its space holds hardly anything
+#: else, or that were tried before.
+_MOST_REJECTED, _MOST_REPEATED = 50, 20
 
 
 class Trials:
@@ -48,27 +49,48 @@ class Trials:
         self.broken = 0
 
     def go(self) -> None:
-        """Do trials until the study has its total.
+        """Do trials until the study has its total, or its space nothing new.
 
         Raises:
             Interrupted: SIGTERM or Ctrl-C; the trial is tried again by the next command, from where its run was stopped.
         """
+        points = math.prod(axis.count() for axis in self.study.axes)
         rejected = repeated = 0
-        before = {_spelled(result.place) for result in self.study.results() if result.state == REJECTED}
-        while (trial := self.study.ask()) is not None:
+        while True:
+            before = self.study.results()
+            places = {_spelled(result.place) for result in before}
+            if len(places) >= points:
+                self._report_end(f"all {len(places)} points of the space were tried", before)
+                return
+            if (trial := self.study.ask()) is None:
+                return
             overrides = [f"{key}={value}" for key, value in self.study.place(trial).items()]
             say(f"[{self.study.counted()}/{self.base.search.trials}] trial {trial.number}: {' '.join(overrides)}")
             result = self._try(trial, overrides)
             values = (f"{o.name} {value:.5g}" for o, value in zip(self.objectives, result.values, strict=False))
             say(f"{result.state:<8} trial {trial.number}: {', '.join(values) or result.reason}")
-            place = _spelled(result.place)
-            rejected, repeated = (rejected + 1, repeated + (place in before)) if result.state == REJECTED else (0, 0)
-            before.add(place)
-            if rejected == _MOST_REJECTED or repeated == _MOST_REPEATED:
-                say(f"{rejected} proposals in a row were not possible, so the search ends; the last: {result.reason}")
+            rejected = rejected + 1 if result.state == REJECTED else 0
+            known = _spelled(result.place) in places or result.identity in {other.identity for other in before} - {""}
+            repeated = repeated + 1 if known else 0
+            if rejected == _MOST_REJECTED:
+                self._report_end(f"{rejected} proposals in a row were off the budget or impossible", [*before, result])
+                return
+            if repeated == _MOST_REPEATED:
+                self._report_end(f"{repeated} proposals in a row were tried before", [*before, result])
                 return
             if result.state == FAILED and self.base.grid.on_failure == "stop":
                 return
+
+    def _report_end(self, why: str, results: Sequence[Result]) -> None:
+        """Report why a search ends before it has its trials."""
+        if (left := self.base.search.trials - self.study.counted()) <= 0:
+            return
+        off = sorted(result.parameters for result in results if result.state == REJECTED and result.parameters)
+        low_high = self.base.search.parameters
+        sizes = f"; shapes off search.parameters={low_high} had {off[0]:,} to {off[-1]:,} parameters" if off else ""
+        impossible = [result.reason for result in results if result.state == REJECTED and not result.parameters]
+        words = f"; the last that is impossible: {impossible[-1]}" if impossible else ""
+        say(f"the search ends {left} trials early: {why}{sizes}{words}")
 
     def _try(self, trial: optuna.Trial, overrides: Sequence[str]) -> Result:
         try:

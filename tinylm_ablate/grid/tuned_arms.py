@@ -142,6 +142,7 @@ def _searches(part: Part, key: str) -> list[Search]:
     for arm, cells in part.arms.items():
         config = copy.deepcopy(part.settled[cells[0]].config)
         config.seed = part.base.grid.tune_seed
+        config.evaluate.every, config.train.keep_checkpoints = None, []  # of the runs that are compared
         found.append(Search(part, arm, key, settle(config)))
     return found
 

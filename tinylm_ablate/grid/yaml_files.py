@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from tinylm_ablate.arguments import nearest
-from tinylm_ablate.config import GROUPS, Config, allowed, walk
+from tinylm_ablate.arguments import ALIASES, did_you_mean, meant, normalize
+from tinylm_ablate.config import GROUPS, Config, allowed, fits, walk
+from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.paths import conf_dir, experiments_dir
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 #: The line that puts the keys of an experiment at the top of the config.
 PACKAGE = "# @package _global_"
 
-#: Keys that are Hydra's.
-_HYDRA = ("defaults", "hydra")
+
+def choice_folders(group: str) -> list[Path]:
+    """Where files of a group may be, in the order in which Hydra looks."""
+    return [Path.cwd() / group, Path.cwd() / "conf" / group, conf_dir() / group, experiments_dir().parent / group]
+
+
+def choices(group: str) -> list[str]:
+    """The names of a group's files."""
+    return sorted({path.stem for place in choice_folders(group) for path in place.glob("*.yaml")} - {"schema"})
 
 
 def choice_files(group: str, name: str) -> list[Path]:
     """The files that ``group=name`` may mean, in the order in which Hydra looks; also those with another ending."""
-    places = [Path.cwd() / group, Path.cwd() / "conf" / group, conf_dir() / group, experiments_dir().parent / group]
-    return [path for place in places for path in (place / f"{name}.yaml", place / f"{name}.yml") if path.is_file()]
+    return [
+        path for place in choice_folders(group) for path in (place / f"{name}.yaml", place / f"{name}.yml") if path.is_file()
+    ]
 
 
 def file_mistakes(group: str, name: str) -> list[str]:
@@ -32,6 +46,16 @@ def file_mistakes(group: str, name: str) -> list[str]:
             return [f"{path}: Hydra reads .yaml alone; rename it to {path.stem}.yaml"]
         return list(_mistakes(path, group))
     return []
+
+
+def mistakes_in_files(overrides: Sequence[str]) -> list[str]:
+    """What is wrong with the files that overrides choose, whether they compose or not: Hydra passes over much."""
+    found: list[str] = []
+    for text in overrides:
+        group, _, names = text.lstrip("+").partition("=")
+        if group in GROUPS or group == "experiments":
+            found += [mistake for name in re.findall(r"[\w.-]+", names) for mistake in file_mistakes(group, name)]
+    return list(dict.fromkeys(found))
 
 
 def _mistakes(path: Path, group: str) -> Iterator[str]:
@@ -65,28 +89,99 @@ def _mistakes(path: Path, group: str) -> Iterator[str]:
     if group == "experiments" and PACKAGE not in text:
         yield f"{path}:1: lacks the line {PACKAGE!r} at its top, without which its keys are not read"
     rules = {key: rule for key, _, rule in walk(Config())}
-    yield from _keys(path, node, "" if whole else f"{group}.", rules)
+    known = {name.value: value for name, value in node.value}
+    if group in GROUPS and "defaults" not in known:
+        yield f"{path}:1: does not say what it starts from, as in defaults: [{choices(group)[0]}, _self_]"
+    if "defaults" in known:
+        yield from _defaults(path, known["defaults"], group)
+    if "hydra" in known:
+        yield from _hydra(path, known["hydra"], rules)
+    rest = [(name, value) for name, value in node.value if name.value not in ("defaults", "hydra")]
+    yield from _keys(path, rest, "" if whole else f"{group}.", rules)
 
 
-def _keys(path: Path, node: yaml.MappingNode, prefix: str, rules: dict[str, dict[str, Any]]) -> Iterator[str]:
+def _defaults(path: Path, node: yaml.Node, group: str) -> Iterator[str]:
+    """Choices that a file starts from, or that it makes: each must exist, and its file be sound."""
+    if not isinstance(node, yaml.SequenceNode):
+        yield f"{path}:{node.start_mark.line + 1}: defaults: allowed: a list, as in [override /arch: pangu_pi]"
+        return
+    for entry in node.value:
+        where, value = f"{path}:{entry.start_mark.line + 1}", yaml.safe_load(yaml.serialize(entry, Dumper=yaml.SafeDumper))
+        if isinstance(value, str):
+            chosen = {} if value in ("_self_", "schema") else {group: value}
+        else:
+            chosen = {
+                str(key).removeprefix("override").removeprefix("optional").strip().lstrip("/").partition("@")[0]: name
+                for key, name in (value.items() if isinstance(value, dict) else ())
+            }
+        for other, name in chosen.items():
+            if other in GROUPS or other == "experiments":
+                if name not in choices(other):
+                    known = choices(other)
+                    hint = did_you_mean(str(name), known)
+                    yield f"{where}: {other}={name}: no such choice; {hint}allowed: {', '.join(known)}"
+                elif choice_files(other, str(name))[0] != path:
+                    yield from file_mistakes(other, str(name))
+            elif not other.startswith("hydra"):
+                yield f"{where}: {other}: there is no such group; allowed: {', '.join(GROUPS)}"
+
+
+def _hydra(path: Path, node: yaml.Node, rules: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """The axes of a grid, under ``hydra.sweeper.params``."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    sweepers = [value for name, value in node.value if name.value == "sweeper" and isinstance(value, yaml.MappingNode)]
+    for name, value in (pair for sweeper in sweepers for pair in sweeper.value):
+        if name.value != "params":
+            yield f"{path}:{name.start_mark.line + 1}: hydra.sweeper.{name.value}: there is no such key; allowed: params"
+            continue
+        for axis, values in value.value if isinstance(value, yaml.MappingNode) else ():
+            line = axis.start_mark.line + 1
+            for mistake in normal_mistakes(f"{axis.value}={values.value}" if isinstance(values, yaml.ScalarNode) else ""):
+                yield f"{path}:{line}: {mistake}"
+            key = ALIASES.get(axis.value, axis.value)
+            if key in GROUPS or key.startswith("hydra") or any(key.startswith(f"{known}.") for known in rules):
+                continue
+            if key not in rules:
+                yield f"{path}:{line}: {key}: there is no such key{meant(key)}"
+
+
+@functools.cache
+def _config() -> DictConfig:
+    """A config whose values are only ever set, to see whether they may be; making one takes a tenth of a second."""
+    from omegaconf import OmegaConf
+
+    config: DictConfig = OmegaConf.structured(Config)
+    return config
+
+
+def normal_mistakes(text: str) -> list[str]:
+    """What cannot be meant in one axis; none in an empty text."""
+    try:
+        normalize([text] if text else [], grid=True)
+    except ConfigError as error:
+        return list(error.mistakes)
+    return []
+
+
+def _keys(
+    path: Path, pairs: Sequence[tuple[yaml.Node, yaml.Node]], prefix: str, rules: Mapping[str, dict[str, Any]]
+) -> Iterator[str]:
     seen: dict[str, int] = {}
-    for name, value in node.value:
+    for name, value in pairs:
         line, key = name.start_mark.line + 1, f"{prefix}{name.value}"
         if name.value in seen:
             yield f"{path}:{line}: {key} is given twice, first in line {seen[name.value]}"
         seen[name.value] = line
-        if not prefix and name.value in _HYDRA:
-            continue
         inner = any(known.startswith(f"{key}.") for known in rules)
         if key in rules:
             yield from _value(path, line, key, value, rules[key])
         elif inner and isinstance(value, yaml.MappingNode):
-            yield from _keys(path, value, f"{key}.", rules)
+            yield from _keys(path, value.value, f"{key}.", rules)
         elif inner and key in GROUPS:
             yield f"{path}:{line}: {key}: allowed: its keys; a choice is named under defaults, as in - override /{key}: …"
         elif not inner:
-            near = nearest(key)
-            yield f"{path}:{line}: {key}: there is no such key{f'; did you mean {near}?' if near else ''}"
+            yield f"{path}:{line}: {key}: there is no such key{meant(key)}"
 
 
 def _value(path: Path, line: int, key: str, node: yaml.Node, rule: dict[str, Any]) -> Iterator[str]:
@@ -98,7 +193,12 @@ def _value(path: Path, line: int, key: str, node: yaml.Node, rule: dict[str, Any
     if isinstance(value, str) and "${" in value:
         return
     try:
-        OmegaConf.update(OmegaConf.structured(Config), key, value)
+        OmegaConf.update(_config(), key, value)
+        sound = value is None or fits(OmegaConf.select(_config(), key), rule)
     except (OmegaConfBaseException, ValueError):
-        what = allowed(rule)
-        yield f"{path}:{line}: {key}={value!s}: " + (f"allowed: {what}" if what else "is of another type than this key takes")
+        sound = False
+    if not sound:
+        (written,) = normalize([f"{key}={value}"]).overrides if isinstance(value, str) else [""]
+        number = written.partition("=")[2]
+        cure = f"; write {number}" if number != value and re.fullmatch(r"[\d.e+-]+", number) else ""
+        yield f"{path}:{line}: {key}={value!s}: allowed: {allowed(rule)}{cure}"

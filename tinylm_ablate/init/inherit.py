@@ -14,7 +14,7 @@ from tinylm_ablate.data.once import locked
 from tinylm_ablate.disk import writing
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import remove_unfinished
-from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, pangu_parts
+from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, own_parts
 from tinylm_ablate.init.layer_choice import LayerChoice, choose_layers
 from tinylm_ablate.init.neurons import Scores, choose_units, cut, random_scores, score
 from tinylm_ablate.init.parents import Parent, check_parent
@@ -107,7 +107,7 @@ def _new_modules(parent: Shape, child: Shape, std: float, seed: int) -> dict[str
         return {}
     made: dict[str, Tensor] = {}
     for layer in range(child.depth):
-        for part, size in pangu_parts(child).items():
+        for part, size in own_parts(child).items():
             weight = made[f"model.layers.{layer}.{part}"] = torch.zeros(size)
             if part == "ffn.activation.scales":
                 weight[: child.ffn_width] = 1.0

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.arch.own import check_causal
 from tinylm_ablate.data.corpus import open_corpus
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.formats.huggingface import take_decoder
@@ -47,6 +48,7 @@ def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, 
     if config.init.method == "random":
         decoder = Decoder(shape)
         initialize(decoder, settled.init, config.seed)
+        check_causal(decoder, shape)
         return decoder, {"method": "random", "rule": config.init.rule, "std": settled.init_std}
     choice = _choose(settled, vocabulary)
     state, record = inherit(

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, NORM, layer_parts, pangu_parts, tensor_name
+from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, NORM, layer_parts, own_parts, tensor_name
 from tinylm_ablate.init.compatible import check_shapes
 from tinylm_ablate.init.pool import mean_heads
 
@@ -274,7 +274,7 @@ def cut(
             weight = kept(tensor_name(source, part), *(chosen[source][axis] for axis in axes))
             pool = units.pool if axes[0] == "kv_heads" else 1
             result[tensor_name(layer, part)] = mean_heads(weight, parent.head_dim, pool)
-        for part in pangu_parts(parent):
+        for part in own_parts(parent):
             result[f"model.layers.{layer}.{part}"] = kept(f"model.layers.{source}.{part}")
     result[NORM] = kept(NORM, units.width)
     if not child.tied:

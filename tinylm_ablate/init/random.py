@@ -29,7 +29,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.arch.decoder import Attention, Decoder
 from tinylm_ablate.arch.layers import Matrix
 from tinylm_ablate.arch.pangu import SeriesActivation
 from tinylm_ablate.arch.shapes import matrices
@@ -47,7 +47,7 @@ def initialize(decoder: Decoder, init: InitConfig, seed: int) -> None:
     with torch.no_grad():
         for norm in (decoder.norm, *(part for layer in decoder.blocks for part in (layer.attention_norm, layer.ffn_norm))):
             norm.weight.fill_(1.0)
-        for attention in (layer.attention for layer in decoder.blocks):
+        for attention in (layer.attention for layer in decoder.blocks if isinstance(layer.attention, Attention)):
             for head_norm in (attention.q_norm, attention.k_norm):
                 if head_norm is not None:
                     head_norm.weight.fill_(1.0)

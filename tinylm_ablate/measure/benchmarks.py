@@ -12,11 +12,15 @@ from typing import Any
 
 from tinylm_ablate.config import EvaluateConfig
 from tinylm_ablate.files import fingerprint, sha256_file
+from tinylm_ablate.measure.harness import LISTS, Benchmark
 from tinylm_ablate.measure.records import read_record, stem, write_record
 from tinylm_ablate.measure.subject import Result, Settings, Subject
 from tinylm_ablate.settled import Settled
 
 NAME = "benchmarks"
+
+#: Lists of benchmarks over which the paper averages.
+AVERAGES = ("ablations", "table8")
 
 
 class Benchmarks:
@@ -44,13 +48,37 @@ def settings_of(evaluate: EvaluateConfig) -> list[dict[str, Any]]:
     """
     from importlib.metadata import version
 
-    from tinylm_ablate.measure.harness import task_names
+    from tinylm_ablate.measure.harness import shipped_fingerprint, task_names
 
     names = task_names(evaluate)
     folder = Path(evaluate.task_folder).expanduser() if evaluate.task_folder is not None else None
     own = fingerprint([sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()]) if folder else None
     shared = {"shots": evaluate.shots, "limit": evaluate.limit, "task_folder": own, "lm_eval": version("lm_eval")}
-    return [{"task": name, **shared} for name in names]
+    return [{"task": name, "shipped": shipped_fingerprint(name), **shared} for name in names]
+
+
+def averages(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The paper's averages, in percent, of whatever scores there are.
+
+    Args:
+        metrics: Flat metrics of a model.
+
+    Returns:
+        ``benchmarks/average/ablations`` over ARC-Easy, HellaSwag and C3, and ``benchmarks/average/table8`` over the ten
+        benchmarks of Table 8; each only where all of its scores are there.
+    """
+    found = {}
+    for name in AVERAGES:
+        scores = [metrics.get(column_of(benchmark)) for benchmark in LISTS[name]]
+        known = [100 * float(score) for score in scores if isinstance(score, int | float) and math.isfinite(score)]
+        if len(known) == len(scores):
+            found[f"{NAME}/average/{name}"] = math.fsum(known) / len(known)
+    return found
+
+
+def column_of(benchmark: Benchmark) -> str:
+    """The flat name of what counts of a benchmark of the paper."""
+    return f"{NAME}/{benchmark.task}/{benchmark.metric}"
 
 
 def benchmark(model_folder: Path, settings: Settings, task_folder: str | None, device: str) -> Result:
@@ -127,13 +155,17 @@ def score_table(models: Sequence[tuple[str, Path]], evaluate: EvaluateConfig) ->
     requests = settings_of(evaluate)
     rows = []
     for name, folder in models:
+        whole: dict[str, float] = {}
         for settings in requests:
             record = read_record(folder, stem(NAME, settings))
+            whole |= record["metrics"] if record else {}
             for task, metric, value, error, about in _scores(record["metrics"]) if record else []:
                 digits = 4 if abs(value) < 100 else 1
                 written = f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
                 shots, questions = (about.get(key) for key in ("shots", "questions"))
                 rows.append([name, task, metric, written, "" if shots is None else f"{shots:g}", f"{questions or 0:,.0f}"])
+        for key, value in averages(whole).items():
+            rows.append([name, f"average of {len(LISTS[key.rpartition('/')[2]])}", "percent", f"{value:.2f}", "", ""])
     head = ["model", "task", "metric", "value", "shots", "questions"]
     align = ["left"] * 3 + ["right"] * 3
     if len(models) == 1:

@@ -34,8 +34,8 @@ class Bigrams:
     weights = False
 
     def requests(self, run: Settled) -> list[dict[str, Any]]:
-        """Always one."""
-        return [{"max_bytes": run.config.evaluate.max_bytes, "tokens": min(run.tokens, _MOST_TOKENS)}]
+        """Always one, but for a model that is not trained here."""
+        return [] if not run.tokens else [{"max_bytes": run.config.evaluate.max_bytes, "tokens": min(run.tokens, _MOST_TOKENS)}]
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
         """Count, choose the smoothing on validation text, and score the documents that ``bits_per_byte`` scores.

@@ -12,7 +12,7 @@ import logging
 import math
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate import progress
 from tinylm_ablate.errors import ConfigError, UserError
+from tinylm_ablate.files import fingerprint, sha256_file
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -40,38 +41,45 @@ class Benchmark:
 
     Attributes:
         name: As the paper prints it.
-        task: The harness's task; where it has none, the name that a task of one's own is taken under.
-        folder: The harness's folder of it; None if it has none.
-        needs: A package that this task needs beside the harness.
+        task: The task.
+        column: Its column in the paper's tables.
+        folder: The harness's folder of it; None where the task ships with this package.
+        metric: What counts; the paper's is an accuracy in percent, and ROUGE-1 of summaries.
     """
 
     name: str
     task: str
+    column: str
     folder: str | None
-    needs: str | None = None
+    metric: str = "acc"
 
 
-#: The paper's benchmarks: the first ten are those of Figure 1 and Table 8, the last three those of the ablations.
-_BENCHMARKS = (
-    Benchmark("C-Eval", "ceval-valid", "ceval"),
-    Benchmark("CMMLU", "cmmlu", "cmmlu"),
-    Benchmark("MMLU", "mmlu", "mmlu"),
-    Benchmark("AGIEval", "agieval", "agieval"),
-    Benchmark("BoolQ", "boolq", "super_glue/boolq"),
-    Benchmark("AX-b", "ax_b", None),
-    Benchmark("PIQA", "piqa", "piqa"),
-    Benchmark("EPRSTMT", "eprstmt", None),
-    Benchmark("XSum", "xsum", "unitxt", needs="unitxt"),
-    Benchmark("C3", "c3", None),
-    Benchmark("ARC-Easy", "arc_easy", "arc"),
-    Benchmark("HellaSwag", "hellaswag", "hellaswag"),
-)
+_C3 = Benchmark("C3", "c3", "c3", None, "acc_norm")
 
-#: Lists that ``evaluate.tasks`` takes beside names.
+#: Tasks by the names of lists that ``evaluate.tasks`` takes: the ten of Figure 1 and Table 8, and the three of the ablations.
 LISTS: dict[str, tuple[Benchmark, ...]] = {
-    "paper": _BENCHMARKS,
-    "ablations": tuple(benchmark for benchmark in _BENCHMARKS if benchmark.name in {"ARC-Easy", "HellaSwag", "C3"}),
+    "table8": (
+        Benchmark("C-Eval", "ceval-valid", "c_eval", "ceval"),
+        Benchmark("CMMLU", "cmmlu", "cmmlu", "cmmlu"),
+        Benchmark("MMLU", "mmlu", "mmlu", "mmlu"),
+        Benchmark("AGIEval", "agieval", "agi_eval", "agieval"),
+        Benchmark("BoolQ", "boolq", "boolq", "super_glue/boolq"),
+        Benchmark("AX-b", "ax_b", "ax_b", None),
+        Benchmark("PIQA", "piqa", "piqa", "piqa", "acc_norm"),
+        Benchmark("EPRSTMT", "eprstmt", "eprstmt", None),
+        Benchmark("XSum", "xsum", "xsum", None, "rouge1"),
+        _C3,
+    ),
+    "ablations": (
+        Benchmark("ARC-Easy", "arc_easy", "arc_easy", "arc", "acc_norm"),
+        Benchmark("HellaSwag", "hellaswag", "hellaswag", "hellaswag", "acc_norm"),
+        _C3,
+    ),
 }
+LISTS["paper"] = tuple(dict.fromkeys([*LISTS["table8"], *LISTS["ablations"]]))
+
+#: Tasks that the harness lacks.
+_SHIPPED = Path(__file__).parent / "paper_tasks"
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ class Tasks:
 
 
 def task_names(settings: EvaluateConfig) -> list[str]:
-    """The tasks that a config names, with lists written out; reports once what of a list is not available.
+    """The tasks that a config names, with lists written out.
 
     Args:
         settings: ``tasks`` and ``task_folder`` are used. Without tasks, all of the folder's.
@@ -133,10 +141,34 @@ def _task_names(tasks: tuple[str, ...], wanted: str | None) -> list[str]:
     _check_installed()
     folder = _task_folder(wanted)
     _follow_our_settings()
-    names, left_out = _names(tasks, _manager(tasks, folder), folder)
-    if left_out:
-        print(f"note: left out: {left_out}", file=sys.stderr)
+    named = [task for name in tasks for task in ([benchmark.task for benchmark in LISTS[name]] if name in LISTS else [name])]
+    names = list(dict.fromkeys(named))
+    manager = _manager(tuple(names), folder)
+    if not names:
+        assert folder is not None
+        names = [name for name in manager.all_subtasks if _own(manager, name, folder) or _data(name, folder)]
+        if not names:
+            raise ConfigError(
+                [
+                    f"evaluate.task_folder={folder}: holds no task; allowed: .yaml files with a line 'task: NAME', and the "
+                    f"data of {', '.join(sorted(path.stem for path in _SHIPPED.glob('*.yaml')))} as NAME.jsonl"
+                ]
+            )
+    mistakes = [
+        f"evaluate.tasks={name}: there is no such task{_nearest(name, manager)}; allowed: tasks, groups and tags of the "
+        f"harness, tasks of evaluate.task_folder, and the lists {', '.join(LISTS)}"
+        for name in names
+        if name not in manager.task_index
+    ]
+    if mistakes:
+        raise ConfigError(mistakes)
     return names
+
+
+def shipped_fingerprint(name: str) -> str | None:
+    """A fingerprint of the file of a task that ships with this package; None for any other."""
+    path = _SHIPPED / f"{name}.yaml"
+    return fingerprint(sha256_file(path)) if path.is_file() else None
 
 
 def _check_installed() -> None:
@@ -240,18 +272,27 @@ def _manager(wanted: tuple[str, ...], folder: Path | None) -> TaskManager:
     """The harness's index of tasks, of as few folders as hold what is wanted: reading all of them takes it half a minute."""
     import lm_eval.tasks
 
-    ours = [] if folder is None else [folder]
     root = Path(lm_eval.tasks.__file__).parent
-    if ours and not set(wanted) & LISTS.keys():
-        manager = lm_eval.tasks.TaskManager(include_path=ours, include_defaults=False)
-        if all(_has(manager, name) for name in wanted or manager.all_tasks):
+    ours = [_SHIPPED, *([] if folder is None else [folder])]
+    near = [root / benchmark.folder for benchmark in LISTS["paper"] if benchmark.folder is not None]
+    for folders in (ours, [*near, *ours]):
+        manager = lm_eval.tasks.TaskManager(include_path=folders, include_defaults=False)
+        if all(_has(manager, name) for name in wanted):
             return manager
-    near = [root / benchmark.folder for benchmark in _BENCHMARKS if benchmark.folder is not None]
-    manager = lm_eval.tasks.TaskManager(include_path=[*near, *ours], include_defaults=False)
-    if all(_has(manager, name) for name in wanted if name not in LISTS):
-        return manager
     print("note: the harness reads the descriptions of all its tasks", file=sys.stderr)
-    return lm_eval.tasks.TaskManager(include_path=ours or None)
+    return lm_eval.tasks.TaskManager(include_path=ours)
+
+
+def _own(manager: TaskManager, name: str, folder: Path | None) -> bool:
+    """Whether a task is of the user's folder."""
+    return folder is not None and folder in Path(manager.task_index[name].yaml_path or "").parents
+
+
+def _data(name: str, folder: Path | None) -> Path | None:
+    """The user's data of a task that ships with this package."""
+    if folder is None or not (_SHIPPED / f"{name}.yaml").is_file():
+        return None
+    return path if (path := folder / f"{name}.jsonl").is_file() else None
 
 
 def _has(manager: TaskManager, name: str) -> bool:
@@ -263,63 +304,35 @@ def _has(manager: TaskManager, name: str) -> bool:
     return not isinstance(members, list) or all(_has(manager, member) for member in members if isinstance(member, str))
 
 
-def _names(wanted: Sequence[str], manager: TaskManager, folder: Path | None) -> tuple[list[str], str]:
-    """The tasks with lists written out, and what of them is left out.
-
-    Raises:
-        ConfigError: A name means nothing, or there is nothing.
-    """
-    if not wanted:
-        if not manager.all_subtasks:
-            raise ConfigError([f"evaluate.task_folder={folder}: holds no task; allowed: .yaml files with a line 'task: NAME'"])
-        return list(manager.all_subtasks), ""
-    mistakes = [
-        f"evaluate.tasks={name}: there is no such task{_nearest(name, manager)}; allowed: tasks, groups and tags of the "
-        f"harness, tasks of evaluate.task_folder, and the lists {', '.join(LISTS)}"
-        for name in wanted
-        if name not in LISTS and name not in manager.task_index
-    ]
-    if mistakes:
-        raise ConfigError(mistakes)
-    names: list[str] = []
-    missing: list[str] = []
-    for name in wanted:
-        for benchmark in LISTS.get(name, ()):
-            entry = manager.task_index.get(benchmark.task)
-            own = entry is not None and folder is not None and folder in Path(entry.yaml_path or "").parents
-            if entry is None:
-                missing.append(
-                    f"{benchmark.name} (not in the harness; a task {benchmark.task} in evaluate.task_folder is taken)"
-                )
-            elif own or benchmark.needs is None or importlib.util.find_spec(benchmark.needs) is not None:
-                names.append(benchmark.task)
-            else:
-                missing.append(f"{benchmark.name} (pip install {benchmark.needs})")
-        if name not in LISTS:
-            names.append(name)
-    if not names:
-        raise ConfigError([f"evaluate.tasks=[{','.join(wanted)}]: nothing of it is there: {', '.join(missing)}"])
-    return list(dict.fromkeys(names)), ", ".join(dict.fromkeys(missing))
-
-
 def _nearest(name: str, manager: TaskManager) -> str:
     near = difflib.get_close_matches(name, [*manager.all_tasks, *LISTS], n=3)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _load(manager: TaskManager, name: str, folder: Path | None) -> dict[str, dict[str, Any]]:
+    own, data = _own(manager, name, folder), _data(name, folder)
+    entry = manager.task_index[name]
     try:
-        loaded: dict[str, dict[str, Any]] = manager.load([name])
+        loaded: dict[str, dict[str, Any]] = manager.load([name if own or data is None else _with_data(entry.yaml_path, data)])
     except Exception as error:  # YAML, templates and data sets of others: whatever they raise
-        entry = manager.task_index[name]
-        own = folder is not None and folder in Path(entry.yaml_path or "").parents
-        hint = (
-            f"see {entry.yaml_path}; data_files are looked for from the folder where you are"
-            if own
-            else "its texts come from the Hugging Face hub when they are first used; evaluate.task_folder needs no network"
-        )
+        if own:
+            hint = f"see {entry.yaml_path}; data_files are looked for from the folder where you are"
+        elif data is not None:
+            hint = f"see {data}; its rows have the fields that {entry.yaml_path} names"
+        else:
+            hint = "its texts come from the Hugging Face hub when they are first used; evaluate.task_folder needs no network"
+            hint += f": put them there as {name}.jsonl" if entry.yaml_path and _SHIPPED in entry.yaml_path.parents else ""
         raise UserError(f"evaluate.tasks={name}: cannot be loaded ({_line(error)}); {hint}") from error
     return loaded
+
+
+def _with_data(path: Path, data: Path) -> dict[str, Any]:
+    """A shipped task with the user's data in the place of those on the hub."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    task: dict[str, Any] = load_yaml(path)
+    files = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": {task["test_split"]: str(data)}}}
+    return task | files
 
 
 def _metrics(found: Mapping[str, Any]) -> list[tuple[str, float, float | None]]:

@@ -29,6 +29,7 @@ from tinylm_ablate.arch.decoding import generate
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.formats.huggingface import load_model, load_tokenizer
 from tinylm_ablate.formats.json_file import read_object
+from tinylm_ablate.formats.stored import open_stored
 from tinylm_ablate.measure.scoring import Window, batches, most_tokens, padded
 
 #: Sequences that are continued at once.
@@ -42,7 +43,7 @@ _Pair = tuple[Any, list[int], list[int]]
 
 
 class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes no types
-    """A folder in Hugging Face's layout, or the ``model`` of a run, behind the harness's interface.
+    """A folder in Hugging Face's layout, the ``model`` of a run, or a GGUF file, behind the harness's interface.
 
     Attributes:
         decoder: The model, with fp32 weights.
@@ -65,7 +66,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self._device = torch.device(device)
-        self.max_length = int(read_object(folder / "config.json").get("max_position_embeddings") or 2048)
+        self.max_length = open_stored(folder).context_length or 2048
         ends, begins = (_special_token(folder, self.tokenizer, name) for name in ("eos", "bos"))
         first = ends if begins is None else begins
         if first is None:
@@ -245,6 +246,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
 
 def _special_token(folder: Path, tokenizer: Tokenizer, name: str) -> int | None:
     """The id of the token "bos" or "eos", as ``tokenizer_config.json`` spells it or else as ``config.json`` numbers it."""
+    if not folder.is_dir():  # a GGUF file
+        return load_tokenizer(folder)[1]
     path = folder / "tokenizer_config.json"
     told = read_object(path).get(f"{name}_token") if path.is_file() else None
     text = told.get("content") if isinstance(told, dict) else told

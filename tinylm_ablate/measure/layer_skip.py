@@ -9,9 +9,12 @@ all. What stands before the skipped layers is computed once, which saves half of
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinylm_ablate import progress
+from tinylm_ablate.measure.benchmarks import settings_of
 from tinylm_ablate.measure.bits import bits_per_byte, document_losses, first_bytes
 from tinylm_ablate.measure.cloze import accuracy, answer, questions
 from tinylm_ablate.measure.scoring import Continuing, Reader
@@ -19,7 +22,8 @@ from tinylm_ablate.measure.subject import Result, Settings, Subject
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -38,11 +42,12 @@ class LayerSkip:
     weights = True
 
     def requests(self, run: Settled) -> list[dict[str, Any]]:
-        """One, where ``evaluate.layer_skip`` is above 0."""
+        """One, where ``evaluate.layer_skip`` is above 0; with the benchmarks of ``evaluate.tasks``."""
         evaluate = run.config.evaluate
         layers = min(evaluate.layer_skip, run.shape.depth - 1)
         if layers < 1:
             return []
+        tasks = settings_of(evaluate) if evaluate.tasks or evaluate.task_folder is not None else []
         return [
             {
                 "layers": layers,
@@ -51,11 +56,16 @@ class LayerSkip:
                 "context": evaluate.cloze_context,
                 "continuation": evaluate.cloze_continuation,
             }
+            | ({"tasks": tasks} if tasks else {})
         ]
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
         """Skip layers of the trained model."""
         rows = layer_skip(subject.reader, subject.corpus, settings)
+        for task in settings.get("tasks", ()):
+            model, task_folder = subject.run.folder / "model", subject.run.config.evaluate.task_folder
+            scored = skipped_benchmark(model, task, task_folder, subject.device, rows)
+            rows = [row | found for row, found in zip(rows, scored, strict=True)]
         return Result(summary(rows), rows)
 
 
@@ -102,6 +112,39 @@ def layer_skip(reader: Reader[Decoder], corpus: Corpus, settings: Settings) -> l
             }
         )
     return sorted(rows, key=lambda row: (row["skipped"], row["first"]))
+
+
+def skipped_benchmark(
+    model_folder: Path, settings: Settings, task_folder: str | None, device: str, places: Sequence[Mapping[str, Any]]
+) -> list[dict[str, float]]:
+    """Score a model on one task or group with layers skipped.
+
+    Args:
+        model_folder, settings, task_folder, device: See ``benchmarks.benchmark``.
+        places: Each with skipped (layers) and first.
+
+    Returns:
+        For each place, scores by name: ``benchmarks/<task>/<metric>``.
+    """
+    from tinylm_ablate.measure.harness import open_task, score
+    from tinylm_ablate.measure.harness_model import HarnessModel
+
+    model = HarnessModel(model_folder, device)
+    tasks, whole, found = open_task(settings["task"], task_folder, settings["shots"]), model.decoder, []
+    for place in progress.bar(places, description=f"{settings['task']}, skipping layers"):
+        model.decoder = without_layers(whole, place["first"], place["skipped"])
+        scores, _ = score(model, tasks, settings["limit"])
+        found.append({f"benchmarks/{one.task}/{one.metric}": one.value for one in scores})
+    return found
+
+
+def without_layers(decoder: Decoder, first: int, count: int) -> Decoder:
+    """A decoder of the same weights without ``count`` layers from ``first`` on."""
+    shorter = copy.copy(decoder)
+    shorter._modules = dict(decoder._modules)  # which the copy would share
+    shorter.layers = type(decoder.layers)([*decoder.blocks[:first], *decoder.blocks[first + count :]])
+    shorter.shape = dataclasses.replace(decoder.shape, depth=len(shorter.layers))
+    return shorter
 
 
 class _Skipping(Continuing):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tinylm_ablate.errors import UserError
+from tinylm_ablate.errors import RunFailed, UserError
 from tinylm_ablate.files import fingerprint, write_atomic
 from tinylm_ablate.measure.subject import Result, Settings
 from tinylm_ablate.provenance import provenance
@@ -37,11 +37,11 @@ def write_record(folder: Path, name: str, settings: Settings, result: Result, se
     """Write a record with its rows into a run's folder, rows first.
 
     Raises:
-        UserError: A metric is not a finite number; nothing was written.
+        RunFailed: A metric is not a finite number; nothing was written.
     """
     broken = [f"{key} is {value}" for key, value in result.metrics.items() if not math.isfinite(value)]
     if broken:
-        raise UserError(f"{name} of {folder}: {', '.join(broken)}; the weights may have diverged")
+        raise RunFailed(f"{name} of {folder}: {', '.join(broken)}; the weights may have diverged")
     path = record_path(folder, stem(name, settings))
     if result.rows:
         write_parquet(path.with_suffix(".parquet"), result.rows)
@@ -60,7 +60,7 @@ def read_record(folder: Path, stem: str) -> Record | None:
     """A record of the run in ``folder``, or None where it was not measured.
 
     Raises:
-        UserError: The file is damaged.
+        UserError: The file is damaged, or of another version.
     """
     path = record_path(folder, stem)
     try:
@@ -69,8 +69,13 @@ def read_record(folder: Path, stem: str) -> Record | None:
         return None
     except ValueError:
         record = None
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA or not isinstance(record.get("metrics"), dict):
+    if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
         raise UserError(f"{path}: the record is damaged; remove it, and it is measured again")
+    if record.get("schema") != SCHEMA:
+        raise UserError(
+            f"{path}: a record of schema {record.get('schema')}, and this version reads {SCHEMA}; "
+            "remove it, and it is measured again"
+        )
     return record
 
 

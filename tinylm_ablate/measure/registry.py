@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from tinylm_ablate.extension import normal, part
+from tinylm_ablate.measure.benchmarks import Benchmarks, averages
 from tinylm_ablate.measure.records import read_record, stem
 from tinylm_ablate.measure.subject import Measure, Result, Settings, Subject
 from tinylm_ablate.settled import Settled
@@ -55,15 +56,19 @@ def measures() -> tuple[Measure, ...]:
     """Every kind of measure, those of installed packages among them (entry points of the group ``tinylm_ablate.measures``)."""
     from importlib.metadata import entry_points
 
-    from tinylm_ablate.measure.benchmarks import Benchmarks
     from tinylm_ablate.measure.bigram import Bigrams
     from tinylm_ablate.measure.bits import BitsPerByte
     from tinylm_ablate.measure.cloze import Cloze
+    from tinylm_ablate.measure.effective_dimension import EffectiveDimension
     from tinylm_ablate.measure.forgetting import Forgetting
     from tinylm_ablate.measure.layer_skip import LayerSkip
-    from tinylm_ablate.measure.speed import DecodingSpeed
+    from tinylm_ablate.measure.quantized import QuantizedBitsPerByte
+    from tinylm_ablate.measure.speed import DecodingSpeed, ExportedSpeed
 
-    own: list[Measure] = [BitsPerByte(), Bigrams(), Cloze(), DecodingSpeed(), LayerSkip(), Forgetting(), Benchmarks()]
+    own: list[Measure] = [
+        BitsPerByte(), Bigrams(), Cloze(), DecodingSpeed(), LayerSkip(), Forgetting(), EffectiveDimension(),
+        QuantizedBitsPerByte(), ExportedSpeed(), Benchmarks(),
+    ]  # fmt: skip
     return (*own, *(entry.load()() for entry in entry_points(group="tinylm_ablate.measures")))
 
 
@@ -80,4 +85,4 @@ def measured(run: Settled, requests: list[Request]) -> dict[str, float]:
     for request in requests:
         record = read_record(run.folder, request.stem)
         found |= record["metrics"] if record else {}
-    return found
+    return found | averages(found)

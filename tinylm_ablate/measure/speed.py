@@ -1,22 +1,34 @@
 """The speed of generation, measured once for each shape, protocol and machine (Tables 2, 3 and 12).
 
-It does not depend on the weights, so it belongs to no single run: all seeds of a shape share one measurement.
+It does not depend on the weights, so it belongs to no single run: all seeds of a shape share one measurement. Beside our own
+decoder stands llama.cpp, which runs an exported model on a phone.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
+import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate.arch.shapes import Shape, plain
 from tinylm_ablate.config import DecodeConfig
 from tinylm_ablate.data.once import locked
+from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import fingerprint, write_atomic
 from tinylm_ablate.hardware import pick_device
+from tinylm_ablate.measure.llama_speed import generation_speed
+from tinylm_ablate.measure.quantized import check_gguf
 from tinylm_ablate.measure.subject import Result, Settings, Subject
 from tinylm_ablate.provenance import provenance
 from tinylm_ablate.settled import Settled
+
+if TYPE_CHECKING:
+    from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
 #: The measured value's name among a run's metrics.
 METRIC = "decode/tokens_per_second"
@@ -67,20 +79,103 @@ def protocol(config: DecodeConfig, device: str, threads: int | str) -> dict[str,
     }
 
 
+class ExportedSpeed:
+    """New tokens per second and memory of llama.cpp on this processor, by kind of weights, and of our own decoder."""
+
+    name = "exported_speed"
+    weights = False
+
+    def requests(self, run: Settled) -> list[dict[str, Any]]:
+        """One for this machine, where ``evaluate.decode.llama_cpp`` names kinds of weights.
+
+        Raises:
+            UserError: A package that it needs is not installed.
+        """
+        config = run.config
+        kinds = list(dict.fromkeys(config.evaluate.decode.llama_cpp))
+        if not kinds:
+            return []
+        check_gguf("evaluate.decode.llama_cpp")
+        if importlib.util.find_spec("llama_cpp") is None:
+            raise UserError(
+                "evaluate.decode.llama_cpp: llama.cpp's package is not installed; pip install 'tinylm-ablate[llama-cpp]' (it "
+                "may be compiled, which takes some minutes)"
+            )
+        wanted = protocol(config.evaluate.decode, "cpu", config.train.threads)
+        return [{"weights": kinds, **{key: value for key, value in wanted.items() if key not in ("precision", "device")}}]
+
+    def measure(self, subject: Subject, settings: Settings) -> Result:
+        """Measure the shape with random weights and the run's tokenizer, or read what another run of it measured.
+
+        Returns:
+            Metrics ``decode/llama_cpp/q4_0/tokens_per_second`` and ``/memory`` (bytes, see ``generation_speed``) for each kind
+            of weights, and the same below ``decode/own`` in single precision.
+        """
+        run = subject.run
+        found: dict[str, float] = {}
+        for kind in ("own", *settings["weights"]):
+            wanted = {**settings, "weights": kind}
+            place = "decode/own" if kind == "own" else f"decode/llama_cpp/{kind}"
+            made = partial(_exported_speed, run, subject.vocabulary, wanted)
+            found |= {f"{place}/{key}": value for key, value in _once(run.shape, wanted, run.cache, made).items()}
+        return Result(found)
+
+
 def decode_speed_once(shape: Shape, wanted: dict[str, Any], cache_dir: Path) -> float:
-    """New tokens a second over the whole batch, from ``cache_dir/decode`` if it was measured before.
+    """New tokens per second over the whole batch, from ``cache_dir/decode`` if it was measured before.
 
     Args:
         shape: The decoder.
         wanted: The protocol.
-        cache_dir: Folder that runs share. Two measurements never stand beside each other; other work may.
+        cache_dir: Folder that runs share.
     """
+    return _once(shape, wanted, cache_dir, lambda: {"tokens_per_second": _measure(shape, wanted)})["tokens_per_second"]
+
+
+def _once(shape: Shape, wanted: dict[str, Any], cache_dir: Path, made: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What ``made`` measures, or measured before. Two measurements never run beside each other; other work may."""
     folder = cache_dir / "decode"
     path = folder / f"{fingerprint({'shape': plain(shape), **wanted})}.json"
     with locked(folder / "measuring", "a measurement of decode speed"):
-        if not path.exists():
-            write_atomic(path, json.dumps({"tokens_per_second": _measure(shape, wanted), **wanted}, indent=1, sort_keys=True))
-    return float(json.loads(path.read_text())["tokens_per_second"])
+        if (kept := _kept(path, wanted)) is None:
+            kept = made()
+            write_atomic(path, json.dumps({**kept, **wanted}, indent=1, sort_keys=True))
+    return kept
+
+
+def _kept(path: Path, wanted: dict[str, Any]) -> dict[str, float] | None:
+    """What was measured before; None where nothing was, or where the file is damaged."""
+    try:
+        found = {key: float(value) for key, value in json.loads(path.read_text()).items() if key not in wanted}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return found if found and all(math.isfinite(value) and value > 0 for value in found.values()) else None
+
+
+def _exported_speed(run: Settled, vocabulary: Vocabulary, wanted: dict[str, Any]) -> dict[str, float]:
+    """Tokens per second and memory of a shape, from a file with random weights."""
+    import torch
+
+    from tinylm_ablate.arch.decoder import Decoder
+    from tinylm_ablate.formats.gguf_export import export_gguf
+    from tinylm_ablate.formats.huggingface import Model, save
+
+    decoder = Decoder(run.shape)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        for parameter in decoder.parameters():
+            _ = parameter.normal_(0, 0.02) if parameter.ndim > 1 else parameter.fill_(1)
+    tokenizer, context = vocabulary.folder / "tokenizer.json", wanted["prefix"] + wanted["new_tokens"]
+    model = Model(decoder.state_dict(), run.shape, tokenizer, context, vocabulary.end_of_text)
+    with tempfile.TemporaryDirectory(dir=run.cache, prefix=".exported.") as folder:
+        if wanted["weights"] == "own":
+            path = Path(folder) / "model"
+            save(path, model)
+        else:
+            path = Path(folder) / "model.gguf"
+            export_gguf(path, model, wanted["weights"])
+        del decoder, model
+        return generation_speed(path, wanted)
 
 
 def _measure(shape: Shape, wanted: dict[str, Any]) -> float:

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 from tinylm_ablate.frames.folders import POINTS, Records
+from tinylm_ablate.measure.benchmarks import column_of
+from tinylm_ablate.measure.harness import LISTS
 from tinylm_ablate.report import measures
 from tinylm_ablate.report.blocks import Block, Cell, Heading, Table, Text, word
 from tinylm_ablate.report.measures import Measure
@@ -198,6 +200,40 @@ def correlation(
     return [Heading(3, "Rank correlation with quality"), Table(head, rows, 1, "Rank correlations"), Text(told)] if rows else []
 
 
+def models(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
+    """The ten benchmarks of Table 8: our arms, other models that were measured, and the paper's printed rows."""
+    columns = [*(column_of(benchmark) for benchmark in LISTS["table8"]), "benchmarks/average/table8"]
+    share: measures.Kind = "share"
+    kinds: list[measures.Kind] = [*(share for _ in LISTS["table8"]), "percent"]
+    rows = []
+    others = records.rows.get("models", pd.DataFrame())
+    for arm, own in setting.runs.groupby("arm", sort=False):
+        rows.append([word(str(arm)), word("trained here"), *_scores(own, columns, kinds)])
+    for name, own in others.groupby("name", sort=True) if len(others) else ():
+        rows.append([word(str(name)), word("measured here"), *_scores(own, columns, kinds)])
+    path = table_of("table08_benchmarks")
+    printed = list(csv.DictReader(path.read_text().splitlines())) if path is not None else []
+    for row in printed:
+        texts = [row.get(column) or "–" for column in (*(benchmark.column for benchmark in LISTS["table8"]), "average")]
+        rows.append([word(row["model"]), word("printed"), *(Cell(text, measures.number(text)) for text in texts)])
+    head = ["model", "source", *(benchmark.name for benchmark in LISTS["table8"]), "average"]
+    told = (
+        "Percent. The printed rows are the paper's, by OpenCompass with other prompts: their order can be compared with ours, "
+        "values cannot. A model that guesses has about 25 on four answers and 50 on two. The last column is the mean of the "
+        "ten, where all are there."
+    )
+    return [Heading(3, "Beside other models"), Table(head, rows, 2, "Ten benchmarks"), Text(told)]
+
+
+def _scores(own: pd.DataFrame, columns: Sequence[str], kinds: Sequence[measures.Kind]) -> list[Cell]:
+    """Means over the rows that have a value."""
+    cells = []
+    for column, kind in zip(columns, kinds, strict=True):
+        values = own[column].dropna() if column in own else pd.Series(dtype=float)
+        cells.append(_spread(values, Measure(column, "", kind).text))
+    return cells
+
+
 #: Name in ``experiment.figures`` -> table.
 DETAILS: dict[str, Callable[..., list[Block]]] = {
     "ladder": ladder,
@@ -205,6 +241,7 @@ DETAILS: dict[str, Callable[..., list[Block]]] = {
     "layer_skip": layer_skip,
     "convergence": convergence,
     "correlation": correlation,
+    "models": models,
 }
 
 

@@ -62,12 +62,38 @@ def arms(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMi
 )
 def loss(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
     """Training loss over tokens: the mean of each arm, and a band from its lowest to its highest seed."""
+    data = _tidy(frame, by, measure).dropna(subset=["tokens"])
+    return None if data.empty else _bands(data, "training loss (nats per token)")
+
+
+#: Metrics along a run that are drawn at most, in panels side by side.
+_PANELS = 4
+
+
+@figure(
+    "Along the run",
+    "What was measured along the runs over tokens, a line per arm with a band from its lowest to its highest seed",
+    "along",
+)
+def along(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
+    """The measure, the means over languages of other measures, and benchmarks, over tokens; a panel each (Figure 10)."""
+    import altair as alt
+
+    del by
+    found = list(dict.fromkeys(frame["metric"]))
+    names = [name for name in found if (name.startswith("test/") and name.endswith("/all")) or name.startswith("benchmarks/")]
+    names = sorted(names, key=lambda name: name != measure)[:_PANELS]
+    panels = [_bands(frame[frame["metric"] == name], axis_title(name)) for name in names]
+    if not panels:
+        return None
+    return panels[0] if len(panels) == 1 else alt.concat(*panels, columns=2)
+
+
+def _bands(data: pd.DataFrame, title: str) -> Any:
+    """Values over tokens (columns identity, arm, tokens, value): a mean per arm, and a band from lowest to highest seed."""
     import altair as alt
     import numpy as np
 
-    data = _tidy(frame, by, measure).dropna(subset=["tokens"])
-    if data.empty:
-        return None
     parts = []
     for arm, own in data.groupby("arm", sort=False):
         curves = [curve.sort_values("tokens") for _, curve in own.groupby("identity")]
@@ -90,9 +116,9 @@ def loss(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMi
     base = alt.Chart(drawn).encode(x=x, color=color)
     band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
     line = base.mark_line(strokeWidth=1.8).encode(
-        y=alt.Y("mean:Q", title="training loss (nats per token)", scale=scale),
+        y=alt.Y("mean:Q", title=title, scale=scale),
         strokeDash=_dash("arm", order),
-        tooltip=["arm:N", "tokens:Q", alt.Tooltip("mean:Q", title="loss")],
+        tooltip=["arm:N", "tokens:Q", alt.Tooltip("mean:Q", title=title)],
     )
     return alt.layer(band, line).properties(width=440, height=270)
 
@@ -249,12 +275,14 @@ def layer_skip(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
     """The result of skipping 1, 2, … adjacent layers by the first of them, a column per arm; the whole model dashed."""
     import altair as alt
 
-    shown = [name for name in ("bits_per_byte", "cloze") if name in frame and frame[name].notna().any()]
+    names = ["bits_per_byte", "cloze", *(name for name in map(str, frame) if name.startswith("benchmarks/"))]
+    shown = [name for name in names if name in frame and frame[name].notna().any()]
     if not shown:
         return None
     rows = []
     for name in shown:
-        data = frame.groupby(["arm", "skipped", "first"], sort=False)[name].mean().reset_index().dropna()
+        title = {"bits_per_byte": "bits/byte", "cloze": "cloze accuracy"}.get(name, name.removeprefix("benchmarks/"))
+        data = frame.groupby(["arm", "skipped", "first"], sort=False)[name].mean().rename("value").reset_index().dropna()
         panels = []
         for arm, own in data.groupby("arm", sort=False):
             part = own[own["skipped"] > 0].assign(skipped=own["skipped"].map(str))
@@ -263,17 +291,42 @@ def layer_skip(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
                 .mark_line(point=alt.OverlayMarkDef(size=18))
                 .encode(
                     x=alt.X("first:Q", title="first skipped layer, from 0", axis=alt.Axis(tickMinStep=1, tickCount=6)),
-                    y=alt.Y(f"{name}:Q", title="bits/byte" if name == "bits_per_byte" else "cloze accuracy",
+                    y=alt.Y("value:Q", title=title,
                             scale=alt.Scale(type="log" if name == "bits_per_byte" else "linear", zero=False)),
                     color=_color("skipped", sorted(set(part["skipped"]))),
-                    tooltip=["skipped:N", "first:Q", f"{name}:Q"],
+                    tooltip=["skipped:N", "first:Q", alt.Tooltip("value:Q", title=title)],
                 )
             )  # fmt: skip
             whole = own[own["skipped"] == 0]
-            rule = alt.Chart(whole).mark_rule(strokeDash=[4, 3]).encode(y=f"{name}:Q")
+            rule = alt.Chart(whole).mark_rule(strokeDash=[4, 3]).encode(y="value:Q")
             panels.append(alt.layer(lines, rule).properties(width=210, height=170, title=str(arm)))
         rows.append(alt.hconcat(*panels))
     return alt.vconcat(*rows)
+
+
+@figure(
+    "Effective dimension by layer",
+    "Number of principal components that hold most of the variance of each layer's features, a line per arm",
+    "effective_dimension",
+)
+def effective_dimension(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:  # noqa: ARG001
+    """The effective dimension over the layers, mean over seeds, a line per arm (Figure 4 of PanGu-pi)."""
+    import altair as alt
+
+    if frame.empty:
+        return None
+    means = frame.groupby(["arm", "layer"], sort=False)["dimension"].mean().reset_index()
+    lines = (
+        alt.Chart(means)
+        .mark_line(point=alt.OverlayMarkDef(size=18))
+        .encode(
+            x=alt.X("layer:Q", axis=alt.Axis(tickMinStep=1, tickCount=6)),
+            y=alt.Y("dimension:Q", title="effective dimension"),
+            color=_color("arm", list(dict.fromkeys(frame["arm"]))),
+            tooltip=["arm:N", "layer:Q", "dimension:Q"],
+        )
+    )
+    return alt.layer(lines).properties(width=420, height=220)
 
 
 @figure(

@@ -8,7 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["bits", "share", "count", "rate", "number"]
+from tinylm_ablate.measure.benchmarks import AVERAGES
+from tinylm_ablate.measure.harness import LISTS
+
+Kind = Literal["bits", "share", "percent", "count", "rate", "number"]
 
 _DIAL = re.compile(r"\s*(\d+)\s*/\s*s\s*")
 _BITS = re.compile(r"(validation|test)/bits_per_byte/([^/]+)")
@@ -25,8 +28,8 @@ class Measure:
     Attributes:
         column: Its column.
         title: Head of the column in a table.
-        kind: How it is written: bits with four decimals, a share in percent, a count with k, M and G, a rate per second,
-            or a number with four digits.
+        kind: How it is written: bits with four decimals, a share in percent, a percent with two decimals, a count with k, M
+            and G, a rate per second, or a number with four digits.
         better: -1 where less is better, 1 where more is, 0 where it is not compared.
     """
 
@@ -44,6 +47,8 @@ class Measure:
                 return f"{value:.4f}"
             case "share":
                 return f"{100 * value:.1f}"
+            case "percent":
+                return f"{value:.2f}"
             case "count":
                 return count(value)
             case "rate":
@@ -76,6 +81,31 @@ def cloze(columns: Iterable[str], split: str) -> list[Measure]:
     return [Measure(f"{split}/cloze/{name}", f"cloze {name} %", "share", 1) for name in languages]
 
 
+def averages(columns: Iterable[str]) -> list[Measure]:
+    """The paper's averages over benchmarks, those that are there."""
+    known = set(columns)
+    return [
+        Measure(f"benchmarks/average/{name}", f"average of {len(LISTS[name])} benchmarks", "percent", 1)
+        for name in AVERAGES
+        if f"benchmarks/average/{name}" in known
+    ]
+
+
+def also(columns: Iterable[str]) -> list[Measure]:
+    """What only some experiments measure: quantized exports, llama.cpp beside our decoder, the diversity of features."""
+    found = []
+    for column in sorted(columns):
+        if match := re.fullmatch(r"quantized/(\w+)/added/all", column):
+            found.append(Measure(column, f"bits/byte added by {match[1]}", "bits", -1))
+        elif match := re.fullmatch(r"decode/(?:llama_cpp/)?(\w+)/(tokens_per_second|memory)", column):
+            whose = "our decoder" if match[1] == "own" else f"llama.cpp {match[1]}"
+            speed = match[2] == "tokens_per_second"
+            found.append(Measure(column, f"{whose} {'tokens/s' if speed else 'bytes'}", "rate" if speed else "count"))
+        elif column == "effective_dimension/mean":
+            found.append(Measure(column, "effective dimension", "number", 1))
+    return found
+
+
 def by_name(column: str, better: int) -> Measure:
     """The measure of any column: bits and shares as in the tables, and others as numbers.
 
@@ -87,7 +117,7 @@ def by_name(column: str, better: int) -> Measure:
         return Measure(column, f"bits/byte {match[2]}" + _split(match[1]), "bits", better)
     if match := _CLOZE.fullmatch(column):
         return Measure(column, f"cloze {match[2]} %" + _split(match[1]), "share", better)
-    for known in (PARAMETERS, TOKENS, *COST):
+    for known in (PARAMETERS, TOKENS, *COST, *averages([column]), *also([column])):
         if known.column == column:
             return Measure(column, known.title, known.kind, better)
     return Measure(column, column, "bits" if "/bits_per_byte/" in column else "number", better)

@@ -95,5 +95,5 @@ def _names(client: MlflowClient, run: str, below: str | None = None) -> Iterator
     for file in client.list_artifacts(run, below):
         if not file.is_dir:
             yield file.path
-        elif below is None and file.path == "measures":
+        elif file.path.startswith("points") or (below is None and file.path == "measures"):
             yield from _names(client, run, file.path)

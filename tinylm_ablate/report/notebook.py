@@ -39,6 +39,11 @@ def curves(folder: str | Path = "runs") -> pd.DataFrame:
     return _records(folder).rows.get("curves", pd.DataFrame(columns=["identity", "tokens", "loss"]))
 
 
+def along(folder: str | Path = "runs") -> pd.DataFrame:
+    """What was measured along the runs of a folder (``evaluate.every``): columns identity, tokens, metric, value."""
+    return _records(folder).rows.get("along", pd.DataFrame(columns=["identity", "tokens", "metric", "value"]))
+
+
 def compare(frame: pd.DataFrame, by: str | Sequence[str], measure: str = BITS) -> pd.DataFrame:
     """The paired test between every two arms: each the runs that share the values of ``by``, paired by seed.
 

@@ -160,15 +160,15 @@ def _figures(
     runs = setting.runs
     measure = primary.column if primary else ""
     wanted = [*(name for name in grid.figures if name in FIGURES), *(["correlation"] if grid.correlate else [])]
-    for name in dict.fromkeys([*(["ladder"] if "ladder" in wanted else ["arms"]), *wanted, "loss"]):
+    for name in dict.fromkeys([*(["ladder"] if "ladder" in wanted else ["arms"]), *wanted, "along", "loss"]):
         kind = FIGURES[name]
         data = runs.assign(paper=_averages(setting, paper)) if name == "ladder" else runs
         by: Sequence[str] = setting.evidence.axis
         if kind.rows != "runs":
             if (long := records.rows.get(kind.rows)) is None:
                 continue
-            own = [column for column in long if column == "identity" or column not in runs]
-            data = runs[["identity", "arm", "seed"]].merge(long[own if kind.rows != "curves" else list(long)], on="identity")
+            own = [column for column in long if column == "identity" or column not in runs or "tokens" in long]
+            data = runs[["identity", "arm", "seed"]].merge(long[own], on="identity")
         if name == "correlation":
             by = grid.correlate
         elif name == "batch_lr":

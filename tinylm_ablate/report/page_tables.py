@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from tinylm_ablate.frames.arms import axis_column
 from tinylm_ablate.frames.folders import short
+from tinylm_ablate.measure.benchmarks import column_of
+from tinylm_ablate.measure.harness import LISTS
 from tinylm_ablate.report import measures
 from tinylm_ablate.report.blocks import (
     Block,
@@ -53,7 +55,8 @@ _COUNTERPARTS = {
 def arms_table(setting: Setting, primary: Measure | None) -> list[Block]:
     """The table of the arms: the measure first, then its difference to the best, then everything else."""
     runs, axis = setting.runs, setting.evidence.axis
-    quality = [*measures.bits(known_columns(setting), "test"), *measures.cloze(known_columns(setting), "test")[-1:]]
+    known = known_columns(setting)
+    quality = [*measures.bits(known, "test"), *measures.cloze(known, "test")[-1:], *measures.averages(known)]
     shown = [*([primary] if primary else []), *(measure for measure in quality if measure != primary)]
     # Only these are tested; the languages beside them are shown as means.
     tested = [measure for measure in shown if measure == primary or "/cloze/" in measure.column]
@@ -146,7 +149,11 @@ def beside_the_paper(setting: Setting, paper: Printed | None, primary: Measure |
     if paper is None or not any(paper.rows):
         return []
     runs = setting.runs
-    also = {column: own for column, own in _COUNTERPARTS.items() if column in paper.columns and own in runs}
+    average = "benchmarks/average/table8" if "mmlu" in paper.columns else "benchmarks/average/ablations"
+    counterparts = (
+        _COUNTERPARTS | {benchmark.column: column_of(benchmark) for benchmark in LISTS["paper"]} | {"average": average}
+    )
+    also = {column: own for column, own in counterparts.items() if column in paper.columns and own in runs}
     rest = [column for column in paper.columns if column not in also]
     rows = []
     for arm, place, printed_row in zip(setting.arms, places_of(setting), paper.rows, strict=True):
@@ -154,7 +161,8 @@ def beside_the_paper(setting: Setting, paper: Printed | None, primary: Measure |
         cells = [_place(text) for text in place.values()] or [word(arm)]
         cells += [_mean(own, primary)] if primary else []
         for column, ours in also.items():
-            cells += [_mean(own, Measure(ours, "", "number")), _printed(printed_row, column)]
+            kind: measures.Kind = "share" if ours.startswith("benchmarks/") and column != "average" else "number"
+            cells += [_mean(own, Measure(ours, "", kind)), _printed(printed_row, column)]
         rows.append([*cells, *(_printed(printed_row, column) for column in rest)])
     head = list(setting.evidence.axis) or ["arm"]
     head += [f"here: {primary.title}"] if primary else []
@@ -180,6 +188,7 @@ def validation_and_cost(setting: Setting) -> list[Block]:
         *measures.bits(known, "validation"),
         *measures.cloze(known, "test")[:-1],
         *(cost for cost in measures.COST if cost.column in runs),
+        *measures.also(known),
     ]
     rows = [
         [*([_place(text) for text in place.values()] or [word(arm)]), *(_mean(runs[runs["arm"] == arm], m) for m in shown)]

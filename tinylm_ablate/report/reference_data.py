@@ -61,13 +61,13 @@ def write_reference(records: Records, folder: Path) -> None:
     grids = [grid for grid in records.grids if any(cell.identity in finished for cell in grid.cells)]
     drawn: dict[str, set[str]] = {}
     for grid in grids:
-        for name in ("curves", "documents", "questions", *grid.figures):
+        for name in ("curves", "along", "documents", "questions", *grid.figures):
             drawn.setdefault(name, set()).update(cell.identity for cell in grid.cells)
     members = drawn.get("curves", set())
     runs = records.runs[records.runs["identity"].isin(members)].sort_values("identity")
     write_atomic(folder / _RUNS, _parquet(runs.dropna(axis="columns", how="all")))
     for name, table in records.rows.items():
-        kept = table[table["identity"].isin(drawn.get(name, set()))]
+        kept = table if name == "models" and name in drawn else table[table["identity"].isin(drawn.get(name, set()))]
         if len(kept):
             write_atomic(folder / f"{name}.parquet", _parquet(kept.sort_values("identity", kind="stable")))
     content = [dataclasses.asdict(grid) for grid in sorted(grids, key=lambda grid: (grid.name, grid.identity))]

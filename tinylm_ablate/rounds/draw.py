@@ -39,7 +39,7 @@ def draw(rounds: Rounds, losses: Float64s | None, seed: int) -> Drawn:
     place among the rounds and seed make it, so that all rules are shuffled alike.
 
     The paper lacks the uniform control. Where the losses of batches differ by hundredths of a nat, softmax is all but uniform;
-    the record tells by the effective sample size 1 / sum(p^2) of each part, as a share of its batches.
+    the record reports by the effective sample size 1 / sum(p^2) of each part, as a share of its batches.
 
     Args:
         rounds: The rounds of the run, at least two.
@@ -48,7 +48,7 @@ def draw(rounds: Rounds, losses: Float64s | None, seed: int) -> Drawn:
         seed: The run's seed.
     """
     chosen: list[Int64s] = []
-    told: list[dict[str, Any]] = []
+    parts: list[dict[str, Any]] = []
     start = 0
     for part, (size, wanted) in enumerate(zip(rounds.parts, rounds.drawn, strict=True)):
         batches = np.arange(start, start + size)
@@ -67,12 +67,12 @@ def draw(rounds: Rounds, losses: Float64s | None, seed: int) -> Drawn:
                 keys = keys + part_losses / rounds.temperature
             picked = batches[np.argsort(-keys, kind="stable")[:wanted]]
         chosen.append(np.sort(picked))
-        told.append({"batches": size, "drawn": len(picked)} | _spread(part_losses, chosen[-1] - batches[0], rounds))
+        parts.append({"batches": size, "drawn": len(picked)} | _spread(part_losses, chosen[-1] - batches[0], rounds))
     ids = np.concatenate(chosen)
     order = Permutation(len(ids), (seed, rounds.count))(np.arange(len(ids)))
     record = {
         "round": rounds.count, "rule": rounds.rule, "schedule": rounds.schedule, "batches": rounds.first, "drawn": len(ids),
-        "parts": told,
+        "parts": parts,
     }  # fmt: skip
     if losses is not None:
         record["loss"] = describe(losses)
@@ -99,10 +99,10 @@ def effective_share(losses: Float64s, temperature: float) -> float:
 def _spread(losses: Float64s | None, picked: Int64s, rounds: Rounds) -> dict[str, Any]:
     if losses is None or not len(picked):
         return {}
-    told: dict[str, Any] = {"loss": describe(losses), "drawn_loss": float(losses[picked].mean())}
+    described: dict[str, Any] = {"loss": describe(losses), "drawn_loss": float(losses[picked].mean())}
     if rounds.rule == "loss":
-        told["effective_share"] = effective_share(losses, rounds.temperature)
-    return told
+        described["effective_share"] = effective_share(losses, rounds.temperature)
+    return described
 
 
 def _gumbel(count: int, *key: int) -> Float64s:

@@ -33,7 +33,7 @@ _TOGETHER = 16
 def batch_losses(settled: Settled, decoder: Decoder, tokens: npt.NDArray[Any], folder: Path) -> Float64s:
     """Mean loss in nats of each batch of the run's first round under ``decoder``, (first,).
 
-    Measured once and read from ``folder/batch_losses.parquet`` afterwards. A pass that was killed goes on from the last
+    Measured once and read from ``folder/batch_losses.parquet`` afterwards. A pass that was killed resumes from the last
     batches that reached the disk (``batch_losses.part``); a batch's loss does not depend on where a pass began.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
@@ -40,23 +41,42 @@ def continued(
     models = dataclasses.replace(previous, at=branch).folder
     try:
         record = json.loads((folder / "metrics.json").read_text())
-        initial_std = json.loads((folder / "matrix_std.json").read_text())
-        curve = (folder / "curve.jsonl").read_text(encoding="utf-8")
+        seconds, origin, rounds = float(record["metrics"]["train/seconds"]), record["init"], list(record.get("rounds", []))
+        initial_std = [{**row, "std": row["std"]} for row in json.loads((folder / "matrix_std.json").read_text())]
+        skipped = record["metrics"].get("train/skipped_steps", 0)
+        curve = _curve(folder / "curve.jsonl", None if skipped or branch else previous.steps)
         decoder = load_model(models / "model")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{folder}: its weights and record cannot be read ({error}); remove it, and it is done again"
         ) from error
     if branch:
         rows = [line for line in curve.splitlines(keepends=True) if json.loads(line)["step"] <= branch]
         seconds = json.loads(rows[-1])["seconds"] if rows else 0.0
-        return decoder, record["init"], initial_std, Start(seconds, None, models / "checkpoint", "".join(rows)), []
+        return decoder, origin, initial_std, Start(seconds, None, models / "checkpoint", "".join(rows)), []
     losses = batch_losses(previous, decoder, tokens, folder) if settled.rounds.rule in NEED_LOSSES else None
     drawn = draw(settled.rounds, losses, settled.config.seed)
     start = Start(
-        seconds=record["metrics"]["train/seconds"],
+        seconds=seconds,
         order=drawn.batches,
         checkpoints=folder / "checkpoint" if previous.keep_state else None,
         curve=curve,
     )
-    return decoder, record["init"], initial_std, start, [*record.get("rounds", []), drawn.record]
+    return decoder, origin, initial_std, start, [*rounds, drawn.record]
+
+
+def _curve(path: Path, steps: int | None) -> str:
+    """The content of a finished run's curve.
+
+    Args:
+        path: The file.
+        steps: The step of its last row; None where steps were skipped, which have no row.
+
+    Raises:
+        ValueError: A line is damaged, or lines are missing at its end.
+    """
+    text = path.read_text(encoding="utf-8")
+    reached = [int(json.loads(line)["step"]) for line in text.splitlines()]
+    if not reached or reached != sorted(set(reached)) or steps not in (None, reached[-1]):
+        raise ValueError(f"{path.name} is damaged: it has {len(reached)} rows")
+    return text

@@ -1,6 +1,6 @@
 """Decision accuracy: how often a small scale orders two arms as a larger one does.
 
-DataDecide (Magnusson et al. 2025) asked this of training data; here it is asked of architectures and training choices.
+DataDecide (Magnusson et al. 2025) studied this for training data; here it is measured for architectures and training choices.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _agreement(
     if arms >= LEAST_ARMS:
         totals = weights[:, chosen].sum(axis=1)
         shares = (weights[:, chosen] @ agree)[totals > 0] / totals[totals > 0]
-        # Where all pairs agree the bootstrap has no width; the rule of three over arms stands in for it.
+        # Where all pairs agree the bootstrap has no width; the rule of three over arms replaces it.
         low, high = (float(end) for end in np.quantile(shares, [0.025, 0.975]))
         low = min(low, 1 - 3 / arms) if agree.all() else low
         high = max(high, 3 / arms) if not agree.any() else high

@@ -50,7 +50,7 @@ class Evidence:
 
     Attributes:
         experiment: Its name.
-        axis: Keys that tell its arms apart: dotted configuration keys, config groups such as "init", or "arm"; not "seed".
+        axis: Keys that distinguish its arms: dotted configuration keys, config groups such as "init", or "arm"; not "seed".
         runs: One row per cell of a grid with a finished run, and measure setting. Columns:
 
             - ``identity`` (str), ``grid`` (str, identity of the grid; absent where there is one grid),
@@ -185,7 +185,7 @@ class Setting:
 
     @functools.cached_property
     def _labels(self) -> list[tuple[str, int, str]]:
-        """Arm, seed and identity of each run; plain values, since these are asked for again and again."""
+        """Arm, seed and identity of each run; plain values, since these are read again and again."""
         columns = (self.runs[name].tolist() for name in ("arm", "seed", "identity"))
         return [(str(arm), int(seed), str(identity)) for arm, seed, identity in zip(*columns, strict=True)]
 
@@ -199,7 +199,7 @@ class Setting:
 
     @functools.cached_property
     def _columns(self) -> dict[str, NDArray[np.float64]]:
-        """Metrics that were asked for, as numbers."""
+        """The requested metrics, as numbers."""
         return {}
 
 
@@ -228,7 +228,7 @@ def _telling(runs: pd.DataFrame, evidence: Evidence) -> list[str]:
     keys = [key for key in dict.fromkeys((*evidence.keys, "scale")) if key in runs.columns and key != "seed"]
     grids = runs["grid"] if "grid" in runs.columns else pd.Series("", index=runs.index)
     dial = [runs[key] for key in keys if key.startswith(_SCALE) and pd.api.types.is_numeric_dtype(runs[key])]
-    told = []
+    found = []
     for key in keys:
         if key in axis or any(key.startswith(f"{name}.") for name in axis) or (key == "scale" and "scale.name" in axis):
             continue
@@ -236,8 +236,8 @@ def _telling(runs: pd.DataFrame, evidence: Evidence) -> list[str]:
         if values.nunique(dropna=False) < 2 or (not key.startswith(_SCALE) and _follows(runs[key], dial)):
             continue
         if key.startswith(_HOW) or (values.groupby(grids).nunique(dropna=False) < 2).all():
-            told.append(key)
-    return told
+            found.append(key)
+    return found
 
 
 def _follows(values: pd.Series[Any], dial: Sequence[pd.Series[Any]]) -> bool:
@@ -247,13 +247,13 @@ def _follows(values: pd.Series[Any], dial: Sequence[pd.Series[Any]]) -> bool:
     return any(bool(np.isclose(ratio, ratio.iloc[0]).all()) for ratio in (values / own for own in dial))
 
 
-def _setting(rows: pd.DataFrame, told: Mapping[str, Any], evidence: Evidence) -> Setting:
+def _setting(rows: pd.DataFrame, found: Mapping[str, Any], evidence: Evidence) -> Setting:
     rows = rows.drop_duplicates(["arm", "seed", "identity"])
     doubled = rows.duplicated(["arm", "seed"])
     others = {
-        key: _word(value) for key, value in told.items() if key != "scale" and not key.startswith((_SCALE, *_HOW, *BUDGET))
+        key: _word(value) for key, value in found.items() if key != "scale" and not key.startswith((_SCALE, *_HOW, *BUDGET))
     }
-    how = {key: _word(value) for key, value in told.items() if key.startswith(_HOW)}
+    how = {key: _word(value) for key, value in found.items() if key.startswith(_HOW)}
 
     def number(column: str, reduce: str) -> float:
         if column not in rows.columns:

@@ -1,7 +1,7 @@
 """Forecasts of a setting that was not run, written down before it is, and their judgment afterwards.
 
-Two courses are thought possible, and the interval covers both: a loss goes on along a straight line or along a power law, both
-in log parameters and log tokens; an effect goes on along its line, or stays what it is on average. Neither course is known to
+Two courses are considered, and the interval covers both: a loss continues along a straight line or along a power law, both
+in log parameters and log tokens; an effect continues along its line, or stays at its mean. Neither course is known to
 be the true one, so how often the intervals hold is for ``judge_forecasts`` to show.
 """
 
@@ -102,7 +102,7 @@ _Course = tuple[float, float, float]
 
 
 def _line(points: Sequence[Point], parameters: float, tokens: float) -> _Course | None:
-    """Straight in log parameters and log tokens, whichever the points tell apart."""
+    """Straight in log parameters and log tokens, whichever the points distinguish."""
     values = np.array([point.effect.mean for point in points])
     fitted = fit(points, values)
     if fitted is None or not _within(points, set(fitted.centers), parameters, tokens):
@@ -128,7 +128,7 @@ def _power(points: Sequence[Point], parameters: float, tokens: float) -> _Course
         for own in [point.effect]
     ]
     found = _line(logs, parameters, tokens)
-    assert found is not None  # the same points told the line
+    assert found is not None  # the same points gave the line
     return math.exp(found[0]), math.exp(found[1]), math.exp(found[2])
 
 

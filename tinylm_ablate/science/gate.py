@@ -41,8 +41,8 @@ def steps(setting: Setting, arms: Collection[str]) -> list[str]:
     if not few:
         return []
     arm = min(few, key=lambda name: few[name] if few[name] == few[name] else -1)
-    told = "an unknown number of" if math.isnan(few[arm]) else f"{few[arm]:,.0f}"
-    return [f"{arm}: {told} steps, fewer than {LEAST_STEPS}"]
+    steps = "an unknown number of" if math.isnan(few[arm]) else f"{few[arm]:,.0f}"
+    return [f"{arm}: {steps} steps, fewer than {LEAST_STEPS}"]
 
 
 def tuned(setting: Setting, arms: Collection[str]) -> list[str]:

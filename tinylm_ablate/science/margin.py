@@ -14,7 +14,7 @@ SHARE = 0.05
 
 
 def token_margin(setting: Setting, others: Sequence[Setting], arm: str, metric: str) -> tuple[float, str]:
-    """The margin in bits per byte, and how it was found; NaN where nothing tells.
+    """The margin in bits per byte, and how it was found; NaN where nothing shows it.
 
     The slope of the arm's annealed losses in log tokens, from this budget to the next smaller one (or the next larger one where
     this is the smallest); with one budget, the slope of its training curve over the last quarter of its tokens. The curve

@@ -54,7 +54,7 @@ class Result:
         mean, deviation: Over seeds; NaN where there are too few.
         best: Its mean is the best of the setting.
         clear: It is the best, and every other arm is known to be worse.
-        within_noise: It may be as good as the best: the paired test does not tell them apart, or there is none.
+        within_noise: It may be as good as the best: the paired test does not distinguish them, or there is none.
         difference: To the best arm; None for the best itself or without two common seeds.
     """
 

@@ -103,7 +103,7 @@ class Fit:
 
 
 def fit(points: Sequence[Point], values: NDArray[np.float64]) -> Fit | None:
-    """Least squares of values over log tokens and log parameters, whichever the points tell apart; None where neither."""
+    """Least squares of values over log tokens and log parameters, whichever the points distinguish; None where neither."""
     logs = {name: np.log([getattr(point, name) for point in points]) for name in ("tokens", "parameters")}
     # Where every scale has one budget, tokens and parameters grow together, and parameters say it better.
     paired = len({point.scale for point in points}) == len(points)

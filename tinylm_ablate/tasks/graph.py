@@ -95,7 +95,7 @@ class Graph:
         tokenizer = TokenizerTask(settled.vocabulary, f"tokenizer {settled.vocabulary}", settled, [corpus])
         known = self._add(tokenizer)
         assert isinstance(known, TokenizerTask)
-        return self._add(ShardsTask(f"token shards {known.run.shards.name}", known))
+        return self._add(ShardsTask(f"token shards {known.run.shards.name}", known)) if settled.steps else known
 
 
 def _keeping(cells: list[tuple[str, Settled]]) -> dict[str, Settled]:

@@ -33,7 +33,9 @@ class MeasureTask(Task):
 
     def __init__(self, of: RunTask, run: Settled, request: Request) -> None:
         at, share = (f"-{run.at:09d}", f" at {run.at / run.steps:.0%}") if run.at else ("", "")
-        super().__init__(f"{run.identity}-{request.stem}{at}", f"{request.measure.name} of {of.name}{share}", run, [of])
+        which = f" ({request.settings['task']})" if "task" in request.settings else ""  # of a benchmark
+        name = f"{request.measure.name}{which} of {of.name}{share}"
+        super().__init__(f"{run.identity}-{request.stem}{at}", name, run, [of])
         self.of, self.request = of, request
 
     @property

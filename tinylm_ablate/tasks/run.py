@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tinylm_ablate.measure.subject import Subject
-    from tinylm_ablate.train.checkpoint import Checkpoint
-    from tinylm_ablate.train.member import Member, OnPoint, Trained
+    from tinylm_ablate.train.member import Checkpoint, Member, OnPoint, Trained
 
 #: Version of the layout of ``metrics.json``.
 RECORD_SCHEMA = 2
@@ -143,6 +142,8 @@ class RunTask(Task):
 
     def result(self) -> str:
         metrics = read_metrics(self.run.folder)["metrics"]
+        if not self.run.steps:
+            return "taken as it is"
         return f"training loss {metrics['train/loss']:.4f}, {metrics['train/seconds']:.0f} s"
 
 
@@ -191,8 +192,8 @@ class _Prepared:
     rounds: list[Record]
     passes: float
 
-    def finish(self, trained: Trained) -> None:
-        """Keep the weights, and write the record."""
+    def finish(self, trained: Trained | None) -> None:
+        """Keep the weights, and write the record; None of a model that is not trained here."""
         from tinylm_ablate.formats.huggingface import Model, save
         from tinylm_ablate.init.random import matrix_std
 
@@ -205,7 +206,9 @@ class _Prepared:
         stds = zip(self.initial_std, matrix_std(decoder), strict=True)
         write_atomic(folder / "matrix_std.json", json.dumps([{**old, "trained_std": new["std"]} for old, new in stds]))
         record = _record(settled, vocabulary.summary, self.subject.corpus.summary, self.origin, trained, self.about)
-        record |= {"passes": self.passes, "stack": trained.runs} | ({"rounds": self.rounds} if self.rounds else {})
+        record |= {"passes": self.passes, "stack": trained.runs if trained else 1} | (
+            {"rounds": self.rounds} if self.rounds else {}
+        )
         if (folder / "metrics.json").exists() and had_model:  # it was trained again for models on the way: the record stands
             return
         write_atomic(folder / "metrics.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False))
@@ -217,8 +220,10 @@ def _prepare(task: RunTask) -> _Prepared:
     Raises:
         UserError: The text, the tokenizer or the parent cannot be used.
     """
+    import numpy as np
     from omegaconf import OmegaConf
 
+    from tinylm_ablate.data.corpus_summary import MANY_PASSES
     from tinylm_ablate.init.initial import initial_decoder
     from tinylm_ablate.init.random import matrix_std
     from tinylm_ablate.measure.subject import Subject
@@ -235,16 +240,17 @@ def _prepare(task: RunTask) -> _Prepared:
     missing = task.missing_points()
     _back_to_before(folder, missing)
     subject = Subject(settled)
-    tokens = subject.shards.tokens("train")
+    tokens = subject.shards.tokens("train") if settled.steps else np.empty(0, np.uint16)
     rounds: list[Record] = []
     if settled.previous is None:
         decoder, origin = initial_decoder(settled, subject.vocabulary)
         initial_std, start = matrix_std(decoder), Start()
     else:
         decoder, origin, initial_std, start, rounds = continued(settled, tokens)
-    passes = settled.tokens / max(1, subject.shards.count("train"))
+    passes = settled.tokens / max(1, subject.shards.count("train")) if settled.steps else 0.0
     if passes > 1:
-        print(f"note: {settled.tokens:,} tokens are {passes:.1f} passes over the training text", file=sys.stderr)
+        many = "; what is repeated more than four times teaches less" if passes > MANY_PASSES else ""
+        print(f"note: {settled.tokens:,} tokens are {passes:.1f} passes over the training text{many}", file=sys.stderr)
 
     def on_rows(rows: list[dict[str, float]]) -> bool:
         return watch is not None and any(watch(row) for row in rows)
@@ -326,8 +332,11 @@ def _train_together(tasks: Sequence[RunTask]) -> list[Exception | None]:
             prepared[task.key] = _prepare(task)
         except Exception as error:
             ended[task.key] = error
-    outcomes = train_stack([one.member for one in prepared.values()]) if prepared else []
-    for (key, one), outcome in zip(prepared.items(), outcomes, strict=True):
+    train = {key: one for key, one in prepared.items() if one.member.settled.steps}
+    for key in prepared.keys() - train.keys():
+        prepared[key].finish(None)
+    outcomes = train_stack([one.member for one in train.values()]) if train else []
+    for (key, one), outcome in zip(train.items(), outcomes, strict=True):
         if isinstance(outcome, Exception):
             ended[key] = outcome
         else:
@@ -335,21 +344,29 @@ def _train_together(tasks: Sequence[RunTask]) -> list[Exception | None]:
     return [ended.get(task.key) for task in tasks]
 
 
-def _record(settled: Settled, vocabulary: Record, corpus: Record, origin: Record, trained: Any, about: Record) -> Record:
-    """What training resulted in."""
+def _training_metrics(settled: Settled, trained: Trained) -> dict[str, float]:
+    """The metrics of a run's training."""
     from tinylm_ablate.arch.costs import flops_6n_attention, flops_utilisation
-    from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
 
-    shape, train = settled.shape, settled.config.train
+    train = settled.config.train
     accelerator = provenance()["machine"]["accelerator"] if pick_device(train.device) == "cuda" else None
-    flops = flops_6n_attention(shape, train.context_length)
+    flops = flops_6n_attention(settled.shape, train.context_length)
     utilisation = flops_utilisation(flops, trained.tokens_per_second, accelerator)
-    metrics = {
+    return {
         "train/loss": trained.loss,
         "train/seconds": trained.seconds,
         "train/tokens_per_second": trained.tokens_per_second,
         "train/skipped_steps": trained.skipped,
-    }
+    } | ({} if utilisation is None else {"train/model_flops_utilisation": utilisation})
+
+
+def _record(
+    settled: Settled, vocabulary: Record, corpus: Record, origin: Record, trained: Trained | None, about: Record
+) -> Record:
+    """What training resulted in."""
+    from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
+
+    shape = settled.shape
     return {
         "schema": RECORD_SCHEMA,
         "identity": settled.identity,
@@ -358,7 +375,7 @@ def _record(settled: Settled, vocabulary: Record, corpus: Record, origin: Record
         "shape": dataclasses.asdict(shape),
         "parameters": parameters(shape),
         "embedding_head_share": embedding_head_share(shape),
-        "flops_per_token": flops_per_token(shape, train.context_length),
+        "flops_per_token": flops_per_token(shape, settled.config.train.context_length),
         "tokens": settled.tokens,
         "steps": settled.steps,
         "learning_rate": settled.learning_rate,
@@ -368,6 +385,6 @@ def _record(settled: Settled, vocabulary: Record, corpus: Record, origin: Record
         "tokenizer": vocabulary,
         "data": corpus,
         "init": origin,
-        "metrics": metrics | ({} if utilisation is None else {"train/model_flops_utilisation": utilisation}),
+        "metrics": {} if trained is None else _training_metrics(settled, trained),
         "provenance": about,
     }

@@ -88,6 +88,8 @@ def vocabulary_fingerprint(config: TokenizerConfig, vocab_size: int, source_voca
     if config.kind == "compact":
         source = source_vocab_size if config.source is None else source_identity(config.source)
         identity |= {"source": source, "keep_special": config.keep_special}
+        if config.source is None and config.source_train_bytes is not None:
+            identity |= {"source_train_bytes": config.source_train_bytes}
     return fingerprint(identity)
 
 
@@ -126,7 +128,8 @@ def open_vocabulary(
 
 def large_vocabulary(config: TokenizerConfig, source_vocab_size: int, corpus: Corpus, cache_dir: Path) -> Vocabulary:
     """The large tokenizer that kind=compact cuts: the imported source, or a BPE trained at ``source_vocab_size``."""
-    large = dataclasses.replace(config, kind="bpe" if config.source is None else "file")
+    train_bytes = config.train_bytes if config.source_train_bytes is None else config.source_train_bytes
+    large = dataclasses.replace(config, kind="bpe" if config.source is None else "file", train_bytes=train_bytes)
     return open_vocabulary(large, source_vocab_size, source_vocab_size, corpus, cache_dir)
 
 

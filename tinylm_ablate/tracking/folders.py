@@ -15,7 +15,7 @@ from typing import Any
 #: Files that are kept with a run, everything that a report is made from; the curve only once the run has ended.
 RUN_FILES = (
     "settled.json", "config.yaml", "provenance.json", "metrics.json", "curve.jsonl", "matrix_std.json", "error.txt",
-    "measures/*.json", "measures/*.parquet",
+    "measures/*.json", "measures/*.parquet", "points/*/measures/*.json",
 )  # fmt: skip
 
 IDENTITY = re.compile(r"[0-9a-f]{16}")
@@ -126,6 +126,16 @@ def results_of(folder: Path) -> dict[str, float]:
     for path in (folder / "metrics.json", *sorted((folder / "measures").glob("*.json"), key=lambda path: stat_of(path)[1])):
         with contextlib.suppress(OSError):
             found |= _metrics(path, path.stat().st_mtime_ns)
+    return found
+
+
+def points_of(folder: Path) -> dict[str, tuple[int, dict[str, float]]]:
+    """What was measured along a run: optimizer steps and metrics of each record, by its name below the folder."""
+    found = {}
+    for path in sorted(folder.glob("points/[0-9]*/measures/*.json")):
+        with contextlib.suppress(OSError, ValueError):
+            metrics = _metrics(path, path.stat().st_mtime_ns)
+            found[path.relative_to(folder).as_posix()] = (int(path.parent.parent.name), metrics)
     return found
 
 

@@ -60,6 +60,9 @@ class Live:
                 logger.log_metrics(row, tokens)
                 last = tokens
         if end:
+            for tokens, row in snapshot.points.values():
+                if row:
+                    logger.log_metrics(row, tokens)
             if snapshot.metrics:
                 logger.log_metrics(snapshot.metrics, max(last, 0))
             logger.save()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tinylm_ablate.secrets import cut
-from tinylm_ablate.tracking.snapshot import CURVE, Snapshot
+from tinylm_ablate.tracking.snapshot import CURVE, LOSS, Snapshot
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -145,7 +145,15 @@ class Store:
         self._set_state(snapshot, run)
         self._parameters(run_id, {key: value for key, value in snapshot.parameters.items() if _named(key) not in has.params})
         arrived = _arrived(has.tags.get(ARRIVED, ""))
-        tokens = self._curve(snapshot, run, arrived)
+        tokens, rows = self._curve(snapshot, run, arrived)
+        values = [
+            (_named(metric), value, _time(snapshot, run, tokens_there), tokens_there)
+            for name, (tokens_there, metrics) in snapshot.points.items()
+            if name not in arrived["files"]
+            for metric, value in metrics.items()
+        ]
+        for start in range(0, len(values), _MOST_METRICS):
+            self._metrics(run_id, values[start : start + _MOST_METRICS])
         changed = {name: value for name, value in snapshot.metrics.items() if not _same(has.metrics.get(_named(name)), value)}
         if changed:
             # At step 0 MLflow draws a bar for each run and not a dot. A value that replaces another must be later than it.
@@ -162,7 +170,8 @@ class Store:
         if snapshot.model is not None and not (run.outputs and run.outputs.model_outputs):
             self._model(snapshot, run_id, snapshot.model)
         new = {key: value for key, value in tags.items() if has.tags.get(key) != value}
-        new |= {ARRIVED: json.dumps({"tokens": tokens, "files": files})[:_TAG_LENGTH], SIGNATURE: snapshot.signature}
+        new[ARRIVED] = json.dumps({"tokens": tokens, "rows": rows, "files": files})[:_TAG_LENGTH]
+        new[SIGNATURE] = snapshot.signature
         self._tags(run_id, new)
 
     def _set_state(self, snapshot: Snapshot, run: Run) -> None:
@@ -172,24 +181,36 @@ class Store:
         if run.info.run_name != name or (snapshot.end is None and run.info.status != snapshot.status):
             self.client.update_run(run.info.run_id, status=snapshot.status, name=name)
 
-    def _curve(self, snapshot: Snapshot, run: Run, arrived: Mapping[str, Any]) -> int:
-        """Send the rows behind those that have arrived, and note how far that is with each part."""
-        last = int(arrived["tokens"])
+    def _curve(self, snapshot: Snapshot, run: Run, arrived: Mapping[str, Any]) -> tuple[int, int]:
+        """Send the rows behind those that have arrived, and note how far that is with each part.
+
+        Of a run that has ended and of which fewer rows were sent than it has (while it trained, one could not be read), those
+        that the store lacks are sent.
+
+        Returns:
+            The tokens of the last row that has arrived, and how many have.
+        """
+        last, sent = int(arrived["tokens"]), int(arrived["rows"])
+        run_id, rows = run.info.run_id, [row for row in snapshot.curve if row[0] > last]
+        if snapshot.end is not None and sent + len(rows) != len(snapshot.curve):
+            there = {point.step for point in self.client.get_metric_history(run_id, LOSS)}
+            rows = [row for row in snapshot.curve if row[0] not in there]
+            sent = len(snapshot.curve) - len(rows)
         values: list[tuple[str, float, int, int]] = []
-        for tokens, row in snapshot.curve:
-            if tokens <= last:
-                continue
+        for tokens, row in rows:
             if len(values) + len(row) > _MOST_METRICS:
-                self._metrics(run.info.run_id, values)
-                self._tags(run.info.run_id, {ARRIVED: json.dumps({"tokens": values[-1][3], "files": arrived["files"]})})
+                self._metrics(run_id, values)
+                last = max(last, values[-1][3])
+                self._tags(run_id, {ARRIVED: json.dumps({"tokens": last, "rows": sent, "files": arrived["files"]})})
                 values = []
             seconds = row.get(f"{CURVE}seconds", 0.0)
             time = run.info.start_time + (round(1000 * seconds) if math.isfinite(seconds) else 0)
             values += [(_named(name), value, time, tokens) for name, value in row.items()]
+            sent += 1
         if values:
-            self._metrics(run.info.run_id, values)
-            return values[-1][3]
-        return last
+            self._metrics(run_id, values)
+            last = max(last, values[-1][3])
+        return last, sent
 
     def _metrics(self, run_id: str, values: list[tuple[str, float, int, int]]) -> None:
         from mlflow.entities import Metric
@@ -379,6 +400,12 @@ def _same(old: float | None, new: float) -> bool:
     return old is not None and (old == new or (math.isnan(old) and not math.isfinite(new)))
 
 
+def _time(snapshot: Snapshot, run: Run, tokens: int) -> int:
+    """When a run had seen so many tokens, as its curve says, milliseconds since 1970."""
+    seconds = [row.get(f"{CURVE}seconds", 0.0) for place, row in snapshot.curve if place <= tokens]
+    return int(run.info.start_time) + (round(1000 * seconds[-1]) if seconds and math.isfinite(seconds[-1]) else 0)
+
+
 def _mark(path: Path) -> str:
     """Size and time of a file, short; both survive a move."""
     found = path.stat()
@@ -388,5 +415,5 @@ def _mark(path: Path) -> str:
 def _arrived(text: str) -> dict[str, Any]:
     with contextlib.suppress(ValueError, TypeError, KeyError):
         found = json.loads(text)
-        return {"tokens": int(found["tokens"]), "files": dict(found["files"])}
-    return {"tokens": -1, "files": {}}
+        return {"tokens": int(found["tokens"]), "rows": int(found.get("rows", 0)), "files": dict(found["files"])}
+    return {"tokens": -1, "rows": 0, "files": {}}

@@ -11,9 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from tinylm_ablate.arch.shapes import Shape, parameters
+from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.secrets import cut
-from tinylm_ablate.tracking.folders import Grid, curve_of, files_of, milliseconds, read_json, results_of, stat_of, status_of
+from tinylm_ablate.tracking.folders import (
+    Grid,
+    curve_of,
+    files_of,
+    milliseconds,
+    points_of,
+    read_json,
+    results_of,
+    stat_of,
+    status_of,
+)  # fmt: skip
 
 #: Settings that say nothing about what a run trains.
 _OTHER_GROUPS = ("tracking.", "experiment.", "grid.", "search.", "generate.", "plan.", "scale.", "evaluate.")
@@ -24,6 +35,9 @@ CONSTANT = re.compile(r".*/(documents|bytes|questions|tokens)")
 
 #: MLflow orders charts by name: the loss comes first, and what else the curve holds after the results.
 LOSS, CURVE = "curve/loss", "train/curve/"
+
+#: What was measured along the run (``evaluate.every``).
+ALONG = "along/"
 
 #: Results that are shown first, as far as they were measured.
 SHOWN = ("test/bits_per_byte/all", "validation/bits_per_byte/all", "test/cloze/all", "train/loss", "train/tokens_per_second")
@@ -42,6 +56,7 @@ class Snapshot:
         parent: Key of the run that this one is nested in.
         metrics: Results.
         curve: Rows of tokens and values, ascending.
+        points: What was measured along the run: tokens and values, by the file that says so.
         files: Path of each artifact by its name.
         dataset: Name, digest and source of the training text.
         model: Folder of the trained model.
@@ -58,6 +73,7 @@ class Snapshot:
     parameters: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    points: dict[str, tuple[int, dict[str, float]]] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
     dataset: tuple[str, str, str] | None = None
     model: Path | None = None
@@ -113,10 +129,24 @@ def snapshot_of(folder: Path, grids: Sequence[Grid], held: Collection[str]) -> S
             (tokens, {LOSS if name == "loss" else f"{CURVE}{name}": value for name, value in row.items()})
             for tokens, row in curve_of(folder / "curve.jsonl")
         ],
+        points=_points(folder, config),
         files={name: path for name, path in files.items() if status != "RUNNING" or name != "curve.jsonl"},
         dataset=_dataset(settled, config),
         model=folder / "model" if status == "FINISHED" and kept and (folder / "model").is_dir() else None,
     )
+
+
+def _points(folder: Path, config: Mapping[str, Any]) -> dict[str, tuple[int, dict[str, float]]]:
+    """What was measured along a run, by tokens; without errors and sizes."""
+    batch = int(_group(config, "train").get("batch_tokens") or 0)
+    return {
+        name: (step * batch, {f"{ALONG}{key}": value for key, value in metrics.items() if _drawn(key)})
+        for name, (step, metrics) in points_of(folder).items()
+    }
+
+
+def _drawn(name: str) -> bool:
+    return not (name.endswith("standard_error") or CONSTANT.fullmatch(name))
 
 
 def short(name: str) -> str:
@@ -160,7 +190,7 @@ def _parameters(settled: Mapping[str, Any]) -> dict[str, str]:
     }
     found.pop("arch.parameters", None)
     found |= {f"arch.{key}": value for key, value in shape.items() if key != "vocab_size"}
-    with contextlib.suppress(TypeError):  # the shape of another version
+    with contextlib.suppress(TypeError, ConfigError):  # the shape of another version, a block that cannot be imported here
         found |= {"arch.parameters": parameters(Shape(**shape))["total"]}
     found |= {"tokenizer.vocab_size": shape.get("vocab_size"), "scale": _scale(settled["config"])}
     found |= {"train.tokens": settled.get("tokens"), "train.steps": settled.get("steps")}

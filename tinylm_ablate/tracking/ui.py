@@ -125,7 +125,7 @@ def _wait_for(server: subprocess.Popen[bytes], port: int) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tinylm_ablate.tracking.ui", description="Show the runs in MLflow's page.")
+    parser = argparse.ArgumentParser(prog="tinylm-ablate ui", description="Show the runs in MLflow's page.")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
     parser.add_argument("--port", type=int, default=PORT, help=f"port on {HOST} (default: {PORT})")
     options = parser.parse_args(arguments)

@@ -12,8 +12,6 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,33 +20,12 @@ from torch import Tensor
 
 from tinylm_ablate.errors import RunFailed
 from tinylm_ablate.files import building, save_tensors, sha256_file, write_atomic
-from tinylm_ablate.train.member import CURVE, EVENTS, Member
+from tinylm_ablate.train.member import CURVE, EVENTS, Checkpoint, Member
 
 _KEPT = 2
 
 _WEIGHTS, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _FILES = {_WEIGHTS, _OPTIMIZER, CURVE, EVENTS}
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A run between two optimizer steps.
-
-    Attributes:
-        step: Optimizer steps done.
-        weights: By the names of the parameters.
-        kept: The optimizer's tensors: kind of state -> name of the parameter -> tensor.
-        counters: The optimizer's numbers.
-        recorder: The state of the recorder.
-        records: The content of the curve and of the events.
-    """
-
-    step: int
-    weights: Mapping[str, Tensor]
-    kept: Mapping[str, Mapping[str, Tensor]]
-    counters: dict[str, float]
-    recorder: dict[str, Any]
-    records: dict[str, str]
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.hardware import pick_device
 
 if TYPE_CHECKING:
+    from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.settled import Settled
 
 #: Compiling takes half a minute and then saves about an eighth (docs/LAB.md), which some four minutes of training win back: on
@@ -38,10 +39,15 @@ def worth_compiling(settled: Settled, flops: float, graph_steps: int = 0) -> boo
     wanted = settled.config.train.compile
     if isinstance(wanted, bool):
         return wanted
-    compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
-    headers = (Path(sysconfig.get_path("include")) / "Python.h").is_file()  # what a compiled layer includes
     long = flops > _COMPILE_FROM_FLOPS[pick_device(settled.config.train.device)]
-    return compiler and headers and (long or graph_steps >= _COMPILE_FROM_GRAPH_STEPS)
+    return can_compile() and (long or graph_steps >= _COMPILE_FROM_GRAPH_STEPS)
+
+
+@functools.cache
+def can_compile() -> bool:
+    """Whether this machine has a compiler, and what a compiled layer includes."""
+    compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+    return compiler and (Path(sysconfig.get_path("include")) / "Python.h").is_file()
 
 
 @contextlib.contextmanager

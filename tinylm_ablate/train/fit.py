@@ -28,10 +28,9 @@ from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.optimizer.optimizers import final_weights, optimizer_state, restore_optimizer
 from tinylm_ablate.train import checkpoint
 from tinylm_ablate.train.batch_order import Order
-from tinylm_ablate.train.checkpoint import Checkpoint
 from tinylm_ablate.train.compile import compiled, worth_compiling
 from tinylm_ablate.train.devices import Environment, Share, agreed, share_weights, strategy, team, whole
-from tinylm_ablate.train.member import Member, OnPoint, OnRows, Start, Trained, nothing
+from tinylm_ablate.train.member import Checkpoint, Member, OnPoint, OnRows, Start, Trained, nothing
 from tinylm_ablate.train.module import TrainingModule
 from tinylm_ablate.train.record import Recorder
 from tinylm_ablate.train.stop import Stop

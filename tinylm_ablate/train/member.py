@@ -22,11 +22,33 @@ CURVE, EVENTS = "curve.jsonl", "events.jsonl"
 #: Takes new rows of the curve; True prunes the run.
 OnRows = Callable[[list[Row]], bool | None]
 
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run between two optimizer steps.
+
+    Attributes:
+        step: Optimizer steps done.
+        weights: By the names of the parameters.
+        kept: The optimizer's tensors: kind of state -> name of the parameter -> tensor.
+        counters: The optimizer's numbers.
+        recorder: The state of the recorder.
+        records: The content of the curve and of the events.
+    """
+
+    step: int
+    weights: Mapping[str, Tensor]
+    kept: Mapping[str, Mapping[str, Tensor]]
+    counters: dict[str, float]
+    recorder: dict[str, Any]
+    records: dict[str, str]
+
+
 #: Takes the weights that the model is used with, and the whole state, at a point.
-OnPoint = Callable[["Mapping[str, Tensor]", Any], None]
+OnPoint = Callable[["Mapping[str, Tensor]", Checkpoint], None]
 
 
-def nothing(weights: Mapping[str, Tensor], state: Any) -> None:
+def nothing(weights: Mapping[str, Tensor], state: Checkpoint) -> None:
     """Keep no model on the way."""
     del weights, state
 

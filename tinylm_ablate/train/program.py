@@ -21,7 +21,7 @@ from tinylm_ablate.arch.runs import one_by_one
 from tinylm_ablate.arch.stacking import decoder_over
 from tinylm_ablate.optimizer.apart import ApartOptimizers
 from tinylm_ablate.optimizer.stacked import Layout, StackedOptimizer
-from tinylm_ablate.train.checkpoint import Checkpoint
+from tinylm_ablate.train.member import Checkpoint
 
 if TYPE_CHECKING:
     from tinylm_ablate.settled import Settled

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tinylm_ablate.errors import RunFailed
 from tinylm_ablate.files import write_atomic
@@ -15,7 +15,7 @@ from tinylm_ablate.train.member import CURVE, EVENTS, Member, Row, Trained
 if TYPE_CHECKING:
     from tinylm_ablate.settled import Settled
     from tinylm_ablate.train.batch_order import Order
-    from tinylm_ablate.train.checkpoint import Checkpoint
+    from tinylm_ablate.train.member import Checkpoint
 
 #: Recent losses that a spike is compared with, and the fewest that allow a comparison.
 _RECENT, _LEAST_RECENT = 50, 20
@@ -54,17 +54,16 @@ class Recorder:
             name: [text] for name, text in restored.records.items()
         }  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name, lines in self._lines.items():
-            self._rewrite(name, lines[0], resumes=restored is not None)
+        self._streams = {name: self._anew(name, restored is not None) for name in self._lines}
 
-    def _rewrite(self, name: str, content: str, resumes: bool) -> None:
-        path = self.folder / name
-        found = path.read_bytes() if path.exists() else b""
-        if found == content.encode():
-            return
-        if resumes and not found.startswith(content.encode()):
+    def _anew(self, name: str, resumes: bool) -> TextIO:
+        """Write a file anew, as a file of its own, and open it: a worker that was replaced, and does not know that yet, has the
+        file before it open and writes into nothing."""
+        path, content = self.folder / name, self.records()[name]
+        if resumes and not (path.read_bytes() if path.exists() else b"").startswith(content.encode()):
             print(f"warning: {path} is damaged; it is restored from the checkpoint of step {self.step}", file=sys.stderr)
         write_atomic(path, content)
+        return path.open("a", encoding="utf-8")
 
     def state(self) -> dict[str, Any]:
         """What the next session of this run needs to continue the curve."""
@@ -128,15 +127,21 @@ class Recorder:
     def _append(self, name: str, entry: dict[str, Any]) -> None:
         line = json.dumps(entry) + "\n"
         self._lines[name].append(line)
-        with (self.folder / name).open("a", encoding="utf-8") as stream:
-            stream.write(line)
+        self._streams[name].write(line)
+        self._streams[name].flush()
 
     def result(self, runs: int = 1) -> Trained:
-        """The result of the finished run.
+        """The result of the finished run, with both files as they were written.
 
         Raises:
             RunFailed: All of its last steps were skipped.
         """
+        for name, content in self.records().items():
+            self._streams[name].close()
+            path = self.folder / name
+            if not path.exists() or path.read_bytes() != content.encode():
+                print(f"warning: {path} was changed by something else; it is written anew", file=sys.stderr)
+                write_atomic(path, content)
         if not self._tail:
             raise RunFailed(f"{self.skipped} steps were skipped, and none of the last was finite; see {self.folder / EVENTS}")
         loss = math.fsum(self._tail) / len(self._tail)

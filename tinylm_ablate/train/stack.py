@@ -24,9 +24,8 @@ from tinylm_ablate.errors import Interrupted, Pruned
 from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.train import checkpoint
 from tinylm_ablate.train.batch_order import Order, learning_rate
-from tinylm_ablate.train.checkpoint import Checkpoint
 from tinylm_ablate.train.compile import compiled, worth_compiling
-from tinylm_ablate.train.member import Member, Trained
+from tinylm_ablate.train.member import Checkpoint, Member, Trained
 from tinylm_ablate.train.program import Program
 from tinylm_ablate.train.record import Recorder, failure, finite
 from tinylm_ablate.train.stop import Stop
@@ -83,7 +82,7 @@ def run_memory(settled: Settled) -> int:
 
 def _stackable(settled: Settled) -> bool:
     train = settled.config.train
-    if settled.config.optimizer.name == "own":  # written for one run's parameters
+    if settled.config.optimizer.name == "own" or settled.shape.is_own:  # written for one run's parameters
         return False
     return train.devices == 1 and pick_device(train.device) in ("cpu", "cuda")
 

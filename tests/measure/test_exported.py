@@ -1,0 +1,87 @@
+"""Exported models: what quantizing costs, and what llama.cpp makes of them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gguf", reason="the extra gguf is not installed")
+
+from tests.helpers import TINY, run
+from tinylm_ablate.errors import ConfigError, UserError
+from tinylm_ablate.formats.huggingface import Model
+from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.measure.llama_speed import _llama_cpp, _own
+from tinylm_ablate.measure.quantized import QuantizedBitsPerByte
+from tinylm_ablate.measure.records import read_rows
+from tinylm_ablate.measure.registry import requested
+from tinylm_ablate.settle import settle
+
+#: Wide enough that every matrix fills blocks of 32.
+WIDE = ["arch.width=32", "arch.ffn_width=64", "arch.head_dim=16", "evaluate.quantized=[q8_0,q4_0]"]
+
+
+def test_bits_per_byte_of_what_comes_out(small_data: list[str]) -> None:
+    config = compose([*small_data, *TINY, *WIDE])
+    metrics, settled = run(config)["metrics"], settle(config)
+    itself = metrics["test/bits_per_byte/all"]
+    for kind in ("q8_0", "q4_0"):
+        added = metrics[f"quantized/{kind}/added/all"]
+        assert metrics[f"quantized/{kind}/bits_per_byte/all"] == pytest.approx(itself + added)
+        assert metrics[f"quantized/{kind}/added/all/standard_error"] > 0
+    assert abs(metrics["quantized/q8_0/added/all"]) < abs(metrics["quantized/q4_0/added/all"]) < 0.1 * itself
+    assert 0.99 < metrics["quantized/q4_0/share"] < 1  # all but the norms
+    assert metrics["quantized/q4_0/bytes"] < metrics["quantized/q8_0/bytes"]
+    requests = [request for request in requested(settled) if isinstance(request.measure, QuantizedBitsPerByte)]
+    rows = read_rows(settled.folder, requests[1].stem)
+    nats, before, size = (sum(row[key] for row in rows if row["language"] == "en") for key in ("nats", "nats_itself", "bytes"))
+    assert metrics["quantized/q4_0/added/en"] == pytest.approx((nats - before) / size / math.log(2))
+    assert not [path for path in settled.cache.iterdir() if path.name.startswith(".exported")]
+
+
+def test_blocks_that_are_not_exported_are_refused(small_data: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"evaluate\.quantized=\[q8_0\]: arch\.activations=2.* not exported"):
+        settle(compose([*small_data, *TINY, "arch.activations=2", "evaluate.quantized=[q8_0]"]))
+    with pytest.raises(ConfigError, match=r"evaluate\.quantized=\['q5_0'\]: allowed: a list of f16, q8_0, q4_0"):
+        settle(compose([*small_data, *TINY, "evaluate.quantized=[q5_0]"]))
+
+
+def test_a_missing_package_is_named_before_anything_is_spent(small_data: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    settled = settle(compose([*small_data, *TINY, "evaluate.decode.llama_cpp=[q8_0]"]))
+    find = __import__("importlib.util").util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "llama_cpp" else find(name))
+    with pytest.raises(UserError, match=r"evaluate\.decode\.llama_cpp: .*pip install 'tinylm-ablate\[llama-cpp\]'"):
+        requested(settled)
+
+
+def test_llama_cpp_continues_as_our_decoder_does(model: Any, vocabulary: Any, tmp_path: Path) -> None:
+    """The same greedy tokens from a file in single precision: another program's reading of what we export."""
+    pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
+    from tinylm_ablate.formats.gguf_export import export_gguf
+    from tinylm_ablate.formats.huggingface import save
+
+    vocabulary.tokenizer.save(str(tmp_path / "tokenizer.json"))
+    exported = Model(model.state_dict(), model.shape, tmp_path / "tokenizer.json", 64, vocabulary.end_of_text)
+    save(tmp_path / "model", exported)
+    export_gguf(tmp_path / "model.gguf", exported, "f32")
+    ours = _own(tmp_path / "model", 2, 2, 1)(12)
+    theirs = _llama_cpp(tmp_path / "model.gguf", 2, 2, 12, 1, False)
+    assert theirs(12) == ours
+    assert theirs(12) == ours  # its cache is empty again
+
+
+def test_speed_and_memory_stand_beside_our_own(small_data: list[str]) -> None:
+    pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
+    decode = ["evaluate.decode.batch=2", "evaluate.decode.new_tokens=8", "evaluate.decode.repeats=1"]
+    config = compose([*small_data, *TINY, *WIDE[:3], *decode, "evaluate.decode.llama_cpp=[q8_0]"])
+    metrics = run(config)["metrics"]
+    for place in ("decode/own", "decode/llama_cpp/q8_0"):
+        assert metrics[f"{place}/tokens_per_second"] > 0
+        assert metrics[f"{place}/memory"] > 1e5
+    (path,) = [path for path in (settle(config).cache / "decode").glob("*.json") if "q8_0" in path.read_text()]
+    stamp = path.stat().st_mtime_ns
+    assert run(compose([*small_data, *TINY, *WIDE[:3], *decode, "evaluate.decode.llama_cpp=[q8_0]", "seed=1"]))
+    assert path.stat().st_mtime_ns == stamp

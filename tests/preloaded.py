@@ -1,0 +1,19 @@
+"""What a command imports sooner or later; processes that tests start are forks of one that has imported this."""
+
+from tinylm_ablate.tracking.mlflow_client import prepare_environment
+from tinylm_ablate.train.lean import import_torchmetrics
+
+prepare_environment()  # before anything imports MLflow
+import_torchmetrics()  # before anything imports Lightning
+
+import hydra.main  # noqa: E402, F401
+import mlflow.store.tracking.sqlalchemy_store  # noqa: E402, F401
+import pandas  # noqa: E402, F401
+
+import tinylm_ablate.execute.perform  # noqa: E402
+import tinylm_ablate.execute.worker  # noqa: E402
+import tinylm_ablate.grid.sweeper  # noqa: E402
+import tinylm_ablate.modes  # noqa: E402
+import tinylm_ablate.rounds.next  # noqa: E402
+import tinylm_ablate.tasks.graph  # noqa: E402
+import tinylm_ablate.train.fit  # noqa: E402, F401

@@ -1,0 +1,133 @@
+"""Folders that move, commands from other folders, sessions by other packages, and records of other versions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.execute.outcomes import litter, outcome
+from tests.helpers import TINY, run, run_command
+from tinylm_ablate.errors import Pruned, UserError
+from tinylm_ablate.execute.perform import perform
+from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.measure.records import read_record
+from tinylm_ablate.settle import settle
+from tinylm_ablate.tasks.run import read_metrics
+
+#: A run that inherits from a parent, so that there is a folder that its own refers to.
+CHILD = [
+    *TINY, "train.tokens=1536", "train.log_every=1", "train.precision=fp32", "train.checkpoint_minutes=1e-9", "arch.depth=1",
+    "init=inherit", "init.parent_depth=3", "init.parent_width=32", "init.parent_ffn_width=48", "init.keep_first=1",
+    "init.keep_last=0",
+]  # fmt: skip
+
+
+def stopped(words: list[str], step: int = 7) -> Path:
+    """The folder of a run that was stopped in training, as a signal would stop it."""
+    config = compose(words)
+    settled = settle(config)
+    with pytest.raises(Pruned):
+        perform([("the run", settled)], config, watch=lambda row: row["step"] == step, quiet=True)
+    assert list((settled.folder / "checkpoint").glob("step-*")) and not (settled.folder / "metrics.json").exists()
+    return settled.folder
+
+
+@pytest.fixture(scope="module")
+def whole(small_data: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed run and its parent."""
+    runs = tmp_path_factory.mktemp("whole") / "runs"
+    run(compose([*CHILD, *small_data, f"runs_dir={runs}"]))
+    return runs
+
+
+def test_a_run_resumes_where_its_folder_was_moved_to(
+    whole: Path, small_data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a command of another working directory, with the text elsewhere, too."""
+    (text,) = [word.partition("=")[2] for word in small_data if word.startswith("data.path=")]
+    others = [word for word in small_data if not word.startswith("data.path=")]
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    shutil.copy(text, one / "text.jsonl")
+    monkeypatch.chdir(one)
+    identity = stopped([*CHILD, *others, "data.path=text.jsonl", "runs_dir=runs"]).name
+    (one / "runs").rename(two / "moved")
+    (one / "text.jsonl").rename(two / "renamed.jsonl")
+    ended = run_command(*CHILD, *others, f"data.path={two}/renamed.jsonl", "runs_dir=two/moved", folder=tmp_path)
+    assert ended.code == 0 and identity in {path.name for path in (two / "moved").iterdir()}, ended.text
+    assert not (one / "runs").exists() and not (tmp_path / "runs").exists()
+    assert outcome(two / "moved") == outcome(whole)
+    assert not litter(two / "moved")
+    # Finished and moved once more: nothing is left to do for a run, a grid, or the status.
+    (two / "moved").rename(tmp_path / "last")
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "last").glob("*/*.json")}
+    arguments = [*CHILD, *others, f"data.path={two}/renamed.jsonl", f"runs_dir={tmp_path}/last"]
+    assert "already finished" in run_command(*arguments, folder=one).out
+    grid = run_command("-m", *arguments, "seed=0", folder=two)
+    assert grid.code == 0 and "1 skipped" in grid.err, grid.text
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_a_session_with_another_package_is_reported_and_both_are_listed(
+    whole: Path, small_data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*CHILD, *small_data, f"runs_dir={tmp_path}/runs"]
+    folder = stopped(words)
+    before = json.loads((folder / "provenance.json").read_text())
+    present = before["packages"]["torch"]
+    assert "earlier" not in before
+    before["packages"]["torch"] = "2.0.1"  # as a session with that version would have left it
+    before["machine"]["processor"] = "Z80"
+    (folder / "provenance.json").write_text(json.dumps(before))
+    capsys.readouterr()
+    run(compose(words))
+    told = capsys.readouterr().err
+    assert f"torch {present} (it was 2.0.1)" in told and "(it was Z80)" in told and "provenance.json lists both" in told
+    for kept in (json.loads((folder / "provenance.json").read_text()), read_metrics(folder)["provenance"]):
+        assert kept["packages"]["torch"] == present
+        (earlier,) = kept["earlier"]
+        assert (earlier["packages"]["torch"], earlier["machine"]["processor"]) == ("2.0.1", "Z80")
+    assert outcome(tmp_path / "runs") == outcome(whole)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"packages": 5, "machine": []}'])
+def test_a_damaged_provenance_stops_no_run(content: str, whole: Path, small_data: list[str], tmp_path: Path) -> None:
+    words = [*CHILD, *small_data, f"runs_dir={tmp_path}/runs"]
+    shutil.copytree(whole, tmp_path / "runs")
+    folder = settle(compose(words)).folder
+    shutil.rmtree(folder)
+    stopped(words, step=11)
+    (folder / "provenance.json").write_text(content)
+    run(compose(words))
+    assert json.loads((folder / "provenance.json").read_text())["earlier"] == [None]
+    assert outcome(tmp_path / "runs") == outcome(whole)
+
+
+def edited(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_record_of_another_version_is_refused_in_words(whole: Path, small_data: list[str], tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(whole, runs)
+    words = [*CHILD, *small_data, f"runs_dir={runs}"]
+    folder = settle(compose(words)).folder
+    edited(folder / "metrics.json", schema=1)
+    for command in (words, ["-m", *words, "seed=0"], ["mode=evaluate", *words]):
+        ended = run_command(*command)
+        assert ended.code == 2 and "Traceback" not in ended.err, ended.text
+        assert f"{folder}/metrics.json: a record of schema 1, and this version reads 2" in ended.err
+    edited(folder / "metrics.json", schema=2)
+    (measure,) = folder.glob("measures/bits_per_byte.*.json")
+    edited(measure, schema=0)
+    ended = run_command(*words)
+    assert ended.code == 2 and f"{measure}: a record of schema 0, and this version reads 1" in ended.err, ended.text
+    with pytest.raises(UserError, match="remove it, and it is measured again"):
+        read_record(folder, measure.stem)
+    measure.unlink()
+    assert run_command(*words).code == 0 and outcome(runs) == outcome(whole)

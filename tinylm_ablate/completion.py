@@ -1,0 +1,46 @@
+"""Completion in a shell: Hydra knows the settings; the verbs and ``python -m tinylm_ablate`` are ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from tinylm_ablate.arguments import MULTIRUN, VERBS
+
+#: For bash, and for zsh after ``bashcompinit``; python completes as before where it starts something else.
+SCRIPT = """\
+_tinylm_ablate() {
+    local words=($COMP_LINE) start=tinylm-ablate
+    if [ "${words[0]}" != tinylm-ablate ]; then
+        [ "${words[1]} ${words[2]}" = "-m tinylm_ablate" ] || return
+        start="${words[0]} -m tinylm_ablate"
+    fi
+    local found=$(COMP_LINE="$COMP_LINE" COMP_POINT=$COMP_POINT $start -sc query=bash 2>/dev/null)
+    COMPREPLY=($(compgen -o nospace -o default -W "$found" -- "${COMP_LINE##* }"))
+}
+COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
+complete -o nospace -o default -F _tinylm_ablate tinylm-ablate python python3
+"""
+
+
+def completes(arguments: Sequence[str]) -> bool:
+    """Whether the arguments request completion; prints what is ours.
+
+    Before Hydra answers a query, what it does not know is taken out of the line: the verb, ``-m``, and how we were started.
+    """
+    if not {"-sc", "--shell-completion"} & set(arguments):
+        return False
+    if "install=bash" in arguments:
+        print(SCRIPT, end="")
+        return True
+    if "query=bash" in arguments:
+        line = os.environ.get("COMP_LINE", "")
+        words = line.split(" ")
+        words = words[3:] if words[1:3] == ["-m", "tinylm_ablate"] else words[1:]
+        if len(words) == 1 and "=" not in words[0]:
+            print("\n".join(verb for verb in VERBS if verb.startswith(words[0])))
+        if len(words) > 1 and words[0] in VERBS:
+            words = words[1:]
+        line = " ".join(["tinylm-ablate", *(word for word in words if word not in MULTIRUN)])
+        os.environ |= {"COMP_LINE": line, "COMP_POINT": str(len(line))}
+    return False

@@ -1,0 +1,131 @@
+"""What a plan knows about the text: how much there is, how often a budget passes over it, and what was left out of it."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tinylm_ablate.data.corpus import open_corpus, passed_over, passed_over_lines
+from tinylm_ablate.data.corpus_summary import MANY_PASSES, fate
+from tinylm_ablate.data.integrity import read_sealed
+from tinylm_ablate.data.sources import open_source
+from tinylm_ablate.data.text_sets import TEXT_SETS
+from tinylm_ablate.settled import Settled
+
+#: Bytes of text per token: one for a vocabulary of bytes, and about half a byte more for each doubling, up to this.
+_MOST_BYTES_PER_TOKEN = 4.5
+
+
+def bytes_per_token(vocab_size: int) -> float:
+    """Estimated bytes of text per token of such a vocabulary."""
+    return min(_MOST_BYTES_PER_TOKEN, 1 + 0.52 * max(0.0, math.log2(vocab_size / 257)))
+
+
+def corpus_summary(settled: Settled) -> dict[str, Any] | None:
+    """The summary of a text that has been read; None before."""
+    return _sealed(settled.cache / "text" / settled.text / "corpus.json")
+
+
+def _sealed(path: Path) -> dict[str, Any] | None:
+    """``read_sealed``, once while the file stays as it is: all cells of a grid ask for the same."""
+    try:
+        return _read(path, path.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=256)
+def _read(path: Path, version: int) -> dict[str, Any] | None:
+    del version
+    return read_sealed(path)
+
+
+def shard_bytes(settled: Settled) -> int | None:
+    """About how large the token shards are that a run would have to make; 0 where they exist, None for an unread text."""
+    if (settled.shards / "shards.json").exists():
+        return 0
+    corpus = corpus_summary(settled)
+    if corpus is None:
+        return None
+    size = sum(sum(counts.values()) for counts in corpus["bytes"].values())
+    return round(size / bytes_per_token(settled.shape.vocab_size)) * (2 if settled.shape.vocab_size <= 2**16 else 4)
+
+
+def training_tokens(settled: Settled) -> int | None:
+    """Tokens of the training split, counted or estimated; None where not even the size of the text is known."""
+    shards = _sealed(settled.shards / "shards.json")
+    if shards is not None:
+        return int(shards["tokens"]["train"])
+    corpus, data = corpus_summary(settled), settled.config.data
+    if corpus is not None:
+        size: float = sum(corpus["bytes"]["train"].values())
+    else:
+        estimate = open_source(data, settled.cache).bytes_estimate()
+        if estimate is None or data.max_documents is not None:
+            return None
+        size = estimate * (1 - data.validation_share - data.test_share)
+    return max(1, round(size / bytes_per_token(settled.shape.vocab_size)))
+
+
+def passes(settled: Settled) -> float | None:
+    """How often the run's budget passes over its training text; None where its size is unknown."""
+    tokens = training_tokens(settled)
+    return None if tokens is None else settled.tokens / tokens
+
+
+def text_lines(runs: Sequence[Settled], read_text: bool) -> list[str]:
+    """What there is of each text of some runs, and which runs pass over it too often.
+
+    Args:
+        runs: The runs.
+        read_text: Whether the user's own text is read and checked where that has not been done (``plan.read_text``); the run
+            would do the same, and finds it done.
+
+    Raises:
+        UserError: The user's text cannot be read.
+    """
+    lines = []
+    for text in dict.fromkeys(run.text for run in runs):
+        own = [run for run in runs if run.text == text]
+        data = own[0].config.data
+        if read_text and data.source not in TEXT_SETS and corpus_summary(own[0]) is None:
+            open_corpus(data, own[0].cache)
+        lines += _about(own[0])
+        counts = [count for run in own if (count := passes(run)) is not None]
+        if not counts:
+            lines.append("  passes over it: unknown before it is read")
+            continue
+        span = (
+            f"{min(counts):.2g}" if f"{min(counts):.2g}" == f"{max(counts):.2g}" else f"{min(counts):.2g} to {max(counts):.2g}"
+        )
+        lines.append(f"  passes over its training tokens: {span}")
+        many = sum(count > MANY_PASSES for count in counts)
+        if many:
+            lines.append(
+                f"  note: {many} of {len(counts)} runs pass over it more than {MANY_PASSES:g} times, and what is repeated more "
+                "often teaches less; more text, or a smaller budget"
+            )
+    return lines
+
+
+def _about(run: Settled) -> list[str]:
+    """Documents, languages and bytes of a text, and files that were left out of it."""
+    data, corpus = run.config.data, corpus_summary(run)
+    tokens = training_tokens(run)
+    size = f"about {tokens / 1e6:,.1f}M training tokens" if tokens is not None else "of unknown size"
+    name = data.path or data.name or data.source
+    if corpus is None:
+        description = open_source(data, run.cache).description()
+        return [f"text: {name}, not built yet, {size}", *passed_over_lines(passed_over(description))]
+    kept = sum(sum(counts.values()) for counts in corpus["documents"].values())
+    languages = sorted({language for counts in corpus["bytes"].values() for language in counts})
+    sizes = {language: sum(counts.get(language, 0) for counts in corpus["bytes"].values()) for language in languages}
+    shares = ", ".join(f"{language} {size / 1e6:,.1f} MB" for language, size in sizes.items())
+    return [
+        f"text: {name}, {size} ({shares})",
+        f"  {corpus['read']:,} documents read, {kept:,} kept ({fate(corpus)})",
+        *(f"  {line}" for line in passed_over_lines(passed_over(corpus["sources"]))),
+    ]
