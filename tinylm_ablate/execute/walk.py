@@ -252,6 +252,8 @@ class Walk:
     def _ended(self, states: Sequence[State]) -> list[Exception | None]:
         """Do tasks; what ended each, or None where it is done."""
         tasks = [state.task for state in states]
+        if not tasks:
+            return []
         progress.begin(f"{tasks[0].name} and {len(tasks) - 1} more" if len(tasks) > 1 else tasks[0].name)
         try:
             if len(tasks) > 1:
