@@ -82,6 +82,8 @@ EMPTY = {"data.weights", "init.own", "optimizer.own", "optimizer.own_schedule"}
 VALUES: dict[str, list[Any]] = {
     "arch.head_dim": [4, 8],
     "arch.kv_heads": [1, "heads/2"],
+    "arch.own_attention": [_PART],
+    "arch.own_ffn": [_PART],
     "arch.parameters": [400_000],
     "arch.qk_norm": [True],
     "arch.qkv_bias": [True],

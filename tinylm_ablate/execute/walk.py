@@ -11,6 +11,7 @@ import threading
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
+from tinylm_ablate import progress
 from tinylm_ablate.disk import in_words
 from tinylm_ablate.errors import Busy, DiskError, Interrupted
 from tinylm_ablate.execute.leases import LOOK_SECONDS, Holder, Lease, Leases
@@ -251,6 +252,7 @@ class Walk:
     def _ended(self, states: Sequence[State]) -> list[Exception | None]:
         """Do tasks; what ended each, or None where it is done."""
         tasks = [state.task for state in states]
+        progress.begin(f"{tasks[0].name} and {len(tasks) - 1} more" if len(tasks) > 1 else tasks[0].name)
         try:
             if len(tasks) > 1:
                 self._say(f"stack  {len(tasks)} runs as one program")
