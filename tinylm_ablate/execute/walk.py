@@ -207,9 +207,9 @@ class Walk:
             for state in pending:
                 self._say(f"start  {state.task.name}")
             for number in range(1, self.retries + 2):
-                pending = self._attempt(pending, number, held)
-                if not pending:
+                if not pending:  # other workers did them all meanwhile, or this one the last of them
                     break
+                pending = self._attempt(pending, number, held)
         return started
 
     def _attempt(self, states: Sequence[State], number: int, held: Mapping[str, Lease]) -> list[State]:
