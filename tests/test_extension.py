@@ -191,19 +191,19 @@ def test_a_block_computes_what_its_class_says(place: Path) -> None:
 
 def test_a_model_with_a_block_is_read_back_and_imports_nothing(place: Path, tmp_path: Path) -> None:
     from tinylm_ablate.arch.decoder import Decoder
-    from tinylm_ablate.formats.huggingface import _write as write
-    from tinylm_ablate.formats.huggingface import export, load_model
+    from tinylm_ablate.formats.huggingface import Model, export, load_model, save
     from tinylm_ablate.init.random import initialize
 
     settled = settle(config(place))
     decoder = Decoder(settled.shape)
     initialize(decoder, settled.config.init, 0)
-    write(tmp_path / "model", decoder.state_dict(), settled.shape, None, 32, None)
+    model = Model(decoder.state_dict(), settled.shape, None, 32, None)
+    save(tmp_path / "model", model)
     back = load_model(tmp_path / "model")
     assert back.shape == settled.shape
     assert all(torch.equal(value, back.state_dict()[name]) for name, value in decoder.state_dict().items())
     with pytest.raises(UserError, match=r"arch\.own_attention, arch\.own_ffn: no other program knows blocks of your own"):
-        export(tmp_path / "exported", decoder.state_dict(), settled.shape, None, 32, None)
+        export(tmp_path / "exported", model)
     sys.modules.pop("mine")
     with pytest.raises(UserError, match=r"own_attention is .* allowed: a class whose module is imported"):
         load_model(tmp_path / "model")

@@ -858,8 +858,7 @@ def register() -> None:
 
 def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Every value of a config with its dotted key and the metadata of its field, depth first."""
-    kind: Hashable = type(config)
-    for name, rule in _rules(kind):
+    for name, rule in _rules(type(config)):  # type: ignore[arg-type]
         value = getattr(config, name)
         key = f"{prefix}{name}"
         if hasattr(type(value), "__dataclass_fields__"):

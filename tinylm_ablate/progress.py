@@ -12,6 +12,7 @@ from typing import Any
 
 _mode = "auto"
 _live: Path | None = None
+_task = ""
 
 #: Seconds between two writes of a bar's state.
 _WRITE_SECONDS = 1.0
@@ -21,6 +22,12 @@ def configure(mode: str) -> None:
     """Choose when bars are drawn: "on", "off", or "auto", which asks whether standard error is a terminal."""
     global _mode
     _mode = mode
+
+
+def begin(task: str) -> None:
+    """Name the task that the bars from now on belong to."""
+    global _task
+    _task = task
 
 
 def report_to(path: Path | None) -> None:
@@ -79,11 +86,13 @@ class _Written:
             rate = (self._count - self._marked) / (now - self._written)
             self._marked, self._written = self._count, now
             state = {
-                "pid": os.getpid(), "what": self._description, "count": self._count, "total": self._total, "rate": rate,
-                "unit": self._unit,
+                "pid": os.getpid(), "task": _task, "what": self._description, "count": self._count, "total": self._total,
+                "rate": rate, "unit": self._unit,
             }  # fmt: skip
+            unfinished = self._path.with_suffix(".part")
             try:
-                self._path.write_text(json.dumps(state))
+                unfinished.write_text(json.dumps(state))
+                unfinished.replace(self._path)  # whoever looks sees one state or the other
             except OSError:  # the folder is away for a moment, or the command has ended
                 return
 

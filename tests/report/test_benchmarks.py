@@ -8,15 +8,16 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from tinylm_ablate.report.arms import evidence
-from tinylm_ablate.report.frames import read_runs
 
+from tinylm_ablate.frames.arms import evidence
+from tinylm_ablate.frames.folders import read_runs
 from tinylm_ablate.measure.benchmarks import column_of
 from tinylm_ablate.measure.harness import LISTS
 from tinylm_ablate.report.blocks import Table
 from tinylm_ablate.report.markdown import render
 from tinylm_ablate.report.page import experiment_page
 from tinylm_ablate.report.reference_data import read_reference, write_reference
+from tinylm_ablate.science.evidence import settings
 
 
 def score(runs: Any, identity: str, start: float) -> None:
@@ -89,3 +90,15 @@ def test_scores_of_other_models_are_kept_where_a_page_shows_them(scored: Any, tm
     back = read_reference(tmp_path / "reference")
     assert back.rows["models"]["name"].tolist() == ["Owner/Other"]
     assert "benchmarks" not in back.rows
+
+
+def test_bigrams_of_different_budgets_set_no_arms_apart(runs: Any) -> None:
+    """An arm of two rounds has more tokens, and its table of bigrams is counted on as many."""
+    cells = {}
+    for rounds, tokens in ((1, 100), (2, 150)):
+        identity = runs.add(f"rounds {rounds}", 0, 2.5)
+        runs.measure(identity, "bigrams", {"test/bigrams/bits_per_byte/all": 3.0}, max_bytes=100000, tokens=tokens)
+        cells[identity] = {"arm": f"rounds_{rounds}"}
+    runs.grid("rounds", cells)
+    (setting,) = settings(evidence(read_runs(runs.folder))["rounds"])
+    assert setting.arms == ["rounds_1", "rounds_2"]

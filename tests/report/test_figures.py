@@ -55,6 +55,8 @@ def test_every_figure_is_drawn_the_same_each_time_and_none_without_data(name):
     measure = {"loss": "loss", "picture": "effect"}.get(name, BITS)
     by = BY.get(name, ["arch.depth"])
     kind = FIGURES[name]
+    if name == "along":
+        data = data.assign(metric=BITS, value=data[BITS])
     if name == "picture":
         data["paper"] = "+1.00"
     chart = kind.draw(data, by, measure)
@@ -120,3 +122,22 @@ def test_arms_without_a_label_get_one_from_what_tells_them_apart():
     data = frame().drop(columns="arm")
     spec = specification(figures.arms(data, ["arch.depth", "x"], BITS))
     assert spec["layer"][2]["data"]["values"][0]["arm"] == "9, 0.9"
+
+
+def test_along_a_run_each_arm_has_a_band_over_its_seeds() -> None:
+    """A panel for each measure that is a mean over languages, or a benchmark, the page's measure first."""
+    metrics = ["test/cloze/all", BITS, "test/bits_per_byte/en", "benchmarks/letters/acc", "validation/bits_per_byte/all"]
+    rows = [
+        {"identity": f"{arm}{seed}", "arm": arm, "seed": seed, "tokens": tokens, "metric": metric, "value": tokens / 100 + seed}
+        for arm in "ab"
+        for seed in range(3)
+        for tokens in (100, 200)
+        for metric in metrics
+    ]
+    chart = figures.along(pd.DataFrame(rows), [], BITS)
+    assert chart is not None
+    panels = specification(chart)["concat"]
+    assert len(panels) == 3
+    drawn = pd.DataFrame(panels[0]["data"]["values"]).query("arm == 'a'").sort_values("tokens")
+    assert drawn[["low", "mean", "high"]].to_numpy().tolist() == [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]
+    assert figures.along(pd.DataFrame(rows[:0], columns=list(rows[0])), [], BITS) is None

@@ -145,9 +145,11 @@ def test_what_a_user_wrote_stays_text(runs, tmp_path):
     assert all((attrs["src"] or "").startswith("figures/") for tag, attrs in shown.elements if tag == "img")
 
 
-def test_the_page_asks_for_nothing_over_the_network(made):
+def test_the_page_asks_for_nothing_over_the_network(runs, tmp_path):
+    runs.depths(DEPTHS)
+    assert report(runs, tmp_path / "results") == 0
     page = _Page()
-    page.feed((made[1] / "index.html").read_text())
+    page.feed((tmp_path / "results" / "index.html").read_text())
     assert not [attrs for tag, attrs in page.elements if tag in ("link", "img") or (tag == "script" and "src" in attrs)]
     policy = next(attrs["content"] for tag, attrs in page.elements if tag == "meta" and "http-equiv" in attrs)
     assert policy is not None and policy.startswith("default-src 'none'")

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from tinylm_ablate.report.frames import read_runs
 
 from tests.helpers import TINY, run, run_command
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.execute.cost import cost
+from tinylm_ablate.frames.folders import read_runs
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.settle import settle
 

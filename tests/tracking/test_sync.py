@@ -325,7 +325,9 @@ def test_mlflow_is_not_imported_before_it_is_used():
 
 def sync_alone(settings: TrackingConfig, runs: Path) -> None:
     """Sync, in a process of its own."""
-    sys.exit(bool(sync(settings, runs).problems))
+    report = sync(settings, runs)
+    print(report)
+    sys.exit(bool(report.problems))
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ class Live:
         self._thread: threading.Thread | None = None
         self._screen: Any = None
         self._done: set[str] = set()
+        self._reached = 0.0
 
     def __enter__(self) -> Live:
         if self.mode == "off" or not self.walk.waiting():
@@ -82,7 +83,9 @@ class Live:
             total = state.get("total")
             share = f"{state['count'] / total:5.0%}" if total else "     "
             left = f", {duration((total - state['count']) / state['rate'])} left" if total and state["rate"] else ""
-            yield f"  {state['pid']:>7} {share} {state['what'][:28]:<28} {state['rate']:,.0f} {state['unit']}/s{left}"
+            task, what = str(state.get("task", "")), str(state["what"])
+            name = f"{task}: {what}" if task else what
+            yield f"  {state['pid']:>7} {share} {name[:56]:<56} {state['rate']:,.0f} {state['unit']}/s{left}"
 
     def whole(self) -> str:
         """One line for all tasks."""
@@ -108,7 +111,8 @@ class Live:
             for state in self._states()
             if state.get("total") and state["unit"] == "tok"
         )
-        done = total - rest + min(begun, rest)
+        # A worker between two tasks shows nothing for a moment, which takes back no work.
+        self._reached = done = max(self._reached, total - rest + min(begun, rest))
         passed = time.monotonic() - self._begin
         return None if not all_tasks or done < 0.01 * total else (total - done) * passed / done
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
+from tinylm_ablate import progress
 from tinylm_ablate.disk import in_words
 from tinylm_ablate.errors import Busy, DiskError, Interrupted
 from tinylm_ablate.execute.leases import LOOK_SECONDS, Holder, Lease, Leases
@@ -208,9 +209,9 @@ class Walk:
             for state in pending:
                 self._say(f"start  {state.task.name}")
             for number in range(1, self.retries + 2):
-                pending = self._attempt(pending, number, held)
-                if not pending:
+                if not pending:  # other workers did them all meanwhile, or this one the last of them
                     break
+                pending = self._attempt(pending, number, held)
         return started
 
     def _attempt(self, states: Sequence[State], number: int, held: Mapping[str, Lease]) -> list[State]:
@@ -253,6 +254,7 @@ class Walk:
     def _ended(self, states: Sequence[State]) -> list[Exception | None]:
         """Do tasks; what ended each, or None where it is done."""
         tasks = [state.task for state in states]
+        progress.begin(f"{tasks[0].name} and {len(tasks) - 1} more" if len(tasks) > 1 else tasks[0].name)
         try:
             if len(tasks) > 1:
                 self._say(f"stack  {len(tasks)} {tasks[0].plural} as one program")

@@ -54,8 +54,9 @@ _ABOUT = re.compile(r"/(standard_error|documents|bytes|questions|tokens|shots|re
 #: Points kept of a loss curve: more than a figure of this width shows.
 POINTS = 64
 
-#: Settings that say which of several records of a measure one is.
-_WHICH = ("task", "shipped", "weights")
+#: Settings that set no runs apart: which of several records of a measure one is; and the tokens of bigrams follow the budget.
+_WHICH = ("task", "shipped", "weights", "tokens")
+
 #: Columns of the measures whose items are kept: of the test split, to compare runs item by item.
 _ITEMS = {
     "bits_per_byte": ["split", "language", "document", "nats", "bytes"],

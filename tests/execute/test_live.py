@@ -1,0 +1,53 @@
+"""What a command shows of its workers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import TINY
+from tinylm_ablate import progress
+from tinylm_ablate.execute.leases import Leases
+from tinylm_ablate.execute.live import Live
+from tinylm_ablate.execute.walk import Walk
+from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.settle import settle
+from tinylm_ablate.tasks.graph import Graph
+from tinylm_ablate.tracking import follow
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Live]:
+    run = settle(compose([*TINY, f"runs_dir={tmp_path / 'runs'}"]))
+    walk = Walk(Graph([("the run", run)]).tasks, Leases(tmp_path / "runs", 60), follow(run.config.tracking, tmp_path / "runs"))
+    yield Live(walk, tmp_path, "order", "off")
+    progress.report_to(None)
+    progress.begin("")
+
+
+def test_a_worker_is_shown_with_its_task_and_never_half_written(
+    live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_WRITE_SECONDS", 0.0)
+    progress.report_to(tmp_path / "order.1.live")
+    progress.begin("arch.depth=9 seed=1")
+    with progress.bar(total=512, description="train", unit="tok") as bar:
+        for _ in range(4):
+            bar.update(64)
+            assert json.loads((tmp_path / "order.1.live").read_text())["task"] == "arch.depth=9 seed=1"
+        (line,) = live.workers()
+        assert "50% arch.depth=9 seed=1: train" in line and "tok/s" in line
+    assert list(live.workers()) == [] and not list(tmp_path.glob("order*"))
+
+
+def test_a_worker_between_two_tasks_takes_back_no_progress(live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_WRITE_SECONDS", 0.0)
+    progress.report_to(tmp_path / "order.1.live")
+    with progress.bar(total=512, description="train", unit="tok") as bar:
+        bar.update(256)
+        assert "left" in live.whole()
+        reached = live._reached
+    assert reached >= 256 and "left" in live.whole() and live._reached == reached
