@@ -116,6 +116,7 @@ class Composer:
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self.loader, self.master = cast(ConfigLoaderImpl, loader), master
         self._chosen: dict[tuple[str, ...], DictConfig] = {}
+        self._groups: dict[str, bool] = {}
         self._parsed: dict[str, tuple[Override, bool]] = {}
         self._bases: dict[tuple[str, ...], Config | None] = {}
         self._alone: dict[tuple[tuple[str, ...], str], DictConfig | None] = {}
@@ -197,7 +198,10 @@ class Composer:
         return config
 
     def _is_group(self, override: Override) -> bool:
-        exists = self.loader.repository.group_exists(override.key_or_group)
+        key = override.key_or_group
+        if key not in self._groups:  # a look at the disk
+            self._groups[key] = self.loader.repository.group_exists(key)
+        exists = self._groups[key]
         return override.package is not None or (exists and not isinstance(override.value(), dict))
 
 
