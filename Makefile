@@ -2,7 +2,7 @@
 # Works with GNU make 3.81 (macOS) and later.
 
 # The first of these that is a Python we support; a stub that does not start is passed over.
-PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 # More arguments for the installation of torch, which comes first: the choice of another build (see constraints.txt).
 TORCH_ARGS ?=
@@ -36,7 +36,7 @@ setup: $(STAMP) ## make the virtual environment and install the pinned dependenc
 
 # torch comes first and alone, so that the build that is chosen for it is the one that everything else is resolved with.
 $(STAMP): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or 3.12; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11, 3.12 or 3.13; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "$(PYTHON) -m venv $(VENV)"; $(PYTHON) -m venv --clear "$(VENV)"; }
 	$(BIN)/python -m pip install -c constraints.txt $(TORCH_ARGS) "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'

@@ -50,7 +50,7 @@ def _first_step(tracking: str) -> float:
 
 def _imports(least: float = 0.4) -> dict[str, float]:
     """Modules that take long to import, what they import included, seconds by ``-X importtime``."""
-    code = "from tinylm_ablate.train.lean import import_torchmetrics as first; first(); import tinylm_ablate.train.fit"
+    code = "from tinylm_ablate.train.lean import import_lightning as first; first(); import tinylm_ablate.train.fit"
     done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True)
     rows = [line.split("|") for line in done.stderr.splitlines() if line.count("|") == 2 and "[us]" not in line]
     long = {name.strip(): round(int(total) / 1e6, 2) for _, total, name in rows if int(total) > least * 1e6}

@@ -1,10 +1,10 @@
 """What a command imports sooner or later; processes that tests start are forks of one that has imported this."""
 
 from tinylm_ablate.tracking.mlflow_client import prepare_environment
-from tinylm_ablate.train.lean import import_torchmetrics
+from tinylm_ablate.train.lean import import_lightning
 
 prepare_environment()  # before anything imports MLflow
-import_torchmetrics()  # before anything imports Lightning
+import_lightning()  # before anything imports Lightning
 
 import hydra.main  # noqa: E402, F401
 import mlflow.store.tracking.sqlalchemy_store  # noqa: E402, F401

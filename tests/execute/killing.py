@@ -116,13 +116,16 @@ def wait(process: int) -> int:
 
 
 def at_random(spec: dict[str, Any]) -> dict[str, int]:
-    """An undisturbed grid in ``whole``, then the same with workers that are killed and started again in ``runs``."""
-    draw = random.Random(spec["seed"])
-    codes = {"undisturbed": wait(start("undisturbed", [*spec["arguments"], "runs_dir=whole"]))}
-    arguments = [*spec["arguments"], "runs_dir=runs"]
+    """An undisturbed grid in ``whole``, then the same with workers that are killed and started again in ``runs``.
+
+    The lists in ``spec["in_turn"]`` are added to the arguments of one life after another; the first to those of ``whole``.
+    """
+    draw, in_turn = random.Random(spec["seed"]), spec.get("in_turn", [[]])
+    codes = {"undisturbed": wait(start("undisturbed", [*spec["arguments"], *in_turn[0], "runs_dir=whole"]))}
     alive: dict[int, str] = {}
 
     def begin(place: int, life: int) -> None:
+        arguments = [*spec["arguments"], *in_turn[(place + life + 1) % len(in_turn)], "runs_dir=runs"]
         alive[start(f"worker-{place}-{life}", arguments, spec["apart"])] = f"worker-{place}-{life}"
 
     for place in range(spec["workers"]):

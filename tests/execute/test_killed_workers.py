@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,21 +19,45 @@ EVERYTHING = [
     "init.parent_ffn_width=48", "init.keep_first=1", "init.keep_last=1", "rounds=two", "rounds.parts=2", "rounds.rule=loss",
     "rounds.forgetting=true", "train.checkpoint_minutes=1e-9", "train.log_every=1", "evaluate.layer_skip=1",
 ]  # fmt: skip
+STACKED = ["scores", "losses", "run", "measure"]
+DECAYS = ["0.1", "0.5"]
 KINDS = ["text", "tokenizer", "shards", "scores", "losses", "run", "measure"]
 
 
+def assert_same(found: dict[str, dict[str, Any]], expected: dict[str, dict[str, Any]]) -> None:
+    """Training to the bit; what is measured of a run in other company, within rounding."""
+    assert found.keys() == expected.keys()
+    for identity, files in expected.items():
+        assert found[identity].keys() == files.keys()
+        for name, value in files.items():
+            if isinstance(value, dict) and name != "metrics":
+                assert found[identity][name] == pytest.approx(value, abs=1e-4), (identity, name)
+            elif not name.endswith(".parquet") or name == "batch_losses.parquet":
+                assert found[identity][name] == value, (identity, name)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("apart", [False, True], ids=["one machine", "machines without locks"])
+@pytest.mark.parametrize(
+    ("apart", "stacks"),
+    [(False, [1]), (True, [1]), (False, [1, 3, 2])],
+    ids=["one machine", "machines without locks", "stacks"],
+)
 def test_workers_killed_at_random_end_with_the_results_of_an_undisturbed_grid(
-    apart: bool, small_data: list[str], tmp_path: Path
+    apart: bool, stacks: list[int], small_data: list[str], tmp_path: Path
 ) -> None:
+    """With stacks, a run that was killed resumes alone, or in a stack of other runs."""
     arguments = ["-m", *TINY, *small_data, *CELLS, f"cache_dir={tmp_path / 'cache'}", "grid.lease_seconds=2"]
+    in_turn = [[f"train.stack={size}"] for size in stacks]
     codes = disturbed(
-        tmp_path, what="at_random", seed=7 + apart, workers=3, kills=5, pause=[0.2, 2.0], apart=apart, arguments=arguments
-    )
+        tmp_path, what="at_random", seed=7 + apart, workers=3, kills=5, pause=[0.2, 2.0], apart=apart, in_turn=in_turn,
+        arguments=arguments,
+    )  # fmt: skip
     assert set(codes.values()) == {0}, logs(tmp_path)
     whole, runs = outcome(tmp_path / "whole"), outcome(tmp_path / "runs")
-    assert len(whole) == 6 and runs == whole
+    assert len(whole) == 6
+    assert_same(runs, whole)
+    if len(stacks) == 1:
+        assert runs == whole
     for files in runs.values():
         assert [row["step"] for row in files["curve"]] == list(range(1, 76)), "two trainings wrote to one curve"
     told = [path.read_text() for path in sorted(tmp_path.glob("worker-*.log"))]
@@ -44,13 +69,25 @@ def test_workers_killed_at_random_end_with_the_results_of_an_undisturbed_grid(
 
 
 @pytest.mark.slow
-def test_a_worker_killed_in_each_kind_of_task_is_replaced(small_data: list[str], tmp_path: Path) -> None:
-    arguments = ["-m", *TINY, *small_data, *EVERYTHING, "seed=0"]
-    places = [[f"runs_dir={name}", f"cache_dir={name}-cache"] for name in ("whole", "runs")]
-    codes = disturbed(tmp_path, what="in_each_kind", kinds=KINDS, places=places, arguments=arguments)
-    assert codes == {"undisturbed": 0, **dict.fromkeys(KINDS, -9), "last": 0}, logs(tmp_path)
+@pytest.mark.parametrize("stack", [1, 2])
+def test_a_worker_killed_in_each_kind_of_task_is_replaced(stack: int, small_data: list[str], tmp_path: Path) -> None:
+    """A run, and two of different parents as one program, scores, losses and measures included, against each alone."""
+    arguments = ["-m", *TINY, *small_data, *EVERYTHING, "seed=0", f"optimizer.weight_decay={','.join(DECAYS[:stack])}"]
+    places = [
+        [f"runs_dir={name}", f"cache_dir={name}-cache", f"train.stack={size}"] for name, size in (("whole", 1), ("runs", stack))
+    ]
+    kinds = KINDS if stack == 1 else STACKED
+    codes = disturbed(tmp_path, what="in_each_kind", kinds=kinds, places=places, arguments=arguments)
+    assert codes == {"undisturbed": 0, **dict.fromkeys(kinds, -9), "last": 0}, logs(tmp_path)
     whole, runs = outcome(tmp_path / "whole"), outcome(tmp_path / "runs")
-    assert len(whole) == 3 and runs == whole
+    assert len(whole) == 3 * stack
+    assert_same(runs, whole)
+    if stack == 1:
+        assert runs == whole
+    else:
+        told = "".join(path.read_text() for path in tmp_path.glob("worker-*.log"))
+        for kind in ("scores", "losses", "runs", "measures"):
+            assert f"stack  {stack} {kind} as one program" in told
     assert not litter(tmp_path / "runs", tmp_path / "runs-cache")
 
 

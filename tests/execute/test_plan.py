@@ -17,6 +17,7 @@ from tinylm_ablate.data.shards import open_shards
 from tinylm_ablate.execute import timing
 from tinylm_ablate.execute.cost import scoring_cost
 from tinylm_ablate.execute.plan import plan, plans
+from tinylm_ablate.execute.stacks import stacks
 from tinylm_ablate.execute.text_plan import shard_bytes, training_tokens
 from tinylm_ablate.execute.timing import Speed, speed
 from tinylm_ablate.grid.compose import compose
@@ -125,6 +126,42 @@ def test_totals_count_equal_and_finished_runs_once(tmp_path: Path) -> None:
     second.folder.mkdir()
     (second.folder / "metrics.json").write_text("{}")
     assert "2 runs, 1 finished; to do: 1, 512 tokens" in plans([("first", first), ("second", second)], "table")
+
+
+def test_stacks_are_listed_with_their_memory_and_time(tmp_path: Path) -> None:
+    """Five runs of one shape in stacks of three, one of another shape alone, and a finished one that is in none."""
+    seeds = [settled(tmp_path, *TINY, "train.stack=3", f"seed={seed}") for seed in range(6)]
+    deep = settled(tmp_path, *TINY, "train.stack=3", "arch.depth=3")
+    seeds[0].folder.mkdir()
+    (seeds[0].folder / "metrics.json").write_text("{}")
+    cells = [*((f"seed {seed}", run) for seed, run in enumerate(seeds)), ("deep", deep)]
+    told = plans(cells, "table")
+    assert "5 runs train as 2 stacks, 1 alone:" in told
+    table = told.split("1 alone:")[1].split("\n\n")[0].splitlines()
+    assert [line.split()[:5] for line in table[3:]] == [["seed", "1", "and", "2", "more"], ["seed", "4", "and", "1", "more"]]
+    assert [line.split()[5] for line in table[3:]] == ["3", "2"]
+    rows = [json.loads(line) for line in plans(cells, "json").splitlines()]
+    assert [row["stack"] for row in rows] == [1, 3, 3, 3, 2, 2, 1]
+    assert [row["stack"] for row in map(json.loads, plans(cells, "json", workers=2).splitlines())] == [1, 3, 3, 3, 1, 1, 1]
+    assert "stack" not in plans([("first", settled(tmp_path, *TINY)), ("second", settled(tmp_path, *TINY, "seed=1"))], "table")
+
+
+def test_later_rounds_and_children_are_not_in_a_stack_with_what_they_need(tmp_path: Path) -> None:
+    rounds = ["rounds=two", "rounds.sampling_rate=1", "rounds.parts=1", "rounds.rule=uniform", "train.stack=8"]
+    runs = [settled(tmp_path, *TINY, *rounds, f"seed={seed}") for seed in range(2)]
+    before = [run.previous for run in runs if run.previous is not None]
+    assert [[run.identity for run in stack] for stack in stacks([*runs, *before])] == [
+        [run.identity for run in runs],
+        [run.identity for run in before],
+    ]
+
+
+def test_a_stack_is_measured_by_its_share(tmp_path: Path) -> None:
+    run = settled(tmp_path, *TINY)
+    one, four = (
+        speed(run.shape, 32, 2, "fp32", 1, run.config.optimizer, "cpu", runs) for runs in (1, 4)
+    )  # on a processor runs are computed one by one
+    assert 0.1 < four.training / one.training < 4
 
 
 def test_a_parent_is_planned_once_and_apart(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import torch
 from tests.init.test_inherit import PARENT, parent
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.init import importance as module
-from tinylm_ablate.init.calibration import Calibration
-from tinylm_ablate.init.importance import layer_importance, open_importance, open_layers
+from tinylm_ablate.init.calibration import Calibration, loss_gradients
+from tinylm_ablate.init.importance import layer_importance, make_importance, open_importance, open_layers
 from tinylm_ablate.init.parents import Parent
 
 
@@ -54,7 +54,7 @@ def loss_in_transformers(source: Parent, without: int | None, text: Calibration)
 
 def test_losses_are_those_of_the_model_without_the_layer() -> None:
     source, text = parent(), calibration()
-    found = layer_importance(source, text)
+    found = layer_importance([source], text)[0]
     assert found.whole == pytest.approx(loss_in_transformers(source, None, text), rel=1e-5)
     for layer, loss in enumerate(found.skipped):
         assert loss == pytest.approx(loss_in_transformers(source, layer, text), rel=1e-5)
@@ -68,17 +68,39 @@ def test_a_layer_that_does_nothing_costs_nothing_and_goes_first(tmp_path: Path) 
     for part in ("self_attn.o_proj", "mlp.down_proj"):
         state[f"model.layers.{idle}.{part}.weight"] = torch.zeros_like(state[f"model.layers.{idle}.{part}.weight"])
     source = replace(source, state=state)
-    assert layer_importance(source, calibration()).costs[idle] == pytest.approx(0, abs=1e-6)
+    assert layer_importance([source], calibration())[0].costs[idle] == pytest.approx(0, abs=1e-6)
     init: Any = SimpleNamespace(method="inherit", layers=f"0-{idle - 1},{idle + 1}-5", keep_first=0, keep_last=0)
     listed = open_layers(source, 5, init, calibration(), tmp_path)
     assert not list(tmp_path.iterdir()), "a list needs no measurement"
-    ordered = sorted(layer_importance(source, calibration()).costs)
+    ordered = sorted(layer_importance([source], calibration())[0].costs)
     init.layers = "importance"
     chosen = open_layers(source, 5, init, calibration(), tmp_path)
     if ordered[0] >= -1e-6:
         assert chosen.layers == listed.layers
-    assert chosen.dropped == (int(np.argmin(layer_importance(source, calibration()).costs)),)
+    assert chosen.dropped == (int(np.argmin(layer_importance([source], calibration())[0].costs)),)
     assert chosen.record()["skipping_costs"] == list(chosen.costs or ())
+
+
+def test_parents_are_measured_together_as_each_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parents = [
+        replace(one, state={name: factor * weight for name, weight in one.state.items()})
+        for factor in (1, 2, 3)
+        for one in [parent()]
+    ]
+    alone = [layer_importance([one], calibration())[0] for one in parents]
+    for found, expected in zip(layer_importance(parents, calibration()), alone, strict=True):
+        assert found.whole == pytest.approx(expected.whole, rel=1e-6)
+        assert found.skipped == pytest.approx(expected.skipped, rel=1e-6)
+    gradients = loss_gradients(parents, calibration())
+    for one, found_gradients in zip(parents, gradients, strict=True):
+        (own,) = loss_gradients([one], calibration())
+        assert found_gradients.keys() == own.keys()
+        assert all(torch.allclose(found_gradients[name], own[name], atol=1e-6) for name in own)
+    open_importance(parents[1], calibration(), tmp_path)
+    asked = []
+    monkeypatch.setattr(module, "layer_importance", lambda some, *rest: asked.append(some) or layer_importance(some, *rest))
+    make_importance(parents, calibration(), tmp_path)
+    assert [one.fingerprint for one in asked[0]] == [parents[0].fingerprint, parents[2].fingerprint]
 
 
 def test_costs_are_measured_once_for_a_parent_and_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,4 +160,4 @@ def test_weights_that_are_not_finite_are_told() -> None:
     source = parent()
     broken = {name: weight * (torch.nan if "down_proj" in name else 1) for name, weight in source.state.items()}
     with pytest.raises(UserError, match="is not finite"):
-        layer_importance(replace(source, state=broken), calibration())
+        layer_importance([replace(source, state=broken)], calibration())

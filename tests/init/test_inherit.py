@@ -158,13 +158,13 @@ def test_all_mistakes_are_told_at_once() -> None:
 
 def test_scores_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = parent()
-    first = open_scores(source, "l1", tmp_path)
+    first = open_scores([source], "l1", tmp_path)[0]
     louder = replace(source, state={name: 2 * weight for name, weight in source.state.items()})
-    assert torch.equal(open_scores(louder, "l1", tmp_path).width, 2 * first.width)
+    assert torch.equal(open_scores([louder], "l1", tmp_path)[0].width, 2 * first.width)
     monkeypatch.setattr(module, "score", lambda *_: pytest.fail("computed again"))
-    again = open_scores(source, "l1", tmp_path)
+    again = open_scores([source], "l1", tmp_path)[0]
     assert torch.equal(first.width, again.width)
     made = Scores("taylor", first.width, first.heads, first.kv_heads, first.ffn * 2)
-    own = open_scores(source, "taylor", tmp_path, compute=lambda: made, variant="text")
+    own = open_scores([source], "taylor", tmp_path, compute=lambda _: [made], variant="text")[0]
     assert torch.equal(own.ffn, first.ffn * 2)
     assert len(list((tmp_path / "scores").glob("*.safetensors"))) == 3

@@ -11,9 +11,9 @@ from tests.helpers import TINY
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
-from tinylm_ablate.train.lean import import_torchmetrics
+from tinylm_ablate.train.lean import import_lightning
 
-import_torchmetrics()  # before a test imports Lightning
+import_lightning()  # before a test imports Lightning
 
 
 @pytest.fixture

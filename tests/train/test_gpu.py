@@ -15,7 +15,8 @@ from tinylm_ablate.errors import Interrupted, Pruned, RunFailed
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.train.fit import fit
 from tinylm_ablate.train.member import Member, OnRows, Trained
-from tinylm_ablate.train.stack import stack_size, train_stack
+from tinylm_ablate.train.stack import train_stack
+from tinylm_ablate.train.stack_key import stack_size
 
 pytestmark = pytest.mark.gpu
 

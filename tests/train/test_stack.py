@@ -21,7 +21,8 @@ from tinylm_ablate.settle import Settled, settle
 from tinylm_ablate.train import stack as stack_module
 from tinylm_ablate.train.fit import fit
 from tinylm_ablate.train.member import Member, OnRows, Start, Trained
-from tinylm_ablate.train.stack import stack_key, stack_size, train_stack
+from tinylm_ablate.train.stack import train_stack
+from tinylm_ablate.train.stack_key import stack_key, stack_size
 
 STEPS = 50
 BASE = [*TINY, "train.micro_batch=2", "train.log_every=10", "train.precision=fp32"]

@@ -1,4 +1,4 @@
-"""Causal attention: PyTorch's kernels on a GPU, and products over blocks on a CPU.
+"""Causal attention: PyTorch's kernels on a GPU; on a CPU a kernel of our own for heads of 8 channels, or products over blocks.
 
 In training on a CPU, PyTorch's fused attention does a fraction of the arithmetic that plain matrix products do there, most of
 all in bf16 and with small heads. So here the scores are made block by block, small enough to stay in the cache, and the future
@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from tinylm_ablate.arch.attention_kernel import kernel
 
 #: Queries of a block.
 _BLOCK = 64
@@ -83,6 +85,8 @@ def _opaque(function: Callable[..., Any], operator: Callable[..., Any]) -> Calla
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """The mixed values, (N, head_dim, T)."""
+    if (own := kernel(queries)) is not None:
+        return own.forward(queries, keys, values)
     mixed: Tensor = _filled_later(queries)
     for part, block, past, weights, _ in _weights(queries, keys):
         mixed[part, :, block] = values[part, :, past] @ weights.mT
@@ -93,6 +97,8 @@ def _attend_backward(
     grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mixed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values, from that of the mixed values."""
+    if (own := kernel(queries)) is not None:
+        return own.backward(grad, queries, keys, values, mixed)
     grad_queries = _filled_later(queries)
     # Summed over blocks in fp32.
     grad_keys, grad_values = (torch.zeros(queries.shape, dtype=torch.float32) for _ in range(2))

@@ -3,6 +3,8 @@
 A row is the text, padded on the right to P tokens, followed by K continuations of C tokens each. A token of a continuation sees
 the text and the tokens before it in its own continuation, and has the position that it would have right after the text. So the
 numbers are those of K separate sequences; the arithmetic is that of P + K * C tokens instead of K * (P + C).
+
+With a decoder of R runs, states are (R, B, P + K * C, width), and every run reads the same rows.
 """
 
 from __future__ import annotations
@@ -38,12 +40,12 @@ class Layout:
 
 
 def through(decoder: Decoder, x: Tensor, layers: Sequence[Layer], layout: Layout) -> Tensor:
-    """The residual stream after some of the layers: (B, P + K * C, width) -> the same."""
+    """The residual stream after some of the layers: (..., B, P + K * C, width) -> the same."""
     if decoder.shape.is_own:
         return _apart(decoder, x, layers, layout)
     device, places = x.device, torch.arange(layout.text, device=x.device)
     after = layout.texts.unsqueeze(1) + torch.arange(layout.length, device=device)
-    positions = torch.cat((places.expand(x.shape[0], -1), after.repeat(1, layout.count)), dim=1)
+    positions = torch.cat((places.expand(x.shape[-3], -1), after.repeat(1, layout.count)), dim=1)
     cos, sin = (table[positions] for table in decoder.rotary.tables(layout.text + layout.length, device))
     seen = _seen(layout, device)
     for layer in layers:
@@ -85,12 +87,15 @@ def _seen(layout: Layout, device: torch.device) -> Tensor:
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, layout: Layout, seen: Tensor) -> Tensor:
-    """(B, P + K * C, heads or kv_heads, head_dim) -> (B, P + K * C, heads * head_dim)."""
-    text = layout.text
+    """(..., B, P + K * C, heads or kv_heads, head_dim) -> (..., B, P + K * C, heads * head_dim)."""
+    text, leading = layout.text, queries.shape[:-3]
+    queries, keys, values = (part.flatten(0, -4) for part in (queries, keys, values))
     parts = [causal_attention(queries[:, :text], keys[:, :text], values[:, :text])] if text else []
     group = queries.shape[2] // keys.shape[2]
     if group > 1:
         keys, values = keys.repeat_interleave(group, dim=2), values.repeat_interleave(group, dim=2)
     own, keys, values = (part.transpose(1, 2) for part in (queries[:, text:], keys, values))
-    mixed = F.scaled_dot_product_attention(own, keys, values, attn_mask=seen.to(own.dtype))
-    return torch.cat([*parts, mixed.transpose(1, 2).flatten(2)], dim=1)
+    mask = seen.to(own.dtype).repeat(len(queries) // len(seen), 1, 1, 1)
+    mixed = F.scaled_dot_product_attention(own, keys, values, attn_mask=mask)
+    states = torch.cat([*parts, mixed.transpose(1, 2).flatten(2)], dim=1)
+    return states.view(*leading, *states.shape[1:])

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from tinylm_ablate.disk import writing
 from tinylm_ablate.files import building, remove_unfinished
+
+Source = TypeVar("Source")
 
 
 def build_once(
@@ -39,6 +42,30 @@ def build_once(
             shutil.rmtree(folder)
         with building(folder) as unfinished:
             build(unfinished)
+
+
+def write_once(
+    wanted: Mapping[Path, Source], make: Callable[[list[Source]], Sequence[Callable[[Path], None]]], *, what: str
+) -> None:
+    """Make sure that files of the cache exist, those that are missing being made together.
+
+    Args:
+        wanted: What each file is made from.
+        make: Makes the missing ones; returns for each what writes it, whole or not at all.
+        what: What is made, for messages.
+
+    Raises:
+        DiskError: There is no room or no right to write.
+    """
+    with contextlib.ExitStack() as held:
+        for path in sorted(path for path in wanted if not path.is_file()):  # one order, so that nobody waits in a circle
+            held.enter_context(writing(path.parent, what, key="cache_dir"))
+            held.enter_context(locked(path, what))
+        missing = {path: source for path, source in wanted.items() if not path.is_file()}
+        if missing:
+            for path, write in zip(missing, make(list(missing.values())), strict=True):
+                remove_unfinished(path)
+                write(path)
 
 
 @contextlib.contextmanager

@@ -83,19 +83,21 @@ class Cost:
         return self.training + self.evaluation + self.start
 
 
-def cost(settled: Settled, compiled: bool = False) -> Cost:
+def cost(settled: Settled, compiled: bool = False, stack: int = 1) -> Cost:
     """The cost of one run, some of it measured (some seconds for a shape).
 
     Args:
         settled: The run.
         compiled: Whether a run before it has compiled the same code.
+        stack: How many runs train together with it, itself included; of its time this is its share.
     """
     from tinylm_ablate.train.compile import worth_compiling
 
     shape, train, optimizer = settled.shape, settled.config.train, settled.config.optimizer
     measured = speed(
-        shape, train.context_length, settled.micro_batch, settled.precision, train.threads, optimizer, train.device
-    )
+        shape, train.context_length, settled.micro_batch, settled.precision, train.threads, optimizer, train.device,
+        runs=stack if pick_device(train.device) == "cuda" else 1,  # a processor computes them one by one
+    )  # fmt: skip
     steps = settled.steps - settled.rounds.start
     tokens = steps * train.batch_tokens
     per_token = flops_per_token(shape, train.context_length)

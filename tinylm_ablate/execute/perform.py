@@ -91,7 +91,8 @@ def _here(walk: Walk, graph: Graph, order: Order, wanted: int | str) -> None:
         walk.go()
         return
     say(f"{workers} workers" + (f" of {threads} thread{'s' * (threads > 1)}" if threads else ""))
-    with _written(order, threads) as path, LocalWorkers(workers - 1, path) as others:
+    walk.workers = workers
+    with _written(order, threads, workers) as path, LocalWorkers(workers - 1, path) as others:
         walk.go()
         if walk.waiting():  # it stopped at the first failure
             others.stop()
@@ -119,9 +120,9 @@ def results(run: Settled) -> Record | None:
 
 
 @contextlib.contextmanager
-def _written(order: Order, threads: int | None) -> Iterator[Path]:
+def _written(order: Order, threads: int | None, workers: int) -> Iterator[Path]:
     """The order as a file, as long as workers may start."""
-    path = dataclasses.replace(order, threads=threads).write()
+    path = dataclasses.replace(order, threads=threads, workers=workers).write()
     try:
         yield path
     finally:
@@ -133,7 +134,7 @@ def _launch(walk: Walk, order: Order, launch: Launch, workers: int) -> None:
     observer = threading.Thread(target=walk.go, name="observer", daemon=True)
     observer.start()
     try:
-        with _written(order, None) as path:
+        with _written(order, None, workers) as path:
             left, barren = len(walk.waiting()), 0
             while left:
                 error: Exception | None = None

@@ -11,12 +11,14 @@ from tinylm_ablate.arch.costs import training_memory
 from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
 from tinylm_ablate.data.corpus_summary import MANY_PASSES
 from tinylm_ablate.execute.cost import PROGRAM_SECONDS, code_of, cost, scoring_cost
+from tinylm_ablate.execute.stacks import stacks
 from tinylm_ablate.execute.text_plan import passes, shard_bytes, text_lines
 from tinylm_ablate.execute.timing import busy
 from tinylm_ablate.execute.workers import divide
 from tinylm_ablate.init.choice import scores_marker
 from tinylm_ablate.optimizer.schedule import drawn, run_factor, warmup_steps
 from tinylm_ablate.settled import Settled
+from tinylm_ablate.train.stack_key import stack_memory
 
 _COLUMNS = {
     "name": "cell", "depth": "depth", "width": "width", "ffn_width": "FFN", "heads": "heads", "vocab_size": "vocab",
@@ -25,28 +27,29 @@ _COLUMNS = {
 }  # fmt: skip
 
 
-def plan(name: str, settled: Settled, compiled: bool = False) -> dict[str, Any]:
+def plan(name: str, settled: Settled, compiled: bool = False, stack: int = 1) -> dict[str, Any]:
     """One run as plain data.
 
     Args:
         name: How it is called.
         settled: The run.
         compiled: Whether a run before it has compiled the same code.
+        stack: How many runs train together with it, itself included.
 
     Returns:
         ``depth width ffn_width heads vocab_size parameters embedding_head_share`` (percent) ``flops`` (of training, per token)
         ``tokens steps passes precision memory_bytes seconds`` (passes over the training text, None where its size is unknown;
         seconds estimated here: training, evaluation and start), and beside them ``name``, ``identity``, ``text``
         (``data.source``), ``kv_heads``, ``parts`` (parameters by part), the course of the learning rate, ``finished``,
-        ``parent`` and ``previous`` (identities of the runs that this one starts from, or None), and what the run costs
-        without these: ``own_tokens``, ``own_flops``, ``training_seconds``, ``evaluation_seconds``, ``model_bytes`` (that it
-        keeps) and ``checkpoint_bytes`` (while it trains).
+        ``parent`` and ``previous`` (identities of the runs that this one starts from, or None), ``stack``, and what the run
+        costs without these, in a stack its share: ``own_tokens``, ``own_flops``, ``training_seconds``, ``evaluation_seconds``,
+        ``model_bytes`` (that it keeps) and ``checkpoint_bytes`` (while it trains).
     """
     shape, train = settled.shape, settled.config.train
     counts = parameters(shape)
     optimizer = settled.config.optimizer
     warmup = warmup_steps(optimizer, settled.rounds.place(0)[1], train.batch_tokens)
-    costs = cost(settled, compiled)
+    costs = cost(settled, compiled, stack)
     return {
         "name": name,
         "identity": settled.identity,
@@ -81,6 +84,7 @@ def plan(name: str, settled: Settled, compiled: bool = False) -> dict[str, Any]:
         "own_flops": costs.flops,
         "model_bytes": costs.model_bytes,
         "checkpoint_bytes": costs.checkpoint_bytes,
+        "stack": stack,
         "finished": (settled.folder / "metrics.json").exists(),
         "parent": settled.parent.identity if settled.parent is not None else None,
         "previous": settled.previous.identity if settled.previous is not None else None,
@@ -105,12 +109,14 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 
     needed = {run.identity: run for _, settled in cells for run in _before(settled) if run.identity not in known}
     apart = [(f"{run.identity}", run) for run in needed.values()] if form == "table" else []
     named = [*cells, *apart]
+    together = _together([run for _, run in [*cells, *needed.items()]], at_once)
     rows: list[dict[str, Any]] = []
     compiled: set[tuple[object, ...]] = set()
     for name, settled in progress.bar(named, description="plan", unit="run"):
         if threads is not None:
             settled.config.train.threads = threads
-        rows.append(plan(name, settled, code_of(settled) in compiled))
+        stack = len(together.get(settled.identity, [settled]))
+        rows.append(plan(name, settled, code_of(settled) in compiled, stack))
         compiled.add(code_of(settled))
     if form == "json":
         return "\n".join(json.dumps(row) for row in rows)
@@ -119,6 +125,8 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 
     if others:
         phrase = "run that is" if len(others) == 1 else "runs that are"
         lines += ["", f"and {len(others)} {phrase} trained once, for those above to start from:", _runs(others)]
+    if programs := _stacks(rows, together):
+        lines += ["", *programs]
     first_of = {scores_marker(run): (name, run) for name, run in reversed(cells)}
     scoring = {name: found for name, run in reversed(first_of.values()) if (found := scoring_cost(run)) is not None}
     for name, found in scoring.items():
@@ -133,6 +141,30 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 
             *_totals(rows, [settled for _, settled in named], at_once, sum(found.seconds for found in scoring.values())),
         ]
     )
+
+
+def _together(runs: Sequence[Settled], workers: int) -> dict[str, list[Settled]]:
+    """The stack that each run is to train in, by identity; of runs that are not finished."""
+    waiting = {run.identity: run for run in runs if not (run.folder / "metrics.json").exists()}
+    return {run.identity: stack for stack in stacks(list(waiting.values()), workers) for run in stack}
+
+
+def _stacks(rows: Sequence[dict[str, Any]], together: dict[str, list[Settled]]) -> list[str]:
+    """A table of the stacks: the first run of each, how many there are, their memory and time; nothing if each trains alone."""
+    by_identity = {row["identity"]: row for row in reversed(rows)}
+    several = {stack[0].identity: stack for stack in together.values() if len(stack) > 1}
+    if not several:
+        return []
+    table = []
+    for first, stack in several.items():
+        seconds = sum(by_identity[run.identity]["training_seconds"] for run in stack)
+        names = f"{by_identity[first]['name']} and {len(stack) - 1} more"
+        table.append([names, str(len(stack)), _shown("memory_bytes", stack_memory(stack[0], len(stack))), duration(seconds)])
+    alone = sum(len(stack) == 1 for stack in together.values())
+    return [
+        f"{len(together) - alone} runs train as {len(several)} stack{'s' * (len(several) > 1)}, {alone} alone:",
+        _table(table, ["stack", "runs", "memory", "training"]),
+    ]
 
 
 def _before(settled: Settled) -> Iterator[Settled]:

@@ -85,6 +85,7 @@ def speed(
     threads: int | str,
     optimizer: OptimizerConfig,
     device: str = "auto",
+    runs: int = 1,
 ) -> Speed:
     """How fast this machine's CPU or GPU is with a shape, measured or estimated; layers are not compiled, and a compiled run is
     faster.
@@ -97,6 +98,7 @@ def speed(
         threads: CPU threads; "auto" is one a core.
         optimizer: Whose step is measured.
         device: ``train.device``.
+        runs: How many runs of the shape train as one program; the speed is the share of one.
     """
     device = pick_device(device)
     limit = _STEP_FLOPS.get(device, _STEP_FLOPS["cpu"])
@@ -104,7 +106,8 @@ def speed(
     if _step_flops(shape, context_length) > limit:
         measured, tokens, sequences = _MEDIUM, _MEDIUM_TOKENS, micro_batch
     sequences = max(1, min(sequences, int(limit / _step_flops(measured, tokens))))
-    found = _layers(_Key(measured, tokens, sequences, precision, thread_count(threads), optimizer.name, device), optimizer)
+    key = _Key(measured, tokens, sequences, precision, thread_count(threads), optimizer.name, device, runs)
+    found = _layers(key, optimizer)
     if measured is shape:
         return found.of(shape.depth)
     return found.of(measured.depth).scaled(
@@ -152,16 +155,16 @@ class _Key:
         shape: The decoder at a depth of one.
         tokens: Of a sequence.
         sequences: In a batch.
-        setting: Precision, threads, optimizer and device.
+        setting: Precision, threads, optimizer, device and runs.
         layer, rest: Training FLOPs of a layer and of the rest, per token.
         size: Parameters of a layer and of the rest.
     """
 
     def __init__(
-        self, shape: Shape, tokens: int, sequences: int, precision: str, threads: int, optimizer: str, device: str
+        self, shape: Shape, tokens: int, sequences: int, precision: str, threads: int, optimizer: str, device: str, runs: int
     ) -> None:
         self.shape, self.tokens, self.sequences = dataclasses.replace(shape, depth=1), tokens, sequences
-        self.setting = (precision, threads, optimizer, device)
+        self.setting = (precision, threads, optimizer, device, runs)
         two = dataclasses.replace(shape, depth=2)
         one_flops, one_size = _flops(self.shape, tokens), parameters(self.shape)["total"]
         self.layer = _flops(two, tokens) - one_flops
@@ -276,25 +279,25 @@ def _measure(key: _Key, optimizer: OptimizerConfig) -> _Layers:
     """The cost of a layer and of the rest, from one and from a few layers."""
     import torch
 
-    precision, threads, _, device = key.setting
+    precision, threads, _, device, runs = key.setting
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         models = [
-            _works(dataclasses.replace(key.shape, depth=depth), key.tokens, key.sequences, precision, optimizer, device)
+            _works(dataclasses.replace(key.shape, depth=depth), key.tokens, key.sequences, precision, optimizer, device, runs)
             for depth in (1, _LAYERS)
         ]
         pairs = [_shortest(one, several, device) for one, several in zip(*models, strict=True)]
     finally:
         torch.set_num_threads(before)
-    units = (key.sequences * key.tokens, key.sequences * key.tokens, 1)
+    units = (runs * key.sequences * key.tokens, runs * key.sequences * key.tokens, runs)
     layer = [max(0.0, several - one) / (_LAYERS - 1) for one, several in pairs]
     rest = [max(0.0, one - each) for (one, _), each in zip(pairs, layer, strict=True)]
     return _Layers(*(Speed(*(part / unit for part, unit in zip(parts, units, strict=True))) for parts in (rest, layer)))
 
 
 def _works(
-    shape: Shape, tokens: int, sequences: int, precision: str, optimizer: OptimizerConfig, device: str
+    shape: Shape, tokens: int, sequences: int, precision: str, optimizer: OptimizerConfig, device: str, runs: int
 ) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None]]:
     """What a decoder does: its passes over a batch in training, those of an evaluation, and a step of the optimizer.
 
@@ -307,8 +310,8 @@ def _works(
     from tinylm_ablate.optimizer.optimizers import rule_of
     from tinylm_ablate.optimizer.updates import Settings, apply, first_state, scaled_orthogonal
 
-    decoder = Decoder(shape).to(device)
-    ids = torch.randint(shape.vocab_size, (sequences, tokens + 1), device=device)
+    decoder = Decoder(shape, None if runs == 1 else runs).to(device)
+    ids = torch.randint(shape.vocab_size, (*(() if runs == 1 else (runs,)), sequences, tokens + 1), device=device)
     settings = Settings(
         1e-9, 0.0, optimizer.beta1, optimizer.beta2, optimizer.eps, optimizer.momentum, 1,
         orthogonal=functools.partial(scaled_orthogonal, products=torch.float32),
@@ -319,12 +322,12 @@ def _works(
     def train() -> None:
         decoder.zero_grad(set_to_none=True)
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            loss = decoder.loss(ids[:, :-1], ids[:, 1:])
-        loss.backward()  # type: ignore[no-untyped-call]
+            loss = decoder.loss(ids[..., :-1], ids[..., 1:])
+        loss.sum().backward()  # type: ignore[no-untyped-call]
 
     def forward() -> None:
         with torch.inference_mode():
-            decoder.loss(ids[:, :-1], ids[:, 1:], reduction="none")
+            decoder.loss(ids[..., :-1], ids[..., 1:], reduction="none")
 
     def step() -> None:
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)

@@ -7,6 +7,7 @@ failed. Workers may start late, stop early or be killed: what they held is taken
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class Walk:
         quiet: Report nothing but what is waited for.
         observe: Do nothing, and report what other workers do.
         failures: Marks of failures that were there before the command started, by key of the task; None to look now.
+        workers: Workers of the command, who divide what is ready among themselves.
     """
 
     def __init__(
@@ -64,8 +66,9 @@ class Walk:
         quiet: bool = False,
         observe: bool = False,
         failures: dict[str, int] | None = None,
+        workers: int = 1,
     ) -> None:
-        self.tracked = tracked
+        self.tracked, self.workers = tracked, workers
         self.leases, self.retries, self.stop, self.quiet, self.observe = leases, retries, stop, quiet, observe
         self.ended = threading.Event()
         self.states: dict[str, State] = {}
@@ -170,8 +173,7 @@ class Walk:
     def _companions(self, first: State, waiting: Sequence[State], held: Mapping[str, Holder]) -> list[State]:
         """The first of ``waiting`` that can start, and those that are done with it as one program."""
         task = first.task
-        most = task.most_together(len(waiting))
-        if most == 1:
+        if task.most_together(len(waiting)) == 1:
             return [first]
         ready = [
             state
@@ -184,7 +186,7 @@ class Walk:
             and all(self.states[need.key].state in (DONE, SKIPPED) for need in state.task.needs)
             and not self._settled_by_others(state)
         ]
-        return [first, *ready][: task.most_together(1 + len(ready))]
+        return [first, *ready][: task.most_together(math.ceil((1 + len(ready)) / self.workers))]
 
     def _do(self, states: Sequence[State]) -> bool:
         """Do tasks that nobody else holds; False if there are none."""
@@ -255,7 +257,7 @@ class Walk:
         progress.begin(f"{tasks[0].name} and {len(tasks) - 1} more" if len(tasks) > 1 else tasks[0].name)
         try:
             if len(tasks) > 1:
-                self._say(f"stack  {len(tasks)} runs as one program")
+                self._say(f"stack  {len(tasks)} {tasks[0].plural} as one program")
                 errors = tasks[0].do_together(tasks, self.tracked)
             else:
                 tasks[0].do(self.tracked)

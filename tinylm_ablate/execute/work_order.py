@@ -28,6 +28,7 @@ class Order:
         stop: Whether the first failure ends the command.
         lease_seconds: Lease time.
         threads: CPU threads of each worker; None leaves what each run says.
+        workers: How many work on it.
         command: The words of the command line, for the provenance of what is made.
         failures: Marks of the failures that were there before, by key of the task.
         session: Names the command; its workers share it.
@@ -39,6 +40,7 @@ class Order:
     stop: bool
     lease_seconds: float
     threads: int | None = None
+    workers: int = 1
     command: Sequence[str] = ()
     failures: dict[str, int] = field(default_factory=dict)
     session: str = field(default_factory=lambda: uuid.uuid4().hex[:12])

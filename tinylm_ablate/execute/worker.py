@@ -53,7 +53,9 @@ def work(path: Path) -> None:
     with follow(order.cells[0][1].config.tracking, order.runs_dir) as tracked:
         wanted = targets(graph, order.train)
         try:
-            Walk(wanted, leases, tracked, retries=order.retries, stop=order.stop, failures=order.failures).go()
+            Walk(
+                wanted, leases, tracked, retries=order.retries, stop=order.stop, failures=order.failures, workers=order.workers
+            ).go()
         finally:
             progress.report_to(None)
 

@@ -7,7 +7,7 @@ the documents is encoded with the parent's tokenizer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tinylm_ablate import progress
 from tinylm_ablate.arch.decoder import Decoder
+from tinylm_ablate.arch.stacking import stacked
 from tinylm_ablate.data.batches import Batches
 from tinylm_ablate.data.corpus import Corpus
 from tinylm_ablate.data.shards import open_shards
@@ -140,30 +141,38 @@ def _sample(corpus: Corpus, vocabulary: FolderVocabulary, wanted: int, parent: P
     return tokens
 
 
-def loss_gradients(parent: Parent, calibration: Calibration, device: str = "cpu") -> dict[str, Tensor]:
+def loss_gradients(parents: Sequence[Parent], calibration: Calibration, device: str = "cpu") -> list[dict[str, Tensor]]:
     """The gradient of the mean loss on the calibration text with respect to every weight, in single precision.
 
-    Memory: the parent's weights and their gradients, two copies in single precision, and the activations of a micro batch.
+    Memory: two copies in single precision, the parents' weights and their gradients, and the activations of a micro batch.
 
     Args:
-        parent: The model; its own tokens are predicted.
-        calibration: Its text.
+        parents: Models of one shape and tokenizer; their own tokens are predicted.
+        calibration: Their text.
         device: "cpu" or "cuda".
 
     Returns:
-        Gradients under Hugging Face's names, on the CPU; a tied matrix has one, the sum of both uses.
+        For each parent, gradients under Hugging Face's names, on the CPU; a tied matrix has one, the sum of both uses.
     """
-    decoder = parent_decoder(parent).to(device)
+    decoder = parents_decoder(parents).to(device)
     total = calibration.sequences
     with progress.bar(total=total * calibration.context_length, description="gradients of the parent", unit="tok") as bar:
         for batch in calibration.batches(0, total):
             tokens = batch.to(device)
             loss = decoder.loss(tokens[:, :-1], tokens[:, 1:])
-            (loss * (len(tokens) / total)).backward()  # type: ignore[no-untyped-call]
+            (loss.sum() * (len(tokens) / total)).backward()  # type: ignore[no-untyped-call]
             bar.update(len(tokens) * calibration.context_length)
-            bar.set_postfix_str(f"loss {float(loss.detach()):.3f}")
+            bar.set_postfix_str(f"loss {float(loss.detach().mean()):.3f}")
     gradients = {name: parameter.grad.cpu() for name, parameter in decoder.named_parameters() if parameter.grad is not None}
-    return to_huggingface(gradients, parent.shape)
+    own = [gradients] if len(parents) == 1 else [{n: g[run] for n, g in gradients.items()} for run in range(len(parents))]
+    return [to_huggingface(each, parents[0].shape) for each in own]
+
+
+def parents_decoder(parents: Sequence[Parent]) -> Decoder:
+    """One parent as our decoder, or several of one shape as one decoder of as many runs."""
+    if len(parents) == 1:
+        return parent_decoder(parents[0])
+    return stacked([parent_decoder(parent) for parent in parents])
 
 
 def parent_decoder(parent: Parent) -> Decoder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from tinylm_ablate.arch.shapes import plain
 from tinylm_ablate.config import InitConfig
@@ -18,10 +19,23 @@ def reads_text(init: InitConfig) -> bool:
 
 def scores_marker(settled: Settled) -> Path:
     """The file that exists once ``make_scores`` has run for this parent, child and choice."""
+    parent = settled.parent.identity if settled.parent is not None else str(settled.config.init.parent)
+    return settled.cache / "scores" / f"{fingerprint({'parent': parent, **_choice(settled)})}.made"
+
+
+def scored_alike(settled: Settled) -> str:
+    """What runs must have in common for their parents to be scored together; a parent that no run trains is scored alone."""
+    parent, choice = settled.parent, _choice(settled)
+    if parent is None:
+        return str(settled.config.init.parent)
+    return fingerprint({"parent": plain(parent.shape), "parent_vocabulary": parent.vocabulary, **choice})
+
+
+def _choice(settled: Settled) -> dict[str, Any]:
+    """What scores depend on, beside the weights of the parent."""
     init = settled.config.init
     chosen = ("criterion", "layers", "keep_first", "keep_last", "calibration_tokens")
-    content = {
-        "parent": settled.parent.identity if settled.parent is not None else str(init.parent),
+    return {
         "init": {name: getattr(init, name) for name in chosen},
         "masks": dataclasses.asdict(init.masks) if init.criterion == "learned" else None,
         "shape": plain(settled.shape),
@@ -30,4 +44,3 @@ def scores_marker(settled: Settled) -> Path:
         "context_length": settled.config.train.context_length,
         "precision": settled.precision,
     }
-    return settled.cache / "scores" / f"{fingerprint(content)}.made"

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from tinylm_ablate import progress
-from tinylm_ablate.data.once import locked
-from tinylm_ablate.disk import writing
+from tinylm_ablate.data.once import write_once
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.files import remove_unfinished, write_atomic
-from tinylm_ablate.init.calibration import parent_decoder
+from tinylm_ablate.files import write_atomic
+from tinylm_ablate.init.calibration import parents_decoder
 from tinylm_ablate.init.layer_choice import LayerChoice, choose_layers
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ class Importance:
         """What each layer's skipping costs, nats a token; below zero where the parent is better off without it."""
         return tuple(loss - self.whole for loss in self.skipped)
 
+    def save(self, path: Path) -> None:
+        """Write it as JSON, whole or not at all."""
+        write_atomic(path, json.dumps({"whole": self.whole, "skipped": self.skipped}, indent=1))
+
 
 def open_importance(parent: Parent, calibration: Calibration, cache_dir: Path, device: str = "cpu") -> Importance:
     """What skipping each layer costs, measured once for a parent and a text and then read from ``cache_dir/scores``.
@@ -58,14 +63,8 @@ def open_importance(parent: Parent, calibration: Calibration, cache_dir: Path, d
     Raises:
         UserError: The parent's loss is not finite, or the saved file is damaged.
     """
-    path = cache_dir / "scores" / f"{parent.fingerprint}-layers-{calibration.fingerprint}.json"
-    if not path.is_file():
-        what = "the importance of the parent's layers"
-        with writing(path.parent, what, key="cache_dir"), locked(path, what):
-            if not path.is_file():
-                made = layer_importance(parent, calibration, device)
-                remove_unfinished(path)
-                write_atomic(path, json.dumps({"whole": made.whole, "skipped": made.skipped}, indent=1))
+    make_importance([parent], calibration, cache_dir, device)
+    path = _path(parent, calibration, cache_dir)
     try:
         content = json.loads(path.read_text())
         found = Importance(float(content["whole"]), tuple(float(loss) for loss in content["skipped"]))
@@ -74,6 +73,28 @@ def open_importance(parent: Parent, calibration: Calibration, cache_dir: Path, d
     if len(found.skipped) != parent.shape.depth:
         raise UserError(f"{path}: losses of {len(found.skipped)} layers, and the parent has {parent.shape.depth}; delete it")
     return found
+
+
+def make_importance(parents: Sequence[Parent], calibration: Calibration, cache_dir: Path, device: str = "cpu") -> None:
+    """Measure those parents, of one shape and tokenizer, that have not been measured, together.
+
+    Raises:
+        UserError: The loss of a parent is not finite.
+    """
+    write_once(
+        {_path(parent, calibration, cache_dir): parent for parent in parents},
+        lambda missing: [made.save for made in layer_importance(missing, calibration, device)],
+        what="the importance of the parent's layers",
+    )
+
+
+def _path(parent: Parent, calibration: Calibration, cache_dir: Path) -> Path:
+    return cache_dir / "scores" / f"{parent.fingerprint}-layers-{calibration.fingerprint}.json"
+
+
+def measures_layers(parent: Parent, child_depth: int, init: InitConfig) -> bool:
+    """Whether the choice of layers needs their importance."""
+    return init.method != "pool" and init.layers == "importance" and child_depth < parent.shape.depth
 
 
 def open_layers(
@@ -85,36 +106,40 @@ def open_layers(
     Raises:
         UserError: The layers cannot be chosen so.
     """
-    depth = parent.shape.depth
     rule = "middle" if init.method == "pool" else init.layers
-    measured = rule == "importance" and child_depth < depth
+    measured = measures_layers(parent, child_depth, init)
     costs = open_importance(parent, calibration, cache_dir, device).costs if measured else None
-    return choose_layers(depth, child_depth, init.keep_first, init.keep_last, rule, costs)
+    return choose_layers(parent.shape.depth, child_depth, init.keep_first, init.keep_last, rule, costs)
 
 
-def layer_importance(parent: Parent, calibration: Calibration, device: str = "cpu") -> Importance:
-    """Measure the mean loss of a parent, and that with each layer left out.
+def layer_importance(parents: Sequence[Parent], calibration: Calibration, device: str = "cpu") -> list[Importance]:
+    """Measure the mean loss of each parent, and that with each layer left out.
 
     The state before a layer is computed once and continued from there without it, which is half of the arithmetic of
-    as many whole passes as there are layers. Memory: the parent in single precision.
+    as many whole passes as there are layers. Memory: the parents in single precision.
 
     Raises:
-        UserError: The parent's loss is not finite.
+        UserError: The loss of a parent is not finite.
     """
-    decoder = parent_decoder(parent).to(device)
-    blocks, depth = decoder.blocks, parent.shape.depth
-    sums = [0.0] * (depth + 1)
+    decoder = parents_decoder(parents).to(device)
+    blocks, depth = decoder.blocks, parents[0].shape.depth
+    sums = np.zeros((depth + 1, len(parents)))
     work = calibration.sequences * calibration.context_length
     with torch.inference_mode(), progress.bar(total=work, description="importance of the parent's layers", unit="tok") as bar:
         for batch in calibration.batches(0, calibration.sequences):
             tokens = batch.to(device)
-            before = decoder.embedding(tokens[:, :-1])
+            before = decoder.embedding(decoder.each_run(tokens[:, :-1]))
             for skipped in range(depth + 1):
                 losses = decoder.stream_loss(decoder.through(before, blocks[skipped + 1 :]), tokens[:, 1:], "none")
-                sums[skipped] += float(losses.cpu().sum(dtype=torch.float64))
+                sums[skipped] += losses.cpu().flatten(-2).sum(-1, dtype=torch.float64).numpy()
                 before = decoder.through(before, blocks[skipped : skipped + 1])
             bar.update(batch.shape[0] * calibration.context_length)
-    *parts, whole = (total / work for total in sums)
-    if not all(math.isfinite(loss) for loss in (whole, *parts)):
-        raise UserError(f"init.parent={parent.reference}: its loss on the training text is not finite; its weights are damaged")
-    return Importance(whole, tuple(parts))
+    found = []
+    for parent, own in zip(parents, (sums / work).T.tolist(), strict=True):
+        *parts, whole = own
+        if not all(math.isfinite(loss) for loss in own):
+            raise UserError(
+                f"init.parent={parent.reference}: its loss on the training text is not finite; its weights are damaged"
+            )
+        found.append(Importance(whole, tuple(parts)))
+    return found

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from tinylm_ablate.data.once import locked
-from tinylm_ablate.disk import writing
+from tinylm_ablate.data.once import write_once
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.files import remove_unfinished
 from tinylm_ablate.formats.tensors import EMBEDDING, HEAD, own_parts
 from tinylm_ablate.init.layer_choice import LayerChoice, choose_layers
 from tinylm_ablate.init.neurons import Scores, choose_units, cut, random_scores, score
@@ -116,13 +114,17 @@ def _new_modules(parent: Shape, child: Shape, std: float, seed: int) -> dict[str
     return made
 
 
+#: Scores parents of one shape and tokenizer together.
+Compute = Callable[[Sequence[Parent]], list[Scores]]
+
+
 def open_scores(
-    parent: Parent, criterion: str, cache_dir: Path, compute: Callable[[], Scores] | None = None, variant: str = ""
-) -> Scores:
-    """The scores of a parent's units, computed once and then read from ``cache_dir/scores``.
+    parents: Sequence[Parent], criterion: str, cache_dir: Path, compute: Compute | None = None, variant: str = ""
+) -> list[Scores]:
+    """The scores of the units of each parent, computed once and then read from ``cache_dir/scores``.
 
     Args:
-        parent: Whose units.
+        parents: Whose units.
         criterion: How they are scored.
         cache_dir: Folder that runs share.
         compute: How to compute scores that need more than the weights (gradients); "random" and the norms need no more.
@@ -131,15 +133,17 @@ def open_scores(
     Raises:
         UserError: The weights are not finite, or the scores cannot be written.
     """
-    name = "-".join(part for part in (parent.fingerprint, criterion, variant) if part)
-    path = cache_dir / "scores" / f"{name}.safetensors"
-    what = "the scores of the parent"
-    if not path.is_file():
-        with writing(path.parent, what, key="cache_dir"), locked(path, what):
-            if not path.is_file():  # else another process has made them meanwhile
-                remove_unfinished(path)
-                (compute() if compute is not None else _scores(parent, criterion)).save(path)
-    return Scores.load(path)
+    paths = [
+        cache_dir / "scores" / f"{'-'.join(part for part in (parent.fingerprint, criterion, variant) if part)}.safetensors"
+        for parent in parents
+    ]
+    compute = compute or (lambda missing: [_scores(parent, criterion) for parent in missing])
+    write_once(
+        dict(zip(paths, parents, strict=True)),
+        lambda missing: [made.save for made in compute(missing)],
+        what="the scores of the parent",
+    )
+    return [Scores.load(path) for path in paths]
 
 
 def _scores(parent: Parent, criterion: str) -> Scores:

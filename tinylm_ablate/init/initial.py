@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from tinylm_ablate.formats.huggingface import take_decoder
 from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.init.calibration import Calibration, loss_gradients, open_calibration
 from tinylm_ablate.init.choice import scores_marker
-from tinylm_ablate.init.importance import open_layers
+from tinylm_ablate.init.importance import make_importance, measures_layers, open_layers
 from tinylm_ablate.init.inherit import inherit, open_scores
 from tinylm_ablate.init.layer_choice import LayerChoice
 from tinylm_ablate.init.masks import open_masks
@@ -59,15 +59,32 @@ def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, 
     return take_decoder(state, shape), record
 
 
-def make_scores(settled: Settled, vocabulary: Vocabulary) -> None:
-    """Compute what the run's choice of layers and neurons needs of its parent, and keep it in the cache.
+def make_scores(runs: Sequence[Settled], vocabulary: Vocabulary) -> None:
+    """Compute what the runs' choice of layers and neurons needs of their parents, and keep it in the cache.
+
+    The layers and the weights of several parents are scored together; masks are learned for one run after another.
+
+    Args:
+        runs: Runs that choose alike, from parents of one shape and tokenizer.
+        vocabulary: Their tokenizer.
 
     Raises:
-        UserError: The parent cannot be inherited from.
+        UserError: A parent cannot be inherited from.
         RunFailed: The loss of learned masks was not finite.
     """
-    choice = _choose(settled, vocabulary)
-    write_atomic(scores_marker(settled), choice.parent.fingerprint)
+    if len(runs) > 1:
+        init, cache, device = runs[0].config.init, runs[0].cache, pick_device(runs[0].config.train.device)
+        opened = [_open(run, vocabulary) for run in runs]
+        parents = [parent for parent, _ in opened]
+        calibration, *others = (open_text(tokens=init.calibration_tokens) for _, open_text in opened)
+        if all(other.fingerprint == calibration.fingerprint for other in others):
+            if measures_layers(parents[0], runs[0].shape.depth, init):
+                make_importance(parents, calibration, cache, device)
+            if init.criterion == "taylor":
+                _taylor(parents, calibration, cache, device)
+    for run in runs:
+        choice = _choose(run, vocabulary)
+        write_atomic(scores_marker(run), choice.parent.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -81,7 +98,8 @@ class _Choice:
     found: dict[str, Any]
 
 
-def _choose(settled: Settled, vocabulary: Vocabulary) -> _Choice:
+def _open(settled: Settled, vocabulary: Vocabulary) -> tuple[Parent, Callable[..., Calibration]]:
+    """The parent of a run, and what opens its calibration text of so many ``tokens``, with the threads of the run."""
     config, cache = settled.config, settled.cache
     reference = settled.parent.identity if settled.parent is not None else str(config.init.parent)
     parent = open_parent(reference, Path(config.runs_dir))
@@ -90,8 +108,14 @@ def _choose(settled: Settled, vocabulary: Vocabulary) -> _Choice:
         open_calibration, parent, open_corpus(config.data, cache), vocabulary, context_length=config.train.context_length,
         cache_dir=cache,
     )  # fmt: skip
-    calibration = open_text(tokens=config.init.calibration_tokens)
     torch.set_num_threads(thread_count(config.train.threads))
+    return parent, open_text
+
+
+def _choose(settled: Settled, vocabulary: Vocabulary) -> _Choice:
+    config, cache = settled.config, settled.cache
+    parent, open_text = _open(settled, vocabulary)
+    calibration = open_text(tokens=config.init.calibration_tokens)
     layers = open_layers(parent, settled.shape.depth, config.init, calibration, cache, pick_device(config.train.device))
     if config.init.criterion == "learned":
         calibration = open_text(tokens=config.init.masks.steps * config.init.masks.batch_tokens)
@@ -112,9 +136,13 @@ def _scores(
         told = {name: value for name, value in masks.record.items() if name != "curve"}
         return masks.scores, masks.state, found | {"masks": told}
     if criterion == "taylor":
+        return _taylor([parent], calibration, cache, device)[0], None, found
+    return open_scores([parent], criterion, cache)[0], None, {}
 
-        def compute() -> Scores:
-            return score(parent.state, parent.shape, "taylor", loss_gradients(parent, calibration, device))
 
-        return open_scores(parent, "taylor", cache, compute, calibration.fingerprint), None, found
-    return open_scores(parent, criterion, cache), None, {}
+def _taylor(parents: Sequence[Parent], calibration: Calibration, cache: Path, device: str) -> list[Scores]:
+    def compute(missing: Sequence[Parent]) -> list[Scores]:
+        gradients = loss_gradients(missing, calibration, device)
+        return [score(p.state, p.shape, "taylor", own) for p, own in zip(missing, gradients, strict=True)]
+
+    return open_scores(parents, "taylor", cache, compute, calibration.fingerprint)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from tinylm_ablate.measure.scoring import LanguageModel, Reader, token_losses
-from tinylm_ablate.measure.subject import Result, Settings, Subject
+from tinylm_ablate.measure.scoring import LanguageModel, Reader, by_run, runs_of, token_losses
+from tinylm_ablate.measure.subject import Result, Settings, Subject, decoder_of
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
@@ -45,34 +45,43 @@ class BitsPerByte:
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
         """Score the held-out documents."""
-        return bits(subject.reader, subject.corpus, settings["max_bytes"])
+        (result,) = self.measure_together([subject], settings)
+        return result
+
+    def measure_together(self, subjects: Sequence[Subject], settings: Settings) -> list[Result]:
+        """Score the held-out documents under all runs at once."""
+        first = subjects[0]
+        return bits(first.reader.by(decoder_of(subjects)), first.corpus, settings["max_bytes"])
 
 
-def bits(reader: Reader[LanguageModel], corpus: Corpus, max_bytes: int) -> Result:
+def bits(reader: Reader[LanguageModel], corpus: Corpus, max_bytes: int) -> list[Result]:
     """Bits per byte of both held-out splits.
 
     Args:
-        reader: The model.
+        reader: The model, or a decoder of R runs.
         corpus: The text.
         max_bytes: Text of each split and language that is scored.
 
     Returns:
-        Metrics ``test/bits_per_byte/en`` with ``/standard_error``, ``/documents`` and ``/bytes`` below it, "all" being the
-        unweighted mean over languages; and one row per document: split, language, document, nats, bytes, tokens.
+        For each run, metrics ``test/bits_per_byte/en`` with ``/standard_error``, ``/documents`` and ``/bytes`` below it, "all"
+        being the unweighted mean over languages; and one row per document: split, language, document, nats, bytes, tokens.
     """
-    found: list[dict[str, Any]] = []
-    metrics: dict[str, float] = {}
+    results = [Result({}) for _ in range(runs_of(reader.model) or 1)]
     for split in SPLITS:
         texts = [text for language in corpus.languages for text in first_bytes(corpus.documents(split, language), max_bytes)]
-        rows = document_losses(reader, texts, f"bits per byte, {split}")
-        name = f"{split}/bits_per_byte"
-        sizes: Counter[str] = Counter()
-        for row in rows:
-            sizes[row["language"]] += row["bytes"]
-        metrics |= named(name, bits_per_byte(rows)) | named(name, standard_errors(rows), "/standard_error")
-        metrics |= named(name, Counter(row["language"] for row in rows), "/documents") | named(name, sizes, "/bytes")
-        found += [{"split": split, **row} for row in rows]
-    return Result(metrics, found)
+        scored = losses_by_run(reader, texts, f"bits per byte, {split}")
+        for result, rows in zip(results, scored, strict=True):
+            result.metrics.update(_metrics(f"{split}/bits_per_byte", rows))
+            result.rows.extend({"split": split, **row} for row in rows)
+    return results
+
+
+def _metrics(name: str, rows: Sequence[DocumentRow]) -> dict[str, float]:
+    sizes: Counter[str] = Counter()
+    for row in rows:
+        sizes[row["language"]] += row["bytes"]
+    metrics = named(name, bits_per_byte(rows)) | named(name, standard_errors(rows), "/standard_error")
+    return metrics | named(name, Counter(row["language"] for row in rows), "/documents") | named(name, sizes, "/bytes")
 
 
 def named(prefix: str, values: Mapping[str, float], suffix: str = "") -> dict[str, float]:
@@ -112,6 +121,14 @@ def document_losses(reader: Reader[LanguageModel], documents: Iterable[Document]
     Returns:
         One row per document, in their order: language, hash, nats, UTF-8 bytes and tokens.
     """
+    (rows,) = losses_by_run(reader, documents, description)
+    return rows
+
+
+def losses_by_run(
+    reader: Reader[LanguageModel], documents: Iterable[Document], description: str = ""
+) -> list[list[DocumentRow]]:
+    """``document_losses`` under each run of a decoder of R runs; any other model is the only one."""
     listed = list(documents)
     vocabulary = reader.vocabulary
     encoded = vocabulary.encode_batch([document.text for document in listed])
@@ -121,14 +138,17 @@ def document_losses(reader: Reader[LanguageModel], documents: Iterable[Document]
         description=description,
     )  # fmt: skip
     return [
-        DocumentRow(
-            language=document.language,
-            document=document.hash,
-            nats=float(values.sum(dtype=np.float64)),
-            bytes=len(document.text.encode()),
-            tokens=len(values),
-        )
-        for document, values in zip(listed, losses, strict=True)
+        [
+            DocumentRow(
+                language=document.language,
+                document=document.hash,
+                nats=float(values.sum(dtype=np.float64)),
+                bytes=len(document.text.encode()),
+                tokens=len(values),
+            )
+            for document, values in zip(listed, own, strict=True)
+        ]
+        for own in by_run(losses, runs_of(reader.model))
     ]
 
 

@@ -13,8 +13,17 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from tinylm_ablate.measure.bits import named, with_all
-from tinylm_ablate.measure.scoring import Continuing, ContinuingModel, Family, Reader, continuation_losses, token_losses
-from tinylm_ablate.measure.subject import Result, Settings, Subject
+from tinylm_ablate.measure.scoring import (
+    Continuing,
+    ContinuingModel,
+    Family,
+    Reader,
+    by_run,
+    continuation_losses,
+    runs_of,
+    token_losses,
+)
+from tinylm_ablate.measure.subject import Result, Settings, Subject, decoder_of
 from tinylm_ablate.settled import Settled
 
 if TYPE_CHECKING:
@@ -76,6 +85,12 @@ class Cloze:
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
         """Answer the questions; one row per question: split, language, question, correct, margin (nats per byte)."""
+        (result,) = self.measure_together([subject], settings)
+        return result
+
+    def measure_together(self, subjects: Sequence[Subject], settings: Settings) -> list[Result]:
+        """Answer the questions under all runs at once."""
+        subject = subjects[0]
         asked = [
             question
             for language in subject.corpus.languages
@@ -83,7 +98,10 @@ class Cloze:
                 subject.corpus, self.split, language, settings["questions"], settings["context"], settings["continuation"]
             )
         ]
-        rows = answer(subject.reader.by(Continuing(subject.decoder)), asked, f"cloze, {self.split}")
+        answered = answers_by_run(subject.reader.by(Continuing(decoder_of(subjects))), asked, f"cloze, {self.split}")
+        return [self._result(rows) for rows in answered]
+
+    def _result(self, rows: list[QuestionRow]) -> Result:
         shares, errors = accuracy(rows)
         name = f"{self.split}/cloze"
         metrics = named(name, shares) | named(name, errors, "/standard_error")
@@ -174,6 +192,14 @@ def answer(reader: Reader[ContinuingModel], asked: Sequence[Question], descripti
         One row per question: language, hash of the document, whether the answer was right, and by how many nats per byte the
         true choice is ahead of the best of the others.
     """
+    (rows,) = answers_by_run(reader, asked, description)
+    return rows
+
+
+def answers_by_run(
+    reader: Reader[ContinuingModel], asked: Sequence[Question], description: str = ""
+) -> list[list[QuestionRow]]:
+    """``answer`` under each run of a model of R runs; any other model is the only one."""
     vocabulary = reader.vocabulary
     contexts = vocabulary.encode_batch([question.context for question in asked])
     choices = vocabulary.encode_batch([choice for question in asked for choice in question.choices])
@@ -183,9 +209,13 @@ def answer(reader: Reader[ContinuingModel], asked: Sequence[Question], descripti
         room = max(1, reader.context_length + 1 - max(len(tokens) for tokens in four))
         families.append(Family([vocabulary.end_of_text, *context][-room:], four))
     nats = _losses(reader, families, description)
+    return [_rows(asked, own) for own in by_run(nats, runs_of(reader.model))]
+
+
+def _rows(asked: Sequence[Question], nats: Sequence[np.ndarray]) -> list[QuestionRow]:
     rows = []
     for question, losses in zip(asked, nats, strict=True):
-        scores = [-loss / len(choice.encode()) for loss, choice in zip(losses, question.choices, strict=True)]
+        scores = [-float(loss) / len(choice.encode()) for loss, choice in zip(losses, question.choices, strict=True)]
         truth = scores.pop(question.answer)
         # A choice before the true one wins a tie against it.
         correct = all(truth > score for score in scores[: question.answer]) and all(
@@ -197,8 +227,11 @@ def answer(reader: Reader[ContinuingModel], asked: Sequence[Question], descripti
     return rows
 
 
-def _losses(reader: Reader[ContinuingModel], families: Sequence[Family], description: str) -> list[list[float]]:
-    """Nats of each continuation; where one alone is longer than the context, it is cut into windows as documents are."""
+def _losses(reader: Reader[ContinuingModel], families: Sequence[Family], description: str) -> list[np.ndarray]:
+    """Nats of each continuation, (..., continuations) for each family.
+
+    Where a continuation alone is longer than the context, it is cut into windows as documents are.
+    """
     length, size = reader.context_length, reader.vocabulary.size
     fits = [max(map(len, family.continuations)) <= length for family in families]
     shared = iter(
@@ -211,7 +244,9 @@ def _losses(reader: Reader[ContinuingModel], families: Sequence[Family], descrip
     sequences = [[*family.text, *ids] for family in long for ids in family.continuations]
     alone = iter(token_losses(reader.model, sequences, context_length=length, vocab_size=size, device=reader.device))
     return [
-        next(shared) if fit else [float(next(alone)[-len(ids) :].sum(dtype=np.float64)) for ids in family.continuations]
+        next(shared)
+        if fit
+        else np.stack([next(alone)[..., -len(ids) :].sum(-1, dtype=np.float64) for ids in family.continuations], axis=-1)
         for family, fit in zip(families, fits, strict=True)
     ]
 

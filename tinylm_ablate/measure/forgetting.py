@@ -41,7 +41,7 @@ def forgetting(settled: Settled, decoder: Decoder, tokens: npt.NDArray[Any], fol
         trained on, where there is any: as many batches as a part has, so far as they go. The paper's figure has no such bar,
         without which a rise from part to part cannot be told from parts that are harder.
     """
-    from tinylm_ablate.rounds.losses import batch_losses, first_batches, measure
+    from tinylm_ablate.rounds.losses import Passed, batch_losses, measure
 
     losses = batch_losses(settled, decoder, tokens, folder)
     metrics: dict[str, float] = {}
@@ -49,8 +49,8 @@ def forgetting(settled: Settled, decoder: Decoder, tokens: npt.NDArray[Any], fol
         metrics |= _mean(f"forgetting/part_{number}", part)
     unseen = _unseen(settled, tokens)
     if unseen:
-        batches = first_batches(settled, tokens)
-        metrics |= _mean("forgetting/unseen", np.concatenate(list(measure(settled, decoder, batches, unseen))))
+        run = Passed(settled, decoder, tokens, folder)
+        metrics |= _mean("forgetting/unseen", np.concatenate(list(measure([run], unseen)))[:, 0])
     return metrics
 
 

@@ -58,10 +58,10 @@ class ContinuingModel(LanguageModel, Protocol):
 
 
 class Continuing:
-    """A decoder as a ``ContinuingModel``."""
+    """A decoder, of one run or of R runs, as a ``ContinuingModel``."""
 
     def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
+        self.decoder, self.runs = decoder, decoder.runs
 
     @property
     def training(self) -> bool:
@@ -81,8 +81,8 @@ class Continuing:
         from tinylm_ablate.arch import continuations
 
         decoder = self.decoder
-        x = continuations.through(decoder, decoder.embedding(tokens), decoder.blocks, layout)
-        return decoder.stream_loss(x[:, layout.text :], targets, "none")
+        x = continuations.through(decoder, decoder.embedding(decoder.each_run(tokens)), decoder.blocks, layout)
+        return decoder.stream_loss(x[..., layout.text :, :], targets, "none")
 
 
 _Model = TypeVar("_Model", bound=LanguageModel, covariant=True)
@@ -151,7 +151,7 @@ def token_losses(
     """
     import torch
 
-    runs: int | None = getattr(model, "runs", None)
+    runs = runs_of(model)
     axis = () if runs is None else (runs,)
     losses = [np.empty((*axis, max(len(sequence) - 1, 0)), np.float32) for sequence in sequences]
     windows = [
@@ -179,6 +179,17 @@ def token_losses(
     return losses
 
 
+def runs_of(model: object) -> int | None:
+    """How many runs R a model serves at once; None for a plain one, whose losses have no axis of runs."""
+    runs: int | None = getattr(model, "runs", None)
+    return runs
+
+
+def by_run(losses: Sequence[NDArray[Any]], runs: int | None) -> list[list[NDArray[Any]]]:
+    """Losses of R runs as a list for each run; those of a plain model as the only list."""
+    return [list(losses)] if runs is None else [[values[run] for values in losses] for run in range(runs)]
+
+
 class Family(NamedTuple):
     """A text with its continuations, as token ids; neither the text nor any continuation is empty."""
 
@@ -193,7 +204,7 @@ def continuation_losses(
     vocab_size: int,
     device: torch.device | str,
     description: str = "",
-) -> list[list[float]]:
+) -> list[NDArray[np.float64]]:
     """The loss of each continuation given its text, in nats: what ``token_losses`` of text and continuation together finds.
 
     The last token of a text is the first input of each of its continuations, whose last token is no input.
@@ -204,13 +215,16 @@ def continuation_losses(
         vocab_size: Entries of the vocabulary; bounds the size of a batch.
         device: Where the model is.
         description: Title of the progress bar.
+
+    Returns:
+        For each family an array (continuations,), or (R, continuations) for a model of R runs.
     """
     import torch
 
-    losses: list[list[float]] = [[] for _ in families]
+    losses: list[NDArray[np.float64]] = [np.empty(0) for _ in families]
     # Largest first, as in ``token_losses``.
     order = sorted(range(len(families)), key=lambda index: -_size([families[index]]))
-    most = most_tokens(device, vocab_size)
+    most = max(1, most_tokens(device, vocab_size) // (runs_of(model) or 1))
     was_training = model.training
     model.train(False)
     try:
@@ -224,8 +238,10 @@ def continuation_losses(
                 tokens, targets, layout = _laid_out(batch)
                 layout = dataclasses.replace(layout, texts=layout.texts.to(device))
                 values = model.continuation_loss(tokens.to(device), targets.to(device), layout).double().cpu().numpy()
-                for index, family, row in zip(taken, batch, values.reshape(count, layout.count, -1), strict=True):
-                    losses[index] = [float(nats[: len(ids)].sum()) for ids, nats in zip(family.continuations, row, strict=True)]
+                tables = np.moveaxis(values.reshape(*values.shape[:-1], layout.count, -1), -3, 0)
+                for index, family, table in zip(taken, batch, tables, strict=True):
+                    sums = [table[..., place, : len(ids)].sum(-1) for place, ids in enumerate(family.continuations)]
+                    losses[index] = np.stack(sums, axis=-1)
                 bar.update(count)
     finally:
         model.train(was_training)

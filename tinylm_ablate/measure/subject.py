@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.measure.scoring import Reader
@@ -52,6 +52,14 @@ class Measure(Protocol):
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
         """Measure a run with one of these settings."""
+
+
+@runtime_checkable
+class StackedMeasure(Measure, Protocol):
+    """A measure that several runs of one shape, text and tokenizer can share."""
+
+    def measure_together(self, subjects: Sequence[Subject], settings: Settings) -> list[Result]:
+        """Measure runs with the same settings as one program; a result for each."""
 
 
 class Subject:
@@ -122,3 +130,12 @@ class Subject:
         from tinylm_ablate.formats.huggingface import load_model
 
         return load_model(self.run.folder / "model").requires_grad_(False).eval()
+
+
+def decoder_of(subjects: Sequence[Subject]) -> Decoder:
+    """The decoder of a run, or one decoder with copies of the weights of several runs of one shape."""
+    if len(subjects) == 1:
+        return subjects[0].decoder
+    from tinylm_ablate.arch.stacking import stacked
+
+    return stacked([subject.decoder for subject in subjects])

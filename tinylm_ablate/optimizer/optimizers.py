@@ -61,8 +61,14 @@ def build_optimizer(
     ]
     betas = (optimizer.beta1, optimizer.beta2)
     if optimizer.name == "adamw":
-        return torch.optim.AdamW(described, lr=learning_rate, betas=betas, eps=optimizer.eps, fused=True)
+        return AdamW(described, lr=learning_rate, betas=betas, eps=optimizer.eps, fused=True)
     return RuleOptimizer(described, optimizer, learning_rate, functools.partial(scaled_orthogonal, products=products))
+
+
+class AdamW(torch.optim.AdamW):
+    """Torch's, without the decorator of its step, which imports the compiler for code that nobody compiles (``train.lean``)."""
+
+    step = torch.no_grad()(getattr(torch.optim.AdamW.step, "__wrapped__", torch.optim.AdamW.step))
 
 
 class RuleOptimizer(torch.optim.Optimizer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -84,7 +84,7 @@ def summary(verdicts: Sequence[Verdict], name: str) -> list[Block]:
                 "Effect and interval of each claim in margins, a margin being the smallest effect that matters: "
                 "beyond +1 the claim, beyond −1 its opposite",
                 f"Verdict, effect and interval of each claim in units of its margin. {facts}.",
-                specification(picture(frame, ["claim"], "effect", narrow=True)),
+                specification(_picture(frame, "claim", "effect", narrow=True)),
             )
         )
     if absent:
@@ -116,20 +116,22 @@ def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 
 
 @figure("Verdicts", "Each claim's effect and interval in units of its margin, the paper's effect, and the verdict")
-def picture(frame: pd.DataFrame, by: Sequence[str], measure: str, narrow: bool = False) -> alt.TopLevelMixin | None:
-    """All verdicts: a row per claim with its effect and interval in units of its margin, the verdict and the paper's effect.
+def picture(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
+    """All verdicts: a row per claim with its effect and interval in units of its margin, the verdict and the paper's effect."""
+    return None if frame.empty or measure not in frame else _picture(frame, next(iter(by), "claim"), measure)
+
+
+def _picture(frame: pd.DataFrame, key: str, measure: str, narrow: bool = False) -> alt.TopLevelMixin:
+    """The picture of some verdicts.
 
     Args:
         frame: As of ``as_frame``.
-        by: The column of titles.
+        key: The column of titles.
         measure: The column of effects.
         narrow: For a phone: the title stands over the interval, and of the words only the verdict beside it.
     """
     import altair as alt
 
-    key = next(iter(by), "claim")
-    if frame.empty or measure not in frame:
-        return None
     ends = {name: frame[name].clip(-_FURTHEST, _FURTHEST) for name in ("low", "high", measure)}
     shown = frame.assign(
         word=[f"{SIGNS[Outcome(verdict)][0]} {verdict}" for verdict in frame["verdict"]],
@@ -164,7 +166,7 @@ def picture(frame: pd.DataFrame, by: Sequence[str], measure: str, narrow: bool =
         x=alt.X(f"{measure}:Q", scale=margins), color=color, tooltip=tips
     )
 
-    def words(column: str, x: int, across: str = "left", **style: Any) -> alt.Chart:
+    def words(column: str, x: int, across: Literal["left", "right"] = "left", **style: Any) -> Any:
         shade = alt.condition(tested, alt.value("currentColor"), alt.value("var(--quiet)"))
         return base.mark_text(align=across, **style).encode(x=alt.value(x), text=f"{column}:N", color=shade, tooltip=tips)
 

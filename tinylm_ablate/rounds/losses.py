@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from tinylm_ablate import progress
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import flops_per_token
+from tinylm_ablate.arch.stacking import stacked
 from tinylm_ablate.data.batches import Batches
 from tinylm_ablate.data.once import locked
 from tinylm_ablate.data.training import training_batches
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.hardware import pick_device, thread_count
-from tinylm_ablate.rounds import LOSSES
+from tinylm_ablate.rounds import LOSSES, UNFINISHED_LOSSES
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.train.compile import compiled, worth_compiling
 
@@ -30,33 +32,73 @@ Float64s = npt.NDArray[np.float64]
 _TOGETHER = 16
 
 
-def batch_losses(settled: Settled, decoder: Decoder, tokens: npt.NDArray[Any], folder: Path) -> Float64s:
-    """Mean loss in nats of each batch of the run's first round under ``decoder``, (first,).
+@dataclass(frozen=True)
+class Passed:
+    """A run whose batches are passed over.
 
-    Measured once and read from ``folder/batch_losses.parquet`` afterwards. A pass that was killed resumes from the last
-    batches that reached the disk (``batch_losses.part``); a batch's loss does not depend on where a pass began.
-
-    Args:
-        settled: The run whose batches they are.
+    Attributes:
+        settled: The run.
         decoder: The frozen model.
         tokens: The training text as token ids, (n,).
         folder: The run's folder.
     """
-    path, unfinished = folder / LOSSES, folder / "batch_losses.part"
-    batches, count = first_batches(settled, tokens), settled.rounds.first
-    with locked(path, "the losses of a run's batches"):
-        if not path.exists():
-            done = _whole(unfinished)[:count]
-            _write_floats(unfinished, done)
-            measured = [done]
-            with unfinished.open("ab") as stream:
-                for losses in measure(settled, decoder, batches, range(len(done), count)):
-                    stream.write(losses.tobytes())
-                    stream.flush()
-                    measured.append(losses)
-            write_losses(path, np.concatenate(measured))
-            unfinished.unlink()
-    return read_losses(path, count)
+
+    settled: Settled
+    decoder: Decoder
+    tokens: npt.NDArray[Any]
+    folder: Path
+
+    @property
+    def product(self) -> Path:
+        """Where the losses are kept."""
+        return self.folder / LOSSES
+
+    @property
+    def unfinished(self) -> Path:
+        """Where the losses of a pass that has not ended are."""
+        return self.folder / UNFINISHED_LOSSES
+
+
+def batch_losses(settled: Settled, decoder: Decoder, tokens: npt.NDArray[Any], folder: Path) -> Float64s:
+    """Mean loss in nats of each batch of the run's first round under ``decoder``, (first,), measured once.
+
+    Args:
+        settled, decoder, tokens, folder: See ``Passed``.
+    """
+    pass_over([Passed(settled, decoder, tokens, folder)])
+    return read_losses(folder / LOSSES, settled.rounds.first)
+
+
+def pass_over(runs: Sequence[Passed]) -> None:
+    """Measure the losses of runs with equal ``stack_key`` together, and keep them in ``batch_losses.parquet`` of each run.
+
+    A pass that was killed resumes from the last batches that every run has on the disk (``batch_losses.part``), in the same
+    company or in another one; a batch's loss does not depend on where a pass began.
+    """
+    with contextlib.ExitStack() as held:
+        for run in sorted(
+            runs, key=lambda run: run.folder
+        ):  # in one order everywhere, so that no two passes wait for each other
+            held.enter_context(locked(run.product, "the losses of a run's batches"))
+        runs = [run for run in runs if not run.product.exists()]
+        if not runs:
+            return
+        count = runs[0].settled.rounds.first
+        measured = [_whole(run.unfinished)[:count] for run in runs]
+        for run, done in zip(runs, measured, strict=True):
+            write_atomic(run.unfinished, done.tobytes())
+        streams = [held.enter_context(run.unfinished.open("ab")) for run in runs]
+        first = min(len(done) for done in measured)
+        for losses in measure(runs, range(first, count)):
+            first += len(losses)
+            for row, stream in enumerate(streams):
+                new = losses[len(losses) - max(0, first - len(measured[row])) :, row]
+                stream.write(new.tobytes())
+                stream.flush()
+                measured[row] = np.concatenate((measured[row], new))
+        for run, losses in zip(runs, measured, strict=True):
+            write_losses(run.product, losses)
+            run.unfinished.unlink()
 
 
 def first_batches(settled: Settled, tokens: npt.NDArray[Any]) -> Batches:
@@ -64,14 +106,17 @@ def first_batches(settled: Settled, tokens: npt.NDArray[Any]) -> Batches:
     return training_batches(tokens, settled.config, settled.shards)
 
 
-def measure(settled: Settled, decoder: Decoder, batches: Batches, ids: range) -> Iterator[Float64s]:
-    """Yield the mean losses in nats of the batches ``ids``, some at a time, in the run's own precision and threads."""
+def measure(runs: Sequence[Passed], ids: range) -> Iterator[Float64s]:
+    """Yield the mean losses in nats of the batches ``ids`` of each run, (some, R), in the runs' own precision and threads."""
+    settled = runs[0].settled
     train = settled.config.train
     torch.set_num_threads(thread_count(train.threads))
     device = pick_device(train.device)
-    decoder.to(device)
-    forward = flops_per_token(settled.shape, train.context_length)["forward"] * train.batch_tokens * len(ids)
-    bar = progress.bar(total=len(ids) * train.batch_tokens, description="batch losses", unit="tok")
+    decoders = [run.decoder.to(device) for run in runs]
+    decoder = decoders[0] if len(runs) == 1 else stacked(decoders)
+    orders = [first_batches(run.settled, run.tokens) for run in runs]
+    forward = flops_per_token(settled.shape, train.context_length)["forward"] * train.batch_tokens * len(ids) * len(runs)
+    bar = progress.bar(total=len(ids) * len(runs) * train.batch_tokens, description="batch losses", unit="tok")
     try:
         with (
             torch.no_grad(),
@@ -80,22 +125,20 @@ def measure(settled: Settled, decoder: Decoder, batches: Batches, ids: range) ->
         ):
             for start in range(ids.start, ids.stop, _TOGETHER):
                 some = range(start, min(start + _TOGETHER, ids.stop))
-                losses = torch.stack([_loss(settled, decoder, batches, batch, device) for batch in some])
-                bar.update(len(some) * train.batch_tokens)
+                # By the micro batches that they were trained in; the host waits for the device once for all of them.
+                parts = []
+                for part in range(some.start * settled.accumulation, some.stop * settled.accumulation):
+                    places = np.arange(part * settled.micro_batch, (part + 1) * settled.micro_batch, dtype=np.int64)
+                    ids_of_runs = np.stack([order.inputs(places) for order in orders])
+                    inputs = torch.from_numpy(ids_of_runs if decoder.runs else ids_of_runs[0]).to(device, non_blocking=True)
+                    parts.append(decoder.loss(inputs[..., :-1], inputs[..., 1:]))
+                losses = torch.stack(parts).cpu().double().view(len(some), settled.accumulation, len(runs)).mean(1)
+                bar.update(len(some) * len(runs) * train.batch_tokens)
                 yield losses.numpy()
     finally:
         bar.close()
-        decoder.cpu()
-
-
-def _loss(settled: Settled, decoder: Decoder, batches: Batches, batch: int, device: str) -> Tensor:
-    """Mean loss of one batch, by the micro batches that it was trained in."""
-    total = torch.zeros((), dtype=torch.float64)
-    for part in range(settled.accumulation):
-        first = (batch * settled.accumulation + part) * settled.micro_batch
-        inputs = torch.from_numpy(batches.inputs(np.arange(first, first + settled.micro_batch, dtype=np.int64))).to(device)
-        total += decoder.loss(inputs[:, :-1], inputs[:, 1:]).cpu()
-    return total / settled.accumulation
+        for run in runs:
+            run.decoder.cpu()
 
 
 def write_losses(path: Path, losses: Float64s) -> None:
@@ -134,7 +177,3 @@ def _whole(path: Path) -> Float64s:
         return np.empty(0)
     content = path.read_bytes()
     return np.frombuffer(content[: len(content) // 8 * 8], dtype=np.float64)
-
-
-def _write_floats(path: Path, losses: Float64s) -> None:
-    write_atomic(path, losses.tobytes())

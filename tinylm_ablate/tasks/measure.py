@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 from tinylm_ablate import progress
@@ -10,13 +11,14 @@ from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import remove_unfinished
 from tinylm_ablate.measure.records import read_record, record_path, write_record
 from tinylm_ablate.measure.registry import Request
-from tinylm_ablate.measure.subject import Subject
+from tinylm_ablate.measure.subject import Result, StackedMeasure, Subject
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.run import RunTask
 from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower
+from tinylm_ablate.train.stack_key import stack_size
 
-#: The subject of the last measure, whose model and corpus the next measure of the same run uses again.
+#: The subjects of the last measure, whose models and corpus the next measure of the same runs uses again.
 _last: list[tuple[int, Subject]] = []
 
 
@@ -52,20 +54,57 @@ class MeasureTask(Task):
         trained = self.of.product.exists() and not (self.run.folder / "model").is_dir()
         return self.request.measure.weights and trained and not self.product.exists() and self.of.done()
 
+    def most_together(self, ready: int) -> int:
+        return stack_size(self.run, ready) if isinstance(self.request.measure, StackedMeasure) else 1
+
+    @property
+    def together(self) -> Hashable:
+        run, train = self.run, self.run.config.train
+        return self.request.stem, run.shape, run.text, run.vocabulary, train.context_length, train.device, train.threads
+
     def can_start_early(self) -> bool:
         """Whether the model on the way that it measures is there already."""
         return self.run.at > 0 and (self.run.folder / "model").is_dir()
 
     def do(self, tracked: Follower) -> None:
-        if self.lost:
-            raise UserError(lost_weights([self]))
+        (error,) = self.do_together([self], tracked)
+        if error is not None:
+            raise error
+
+    def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:
         progress.configure(self.run.config.progress)
+        measures = [task for task in tasks if isinstance(task, MeasureTask)]
         begin = time.monotonic()
-        result = self.request.measure.measure(_subject(self), self.request.settings)
-        seconds = time.monotonic() - begin
-        write_record(self.run.folder, self.request.measure.name, self.request.settings, result, seconds)
-        self.of.drop_model()
-        tracked.done(self.run.folder)
+        ended: dict[str, Exception] = {task.key: UserError(lost_weights([task])) for task in measures if task.lost}
+        subjects = _subjects([task for task in measures if task.key not in ended])
+        if len(measures) > 1:
+            for task in list(subjects):
+                try:
+                    subjects[task].decoder  # noqa: B018 - opens the weights, which may be damaged
+                except Exception as error:
+                    ended[task.key] = error
+                    del subjects[task]
+        results = self._results(list(subjects.values())) if subjects else []
+        seconds = (time.monotonic() - begin) / max(1, len(results))
+        for task, result in zip(subjects, results, strict=True):
+            write_record(task.run.folder, self.request.measure.name, self.request.settings, result, seconds)
+            task.of.drop_model()
+            tracked.done(task.run.folder)
+        return [ended.get(task.key) for task in measures]
+
+    def _results(self, subjects: Sequence[Subject]) -> list[Result]:
+        """What the measure finds of runs; where they do not fit into a GPU's memory together, half of them at a time."""
+        import torch
+
+        measure, settings = self.request.measure, self.request.settings
+        if len(subjects) == 1 or not isinstance(measure, StackedMeasure):
+            return [measure.measure(subject, settings) for subject in subjects]
+        try:
+            return measure.measure_together(subjects, settings)
+        except torch.OutOfMemoryError:
+            pass
+        half = len(subjects) // 2
+        return [*self._results(subjects[:half]), *self._results(subjects[half:])]
 
     def tidy(self) -> None:
         super().tidy()
@@ -99,13 +138,19 @@ def lost_weights(tasks: list[MeasureTask]) -> str:
     )
 
 
-def _subject(task: MeasureTask) -> Subject:
-    """The opened run; kept for the next measure of it, and its text and tokenizer for the next run that has the same."""
-    model = task.run.folder / "model" / "model.safetensors"
-    version = model.stat().st_mtime_ns if model.exists() else 0
-    if not _last or _last[0][0] != version or _last[0][1].run is not task.run:
-        subject = Subject(task.run)
-        if _last:
-            subject.share(_last[0][1])
-        _last[:] = [(version, subject)]
-    return _last[0][1]
+def _subjects(tasks: Sequence[MeasureTask]) -> dict[MeasureTask, Subject]:
+    """The opened runs; kept for the next measure of them, and a text and tokenizer for the next runs that have the same."""
+    known = {(version, id(subject.run)): subject for version, subject in _last}
+    before = next((subject for _, subject in _last), None)
+    found = {}
+    for task in tasks:
+        model = task.run.folder / "model" / "model.safetensors"
+        version = model.stat().st_mtime_ns if model.exists() else 0
+        subject = known.get((version, id(task.run)))
+        if subject is None:
+            subject = Subject(task.run)
+            if before is not None:
+                subject.share(before)
+        found[task] = (version, subject)
+    _last[:] = found.values()
+    return {task: subject for task, (_, subject) in found.items()}

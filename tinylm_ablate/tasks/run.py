@@ -20,6 +20,7 @@ from tinylm_ablate.secrets import cut
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower
+from tinylm_ablate.train.stack_key import stack_key, stack_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,14 +97,10 @@ class RunTask(Task):
             raise error
 
     def most_together(self, ready: int) -> int:
-        from tinylm_ablate.train.stack import stack_size
-
         return 1 if self.watch is not None else stack_size(self.run, ready)
 
     @property
     def together(self) -> Hashable:
-        from tinylm_ablate.train.stack import stack_key
-
         return stack_key(self.run)
 
     def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:
@@ -318,10 +315,6 @@ def _versions(provenance: Record) -> dict[str, Any]:
 
 def _train_together(tasks: Sequence[RunTask]) -> list[Exception | None]:
     """Train runs, several of them as one program; what ended each, or None where it is done."""
-    from tinylm_ablate.train.lean import import_torchmetrics
-
-    import_torchmetrics()  # before anything imports Lightning
-
     from tinylm_ablate.train.stack import train_stack
 
     progress.configure(tasks[0].run.config.progress)

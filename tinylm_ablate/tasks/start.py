@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
-from tinylm_ablate.init.choice import scores_marker
+from tinylm_ablate.files import remove_unfinished
+from tinylm_ablate.init.choice import scored_alike, scores_marker
 from tinylm_ablate.measure.subject import Subject
-from tinylm_ablate.rounds import LOSSES
+from tinylm_ablate.rounds import LOSSES, UNFINISHED_LOSSES
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower
+from tinylm_ablate.train.stack_key import stack_key, stack_size
 
 
 class ScoresTask(Task):
@@ -25,11 +27,22 @@ class ScoresTask(Task):
     def product(self) -> Path:
         return scores_marker(self.run)
 
+    def most_together(self, ready: int) -> int:
+        return 1 if self.run.parent is None else stack_size(self.run.parent, ready)
+
+    @property
+    def together(self) -> Hashable:
+        return scored_alike(self.run), self.run.config.train.device, self.run.config.train.threads
+
     def do(self, tracked: Follower) -> None:
+        self.do_together([self], tracked)
+
+    def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:
         from tinylm_ablate.init.initial import make_scores
 
         del tracked
-        make_scores(self.run, Subject(self.run).vocabulary)
+        make_scores([task.run for task in tasks], Subject(self.run).vocabulary)
+        return [None] * len(tasks)
 
 
 class LossesTask(Task):
@@ -41,9 +54,34 @@ class LossesTask(Task):
     def product(self) -> Path:
         return self.run.folder / LOSSES
 
+    def most_together(self, ready: int) -> int:
+        return stack_size(self.run, ready)
+
+    @property
+    def together(self) -> Hashable:
+        return stack_key(self.run)
+
     def do(self, tracked: Follower) -> None:
-        from tinylm_ablate.rounds.losses import batch_losses
+        (error,) = self.do_together([self], tracked)
+        if error is not None:
+            raise error
+
+    def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:
+        from tinylm_ablate.rounds.losses import Passed, pass_over
 
         del tracked
-        subject = Subject(self.run)
-        batch_losses(self.run, subject.decoder, subject.shards.tokens("train"), self.run.folder)
+        ended: list[Exception | None] = [None] * len(tasks)
+        opened = []
+        for index, task in enumerate(tasks):
+            try:
+                subject = Subject(task.run)
+                opened.append(Passed(task.run, subject.decoder, subject.shards.tokens("train"), task.run.folder))
+            except Exception as error:
+                ended[index] = error
+        if opened:
+            pass_over(opened)
+        return ended
+
+    def tidy(self) -> None:
+        super().tidy()
+        remove_unfinished(self.run.folder / UNFINISHED_LOSSES)

@@ -29,6 +29,11 @@ class Task(ABC):
         self.key, self.name, self.run, self.needs = f"{self.kind}-{identity}", name, run, list(needs)
 
     @property
+    def plural(self) -> str:
+        """What several of them are called."""
+        return self.kind if self.kind.endswith("s") else f"{self.kind}s"
+
+    @property
     @abstractmethod
     def product(self) -> Path:
         """A file or folder that exists once the task is done, written last."""

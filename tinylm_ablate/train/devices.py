@@ -26,7 +26,6 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, distributed, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import RunFailed
@@ -225,6 +224,8 @@ def shard(decoder: Decoder, mesh: Any) -> Decoder:
 
 def shard_state(optimizer: torch.optim.Optimizer, whole: dict[str, Any]) -> None:
     """Give the state of an optimizer of whole parameters to one of sharded ones."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def part(parameter: Tensor, value: Any) -> Any:
@@ -241,7 +242,8 @@ def shard_state(optimizer: torch.optim.Optimizer, whole: dict[str, Any]) -> None
 
 def whole(value: Tensor) -> Tensor:
     """A tensor that may lie in parts on the devices, whole; all processes must ask for it."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    gather = getattr(value, "full_tensor", None)  # of a DTensor, whose import takes a third of a start
+    return value if gather is None else gather()
 
 
 def clipped(module: nn.Module, clip: float) -> float:

@@ -52,7 +52,7 @@ class Program:
     follow. It and inactive runs keep their place: what the other runs compute does not depend on them by a bit.
 
     Args:
-        settled: The runs; equal in everything that ``stack.stack_key`` compares.
+        settled: The runs; equal in everything that ``stack_key`` compares.
         weights: The initial weights of each run, by name.
         device: "cpu" or "cuda".
         block: Most steps of a block.

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from tinylm_ablate import progress
-from tinylm_ablate.arch.costs import training_memory
-from tinylm_ablate.arch.shapes import flops_per_token, parameters
+from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.errors import Interrupted, Pruned
 from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.train import checkpoint
@@ -28,63 +26,13 @@ from tinylm_ablate.train.compile import compiled, worth_compiling
 from tinylm_ablate.train.member import Checkpoint, Member, Trained
 from tinylm_ablate.train.program import Program
 from tinylm_ablate.train.record import Recorder, failure, finite
+from tinylm_ablate.train.stack_key import stack_key, stackable
 from tinylm_ablate.train.stop import Stop
-
-if TYPE_CHECKING:
-    from tinylm_ablate.settled import Settled
 
 Outcome = Trained | Exception
 
 #: Steps that are computed without a look of the host, by device: at most so many, for about so many seconds.
 _BLOCK, _BLOCK_SECONDS = {"cpu": 1, "cuda": 64}, 0.25
-
-#: Share of a GPU's free memory that a stack may fill, and what the loss needs at its peak whatever the stack.
-_MEMORY_SHARE, _LOSS_BYTES = 0.8, 3 * 512 * 2**20
-
-
-def stack_key(settled: Settled) -> Hashable:
-    """What runs must have in common to train together: runs with equal keys may.
-
-    These are the sizes of the program (shape, batch, steps), its arithmetic and its device. A run over several devices, or on
-    Apple's, has a key of its own.
-    """
-    train = settled.config.train
-    if not _stackable(settled):
-        return ("alone", settled.identity)
-    return (
-        settled.shape, train.context_length, settled.micro_batch, settled.accumulation, settled.rounds.start, settled.steps,
-        settled.precision, settled.config.optimizer.name, train.device, train.recompute, train.compile, train.threads,
-    )  # fmt: skip
-
-
-def stack_size(settled: Settled, ready: int) -> int:
-    """How many of ``ready`` runs with the key of this one are to train together, by ``train.stack``.
-
-    "auto" is as many as the memory of a GPU allows, and 1 on a processor. It asks the GPU, so call it where training will be.
-    """
-    wanted = settled.config.train.stack
-    if not _stackable(settled) or ready <= 1:
-        return min(ready, 1)
-    if not isinstance(wanted, str):
-        return min(ready, wanted)
-    if pick_device(settled.config.train.device) != "cuda":
-        return 1
-    free, _ = torch.cuda.mem_get_info()
-    return max(1, min(ready, int((_MEMORY_SHARE * free - _LOSS_BYTES) // run_memory(settled))))
-
-
-def run_memory(settled: Settled) -> int:
-    """Bytes that one more run adds to a stack on a GPU: training, and three temporaries of the update."""
-    train = settled.config.train
-    training = training_memory(settled.shape, settled.micro_batch, train.context_length, settled.precision, train.recompute)
-    return training + 12 * parameters(settled.shape)["total"]
-
-
-def _stackable(settled: Settled) -> bool:
-    train = settled.config.train
-    if settled.config.optimizer.name == "own" or settled.shape.is_own:  # written for one run's parameters
-        return False
-    return train.devices == 1 and pick_device(train.device) in ("cpu", "cuda")
 
 
 def train_stack(members: Sequence[Member]) -> list[Outcome]:
@@ -103,7 +51,7 @@ def train_stack(members: Sequence[Member]) -> list[Outcome]:
     keys = {stack_key(member.settled) for member in members}
     if len(keys) > 1:
         raise ValueError(f"runs with {len(keys)} different keys cannot train together")
-    if not _stackable(settled) or (len(members) == 1 and pick_device(settled.config.train.device) == "cpu"):
+    if not stackable(settled) or (len(members) == 1 and pick_device(settled.config.train.device) == "cpu"):
         return [_alone(member) for member in members]
     runs = []
     for index, member in enumerate(members):
@@ -134,9 +82,9 @@ def train_stack(members: Sequence[Member]) -> list[Outcome]:
 
 def _alone(member: Member) -> Outcome:
     """Train a run by itself, as ``fit`` does."""
-    from tinylm_ablate.train.lean import import_torchmetrics
+    from tinylm_ablate.train.lean import import_lightning
 
-    import_torchmetrics()  # before anything imports Lightning
+    import_lightning()
     from tinylm_ablate.train.fit import fit
 
     try:

@@ -1,0 +1,120 @@
+"""The compiled attention for heads of 8 channels against PyTorch's in double precision, and what happens without it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tinylm_ablate.arch import attention as module
+from tinylm_ablate.arch.attention_kernel import kernel
+
+pytestmark = pytest.mark.skipif(kernel(torch.zeros(1, 8, 1)) is None, reason="no C compiler that builds the kernel")
+
+
+def operands(number: int, length: int, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(number, 8, length, generator=generator).to(dtype) for _ in range(4)]
+
+
+def passes(queries: Tensor, keys: Tensor, values: Tensor, grad: Tensor) -> list[Tensor]:
+    """Mixed values, and gradients of queries, keys and values."""
+    mixed = module._attend(queries, keys, values)
+    return [mixed, *module._attend_backward(grad, queries, keys, values, mixed)]
+
+
+def exact(*given: Tensor) -> list[Tensor]:
+    """The same by PyTorch in double precision."""
+    queries, keys, values, grad = (each.double().mT.contiguous() for each in given)
+    for each in (queries, keys, values):
+        each.requires_grad_()
+    mixed = torch.nn.functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+    mixed.backward(grad)
+    return [each.mT for each in (mixed.detach(), queries.grad, keys.grad, values.grad) if each is not None]
+
+
+@settings(max_examples=15, deadline=None)
+@given(number=st.integers(1, 5), length=st.integers(1, 70), seed=st.integers(0, 99), scale=st.sampled_from([0.1, 1.0, 4.0]))
+def test_both_passes_are_those_of_double_precision(number: int, length: int, seed: int, scale: float) -> None:
+    given = operands(number, length, torch.float32, seed)
+    given[0] *= scale
+    for found, expected in zip(passes(*given), exact(*given), strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=2e-5)
+
+
+def test_bf16_is_no_further_from_the_truth_than_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = operands(4, 256, torch.bfloat16)
+    own = passes(*given)
+    assert all(each.dtype == torch.bfloat16 for each in own)
+    monkeypatch.setattr(module, "kernel", lambda _: None)
+    for found, blocks, expected in zip(own, passes(*given), exact(*given), strict=True):
+        assert (found - expected).abs().max() <= (blocks - expected).abs().max()
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    given, before = operands(7, 33, torch.float32), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = passes(*given)
+        torch.set_num_threads(3)
+        assert all(torch.equal(a, b) for a, b in zip(one, passes(*given), strict=True))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", range(4))
+def test_what_is_not_finite_is_never_lost(dtype: torch.dtype, bad: float, place: int) -> None:
+    given = operands(3, 20, dtype)
+    given[place][1, 3, 5] = bad
+    found = passes(*given)[place == 3 :]  # the gradient of the mixed values does not reach the mixed values
+    for each in found:
+        assert each[1].isnan().any() and each[[0, 2]].isfinite().all()
+
+
+def test_scores_that_overflow_are_not_lost() -> None:
+    given = [torch.full((1, 8, 4), 1e30), torch.full((1, 8, 4), 1e30), *operands(1, 4, torch.float32)[:2]]
+    assert passes(*given)[0].isnan().all()
+
+
+def test_tiny_numbers_are_still_rounded_as_before() -> None:
+    passes(*operands(1, 4, torch.float32))
+    assert float(torch.tensor(1e-40) * 1.0) > 0
+
+
+def test_without_a_compiler_blocks_are_used(tmp_path: Path) -> None:
+    code = (
+        "import torch; from tinylm_ablate.arch import attention, attention_kernel as k; x = torch.randn(2, 8, 9);"
+        "print(k.kernel(x), torch.allclose(attention._attend(x, x, x),"
+        " torch.nn.functional.scaled_dot_product_attention(x.mT, x.mT, x.mT, is_causal=True).mT, atol=1e-5))"
+    )
+    environment = os.environ | {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["None", "True"]
+    (tmp_path / "cc").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "cc").chmod(0o755)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["None", "True"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks")
+def test_a_fork_has_threads_of_its_own() -> None:
+    given, before = operands(4, 9, torch.float32), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = passes(*given)
+        child = os.fork()
+        if child == 0:
+            same = all(torch.equal(a, b) for a, b in zip(expected, passes(*given), strict=True))
+            os._exit(0 if same else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,122 @@
+"""Attention with heads of 8 channels on a processor, by a kernel in C that is compiled on first use (attention_heads.c).
+
+Small decoders spend more than half of a step there, most of it on moving scores through memory. The kernel needs nothing but a
+C compiler; where there is none, or it fails, ``kernel`` is None and attention is computed by products over blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import math
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tinylm_ablate.hardware import cpu_flags
+from tinylm_ablate.paths import user_cache
+
+#: Channels of a head that the kernel is written for.
+CHANNELS = 8
+
+_SOURCE = Path(__file__).with_name("attention_heads.c")
+
+# Not -ffast-math, which changes how the whole process rounds tiny numbers.
+_FLAGS = (
+    "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math",
+    "-freciprocal-math", "-ffinite-math-only", "-shared", "-fPIC",
+)  # fmt: skip
+
+#: Scratch numbers for each token of a sequence, at most.
+_SCRATCH = 8 * CHANNELS + 1
+
+
+class Kernel:
+    """The compiled kernel; operands and results are (N, 8, T), contiguous, fp32 or bf16."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        pointer, count = ctypes.c_void_p, ctypes.c_long
+        rest: list[Any] = [count, count, count, ctypes.c_int, ctypes.c_float, pointer]
+        self._forward, self._backward = library.forward, library.backward
+        self._forward.argtypes, self._backward.argtypes = [pointer] * 4 + rest, [pointer] * 8 + rest
+        self._forward.restype = self._backward.restype = None
+
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The mixed values."""
+        mixed = torch.empty_like(queries, memory_format=torch.contiguous_format)
+        self._call(self._forward, queries, keys, values, mixed)
+        return mixed
+
+    def backward(
+        self, grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mixed: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of queries, keys and values, from that of the mixed values."""
+        of_queries, of_keys, of_values = (torch.empty_like(queries, memory_format=torch.contiguous_format) for _ in range(3))
+        self._call(self._backward, grad, queries, keys, values, mixed, of_queries, of_keys, of_values)
+        return of_queries, of_keys, of_values
+
+    def _call(self, function: Callable[..., None], *operands: Tensor) -> None:
+        """Call a function of the kernel, with as many threads as torch has; each takes some of the N."""
+        operands = tuple(operand.contiguous() for operand in operands)
+        number, _, length = operands[0].shape
+        bf16, scale = int(operands[0].dtype == torch.bfloat16), 1 / math.sqrt(CHANNELS)
+        pointers = [operand.data_ptr() for operand in operands]
+        threads = min(torch.get_num_threads(), number)
+        scratch = torch.empty(threads, _SCRATCH * length)
+
+        def part(thread: int) -> None:
+            first, last = number * thread // threads, number * (thread + 1) // threads
+            function(*pointers, first, last, length, bf16, scale, scratch[thread].data_ptr())
+
+        if threads == 1:
+            part(0)
+        else:
+            list(_pool(threads).map(part, range(threads)))
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="attention")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has none of the threads
+
+
+def kernel(operand: Tensor) -> Kernel | None:
+    """The kernel for operands such as this one, (N, channels, T); None where there is none."""
+    fits = operand.shape[1] == CHANNELS and operand.dtype in (torch.float32, torch.bfloat16) and operand.device.type == "cpu"
+    return _compiled() if fits else None
+
+
+@functools.cache
+def _compiled() -> Kernel | None:
+    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    if compiler is None:
+        return None
+    # Compilers are shy of the widest registers unless they are told.
+    flags = (*_FLAGS, *(("-mprefer-vector-width=512",) if "avx512f" in cpu_flags() else ()))
+    about = " ".join((compiler, *flags, *sorted(cpu_flags())))
+    key = hashlib.sha256(_SOURCE.read_bytes() + about.encode()).hexdigest()[:16]
+    folder = user_cache()
+    path = folder / f"attention-{key}.so"
+    with contextlib.suppress(OSError, subprocess.SubprocessError, AttributeError, RuntimeError):
+        if not path.is_file():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as unfinished:  # others may compile it at the same time
+                made = Path(unfinished) / path.name
+                command = [compiler, *flags, "-o", str(made), str(_SOURCE)]
+                subprocess.run(command, check=True, capture_output=True, timeout=300)
+                made.replace(path)
+        return Kernel(ctypes.CDLL(str(path)))
+    return None

@@ -1,0 +1,67 @@
+"""Which runs may train together, and how many of them. Torch is imported only where a GPU is asked for its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+from tinylm_ablate.arch.costs import training_memory
+from tinylm_ablate.arch.shapes import parameters
+from tinylm_ablate.hardware import pick_device
+
+if TYPE_CHECKING:
+    from tinylm_ablate.settled import Settled
+
+#: Share of a GPU's free memory that a stack may fill, and what the loss needs at its peak whatever the stack.
+_MEMORY_SHARE, _LOSS_BYTES = 0.8, 3 * 512 * 2**20
+
+
+def stack_key(settled: Settled) -> Hashable:
+    """What runs must have in common to train together: runs with equal keys may.
+
+    These are the sizes of the program (shape, batch, steps), its arithmetic and its device. A run over several devices, or on
+    Apple's, has a key of its own.
+    """
+    train = settled.config.train
+    if not stackable(settled):
+        return ("alone", settled.identity)
+    return (
+        settled.shape, train.context_length, settled.micro_batch, settled.accumulation, settled.rounds.start, settled.steps,
+        settled.precision, settled.config.optimizer.name, train.device, train.recompute, train.compile, train.threads,
+    )  # fmt: skip
+
+
+def stack_size(settled: Settled, ready: int) -> int:
+    """How many of ``ready`` runs with the key of this one are to train together, by ``train.stack``.
+
+    "auto" is as many as the memory of a GPU allows, and 1 on a processor. It asks the GPU, so call it where training will be.
+    """
+    wanted = settled.config.train.stack
+    if not stackable(settled) or ready <= 1:
+        return min(ready, 1)
+    if not isinstance(wanted, str):
+        return min(ready, wanted)
+    if pick_device(settled.config.train.device) != "cuda":
+        return 1
+    import torch
+
+    free, _ = torch.cuda.mem_get_info()
+    room = int(_MEMORY_SHARE * free) - stack_memory(settled, 0)
+    return max(1, min(ready, room // (stack_memory(settled, 1) - stack_memory(settled, 0))))
+
+
+def stack_memory(settled: Settled, runs: int) -> int:
+    """Bytes of a stack: each run's training, on a GPU with three temporaries of the update, and there what the loss needs."""
+    train = settled.config.train
+    each = training_memory(settled.shape, settled.micro_batch, train.context_length, settled.precision, train.recompute)
+    if pick_device(train.device) == "cpu":
+        return runs * each
+    return _LOSS_BYTES + runs * (each + 12 * parameters(settled.shape)["total"])
+
+
+def stackable(settled: Settled) -> bool:
+    """Whether the run can train with others: on one device, with blocks and an optimizer of ours."""
+    train = settled.config.train
+    if settled.config.optimizer.name == "own" or settled.shape.is_own:  # written for one run's parameters
+        return False
+    return train.devices == 1 and pick_device(train.device) in ("cpu", "cuda")
