@@ -16,7 +16,8 @@ from tinylm_ablate.rounds import NEED_LOSSES
 from tinylm_ablate.rounds.draw import draw
 from tinylm_ablate.rounds.losses import batch_losses
 from tinylm_ablate.settled import Settled
-from tinylm_ablate.train.member import Start
+from tinylm_ablate.train.checkpoint import restore
+from tinylm_ablate.train.member import CURVE, Start
 
 
 def continued(
@@ -51,9 +52,11 @@ def continued(
             f"{folder}: its weights and record cannot be read ({error}); remove it, and it is done again"
         ) from error
     if branch:
-        rows = [line for line in curve.splitlines(keepends=True) if json.loads(line)["step"] <= branch]
-        seconds = json.loads(rows[-1])["seconds"] if rows else 0.0
-        return decoder, origin, initial_std, Start(seconds, None, models / "checkpoint", "".join(rows)), []
+        state = restore(models / "checkpoint")
+        if state is None:
+            raise UserError(f"{models / 'checkpoint'}: cannot be read; remove {models}, and {folder} is trained again")
+        start = Start(state.recorder["seconds"], None, models / "checkpoint", state.records[CURVE])
+        return decoder, origin, initial_std, start, []
     losses = batch_losses(previous, decoder, tokens, folder) if settled.rounds.rule in NEED_LOSSES else None
     drawn = draw(settled.rounds, losses, settled.config.seed)
     start = Start(
