@@ -49,7 +49,7 @@ def start(
             leases.machine = lambda: f"{name}/of its own"  # type: ignore[assignment]
             fcntl.flock = _no_locks  # type: ignore[assignment]
         if die_in is not None:
-            _die_in(die_in)
+            _signal_in(die_in, {_RENAMES.get(die_in, 1): signal.SIGKILL})
         from tinylm_ablate.__main__ import main
 
         sys.argv = ["tinylm_ablate", *arguments]
@@ -80,29 +80,30 @@ def _no_locks(handle: int, operation: int) -> None:
 _RENAMES = {"run": 6, "losses": 2, "measure": 2}
 
 
-def _die_in(kind: str) -> None:
-    """Kill this process in the midst of its first task of this kind: in place of a rename that would make a product whole."""
+def _signal_in(kind: str, signals: dict[int, signal.Signals]) -> None:
+    """Send this process signals in the midst of its first task of this kind: each in place of the n-th rename that would make a
+    file or folder whole."""
     from tinylm_ablate.execute.walk import Walk
 
     do = Walk._do
 
     def deadly(self: Any, states: Any) -> bool:
         if states[0].task.kind == kind:
-            _kill_at_rename(_RENAMES.get(kind, 1))
+            Walk._do = do  # type: ignore[method-assign]
+            _signal_at_renames(signals)
         return do(self, states)
 
     Walk._do = deadly  # type: ignore[method-assign]
 
 
-def _kill_at_rename(count: int) -> None:
-    """Kill this process in place of the rename that would finish its n-th file or folder."""
-    left = [count]
+def _signal_at_renames(signals: dict[int, signal.Signals]) -> None:
+    done = [0]
 
     def instead(original: Any) -> Any:
         def rename(source: Any, target: Any, **more: Any) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+            done[0] += 1
+            if done[0] in signals:
+                os.kill(os.getpid(), signals[done[0]])
             original(source, target, **more)
 
         return rename
@@ -150,13 +151,13 @@ def in_each_kind(spec: dict[str, Any]) -> dict[str, int]:
 
 
 def suspended(spec: dict[str, Any]) -> dict[str, int]:
-    """A worker that is suspended in the midst of a training and continues once another one has ``reached`` a file in its place,
-    each as on a machine of its own; an undisturbed grid in ``whole`` first."""
+    """A worker that is suspended in place of a rename of its first run, continues once another one has ``reached`` a file in its
+    place, and is killed if it comes to a later rename; each as on a machine of its own, an undisturbed grid in ``whole`` first."""
     codes = {"undisturbed": wait(start("undisturbed", [*spec["arguments"], "runs_dir=whole"]))}
     arguments = [*spec["arguments"], "runs_dir=runs"]
-    first = start("first", arguments, apart=True)
-    _until("runs/*/checkpoint/step-*")
-    os.kill(first, signal.SIGSTOP)
+    signals = {spec["rename"]: signal.SIGSTOP} | ({spec["killed_at"]: signal.SIGKILL} if spec["killed_at"] else {})
+    first = start("first", arguments, apart=True, prepare=lambda: _signal_in("run", signals))
+    os.waitpid(first, os.WUNTRACED)
     second = start("second", arguments, apart=True)
     _until(spec["reached"])
     os.kill(first, signal.SIGCONT)

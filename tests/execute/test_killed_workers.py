@@ -92,11 +92,17 @@ def test_a_worker_killed_in_each_kind_of_task_is_replaced(stack: int, small_data
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reached", ["runs/claims/run-*.2", "runs/*/metrics.json"], ids=["in training", "after its end"])
-def test_a_suspended_worker_that_was_replaced_spoils_nothing(reached: str, small_data: list[str], tmp_path: Path) -> None:
-    arguments = ["-m", *TINY, *small_data, *CELLS[2:], "seed=0", "train.tokens=19200"]
-    arguments += [f"cache_dir={tmp_path / 'cache'}", "grid.lease_seconds=1"]
-    codes = disturbed(tmp_path, what="suspended", arguments=arguments, reached=reached)
+@pytest.mark.parametrize(
+    ("rename", "killed_at", "reached"),
+    [(3, 6, "runs/*/measures/cloze.*.json"), (8, None, "runs/claims/run-*.2"), (8, None, "runs/*/metrics.json")],
+    ids=["before it trains, till the end", "in training, till it is replaced", "in training, till the end"],
+)
+def test_a_suspended_worker_that_was_replaced_spoils_nothing(
+    rename: int, killed_at: int | None, reached: str, small_data: list[str], tmp_path: Path
+) -> None:
+    """In the first case it would begin to train, and be killed after it has begun the curve of the finished run anew."""
+    arguments = ["-m", *TINY, *small_data, *CELLS[2:], "seed=0", f"cache_dir={tmp_path / 'cache'}", "grid.lease_seconds=1"]
+    codes = disturbed(tmp_path, what="suspended", arguments=arguments, rename=rename, killed_at=killed_at, reached=reached)
     assert set(codes.values()) == {0}, logs(tmp_path)
     assert "Traceback" not in logs(tmp_path)
     assert outcome(tmp_path / "runs") == outcome(tmp_path / "whole")

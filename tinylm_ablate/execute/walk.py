@@ -230,8 +230,8 @@ class Walk:
                 self._say(f"lost   {task.name}: another worker took it over, since this one gave no sign of life")
                 if task.done():
                     task.tidy()
-            elif isinstance(error, Interrupted) and any(lease.lost for lease in held.values()):
-                continue  # it was stopped along with the lost one, and can start again
+            elif isinstance(error, Busy) or (isinstance(error, Interrupted) and any(lease.lost for lease in held.values())):
+                continue  # another worker did it, or it was stopped along with a lost one and can start again
             elif error is None:
                 task.log.unlink(missing_ok=True)
                 task.tidy()

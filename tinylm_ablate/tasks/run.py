@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate import points, progress
-from tinylm_ablate.errors import UserError
+from tinylm_ablate.errors import Busy, UserError
 from tinylm_ablate.files import remove_unfinished, write_atomic
 from tinylm_ablate.hardware import pick_device
 from tinylm_ablate.provenance import provenance
@@ -325,6 +325,9 @@ def _train_together(tasks: Sequence[RunTask]) -> list[Exception | None]:
             prepared[task.key] = _prepare(task)
         except Exception as error:
             ended[task.key] = error
+    for task in tasks:  # a worker that was suspended is late, and training would begin with writing the curve anew
+        if task.done() and prepared.pop(task.key, None) is not None:
+            ended[task.key] = Busy(f"{task.name}: another worker has done it meanwhile")
     train = {key: one for key, one in prepared.items() if one.member.settled.steps}
     for key in prepared.keys() - train.keys():
         prepared[key].finish(None)
