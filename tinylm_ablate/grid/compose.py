@@ -173,8 +173,7 @@ class Composer:
         return None if OmegaConf.is_config(value) else (path, value)
 
     def _is_referred(self, key: tuple[str, ...], path: str) -> bool:
-        """Whether another value beside some choices refers to a key. A trial cannot show it: the first value that a key is given
-        may be the one that it has."""
+        """Whether another value refers to a key; a trial with a value cannot show it, since that may be the default."""
         if key not in self._referred:
             written = OmegaConf.to_yaml(self(key), resolve=False)
             self._referred[key] = set(re.findall(r"\$\{(\.*[\w.]+)\}", written))
