@@ -253,11 +253,11 @@ def test_choosing_neurons_on_text_is_planned_once(tmp_path: Path) -> None:
     inherits = ["init=inherit", "init.parent_depth=3", "init.parent_width=32", "init.parent_ffn_width=48", "init.keep_first=1"]
     inherits += ["init.keep_last=1", "init.calibration_tokens=640"]
     taylor = [settled(tmp_path, *TINY, *inherits, "init.criterion=taylor", f"seed={seed}") for seed in range(2)]
-    learned = settled(tmp_path, *TINY, *inherits, "init.criterion=learned")
+    learned = settled(tmp_path, *TINY, *inherits, "init.criterion=learned", "init.masks.steps=10", "init.masks.batch_tokens=1")
     blind = settled(tmp_path, *TINY, *inherits, "init.criterion=l2")
     told = plans([("a", taylor[0]), ("b", taylor[1]), ("c", learned), ("d", blind)], "table")
     assert told.count("choice from the parent") == 2
-    assert "[a]: taylor on 640 tokens" in told and "[c]: learned on 640 tokens" in told
+    assert "[a]: taylor on 640 tokens" in told and f"[c]: learned on {10 * learned.config.train.context_length} tokens" in told
     first, second = scoring_cost(taylor[0]), scoring_cost(learned)
     assert taylor[0].parent is not None and first is not None and second is not None and scoring_cost(blind) is None
     weights = 4 * parameters(taylor[0].parent.shape)["total"]

@@ -14,7 +14,7 @@ from tinylm_ablate.execute.text_plan import bytes_per_token, corpus_summary
 from tinylm_ablate.execute.timing import speed
 from tinylm_ablate.extension import part
 from tinylm_ablate.hardware import pick_device
-from tinylm_ablate.init.choice import reads_text, scores_marker
+from tinylm_ablate.init.choice import mask_tokens, reads_text, scores_marker
 from tinylm_ablate.init.parents import open_parent
 from tinylm_ablate.settled import Settled
 
@@ -153,16 +153,16 @@ def scoring_cost(settled: Settled) -> ScoringCost | None:
     learned = init.criterion == "learned"
     precision = settled.precision if learned else "fp32"
     measured = speed(shape, length, sequences, precision, train.threads, config.optimizer, train.device)
-    tokens = max(1, init.calibration_tokens // length) * length
-    steps = max(1, tokens // max(length, init.masks.batch_tokens)) if learned else 1
+    looked_at = max(1, init.calibration_tokens // length) * length
+    tokens = mask_tokens(settled) if learned else looked_at
     reads = tokens * (1 if learned or init.criterion == "taylor" else 0) * measured.training
     if init.layers == "importance":  # a pass without each layer, which begins at that layer
-        reads += tokens * (1 + shape.depth / 2) * measured.forward
+        reads += looked_at * (1 + shape.depth / 2) * measured.forward
     held = _SCORING_BYTES["learned" if learned else "gradients"] * parameters(shape)["total"]
     kept = shape.depth * layer_activations(shape, sequences, length, precision)
     return ScoringCost(
         init.criterion if init.layers != "importance" else f"{init.criterion}, layers by importance",
-        tokens, held + kept, reads + (steps * measured.optimizer if learned else 0.0),
+        tokens, held + kept, reads + (init.masks.steps * measured.optimizer if learned else 0.0),
     )  # fmt: skip
 
 

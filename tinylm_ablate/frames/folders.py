@@ -300,11 +300,12 @@ def _run(folder: Path, wanted: set[str], tables: _Tables, problems: list[str]) -
                 if before := next((taken[key] for key in own if key in taken), None):
                     problems.append(f"{folder}: different measurements of {name}; {before.name} is used, {path.name} is not")
                     continue
-                taken |= dict.fromkeys(own, path)
+                found = dict.fromkeys(own, path)
                 if name != "benchmarks":  # runs with and without scores may be compared by everything else
                     settings = {key: value for key, value in (measured.get("settings") or {}).items() if key not in _WHICH}
                     _flatten(f"measure.{name}.", settings, own)
                 tables.add_measure(path.with_suffix(".parquet"), name, folder.name, own)
+                taken |= found
             except _DAMAGE as error:
                 problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
                 continue

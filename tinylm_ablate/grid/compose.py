@@ -120,6 +120,7 @@ class Composer:
         self._parsed: dict[str, tuple[Override, bool]] = {}
         self._bases: dict[tuple[str, ...], Config | None] = {}
         self._alone: dict[tuple[tuple[str, ...], str], DictConfig | None] = {}
+        self._referred: dict[tuple[str, ...], set[str]] = {}
 
     def typed(self, overrides: Sequence[str]) -> Config:
         """``typed`` of the config of a cell, in a hundredth of the time where its values do not depend on each other.
@@ -153,9 +154,9 @@ class Composer:
         """The key and value that an override sets beside some choices; None if it does more than setting one key."""
         override, path = self._parse(text)[0], self._parse(text)[0].key_or_group
         base = self._base(key)
-        if base is None or "${" in text or path in _REWRITTEN:
+        if base is None or "${" in text or path in _REWRITTEN or self._is_referred(key, path):
             return None
-        if (key, path) not in self._alone:  # nothing else follows the key: seen with its first value
+        if (key, path) not in self._alone:
             self._alone[key, path] = None
             config = self([*key, text])
             alone = typed(config)
@@ -170,6 +171,16 @@ class Composer:
         self.loader._apply_overrides_to_config([override], known)
         value = OmegaConf.select(known, path)
         return None if OmegaConf.is_config(value) else (path, value)
+
+    def _is_referred(self, key: tuple[str, ...], path: str) -> bool:
+        """Whether another value refers to a key; a trial with a value cannot show it, since that may be the default."""
+        if key not in self._referred:
+            written = OmegaConf.to_yaml(self(key), resolve=False)
+            self._referred[key] = set(re.findall(r"\$\{(\.*[\w.]+)\}", written))
+        return any(
+            reference.startswith(".") or f"{path}.".startswith(f"{reference}.") or reference.startswith(f"{path}.")
+            for reference in self._referred[key]
+        )
 
     def _parse(self, text: str) -> tuple[Override, bool]:
         """An override, and whether it chooses from a group; each is parsed once."""

@@ -17,6 +17,12 @@ def reads_text(init: InitConfig) -> bool:
     return init.method == "inherit" and (init.criterion in ("taylor", "learned") or init.layers == "importance")
 
 
+def mask_tokens(settled: Settled) -> int:
+    """Tokens that learned masks read: ``init.masks.steps`` of whole sequences, at least one in a step."""
+    masks, length = settled.config.init.masks, settled.config.train.context_length
+    return masks.steps * max(1, masks.batch_tokens // length) * length
+
+
 def scores_marker(settled: Settled) -> Path:
     """The file that exists once ``make_scores`` has run for this parent, child and choice."""
     parent = settled.parent.identity if settled.parent is not None else str(settled.config.init.parent)

@@ -18,7 +18,7 @@ from tinylm_ablate.files import write_atomic
 from tinylm_ablate.formats.huggingface import take_decoder
 from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.init.calibration import Calibration, loss_gradients, open_calibration
-from tinylm_ablate.init.choice import scores_marker
+from tinylm_ablate.init.choice import mask_tokens, scores_marker
 from tinylm_ablate.init.importance import make_importance, measures_layers, open_layers
 from tinylm_ablate.init.inherit import inherit, open_scores
 from tinylm_ablate.init.layer_choice import LayerChoice
@@ -118,7 +118,7 @@ def _choose(settled: Settled, vocabulary: Vocabulary) -> _Choice:
     calibration = open_text(tokens=config.init.calibration_tokens)
     layers = open_layers(parent, settled.shape.depth, config.init, calibration, cache, pick_device(config.train.device))
     if config.init.criterion == "learned":
-        calibration = open_text(tokens=config.init.masks.steps * config.init.masks.batch_tokens)
+        calibration = open_text(tokens=mask_tokens(settled))
     scores, weights, found = _scores(settled, parent, layers, calibration)
     return _Choice(parent, layers, scores, weights, found)
 

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 from tinylm_ablate import progress
-from tinylm_ablate.errors import UserError
+from tinylm_ablate.errors import RunFailed, UserError
 from tinylm_ablate.files import remove_unfinished
 from tinylm_ablate.measure.records import read_record, record_path, write_record
 from tinylm_ablate.measure.registry import Request
@@ -87,7 +87,11 @@ class MeasureTask(Task):
         results = self._results(list(subjects.values())) if subjects else []
         seconds = (time.monotonic() - begin) / max(1, len(results))
         for task, result in zip(subjects, results, strict=True):
-            write_record(task.run.folder, self.request.measure.name, self.request.settings, result, seconds)
+            try:
+                write_record(task.run.folder, self.request.measure.name, self.request.settings, result, seconds)
+            except RunFailed as error:  # of a run that diverged, which is not to take the others with it
+                ended[task.key] = error
+                continue
             task.of.drop_model()
             tracked.done(task.run.folder)
         return [ended.get(task.key) for task in measures]
