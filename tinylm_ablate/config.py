@@ -259,11 +259,11 @@ class ArchConfig:
     )
     own_attention: dict[str, Any] | None = field(
         default_factory=dict,
-        metadata=several("a block in the place of attention: {_target_: module.Class, …}; null is none", SETTLED),
+        metadata=several("a block instead of attention: {_target_: module.Class, …}; null is none", SETTLED),
     )
     own_ffn: dict[str, Any] | None = field(
         default_factory=dict,
-        metadata=several("a block in the place of the FFN: {_target_: module.Class, …}; null is none", SETTLED),
+        metadata=several("a block instead of the FFN: {_target_: module.Class, …}; null is none", SETTLED),
     )
 
 

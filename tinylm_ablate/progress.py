@@ -92,7 +92,7 @@ class _Written:
             unfinished = self._path.with_suffix(".part")
             try:
                 unfinished.write_text(json.dumps(state))
-                unfinished.replace(self._path)  # whoever looks sees one state or the other
+                unfinished.replace(self._path)  # readers see one state or the other
             except OSError:  # the folder is away for a moment, or the command has ended
                 return
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 T = TypeVar("T")
 
-#: What stands in place of a secret.
+#: Replacement for a secret.
 CUT = "***"
 
 #: Shorter values of the environment are too likely to be part of ordinary text.

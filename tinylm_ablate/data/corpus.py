@@ -31,7 +31,7 @@ from tinylm_ablate.files import fingerprint
 
 SPLITS = ("train", "validation", "test")
 
-#: Raised by hand when the same documents come to give another corpus.
+#: Raised by hand when the same documents result in another corpus.
 _FORMAT = 1
 _SUMMARY = "corpus.json"
 _COLUMNS = ("text", "language", "hash", "source")

@@ -21,7 +21,7 @@ _PIECE = 100
 #: Below this probability the identifier guesses: single words, tables, formulas.
 _SURE = 0.3
 
-#: Varieties of Chinese, which Han characters alone do not tell apart either, and what is no language.
+#: Varieties of Chinese, which Han characters alone do not distinguish either, and what is no language.
 _RENAMED = {"wuu": "zh", "yue": "zh", "zxx": OTHER}
 
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")

@@ -24,7 +24,7 @@ from tinylm_ablate.data.once import build_once
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import fingerprint
 
-#: Raised by hand when the same corpus and tokenizer come to give other files.
+#: Raised by hand when the same corpus and tokenizer result in other files.
 _FORMAT = 1
 _SUMMARY = "shards.json"
 #: Text that is encoded in one call: enough documents to keep every core busy, few enough to hold.

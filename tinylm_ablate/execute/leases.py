@@ -152,7 +152,7 @@ class Leases:
                 yield lease
             finally:
                 lease.release(done.exists())
-                if done.exists():  # still locked: whoever opened the file meanwhile finds that it is gone
+                if done.exists():  # still locked: a process that opened the file meanwhile finds it gone
                     (self.folder / f"{key}.lock").unlink(missing_ok=True)
 
     def held(self) -> dict[str, Holder]:

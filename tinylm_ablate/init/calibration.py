@@ -46,7 +46,7 @@ _BATCH_DOCUMENTS = 256
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Calibration text of a parent; tokens are read, or made, when they are first asked for.
+    """Calibration text of a parent; tokens are read, or made, at their first use.
 
     Attributes:
         context_length: Tokens of a sequence.

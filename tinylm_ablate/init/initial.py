@@ -126,15 +126,15 @@ def _choose(settled: Settled, vocabulary: Vocabulary) -> _Choice:
 def _scores(
     settled: Settled, parent: Parent, layers: LayerChoice, calibration: Calibration
 ) -> tuple[Scores, Mapping[str, Tensor] | None, dict[str, Any]]:
-    """Scores of the parent's units by the run's criterion, weights in the place of the parent's, and what to record."""
+    """Scores of the parent's units by the run's criterion, weights that replace the parent's, and what to record."""
     init, cache, device = settled.config.init, Path(settled.config.cache_dir), pick_device(settled.config.train.device)
     # Pooling keeps every unit, whatever its score.
     criterion = "l2" if init.method == "pool" else init.criterion
     found = {"calibration_tokens": calibration.sequences * calibration.context_length}
     if criterion == "learned":
         masks = open_masks(parent, settled.shape, layers.layers, calibration, init.masks, cache, settled.precision, device)
-        told = {name: value for name, value in masks.record.items() if name != "curve"}
-        return masks.scores, masks.state, found | {"masks": told}
+        summary = {name: value for name, value in masks.record.items() if name != "curve"}
+        return masks.scores, masks.state, found | {"masks": summary}
     if criterion == "taylor":
         return _taylor([parent], calibration, cache, device)[0], None, found
     return open_scores([parent], criterion, cache)[0], None, {}

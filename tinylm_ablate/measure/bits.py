@@ -108,7 +108,7 @@ def first_bytes(documents: Iterable[Document], max_bytes: int) -> Iterator[Docum
 def document_losses(reader: Reader[LanguageModel], documents: Iterable[Document], description: str = "") -> list[DocumentRow]:
     """What each document costs, in nats.
 
-    A document is scored as it stands in training text: it begins after an end-of-text token. All of its tokens are scored;
+    A document is scored as it appears in training text: it begins after an end-of-text token. All of its tokens are scored;
     the end-of-text after it is not, since a document that was cut has none. A document longer than the context is cut into
     consecutive windows of ``context_length`` predictions. A window begins with the last token of the one before as its only
     context, so that each token is scored exactly once (see ``scoring.token_losses``).

@@ -35,7 +35,7 @@ CHOICES = 4
 #: A gap is moved to a space that is no further away than this many characters: a word, in a script that has spaces.
 _WORD = 24
 
-#: Distractors are drawn this often before a document is given up, as in a corpus of repeated boilerplate.
+#: Distractors are drawn this often before a document is skipped, as in a corpus of repeated boilerplate.
 _DRAWS = 64
 
 
@@ -185,7 +185,7 @@ def answer(reader: Reader[ContinuingModel], asked: Sequence[Question], descripti
     saw them together might join the last character of one to the first of the other for some choices and not for others.
     Where the longest of the four choices leaves too little room, the context of all four loses its beginning.
 
-    Among equal choices the first wins. The order of the choices is a hash, so a model that cannot tell them apart comes to
+    Among equal choices the first wins. The order of the choices is a hash, so a model that cannot distinguish them is at
     chance, 25 %.
 
     Returns:

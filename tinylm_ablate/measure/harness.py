@@ -89,7 +89,7 @@ class Score:
     Attributes:
         task: The task or group.
         metric: As the harness calls it, with its filter behind a comma unless that is "none".
-        value: What it came to, in the harness's own unit.
+        value: Its value, in the harness's own unit.
         standard_error: The harness's, or None where it has none.
         shots: Examples before each question.
         questions: Questions that were asked.
@@ -327,7 +327,7 @@ def _load(manager: TaskManager, name: str, folder: Path | None) -> dict[str, dic
 
 
 def _with_data(path: Path, data: Path) -> dict[str, Any]:
-    """A shipped task with the user's data in the place of those on the hub."""
+    """A shipped task with the user's data instead of those on the hub."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
     task: dict[str, Any] = load_yaml(path)

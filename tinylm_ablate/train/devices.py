@@ -63,7 +63,7 @@ def share(settled: Settled, rank: int = 0) -> Share:
 
 
 class Environment(LightningEnvironment):
-    """Tells Lightning that the processes are there, whatever a cluster's scheduler has set for others.
+    """Environment that states that the processes have started, whatever a cluster's scheduler has set for others.
 
     Args:
         rank: Number of this process.
@@ -129,7 +129,7 @@ def team(settled: Settled, follow: Callable[..., None], *arguments: Any) -> Iter
                         process.join(1)
                     dead = [f"{process.name} (exit code {process.exitcode})" for process in others if process.exitcode]
                     if dead:
-                        raise RunFailed(f"the process of {', '.join(dead)} ended; the same command goes on") from error
+                        raise RunFailed(f"the process of {', '.join(dead)} ended; the same command resumes the run") from error
                     raise
             for process in others:
                 process.join(_PATIENCE.total_seconds())
@@ -205,9 +205,9 @@ def agreed(*answers: bool) -> list[bool]:
     """The first process' answers, in all."""
     if not distributed.is_initialized():
         return list(answers)
-    told = torch.tensor(answers, dtype=torch.uint8)
-    distributed.broadcast(told, 0)
-    return [bool(answer) for answer in told]
+    received = torch.tensor(answers, dtype=torch.uint8)
+    distributed.broadcast(received, 0)
+    return [bool(answer) for answer in received]
 
 
 def shard(decoder: Decoder, mesh: Any) -> Decoder:
@@ -247,5 +247,5 @@ def whole(value: Tensor) -> Tensor:
 
 
 def clipped(module: nn.Module, clip: float) -> float:
-    """Clip the gradients to a norm; tell what it was."""
+    """Clip the gradients to a norm and return the norm before clipping."""
     return float(whole(nn.utils.clip_grad_norm_(module.parameters(), clip)))

@@ -1,4 +1,4 @@
-"""Which runs may train together, and how many of them. Torch is imported only where a GPU is asked for its memory."""
+"""Which runs may train together, and how many of them. Torch is imported only to query the memory of a GPU."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class Stop:
         self._previous: dict[int, Any] = {}
 
     def watch(self) -> None:
-        """Handle the signals from now on. Outside the main thread this does nothing: whoever is there handles them."""
+        """Handle the signals from now on. Outside the main thread this does nothing: its owner handles them."""
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
                 self._previous[number] = signal.signal(number, self._note)
