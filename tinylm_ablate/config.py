@@ -919,7 +919,7 @@ def check_values(config: Config) -> list[str]:
 
 
 def fits(value: Any, rule: dict[str, Any]) -> bool:
-    """Whether a value of the right type is among the choices and within the bounds of its field."""
+    """Return whether a value of the right type is among the choices and within the bounds of its field."""
     if isinstance(value, list):
         return not rule.get("among") or set(value) <= set(rule["among"])
     if isinstance(value, bool):

@@ -41,7 +41,7 @@ def report_to(path: Path | None) -> None:
 
 
 def shown() -> bool:
-    """Whether bars are drawn."""
+    """Return whether bars are drawn."""
     return _live is None and (_mode == "on" or (_mode == "auto" and sys.stderr.isatty()))
 
 

@@ -240,7 +240,7 @@ def passed_over_lines(counted: dict[str, dict[str, int]]) -> list[str]:
 
 
 def _identified(data: DataConfig) -> bool:
-    """Whether languages are identified from the text, and nobody named or chose them."""
+    """Return whether languages are identified from the text, and nobody named or chose them."""
     return (
         data.source in ("files", "hub", "mixture")
         and data.language == "auto"

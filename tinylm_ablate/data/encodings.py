@@ -19,12 +19,12 @@ _TIE = 0.005
 
 
 def is_utf8(encoding: str) -> bool:
-    """Whether ``encoding`` is a name of UTF-8, with or without a byte order mark."""
+    """Return whether ``encoding`` is a name of UTF-8, with or without a byte order mark."""
     return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 
 def is_text_encoding(encoding: str) -> bool:
-    """Whether Python can decode text from ``encoding``."""
+    """Return whether Python can decode text from ``encoding``."""
     try:
         "a".encode(encoding)
         codecs.getincrementaldecoder(encoding)

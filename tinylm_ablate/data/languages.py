@@ -1,4 +1,4 @@
-"""Which language a document is in: named by its owner, or else identified from its text, offline.
+"""Language of a document: named by its owner, or else identified from its text, offline.
 
 Identification is by py3langid, whose model ships in its package. Text in Han characters without kana is "zh" before it is
 asked, and text that it is not sure about is named by its script: "en" for unaccented Latin letters, "other" for the rest.
@@ -59,7 +59,7 @@ def _identifier() -> Any:
 
 
 def is_label(value: str) -> bool:
-    """Whether ``value`` can name a language in tables, metrics and files; "all" is the name of their sum."""
+    """Return whether ``value`` can name a language in tables, metrics and files; "all" is the name of their sum."""
     return value != "all" and _LABEL.fullmatch(value) is not None
 
 

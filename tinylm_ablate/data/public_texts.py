@@ -115,7 +115,7 @@ _ENDS_A_SENTENCE = frozenset("。！？；：，、…”’』」）)》")
 
 
 def is_heading(line: str) -> bool:
-    """Whether a line of the newspaper looks like a heading: short, and without punctuation at its end."""
+    """Return whether a line of the newspaper looks like a heading: short, and without punctuation at its end."""
     return len(line) <= _HEADING_CHARACTERS and line[-1] not in _ENDS_A_SENTENCE
 
 

@@ -85,7 +85,7 @@ class Shards:
 
 
 def shards_folder(text: str, vocabulary: str, size: int, cache_dir: Path, group_by: str | None = None) -> Path:
-    """Where the shards of a corpus in a tokenizer are, or will be.
+    """Folder of the shards of a corpus in a tokenizer.
 
     Args:
         text: Fingerprint of the corpus.

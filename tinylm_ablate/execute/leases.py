@@ -45,7 +45,7 @@ LOOK_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease.
+    """Holder of a lease.
 
     Attributes:
         machine: Its machine, distinguished from others of the same name.
@@ -263,7 +263,7 @@ class Leases:
         return Lease(path, self.seconds, crashes)
 
     def _is_free(self, key: str) -> bool:
-        """Whether nobody holds the lock of a task; false where that is unknown."""
+        """Return whether nobody holds the lock of a task; false where that is unknown."""
         path = self.folder / f"{key}.lock"
         if not path.exists():
             return True

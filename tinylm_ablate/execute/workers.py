@@ -1,4 +1,4 @@
-"""How many runs of a grid go at once on this machine, and with how many threads each.
+"""Number of concurrent runs of a grid on this machine, and threads of each.
 
 A small model keeps few threads busy: two runs of one thread each are done sooner than the same two with both threads, one after
 another. Which division of the cores trains most tokens per second is measured, on the model of a run in the middle of the grid.
@@ -31,7 +31,7 @@ _MEMORY_SHARE, _LIBRARIES = 0.7, 10**9
 
 
 def divide(runs: Sequence[Settled], workers: int | str) -> tuple[int, int | None]:
-    """Runs at once, and threads of each.
+    """Concurrent runs, and threads of each.
 
     Args:
         runs: What is to be trained.

@@ -66,7 +66,7 @@ def source_file(source: str | Path) -> Path:
 
 
 def source_identity(source: str | Path) -> dict[str, str]:
-    """What an imported tokenizer is made of: the SHA-256 of each file that is read.
+    """Identity of an imported tokenizer: the SHA-256 of each file that is read.
 
     Raises:
         UserError: There is no such file.

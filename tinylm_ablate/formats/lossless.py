@@ -86,7 +86,7 @@ def dead_entries(state: State) -> set[str]:
 
 
 def has_dummy_prefix(state: State) -> bool:
-    """Whether a space is put in front of every text before it is encoded, and taken away after decoding."""
+    """Return whether a space is put in front of every text before it is encoded, and taken away after decoding."""
     return any(part["type"] == "Prepend" for part in _parts(state["normalizer"], "normalizers"))
 
 

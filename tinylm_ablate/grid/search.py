@@ -216,7 +216,7 @@ def _preview(base: Config, axes: Sequence[Axis], objectives: Sequence[Objective]
 
 
 def _search_mistakes(base: Config, launcher: str) -> list[str]:
-    """What cannot be in a search."""
+    """Mistakes: settings that a search cannot have."""
     search, mistakes = base.search, []
     if base.mode not in ("run", "plan"):
         mistakes.append(f"mode={base.mode}: allowed with hydra/sweeper=grid")
@@ -247,7 +247,7 @@ def _search_mistakes(base: Config, launcher: str) -> list[str]:
 def _asked(
     search: SearchConfig, axes: Sequence[Axis], objectives: Sequence[Objective], probes: Sequence[Settled]
 ) -> dict[str, Any]:
-    """What a study means: everything that its trials and their values depend on."""
+    """Identity of a study: everything that its trials and their values depend on."""
     return {
         "space": {axis.key: axis.text for axis in axes},
         "objectives": [objective.name for objective in objectives],

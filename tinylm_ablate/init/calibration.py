@@ -1,4 +1,4 @@
-"""Calibration text: what the criteria that look beyond single weights are shown, in the parent's own tokens.
+"""Calibration text for the criteria that need more than single weights, in the parent's own tokens.
 
 It is a part of the child's training text, ``init.calibration_tokens`` long and the same for every seed and child, so that a
 parent is scored once. Where parent and child share their tokenizer the run's shards are read; for any other parent a sample of

@@ -1,4 +1,4 @@
-"""Whether a child can be cut out of a parent of another shape.
+"""Check that a child can be cut out of a parent of another shape.
 
 Nothing here imports torch, so that a grid is checked in an instant.
 """

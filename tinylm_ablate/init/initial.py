@@ -1,4 +1,4 @@
-"""The initial weights of a run, by whatever its ``init`` says, and a record of where they came from."""
+"""Initial weights of a run by its ``init`` settings, and a record of their origin."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def make_scores(runs: Sequence[Settled], vocabulary: Vocabulary) -> None:
 
 @dataclass(frozen=True)
 class _Choice:
-    """What is kept of a parent: layers, scores of its units, weights that replace its own (or None), and what to record."""
+    """Choice of what is kept of a parent: layers, scores of its units, weights that replace its own (or None), and a record."""
 
     parent: Parent
     layers: LayerChoice
@@ -99,7 +99,7 @@ class _Choice:
 
 
 def _open(settled: Settled, vocabulary: Vocabulary) -> tuple[Parent, Callable[..., Calibration]]:
-    """The parent of a run, and what opens its calibration text of so many ``tokens``, with the threads of the run."""
+    """The parent of a run, and a function that opens its calibration text of ``tokens`` tokens."""
     config, cache = settled.config, settled.cache
     reference = settled.parent.identity if settled.parent is not None else str(config.init.parent)
     parent = open_parent(reference, Path(config.runs_dir))

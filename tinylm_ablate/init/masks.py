@@ -66,7 +66,7 @@ _SCORES, _WEIGHTS, _RECORD = "scores.safetensors", "weights", "masks.json"
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """What was learned for one parent and one target.
+    """Learned scores and weights for one parent and one target.
 
     Attributes:
         scores: The probability of each unit to be open; 0 in layers that the child does not have.

@@ -91,7 +91,7 @@ def open_parent(reference: str, runs_dir: Path) -> Parent:
 
 
 def check_parent(parent: Parent, child: Shape, context_length: int | None = None) -> list[str]:
-    """Why ``child`` cannot inherit from ``parent``, one line a reason.
+    """Reasons why ``child`` cannot inherit from ``parent``, one line each.
 
     Args:
         parent: An opened parent.

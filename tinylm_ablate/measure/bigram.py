@@ -34,7 +34,7 @@ class Bigrams:
     weights = False
 
     def requests(self, run: Settled) -> list[dict[str, Any]]:
-        """Always one, but for a model that is not trained here."""
+        """One set of settings; none for a model that is not trained here."""
         return [] if not run.tokens else [{"max_bytes": run.config.evaluate.max_bytes, "tokens": min(run.tokens, _MOST_TOKENS)}]
 
     def measure(self, subject: Subject, settings: Settings) -> Result:

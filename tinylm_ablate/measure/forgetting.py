@@ -1,4 +1,4 @@
-"""What a trained model remembers of each part of its data (Figure 9)."""
+"""Loss of a trained model on each part of its data (Figure 9)."""
 
 from __future__ import annotations
 

@@ -215,7 +215,7 @@ def _tuning(grids: Sequence[Grid]) -> list[Block]:
 
 
 def _changed_by_tuning(entries: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """How many pairs of arms would have another order at the dial's own value of each tuned setting."""
+    """Return how many pairs of arms would have another order at the dial's own value of each tuned setting."""
     curves: dict[str, dict[str, dict[float, float]]] = {}
     for entry in entries:
         curve = {point["factor"]: math.nan if point["loss"] is None else point["loss"] for point in entry["curve"]}

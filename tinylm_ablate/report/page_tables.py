@@ -277,7 +277,7 @@ def places_of(setting: Setting) -> list[Mapping[str, str]]:
 
 
 def varies(runs: pd.DataFrame, key: str) -> bool:
-    """Whether a column is there and has two values or more."""
+    """Return whether a column is there and has two values or more."""
     return key in runs and runs[key].nunique() > 1
 
 

@@ -1,4 +1,4 @@
-"""Which arms need more seeds: those of comparisons that are open at their look."""
+"""Arms that need more seeds: those of comparisons that are open at their look."""
 
 from __future__ import annotations
 

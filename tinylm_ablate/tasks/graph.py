@@ -19,7 +19,7 @@ from tinylm_ablate.tasks.task import Task
 
 
 class Graph:
-    """Tasks in an order in which each stands behind those that it needs.
+    """Tasks in topological order: each follows those that it needs.
 
     Args:
         cells: Names and runs; runs that mean the same are trained once, and measured by whatever any of them requests.

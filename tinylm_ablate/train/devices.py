@@ -39,7 +39,7 @@ _PATIENCE = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class Share:
-    """What one of the devices does of each optimizer step.
+    """Share of one device in each optimizer step.
 
     Attributes:
         rank: Its number.
@@ -88,7 +88,7 @@ class Environment(LightningEnvironment):
 
 
 def strategy(settled: Settled) -> Strategy | str:
-    """How Lightning is to bind the processes together."""
+    """Strategy with which Lightning connects the processes."""
     train = settled.config.train
     if train.devices == 1:
         return "auto"
@@ -172,7 +172,7 @@ def _together(rank: int, devices: int, meeting: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _main_module_left_alone() -> Iterator[None]:
-    """New processes are not to import the program that this one was started with: what they need, they import themselves."""
+    """Prevent new processes from importing the program that this one was started with: they import what they need."""
     main = sys.modules["__main__"]
     names: tuple[str, ...] = ("__file__", "__spec__")
     kept = {name: main.__dict__.pop(name) for name in names if name in main.__dict__}
@@ -202,7 +202,7 @@ def gathered(losses: list[float]) -> list[float]:
 
 
 def agreed(*answers: bool) -> list[bool]:
-    """The first process' answers, in all."""
+    """Broadcast the first process' answers to all processes."""
     if not distributed.is_initialized():
         return list(answers)
     received = torch.tensor(answers, dtype=torch.uint8)
