@@ -1,4 +1,4 @@
-"""What tracking in MLflow costs: processor time that it takes over that of the run, on sqlite or any other store.
+"""Cost of tracking in MLflow: processor time that it takes over that of the run, on sqlite or any other store.
 
     python benchmarks/logging_cost.py [OVERRIDE...]        (such as tracking.uri=http://127.0.0.1:5000)
 

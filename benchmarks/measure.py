@@ -1,4 +1,4 @@
-"""What all benchmarks share: interleaved windows, the limit of matrix products, the machine, and files of results."""
+"""Shared parts of all benchmarks: interleaved windows, the limit of matrix products, the machine, and files of results."""
 
 from __future__ import annotations
 

@@ -334,7 +334,7 @@ def _apart(check: Callable[[], str]) -> None:
 
 
 def _in_mlflow(uri: str, experiment: str, runs: Path) -> str:
-    """What is wrong with the runs in MLflow: each must be there once, with each point of its curve once."""
+    """Mistakes in the runs in MLflow: each must be there once, with each point of its curve once."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)

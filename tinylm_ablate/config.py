@@ -884,7 +884,7 @@ def nullable(config: Any, prefix: str = "") -> Iterator[str]:
 
 
 def allowed(rule: dict[str, Any]) -> str:
-    """What a field takes, in words: the end of every message and a column of the reference."""
+    """Description of the values that a field takes: the end of every message and a column of the reference."""
     kinds = str(rule["type"]).split(" | ")
     parts = [*(("true", "false") if "bool" in kinds else ()), *rule.get("choices", ())]
     if kinds[0].startswith("list"):

@@ -61,7 +61,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def building(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``path`` when the block ends well, and disappears when it does not.
+    """A temporary folder that becomes ``path`` when the block succeeds, and is removed when it fails.
 
     Where another process finished the same folder first, its work is kept: both hold the same content.
     """

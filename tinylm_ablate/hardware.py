@@ -1,4 +1,4 @@
-"""What this machine offers a process, found without importing torch where there is no GPU."""
+"""Resources of this machine for a process, found without importing torch where there is no GPU."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def memory() -> int:
 
 
 def thread_count(threads: int | str, processes: int = 1) -> int:
-    """Threads of one of so many processes that work together, by ``train.threads``: "auto" is one a core."""
+    """Threads per process when ``processes`` of them share the machine, by ``train.threads``: "auto" is one per core."""
     return max(1, cores() // processes) if isinstance(threads, str) else threads
 
 

@@ -1,4 +1,4 @@
-"""What the command line can do with one config: the values of ``mode``."""
+"""Actions of the command line on one config: the values of ``mode``."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class _Written:
                 return
 
     def set_postfix_str(self, text: str) -> None:
-        """What stands behind a drawn bar is not written."""
+        """The text after a drawn bar is not written."""
         del text
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The one dial: what a quantity of the paper's 1B model becomes at a smaller scale.
+"""Scale dial: sizes of the paper's 1B model at a smaller scale.
 
 A factor s divides width, FFN width and vocabulary and leaves depth alone. The body's parameters go with width squared and
 the embedding's with vocabulary times width, so both shrink by s squared and the share of embedding and head, which the

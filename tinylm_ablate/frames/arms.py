@@ -50,7 +50,7 @@ def evidence(records: Records) -> dict[str, Evidence]:
 
 
 def evidence_of(runs_dir: Path, grid: Grid) -> Evidence | None:
-    """What is finished of one grid; None while nothing is."""
+    """The finished part of one grid; None while nothing is."""
     return next(iter(evidence(read_runs(runs_dir, grid)).values()), None)
 
 
@@ -111,7 +111,7 @@ def _runs(grids: Sequence[Grid], by_identity: pd.DataFrame) -> pd.DataFrame:
 
 
 def _defaults(runs: pd.DataFrame, key: str) -> list[str]:
-    """Where each run stands on an axis that its own grid did not have."""
+    """Value of each run on an axis that its own grid did not have."""
     values = runs[key] if key in runs else runs.get(f"{key}.name", pd.Series("", index=runs.index))
     return ["" if value is None or value != value else as_text(value) for value in values.tolist()]
 

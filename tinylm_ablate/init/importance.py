@@ -34,7 +34,7 @@ class Importance:
     """Losses of a parent, whole and with each layer skipped.
 
     Attributes:
-        whole: Mean loss of the whole parent, nats a token.
+        whole: Mean loss of the whole parent, nats per token.
         skipped: The same with one layer left out, for each layer.
     """
 

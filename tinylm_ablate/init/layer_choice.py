@@ -43,7 +43,7 @@ class LayerChoice:
         parent_depth: Layers of the parent.
         rule: "middle", "even", "importance" or "list".
         words: One sentence for the record.
-        costs: rule "importance": what skipping each layer of the parent costs, nats a token.
+        costs: rule "importance": what skipping each layer of the parent costs, nats per token.
     """
 
     layers: tuple[int, ...]

@@ -26,7 +26,7 @@ _BASE = "base"
 
 
 def ladder(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
-    """What each step adds, beside the paper."""
+    """Gain of each step, next to the paper's."""
     if primary is None:
         return []
     arms = list(dict.fromkeys(setting.runs["arm"]))
@@ -63,7 +63,7 @@ def forgetting(setting: Setting, records: Records, primary: Measure | None, pape
 
 
 def layer_skip(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
-    """Where skipping layers costs least and most."""
+    """Positions at which skipping layers costs least and most."""
     long = records.rows.get("layer_skip")
     if long is None:
         return []

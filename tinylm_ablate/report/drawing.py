@@ -1,4 +1,4 @@
-"""How a figure becomes a file: the theme, the registry, and charts as Vega-Lite, SVG and PNG.
+"""Drawing of figures: the theme, the registry, and charts as Vega-Lite, SVG and PNG.
 
 A figure is a function of a data frame: ``figure(frame, by, measure)`` returns an Altair chart, or None without data. One
 description gives the static SVG of a page or a repository, and the interactive figure of a page that works offline. Altair

@@ -40,7 +40,7 @@ def curves(folder: str | Path = "runs") -> pd.DataFrame:
 
 
 def along(folder: str | Path = "runs") -> pd.DataFrame:
-    """What was measured along the runs of a folder (``evaluate.every``): columns identity, tokens, metric, value."""
+    """Measurements along the runs of a folder (``evaluate.every``): columns identity, tokens, metric, value."""
     return _records(folder).rows.get("along", pd.DataFrame(columns=["identity", "tokens", "metric", "value"]))
 
 

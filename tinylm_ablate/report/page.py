@@ -184,7 +184,7 @@ def _figures(
 
 
 def _tuning(grids: Sequence[Grid]) -> list[Block]:
-    """How the tuned settings of each arm were chosen."""
+    """Choice of the tuned settings of each arm."""
     import pandas as pd
 
     entries = [entry for grid in grids for entry in grid.tuning]

@@ -91,7 +91,7 @@ def arms_table(setting: Setting, primary: Measure | None) -> list[Block]:
 
 
 def _reading(setting: Setting, marks: bool, shown: Sequence[Measure]) -> Inline:
-    """What may be concluded from the table, in two sentences."""
+    """Conclusions that the table allows, in two sentences."""
     pieces: list[Piece] = []
     if setting.runs["arm"].nunique() > 1:
         if marks:
@@ -207,7 +207,7 @@ def validation_and_cost(setting: Setting) -> list[Block]:
 
 
 def runs_table(setting: Setting) -> list[Block]:
-    """What each run cost."""
+    """Cost of each run."""
     runs = setting.runs.sort_values(["arm", "seed"], kind="stable")
     head = ["run", "arm", "seed", "parameters", "tokens", "training FLOPs", "training s", "training tokens/s", "machine"]
     rows = []
@@ -271,7 +271,7 @@ def known_columns(setting: Setting) -> list[str]:
 
 
 def places_of(setting: Setting) -> list[Mapping[str, str]]:
-    """Where each arm stands on the axes."""
+    """Values of each arm on the axes."""
     first = setting.runs.drop_duplicates("arm")
     return [{key: str(row[axis_column(key)]) for key in setting.evidence.axis} for row in first.to_dict("records")]
 

@@ -1,4 +1,4 @@
-"""What small scales say about larger ones: decision accuracy, trends of effects, and forecasts made before a scale was run."""
+"""Prediction of larger scales from small ones: decision accuracy, trends of effects, and forecasts made before the runs."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _share(own: Agreement) -> str:
 
 
 def _trends(verdicts: Sequence[Verdict]) -> list[Block]:
-    """How the effect of each comparison changes over the settings it was tested at."""
+    """Change of the effect of each comparison over the settings it was tested at."""
     rows = [
         [
             word(verdict.claim.title), word(own.label), word("; ".join(point.setting for point in own.points)),

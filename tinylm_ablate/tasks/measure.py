@@ -63,7 +63,7 @@ class MeasureTask(Task):
         return self.request.stem, run.shape, run.text, run.vocabulary, train.context_length, train.device, train.threads
 
     def can_start_early(self) -> bool:
-        """Return whether the model on the way that it measures is there already."""
+        """Return whether the intermediate model that it measures exists already."""
         return self.run.at > 0 and (self.run.folder / "model").is_dir()
 
     def do(self, tracked: Follower) -> None:

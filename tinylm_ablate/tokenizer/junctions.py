@@ -81,7 +81,7 @@ def _first_and_last_byte() -> tuple[np.ndarray, np.ndarray]:
 
 
 class Junctions:
-    """Where text may be cut for one vocabulary.
+    """Positions at which text may be cut for one vocabulary.
 
     Args:
         state: The large tokenizer in exact form.

@@ -301,7 +301,7 @@ class _Stack:
         return Checkpoint(recorder.step, self.program.weights_of(row), kept, counters, recorder.state(), recorder.records())
 
     def _end(self, row: int) -> None:
-        """Copy the trained weights into the member's decoder."""
+        """Finish a run: copy its trained weights into the member's decoder, and record its result."""
         run = self.runs[row]
         try:
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Handling of SIGTERM and Ctrl-C in training: finish the step, save, and stop."""
+"""Response of training to SIGTERM and Ctrl-C: finish the step, save, and stop."""
 
 from __future__ import annotations
 
