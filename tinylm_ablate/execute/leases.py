@@ -189,7 +189,7 @@ class Leases:
         return {key: holder for key, holder in found.items() if not holder.released}
 
     def dead(self) -> dict[str, list[Path]]:
-        """The files of leases and locks behind which no worker stands for certain, by task: given back, or of a process of
+        """The files of leases and locks that certainly have no worker, by task: given back, or of a process of
         this machine that has ended."""
         leases = self._all()
         found: dict[str, list[Path]] = {}

@@ -92,7 +92,7 @@ def plan(name: str, settled: Settled, compiled: bool = False, stack: int = 1) ->
 
 
 def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 1, read_text: bool = False) -> str:
-    """The plans of all cells and of the runs that they need, as tables with totals, or the cells as one JSON object a line.
+    """The plans of all cells and of the runs that they need, as tables with totals, or the cells as one JSON object per line.
 
     Args:
         cells: Each with its name.

@@ -227,7 +227,7 @@ class Walk:
         for state, error in zip(states, self._ended(states), strict=True):
             task = state.task
             if held[task.key].lost:
-                self._say(f"lost   {task.name}: another worker took it over, since this one gave no sign of life")
+                self._say(f"lost   {task.name}: another worker took it over, since this one did not renew its lease in time")
                 if task.done():
                     task.tidy()
             elif isinstance(error, Interrupted) and any(lease.lost for lease in held.values()):

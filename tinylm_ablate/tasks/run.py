@@ -71,7 +71,7 @@ class RunTask(Task):
         return self.run.folder / "error.txt"
 
     def done(self) -> bool:
-        """Whether the record exists, and the weights, the optimizer's state and the models on the way that are wanted."""
+        """Whether the record exists, and the weights, the optimizer's state and the intermediate models that are requested."""
         folder = self.run.folder
         return (
             self.product.exists()
