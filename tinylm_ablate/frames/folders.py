@@ -66,7 +66,7 @@ _ITEMS = {
 #: What the long frames of some files are called.
 _LONG = {"bits_per_byte": "documents", "cloze": "questions", "curve": "curves"}
 
-#: Characters of an item's name that are kept: enough to tell thousands apart.
+#: Characters of an item's name that are kept: enough to distinguish thousands.
 _ITEM_CHARACTERS = 12
 
 Row = dict[str, Any]
@@ -102,7 +102,7 @@ def alone(identity: str) -> Grid:
 
 
 def label(place: Mapping[str, str]) -> str:
-    """What an arm is called: its values on the axes but the seed, long numbers cut: 2.6666666666666665 is 2.667."""
+    """Label of an arm: its values on the axes but the seed, long numbers cut: 2.6666666666666665 is 2.667."""
     return ", ".join(short(value) for key, value in place.items() if key != SEED) or "all runs"
 
 
@@ -537,7 +537,7 @@ def _search(path: Path) -> Mapping[str, Any]:
 
 
 def _readable(paths: Sequence[Path], read: Callable[[Path], _T], problems: list[str]) -> Iterator[_T]:
-    """What can be read of some files; the others are reported."""
+    """Content of the readable files; the others are reported."""
     for path in paths:
         try:
             yield read(path)
@@ -564,7 +564,7 @@ def _parse(path: Path, schema: int) -> Mapping[str, Any]:
 
 
 def _unfinished(folder: Path) -> str:
-    """What is known about a run without a record."""
+    """Known facts about a run without a record."""
     error = folder / "error.txt"
     if error.is_file():
         lines = error.read_text(errors="replace").strip().splitlines()

@@ -1,4 +1,4 @@
-"""Which layer of the parent becomes which layer of the child (Section 3.2, first stage).
+"""Mapping of the child's layers to layers of the parent (Section 3.2, first stage).
 
 The paper finds the first two or three layers and the last ones crucial and the intermediate ones redundant (Figure 5), and
 so drops intermediate layers; it prints neither a formula nor a list of indices. The rules here are ours:
@@ -43,7 +43,7 @@ class LayerChoice:
         parent_depth: Layers of the parent.
         rule: "middle", "even", "importance" or "list".
         words: One sentence for the record.
-        costs: rule "importance": what skipping each layer of the parent costs, nats a token.
+        costs: rule "importance": what skipping each layer of the parent costs, nats per token.
     """
 
     layers: tuple[int, ...]
@@ -63,7 +63,7 @@ class LayerChoice:
         return {layer: count for layer, count in sorted(Counter(self.layers).items()) if count > 1}
 
     def record(self) -> dict[str, Any]:
-        """What was done, ready for JSON."""
+        """The choice as a record, ready for JSON."""
         return {
             "rule": self.rule,
             "words": self.words,
@@ -111,7 +111,7 @@ def choose_layers(
 
 
 def check_layers(init: InitConfig, parent_depth: int, child_depth: int) -> list[str]:
-    """Why ``init`` cannot choose the child's layers, one line a reason; nothing is measured."""
+    """Reasons why ``init`` cannot choose the child's layers, one line each; nothing is measured."""
     try:
         choose_layers(parent_depth, child_depth, init.keep_first, init.keep_last, init.layers, [0.0] * parent_depth)
     except UserError as error:

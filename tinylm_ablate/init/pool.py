@@ -1,6 +1,6 @@
 """Grouped-query attention out of multi-head attention (Appendix A, Table 10): key and value heads become group means.
 
-The paper mean-pools the key and value heads of a trained model in each of 8 groups and then goes on training; the method is
+The paper mean-pools the key and value heads of a trained model in each of 8 groups and then continues training; the method is
 that of Ainslie et al. 2023 (arXiv 2305.13245). Query heads and the output projection stay as they are. Rotary embedding
 turns every head alike, so the mean of keys before it is the mean of keys after it. Biases are pooled as their rows are. A norm
 of keys is left as it is; what is pooled are the keys before it.
@@ -41,7 +41,7 @@ def mean_heads(weight: Tensor, head_dim: int, group: int) -> Tensor:
 
 
 def check_pool(parent: Shape, child: Shape) -> list[str]:
-    """Why ``child`` is not ``parent`` with fewer key-value heads, one line a reason."""
+    """Reasons why ``child`` is not ``parent`` with fewer key-value heads, one line each."""
     sizes = {key: (getattr(parent, key), getattr(child, key)) for key in ("depth", "width", "ffn_width", "head_dim", "tied")}
     mistakes = [
         f"arch.{key}={wanted}: init.method=pool changes key-value heads only; allowed: the parent's {available}"

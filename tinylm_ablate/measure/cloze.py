@@ -1,4 +1,4 @@
-"""A four-way cloze: which of four stretches of text is the true continuation."""
+"""Four-way cloze: choose the true continuation among four passages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CHOICES = 4
 #: A gap is moved to a space that is no further away than this many characters: a word, in a script that has spaces.
 _WORD = 24
 
-#: Distractors are drawn this often before a document is given up, as in a corpus of repeated boilerplate.
+#: Distractors are drawn this often before a document is skipped, as in a corpus of repeated boilerplate.
 _DRAWS = 64
 
 
@@ -59,7 +59,7 @@ class Question:
 
 
 class QuestionRow(TypedDict):
-    """How one question was answered; ``margin`` is in nats per byte, and positive where the answer was right."""
+    """Answer to one question; ``margin`` is in nats per byte, and positive where the answer was right."""
 
     language: str
     question: str
@@ -162,7 +162,7 @@ def _question(index: int, pool: Sequence[Document], context: int, continuation: 
 
 
 def _stretch(document: Document, key: str, first: int, length: int) -> int:
-    """Where a stretch of ``length`` characters begins, not before ``first``: at a space if there is one near by."""
+    """Start of a passage of ``length`` characters, not before ``first``: at a space if there is one near by."""
     last = len(document.text) - length
     start = first + _draw(last - first + 1, document.hash, key)
     after = document.text.find(" ", start, min(start + _WORD, last) + 1)
@@ -179,13 +179,13 @@ def _draw(below: int, *key: str) -> int:
 
 
 def answer(reader: Reader[ContinuingModel], asked: Sequence[Question], description: str = "") -> list[QuestionRow]:
-    """Let a model answer: it takes the choice with the highest log-likelihood per UTF-8 byte, given the context.
+    """Answer the questions with a model: it takes the choice with the highest log-likelihood per UTF-8 byte, given the context.
 
     A sequence is end-of-text, the context and a choice. Context and choice are encoded separately, because a tokenizer that
     saw them together might join the last character of one to the first of the other for some choices and not for others.
     Where the longest of the four choices leaves too little room, the context of all four loses its beginning.
 
-    Among equal choices the first wins. The order of the choices is a hash, so a model that cannot tell them apart comes to
+    Among equal choices the first wins. The order of the choices is a hash, so a model that cannot distinguish them is at
     chance, 25 %.
 
     Returns:

@@ -30,7 +30,7 @@ _WORDS = {"created": "created", "updated": "updated", "closed": "closed", "uncha
 
 @dataclass
 class SyncReport:
-    """What a sync did.
+    """Result of a sync.
 
     Attributes:
         counts: Runs and grids by what was done: "created", "updated", "closed" (the store had it running) or "unchanged".
