@@ -108,7 +108,7 @@ def test_checkout_uses_its_own_folders() -> None:
 
 
 def declared() -> list[Requirement]:
-    """What pyproject.toml asks for, extras included, this project itself left out."""
+    """What pyproject.toml requires, extras included, this project itself left out."""
     with (ROOT / "pyproject.toml").open("rb") as stream:
         content = tomllib.load(stream)["project"]
     texts = [*content["dependencies"], *(text for extra in content["optional-dependencies"].values() for text in extra)]
@@ -169,7 +169,7 @@ def test_everything_that_the_dependencies_need_is_pinned() -> None:
 def workshop(tmp_path: Path) -> Path:
     """The Makefile and an environment whose ``python`` writes its arguments down.
 
-    That python fails on a grid that is asked for data=broken, but plans it.
+    That python fails on a grid with data=broken, but plans it.
     """
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)

@@ -100,7 +100,7 @@ def test_fingerprint_follows_name_subset_split_and_revision(hub: DataConfig, tmp
 
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"text_column": "text"}, "has no column data.text_column=text; it has id, content, lang"),
         ({"language_column": "language"}, "has no column data.language_column=language; it has id, content, lang"),
@@ -110,11 +110,11 @@ def test_fingerprint_follows_name_subset_split_and_revision(hub: DataConfig, tmp
     ],
 )
 def test_what_does_not_exist_is_named(
-    hub: DataConfig, tmp_path: Path, change: dict[str, str], told: str, streaming: bool
+    hub: DataConfig, tmp_path: Path, change: dict[str, str], message: str, streaming: bool
 ) -> None:
     with pytest.raises(UserError) as error:
         open_corpus(dataclasses.replace(hub, streaming=streaming, **change), tmp_path)
-    assert told in str(error.value) and str(hub.name) in str(error.value)
+    assert message in str(error.value) and str(hub.name) in str(error.value)
     assert not [path for path in tmp_path.glob("text/*") if path.is_dir()]
 
 

@@ -76,13 +76,13 @@ def test_a_list_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("listed", "told"),
+    ("listed", "message"),
     [([0, 1], "names 2 layers"), ([0, 1, 9], "[9] are not among"), ([2, 1, 0], "ascending"), ([-1, 0, 1], "[-1]")],
 )
-def test_a_list_that_does_not_fit_is_refused(listed: list[int], told: str) -> None:
+def test_a_list_that_does_not_fit_is_refused(listed: list[int], message: str) -> None:
     with pytest.raises(UserError) as caught:
         choose_layers(6, 3, 0, 0, listed)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_impossible_arguments() -> None:
@@ -141,7 +141,7 @@ def test_what_is_no_list_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "child", "told"),
+    ("layers", "child", "message"),
     [
         ("middle", 3, []), ("importance", 3, []), ("even", 1, []), ("0-2", 3, []),
         ("importance", 1, ["init.keep_first=1, init.keep_last=1: together 2, more than the child's 1 layers"]),
@@ -149,8 +149,8 @@ def test_what_is_no_list_is_refused(text: str) -> None:
         ("best", 3, ["init.layers=best: allowed"]),
     ],
 )  # fmt: skip
-def test_mistakes_are_told_before_anything_is_measured(layers: str, child: int, told: list[str]) -> None:
+def test_mistakes_are_reported_before_anything_is_measured(layers: str, child: int, message: list[str]) -> None:
     init: Any = SimpleNamespace(layers=layers, keep_first=1, keep_last=1)
     found = check_layers(init, 6, child)
-    assert len(found) == len(told)
-    assert all(mistake.startswith(expected) for mistake, expected in zip(found, told, strict=True))
+    assert len(found) == len(message)
+    assert all(mistake.startswith(expected) for mistake, expected in zip(found, message, strict=True))

@@ -127,7 +127,7 @@ def test_biases_are_pooled_as_rows_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parent", "child", "told"),
+    ("parent", "child", "message"),
     [
         (QWEN2, PLAIN, "arch.qkv_bias=false: the parent has biases of queries, keys and values, and does not work without"),
         (PLAIN, QWEN2, "arch.qkv_bias=true: the parent has no biases of queries, keys and values; use arch.qkv_bias=false"),
@@ -135,9 +135,9 @@ def test_biases_are_pooled_as_rows_are() -> None:
         (PLAIN, QWEN3, "arch.qk_norm=true: the parent has no norms of queries and keys; use arch.qk_norm=false"),
     ],
 )
-def test_a_child_of_another_kind_is_refused(parent: Shape, child: Shape, told: str) -> None:
+def test_a_child_of_another_kind_is_refused(parent: Shape, child: Shape, message: str) -> None:
     (mistake,) = check_shapes(parent, child)
-    assert mistake.startswith(told)
+    assert mistake.startswith(message)
     assert check_shapes(parent, parent) == []
 
 
