@@ -22,6 +22,8 @@ BENCH ?=
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 RUN = $(BIN)/python -m tinylm_ablate
+# Where the glossary is checked: all but the lab notebook, whose notes stay as they were written, and methods called `tell`.
+PROSE = tinylm_ablate hydra_plugins conf experiments benchmarks examples docs README.md SECURITY.md tests
 OVERRIDES = runs_dir=$(RUNS) $(ARGS)
 
 .DEFAULT_GOAL := help
@@ -55,10 +57,11 @@ test-gpu: setup ## run the tests that need a GPU, then all others; fails where t
 	$(BIN)/python -m pytest -m gpu -n 0 $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m 'not gpu' -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
-lint: setup ## check style, formatting, spelling, types and that imports run one way
+lint: setup ## check style, formatting, spelling, wording, types and that imports run one way
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m codespell_lib
+	@! grep -rnwIE --exclude=LAB.md -f .house-style $(PROSE) | grep -v 'tell(' || { echo "make lint: CONTRIBUTING.md, Glossary, says what to write instead" >&2; exit 1; }
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 

@@ -20,7 +20,7 @@ from tinylm_ablate.data.corpus import text_fingerprint
 from tinylm_ablate.data.languages import identify
 from tinylm_ablate.data.readers import read_rows
 from tinylm_ablate.data.rows import Columns
-from tinylm_ablate.data.sources import read_documents
+from tinylm_ablate.data.sources import open_source
 from tinylm_ablate.errors import UserError
 
 Make = Callable[..., DataConfig]
@@ -34,7 +34,7 @@ def pack(content: bytes, suffix: str) -> bytes:
 
 
 def read(data: DataConfig, tmp_path: Path) -> list[tuple[str, str]]:
-    return [(document.text, document.language) for document in read_documents(data, tmp_path / "cache")]
+    return [(document.text, document.language) for document in open_source(data, tmp_path / "cache").documents()]
 
 
 @pytest.mark.parametrize("packed", ["", ".gz", ".zst"])

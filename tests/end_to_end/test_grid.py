@@ -258,11 +258,11 @@ def test_slurm_runs_a_grid_and_replaces_a_killed_worker(settings: list[str], tmp
         wait_until(lambda: slurm.poll() is not None or holders(tmp_path))
         if slurm.poll() is None:
             os.kill(next(iter(holders(tmp_path).values())), signal.SIGKILL)
-        out, output = slurm.communicate(timeout=500)
+        out, err = slurm.communicate(timeout=500)
     if slurm.returncode == 77:
-        pytest.skip(output.strip())
-    assert slurm.returncode == 0, out + output
-    assert "3 done, 0 failed" in output and finished(tmp_path) == 3
+        pytest.skip(err.strip())
+    assert slurm.returncode == 0, out + err
+    assert "3 done, 0 failed" in err and finished(tmp_path) == 3
     assert not list((tmp_path / "runs" / "claims").iterdir())
     records = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*/metrics.json")]
     assert sorted(record["seed"] for record in records) == [0, 1, 2]
