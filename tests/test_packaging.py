@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import os
 import re
@@ -160,6 +161,22 @@ def test_everything_that_the_dependencies_need_is_pinned() -> None:
                 waiting.append(need)
     missing = {name for name, _ in reached} - set(pinned)
     assert not missing
+
+
+def test_every_imported_package_is_declared() -> None:
+    names = {canonicalize_name(requirement.name) for requirement in declared()}
+    distributions = importlib.metadata.packages_distributions()
+    imported: set[str] = set()
+    for path in (ROOT / "tinylm_ablate").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported.update(alias.name.split(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
+                imported.add(node.module.split(".")[0])
+    outside = imported - set(sys.stdlib_module_names) - {"tinylm_ablate", "hydra_plugins"}
+    assert len(outside) > 20
+    known = {name: {canonicalize_name(found) for found in distributions.get(name, [name])} for name in outside}
+    assert not {name for name, found in known.items() if not found & names}
 
 
 # --- The Makefile
