@@ -22,7 +22,7 @@ def main() -> None:
     try:
         _main(tracebacks)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output, such as head, has had enough
+    except BrokenPipeError:  # the reader of our output, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         from tinylm_ablate.disk import in_words

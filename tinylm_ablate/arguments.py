@@ -255,7 +255,7 @@ def _number(match: re.Match[str], kind: _Key) -> str:
 
 
 def _understood(key: str, value: str, grid: bool = True) -> bool:
-    """Whether Hydra reads a value as it is meant: where no grid is requested, a comma is a part of the text."""
+    """Return whether Hydra reads a value as it is meant: where no grid is requested, a comma is a part of the text."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

@@ -15,7 +15,7 @@ _GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 
 def fast_bf16(device: str) -> bool:
-    """Whether matrix products in bf16 are native to what a run would train on.
+    """Return whether matrix products in bf16 are native to what a run would train on.
 
     Args:
         device: ``train.device``: "auto", "cpu", "cuda" or "mps".

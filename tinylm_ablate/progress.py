@@ -41,7 +41,7 @@ def report_to(path: Path | None) -> None:
 
 
 def shown() -> bool:
-    """Whether bars are drawn."""
+    """Return whether bars are drawn."""
     return _live is None and (_mode == "on" or (_mode == "auto" and sys.stderr.isatty()))
 
 
@@ -92,7 +92,7 @@ class _Written:
             unfinished = self._path.with_suffix(".part")
             try:
                 unfinished.write_text(json.dumps(state))
-                unfinished.replace(self._path)  # whoever looks sees one state or the other
+                unfinished.replace(self._path)  # readers see one state or the other
             except OSError:  # the folder is away for a moment, or the command has ended
                 return
 

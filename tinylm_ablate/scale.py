@@ -16,7 +16,7 @@ _DIAL = re.compile(r"^\s*(\d+)\s*/\s*s\s*$")
 
 
 def is_dial(value: object) -> bool:
-    """Whether ``value`` is written as "N/s"."""
+    """Return whether ``value`` is written as "N/s"."""
     return isinstance(value, str) and _DIAL.match(value) is not None
 
 

@@ -56,7 +56,7 @@ _SHAPE_LIMIT, _BUDGET_LIMITS = 4.0, (2.0, 52.0)
 def settle(config: Config) -> Settled:
     """Settle a config.
 
-    A run of several rounds goes on from the run of all but its last (``previous``), so that arms that share their first rounds
+    A run of several rounds continues the run of all but its last (``previous``), so that arms that share their first rounds
     train them once.
 
     Raises:

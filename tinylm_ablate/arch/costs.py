@@ -1,4 +1,4 @@
-"""What training a shape costs: memory, and arithmetic by the conventions that published figures use.
+"""Cost of training a shape: memory, and arithmetic by the conventions that published figures use.
 
 Nothing here imports torch. The exact count of operations is ``shapes.flops_per_token``.
 """

@@ -1,4 +1,4 @@
-"""What a run costs: time on this machine, arithmetic and room on the disk, without doing it."""
+"""Cost of a run before it is done: time on this machine, arithmetic and disk space."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _LANGUAGES = 2
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run costs, without the runs that it needs.
+    """Cost of a run, without the runs that it needs.
 
     Attributes:
         tokens: Tokens that it trains on.
@@ -127,7 +127,7 @@ def cost(settled: Settled, compiled: bool = False, stack: int = 1) -> Cost:
 
 @dataclass(frozen=True)
 class ScoringCost:
-    """What it costs to choose layers and neurons of a parent on text.
+    """Cost of choosing layers and neurons of a parent on text.
 
     Attributes:
         what: How they are chosen.
@@ -167,7 +167,7 @@ def scoring_cost(settled: Settled) -> ScoringCost | None:
 
 
 def code_of(settled: Settled) -> tuple[object, ...]:
-    """What distinguishes the code that runs compile: the shape of a layer and of a batch."""
+    """Key of the code that a run compiles: the shape of a layer and of a batch."""
     return (
         dataclasses.replace(settled.shape, depth=1),
         settled.micro_batch,

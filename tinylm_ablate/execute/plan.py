@@ -1,4 +1,4 @@
-"""What runs would be and cost, without training them (``mode=plan``)."""
+"""Settings and costs of runs, without training them (``mode=plan``)."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def _runs(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _totals(rows: Sequence[dict[str, Any]], settled: Sequence[Settled], at_once: int, scoring: float) -> list[str]:
-    """What is left to do, all runs counted once: tokens, FLOPs, time and disk."""
+    """Remaining work, each run counted once: tokens, FLOPs, time and disk."""
     runs = {row["identity"]: row for row in rows}
     waiting = [row for row in runs.values() if not row["finished"]]
     open_runs = {run.identity: run for run in settled if not runs[run.identity]["finished"]}.values()

@@ -25,7 +25,7 @@ WAITING, DONE, SKIPPED, FAILED = "waiting", "done", "skipped", "failed"
 
 @dataclass
 class State:
-    """What became of a task in this walk.
+    """Outcome of a task in this walk.
 
     Attributes:
         task: It.
@@ -159,7 +159,7 @@ class Walk:
         return changed
 
     def _settled_by_others(self, state: State) -> bool:
-        """Whether another worker has done a task, or failed at it."""
+        """Return whether another worker has done a task, or failed at it."""
         task = state.task
         if task.done():
             state.state = DONE

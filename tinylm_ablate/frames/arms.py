@@ -55,7 +55,7 @@ def evidence_of(runs_dir: Path, grid: Grid) -> Evidence | None:
 
 
 def axes(grids: Sequence[Grid]) -> list[str]:
-    """The keys that tell the arms of some grids apart."""
+    """The keys that distinguish the arms of some grids."""
     return list(dict.fromkeys(key for grid in grids for key in grid.axis if key != SEED))
 
 
@@ -106,7 +106,7 @@ def _runs(grids: Sequence[Grid], by_identity: pd.DataFrame) -> pd.DataFrame:
     }
     kept = runs.drop(columns=[key for key in added if key in runs])
     joined = pd.concat([kept, pd.DataFrame(added, index=runs.index)], axis="columns")
-    # One block of objects in the place of a hundred text columns: statistics select rows thousands of times.
+    # One block of objects instead of a hundred text columns: statistics select rows thousands of times.
     return joined.astype(dict.fromkeys(joined.select_dtypes(["string", "str"]), object)).copy()
 
 

@@ -66,7 +66,7 @@ _ITEMS = {
 #: What the long frames of some files are called.
 _LONG = {"bits_per_byte": "documents", "cloze": "questions", "curve": "curves"}
 
-#: Characters of an item's name that are kept: enough to tell thousands apart.
+#: Characters of an item's name that are kept: enough to distinguish thousands.
 _ITEM_CHARACTERS = 12
 
 Row = dict[str, Any]

@@ -265,7 +265,7 @@ def check_files(overrides: Sequence[str], grid: bool) -> None:
 
 
 def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
-    """What is wrong with overrides that do not compose: each is tried alone, so that all mistakes are reported together.
+    """Mistakes in overrides that do not compose: each is tried alone, so that all mistakes are reported together.
 
     Args:
         overrides: The command line's.
@@ -358,7 +358,7 @@ def _explain(text: str, override: Override, error: Exception) -> str:
 
 
 def _unreadable(text: str) -> str:
-    """Why Hydra's grammar does not take an override, in words of ours."""
+    """Plain explanation of why Hydra's grammar rejects an override."""
     key, _, value = text.lstrip("+").partition("=")
     keys = {known: rule for known, _, rule in schema.walk(Config())}
     if key in GROUPS:

@@ -277,7 +277,7 @@ def _let_go(lock: filelock.BaseFileLock) -> None:
 
 
 def _counts(trial: FrozenTrial) -> bool:
-    """Whether a trial counts towards the total: it was trained, or is being trained."""
+    """Return whether a trial counts towards the total: it was trained, or is being trained."""
     if trial.state == TrialState.RUNNING:
         return True
     about = trial.user_attrs.get("outcome")

@@ -1,4 +1,4 @@
-"""Which layer of the parent becomes which layer of the child (Section 3.2, first stage).
+"""Mapping of the child's layers to layers of the parent (Section 3.2, first stage).
 
 The paper finds the first two or three layers and the last ones crucial and the intermediate ones redundant (Figure 5), and
 so drops intermediate layers; it prints neither a formula nor a list of indices. The rules here are ours:
@@ -60,7 +60,7 @@ class LayerChoice:
         return {layer: count for layer, count in sorted(Counter(self.layers).items()) if count > 1}
 
     def record(self) -> dict[str, Any]:
-        """What was done, ready for JSON."""
+        """The choice as a record, ready for JSON."""
         return {
             "rule": self.rule,
             "words": self.words,

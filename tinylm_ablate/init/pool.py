@@ -36,7 +36,7 @@ def mean_heads(weight: Tensor, head_dim: int, group: int) -> Tensor:
 
 
 def check_pool(parent: Shape, child: Shape) -> list[str]:
-    """Why ``child`` is not ``parent`` with fewer key-value heads, one line a reason."""
+    """Reasons why ``child`` is not ``parent`` with fewer key-value heads, one line each."""
     sizes = {key: (getattr(parent, key), getattr(child, key)) for key in ("depth", "width", "ffn_width", "head_dim", "tied")}
     mistakes = [
         f"arch.{key}={wanted}: init.method=pool changes key-value heads only; allowed: the parent's {available}"

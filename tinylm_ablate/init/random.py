@@ -69,7 +69,7 @@ def initialize(decoder: Decoder, init: InitConfig, seed: int) -> None:
 
 
 class OwnRule(Protocol):
-    """A random rule of the user's own: a dataclass with this method."""
+    """Interface of a user-defined random rule: a dataclass with this method."""
 
     def standard_deviation(self, sigma: float, matrix: str, layer: int, depth: int) -> float:
         """What it gives to one matrix; the arguments are those of ``standard_deviation`` below."""

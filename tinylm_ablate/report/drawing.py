@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Draw = Callable[[pd.DataFrame, Sequence[str], str], "alt.TopLevelMixin | None"]
 
-#: Okabe and Ito's colors, which most people can tell apart, without the yellow that is hard to see on white.
+#: Okabe and Ito's colors, which most people can distinguish, without the yellow that is hard to see on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
 
 #: The page's colors of verdicts (report.css) on white.

@@ -49,7 +49,7 @@ def compare(frame: pd.DataFrame, by: str | Sequence[str], measure: str = BITS) -
 
     Args:
         frame: Runs, as ``runs`` gives them; a part of them is enough.
-        by: What tells the arms apart: one column or several.
+        by: What distinguishes the arms: one column or several.
         measure: The column that is compared.
 
     Returns:

@@ -33,7 +33,7 @@ from tinylm_ablate.science.pairs import Result, pairs, results
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Set behind a value that cannot be told from the best of its column.
+#: Set behind a value that cannot be distinguished from the best of its column.
 WITHIN_NOISE = "≈"
 
 #: Pairs that are listed before only those with the best arm are, and runs that are listed at most.
@@ -97,7 +97,8 @@ def _reading(setting: Setting, marks: bool, shown: Sequence[Measure]) -> Inline:
         if marks:
             pieces += ["Mean ± standard deviation over seeds. ", strong("Bold"), ": every other arm is worse beyond noise. "]
             pieces += [
-                f"{WITHIN_NOISE}: cannot be told from the best of its column (paired test, Holm's correction for all pairs). "
+                f"{WITHIN_NOISE}: cannot be distinguished from the best of its column "
+                "(paired test, Holm's correction for all pairs). "
             ]
         else:
             pieces += ["One seed: nothing can be concluded from these differences. "]
@@ -136,12 +137,12 @@ def paired_tests(setting: Setting, primary: Measure | None) -> list[Block]:
             ]
         )
     head = ["arm", "against", "verdict", f"{primary.title} [95 %]", "seeds", "p", "p, Holm", "seeds that would decide"]
-    told = (
+    note = (
         "Arm minus arm within each seed, by Student's t over seeds with the variance over documents added; p-values are "
         f"adjusted for the looks, and Holm's correction is for all {len(tested)} pairs."
     )
-    told += " Listed are those with the best arm." if len(shown) < len(tested) else ""
-    return [Heading(3, "Paired tests"), Table(head, rows, 3, "Paired tests"), Text(told)]
+    note += " Listed are those with the best arm." if len(shown) < len(tested) else ""
+    return [Heading(3, "Paired tests"), Table(head, rows, 3, "Paired tests"), Text(note)]
 
 
 def beside_the_paper(setting: Setting, paper: Printed | None, primary: Measure | None) -> list[Block]:
@@ -168,7 +169,7 @@ def beside_the_paper(setting: Setting, paper: Printed | None, primary: Measure |
     head += [f"here: {primary.title}"] if primary else []
     head += [f"{whose}: {_words(column)}" for column in also for whose in ("here", "paper")]
     head += [f"paper: {_words(column)}" for column in rest]
-    told: Inline = [
+    note: Inline = [
         "The paper's numbers are ",
         code(paper.name),
         ", single runs of its 1B models on its own text and tasks: the order of the arms can be compared, the values cannot.",
@@ -176,7 +177,7 @@ def beside_the_paper(setting: Setting, paper: Printed | None, primary: Measure |
     return [
         Heading(3, "Beside the paper"),
         Table(head, rows, max(1, len(setting.evidence.axis)), "The paper's numbers"),
-        Text(told),
+        Text(note),
     ]
 
 
@@ -277,7 +278,7 @@ def places_of(setting: Setting) -> list[Mapping[str, str]]:
 
 
 def varies(runs: pd.DataFrame, key: str) -> bool:
-    """Whether a column is there and has two values or more."""
+    """Return whether a column is there and has two values or more."""
     return key in runs and runs[key].nunique() > 1
 
 

@@ -57,7 +57,7 @@ READING: Sequence[Block] = (
             ],
             [
                 strong(WITHIN_NOISE),
-                ": cannot be told from the best of its column. ",
+                ": cannot be distinguished from the best of its column. ",
                 strong("Bold"),
                 ": every other arm is worse beyond noise. With one seed nothing is marked.",
             ],

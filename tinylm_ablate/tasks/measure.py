@@ -63,7 +63,7 @@ class MeasureTask(Task):
         return self.request.stem, run.shape, run.text, run.vocabulary, train.context_length, train.device, train.threads
 
     def can_start_early(self) -> bool:
-        """Whether the model on the way that it measures is there already."""
+        """Return whether the model on the way that it measures is there already."""
         return self.run.at > 0 and (self.run.folder / "model").is_dir()
 
     def do(self, tracked: Follower) -> None:
@@ -93,7 +93,7 @@ class MeasureTask(Task):
         return [ended.get(task.key) for task in measures]
 
     def _results(self, subjects: Sequence[Subject]) -> list[Result]:
-        """What the measure finds of runs; where they do not fit into a GPU's memory together, half of them at a time."""
+        """Results of the measure for some runs; where they do not fit into a GPU's memory together, half of them at a time."""
         import torch
 
         measure, settings = self.request.measure, self.request.settings

@@ -51,7 +51,7 @@ def _classes() -> np.ndarray:
 
 @functools.cache
 def _safe() -> np.ndarray:
-    """Whether a cut between two classes leaves the pre-tokenizer's other splits alone, bool (left * 8 + right)."""
+    """Return whether a cut between two classes leaves the pre-tokenizer's other splits alone, bool (left * 8 + right)."""
     table = np.zeros((8, 8), dtype=bool)
     table[[_OTHER, _LATIN, _HAN, _DIGIT, _SYMBOL], _SPACE] = True
     table[[_LATIN, _HAN, _DIGIT], _NEWLINE] = True

@@ -222,7 +222,7 @@ def _grid(path: Path, changed: int) -> Grid:
 
 
 def _is_free(lock: Path) -> bool:
-    """Whether no process holds the lock of a lease, which ends with its process; false where that cannot be known."""
+    """Return whether no process holds the lock of a lease, which ends with its process; false where that cannot be known."""
     import fcntl
 
     try:

@@ -314,7 +314,7 @@ class Store:
 
 
 def is_current(run: Run, signature: str, status: str) -> bool:
-    """Whether a run of the store is what a snapshot with this signature and status says."""
+    """Return whether a run of the store is what a snapshot with this signature and status says."""
     return bool(run.data.tags.get(SIGNATURE) == signature and run.info.status == status)
 
 

@@ -1,4 +1,4 @@
-"""Whether and how the layers of a decoder are compiled."""
+"""Compilation of the layers of a decoder: the decision, and the settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COMPILE_FROM_GRAPH_STEPS = 2000
 
 
 def worth_compiling(settled: Settled, flops: float, graph_steps: int = 0) -> bool:
-    """Whether work of ``flops`` floating-point operations is long enough to win back the time that compiling takes.
+    """Return whether work of ``flops`` floating-point operations is long enough to win back the time that compiling takes.
 
     Args:
         settled: The run.
@@ -45,7 +45,7 @@ def worth_compiling(settled: Settled, flops: float, graph_steps: int = 0) -> boo
 
 @functools.cache
 def can_compile() -> bool:
-    """Whether this machine has a compiler, and what a compiled layer includes."""
+    """Check that this machine has a compiler, and configure what a compiled layer includes."""
     compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
     return compiler and (Path(sysconfig.get_path("include")) / "Python.h").is_file()
 
