@@ -73,7 +73,7 @@ def test_what_hydra_refuses_is_refused(wrong: str) -> None:
         composer = Composer(GlobalHydra.instance().config_loader(), hydra_compose("config", return_hydra_config=True))
         with pytest.raises(COMPOSITION_ERRORS) as expected:
             hydra_compose("config", overrides=[wrong])
-        with pytest.raises(COMPOSITION_ERRORS) as told:
+        with pytest.raises(COMPOSITION_ERRORS) as caught:
             composer([wrong])
-    assert type(told.value) is type(expected.value)
-    assert str(told.value).splitlines()[0] == str(expected.value).splitlines()[0]
+    assert type(caught.value) is type(expected.value)
+    assert str(caught.value).splitlines()[0] == str(expected.value).splitlines()[0]

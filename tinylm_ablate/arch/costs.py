@@ -14,11 +14,6 @@ _LOSS_BYTES = 32 * 2**20
 _PEAKS = {"A100": 312e12, "H100 PCIe": 756e12, "H100": 989.4e12, "H200": 989.4e12}
 
 
-def flops_6n(shape: Shape) -> int:
-    """Training FLOPs a token as 6 N, N all parameters: the convention of TinyLlama (arXiv 2401.02385) and of Kaplan et al."""
-    return 6 * parameters(shape)["total"]
-
-
 def flops_6n_attention(shape: Shape, context_length: int) -> int:
     """``palm_flops`` of a shape."""
     return palm_flops(parameters(shape)["total"], shape.depth, shape.heads * shape.head_dim, context_length)

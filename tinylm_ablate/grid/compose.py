@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tinylm_ablate import config as schema
 from tinylm_ablate.arguments import did_you_mean, meant
 from tinylm_ablate.config import GROUPS, Config, allowed
-from tinylm_ablate.errors import ConfigError, UserError
+from tinylm_ablate.errors import ConfigError, UserError, first_line
 from tinylm_ablate.grid.yaml_files import choices, mistakes_in_files
 from tinylm_ablate.paths import conf_dir, experiments_dir
 from tinylm_ablate.secrets import credentials_to_environment, watch_environment
@@ -293,7 +293,7 @@ def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
     try:
         typed(_hydras([]))
     except COMPOSITION_ERRORS as error:
-        return [f"the defaults in {conf_dir()} do not compose: {_first_line(error.__cause__ or error)}"]
+        return [f"the defaults in {conf_dir()} do not compose: {first_line(error.__cause__ or error)}"]
     for text in overrides:
         try:
             override = OverridesParser.create().parse_override(text)
@@ -361,7 +361,7 @@ def _explain(text: str, override: Override, error: Exception) -> str:
     if key in GROUPS or key in _PLUGINS or key == "experiments":
         value, known = text.partition("=")[2], _PLUGINS.get(key) or choices(key)
         if value in known:
-            return f"{text}: {_first_line(error.__cause__ or error)}"
+            return f"{text}: {first_line(error.__cause__ or error)}"
         return f"{text}: there is no such choice; {did_you_mean(value, known)}allowed: {', '.join(known)}"
     if key in keys:
         return f"{text}: allowed: {allowed(keys[key])}"
@@ -386,7 +386,3 @@ def _unreadable(text: str) -> str:
         return f"{text}: allowed: {allowed(keys[key])}"
     cure = shlex.quote(f"{key}='{value}'")
     return f"{text}: not understood; text with signs such as , : = ( ) is written as {cure}"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -22,12 +22,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinylm_ablate.errors import UserError
-
-if TYPE_CHECKING:
-    from tinylm_ablate.config import InitConfig
 
 RULES = ("middle", "even", "importance")
 
@@ -108,15 +105,6 @@ def choose_layers(
         return _choice(layers, parent_depth, rule, words, tuple(costs))
     layers, words = _middle(parent_depth, child_depth, keep_first, keep_last)
     return _choice(layers, parent_depth, rule, words)
-
-
-def check_layers(init: InitConfig, parent_depth: int, child_depth: int) -> list[str]:
-    """Reasons why ``init`` cannot choose the child's layers, one line each; nothing is measured."""
-    try:
-        choose_layers(parent_depth, child_depth, init.keep_first, init.keep_last, init.layers, [0.0] * parent_depth)
-    except UserError as error:
-        return [str(error)]
-    return []
 
 
 def parse_layers(text: str) -> tuple[int, ...]:

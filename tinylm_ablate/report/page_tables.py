@@ -266,6 +266,7 @@ def primary_measure(setting: Setting) -> Measure | None:
 
 
 def known_columns(setting: Setting) -> list[str]:
+    """Columns of the runs that hold at least one value."""
     runs = setting.runs
     return [str(name) for name in runs if runs[name].notna().any()]
 
@@ -293,6 +294,7 @@ def _place(text: str) -> Cell:
 
 
 def value_cell(result: Result, measure: Measure, seeds: int, marks: bool) -> Cell:
+    """Cell of a mean, with its deviation, its mark where ``marks``, and its seeds where they are not ``seeds``."""
     if not result.values:
         return Cell("–")
     text = measure.text(result.mean)
