@@ -7,12 +7,12 @@ VENV ?= .venv
 # More arguments for the installation of torch, which comes first: the choice of another build (see constraints.txt).
 TORCH_ARGS ?=
 
-# What `make paper` runs: the dial, seeds a cell, the budget (empty: the scale's own), and any more Hydra overrides.
+# What `make paper` runs: the dial, seeds per cell, the budget (empty: the scale's own), and any more Hydra overrides.
 SCALE ?= s32
 SEEDS ?= 2
 TOKENS_PER_PARAMETER ?=
 ARGS ?=
-# Folder of the runs; test processes at once ("auto": one a core, "0": none beside pytest's own), and more arguments for pytest.
+# Folder of the runs; test processes at once ("auto": one per core, "0": none beside pytest's own), and more arguments for pytest.
 RUNS ?= runs
 JOBS ?= auto
 PYTEST_ARGS ?=
@@ -22,6 +22,8 @@ BENCH ?=
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 RUN = $(BIN)/python -m tinylm_ablate
+# Where the glossary is checked: all but the lab notebook, whose notes stay as they were written, and methods called `tell`.
+PROSE = tinylm_ablate hydra_plugins conf experiments benchmarks examples docs README.md SECURITY.md tests
 OVERRIDES = runs_dir=$(RUNS) $(ARGS)
 
 .DEFAULT_GOAL := help
@@ -55,10 +57,11 @@ test-gpu: setup ## run the tests that need a GPU, then all others; fails where t
 	$(BIN)/python -m pytest -m gpu -n 0 $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m 'not gpu' -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
-lint: setup ## check style, formatting, spelling, types and that imports run one way
+lint: setup ## check style, formatting, spelling, wording, types and that imports run one way
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m codespell_lib
+	@! grep -rnwIE --exclude=LAB.md -f .house-style $(PROSE) | grep -v 'tell(' || { echo "make lint: CONTRIBUTING.md, Glossary, says what to write instead" >&2; exit 1; }
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 
@@ -71,14 +74,14 @@ reference: setup ## add the finished runs of RUNS to results/reference, which th
 ui: setup ## serve the MLflow page of the runs on this machine
 	$(RUN).tracking.ui --runs-dir $(RUNS)
 
-# litgpt asks for an older huggingface-hub than transformers does, and the parts that are measured need neither.
+# litgpt requires an older huggingface-hub than transformers does, and the parts that are measured need neither.
 bench: setup ## measure speed and memory against peers (about an hour, on a machine that does nothing else): BENCH
 	@test -d benchmarks || { echo "make bench: this checkout has no benchmarks/; nothing was measured" >&2; exit 1; }
 	$(BIN)/python -m pip install --no-deps litgpt==0.5.13
 	$(BIN)/python -m benchmarks $(BENCH)
 
 # One grid of all experiments, so that what several of them share is trained once. The plan with its hours comes first, then it
-# starts; Ctrl-C ends it, and the same command goes on. Figure 2 is counted and not trained. An experiment that fails leaves the
+# starts; Ctrl-C ends it, and the same command resumes it. Figure 2 is counted and not trained. An experiment that fails leaves the
 # others alone, and the report is made of what there is.
 PAPER = scale=$(SCALE) grid.workers=auto $(if $(TOKENS_PER_PARAMETER),train.tokens_per_parameter=$(TOKENS_PER_PARAMETER)) $(OVERRIDES)
 paper: setup ## run every experiment of the paper, plan and hours first: SCALE, SEEDS, TOKENS_PER_PARAMETER

@@ -1,4 +1,4 @@
-"""How fast occurrences are counted under an imported tokenizer, on one core: MB of text a second, five windows.
+"""Speed of counting occurrences under an imported tokenizer, on one core: MB of text per second, five windows.
 
     python benchmarks/counting.py path/to/tokenizer.json
 

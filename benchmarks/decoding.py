@@ -1,4 +1,4 @@
-"""New tokens a second of greedy decoding with a cache of keys and values, batch 20, against transformers' ``generate``."""
+"""New tokens per second of greedy decoding with a cache of keys and values, batch 20, against transformers' ``generate``."""
 
 from __future__ import annotations
 

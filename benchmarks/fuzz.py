@@ -59,7 +59,7 @@ def mutated(content: bytes, draw: random.Random, is_json: bool) -> bytes:
 
 def _mutated_bytes(content: bytes, draw: random.Random) -> bytes:
     at = draw.randrange(len(content) + 1)
-    # Headers stand in front.
+    # Headers are at the start.
     at = min(at, draw.randrange(256)) if draw.random() < 0.5 else at
     match draw.randrange(6):
         case 0:
@@ -252,8 +252,8 @@ def _fuzz(name: str, count: int, results: Any) -> None:
                 seconds, refusal = attempt(reader, path, damaged)
             except BaseException as error:  # whatever it is, it is counted
                 where = traceback.extract_tb(error.__traceback__)[-1]
-                told = f"seed {seed}: {type(error).__name__}: {str(error)[:100]} ({Path(where.filename).name}:{where.lineno})"
-                failures.setdefault(told.split(": ", 1)[1], seed)
+                words = f"seed {seed}: {type(error).__name__}: {str(error)[:100]} ({Path(where.filename).name}:{where.lineno})"
+                failures.setdefault(words.split(": ", 1)[1], seed)
                 continue
             refused += refusal is not None
             if seconds > longest:
@@ -278,8 +278,8 @@ def main(count: int, names: list[str]) -> int:
         _, done, refused, longest, slow, size, failures = results.get()
         child.join()
         print(f"{name}: {done:,} files, {refused:,} refused, longest {longest:.2f} s, largest {size / 1e6:.2f} GB", flush=True)
-        for told, seed in failures.items():
-            print(f"  FAILED seed {seed}: {told}")
+        for words, seed in failures.items():
+            print(f"  FAILED seed {seed}: {words}")
         if longest > SECONDS:
             print(f"  TOO LONG: {slow!r}")
         bad |= bool(failures) or longest > SECONDS or size > KILOBYTES

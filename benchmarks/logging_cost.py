@@ -1,8 +1,8 @@
-"""What tracking in MLflow costs: processor time that it takes over that of the run, on sqlite or any other store.
+"""Cost of tracking in MLflow: processor time that it takes over that of the run, on sqlite or any other store.
 
     python benchmarks/logging_cost.py [OVERRIDE...]        (such as tracking.uri=http://127.0.0.1:5000)
 
-Two runs in one process. The first also imports MLflow and connects, once for a whole grid, so that the second tells what a run
+Two runs in one process. The first also imports MLflow and connects, once for a whole grid, so that the second shows what a run
 costs; exits with 1 where that is 2 % or more. Processor time is what counts on a busy machine as well.
 """
 
@@ -50,7 +50,7 @@ def counted(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def main(overrides: list[str]) -> int:
-    """Run, count, tell; the exit code."""
+    """Run, count and print; return the exit code."""
     tracking.sync = counted(tracking.sync)  # type: ignore[assignment]  # after a run
     for name in ("add", "done", "_sync"):  # while it trains; the last in a thread of its own
         setattr(Follower, name, counted(getattr(Follower, name)))

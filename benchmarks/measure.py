@@ -1,4 +1,4 @@
-"""What all benchmarks share: interleaved windows, the limit of matrix products, the machine, and files of results."""
+"""Shared parts of all benchmarks: interleaved windows, the limit of matrix products, the machine, and files of results."""
 
 from __future__ import annotations
 
@@ -68,17 +68,17 @@ def machine() -> Result:
     """The machine and the versions that a result belongs to."""
     import torch
 
-    told = provenance()
+    record = provenance()
     peers = {name: _version(name) for name in ("transformers", "litgpt", "tokenizers")}
     return {
-        **told["machine"],
+        **record["machine"],
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "threads": THREADS,
         "clock": CLOCK,
-        "python": told["python"],
-        "packages": told["packages"] | peers,
-        "commit": told["commit"],
-        "dirty": told["dirty"],
+        "python": record["python"],
+        "packages": record["packages"] | peers,
+        "commit": record["commit"],
+        "dirty": record["dirty"],
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -100,7 +100,7 @@ def load(name: str) -> dict[str, Result]:
 
 
 def save(name: str, part: str, result: Result) -> None:
-    """Put the result of a part in the place of an older one."""
+    """Replace the result of a part."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     content = load(name) | {part: result | {"machine": machine()}}
     write_atomic(RESULTS / f"{name}.json", json.dumps(dict(sorted(content.items())), indent=1) + "\n")

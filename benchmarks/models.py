@@ -1,4 +1,4 @@
-"""The shapes that are measured, and one training step of each in our hands and in those of the peers.
+"""Measured shapes, and one training step of each by us and by the peers.
 
 All peers train the same shape on the same tokens with AdamW and clip to a norm of one. Each is used as it is documented:
 

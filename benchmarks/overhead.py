@@ -1,4 +1,4 @@
-"""What Lightning, the log, the progress bar and checkpoints cost beside the raw loop, on the baseline of scale s32.
+"""Overhead of Lightning, the log, the progress bar and checkpoints over the raw loop, on the baseline of scale s32.
 
 Both train on the same tokens with the same compiled layers. A window is the time from the end of the first step to the end of
 the last; a checkpoint is measured by itself and spread over the ten minutes between two.

@@ -1,4 +1,4 @@
-"""Whether ``mode=plan`` tells the truth: a small grid is planned, trained, and both times are compared.
+"""Accuracy of ``mode=plan``: a small grid is planned, trained, and both times are compared.
 
     python benchmarks/plan_truth.py [OVERRIDE...]
 
@@ -29,8 +29,8 @@ def main(overrides: list[str]) -> int:
         grid.append("cache_dir=runs/cache")
         # The first cell alone makes text, tokenizer and shards, which a plan does not count.
         subprocess.run([*grid, "train.share=0.05"], check=True)
-        told = subprocess.run([*grid, "mode=plan", "plan.format=json"], check=True, capture_output=True, text=True).stdout
-        planned = sum(json.loads(line)["seconds"] for line in told.splitlines())
+        printed = subprocess.run([*grid, "mode=plan", "plan.format=json"], check=True, capture_output=True, text=True).stdout
+        planned = sum(json.loads(line)["seconds"] for line in printed.splitlines())
         start, before = time.monotonic(), os.times()
         subprocess.run(grid, check=True)
         took, after = time.monotonic() - start, os.times()

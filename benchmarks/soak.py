@@ -320,21 +320,21 @@ def _apart(check: Callable[[], str]) -> None:
     process = os.fork()
     if not process:
         try:
-            told = check()
+            description = check()
         except BaseException as error:
-            told = repr(error)
-        os.write(write, told.encode())
+            description = repr(error)
+        os.write(write, description.encode())
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as stream:
-        told = stream.read()
+        description = stream.read()
     os.waitpid(process, 0)
-    if told:
-        raise Failed(told)
+    if description:
+        raise Failed(description)
 
 
 def _in_mlflow(uri: str, experiment: str, runs: Path) -> str:
-    """What is wrong with the runs in MLflow: each must be there once, with each point of its curve once."""
+    """Mistakes in the runs in MLflow: each must be there once, with each point of its curve once."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)

@@ -1,4 +1,4 @@
-"""What the soak does to workers: their clocks, their disk, their leases and their tracking server."""
+"""Faults that the soak injects into workers: their clocks, their disk, their leases and their tracking server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long the program takes before it does anything: ``--help``, and a run until its first step, shards being there."""
+"""Startup time of the program: ``--help``, and a run until its first step, shards being there."""
 
 from __future__ import annotations
 

@@ -106,10 +106,10 @@ def _quality(results: dict[str, Result]) -> Iterator[Row]:
     for path in found["last"]:
         if path in found:
             low, high = found[path]["interval"]
-            told = f"{found[path]['difference']:+.4f} nats [{low:+.4f}, {high:+.4f}], p = {found[path]['p']:.2f}"
+            words = f"{found[path]['difference']:+.4f} nats [{low:+.4f}, {high:+.4f}], p = {found[path]['p']:.2f}"
             yield (
                 f"loss after 300 steps, {SEEDS} seeds: {path}", "transformers, fp32, eager",
-                f"within the spread of seeds, {found['spread']:.4f}", told, how,
+                f"within the spread of seeds, {found['spread']:.4f}", words, how,
             )  # fmt: skip
 
 
@@ -123,19 +123,19 @@ def _overhead(results: dict[str, Result]) -> Iterator[Row]:
 
 def _grid(results: dict[str, Result]) -> Iterator[Row]:
     for result in results.values():
-        told = f"{result['ratio']:.2f} ({result['grid_seconds']:.0f} s to {result['processes_seconds']:.0f} s)"
-        yield "8 runs of N's size as one grid: time", "8 processes one after another", "≤ 0.6", told, _how(result)
+        words = f"{result['ratio']:.2f} ({result['grid_seconds']:.0f} s to {result['processes_seconds']:.0f} s)"
+        yield "8 runs of N's size as one grid: time", "8 processes one after another", "≤ 0.6", words, _how(result)
 
 
 def _memory(results: dict[str, Result]) -> Iterator[Row]:
     for part, result in results.items():
         if part == "1B":
-            told = f"{result['peak_bytes'] / 2**30:.1f} GiB, {result['seconds']:.0f} s"
-            yield f"peak memory, one step of {result['parameters'] / 1e6:.0f} M", "", "≤ 16 GiB", told, _how(result)
+            words = f"{result['peak_bytes'] / 2**30:.1f} GiB, {result['seconds']:.0f} s"
+            yield f"peak memory, one step of {result['parameters'] / 1e6:.0f} M", "", "≤ 16 GiB", words, _how(result)
             continue
-        told = f"{result['ratio']:.2f} (beyond the libraries {result['ratio_beyond_libraries']:.2f}); "
-        told += f"{result['ratio_recomputed']:.2f} with train.recompute=true"
-        yield f"peak memory, {part}", "transformers, fp32, eager", "≤ 0.6", told, _how(result)
+        words = f"{result['ratio']:.2f} (beyond the libraries {result['ratio_beyond_libraries']:.2f}); "
+        words += f"{result['ratio_recomputed']:.2f} with train.recompute=true"
+        yield f"peak memory, {part}", "transformers, fp32, eager", "≤ 0.6", words, _how(result)
 
 
 def _tokenising(results: dict[str, Result]) -> Iterator[Row]:
@@ -148,8 +148,8 @@ def _tokenising(results: dict[str, Result]) -> Iterator[Row]:
         yield "opening a shard of 10 GB", "", "< 0.1 s", f"{result['seconds']['median']:.4f} s", _how(result)
     if "large" in results:
         result = results["large"]
-        told = f"{result['shards']['peak_bytes_beyond'] / 2**20:.0f} MiB beyond what was there"
-        yield f"memory for shards of {result['bytes'] / 1e9:.1f} GB of text", "", "bounded", told, _how(result)
+        words = f"{result['shards']['peak_bytes_beyond'] / 2**20:.0f} MiB beyond what was there"
+        yield f"memory for shards of {result['bytes'] / 1e9:.1f} GB of text", "", "bounded", words, _how(result)
 
 
 def _startup(results: dict[str, Result]) -> Iterator[Row]:
@@ -158,8 +158,8 @@ def _startup(results: dict[str, Result]) -> Iterator[Row]:
         yield "--help", "", "< 1 s", f"{result['seconds']['median']:.2f} s", _how(result)
     if "first step" in results:
         result = results["first step"]
-        told = f"{result['none']['median']:.1f} s; with MLflow {result['mlflow']['median']:.1f} s"
-        yield "until the first step", "", "< 4 s", told, _how(result)
+        words = f"{result['none']['median']:.1f} s; with MLflow {result['mlflow']['median']:.1f} s"
+        yield "until the first step", "", "< 4 s", words, _how(result)
 
 
 def _decoding(results: dict[str, Result]) -> Iterator[Row]:
@@ -182,8 +182,8 @@ def _rounds(results: dict[str, Result]) -> Iterator[Row]:
 
 def _report(results: dict[str, Result]) -> Iterator[Row]:
     for result in results.values():
-        told = f"{result['seconds']:.0f} s, {result['page_bytes'] / 2**20:.1f} MiB"
-        yield f"the report of {result['runs']:,} runs", "", "< 60 s", told, _how(result)
+        words = f"{result['seconds']:.0f} s, {result['page_bytes'] / 2**20:.1f} MiB"
+        yield f"the report of {result['runs']:,} runs", "", "< 60 s", words, _how(result)
         if "browser" in result:
             opened, filtered = (statistics.median(result["browser"][name]) for name in ("open", "filter"))
             yield (
@@ -206,9 +206,11 @@ def _gpu(results: dict[str, Result]) -> Iterator[Row]:
 def _soak(results: dict[str, Result]) -> Iterator[Row]:
     for result in results.values():
         counts = result["counts"]
-        told = f"equal: {counts['runs compared']:,} runs in {counts['rounds']:,} rounds, {result['seconds'] / 60:.0f} minutes; "
-        told += ", ".join(f"{count:,} {name}" for name, count in counts.items() if name not in ("rounds", "runs compared"))
-        yield f"soak: {result['workers']} workers on one grid", "the undisturbed grid", "equal to the bit", told, _how(result)
+        words = (
+            f"equal: {counts['runs compared']:,} runs in {counts['rounds']:,} rounds, {result['seconds'] / 60:.0f} minutes; "
+        )
+        words += ", ".join(f"{count:,} {name}" for name, count in counts.items() if name not in ("rounds", "runs compared"))
+        yield f"soak: {result['workers']} workers on one grid", "the undisturbed grid", "equal to the bit", words, _how(result)
 
 
 _ROWS = {
@@ -224,7 +226,7 @@ def _machines(results: dict[str, dict[str, Result]]) -> list[str]:
         for part, result in parts.items():
             machine = result["machine"]
             packages = ", ".join(f"{key} {value}" for key, value in sorted(machine["packages"].items()) if value)
-            told = f"{machine['processor']}, {machine['cores']} cores, {machine['vectors']}; "
-            told += f"Python {machine['python']}; {packages}"
-            found.setdefault(told, []).append(f"{name}.{part}")
-    return [f"- {told}" + (f" ({', '.join(parts)})" if len(found) > 1 else "") for told, parts in found.items()]
+            words = f"{machine['processor']}, {machine['cores']} cores, {machine['vectors']}; "
+            words += f"Python {machine['python']}; {packages}"
+            found.setdefault(words, []).append(f"{name}.{part}")
+    return [f"- {words}" + (f" ({', '.join(parts)})" if len(found) > 1 else "") for words, parts in found.items()]

@@ -32,11 +32,11 @@ class Part:
         return {"mix": (shape.width, shape.width)}
 
     def attend(self, *_: Any) -> Any:
-        """Of a block in the place of attention."""
+        """Of a block instead of attention."""
         raise NotImplementedError
 
     def feed(self, *_: Any) -> Any:
-        """Of a block in the place of the FFN."""
+        """Of a block instead of the FFN."""
         raise NotImplementedError
 
     def documents(self) -> Iterator[Any]:

@@ -70,13 +70,13 @@ def test_an_impossible_value_is_one_mistake(overrides: list[str], message: str, 
     assert message in caught.value.mistakes[0]
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         settle(compose(["arch.depth=0", "train.micro_batch=5", "tokenizer.vocab_size=9", "seed=-1", "data=files"]))
-    told = "\n".join(caught.value.mistakes)
-    assert len(caught.value.mistakes) == 5, told
+    output = "\n".join(caught.value.mistakes)
+    assert len(caught.value.mistakes) == 5, output
     for key in ("arch.depth", "train.micro_batch", "tokenizer.vocab_size", "seed", "data.path"):
-        assert key in told
+        assert key in output
 
 
 @pytest.mark.parametrize("arguments", [["arch.dpeth=4", "train.tokens=-1"], ["-m", "arch.depth=20,x,0", "train.micro_batch=5"]])

@@ -32,15 +32,15 @@ def best_factor(row: dict[str, str]) -> float | None:
 
 
 def drift(rule) -> float:
-    """Largest over smallest best factor at s32 and 8 tokens a parameter, each relative to a rule's rate."""
-    rows = [row for row in measured() if row["scale"] == "s32" and row["tokens a parameter"] == "8"]
+    """Largest over smallest best factor at s32 and 8 tokens per parameter, each relative to a rule's rate."""
+    rows = [row for row in measured() if row["scale"] == "s32" and row["tokens per parameter"] == "8"]
     found = [(best_factor(row) or math.nan) / rule(int(row["width"]), int(row["layers"])) for row in rows]
     assert len(found) == 5
     return max(found) / min(found)
 
 
 def test_the_documented_best_factors_are_the_vertices() -> None:
-    rows = {(row["scale"], row["tokens a parameter"], row["layers"]): best_factor(row) for row in measured()}
+    rows = {(row["scale"], row["tokens per parameter"], row["layers"]): best_factor(row) for row in measured()}
     for layers, factor in (("9", 2.73), ("15", 2.93), ("20", 3.19), ("30", 2.83), ("40", 2.86)):
         assert rows["s32", "8", layers] == pytest.approx(factor, abs=0.006)
     assert rows["s32", "2", "9"] == pytest.approx(1.75, abs=0.006) and rows["s32", "2", "20"] == pytest.approx(1.55, abs=0.006)
@@ -55,7 +55,7 @@ def test_the_rule_drifts_least_over_depths() -> None:
 
 
 def test_the_rate_of_a_scale_is_the_best_at_its_baseline() -> None:
-    (row,) = [r for r in measured() if (r["scale"], r["tokens a parameter"], r["layers"]) == ("s32", "8", "20")]
+    (row,) = [r for r in measured() if (r["scale"], r["tokens per parameter"], r["layers"]) == ("s32", "8", "20")]
     assert (best_factor(row) or 0) * 3.2e-3 == pytest.approx(2.8e-4 * 32, rel=0.2)
 
 

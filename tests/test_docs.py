@@ -1,4 +1,4 @@
-"""What README and docs/ tell people to type, and where they point."""
+"""What README and docs/ show people to type, and where they point."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The arguments of every ``python -m tinylm_ablate`` on a page, lines that go on joined."""
+    """The arguments of every ``python -m tinylm_ablate`` on a page, continued lines joined."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     lines = re.findall(r"^\$ (?:python -m tinylm_ablate|tinylm-ablate)(?= |$)(.*)$", text, flags=re.MULTILINE)
     return [shlex.split(line, comments=True) for line in lines]

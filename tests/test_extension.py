@@ -1,4 +1,4 @@
-"""Parts of the user's own: the tutorial's file is written, imported and run as it stands in docs/extending.md."""
+"""Parts of the user's own: the tutorial's file is written, imported and run as it is in docs/extending.md."""
 
 from __future__ import annotations
 

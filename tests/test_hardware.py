@@ -1,4 +1,4 @@
-"""Which arithmetic is native to a machine, by what Linux tells of real processors."""
+"""Which arithmetic is native to a machine, by what Linux reports for real processors."""
 
 from __future__ import annotations
 

@@ -108,22 +108,22 @@ def test_pangu_blocks_are_not_exported(work: Workplace, tmp_path: Path) -> None:
 @pytest.mark.parametrize("which", ["llama", "pangu"])
 def test_text_is_generated_from_a_run(work: Workplace, which: str, capsys: pytest.CaptureFixture[str]) -> None:
     identity = getattr(work, which)["identity"]
-    told = []
+    output = []
     for seed in (0, 0, 1):
         arguments = ["mode=generate", f"model={identity}", f"seed={seed}", "generate.new_tokens=20", "prompt='The king of'"]
         work.perform(*arguments)
-        told.append(capsys.readouterr().out)
-    assert all(text.startswith("The king of") for text in told)
-    assert told[0] == told[1] != told[2]
+        output.append(capsys.readouterr().out)
+    assert all(text.startswith("The king of") for text in output)
+    assert output[0] == output[1] != output[2]
 
 
 def test_a_run_is_named_by_identity_folder_or_model(work: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
     model = work.model(work.llama)
-    told = set()
+    output = set()
     for name in (work.llama["identity"], model.parent, model):
         work.perform("mode=generate", f"model={name}", "prompt=Word", "generate.temperature=0", "generate.new_tokens=5")
-        told.add(capsys.readouterr().out)
-    assert len(told) == 1
+        output.add(capsys.readouterr().out)
+    assert len(output) == 1
 
 
 def test_text_is_generated_from_a_folder_of_transformers(
@@ -151,10 +151,10 @@ def test_text_is_generated_from_a_folder_of_transformers(
     tokenizer: Any = AutoTokenizer.from_pretrained(work.model(work.llama), local_files_only=True)
     tokenizer.save_pretrained(folder)
     work.perform("mode=generate", f"model={folder}", "prompt='A word'", "generate.temperature=0", "generate.new_tokens=12")
-    told = capsys.readouterr().out.rstrip("\n")
+    output = capsys.readouterr().out.rstrip("\n")
     ids = torch.tensor([tokenizer("A word")["input_ids"]])
     expected = model.generate(ids, max_new_tokens=12, do_sample=False, attention_mask=torch.ones_like(ids))
-    assert told == "A word" + tokenizer.decode(expected[0, ids.shape[1] :], skip_special_tokens=True).rstrip("\n")
+    assert output == "A word" + tokenizer.decode(expected[0, ids.shape[1] :], skip_special_tokens=True).rstrip("\n")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_text_is_generated_from_a_folder_of_transformers(
         (["mode=generate", "model=nonsense", "prompt=x"], "model=nonsense: neither a run in .* nor a folder"),
         (["mode=export", "model=nonsense", "folder=x"], "model=nonsense: neither a run in .* nor a folder"),
         (["mode=generate", "prompt=x", "seed=7"], "model=null: the run that the config describes has no model yet"),
-        (["mode=generate"], "prompt=: allowed: the text to go on from"),
+        (["mode=generate"], "prompt=: allowed: the text to continue"),
         (["mode=export"], "folder=null: mode=export needs folder=WHERE"),
         (
             ["mode=generate", "prompt=x", "model={empty}"],
@@ -172,12 +172,12 @@ def test_text_is_generated_from_a_folder_of_transformers(
         (["mode=export", "folder=x", "model={empty}"], "config.json: cannot be read .* name a folder that holds a model"),
     ],
 )
-def test_a_wrong_name_is_told(work: Workplace, tmp_path: Path, overrides: list[str], message: str) -> None:
+def test_a_wrong_name_is_reported(work: Workplace, tmp_path: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         work.perform(*(override.format(empty=tmp_path) for override in overrides))
 
 
-def test_a_model_without_tokenizer_is_told(work: Workplace, tmp_path: Path) -> None:
+def test_a_model_without_tokenizer_is_reported(work: Workplace, tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((work.model(work.llama) / name).read_bytes())
     with pytest.raises(UserError, match=r"tokenizer\.json: cannot be read"):

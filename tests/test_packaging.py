@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import os
 import re
@@ -108,7 +109,7 @@ def test_checkout_uses_its_own_folders() -> None:
 
 
 def declared() -> list[Requirement]:
-    """What pyproject.toml asks for, extras included, this project itself left out."""
+    """What pyproject.toml requires, extras included, this project itself left out."""
     with (ROOT / "pyproject.toml").open("rb") as stream:
         content = tomllib.load(stream)["project"]
     texts = [*content["dependencies"], *(text for extra in content["optional-dependencies"].values() for text in extra)]
@@ -162,6 +163,22 @@ def test_everything_that_the_dependencies_need_is_pinned() -> None:
     assert not missing
 
 
+def test_every_imported_package_is_declared() -> None:
+    names = {canonicalize_name(requirement.name) for requirement in declared()}
+    distributions = importlib.metadata.packages_distributions()
+    imported: set[str] = set()
+    for path in (ROOT / "tinylm_ablate").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported.update(alias.name.split(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
+                imported.add(node.module.split(".")[0])
+    outside = imported - set(sys.stdlib_module_names) - {"tinylm_ablate", "hydra_plugins"}
+    assert len(outside) > 20
+    known = {name: {canonicalize_name(found) for found in distributions.get(name, [name])} for name in outside}
+    assert not {name for name, found in known.items() if not found & names}
+
+
 # --- The Makefile
 
 
@@ -169,7 +186,7 @@ def test_everything_that_the_dependencies_need_is_pinned() -> None:
 def workshop(tmp_path: Path) -> Path:
     """The Makefile and an environment whose ``python`` writes its arguments down.
 
-    That python fails on a grid that is asked for data=broken, but plans it.
+    That python fails on a grid with data=broken, but plans it.
     """
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)

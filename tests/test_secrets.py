@@ -94,7 +94,7 @@ def test_secret_variables_of_the_environment_are_cut(monkeypatch):
 
 
 def test_what_an_ordinary_environment_holds_is_not_cut():
-    """Folders, languages and the like stand in every second message."""
+    """Folders, languages and the like are in every second message."""
     ordinary = {name: value for name, value in os.environ.items() if name in {"PWD", "OLDPWD", "HOME", "PATH", "LANG", "USER"}}
     for value in (*ordinary.values(), os.getcwd()):
         assert cut(f"see {value}/runs") == f"see {value}/runs"

@@ -1,4 +1,4 @@
-"""What belongs to a run's identity, and what a share of the budget and groups of heads come to."""
+"""What belongs to a run's identity, and what a share of the budget and groups of heads result in."""
 
 from __future__ import annotations
 

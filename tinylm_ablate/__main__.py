@@ -22,7 +22,7 @@ def main() -> None:
     try:
         _main(tracebacks)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output, such as head, has had enough
+    except BrokenPipeError:  # the reader of our output, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         from tinylm_ablate.disk import in_words
@@ -63,7 +63,7 @@ def _main(tracebacks: bool) -> None:
 
     from tinylm_ablate.arguments import normalize
     from tinylm_ablate.completion import completes
-    from tinylm_ablate.errors import ConfigError, Interrupted, RunFailed, UserError
+    from tinylm_ablate.errors import ConfigError, Interrupted, RunFailed, UserError, first_line
 
     if completes(sys.argv[1:]):
         return
@@ -112,7 +112,7 @@ def _main(tracebacks: bool) -> None:
     except compose.COMPOSITION_ERRORS as error:
         if tracebacks:
             raise
-        _fail(str(ConfigError(compose.diagnose(typed.overrides, typed.grid) or [str(error).strip().splitlines()[0]])), 2)
+        _fail(str(ConfigError(compose.diagnose(typed.overrides, typed.grid) or [first_line(error)])), 2)
     except KeyboardInterrupt:
         _fail("stopped; the same command resumes from the last checkpoint", 130)
     except Interrupted as stop:

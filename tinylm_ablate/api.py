@@ -77,7 +77,7 @@ def grid(*overrides: str) -> pd.DataFrame:
 
 
 def plan(*overrides: str) -> dict[str, Any]:
-    """What one run would be and cost: parameters, FLOPs, memory, seconds; nothing is trained.
+    """Plan of one run: parameters, FLOPs, memory, seconds; nothing is trained.
 
     Raises:
         ConfigError: Mistakes in the settings.
@@ -111,7 +111,7 @@ def _words(overrides: tuple[str, ...], grid: bool = False) -> list[str]:
 
 
 def _worker(config: Any) -> None:
-    """What a launcher's worker does."""
+    """Work of a launcher's worker."""
     from tinylm_ablate.execute.worker import work
 
     work(Path(config.grid.work))

@@ -1,4 +1,4 @@
-"""What people type, made into what Hydra's grammar takes; what cannot be meant is refused with the cure in one line.
+"""Translation of the command line into Hydra's grammar; impossible arguments are refused, with the fix in one line.
 
 Text keys are taken literally, numbers as people write them (``2M``, ``1e6``, ``10%``), and short names lead to the one key.
 """
@@ -199,7 +199,7 @@ def _split(arguments: Sequence[str]) -> tuple[Typed, list[str]]:
 
 
 def _option_hint(name: str, value: str, near: Sequence[str]) -> str:
-    """What an option that does not exist may mean."""
+    """Suggestion for an option that does not exist."""
     word = name.lstrip("-").replace("-", "_")
     keys = [key for key, _ in _keys(Config)]
     if near and not any(key == word or key.endswith(f".{word}") for key in keys):
@@ -209,7 +209,7 @@ def _option_hint(name: str, value: str, near: Sequence[str]) -> str:
 
 
 def _hint(text: str, before: Sequence[str], first: bool) -> str:
-    """Where a word without "=" may belong."""
+    """Suggestion for a word without "="."""
     if before:
         return f"; a value with spaces is written in quotes, as in '{before[-1]} {text}'"
     verb = difflib.get_close_matches(text, VERBS, n=1) if first else []
@@ -255,7 +255,7 @@ def _number(match: re.Match[str], kind: _Key) -> str:
 
 
 def _understood(key: str, value: str, grid: bool = True) -> bool:
-    """Whether Hydra reads a value as it is meant: where no grid is requested, a comma is a part of the text."""
+    """Return whether Hydra reads a value as it is meant: where no grid is requested, a comma is a part of the text."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

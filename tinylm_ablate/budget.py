@@ -1,4 +1,4 @@
-"""Where the rounds of a run begin and end, where it branches off, and what of that changes its numbers.
+"""Budget of a run: start and end of its rounds, its branch point, and the part of these that changes its numbers.
 
 Nothing here imports torch.
 """
@@ -74,7 +74,7 @@ class Rounds:
         return (step - self.first) % self.later, self.later
 
     def meaning(self) -> dict[str, Any]:
-        """What of the rounds changes a run's numbers, beside its steps."""
+        """The part of the rounds that changes a run's numbers, besides its steps."""
         content: dict[str, Any] = {"count": self.count}
         if self.branch:
             content |= {"branch": self.branch, "horizon": self.horizon}

@@ -24,7 +24,7 @@ complete -o nospace -o default -F _tinylm_ablate tinylm-ablate python python3
 
 
 def completes(arguments: Sequence[str]) -> bool:
-    """Whether the arguments request completion; prints what is ours.
+    """Return whether the arguments request completion; prints what is ours.
 
     Before Hydra answers a query, what it does not know is taken out of the line: the verb, ``-m``, and how we were started.
     """

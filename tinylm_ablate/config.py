@@ -259,11 +259,11 @@ class ArchConfig:
     )
     own_attention: dict[str, Any] | None = field(
         default_factory=dict,
-        metadata=several("a block in the place of attention: {_target_: module.Class, …}; null is none", SETTLED),
+        metadata=several("a block instead of attention: {_target_: module.Class, …}; null is none", SETTLED),
     )
     own_ffn: dict[str, Any] | None = field(
         default_factory=dict,
-        metadata=several("a block in the place of the FFN: {_target_: module.Class, …}; null is none", SETTLED),
+        metadata=several("a block instead of the FFN: {_target_: module.Class, …}; null is none", SETTLED),
     )
 
 
@@ -884,7 +884,7 @@ def nullable(config: Any, prefix: str = "") -> Iterator[str]:
 
 
 def allowed(rule: dict[str, Any]) -> str:
-    """What a field takes, in words: the end of every message and a column of the reference."""
+    """Description of the values that a field takes: the end of every message and a column of the reference."""
     kinds = str(rule["type"]).split(" | ")
     parts = [*(("true", "false") if "bool" in kinds else ()), *rule.get("choices", ())]
     if kinds[0].startswith("list"):
@@ -919,7 +919,7 @@ def check_values(config: Config) -> list[str]:
 
 
 def fits(value: Any, rule: dict[str, Any]) -> bool:
-    """Whether a value of the right type is among the choices and within the bounds of its field."""
+    """Return whether a value of the right type is among the choices and within the bounds of its field."""
     if isinstance(value, list):
         return not rule.get("among") or set(value) <= set(rule["among"])
     if isinstance(value, bool):

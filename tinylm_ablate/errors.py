@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def first_line(error: BaseException) -> str:
+    """First line of an error's message; the name of its class where there is none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class UserError(Exception):
     """Something that the user can fix: the message names what is wrong, where, and what to do. Exit code 2."""
 

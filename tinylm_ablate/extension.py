@@ -45,7 +45,7 @@ def normal(described: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def mistakes(described: Mapping[str, Any], key: str, chosen: bool, choice: str, needs: tuple[str, ...]) -> list[str]:
-    """What is wrong with a part, or with its absence, without raising.
+    """Mistakes in a part, or in its absence, without raising.
 
     Args:
         described: The mapping; empty where there is none.

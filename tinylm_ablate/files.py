@@ -61,7 +61,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def building(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``path`` when the block ends well, and disappears when it does not.
+    """A temporary folder that becomes ``path`` when the block succeeds, and is removed when it fails.
 
     Where another process finished the same folder first, its work is kept: both hold the same content.
     """
@@ -90,7 +90,7 @@ def building(path: Path) -> Iterator[Path]:
 def remove_unfinished(path: Path) -> None:
     """Remove what ``write_atomic`` and ``building`` left of attempts at ``path`` whose process was killed.
 
-    Only for whoever knows that no other process is writing it now.
+    Call this only when no other process can be writing it now.
     """
     for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
         if left.is_dir():

@@ -1,4 +1,4 @@
-"""What this machine offers a process, found without importing torch where there is no GPU."""
+"""Resources of this machine for a process, found without importing torch where there is no GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 
 def fast_bf16(device: str) -> bool:
-    """Whether matrix products in bf16 are native to what a run would train on.
+    """Return whether matrix products in bf16 are native to what a run would train on.
 
     Args:
         device: ``train.device``: "auto", "cpu", "cuda" or "mps".
@@ -55,7 +55,7 @@ def memory() -> int:
 
 
 def thread_count(threads: int | str, processes: int = 1) -> int:
-    """Threads of one of so many processes that work together, by ``train.threads``: "auto" is one a core."""
+    """Threads per process when ``processes`` of them share the machine, by ``train.threads``: "auto" is one per core."""
     return max(1, cores() // processes) if isinstance(threads, str) else threads
 
 

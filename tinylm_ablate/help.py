@@ -1,4 +1,4 @@
-"""The text of ``--help``: what can be chosen, a line for each group. Kept free of heavy imports, so that it comes at once."""
+"""The text of ``--help``: the choices, one line per group. Free of heavy imports, so that it appears at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the configuration stands: in the checkout's top folder, or inside the package once a wheel is installed."""
+"""Folder of the configuration: in the checkout's top folder, or inside the package once a wheel is installed."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def report_to(path: Path | None) -> None:
 
 
 def shown() -> bool:
-    """Whether bars are drawn."""
+    """Return whether bars are drawn."""
     return _live is None and (_mode == "on" or (_mode == "auto" and sys.stderr.isatty()))
 
 
@@ -92,12 +92,12 @@ class _Written:
             unfinished = self._path.with_suffix(".part")
             try:
                 unfinished.write_text(json.dumps(state))
-                unfinished.replace(self._path)  # whoever looks sees one state or the other
+                unfinished.replace(self._path)  # readers see one state or the other
             except OSError:  # the folder is away for a moment, or the command has ended
                 return
 
     def set_postfix_str(self, text: str) -> None:
-        """What stands behind a drawn bar is not written."""
+        """The text after a drawn bar is not written."""
         del text
 
     def close(self) -> None:

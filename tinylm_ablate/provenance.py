@@ -1,4 +1,4 @@
-"""Where a run's numbers came from: code, versions, machine."""
+"""Provenance of a run's numbers: code, versions, machine."""
 
 from __future__ import annotations
 
@@ -61,8 +61,10 @@ def _environment() -> dict[str, Any]:
 def command() -> list[str]:
     """The command line that was typed, also in a worker that it has started; without passwords."""
     carried = os.environ.get(COMMAND)
-    words = [str(word) for word in json.loads(carried)] if carried else [Path(sys.argv[0]).name, *sys.argv[1:]]
-    return cut(words)
+    if carried:
+        return cut([str(word) for word in json.loads(carried)])
+    program = Path(sys.argv[0]).name
+    return cut([*(["python", "-m", "tinylm_ablate"] if program == "__main__.py" else [program]), *sys.argv[1:]])
 
 
 def require_clean() -> None:

@@ -1,4 +1,4 @@
-"""The one dial: what a quantity of the paper's 1B model becomes at a smaller scale.
+"""Scale dial: sizes of the paper's 1B model at a smaller scale.
 
 A factor s divides width, FFN width and vocabulary and leaves depth alone. The body's parameters go with width squared and
 the embedding's with vocabulary times width, so both shrink by s squared and the share of embedding and head, which the
@@ -16,7 +16,7 @@ _DIAL = re.compile(r"^\s*(\d+)\s*/\s*s\s*$")
 
 
 def is_dial(value: object) -> bool:
-    """Whether ``value`` is written as "N/s"."""
+    """Return whether ``value`` is written as "N/s"."""
     return isinstance(value, str) and _DIAL.match(value) is not None
 
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 T = TypeVar("T")
 
-#: What stands in place of a secret.
+#: Replacement for a secret.
 CUT = "***"
 
 #: Shorter values of the environment are too likely to be part of ordinary text.
@@ -67,7 +67,7 @@ def cut(value: T) -> T:
 
 
 def names_secret(name: str) -> bool:
-    """Whether a key, an option or an environment variable looks like the name of a secret."""
+    """Return whether a key, an option or an environment variable looks like the name of a secret."""
     words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+|\d+", name)]
     if _WORDS.intersection(words) or _PAIRS.intersection(itertools.pairwise(words)):
         return True

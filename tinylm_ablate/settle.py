@@ -56,7 +56,7 @@ _SHAPE_LIMIT, _BUDGET_LIMITS = 4.0, (2.0, 52.0)
 def settle(config: Config) -> Settled:
     """Settle a config.
 
-    A run of several rounds goes on from the run of all but its last (``previous``), so that arms that share their first rounds
+    A run of several rounds continues the run of all but its last (``previous``), so that arms that share their first rounds
     train them once.
 
     Raises:
@@ -159,7 +159,7 @@ def settle(config: Config) -> Settled:
 
 
 def _point_mistakes(config: Config, rounds: Rounds) -> list[str]:
-    """What is wrong with the points along the run at which it is kept or measured."""
+    """Mistakes in the points along the run at which it is kept or measured."""
     train, evaluate = config.train, config.evaluate
     mistakes = [
         f"train.keep_checkpoints={list(train.keep_checkpoints)}: {place:g}; allowed: shares of the budget above 0 up to 1, or "
@@ -182,7 +182,7 @@ def _point_mistakes(config: Config, rounds: Rounds) -> list[str]:
 
 
 def _branched(config: Config, rounds: Rounds) -> tuple[Rounds | None, list[str]]:
-    """Where the branch of ``train.anneal_from`` leaves the run and ends; None with the mistakes."""
+    """Start and end of the branch of ``train.anneal_from``; None with the mistakes."""
     train, optimizer = config.train, config.optimizer
     place = train.anneal_from
     assert place is not None
@@ -429,7 +429,7 @@ OWN_PARTS = {
 
 
 def _own_mistakes(config: Config) -> list[str]:
-    """What is wrong with parts that the user brings; those of ``data`` are checked with it."""
+    """Mistakes in parts that the user brings; those of ``data`` are checked with it."""
     optimizer, init = config.optimizer, config.init
     given = (
         ("optimizer.own", optimizer.own, optimizer.name == "own", "optimizer.name=own"),

@@ -16,7 +16,7 @@ from tinylm_ablate.hardware import fast_bf16
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-#: Folder, in that of a run, of its models on the way.
+#: Subfolder of a run for its intermediate models.
 POINTS = "points"
 
 
@@ -78,18 +78,18 @@ class Settled:
 
     @property
     def folder(self) -> Path:
-        """Where the run, or its model on the way, is kept."""
+        """Folder of the run, or of its intermediate model."""
         folder = Path(self.config.runs_dir) / self.identity
         return folder / POINTS / f"{self.at:09d}" if self.at else folder
 
     @property
     def cache(self) -> Path:
-        """Where corpora, tokenizers, shards and parents' scores are kept."""
+        """Folder of corpora, tokenizers, shards and parents' scores."""
         return Path(self.config.cache_dir)
 
     @property
     def shards(self) -> Path:
-        """Where the token shards of the corpus are, or will be."""
+        """Folder of the token shards of the corpus."""
         from tinylm_ablate.data.mixing import grouped_by
         from tinylm_ablate.data.shards import shards_folder
 

@@ -76,7 +76,7 @@ def test_large_scores_do_not_overflow():
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_the_compiler_is_told_the_truth_about_both_passes(batch):
+def test_the_compiler_is_reported_the_truth_about_both_passes(batch):
     """Sizes, strides and types; operands of a single sequence come as views whose channels lie side by side."""
     operands = [torch.randn(batch, 70, 3, 4).permute(0, 2, 3, 1).reshape(batch * 3, 4, 70) for _ in range(3)]
     tests = ("test_schema", "test_faketensor")

@@ -56,6 +56,6 @@ def test_terms_and_shortcuts_that_are_zero_leave_the_function_alone():
 
 
 def test_vectors_of_the_series_are_not_matrices():
-    """Weight decay and Muon tell matrices by their dimensions."""
+    """Weight decay and Muon recognize matrices by their dimensions."""
     pangu = Decoder(dataclasses.replace(SHAPE, activations=2))
     assert all(p.ndim == 1 for name, p in pangu.named_parameters() if "activation" in name)

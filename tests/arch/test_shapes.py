@@ -135,12 +135,12 @@ def test_no_other_width_is_nearer_to_the_budget(depth, rate, kv_heads, budget, t
         ({"width": 20, "kv_heads": 0, "ffn_width": 0}, ["arch.ffn_width=0: allowed: at least 1", "arch.kv_heads=0"]),
     ],
 )  # fmt: skip
-def test_mistakes_are_told_together(changes, mistakes, scale_of, arch_of):
+def test_mistakes_are_reported_together(changes, mistakes, scale_of, arch_of):
     with pytest.raises(ConfigError) as error:
         resolve(arch_of(**changes), scale_of("s32"), 1500)
     assert len(error.value.mistakes) == len(mistakes)
-    for told, expected in zip(error.value.mistakes, mistakes, strict=True):
-        assert told.startswith(expected)
+    for mistake, expected in zip(error.value.mistakes, mistakes, strict=True):
+        assert mistake.startswith(expected)
 
 
 def test_flops_by_hand():

@@ -31,10 +31,10 @@ GOOD = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 
 
 def refused(data: DataConfig, cache: Path) -> str:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         open_corpus(data, cache)
     assert not [path for path in cache.glob("text/*") if path.is_dir()], "something half-built was left"
-    return str(told.value)
+    return str(caught.value)
 
 
 def parquet(path: Path) -> bytes:

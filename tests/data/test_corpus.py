@@ -149,9 +149,9 @@ def test_small_languages_are_grouped_unless_somebody_named_them(tmp_path: Path, 
 def test_too_few_documents(tmp_path: Path, data_config: Make, texts: list[str]) -> None:
     cache = tmp_path / "cache"
     data = data_config(write_jsonl(tmp_path / "t.jsonl", [*texts[:2], "short", texts[0]]))
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         open_corpus(data, cache)
-    message = str(told.value)
+    message = str(caught.value)
     assert "too few documents: 4 documents were read, 1 shorter than data.min_characters=50, 1 duplicates, 2 left" in message
     assert "data.validation_share=0.2" in message and "Give more documents, or raise the shares" in message
     with pytest.raises(UserError, match=r"no document is left to train on: 4 documents were read, 4 shorter"):

@@ -17,7 +17,7 @@ from tinylm_ablate.config import DataConfig
 from tinylm_ablate.data.corpus import text_fingerprint
 from tinylm_ablate.data.readers import read_rows
 from tinylm_ablate.data.rows import Columns
-from tinylm_ablate.data.sources import read_documents
+from tinylm_ablate.data.sources import open_source
 from tinylm_ablate.errors import ConfigError, UserError
 
 Make = Callable[..., DataConfig]
@@ -28,7 +28,7 @@ FRENCH = "Où est passé l'été à Noël, garçon ? Ça coûte cher, le bœuf l
 
 
 def texts_of(data: DataConfig, tmp_path: Path) -> list[str]:
-    return [document.text for document in read_documents(data, tmp_path / "cache")]
+    return [document.text for document in open_source(data, tmp_path / "cache").documents()]
 
 
 @pytest.mark.parametrize(

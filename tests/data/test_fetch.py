@@ -54,9 +54,9 @@ def test_fetched_once_and_checked(
 
 def test_other_content_is_refused(index: Archive, tmp_path: Path) -> None:
     other = Archive(index.project, index.version, index.file, "0" * 64, index.size)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         fetch.fetch([other], tmp_path / "downloads")
-    message = str(told.value)
+    message = str(caught.value)
     assert "could not be fetched" in message and "DO NOT MATCH THE HASHES" in message
     assert f"{index.file} of some-text 1.0, {index.size:,} bytes, SHA-256 {'0' * 64}" in message and "by hand" in message
     assert [path.name for path in (tmp_path / "downloads").iterdir()] == ["downloads.lock"]
@@ -65,10 +65,10 @@ def test_other_content_is_refused(index: Archive, tmp_path: Path) -> None:
 def test_no_network_and_no_pip(index: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     downloads = tmp_path / "downloads"
     absent = Archive("no-such-text", "3.1", "no_such_text-3.1.tar.gz", "1" * 64, 10)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         fetch.fetch([index, absent], downloads)
-    assert "No matching distribution found for no-such-text==3.1" in str(told.value)
-    assert "data=files data.path=" in str(told.value) and str(downloads) in str(told.value)
+    assert "No matching distribution found for no-such-text==3.1" in str(caught.value)
+    assert "data=files data.path=" in str(caught.value) and str(downloads) in str(caught.value)
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
     monkeypatch.setattr(sys, "executable", str(bare / "bin" / "python"))

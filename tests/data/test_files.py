@@ -20,7 +20,7 @@ from tinylm_ablate.data.corpus import text_fingerprint
 from tinylm_ablate.data.languages import identify
 from tinylm_ablate.data.readers import read_rows
 from tinylm_ablate.data.rows import Columns
-from tinylm_ablate.data.sources import read_documents
+from tinylm_ablate.data.sources import open_source
 from tinylm_ablate.errors import UserError
 
 Make = Callable[..., DataConfig]
@@ -34,7 +34,7 @@ def pack(content: bytes, suffix: str) -> bytes:
 
 
 def read(data: DataConfig, tmp_path: Path) -> list[tuple[str, str]]:
-    return [(document.text, document.language) for document in read_documents(data, tmp_path / "cache")]
+    return [(document.text, document.language) for document in open_source(data, tmp_path / "cache").documents()]
 
 
 @pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
@@ -153,7 +153,7 @@ def test_language_by_script(text: str, language: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"source": "files", "path": None}, "data.path=null: data=files needs data.path"),
         ({"source": "hub", "path": None, "name": None}, "data.name=null: data=hub needs data.name"),
@@ -164,9 +164,9 @@ def test_language_by_script(text: str, language: str) -> None:
         ({"language": "en", "language_column": "lang"}, "data.language_column=lang gives the language"),
     ],
 )
-def test_contradictions_are_told_before_anything_is_read(
-    tmp_path: Path, data_config: Make, change: dict[str, object], told: str
+def test_contradictions_are_reported_before_anything_is_read(
+    tmp_path: Path, data_config: Make, change: dict[str, object], message: str
 ) -> None:
     with pytest.raises(UserError) as error:
         text_fingerprint(dataclasses.replace(data_config(tmp_path / "none.txt"), **change), tmp_path)
-    assert told in str(error.value)
+    assert message in str(error.value)

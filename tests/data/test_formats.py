@@ -22,7 +22,7 @@ from tinylm_ablate.data.corpus import open_corpus, passed_over
 from tinylm_ablate.data.folder_walk import find_files
 from tinylm_ablate.data.readers import read_rows
 from tinylm_ablate.data.rows import Columns
-from tinylm_ablate.data.sources import open_source, read_documents
+from tinylm_ablate.data.sources import open_source
 from tinylm_ablate.errors import UserError
 
 Make = Callable[..., DataConfig]
@@ -32,7 +32,7 @@ PACK = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress, ".bz2": bz2
 
 
 def texts_of(data: DataConfig, tmp_path: Path) -> list[str]:
-    return [document.text for document in read_documents(data, tmp_path / "cache")]
+    return [document.text for document in open_source(data, tmp_path / "cache").documents()]
 
 
 def csv_of(texts: list[str], delimiter: str) -> bytes:

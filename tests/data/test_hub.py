@@ -13,7 +13,7 @@ import pytest
 
 from tinylm_ablate.config import Config, DataConfig
 from tinylm_ablate.data.corpus import SPLITS, open_corpus, text_fingerprint
-from tinylm_ablate.data.sources import read_documents
+from tinylm_ablate.data.sources import open_source
 from tinylm_ablate.errors import UserError
 
 CARD = """---
@@ -57,15 +57,15 @@ def hub(folder: Path, compose: Callable[[list[str]], Config]) -> DataConfig:
 @pytest.mark.parametrize("streaming", [True, False])
 def test_split_of_a_set(hub: DataConfig, tmp_path: Path, texts: list[str], streaming: bool) -> None:
     data = dataclasses.replace(hub, streaming=streaming, language_column="lang")
-    documents = list(read_documents(data, tmp_path))
+    documents = list(open_source(data, tmp_path).documents())
     assert [document.text for document in documents] == texts[:300]
     assert [document.language for document in documents[:4]] == ["en", "zh", "en", "zh"]
-    held = read_documents(dataclasses.replace(data, split="held", language_column=None), tmp_path)
+    held = open_source(dataclasses.replace(data, split="held", language_column=None), tmp_path).documents()
     assert [(document.text, document.language) for document in held] == [
         (text, "zh" if number % 2 else "en") for number, text in enumerate(texts[300:])
     ]
     rows = dataclasses.replace(data, subset="rows", text_column="text", language_column=None, language="xx")
-    assert [(document.text, document.language) for document in read_documents(rows, tmp_path)] == [
+    assert [(document.text, document.language) for document in open_source(rows, tmp_path).documents()] == [
         ("a row of the other configuration", "xx")
     ]
 
@@ -100,7 +100,7 @@ def test_fingerprint_follows_name_subset_split_and_revision(hub: DataConfig, tmp
 
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"text_column": "text"}, "has no column data.text_column=text; it has id, content, lang"),
         ({"language_column": "language"}, "has no column data.language_column=language; it has id, content, lang"),
@@ -110,11 +110,11 @@ def test_fingerprint_follows_name_subset_split_and_revision(hub: DataConfig, tmp
     ],
 )
 def test_what_does_not_exist_is_named(
-    hub: DataConfig, tmp_path: Path, change: dict[str, str], told: str, streaming: bool
+    hub: DataConfig, tmp_path: Path, change: dict[str, str], message: str, streaming: bool
 ) -> None:
     with pytest.raises(UserError) as error:
         open_corpus(dataclasses.replace(hub, streaming=streaming, **change), tmp_path)
-    assert told in str(error.value) and str(hub.name) in str(error.value)
+    assert message in str(error.value) and str(hub.name) in str(error.value)
     assert not [path for path in tmp_path.glob("text/*") if path.is_dir()]
 
 

@@ -42,9 +42,9 @@ def grid(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 
 def test_a_grid_trains_and_measures_every_cell_and_prints_a_table(grid: tuple[Path, list[str], str]) -> None:
-    folder, _, told = grid
-    assert "4 done, 0 failed" in told
-    assert "| arch.depth" in told
+    folder, _, output = grid
+    assert "4 done, 0 failed" in output
+    assert "| arch.depth" in output
     kept = records(folder)
     assert sorted((r["shape"]["depth"], r["seed"]) for r in kept.values()) == [(1, 0), (1, 1), (2, 0), (2, 1)]
     (described,) = (json.loads(path.read_text()) for path in (folder / "runs" / "grids").glob("*.json"))
@@ -144,11 +144,11 @@ def test_two_commands_that_request_a_measure_at_once_make_it_once(
     shutil.copytree(grid[0] / "runs", tmp_path / "runs")
     words = ["-m", *settings, "arch.depth=1,2", "seeds=2", "evaluate.max_bytes=9000"]
     with Command(*words, folder=tmp_path) as first, Command(*words, folder=tmp_path) as second:
-        told = [first.wait(), second.wait()]
-    assert [ended.code for ended in told] == [0, 0], told
-    lines = [line for ended in told for line in ended.err.splitlines()]
+        output = [first.wait(), second.wait()]
+    assert [ended.code for ended in output] == [0, 0], output
+    lines = [line for ended in output for line in ended.err.splitlines()]
     started = [line for line in lines if line.startswith("start  ")]
-    assert len(started) == len(set(started)) == 8, told
+    assert len(started) == len(set(started)) == 8, output
     assert not list((tmp_path / "runs" / "claims").iterdir())
 
 

@@ -73,14 +73,14 @@ def wait_until(condition: object, seconds: float = 200) -> None:
 
 def test_a_failed_cell_is_tried_again_and_its_log_is_kept(settings: list[str], tmp_path: Path) -> None:
     rates = "optimizer.scaling.base_lr=900,0.003"
-    told = command(tmp_path, *settings, rates, *OVERFLOW, "grid.retries=2", code=1)
-    assert "attempt 1 of 3 failed" in told and "attempt 2 of 3 failed" in told
-    assert "1 done, 1 failed" in told and "done: optimizer.scaling.base_lr=0.003" in told
+    output = command(tmp_path, *settings, rates, *OVERFLOW, "grid.retries=2", code=1)
+    assert "attempt 1 of 3 failed" in output and "attempt 2 of 3 failed" in output
+    assert "1 done, 1 failed" in output and "done: optimizer.scaling.base_lr=0.003" in output
     (log,) = (tmp_path / "runs").glob("*/error.txt")
     lines = log.read_text().splitlines()
     assert "the weights were not changed" in lines[0] and lines[1].startswith("attempt 3 of 3")
     assert "Traceback" in log.read_text() and "RunFailed" in lines[-1]
-    assert f"failed optimizer.scaling.base_lr=900: {lines[0]} (see {log.relative_to(tmp_path)})" in told
+    assert f"failed optimizer.scaling.base_lr=900: {lines[0]} (see {log.relative_to(tmp_path)})" in output
     status = command(tmp_path, *settings, rates, *OVERFLOW, "mode=status")
     assert "1 finished, 1 failed" in status and lines[0][:40] in status
     again = command(tmp_path, *settings, rates, *OVERFLOW, code=1)
@@ -89,13 +89,13 @@ def test_a_failed_cell_is_tried_again_and_its_log_is_kept(settings: list[str], t
 
 def test_a_grid_can_stop_at_the_first_failure(settings: list[str], tmp_path: Path) -> None:
     rates = "optimizer.scaling.base_lr=900,0.003,0.002"
-    told = command(tmp_path, *settings, rates, *OVERFLOW, "grid.on_failure=stop", code=1)
-    assert "0 done, 1 failed, 2 not started" in told
+    output = command(tmp_path, *settings, rates, *OVERFLOW, "grid.on_failure=stop", code=1)
+    assert "0 done, 1 failed, 2 not started" in output
     assert finished(tmp_path) == 0
 
 
 def test_experiments_that_are_one_grid_share_their_runs(settings: list[str], tmp_path: Path) -> None:
-    """Two experiments with a cell in common, of which the second asks for more; others that are none are told first."""
+    """Two experiments with a cell in common, the second of which requests more; wrong names are reported first."""
     (tmp_path / "experiments").mkdir()
     for name, content in {
         "decays": "hydra: {sweeper: {params: {optimizer.weight_decay: '0.1,0.2'}}}",
@@ -106,13 +106,13 @@ def test_experiments_that_are_one_grid_share_their_runs(settings: list[str], tmp
     }.items():
         head = "" if "experiments" in content else f"experiment: {{name: {name}, title: About {name}}}\n"
         (tmp_path / "experiments" / f"{name}.yaml").write_text(f"# @package _global_\n{head}{content}\n")
-    told = command(tmp_path, *settings, "+experiments=broken", code=2)
-    assert "grid.experiments: both: is no experiment that trains a grid of its own" in told
-    assert "grid.experiments: nothing: " in told and not (tmp_path / "runs").exists()
+    output = command(tmp_path, *settings, "+experiments=broken", code=2)
+    assert "grid.experiments: both: is no experiment that trains a grid of its own" in output
+    assert "grid.experiments: nothing: " in output and not (tmp_path / "runs").exists()
     both = [*settings, "+experiments=both"]
-    told = command(tmp_path, *both)
-    assert "skip   rules: arm=one: the same run as decays: optimizer.weight_decay=0.1" in told
-    assert "3 done, 0 failed" in told and "decays: About decays" in told and "rules: About rules" in told
+    output = command(tmp_path, *both)
+    assert "skip   rules: arm=one: the same run as decays: optimizer.weight_decay=0.1" in output
+    assert "3 done, 0 failed" in output and "decays: About decays" in output and "rules: About rules" in output
     grids = {json.loads(path.read_text())["name"]: path for path in (tmp_path / "runs" / "grids").glob("*.json")}
     assert grids.keys() == {"decays", "rules"}
     assert finished(tmp_path) == 3
@@ -133,11 +133,11 @@ def test_a_dirty_checkout_is_refused_before_anything_is_spent(settings: list[str
     (checkout / ".gitignore").write_text("__pycache__/\nruns/\n")
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
         subprocess.run([*git, *arguments], check=True)
-    told = process(checkout, *settings, "seeds=1", "grid.require_clean=true")
-    assert "1 done, 0 failed" in told
+    output = process(checkout, *settings, "seeds=1", "grid.require_clean=true")
+    assert "1 done, 0 failed" in output
     (checkout / "tinylm_ablate" / "more.py").write_text("")
-    told = process(checkout, *settings, "seed=1,2", "grid.require_clean=true", code=2)
-    assert "grid.require_clean=true" in told and "tinylm_ablate/more.py" in told and "nothing was run" in told
+    output = process(checkout, *settings, "seed=1,2", "grid.require_clean=true", code=2)
+    assert "grid.require_clean=true" in output and "tinylm_ablate/more.py" in output and "nothing was run" in output
     assert finished(checkout) == 1
 
 
@@ -151,8 +151,8 @@ def test_the_status_of_a_grid(settings: list[str], tmp_path: Path) -> None:
         while not list((tmp_path / "runs").glob("*/curve.jsonl")) and time.monotonic() < deadline:
             time.sleep(0.05)
         os.kill(worker.pid, signal.SIGSTOP)  # as long as it stands, it does not lose its claim
-        told = command(tmp_path, *cells, "mode=status")
-        assert "1 running, 1 waiting" in told and f"process {worker.pid}" in told
+        output = command(tmp_path, *cells, "mode=status")
+        assert "1 running, 1 waiting" in output and f"process {worker.pid}" in output
         os.kill(worker.pid, signal.SIGKILL)
     assert "1 stopped, 1 waiting" in command(tmp_path, *cells, "mode=status")
     short = [*settings, "seeds=2"]
@@ -185,8 +185,8 @@ def test_workers_share_a_grid_and_end_with_the_command_that_started_them(setting
         (helper,) = workers - {grid.pid}
         wait_until(lambda: not Path(f"/proc/{helper}").exists())
     assert finished(tmp_path) == 0
-    told = command(tmp_path, *cells, "train.tokens=2048")
-    assert "2 workers" in told and "3 done, 0 failed" in told
+    output = command(tmp_path, *cells, "train.tokens=2048")
+    assert "2 workers" in output and "3 done, 0 failed" in output
     assert not holders(tmp_path)
 
 
@@ -258,11 +258,11 @@ def test_slurm_runs_a_grid_and_replaces_a_killed_worker(settings: list[str], tmp
         wait_until(lambda: slurm.poll() is not None or holders(tmp_path))
         if slurm.poll() is None:
             os.kill(next(iter(holders(tmp_path).values())), signal.SIGKILL)
-        out, told = slurm.communicate(timeout=500)
+        out, err = slurm.communicate(timeout=500)
     if slurm.returncode == 77:
-        pytest.skip(told.strip())
-    assert slurm.returncode == 0, out + told
-    assert "3 done, 0 failed" in told and finished(tmp_path) == 3
+        pytest.skip(err.strip())
+    assert slurm.returncode == 0, out + err
+    assert "3 done, 0 failed" in err and finished(tmp_path) == 3
     assert not list((tmp_path / "runs" / "claims").iterdir())
     records = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*/metrics.json")]
     assert sorted(record["seed"] for record in records) == [0, 1, 2]

@@ -60,11 +60,11 @@ def test_workers_killed_at_random_end_with_the_results_of_an_undisturbed_grid(
         assert runs == whole
     for files in runs.values():
         assert [row["step"] for row in files["curve"]] == list(range(1, 76)), "two trainings wrote to one curve"
-    told = [path.read_text() for path in sorted(tmp_path.glob("worker-*.log"))]
-    done = [line for text in told for line in text.splitlines() if line.startswith("start ")]
-    finished = [line.split(":")[0].replace("done   ", "start  ") for text in told for line in text.splitlines()
+    output = [path.read_text() for path in sorted(tmp_path.glob("worker-*.log"))]
+    done = [line for text in output for line in text.splitlines() if line.startswith("start ")]
+    finished = [line.split(":")[0].replace("done   ", "start  ") for text in output for line in text.splitlines()
                 if line.startswith("done  ")]  # fmt: skip
-    assert set(finished) <= set(done) and len(told) > len(codes) - 1, "nobody was killed"
+    assert set(finished) <= set(done) and len(output) > len(codes) - 1, "nobody was killed"
     assert not litter(tmp_path / "runs")
 
 
@@ -85,9 +85,9 @@ def test_a_worker_killed_in_each_kind_of_task_is_replaced(stack: int, small_data
     if stack == 1:
         assert runs == whole
     else:
-        told = "".join(path.read_text() for path in tmp_path.glob("worker-*.log"))
+        output = "".join(path.read_text() for path in tmp_path.glob("worker-*.log"))
         for kind in ("scores", "losses", "runs", "measures"):
-            assert f"stack  {stack} {kind} as one program" in told
+            assert f"stack  {stack} {kind} as one program" in output
     assert not litter(tmp_path / "runs", tmp_path / "runs-cache")
 
 

@@ -41,7 +41,7 @@ PUBLIC = {
     "the paper's LLM1B.py": ("20 1792 4864 128 14 48000 false", 951_983_872),
 }
 
-#: Runs a command and tells its peak memory in bytes; a fresh process, since a process knows only the largest of its children.
+#: Runs a command and prints its peak memory in bytes; a fresh process, since a process knows only the largest of its children.
 MEASURE = (
     "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:]).returncode; "
     "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss; "
@@ -105,24 +105,24 @@ def test_a_plan_agrees_with_the_run_that_it_describes(tmp_path: Path) -> None:
     assert plan("tiny", run)["finished"]
 
 
-def test_the_course_of_the_learning_rate_is_told(tmp_path: Path) -> None:
+def test_the_course_of_the_learning_rate_is_reported(tmp_path: Path) -> None:
     run = settled(tmp_path, *TINY, "train.tokens=12800", "optimizer.schedule=linear", "optimizer.final=0.25")
     row = plan("tiny", run)
     assert row["warmup_steps"] == 3  # 3 % of 100
     assert row["final_learning_rate"] == pytest.approx(0.25 * run.learning_rate, rel=0.05)
-    told = plans([("tiny", run)], "table")
-    assert f"learning rate: up to {run.learning_rate:.3g} over 3 of 100 steps, then linear to" in told
+    output = plans([("tiny", run)], "table")
+    assert f"learning rate: up to {run.learning_rate:.3g} over 3 of 100 steps, then linear to" in output
     constant = settled(tmp_path, *TINY, "optimizer.schedule=constant")
-    told = plans([("first", run), ("second", constant)], "table")
-    assert "learning rate [first]" in told
-    assert "learning rate [second]" in told and "then constant" in told
+    output = plans([("first", run), ("second", constant)], "table")
+    assert "learning rate [first]" in output
+    assert "learning rate [second]" in output and "then constant" in output
 
 
 def test_totals_count_equal_and_finished_runs_once(tmp_path: Path) -> None:
     first, second = settled(tmp_path, *TINY), settled(tmp_path, *TINY, "seed=1")
-    told = plans([("first", first), ("its twin", first), ("second", second)], "table")
+    output = plans([("first", first), ("its twin", first), ("second", second)], "table")
     flops = 1024 * flops_per_token(first.shape, 32)["training"]
-    assert f"2 runs, 0 finished; to do: 2, 1,024 tokens, {flops:.3g} FLOPs" in told
+    assert f"2 runs, 0 finished; to do: 2, 1,024 tokens, {flops:.3g} FLOPs" in output
     second.folder.mkdir()
     (second.folder / "metrics.json").write_text("{}")
     assert "2 runs, 1 finished; to do: 1, 512 tokens" in plans([("first", first), ("second", second)], "table")
@@ -135,9 +135,9 @@ def test_stacks_are_listed_with_their_memory_and_time(tmp_path: Path) -> None:
     seeds[0].folder.mkdir()
     (seeds[0].folder / "metrics.json").write_text("{}")
     cells = [*((f"seed {seed}", run) for seed, run in enumerate(seeds)), ("deep", deep)]
-    told = plans(cells, "table")
-    assert "5 runs train as 2 stacks, 1 alone:" in told
-    table = told.split("1 alone:")[1].split("\n\n")[0].splitlines()
+    output = plans(cells, "table")
+    assert "5 runs train as 2 stacks, 1 alone:" in output
+    table = output.split("1 alone:")[1].split("\n\n")[0].splitlines()
     assert [line.split()[:5] for line in table[3:]] == [["seed", "1", "and", "2", "more"], ["seed", "4", "and", "1", "more"]]
     assert [line.split()[5] for line in table[3:]] == ["3", "2"]
     rows = [json.loads(line) for line in plans(cells, "json").splitlines()]
@@ -170,12 +170,12 @@ def test_a_parent_is_planned_once_and_apart(tmp_path: Path) -> None:
     runs = [settled(tmp_path, *base, *pooled, f"arch.kv_heads={heads}") for heads in ("auto", "heads/2", "heads/4")]
     parents = {run.parent.identity for run in runs if run.parent is not None}
     assert len(parents) == 1
-    told = plans([(f"cell {number}", run) for number, run in enumerate(runs)], "table")
-    assert "and 1 run that is trained once" in told and told.count(parents.pop()) == 1
-    assert "4 runs, 0 finished; to do: 4, 1,280 tokens" in told  # 3 x 256 and 512
+    output = plans([(f"cell {number}", run) for number, run in enumerate(runs)], "table")
+    assert "and 1 run that is trained once" in output and output.count(parents.pop()) == 1
+    assert "4 runs, 0 finished; to do: 4, 1,280 tokens" in output  # 3 x 256 and 512
     mha = settled(tmp_path, *base, "arch.width=64", "arch.head_dim=16")
-    told = plans([("mha", mha), ("gqa", runs[1])], "table")
-    assert "trained once" not in told and "2 runs, 0 finished; to do: 2, 768 tokens" in told
+    output = plans([("mha", mha), ("gqa", runs[1])], "table")
+    assert "trained once" not in output and "2 runs, 0 finished; to do: 2, 768 tokens" in output
 
 
 def test_earlier_rounds_are_counted_once(tmp_path: Path) -> None:
@@ -185,22 +185,22 @@ def test_earlier_rounds_are_counted_once(tmp_path: Path) -> None:
     two = settled(tmp_path, *TINY, *rounds, "rounds.rule=top")
     assert three.previous is not None and three.previous.previous is not None and two.previous is not None
     assert two.previous.identity == three.previous.previous.identity
-    told = plans([("three", three), ("two", two)], "table")
-    assert "and 2 runs that are trained once" in told
-    assert f"4 runs, 0 finished; to do: 4, {512 + 3 * 256:,} tokens" in told
+    output = plans([("three", three), ("two", two)], "table")
+    assert "and 2 runs that are trained once" in output
+    assert f"4 runs, 0 finished; to do: 4, {512 + 3 * 256:,} tokens" in output
     row = plan("three", three)
     assert (row["tokens"], row["own_tokens"]) == (1024, 256)
 
 
-def test_the_disk_that_a_grid_takes_is_told(tmp_path: Path) -> None:
+def test_the_disk_that_a_grid_takes_is_reported(tmp_path: Path) -> None:
     run = settled(tmp_path, *TINY)
     row = plan("tiny", run)
     assert row["model_bytes"] == 4 * row["parameters"]
     assert row["checkpoint_bytes"] == 3 * 3 * row["model_bytes"]
     assert plan("none", settled(tmp_path, *TINY, "train.keep_model=false"))["model_bytes"] == 0
-    told = plans([("tiny", run)], "table")
-    assert "disk: 56.1 kB of models, 505.2 kB of checkpoints while the largest trains, 0 bytes of token shards, " in told
-    assert "shards of a text that has not been read" in told
+    output = plans([("tiny", run)], "table")
+    assert "disk: 56.1 kB of models, 505.2 kB of checkpoints while the largest trains, 0 bytes of token shards, " in output
+    assert "shards of a text that has not been read" in output
 
 
 def test_the_size_of_shards_is_near_the_truth(small_corpus: Corpus, small_data: list[str], tmp_path: Path) -> None:
@@ -217,8 +217,8 @@ def test_the_size_of_shards_is_near_the_truth(small_corpus: Corpus, small_data: 
 def test_the_parts_of_a_grid_are_a_table_where_they_differ(tmp_path: Path) -> None:
     small, large = settled(tmp_path, *TINY), settled(tmp_path, *TINY, "arch.depth=3")
     assert "parameters by part: embedding 4,800, head 4,800," in plans([("a", small), ("b", small)], "table")
-    told = plans([("small", small), ("large", large)], "table").split("parameters by part:")[1]
-    assert [line.split()[0] for line in told.splitlines()[1:5]] == ["cell", "------", "small", "large"]
+    output = plans([("small", small), ("large", large)], "table").split("parameters by part:")[1]
+    assert [line.split()[0] for line in output.splitlines()[1:5]] == ["cell", "------", "small", "large"]
 
 
 def test_shapes_too_large_to_measure_are_estimated_by_their_flops() -> None:
@@ -241,11 +241,11 @@ def test_the_users_text_is_read_and_checked_and_its_passes_are_marked(tmp_path: 
     run = settled(tmp_path, *TINY, "data=files", f"data.path={folder}", *shares, "train.tokens=51200")
     unread = plans([("mine", run)], "table", read_text=False)
     assert f"text: {folder}, not built yet, about" in unread and "not read: 1 .md (7 bytes)" in unread
-    told = plans([("mine", run)], "table", read_text=True)
-    assert "62 documents read, 60 kept (1 too short, 1 duplicates)" in told and "not read: 1 .md (7 bytes)" in told
+    output = plans([("mine", run)], "table", read_text=True)
+    assert "62 documents read, 60 kept (1 too short, 1 duplicates)" in output and "not read: 1 .md (7 bytes)" in output
     tokens = training_tokens(run)
-    assert tokens is not None and f"passes over its training tokens: {51200 / tokens:.2g}" in told
-    assert "1 of 1 runs pass over it more than 4 times" in told and "(!)" in told
+    assert tokens is not None and f"passes over its training tokens: {51200 / tokens:.2g}" in output
+    assert "1 of 1 runs pass over it more than 4 times" in output and "(!)" in output
     assert plan("mine", run)["passes"] == 51200 / tokens
 
 
@@ -253,11 +253,13 @@ def test_choosing_neurons_on_text_is_planned_once(tmp_path: Path) -> None:
     inherits = ["init=inherit", "init.parent_depth=3", "init.parent_width=32", "init.parent_ffn_width=48", "init.keep_first=1"]
     inherits += ["init.keep_last=1", "init.calibration_tokens=640"]
     taylor = [settled(tmp_path, *TINY, *inherits, "init.criterion=taylor", f"seed={seed}") for seed in range(2)]
-    learned = settled(tmp_path, *TINY, *inherits, "init.criterion=learned")
+    learned = settled(tmp_path, *TINY, *inherits, "init.criterion=learned", "init.masks.steps=10", "init.masks.batch_tokens=1")
     blind = settled(tmp_path, *TINY, *inherits, "init.criterion=l2")
-    told = plans([("a", taylor[0]), ("b", taylor[1]), ("c", learned), ("d", blind)], "table")
-    assert told.count("choice from the parent") == 2
-    assert "[a]: taylor on 640 tokens" in told and "[c]: learned on 640 tokens" in told
+    output = plans([("a", taylor[0]), ("b", taylor[1]), ("c", learned), ("d", blind)], "table")
+    assert output.count("choice from the parent") == 2
+    assert (
+        "[a]: taylor on 640 tokens" in output and f"[c]: learned on {10 * learned.config.train.context_length} tokens" in output
+    )
     first, second = scoring_cost(taylor[0]), scoring_cost(learned)
     assert taylor[0].parent is not None and first is not None and second is not None and scoring_cost(blind) is None
     weights = 4 * parameters(taylor[0].parent.shape)["total"]

@@ -85,11 +85,11 @@ def test_each_task_follows_those_that_it_needs(place: Place, capsys: pytest.Capt
     first = place.step("first")
     second = place.step("second", first)
     third = place.step("third", second, first)
-    walk = place.walk(third)  # what it needs is done without being asked for
+    walk = place.walk(third)  # what it needs is done without being requested
     walk.go()
     assert states(walk) == {"first": DONE, "second": DONE, "third": DONE}
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("done")]
-    assert told == ["done   first", "done   second", "done   third"]
+    output = [line for line in capsys.readouterr().err.splitlines() if line.startswith("done")]
+    assert output == ["done   first", "done   second", "done   third"]
     assert not list((place.folder / "claims").iterdir())
 
 
@@ -196,8 +196,8 @@ def test_what_another_worker_holds_is_left_for_last(place: Place, capsys: pytest
     walk.go()
     thread.join()
     assert states(walk) == {"held": DONE, "free": DONE, "last": DONE} and held.attempts == 0
-    told = capsys.readouterr().err
-    assert told.index("done   last") < told.index("done   held") and "start  held" not in told
+    output = capsys.readouterr().err
+    assert output.index("done   last") < output.index("done   held") and "start  held" not in output
 
 
 def test_an_observer_reports_what_others_do_and_does_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,8 +211,8 @@ def test_an_observer_reports_what_others_do_and_does_nothing(place: Place, capsy
     ).go()  # fmt: skip
     thread.join(30)
     assert states(observer) == {"good": DONE, "bad": FAILED} and (good.attempts, bad.attempts) == (0, 0)
-    told = capsys.readouterr().err
-    assert "done   good" in told and "failed bad: bad broke" in told and "start" not in told
+    output = capsys.readouterr().err
+    assert "done   good" in output and "failed bad: bad broke" in output and "start" not in output
 
 
 def test_an_observer_ends_when_it_is_no_longer_needed(place: Place) -> None:

@@ -42,7 +42,7 @@ def entry(key: str, kind: int, value: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (header(tensors=2**61), "it declares 2,305,843,009,213,693,952 tensors"),
         (header(entries=2**61), "2,305,843,009,213,693,952 entries"),
@@ -58,8 +58,8 @@ def entry(key: str, kind: int, value: bytes) -> bytes:
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "version 50331648; allowed: 2, 3, little-endian"),
     ],
 )
-def test_a_gguf_that_declares_more_than_it_holds_is_refused(content: bytes, told: str, tmp_path: Path) -> None:
+def test_a_gguf_that_declares_more_than_it_holds_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "bomb.gguf").write_bytes(content)
     with pytest.raises(UserError) as caught:
         GgufFile(tmp_path / "bomb.gguf")
-    assert "bomb.gguf: not a whole GGUF file" in str(caught.value) and told in str(caught.value)
+    assert "bomb.gguf: not a whole GGUF file" in str(caught.value) and message in str(caught.value)

@@ -192,7 +192,7 @@ def test_a_sentencepiece_vocabulary_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("extra", "told"),
+    ("extra", "message"),
     [
         ({"architecture": "gemma"}, "general.architecture is 'gemma'"),
         ({"add_rope_scaling_type": gguf.RopeScalingType.YARN}, "rope_type is 'yarn'"),
@@ -200,11 +200,11 @@ def test_a_sentencepiece_vocabulary_comes_back(tmp_path: Path) -> None:
         ({"add_tokenizer_model": "bert", "add_token_list": ["a"]}, "tokenizer.ggml.model is 'bert'"),
     ],
 )
-def test_what_the_decoder_does_not_have_is_refused(tmp_path: Path, extra: dict[str, Any], told: str) -> None:
+def test_what_the_decoder_does_not_have_is_refused(tmp_path: Path, extra: dict[str, Any], message: str) -> None:
     path = write(tmp_path / "model.gguf", random_state(), **extra)
     with pytest.raises(UserError) as caught:
         open_parent(str(path), tmp_path)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_packaged_model_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +219,7 @@ def test_a_packaged_model_is_found_by_its_name(tmp_path: Path, monkeypatch: pyte
     assert open_parent("tiny", tmp_path).shape == SHAPE
 
 
-def test_damaged_files_are_told(tmp_path: Path) -> None:
+def test_damaged_files_are_reported(tmp_path: Path) -> None:
     path = write(tmp_path / "model.gguf", random_state())
     content = path.read_bytes()
     for broken in (b"", b"not a model", content[:200], content[: len(content) // 2]):

@@ -126,7 +126,7 @@ def test_config_goes_both_ways(shape):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"model_type": "gpt2"}, "model_type is 'gpt2'"),
         ({"attention_bias": True}, "attention_bias is True"),
@@ -137,8 +137,8 @@ def test_config_goes_both_ways(shape):
         ({"hidden_size": None}, "hidden_size is None"),
     ],
 )
-def test_what_the_decoder_cannot_express_is_told(changes, told):
-    with pytest.raises(UserError, match=told):
+def test_what_the_decoder_cannot_express_is_reported(changes, message):
+    with pytest.raises(UserError, match=message):
         read_shape(huggingface_config(LLAMA, 64, 0) | changes)
 
 
@@ -230,7 +230,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folders_that_do_not_fit_are_told(tmp_path):
+def test_folders_that_do_not_fit_are_reported(tmp_path):
     with pytest.raises(UserError, match=r"config\.json: cannot be read"):
         load(tmp_path)
     folder = tmp_path / "model"

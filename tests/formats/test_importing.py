@@ -169,9 +169,9 @@ def test_malformed_files_are_named_with_what_was_expected(name: str, texts: list
     make, message = MALFORMED[name]
     path = tmp_path / "source.file"
     path.write_bytes(make(texts))
-    with pytest.raises(UserError, match=message) as told:
+    with pytest.raises(UserError, match=message) as caught:
         import_tokenizer(path)
-    assert str(path) in str(told.value)
+    assert str(path) in str(caught.value)
 
 
 def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
@@ -182,12 +182,12 @@ def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["missing.json", "."])
-def test_a_missing_file_is_told(source: str, tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(source: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tokenizer\.source=.*no such file .*expected a tokenizer\.json"):
         import_tokenizer(tmp_path / source)
 
 
-def test_a_broken_neighbour_is_told(bpe: tuple[State, str], tmp_path: Path) -> None:
+def test_a_broken_neighbour_is_reported(bpe: tuple[State, str], tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(bpe[0]))
     (tmp_path / "tokenizer_config.json").write_text("[")
     with pytest.raises(UserError, match=r"tokenizer_config\.json: not readable as JSON"):

@@ -49,10 +49,10 @@ def test_excluded_cells_are_left_out() -> None:
     assert names("a=1,2", "b=3,4", exclude=["a=1 b=4"]) == ["a=1 b=3", "a=2 b=3", "a=2 b=4"]
 
 
-def test_mistakes_of_a_grid_are_told_together() -> None:
+def test_mistakes_of_a_grid_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
         names("a=1,2", "b=3,4,5", "seed=1,2", zip=[["a", "b"], ["a", "z"]], exclude=["q=1"], seeds=2)
-    told = "\n".join(caught.value.mistakes)
-    assert len(caught.value.mistakes) == 4, told
+    output = "\n".join(caught.value.mistakes)
+    assert len(caught.value.mistakes) == 4, output
     for part in ("a has 2, b has 3", "z has only one value", "grid.exclude=[q=1]", "seeds=2"):
-        assert part in told
+        assert part in output

@@ -58,6 +58,14 @@ def test_a_cell_shares_nothing_with_the_others_and_depends_on_no_order() -> None
         assert composer.typed(["seed=1", "seed=2"]).seed == 2
 
 
+def test_what_follows_a_key_changes_with_it_though_its_first_value_is_the_default() -> None:
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composer = Composer(GlobalHydra.instance().config_loader(), hydra_compose("config", return_hydra_config=True))
+        found = [composer.typed([f"train.batch_multiple={times}"]).train.batch_tokens for times in (1, 2, 4)]
+    assert found == [2048, 4096, 8192]
+
+
 @pytest.mark.parametrize("wrong", ["arch.depht=3", "init=nothing", "~arch.nothing", "arch.depth=1,2"])
 def test_what_hydra_refuses_is_refused(wrong: str) -> None:
     register()
@@ -65,7 +73,7 @@ def test_what_hydra_refuses_is_refused(wrong: str) -> None:
         composer = Composer(GlobalHydra.instance().config_loader(), hydra_compose("config", return_hydra_config=True))
         with pytest.raises(COMPOSITION_ERRORS) as expected:
             hydra_compose("config", overrides=[wrong])
-        with pytest.raises(COMPOSITION_ERRORS) as told:
+        with pytest.raises(COMPOSITION_ERRORS) as caught:
             composer([wrong])
-    assert type(told.value) is type(expected.value)
-    assert str(told.value).splitlines()[0] == str(expected.value).splitlines()[0]
+    assert type(caught.value) is type(expected.value)
+    assert str(caught.value).splitlines()[0] == str(expected.value).splitlines()[0]

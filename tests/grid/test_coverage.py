@@ -71,8 +71,8 @@ def test_each_large_vocabulary_is_a_curve_and_counts_once(overrides: list[str], 
         for more in (["seed=0"], ["seed=1"], ["tokenizer.source_vocab_size=500"])
     ]
     del config
-    told = write_coverage(cells)
-    assert str(tmp_path / "figure02_coverage.md") in told
+    output = write_coverage(cells)
+    assert str(tmp_path / "figure02_coverage.md") in output
     with (tmp_path / "figure02_coverage.csv").open() as stream:
         found = [(row["large_vocabulary"], row["entries"]) for row in csv.DictReader(stream)]
     assert list(dict.fromkeys(found)) == [("BPE trained on this text", "600"), ("BPE trained on this text (2)", "500")]

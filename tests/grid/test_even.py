@@ -59,6 +59,12 @@ def test_every_arm_is_measured_on_the_text_of_the_largest_budget() -> None:
     assert found == [(200_000, 200), (200_000, 200), (7000, 200)]
 
 
+def test_every_arm_is_measured_along_its_run_on_the_same_text() -> None:
+    alone = cells("train.tokens=61440 evaluate.every=0.5", "train.tokens=1024000 evaluate.every=0.5", "train.tokens=1024000")
+    found = [settled.config.evaluate.every_bytes for settled in even(alone)]
+    assert found[:2] == [100_000, 100_000]
+
+
 def test_every_arm_trains_on_the_text_of_the_largest_budget(capsys: pytest.CaptureFixture[str]) -> None:
     alone = cells("train.tokens=61440", "train.tokens=4096000", "train.tokens=61440 data=default")
     assert [settled.config.data.source for _, settled in alone] == ["default", "large", "default"]

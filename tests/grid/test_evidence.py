@@ -1,4 +1,4 @@
-"""From a grid's files to what the science package reads: labels, curves, and the seeds that it asks for."""
+"""From a grid's files to what the science package reads: labels, curves, and the seeds that it requests."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def whole(data: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 
 def test_a_search_trains_its_trials_and_reports_the_best(whole: tuple[Path, str]) -> None:
-    folder, told = whole
+    folder, output = whole
     found = described(folder)
     assert found["counts"] == {"done": 3} and len(found["trials"]) == 3
     values = {}
@@ -91,7 +91,7 @@ def test_a_search_trains_its_trials_and_reports_the_best(whole: tuple[Path, str]
         assert record["config"]["optimizer"]["scaling"]["base_lr"] == float(trial["overrides"]["optimizer.scaling.base_lr"])
         assert record["parameters"]["total"] == trial["parameters"]
     assert found["front"] == [min(values, key=values.__getitem__)]
-    assert "3 done" in told and "| trial | optimizer.scaling.base_lr | arch.depth | init" in re.sub(" +", " ", told)
+    assert "3 done" in output and "| trial | optimizer.scaling.base_lr | arch.depth | init" in re.sub(" +", " ", output)
     assert {path.suffix for path in (folder / "runs" / "search").iterdir()} == {".db", ".json", ".lock"}
 
 
@@ -201,9 +201,9 @@ def test_all_mistakes_are_reported_before_anything_is_spent(tmp_path: Path) -> N
     for asked, exact in ((composed, True), (list(mistakes), False)):
         done = search(tmp_path, *asked)
         assert done.code == 2 and "Traceback" not in done.err, done.text
-        told = [message for key, message in mistakes.items() if message in done.err]
+        output = [message for key, message in mistakes.items() if message in done.err]
         wanted = [mistakes[key] for key in asked]
-        assert told == wanted if exact else {mistakes["arch.dpeth=1"], mistakes["init=choice(gpt2,gpt3)"]} <= set(told), (
+        assert output == wanted if exact else {mistakes["arch.dpeth=1"], mistakes["init=choice(gpt2,gpt3)"]} <= set(output), (
             done.err
         )
     assert list(tmp_path.iterdir()) == []

@@ -54,12 +54,12 @@ def test_a_proposed_number_reaches_the_run_exactly(value: float) -> None:
     assert OverridesParser.create().parse_override(f"x={axis.value(value)}").value() == value
 
 
-def test_mistakes_of_a_space_are_told_together() -> None:
+def test_mistakes_of_a_space_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_space(None, [text for text, _ in NO_SPACE])
     assert len(caught.value.mistakes) == len(NO_SPACE)
-    for told, (text, reason) in zip(caught.value.mistakes, NO_SPACE, strict=True):
-        assert told.startswith(text) and reason in told
+    for mistake, (text, reason) in zip(caught.value.mistakes, NO_SPACE, strict=True):
+        assert mistake.startswith(text) and reason in mistake
     with pytest.raises(ConfigError, match="something to search over"):
         parse_space(None, ["x=1"])
 
@@ -71,8 +71,8 @@ def test_an_argument_replaces_an_axis_of_an_experiment() -> None:
     assert shared == ["arch.depth=2"] and [axis.key for axis in axes] == ["init"]
 
 
-def test_unknown_and_impossible_values_of_a_range_are_told_together() -> None:
-    told = "\n".join(
+def test_unknown_and_impossible_values_of_a_range_are_reported_together() -> None:
+    output = "\n".join(
         diagnose(["hydra/sweeper=optuna", "arch.dpeth=range(1,5)", "arch.depth=int(interval(0,5))", "x=interval(2,1)"])
     )
     for part in (
@@ -80,7 +80,7 @@ def test_unknown_and_impossible_values_of_a_range_are_told_together() -> None:
         "arch.depth=0: allowed",
         "x=interval(2,1): its",
     ):
-        assert part in told
+        assert part in output
 
 
 def test_objectives_know_which_way_they_are_better() -> None:

@@ -131,7 +131,7 @@ def test_the_sampler_keeps_away_from_what_is_rejected(tmp_path: Path) -> None:
     assert sum(x <= 0.2 for x in rest) / len(rest) > 0.6 > sum(x <= 0.2 for x in first) / len(first)
 
 
-def test_a_name_belongs_to_one_study_and_a_file_that_is_none_is_told(tmp_path: Path) -> None:
+def test_a_name_belongs_to_one_study_and_a_file_that_is_none_is_reported(tmp_path: Path) -> None:
     search = Place(tmp_path)
     walk(search.open({"space": "x", "seed": 0}), 1)
     with pytest.raises(ConfigError, match=r"search\.name=one: .* space was x, and is y"):

@@ -1,4 +1,4 @@
-"""A small model that has learned something, so that its units matter: random weights would not tell useful from useless."""
+"""A small model that has learned something, so that its units matter: with random weights none is more useful."""
 
 from __future__ import annotations
 

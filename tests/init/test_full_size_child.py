@@ -103,7 +103,7 @@ def test_a_full_size_child_is_its_parent(name: str, tmp_path: Path, compose: Cal
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("arch.norm_eps=1e-5", "arch.norm_eps=1e-05: the parent was trained with 0.01"),
         ("arch.rope_theta=500", "arch.rope_theta=500.0: the parent was trained with 10000.0"),
@@ -112,12 +112,12 @@ def test_a_full_size_child_is_its_parent(name: str, tmp_path: Path, compose: Cal
         ("arch.head_dim=8", "arch.head_dim=8: heads are inherited whole"),
     ],
 )  # fmt: skip
-def test_another_function_is_refused(change: str, told: str, tmp_path: Path, compose: Callable[[list[str]], Config]) -> None:
+def test_another_function_is_refused(change: str, message: str, tmp_path: Path, compose: Callable[[list[str]], Config]) -> None:
     saved(tmp_path / "parent", *PARENTS["qwen3"])
     parent = open_parent(str(tmp_path / "parent"), tmp_path)
     config = full_size(parent, compose, change)
     shape = resolve(config.arch, config.scale, 300, parent.shape)
-    assert any(told in mistake for mistake in check_parent(parent, shape))
+    assert any(message in mistake for mistake in check_parent(parent, shape))
 
 
 def test_heads_follow_the_width_in_the_parents_proportion(compose: Callable[[list[str]], Config]) -> None:

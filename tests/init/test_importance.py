@@ -147,7 +147,7 @@ def test_a_run_drops_the_layers_that_cost_least(small_data: list[str], tmp_path:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"whole": 1}', '{"whole": 1, "skipped": [1, 2]}'])
-def test_a_damaged_file_is_told(tmp_path: Path, content: str) -> None:
+def test_a_damaged_file_is_reported(tmp_path: Path, content: str) -> None:
     source = parent()
     open_importance(source, calibration(), tmp_path)
     (file,) = (tmp_path / "scores").glob("*.json")
@@ -156,7 +156,7 @@ def test_a_damaged_file_is_told(tmp_path: Path, content: str) -> None:
         open_importance(source, calibration(), tmp_path)
 
 
-def test_weights_that_are_not_finite_are_told() -> None:
+def test_weights_that_are_not_finite_are_reported() -> None:
     source = parent()
     broken = {name: weight * (torch.nan if "down_proj" in name else 1) for name, weight in source.state.items()}
     with pytest.raises(UserError, match="is not finite"):

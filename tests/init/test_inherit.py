@@ -145,7 +145,7 @@ def test_layers_and_scores_may_come_from_elsewhere() -> None:
     assert (record["layers"]["rule"], record["layers"]["kept"], record["neurons"]["criterion"]) == ("list", [0, 1, 2, 3], "l1")
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         inherit(parent(), child(width=40, ffn_width=99, rope_theta=5e5), vocabulary(300), INIT, seed=0)
     assert len(caught.value.mistakes) == 3

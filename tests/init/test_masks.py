@@ -287,13 +287,13 @@ def test_learning_is_the_same_every_time(trained: Parent, calibration: Calibrati
     assert all(torch.equal(one.state[name], two.state[name]) for name in one.state)
 
 
-def test_masks_that_end_far_from_their_target_are_told(
+def test_masks_that_end_far_from_their_target_are_reported(
     trained: Parent, calibration: Calibrations, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = learn(trained, CHILD, range(3), calibration(8), settings())
     assert result.record["steps"] == 1
-    told = capsys.readouterr().err
-    assert "masks of width" in told and "of 26 of 32" in told and "init.masks.steps" in told
+    output = capsys.readouterr().err
+    assert "masks of width" in output and "of 26 of 32" in output and "init.masks.steps" in output
     pruned = cut(result.state, SHAPE, CHILD, range(3), result.scores)
     assert {name: tuple(weight.shape) for name, weight in pruned.items()} == tensor_sizes(CHILD)
 

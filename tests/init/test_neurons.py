@@ -73,7 +73,7 @@ def test_a_score_is_the_sum_over_all_weights_that_leave_with_the_unit(shape: Sha
     scores = score(state, shape, criterion, gradients if criterion == "taylor" else None)
 
     def lost(shape_without: Shape, **gone: Any) -> float:
-        """What leaves when a cut is told to keep everything but one unit."""
+        """What leaves when a cut keeps everything but one unit."""
         chosen = Scores(
             criterion, *(torch.ones_like(part) for part in (scores.width, scores.heads, scores.kv_heads, scores.ffn))
         )
@@ -321,7 +321,7 @@ def test_saved_scores_cut_the_same(tmp_path: Path) -> None:
 
 def test_one_tensor_at_a_time_is_read() -> None:
     class Watched(Mapping[str, Tensor]):
-        """Weights that are made when they are asked for, and know how many of them are alive."""
+        """Weights that are made when they are requested, and count how many of them are alive."""
 
         def __init__(self) -> None:
             self.alive = self.most = 0
@@ -348,7 +348,7 @@ def test_one_tensor_at_a_time_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"width": 40}, "arch.width=40"),
         ({"ffn_width": 25}, "arch.ffn_width=25"),
@@ -359,11 +359,11 @@ def test_one_tensor_at_a_time_is_read() -> None:
         ({"norm_eps": 1e-3}, "arch.norm_eps=0.001"),
     ],
 )
-def test_a_child_that_does_not_fit_is_told_why(changes: dict[str, Any], told: str) -> None:
+def test_a_child_that_does_not_fit_is_reported(changes: dict[str, Any], message: str) -> None:
     child = replace(BASE, **changes)
     mistakes = check_shapes(BASE, child)
     assert len(mistakes) == 1
-    assert told in mistakes[0]
+    assert message in mistakes[0]
     state = random_state(BASE)
     with pytest.raises(ValueError, match=r"arch\."):
         cut(state, BASE, child, range(3), score(state, BASE, "l2"))
@@ -374,7 +374,7 @@ def test_modules_of_pangus_are_inherited_whole_or_new() -> None:
     assert check_shapes(BASE, parent) == check_shapes(parent, parent) == check_shapes(parent, replace(parent, depth=1)) == []
     (mistake,) = check_shapes(parent, replace(parent, activations=3))
     assert mistake.startswith("arch.activations=3: ")
-    assert [told.split("=")[0] for told in check_shapes(parent, replace(parent, width=24, ffn_width=8))] == [
+    assert [mistake.split("=")[0] for mistake in check_shapes(parent, replace(parent, width=24, ffn_width=8))] == [
         "arch.width", "arch.ffn_width",
     ]  # fmt: skip
     assert len(check_shapes(parent, replace(parent, activations=1, shortcuts=0))) == 2

@@ -153,7 +153,7 @@ def test_norms_of_queries_in_another_model_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "wanted"),
     [
         ({"model_type": "gpt2"}, "model_type is 'gpt2'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
@@ -174,9 +174,9 @@ def test_norms_of_queries_in_another_model_are_refused(folder: Path) -> None:
         ({"intermediate_size": 32}, "is (24, 16), and config.json says (32, 16)"),
     ],
 )
-def test_a_config_that_does_not_fit_is_told(folder: Path, settings: dict[str, Any], told: str) -> None:
+def test_a_config_that_does_not_fit_is_reported(folder: Path, settings: dict[str, Any], wanted: str) -> None:
     edit(folder, **settings)
-    assert told in refusal(folder)
+    assert wanted in refusal(folder)
 
 
 def test_pickles_are_refused_with_the_way_out(folder: Path) -> None:
@@ -186,7 +186,7 @@ def test_pickles_are_refused_with_the_way_out(folder: Path) -> None:
     assert "save_pretrained" in message
 
 
-def test_damaged_folders_are_told(folder: Path, tmp_path: Path) -> None:
+def test_damaged_folders_are_reported(folder: Path, tmp_path: Path) -> None:
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-100])
@@ -203,7 +203,7 @@ def test_damaged_folders_are_told(folder: Path, tmp_path: Path) -> None:
     assert "no such folder, and no run of that name" in refusal(tmp_path / "nowhere")
 
 
-def test_damaged_shards_are_told(tmp_path: Path) -> None:
+def test_damaged_shards_are_reported(tmp_path: Path) -> None:
     folder = save(tmp_path / "model", shards="4KB")
     index = folder / "model.safetensors.index.json"
     content = json.loads(index.read_text())

@@ -17,7 +17,6 @@ from tinylm_ablate.formats.model_config import huggingface_config, model_type
 from tinylm_ablate.formats.tensors import tensor_sizes
 from tinylm_ablate.init.compatible import check_shapes
 from tinylm_ablate.init.neurons import Scores, cut, score
-from tinylm_ablate.init.pool import pool_heads
 
 PLAIN = Shape(depth=3, width=32, ffn_width=24, heads=4, kv_heads=2, head_dim=8, vocab_size=60, norm_eps=1e-6)
 QWEN2, QWEN3 = replace(PLAIN, qkv_bias=True), replace(PLAIN, qk_norm=True)
@@ -115,7 +114,8 @@ def test_equal_heads_pool_without_a_change(shape: Shape) -> None:
     for name, weight in state.items():
         if "k_proj" in name or "v_proj" in name:
             weight.view(2, 8, -1)[1] = weight.view(2, 8, -1)[0]
-    pooled, child = pool_heads(state, shape, 1), replace(shape, kv_heads=1)
+    child = replace(shape, kv_heads=1)
+    pooled = cut(state, shape, child, range(shape.depth), score(state, shape, "l2"))
     assert {name: tuple(weight.shape) for name, weight in pooled.items()} == tensor_sizes(child)
     torch.testing.assert_close(theirs(child, pooled), theirs(shape, state), rtol=1e-5, atol=1e-5)
 
@@ -123,11 +123,12 @@ def test_equal_heads_pool_without_a_change(shape: Shape) -> None:
 def test_biases_are_pooled_as_rows_are() -> None:
     state = random_state(QWEN2)
     name = "model.layers.1.self_attn.k_proj.bias"
-    torch.testing.assert_close(pool_heads(state, QWEN2, 1)[name], state[name].view(2, 8).mean(0))
+    pooled = cut(state, QWEN2, replace(QWEN2, kv_heads=1), range(QWEN2.depth), score(state, QWEN2, "l2"))
+    torch.testing.assert_close(pooled[name], state[name].view(2, 8).mean(0))
 
 
 @pytest.mark.parametrize(
-    ("parent", "child", "told"),
+    ("parent", "child", "message"),
     [
         (QWEN2, PLAIN, "arch.qkv_bias=false: the parent has biases of queries, keys and values, and does not work without"),
         (PLAIN, QWEN2, "arch.qkv_bias=true: the parent has no biases of queries, keys and values; use arch.qkv_bias=false"),
@@ -135,9 +136,9 @@ def test_biases_are_pooled_as_rows_are() -> None:
         (PLAIN, QWEN3, "arch.qk_norm=true: the parent has no norms of queries and keys; use arch.qk_norm=false"),
     ],
 )
-def test_a_child_of_another_kind_is_refused(parent: Shape, child: Shape, told: str) -> None:
+def test_a_child_of_another_kind_is_refused(parent: Shape, child: Shape, message: str) -> None:
     (mistake,) = check_shapes(parent, child)
-    assert mistake.startswith(told)
+    assert mistake.startswith(message)
     assert check_shapes(parent, parent) == []
 
 

@@ -40,7 +40,7 @@ def test_questions_depend_on_the_text_alone(texts):
     torch.manual_seed(1)
     assert ask(texts) == ask(texts)
     assert ask(texts, count=5) != []
-    # Another language, or what stands in another split, changes nothing.
+    # Another language, or what is in another split, changes nothing.
     other = type(texts)({"test": list(texts.documents("test", "en")), "validation": []})
     assert ask(other) == ask(texts)
 

@@ -413,7 +413,7 @@ def test_a_name_of_the_hub_is_found_in_its_cache_or_refused(
         ),
     ],
 )
-def test_mistakes_are_told(tmp_path: Path, overrides: list[str], message: str) -> None:
+def test_mistakes_are_reported(tmp_path: Path, overrides: list[str], message: str) -> None:
     from tinylm_ablate.modes import perform
 
     with pytest.raises(ConfigError, match=message):
@@ -421,7 +421,7 @@ def test_mistakes_are_told(tmp_path: Path, overrides: list[str], message: str) -
         perform(settings)
 
 
-def test_an_unknown_task_is_told_with_its_neighbours(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_task_is_reported_with_its_neighbours(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import lm_eval.tasks
 
     whole = lm_eval.tasks.TaskManager
@@ -437,7 +437,7 @@ def test_an_unknown_task_is_told_with_its_neighbours(tasks: Path, monkeypatch: p
         task_names(config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[question]").evaluate)
 
 
-def test_a_task_without_its_data_is_told(tmp_path: Path) -> None:
+def test_a_task_without_its_data_is_reported(tmp_path: Path) -> None:
     (tmp_path / "lost.yaml").write_text(CHOICES.format(name="lost", data="nowhere.jsonl"))
     with pytest.raises(
         UserError, match=r"evaluate\.tasks=lost: cannot be loaded .*nowhere\.jsonl.*; see .*lost\.yaml; data_files"
@@ -445,14 +445,14 @@ def test_a_task_without_its_data_is_told(tmp_path: Path) -> None:
         open_task("lost", str(tmp_path), None)
 
 
-def test_a_task_that_breaks_is_told(exported: Path, tasks: Path, tmp_path: Path) -> None:
+def test_a_task_that_breaks_is_reported(exported: Path, tasks: Path, tmp_path: Path) -> None:
     broken = (tasks / "letters.yaml").read_text().replace("{{choices}}", "{{choises}}")
     (tmp_path / "letters.yaml").write_text(broken)
     with pytest.raises(UserError, match=r"evaluate\.tasks.*letters.*choises"):
         benchmark_folder(exported, tmp_path / "home", config(f"evaluate.task_folder={tmp_path}").evaluate, "cpu")
 
 
-def test_without_the_harness_it_is_told_how_to_install_it(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_harness_it_is_reported_how_to_install_it(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tinylm_ablate.modes import perform
 
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)

@@ -48,10 +48,10 @@ def test_a_cluster_of_two_nodes_does_a_grid_and_replaces_a_killed_worker(small_d
                 victim = next((holder.pid for key, holder in held.items() if key.startswith("run-")), None)
         if victim is not None:
             os.kill(victim, signal.SIGKILL)
-        out, told = cluster.communicate(timeout=300)
-    assert cluster.returncode == 0, out + told
-    assert victim is not None and "2 workers start" in told and "3 done, 0 failed" in told
-    assert "hydra.launcher.cpus=64" in told and "allowed: up to 1 cores" in told
+        out, err = cluster.communicate(timeout=300)
+    assert cluster.returncode == 0, out + err
+    assert victim is not None and "2 workers start" in err and "3 done, 0 failed" in err
+    assert "hydra.launcher.cpus=64" in err and "allowed: up to 1 cores" in err
     records = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*/metrics.json")]
     assert sorted(record["seed"] for record in records) == [0, 1, 2]
     assert all("hydra/launcher=ray" in record["provenance"]["command"] for record in records)

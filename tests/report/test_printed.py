@@ -48,7 +48,7 @@ def test_an_axis_is_found_by_its_name_before_its_place():
     assert found is not None and found.rows[0] is not None and found.rows[0]["average"] == "42.02"
 
 
-def test_a_table_that_is_not_there_is_told():
+def test_a_table_that_is_not_there_is_reported():
     problems: list[str] = []
     assert printed([grid("table99", ["arch.depth"], ["depth"])], [{"arch.depth": "1"}], problems) is None
     assert printed([grid("table02_depth_width", ["arch.depth"], ["nothing"])], [{"arch.depth": "1"}], problems) is None

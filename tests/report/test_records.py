@@ -42,7 +42,7 @@ def test_long_frames_hold_curves_documents_and_the_rows_of_measures(runs):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lambda record: record | {"identity": "../../../x"}, "not sixteen hexadecimal digits"),
         (lambda record: record | {"identity": "0" * 16}, "not the name of its folder"),
@@ -54,14 +54,14 @@ def test_long_frames_hold_curves_documents_and_the_rows_of_measures(runs):
         (lambda record: [record], "TypeError"),
     ],
 )
-def test_a_damaged_record_is_reported_and_the_others_are_read(runs, damage, told):
+def test_a_damaged_record_is_reported_and_the_others_are_read(runs, damage, message):
     good, bad = runs.add("good", 0, 2.5), runs.add("bad", 0, 2.5)
     path = runs.folder / bad / "metrics.json"
     path.write_text(json.dumps(damage(json.loads(path.read_text()))))
     records = read_runs(runs.folder)
     assert records.runs["identity"].tolist() == [good]
     (problem,) = records.problems
-    assert str(path) in problem and told in problem
+    assert str(path) in problem and message in problem
 
 
 def test_a_damaged_measure_costs_only_itself(runs):

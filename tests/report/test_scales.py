@@ -94,4 +94,4 @@ def test_a_forecast_that_was_edited_later_shows(runs, tmp_path, capsys):
 
 def test_mistakes_in_what_is_to_be_forecast_are_named(runs, tmp_path, capsys):
     assert report(runs, tmp_path, "--forecast", "s8", "many", "-1") == 2
-    assert "PARAMETERS=many" in (told := capsys.readouterr().err) and "TOKENS=-1" in told
+    assert "PARAMETERS=many" in (output := capsys.readouterr().err) and "TOKENS=-1" in output

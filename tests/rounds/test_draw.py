@@ -59,7 +59,7 @@ def test_by_loss_follows_softmax_without_replacement() -> None:
     assert counts.argmin() == 3
 
 
-def test_equal_losses_are_drawn_evenly_and_told_so() -> None:
+def test_equal_losses_are_drawn_evenly_and_reported_so() -> None:
     laid_out = rounds(80, rule="loss")
     flat = draw(laid_out, np.full(80, 2.5), 3)
     even = draw(dataclasses.replace(laid_out, rule="uniform"), None, 3)

@@ -86,17 +86,17 @@ def test_rounds_from_end_to_end(compose, small_data: list[str], small_corpus: Co
     assert all(0 < one["metrics"][f"forgetting/part_{part}"] < 8 for part in (1, 2, 3, 4))
     two = trained("rounds.count=2")
     assert two["tokens"] == one["tokens"] * 3 // 2
-    (told,) = two["rounds"]
-    assert told["drawn"] == 10
-    assert told["batches"] == 20
-    assert 0 < told["parts"][0]["effective_share"] <= 1
+    (entry,) = two["rounds"]
+    assert entry["drawn"] == 10
+    assert entry["batches"] == 20
+    assert 0 < entry["parts"][0]["effective_share"] <= 1
     rows = [json.loads(line) for line in (tmp_path / two["identity"] / "curve.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
     assert rows[-1]["tokens"] == two["tokens"]
     before = [json.loads(line) for line in (tmp_path / one["identity"] / "curve.jsonl").read_text().splitlines()]
     assert rows[: len(before)] == before
     three = trained("rounds.count=3", "rounds.rule=uniform", "rounds.schedule=constant")
-    assert [told["round"] for told in three["rounds"]] == [2, 3]
+    assert [entry["round"] for entry in three["rounds"]] == [2, 3]
     last = json.loads((tmp_path / three["identity"] / "curve.jsonl").read_text().splitlines()[-1])
     assert last["learning_rate"] == pytest.approx(before[-1]["learning_rate"])
     assert last["step"] == three["steps"] == 40

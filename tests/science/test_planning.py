@@ -93,7 +93,7 @@ def test_divergence_is_the_worst_loss() -> None:
 
 
 def test_how_many_orders_tuning_changes() -> None:
-    """At 2 tokens a parameter the dial's rate suits 9 layers worse than 40: measured orders at s32."""
+    """At 2 tokens per parameter the dial's rate suits 9 layers worse than 40: measured orders at s32."""
     curves = {"9": {1.0: 2.586, 2.0: 2.528, 4.0: 2.659}, "20": {1.0: 2.55, 2.0: 2.602}, "x": {2.0: 2.0}}
     assert changed_orders(curves) == (1, 1)
     assert changed_orders(curves, tolerance=0.05) == (0, 1)
@@ -136,7 +136,7 @@ def test_arms_of_different_experiments_are_no_pair_and_missing_scales_give_none(
 
 
 def test_scales_are_compared_at_like_budgets(planted: Any) -> None:
-    """At 2 tokens a parameter the small scale orders the arms wrongly, at 8 rightly: the larger scale was run at 8."""
+    """At 2 tokens per parameter the small scale orders the arms wrongly, at 8 rightly: the larger scale was run at 8."""
     for scale, parameters, ratio, order in (("s32", 1e6, 2, -1), ("s32", 1e6, 8, 1), ("s16", 4e6, 8, 1)):
         for place in range(6):
             more = {"scale": scale, "parameters": parameters, "tokens": ratio * parameters, "grid": f"{scale}{ratio}"}

@@ -57,7 +57,7 @@ def test_courses(means: tuple[float, float], deviation: float, course: Course) -
     assert trend("x", points, 0.01).course == course
 
 
-def test_both_slopes_are_told_apart_with_two_budgets_at_two_scales() -> None:
+def test_both_slopes_are_reported_apart_with_two_budgets_at_two_scales() -> None:
     points = [
         point(scale, n, n * ratio, 0.1 - 0.01 * math.log(n) + 0.02 * math.log(n * ratio), 1e-6)
         for scale, n in (("s32", 1e6), ("s16", 4e6))

@@ -147,7 +147,7 @@ def test_damaged_counts_are_made_again(opened: Opener, tmp_path: Path) -> None:
     assert opened(400, kind="compact").summary == vocabulary.summary
 
 
-def test_a_folder_that_is_no_vocabulary_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_vocabulary_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{tmp_path}: is no vocabulary"):
         Vocabulary(tmp_path)
 
@@ -197,22 +197,22 @@ def _identity(
         ({"kind": "compact", "source": "/no/such"}, (300, 0), "tokenizer.source=/no/such: no such file"),
     ],
 )  # fmt: skip
-def test_mistakes_are_told_before_text_is_read(
+def test_mistakes_are_reported_before_text_is_read(
     changes: dict[str, Any], sizes: tuple[int, int], message: str, settings: TokenizerConfig, opened: Opener, small_text: Any
 ) -> None:
-    (told,) = mistakes(dataclasses.replace(settings, **changes), *sizes)
-    assert told.startswith(message)
+    (mistake,) = mistakes(dataclasses.replace(settings, **changes), *sizes)
+    assert mistake.startswith(message)
     with pytest.raises(UserError) as raised:
         opened(*sizes, **changes)
-    assert str(raised.value) == told
+    assert str(raised.value) == mistake
     assert small_text.reads == 0
 
 
 def test_sizes_are_held_against_the_imported_source(settings: TokenizerConfig, sentencepiece_file: Path) -> None:
     config = dataclasses.replace(settings, kind="compact", source=str(sentencepiece_file))
     assert mistakes(config, 259, 0) == mistakes(config, 600, 0) == []
-    (told,) = mistakes(config, 258, 0)
-    assert told == (
+    (mistake,) = mistakes(config, 258, 0)
+    assert mistake == (
         "tokenizer.vocab_size=258: allowed: 259 (256 bytes and 3 special) to 600 (the entries of tokenizer.source)"
         "; tokenizer.keep_special=used keeps fewer special tokens"
     )
@@ -221,7 +221,7 @@ def test_sizes_are_held_against_the_imported_source(settings: TokenizerConfig, s
     assert resolved_size(dataclasses.replace(config, kind="file"), 300) == 600
 
 
-def test_too_little_text_is_told_and_leaves_nothing(opened: Opener, tmp_path: Path) -> None:
+def test_too_little_text_is_reported_and_leaves_nothing(opened: Opener, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tokenizer\.vocab_size=50000: the text is too small .* were reached"):
         opened(50_000)
     assert not [path for path in (tmp_path / "tokenizers").iterdir() if path.is_dir()]

@@ -5,7 +5,7 @@
 #
 # The address of an empty database is in TRACKING_DATABASE for the command, in the form that MLflow takes. PostgreSQL's programs
 # must be on the PATH or in /usr/lib/postgresql (Debian: postgresql); run by root, the server runs as the user nobody. All of it
-# stands in a temporary folder that is removed at the end. Exits with 77 where a program is missing, and with the command's code
+# is in a temporary folder that is removed at the end. Exits with 77 where a program is missing, and with the command's code
 # otherwise.
 set -euo pipefail
 

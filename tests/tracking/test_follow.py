@@ -156,9 +156,9 @@ def test_a_logger_that_does_not_exist_is_reported(settings, folders):
 
 
 def test_the_hook_at_the_end_of_a_grid_gets_the_facts_and_stops_nothing(tmp_path, monkeypatch):
-    told = tmp_path / "told"
-    assert on_end(f'echo "$TINYLM_ABLATE_NAME $TINYLM_ABLATE_DONE" > {told}', {"name": "depths", "done": 4}) is None
-    assert told.read_text() == "depths 4\n"
+    message = tmp_path / "message"
+    assert on_end(f'echo "$TINYLM_ABLATE_NAME $TINYLM_ABLATE_DONE" > {message}', {"name": "depths", "done": 4}) is None
+    assert message.read_text() == "depths 4\n"
     assert on_end(None, {}) is None
     assert on_end("echo no network >&2; exit 3", {}) == (
         "grid.on_end=echo no network >&2; exit 3: ended with exit code 3: no network"

@@ -50,10 +50,10 @@ def test_two_processes_give_the_losses_of_one_and_go_on_where_they_were_stopped(
     if strategy == "ddp":
         whole = decoder_of(settled)
         fit(whole, tokens, on_two(settled), tmp_path / "whole", ignore)
-        assert same(weights(whole), two), "a run that goes on is the run that never stopped"
+        assert same(weights(whole), two), "a run that resumes equals the run that never stopped"
 
 
-def test_a_process_that_dies_is_told(settled: Settled, tokens: np.ndarray, tmp_path: Path) -> None:
+def test_a_process_that_dies_is_reported(settled: Settled, tokens: np.ndarray, tmp_path: Path) -> None:
     def kill(rows: list[dict[str, float]]) -> None:
         if rows[-1]["step"] == 3:
             (other,) = multiprocessing.active_children()

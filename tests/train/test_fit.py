@@ -1,4 +1,4 @@
-"""Training: what it computes, what stops it, and that a run that goes on is the run that never stopped."""
+"""Training: what it computes, what stops it, and that a run that resumes equals the run that never stopped."""
 
 from __future__ import annotations
 
@@ -100,7 +100,9 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(settled: Settled, tokens: np
     assert curve(folder) == curve(tmp_path / "whole")
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(settled: Settled, tokens: np.ndarray, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(
+    settled: Settled, tokens: np.ndarray, tmp_path: Path
+) -> None:
     whole = decoder_of(settled)
     fit(whole, tokens, settled, tmp_path / "whole", ignore)
     folder = tmp_path / "parts"

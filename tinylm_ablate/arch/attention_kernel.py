@@ -104,7 +104,7 @@ def _compiled() -> Kernel | None:
     compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
     if compiler is None:
         return None
-    # Compilers are shy of the widest registers unless they are told.
+    # Compilers avoid the widest registers by default.
     flags = (*_FLAGS, *(("-mprefer-vector-width=512",) if "avx512f" in cpu_flags() else ()))
     about = " ".join((compiler, *flags, *sorted(cpu_flags())))
     key = hashlib.sha256(_SOURCE.read_bytes() + about.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What training a shape costs: memory, and arithmetic by the conventions that published figures use.
+"""Cost of training a shape: memory, and arithmetic by the conventions that published figures use.
 
 Nothing here imports torch. The exact count of operations is ``shapes.flops_per_token``.
 """
@@ -12,11 +12,6 @@ _LOSS_BYTES = 32 * 2**20
 
 #: Dense bf16 FLOP/s by NVIDIA's data sheets, by what a device's name holds; the first that fits counts.
 _PEAKS = {"A100": 312e12, "H100 PCIe": 756e12, "H100": 989.4e12, "H200": 989.4e12}
-
-
-def flops_6n(shape: Shape) -> int:
-    """Training FLOPs a token as 6 N, N all parameters: the convention of TinyLlama (arXiv 2401.02385) and of Kaplan et al."""
-    return 6 * parameters(shape)["total"]
 
 
 def flops_6n_attention(shape: Shape, context_length: int) -> int:

@@ -201,7 +201,7 @@ def decode_speed(
     seed: int = 0,
     device: str = "cpu",
 ) -> float:
-    """New tokens a second over the whole batch, by the paper's protocol: greedy, random weights, a prefix of two tokens.
+    """New tokens per second over the whole batch, by the paper's protocol: greedy, random weights, a prefix of two tokens.
 
     (Tables 2, 3 and 12; the paper measured in FP16 on one V100.)
 

@@ -25,7 +25,7 @@ class OwnBlock(Protocol):
 
 
 class OwnAttentionBlock(OwnBlock, Protocol):
-    """A block in the place of attention.
+    """A block that replaces attention.
 
     It may also have ``flops(shape, context_length)``: operations for one token beside those of its matrices, two for each
     multiply-add; without it, those of full causal attention are counted.
@@ -48,7 +48,7 @@ class OwnAttentionBlock(OwnBlock, Protocol):
 
 
 class OwnFfnBlock(OwnBlock, Protocol):
-    """A block in the place of the FFN; ``flops`` as above, and none without it."""
+    """A block that replaces the FFN; ``flops`` as above, and none without it."""
 
     def feed(self, hidden: Tensor, matrix: Mapping[str, nn.Module], shape: Shape) -> Tensor:
         """What is added to the residual stream: (B, T, width) -> (B, T, width)."""

@@ -56,7 +56,7 @@ def swiglu_down(gate_up: Tensor, weight: Tensor) -> Tensor:
 
 
 def _plain(*operands: Tensor) -> bool:
-    """Whether there is nothing to keep, or a compiler to choose it."""
+    """Return whether there is nothing to keep, or a compiler to choose it."""
     return torch.compiler.is_compiling() or not torch.is_grad_enabled() or not any(t.requires_grad for t in operands)
 
 

@@ -1,4 +1,4 @@
-"""What one decoder needs to serve R runs of one shape at once.
+"""Support for one decoder that serves R runs of one shape at once.
 
 With R runs every weight carries a leading axis of runs, and so does every hidden state: a matrix is (R, rows, columns) where it
 is (rows, columns) for one run, and a state (R, B, T, width) where it is (B, T, width). Run r reads its own weights alone, so
@@ -26,12 +26,12 @@ def runs_axis(runs: int | None) -> tuple[int, ...]:
 
 
 def one_by_one(device: str) -> bool:
-    """Whether this kind of device computes runs one by one."""
+    """Return whether this kind of device computes runs one by one."""
     return device in _ONE_BY_ONE
 
 
 def apart(weight: Tensor) -> bool:
-    """Whether the runs of this weight are computed one by one."""
+    """Return whether the runs of this weight are computed one by one."""
     return one_by_one(weight.device.type) or weight.shape[0] == 1
 
 

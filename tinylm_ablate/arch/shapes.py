@@ -60,7 +60,7 @@ class Shape:
         qkv_bias: Whether queries, keys and values have biases (Qwen2, arXiv 2407.10671).
         qk_norm: Whether each head's queries and keys are normalized before they are turned, with one weight for all query heads
             of a layer and one for all its key heads (Qwen3, arXiv 2505.09388).
-        own_attention, own_ffn: A block of the user's own in the place of attention or FFN: class and settings as JSON; empty
+        own_attention, own_ffn: A user-defined block that replaces attention or FFN: class and settings as JSON; empty
             is none.
     """
 

@@ -31,7 +31,7 @@ from tinylm_ablate.files import fingerprint
 
 SPLITS = ("train", "validation", "test")
 
-#: Raised by hand when the same documents come to give another corpus.
+#: Raised by hand when the same documents result in another corpus.
 _FORMAT = 1
 _SUMMARY = "corpus.json"
 _COLUMNS = ("text", "language", "hash", "source")
@@ -240,7 +240,7 @@ def passed_over_lines(counted: dict[str, dict[str, int]]) -> list[str]:
 
 
 def _identified(data: DataConfig) -> bool:
-    """Whether languages are identified from the text, and nobody named or chose them."""
+    """Return whether languages are identified from the text, and nobody named or chose them."""
     return (
         data.source in ("files", "hub", "mixture")
         and data.language == "auto"

@@ -1,4 +1,4 @@
-"""What became of a text: documents read, kept and dropped, and how often a budget passes over what was kept."""
+"""Summary of a corpus: documents read, kept and dropped, and how often a budget passes over what was kept."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Document:
 
 
 class Source(Protocol):
-    """Where documents come from. Cheap to create: nothing is fetched or read before it is asked for."""
+    """Source of documents. Cheap to create: nothing is fetched or read before its first use."""
 
     def identity(self) -> dict[str, Any]:
         """What the text is, as plain data: equal for equal text, and known without building anything."""

@@ -19,12 +19,12 @@ _TIE = 0.005
 
 
 def is_utf8(encoding: str) -> bool:
-    """Whether ``encoding`` is a name of UTF-8, with or without a byte order mark."""
+    """Return whether ``encoding`` is a name of UTF-8, with or without a byte order mark."""
     return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 
 def is_text_encoding(encoding: str) -> bool:
-    """Whether Python can decode text from ``encoding``."""
+    """Return whether Python can decode text from ``encoding``."""
     try:
         "a".encode(encoding)
         codecs.getincrementaldecoder(encoding)
@@ -74,7 +74,7 @@ def likely_encoding(sample: bytes) -> str | None:
     """The encoding that ``sample`` is most likely in, as a name that Python and iconv both know; None without a guess."""
     from charset_normalizer import from_bytes
 
-    if b"\0" not in sample:  # a single-byte or multibyte encoding: only lines with such characters tell which one
+    if b"\0" not in sample:  # a single-byte or multibyte encoding: only lines with such characters identify which one
         telling = [line for line in sample.splitlines() if not line.isascii()]
         # The ends of a sample may cut a character in two.
         sample = b"\n".join(telling[1:-1] if len(telling) > 4 else telling)
@@ -82,7 +82,7 @@ def likely_encoding(sample: bytes) -> str | None:
     if not matches:
         return None
     names = [match.encoding for match in matches if match.chaos <= matches[0].chaos + _TIE]
-    # Most characters of Western languages are the same in both; where nothing tells them apart, the usual one is meant.
+    # Most characters of Western languages are the same in both; where nothing distinguishes them, the usual one is assumed.
     name = "cp1252" if "cp1252" in names and names[0] == "cp1250" else names[0]
     return codecs.lookup(name).name.replace("_", "-")
 

@@ -13,7 +13,7 @@ from tinylm_ablate.errors import UserError
 
 @dataclass(frozen=True)
 class Found:
-    """What lies below a folder.
+    """Content of a folder and its subfolders.
 
     Attributes:
         files: The files to read, in the order of their paths.

@@ -49,7 +49,7 @@ class HubSource:
         }  # fmt: skip
 
     def description(self) -> list[dict[str, Any]]:
-        """One entry: what was asked for."""
+        """One entry: the requested data set."""
         data = self._data
         return [
             {

@@ -1,4 +1,4 @@
-"""Which language a document is in: named by its owner, or else identified from its text, offline.
+"""Language of a document: named by its owner, or else identified from its text, offline.
 
 Identification is by py3langid, whose model ships in its package. Text in Han characters without kana is "zh" before it is
 asked, and text that it is not sure about is named by its script: "en" for unaccented Latin letters, "other" for the rest.
@@ -21,7 +21,7 @@ _PIECE = 100
 #: Below this probability the identifier guesses: single words, tables, formulas.
 _SURE = 0.3
 
-#: Varieties of Chinese, which Han characters alone do not tell apart either, and what is no language.
+#: Varieties of Chinese, which Han characters alone do not distinguish either, and what is no language.
 _RENAMED = {"wuu": "zh", "yue": "zh", "zxx": OTHER}
 
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -59,7 +59,7 @@ def _identifier() -> Any:
 
 
 def is_label(value: str) -> bool:
-    """Whether ``value`` can name a language in tables, metrics and files; "all" is the name of their sum."""
+    """Return whether ``value`` can name a language in tables, metrics and files; "all" is the name of their sum."""
     return value != "all" and _LABEL.fullmatch(value) is not None
 
 

@@ -22,7 +22,7 @@ from tinylm_ablate.data.readers import read_rows, suffix_of
 from tinylm_ablate.data.rows import Columns
 from tinylm_ablate.files import fingerprint
 
-#: Raised by hand when the readers come to make other documents, or other labels, of the same files.
+#: Raised by hand when the readers make other documents, or other labels, from the same files.
 _READER = 2
 #: Files that hold about as many bytes of text as they take.
 _PLAIN = {".txt", ".jsonl", ".json", ".csv", ".tsv"}

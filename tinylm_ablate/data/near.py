@@ -36,7 +36,7 @@ class NearDuplicates:
         self._count = 0
 
     def seen(self, text: str) -> bool:
-        """Whether a near duplicate of ``text`` came before; if none did, ``text`` is remembered."""
+        """Return whether a near duplicate of ``text`` came before; if none did, ``text`` is remembered."""
         sketch = self._sketch(_PERMUTATIONS, _SEED)
         sketch.update(list(shingles(text)))
         self._count += 1

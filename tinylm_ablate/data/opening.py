@@ -98,7 +98,7 @@ def decode(path: Path, content: bytes, start: int, encoding: str) -> str:
         raise UserError(f"{message} It was read with data.encoding={encoding}; set that to the file's encoding")
     guess = likely_encoding(_sample(path, start + wrong))
     if guess is None or is_utf8(guess):
-        raise UserError(f"{message} It looks like no known encoding of text: mend the file, or leave it out")
+        raise UserError(f"{message} It looks like no known encoding of text: fix the file, or leave it out")
     command = conversion(path, guess, compression.unpack if compression else None)
     raise UserError(f"{message} It looks like {guess}: set data.encoding={guess}, or convert it: {command}")
 

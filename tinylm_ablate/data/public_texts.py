@@ -115,7 +115,7 @@ _ENDS_A_SENTENCE = frozenset("。！？；：，、…”’』」）)》")
 
 
 def is_heading(line: str) -> bool:
-    """Whether a line of the newspaper looks like a heading: short, and without punctuation at its end."""
+    """Return whether a line of the newspaper looks like a heading: short, and without punctuation at its end."""
     return len(line) <= _HEADING_CHARACTERS and line[-1] not in _ENDS_A_SENTENCE
 
 
@@ -123,7 +123,7 @@ def sections(lines: list[str]) -> Iterator[str]:
     """Gather lines into documents: each begins at a heading that does not itself follow one (a subtitle or byline does).
 
     The source marks no articles. A document is therefore a section: an article, or a part of one that has a heading.
-    Paragraphs of one section never come to stand in different splits, as they would if each were a document.
+    Paragraphs of one section never end up in different splits, as they would if each were a document.
     """
     section: list[str] = []
     after_heading = False

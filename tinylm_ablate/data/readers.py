@@ -2,7 +2,7 @@
 
 Files are read by pyarrow, csv and json rather than through ``datasets``: its loaders name neither the file nor the line of a
 bad byte, a bad row or a damaged footer (measured with 5.2: "'utf-8' codec can't decode byte 0xd6 in position 600", "JSON parse
-error: Invalid value. in row 777"; a cut .zst is called bad JSON), and a run of hours deserves to know which file to mend.
+error: Invalid value. in row 777"; a cut .zst is called bad JSON), and a run of hours deserves to know which file to fix.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ MAX_ROW_BYTES = 1 << 28
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A text, the value of its language column (None without one), and where it stands in its file."""
+    """A text, the value of its language column (None without one), and its position in its file."""
 
     text: str
     language: object
@@ -67,6 +67,6 @@ def text_of(path: Path, place: str, column: str, value: Any) -> str:
     except UnicodeEncodeError as error:
         raise UserError(
             f"{path}, {place}: column {column} holds half a character, {value[error.start]!a} at position {error.start}, "
-            "which no UTF-8 text can; mend the escape"
+            "which no UTF-8 text can; fix the escape"
         ) from error
     return value

@@ -24,7 +24,7 @@ from tinylm_ablate.data.once import build_once
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import fingerprint
 
-#: Raised by hand when the same corpus and tokenizer come to give other files.
+#: Raised by hand when the same corpus and tokenizer result in other files.
 _FORMAT = 1
 _SUMMARY = "shards.json"
 #: Text that is encoded in one call: enough documents to keep every core busy, few enough to hold.
@@ -85,7 +85,7 @@ class Shards:
 
 
 def shards_folder(text: str, vocabulary: str, size: int, cache_dir: Path, group_by: str | None = None) -> Path:
-    """Where the shards of a corpus in a tokenizer are, or will be.
+    """Folder of the shards of a corpus in a tokenizer.
 
     Args:
         text: Fingerprint of the corpus.

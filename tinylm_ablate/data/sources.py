@@ -54,11 +54,6 @@ def near_duplicates(data: DataConfig) -> float | None:
     return TEXT_SETS[data.source].near_duplicates if data.source in TEXT_SETS else None
 
 
-def read_documents(data: DataConfig, cache_dir: Path) -> Iterator[Document]:
-    """The documents as their source gives them: not yet deduplicated, filtered or split."""
-    return open_source(data, cache_dir).documents()
-
-
 def _alone(data: DataConfig, where: str) -> DataConfig:
     """The settings of one source of a mixture: ``where`` is "default", "large", "hub:NAME" or a path."""
     alone = dataclasses.replace(data, sources={}, weights={}, path=None, name=None)

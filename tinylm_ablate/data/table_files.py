@@ -61,7 +61,7 @@ def read_csv(path: Path, stream: BufferedReader, columns: Columns, encoding: str
             language = row[language_place] if language_place is not None else None
             yield Row(text_of(path, place, columns.text, row[text_place]), language, place)
     except csv.Error as error:
-        raise UserError(f"{path}, line {rows.line_num:,}: is no row of a table ({error}); mend its quotes") from error
+        raise UserError(f"{path}, line {rows.line_num:,}: is no row of a table ({error}); fix its quotes") from error
 
 
 def _lines(path: Path, stream: BufferedReader, encoding: str) -> Iterator[tuple[int, str]]:
@@ -81,9 +81,9 @@ def _parse(path: Path, place: str, text: str) -> Any:
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         if place:
-            fix = "it has one object on each line; mend or delete the line"
+            fix = "it has one object on each line; fix or delete the line"
         else:
-            fix = f"the damage is at line {error.lineno:,}" if isinstance(error, json.JSONDecodeError) else "mend the file"
+            fix = f"the damage is at line {error.lineno:,}" if isinstance(error, json.JSONDecodeError) else "fix the file"
         raise UserError(f"{path}{place}: is not JSON ({reason}); {fix}") from error
 
 

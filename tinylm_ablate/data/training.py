@@ -1,4 +1,4 @@
-"""What a run trains on: the one place where token shards, proportions and order come together."""
+"""Training data of a run: the one place where token shards, proportions and order come together."""
 
 from __future__ import annotations
 

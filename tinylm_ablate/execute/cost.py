@@ -1,4 +1,4 @@
-"""What a run costs: time on this machine, arithmetic and room on the disk, without doing it."""
+"""Cost of a run before it is done: time on this machine, arithmetic and disk space."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tinylm_ablate.execute.text_plan import bytes_per_token, corpus_summary
 from tinylm_ablate.execute.timing import speed
 from tinylm_ablate.extension import part
 from tinylm_ablate.hardware import pick_device
-from tinylm_ablate.init.choice import reads_text, scores_marker
+from tinylm_ablate.init.choice import mask_tokens, reads_text, scores_marker
 from tinylm_ablate.init.parents import open_parent
 from tinylm_ablate.settled import Settled
 
@@ -57,7 +57,7 @@ _LANGUAGES = 2
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run costs, without the runs that it needs.
+    """Cost of a run, without the runs that it needs.
 
     Attributes:
         tokens: Tokens that it trains on.
@@ -127,7 +127,7 @@ def cost(settled: Settled, compiled: bool = False, stack: int = 1) -> Cost:
 
 @dataclass(frozen=True)
 class ScoringCost:
-    """What it costs to choose layers and neurons of a parent on text.
+    """Cost of choosing layers and neurons of a parent on text.
 
     Attributes:
         what: How they are chosen.
@@ -153,21 +153,21 @@ def scoring_cost(settled: Settled) -> ScoringCost | None:
     learned = init.criterion == "learned"
     precision = settled.precision if learned else "fp32"
     measured = speed(shape, length, sequences, precision, train.threads, config.optimizer, train.device)
-    tokens = max(1, init.calibration_tokens // length) * length
-    steps = max(1, tokens // max(length, init.masks.batch_tokens)) if learned else 1
+    looked_at = max(1, init.calibration_tokens // length) * length
+    tokens = mask_tokens(settled) if learned else looked_at
     reads = tokens * (1 if learned or init.criterion == "taylor" else 0) * measured.training
     if init.layers == "importance":  # a pass without each layer, which begins at that layer
-        reads += tokens * (1 + shape.depth / 2) * measured.forward
+        reads += looked_at * (1 + shape.depth / 2) * measured.forward
     held = _SCORING_BYTES["learned" if learned else "gradients"] * parameters(shape)["total"]
     kept = shape.depth * layer_activations(shape, sequences, length, precision)
     return ScoringCost(
         init.criterion if init.layers != "importance" else f"{init.criterion}, layers by importance",
-        tokens, held + kept, reads + (steps * measured.optimizer if learned else 0.0),
+        tokens, held + kept, reads + (init.masks.steps * measured.optimizer if learned else 0.0),
     )  # fmt: skip
 
 
 def code_of(settled: Settled) -> tuple[object, ...]:
-    """What distinguishes the code that runs compile: the shape of a layer and of a batch."""
+    """Key of the code that a run compiles: the shape of a layer and of a batch."""
     return (
         dataclasses.replace(settled.shape, depth=1),
         settled.micro_batch,

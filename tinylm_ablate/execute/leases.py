@@ -45,7 +45,7 @@ LOOK_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease.
+    """Holder of a lease.
 
     Attributes:
         machine: Its machine, distinguished from others of the same name.
@@ -152,7 +152,7 @@ class Leases:
                 yield lease
             finally:
                 lease.release(done.exists())
-                if done.exists():  # still locked: whoever opened the file meanwhile finds that it is gone
+                if done.exists():  # still locked: a process that opened the file meanwhile finds it gone
                     (self.folder / f"{key}.lock").unlink(missing_ok=True)
 
     def held(self) -> dict[str, Holder]:
@@ -189,7 +189,7 @@ class Leases:
         return {key: holder for key, holder in found.items() if not holder.released}
 
     def dead(self) -> dict[str, list[Path]]:
-        """The files of leases and locks behind which no worker stands for certain, by task: given back, or of a process of
+        """The files of leases and locks that certainly have no worker, by task: given back, or of a process of
         this machine that has ended."""
         leases = self._all()
         found: dict[str, list[Path]] = {}
@@ -263,7 +263,7 @@ class Leases:
         return Lease(path, self.seconds, crashes)
 
     def _is_free(self, key: str) -> bool:
-        """Whether nobody holds the lock of a task; false where that is unknown."""
+        """Return whether nobody holds the lock of a task; false where that is unknown."""
         path = self.folder / f"{key}.lock"
         if not path.exists():
             return True

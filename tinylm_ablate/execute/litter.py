@@ -1,4 +1,4 @@
-"""What no grid needs any more in a folder of runs: found by ``tinylm-ablate gc``, and removed only on request."""
+"""Files in a folder of runs that no grid needs any more: found by ``tinylm-ablate gc``, and removed only on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command shows while it works: one line per worker and one for the whole, or plain lines without a terminal."""
+"""Progress display of a command: one line per worker and one for the whole, or plain lines without a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs would be and cost, without training them (``mode=plan``)."""
+"""Settings and costs of runs, without training them (``mode=plan``)."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def plan(name: str, settled: Settled, compiled: bool = False, stack: int = 1) ->
 
 
 def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 1, read_text: bool = False) -> str:
-    """The plans of all cells and of the runs that they need, as tables with totals, or the cells as one JSON object a line.
+    """The plans of all cells and of the runs that they need, as tables with totals, or the cells as one JSON object per line.
 
     Args:
         cells: Each with its name.
@@ -179,7 +179,7 @@ def _runs(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _totals(rows: Sequence[dict[str, Any]], settled: Sequence[Settled], at_once: int, scoring: float) -> list[str]:
-    """What is left to do, all runs counted once: tokens, FLOPs, time and disk."""
+    """Remaining work, each run counted once: tokens, FLOPs, time and disk."""
     runs = {row["identity"]: row for row in rows}
     waiting = [row for row in runs.values() if not row["finished"]]
     open_runs = {run.identity: run for run in settled if not runs[run.identity]["finished"]}.values()

@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from tinylm_ablate import progress
-from tinylm_ablate.errors import UserError
+from tinylm_ablate.errors import UserError, first_line
 from tinylm_ablate.provenance import COMMAND
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class RayLauncher(Launcher):
                 try:
                     results[ended] = self.ray.get(ended)
                 except self.ray.exceptions.RayError as error:
-                    dead = dead or _first_line(error)
+                    dead = dead or first_line(error)
         if dead:
             raise RuntimeError(f"{len(references) - len(results)} of {len(references)} workers ended without an answer: {dead}")
         return [results[reference] for reference in references]
@@ -109,7 +109,7 @@ class RayLauncher(Launcher):
                 self.ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise UserError(
-                    f"hydra.launcher.address={address}: no Ray cluster answers there ({_first_line(error)}); "
+                    f"hydra.launcher.address={address}: no Ray cluster answers there ({first_line(error)}); "
                     "start one with ray start --head"
                 ) from None
         wanted = {"CPU": self.cpus, "GPU": self.gpus}
@@ -123,11 +123,6 @@ class RayLauncher(Launcher):
 
 def _holds(resources: Mapping[str, float], wanted: Mapping[str, float]) -> bool:
     return all(resources.get(name, 0) >= amount for name, amount in wanted.items())
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _job(

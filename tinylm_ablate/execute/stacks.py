@@ -31,5 +31,5 @@ def stacks(runs: Sequence[Settled], workers: int = 1) -> list[list[Settled]]:
 
 
 def _generation(run: Settled) -> int:
-    """How many runs stand before this one, each of which needs the one before it."""
+    """Return how many runs stand before this one, each of which needs the one before it."""
     return max((1 + _generation(need) for need in run.needs), default=0)

@@ -1,4 +1,4 @@
-"""How far a grid is (``mode=status``): what each cell and each run that it needs is doing, by the files of its workers."""
+"""Progress of a grid (``mode=status``): the state of each cell and of each run that it needs, by the files of its workers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _ORDER = ("running", "measuring", "failed", "stopped", "trained", "waiting", "fi
 
 @dataclass(frozen=True)
 class Status:
-    """What a run is doing.
+    """State of a run.
 
     Attributes:
         name: How it is called.

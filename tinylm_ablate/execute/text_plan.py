@@ -1,4 +1,4 @@
-"""What a plan knows about the text: how much there is, how often a budget passes over it, and what was left out of it."""
+"""Facts of a plan about its corpus: how much there is, how often a budget passes over it, and what was left out of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run costs on this machine, from a second of measurement that is kept for later plans.
+"""Time of a run on this machine, from a second of measurement that is kept for later plans.
 
 A decoder costs a + b * depth for one sequence, since its layers are alike, so one and four layers of the real width, on a real
 sequence, give a and b: for the passes of training, for the forward pass of evaluation and for a step of the optimizer. What was
@@ -60,7 +60,7 @@ _BUSY_SECONDS, _IDLE_SECONDS = 3600.0, 365 * 86400.0
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast this machine is with a shape.
+    """Speed of this machine with a shape.
 
     Attributes:
         training: Seconds of forward and backward pass for one token.
@@ -126,7 +126,7 @@ def _flops(shape: Shape, context_length: int) -> int:
 
 @dataclass(frozen=True)
 class _Layers:
-    """What the layers of a shape cost, and everything else.
+    """Cost of the layers of a shape, and of everything else.
 
     Attributes:
         rest: Embedding, head and loss.
@@ -149,7 +149,7 @@ class _Layers:
 
 
 class _Key:
-    """What a measurement depends on, beside the machine and the versions.
+    """Settings that a measurement depends on, besides the machine and the versions.
 
     Attributes:
         shape: The decoder at a depth of one.
@@ -210,7 +210,7 @@ _spent = [0.0, 0.0]
 
 
 def busy() -> bool:
-    """Whether other programs had much of the cores while this process measured."""
+    """Return whether other programs had much of the cores while this process measured."""
     processor, passed = _spent
     return processor < _IDLE_SHARE * passed
 

@@ -25,7 +25,7 @@ WAITING, DONE, SKIPPED, FAILED = "waiting", "done", "skipped", "failed"
 
 @dataclass
 class State:
-    """What became of a task in this walk.
+    """Outcome of a task in this walk.
 
     Attributes:
         task: It.
@@ -159,7 +159,7 @@ class Walk:
         return changed
 
     def _settled_by_others(self, state: State) -> bool:
-        """Whether another worker has done a task, or failed at it."""
+        """Return whether another worker has done a task, or failed at it."""
         task = state.task
         if task.done():
             state.state = DONE
@@ -227,7 +227,7 @@ class Walk:
         for state, error in zip(states, self._ended(states), strict=True):
             task = state.task
             if held[task.key].lost:
-                self._say(f"lost   {task.name}: another worker took it over, since this one gave no sign of life")
+                self._say(f"lost   {task.name}: another worker took it over, since this one did not renew its lease in time")
                 if task.done():
                     task.tidy()
             elif isinstance(error, Busy) or (isinstance(error, Interrupted) and any(lease.lost for lease in held.values())):

@@ -1,4 +1,4 @@
-"""What users read while tasks are done, and why one failed."""
+"""Progress messages, and the recorded reasons of failures."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def one_line(error: BaseException) -> str:
 
 
 def write_failure(log: Path, error: BaseException, attempt: str) -> None:
-    """Keep why a task failed: one line that says why, one that says where and when, and the traceback."""
+    """Record why a task failed: one line that says why, one that says where and when, and the traceback."""
     where = f"{attempt}, {socket.gethostname()}, process {os.getpid()}"
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     trace = "".join(traceback.format_exception(error))
@@ -49,7 +49,7 @@ def write_failure(log: Path, error: BaseException, attempt: str) -> None:
 
 
 def read_failure(log: Path) -> str | None:
-    """Why a task failed, in one line; None if it did not."""
+    """Reason why a task failed, in one line; None if it did not."""
     try:
         lines = log.read_text(errors="replace").strip().splitlines()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a command hands to its workers: the settled runs and how they are walked, as one file of plain data."""
+"""Work order of a command for its workers: the settled runs and how they are walked, as one file of plain data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tinylm_ablate.settled import Settled
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be done.
+    """A work order.
 
     Attributes:
         cells: Names and runs.

@@ -28,7 +28,7 @@ _LOOK_SECONDS = 1.0
 
 
 def targets(graph: Graph, train: bool) -> list[Task]:
-    """What a command wants of a graph: everything, or the measures of runs that are finished."""
+    """Tasks of a graph that a command requests: everything, or the measures of runs that are finished."""
     if train:
         return graph.tasks
     return [task for task in graph.measures if task.of.product.exists()]

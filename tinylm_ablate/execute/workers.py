@@ -1,7 +1,7 @@
-"""How many runs of a grid go at once on this machine, and with how many threads each.
+"""Number of concurrent runs of a grid on this machine, and threads of each.
 
 A small model keeps few threads busy: two runs of one thread each are done sooner than the same two with both threads, one after
-another. Which division of the cores trains most tokens a second is measured, on the model of a run in the middle of the grid.
+another. Which division of the cores trains most tokens per second is measured, on the model of a run in the middle of the grid.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MEMORY_SHARE, _LIBRARIES = 0.7, 10**9
 
 
 def divide(runs: Sequence[Settled], workers: int | str) -> tuple[int, int | None]:
-    """Runs at once, and threads of each.
+    """Concurrent runs, and threads of each.
 
     Args:
         runs: What is to be trained.
@@ -64,7 +64,7 @@ def _bytes(run: Settled) -> int:
 
 
 def _best_threads(run: Settled) -> int:
-    """The number of threads with which the machine as a whole trains most tokens a second."""
+    """The number of threads with which the machine as a whole trains most tokens per second."""
     from tinylm_ablate.execute.timing import speed
 
     train, optimizer = run.config.train, run.config.optimizer

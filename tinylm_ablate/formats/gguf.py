@@ -166,7 +166,7 @@ def paired_rows(name: str, weight: Tensor, shape: Shape, *, back: bool = False) 
         name: Hugging Face's.
         weight: Any tensor of the model.
         shape: Its shape; Qwen2's and Qwen3's rows stay as they are.
-        back: Whether the rows stand in pairs.
+        back: Whether the rows are in pairs.
     """
     if shape.qkv_bias or shape.qk_norm or not name.endswith(("q_proj.weight", "k_proj.weight")):
         return weight

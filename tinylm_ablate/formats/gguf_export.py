@@ -1,4 +1,4 @@
-"""Models of Llama's or Qwen's blocks as GGUF files, for llama.cpp and what stands on it."""
+"""Models of Llama's or Qwen's blocks as GGUF files, for llama.cpp and programs built on it."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _MOST_ENTRIES, _MOST_TENSORS, _MOST_STRINGS, _MOST_NAME = 65_536, 200_000, 2**22
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """Where a tensor lies.
+    """Location of a tensor in the file.
 
     Attributes:
         kind: Code of its type.

@@ -15,7 +15,7 @@ _FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer
 
 
 def is_hub_name(reference: str) -> bool:
-    """Whether a reference may name a model of the hub, such as "HuggingFaceTB/SmolLM2-135M"."""
+    """Return whether a reference may name a model of the hub, such as "HuggingFaceTB/SmolLM2-135M"."""
     return _NAME.fullmatch(reference) is not None and not Path(reference).exists()
 
 

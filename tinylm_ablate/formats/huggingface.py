@@ -276,7 +276,7 @@ def _tokenizer_config(tokenizer: dict[str, Any], context_length: int, end_of_tex
     text = next((token["content"] for token in tokenizer.get("added_tokens", ()) if token["id"] == end_of_text), None)
     special = {} if text is None else {"bos_token": text, "eos_token": text, "pad_token": text}
     return {
-        # The class that takes tokenizer.json as it is; a Llama one would put its own steps in the place of the file's.
+        # The class that takes tokenizer.json as it is; a Llama one would replace the file's steps with its own.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context_length,
         "clean_up_tokenization_spaces": False,

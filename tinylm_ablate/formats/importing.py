@@ -1,4 +1,4 @@
-"""Large tokenizers from the four formats in which they are given away, told apart by their content.
+"""Import of large tokenizers from the four formats in which they are published, recognized by their content.
 
 - ``tokenizer.json`` of the Hugging Face library: byte-level BPE or BPE with byte fallback.
 - tiktoken ranks: lines of a Base64 entry and its rank. Such a file says neither how text is split before merging nor which
@@ -66,7 +66,7 @@ def source_file(source: str | Path) -> Path:
 
 
 def source_identity(source: str | Path) -> dict[str, str]:
-    """What an imported tokenizer is made of: the SHA-256 of each file that is read.
+    """Identity of an imported tokenizer: the SHA-256 of each file that is read.
 
     Raises:
         UserError: There is no such file.

@@ -4,7 +4,7 @@ Bits per byte are counted on the text itself, so a vocabulary that loses a chara
 tokenizer, trained or imported, is therefore brought into this form, in the layout of a ``tokenizer.json``:
 
 - *byte-level* (GPT-2 and what followed): the pre-tokenizer stays as it is, but never puts a space in front of the text;
-- *byte fallback* (SentencePiece): a space is written as U+2581 and a dummy one stands in front of the text if the source
+- *byte fallback* (SentencePiece): a space is written as U+2581 and a dummy one precedes the text if the source
   has it so; the character U+2581 itself is escaped, which SentencePiece would turn into a space;
 - normalisers that lose text (NFC, NFKC, lower case, squeezed spaces) are dropped, and so are truncation, padding, dropout
   and templates that add tokens: a run puts its end-of-text tokens itself;
@@ -86,7 +86,7 @@ def dead_entries(state: State) -> set[str]:
 
 
 def has_dummy_prefix(state: State) -> bool:
-    """Whether a space is put in front of every text before it is encoded, and taken away after decoding."""
+    """Return whether a space is put in front of every text before it is encoded, and taken away after decoding."""
     return any(part["type"] == "Prepend" for part in _parts(state["normalizer"], "normalizers"))
 
 
@@ -178,7 +178,7 @@ def make_lossless(state: State, source: Path | str, end_of_text: str | None = No
             "merges": [list(pair) for pair in merges],
         },
     }
-    # Whole words that stand in the vocabulary without a merge path; elsewhere the flag changes nothing.
+    # Whole words that are in the vocabulary without a merge path; elsewhere the flag changes nothing.
     exact["model"]["ignore_merges"] = bool(model.get("ignore_merges")) and bool(dead_entries(exact))
     _check(exact, source)
     return exact, found

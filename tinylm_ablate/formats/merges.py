@@ -37,7 +37,7 @@ def last_pair(symbols: Sequence[AnyStr], rank: Callable[[AnyStr, AnyStr], int | 
 
 
 def live_merges(vocab: dict[str, int], merges: Iterable[Sequence[str]], untouchable: set[str]) -> list[Pair]:
-    """The merges that can happen, one an entry, in their order.
+    """The merges that can happen, one per entry, in their order.
 
     Args:
         vocab: Entry to id.

@@ -19,7 +19,7 @@ def packaged(name: str, key: str = "init.parent") -> Path:
 
     Args:
         name: The model.
-        key: The setting that asks for it.
+        key: The setting that requests it.
 
     Raises:
         UserError: The package is not installed.

@@ -16,7 +16,7 @@ _WEIGHT_TYPES = {"F64", "F32", "F16", "BF16"}
 
 
 class LazyState(Mapping[str, "Tensor"]):
-    """The tensors of a folder of safetensors; each is read anew when it is asked for, and none is kept.
+    """The tensors of a folder of safetensors; each is read anew at every use, and none is kept.
 
     Attributes:
         files: Tensor -> the file that holds it.

@@ -23,7 +23,7 @@ class Stored:
 
     Attributes:
         shape: Its sizes.
-        state: Its weights under Hugging Face's names; each is read when it is asked for.
+        state: Its weights under Hugging Face's names; each is read at its first use.
         window: Positions that attention looks back, None for all: a sliding window matters in longer sequences only.
         context_length: Tokens of its longest sequences, None where the model does not say.
     """

@@ -50,12 +50,12 @@ def evidence(records: Records) -> dict[str, Evidence]:
 
 
 def evidence_of(runs_dir: Path, grid: Grid) -> Evidence | None:
-    """What is finished of one grid; None while nothing is."""
+    """The finished part of one grid; None while nothing is."""
     return next(iter(evidence(read_runs(runs_dir, grid)).values()), None)
 
 
 def axes(grids: Sequence[Grid]) -> list[str]:
-    """The keys that tell the arms of some grids apart."""
+    """The keys that distinguish the arms of some grids."""
     return list(dict.fromkeys(key for grid in grids for key in grid.axis if key != SEED))
 
 
@@ -106,12 +106,12 @@ def _runs(grids: Sequence[Grid], by_identity: pd.DataFrame) -> pd.DataFrame:
     }
     kept = runs.drop(columns=[key for key in added if key in runs])
     joined = pd.concat([kept, pd.DataFrame(added, index=runs.index)], axis="columns")
-    # One block of objects in the place of a hundred text columns: statistics select rows thousands of times.
+    # One block of objects instead of a hundred text columns: statistics select rows thousands of times.
     return joined.astype(dict.fromkeys(joined.select_dtypes(["string", "str"]), object)).copy()
 
 
 def _defaults(runs: pd.DataFrame, key: str) -> list[str]:
-    """Where each run stands on an axis that its own grid did not have."""
+    """Value of each run on an axis that its own grid did not have."""
     values = runs[key] if key in runs else runs.get(f"{key}.name", pd.Series("", index=runs.index))
     return ["" if value is None or value != value else as_text(value) for value in values.tolist()]
 

@@ -66,7 +66,7 @@ _ITEMS = {
 #: What the long frames of some files are called.
 _LONG = {"bits_per_byte": "documents", "cloze": "questions", "curve": "curves"}
 
-#: Characters of an item's name that are kept: enough to tell thousands apart.
+#: Characters of an item's name that are kept: enough to distinguish thousands.
 _ITEM_CHARACTERS = 12
 
 Row = dict[str, Any]
@@ -102,7 +102,7 @@ def alone(identity: str) -> Grid:
 
 
 def label(place: Mapping[str, str]) -> str:
-    """What an arm is called: its values on the axes but the seed, long numbers cut: 2.6666666666666665 is 2.667."""
+    """Label of an arm: its values on the axes but the seed, long numbers cut: 2.6666666666666665 is 2.667."""
     return ", ".join(short(value) for key, value in place.items() if key != SEED) or "all runs"
 
 
@@ -300,11 +300,12 @@ def _run(folder: Path, wanted: set[str], tables: _Tables, problems: list[str]) -
                 if before := next((taken[key] for key in own if key in taken), None):
                     problems.append(f"{folder}: different measurements of {name}; {before.name} is used, {path.name} is not")
                     continue
-                taken |= dict.fromkeys(own, path)
+                found = dict.fromkeys(own, path)
                 if name != "benchmarks":  # runs with and without scores may be compared by everything else
                     settings = {key: value for key, value in (measured.get("settings") or {}).items() if key not in _WHICH}
                     _flatten(f"measure.{name}.", settings, own)
                 tables.add_measure(path.with_suffix(".parquet"), name, folder.name, own)
+                taken |= found
             except _DAMAGE as error:
                 problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
                 continue
@@ -536,7 +537,7 @@ def _search(path: Path) -> Mapping[str, Any]:
 
 
 def _readable(paths: Sequence[Path], read: Callable[[Path], _T], problems: list[str]) -> Iterator[_T]:
-    """What can be read of some files; the others are reported."""
+    """Content of the readable files; the others are reported."""
     for path in paths:
         try:
             yield read(path)
@@ -563,7 +564,7 @@ def _parse(path: Path, schema: int) -> Mapping[str, Any]:
 
 
 def _unfinished(folder: Path) -> str:
-    """What is known about a run without a record."""
+    """Known facts about a run without a record."""
     error = folder / "error.txt"
     if error.is_file():
         lines = error.read_text(errors="replace").strip().splitlines()

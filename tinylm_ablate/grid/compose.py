@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tinylm_ablate import config as schema
 from tinylm_ablate.arguments import did_you_mean, meant
 from tinylm_ablate.config import GROUPS, Config, allowed
-from tinylm_ablate.errors import ConfigError, UserError
+from tinylm_ablate.errors import ConfigError, UserError, first_line
 from tinylm_ablate.grid.yaml_files import choices, mistakes_in_files
 from tinylm_ablate.paths import conf_dir, experiments_dir
 from tinylm_ablate.secrets import credentials_to_environment, watch_environment
@@ -120,6 +120,7 @@ class Composer:
         self._parsed: dict[str, tuple[Override, bool]] = {}
         self._bases: dict[tuple[str, ...], Config | None] = {}
         self._alone: dict[tuple[tuple[str, ...], str], DictConfig | None] = {}
+        self._referred: dict[tuple[str, ...], set[str]] = {}
 
     def typed(self, overrides: Sequence[str]) -> Config:
         """``typed`` of the config of a cell, in a hundredth of the time where its values do not depend on each other.
@@ -153,9 +154,9 @@ class Composer:
         """The key and value that an override sets beside some choices; None if it does more than setting one key."""
         override, path = self._parse(text)[0], self._parse(text)[0].key_or_group
         base = self._base(key)
-        if base is None or "${" in text or path in _REWRITTEN:
+        if base is None or "${" in text or path in _REWRITTEN or self._is_referred(key, path):
             return None
-        if (key, path) not in self._alone:  # nothing else follows the key: seen with its first value
+        if (key, path) not in self._alone:
             self._alone[key, path] = None
             config = self([*key, text])
             alone = typed(config)
@@ -170,6 +171,16 @@ class Composer:
         self.loader._apply_overrides_to_config([override], known)
         value = OmegaConf.select(known, path)
         return None if OmegaConf.is_config(value) else (path, value)
+
+    def _is_referred(self, key: tuple[str, ...], path: str) -> bool:
+        """Whether another value refers to a key; a trial with a value cannot show it, since that may be the default."""
+        if key not in self._referred:
+            written = OmegaConf.to_yaml(self(key), resolve=False)
+            self._referred[key] = set(re.findall(r"\$\{(\.*[\w.]+)\}", written))
+        return any(
+            reference.startswith(".") or f"{path}.".startswith(f"{reference}.") or reference.startswith(f"{path}.")
+            for reference in self._referred[key]
+        )
 
     def _parse(self, text: str) -> tuple[Override, bool]:
         """An override, and whether it chooses from a group; each is parsed once."""
@@ -265,7 +276,7 @@ def check_files(overrides: Sequence[str], grid: bool) -> None:
 
 
 def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
-    """What is wrong with overrides that do not compose: each is tried alone, so that all mistakes are reported together.
+    """Mistakes in overrides that do not compose: each is tried alone, so that all mistakes are reported together.
 
     Args:
         overrides: The command line's.
@@ -282,7 +293,7 @@ def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
     try:
         typed(_hydras([]))
     except COMPOSITION_ERRORS as error:
-        return [f"the defaults in {conf_dir()} do not compose: {_first_line(error.__cause__ or error)}"]
+        return [f"the defaults in {conf_dir()} do not compose: {first_line(error.__cause__ or error)}"]
     for text in overrides:
         try:
             override = OverridesParser.create().parse_override(text)
@@ -350,7 +361,7 @@ def _explain(text: str, override: Override, error: Exception) -> str:
     if key in GROUPS or key in _PLUGINS or key == "experiments":
         value, known = text.partition("=")[2], _PLUGINS.get(key) or choices(key)
         if value in known:
-            return f"{text}: {_first_line(error.__cause__ or error)}"
+            return f"{text}: {first_line(error.__cause__ or error)}"
         return f"{text}: there is no such choice; {did_you_mean(value, known)}allowed: {', '.join(known)}"
     if key in keys:
         return f"{text}: allowed: {allowed(keys[key])}"
@@ -358,7 +369,7 @@ def _explain(text: str, override: Override, error: Exception) -> str:
 
 
 def _unreadable(text: str) -> str:
-    """Why Hydra's grammar does not take an override, in words of ours."""
+    """Plain explanation of why Hydra's grammar rejects an override."""
     key, _, value = text.lstrip("+").partition("=")
     keys = {known: rule for known, _, rule in schema.walk(Config())}
     if key in GROUPS:
@@ -375,7 +386,3 @@ def _unreadable(text: str) -> str:
         return f"{text}: allowed: {allowed(keys[key])}"
     cure = shlex.quote(f"{key}='{value}'")
     return f"{text}: not understood; text with signs such as , : = ( ) is written as {cure}"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,4 +1,4 @@
-"""What a search found: its file for the report, and its table."""
+"""Results of a search: its file for the report, and its table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search looks at: names of metrics, and which way each is better."""
+"""Objectives of a search: names of metrics, and which direction is better."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Objective:
 
 
 def parse_objectives(names: Sequence[str], evaluate: EvaluateConfig) -> tuple[list[Objective], list[str]]:
-    """The objectives, and what is wrong with them."""
+    """The objectives, and the mistakes in them."""
     found: list[Objective] = []
     mistakes: list[str] = []
     if not names:

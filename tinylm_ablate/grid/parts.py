@@ -241,8 +241,10 @@ def even(cells: Sequence[tuple[Config, Settled]]) -> list[Settled]:
         say("note: train.precision=auto is fp32 for every arm, since some are too narrow for bf16; name it to choose")
     if len(texts) > 1:
         say("note: data=auto is the large text for every arm, since some budgets need it; data=default or data=large chooses")
-    for key in ("max_bytes", "cloze_questions"):
+    for key in ("max_bytes", "cloze_questions", "every_bytes"):
         automatic = [settled.config.evaluate for own, settled in found if getattr(own.evaluate, key) == "auto"]
+        if key == "every_bytes":
+            automatic = [evaluate for evaluate in automatic if evaluate.every is not None]
         most = max((getattr(evaluate, key) for evaluate in automatic), default=None)
         for evaluate in automatic:
             setattr(evaluate, key, most)

@@ -80,8 +80,8 @@ class OptunaSweeper(Sweeper):
         folder = Path(base.runs_dir) / "search"
         with writing(folder, "the search"):
             study = Study(folder, name, axes, objectives, base.search, asked)
-        told = sum(result.state != REJECTED for result in study.results())
-        say(f"search {name}: {told} of {base.search.trials} trials so far, kept in {study.path}")
+        done = sum(result.state != REJECTED for result in study.results())
+        say(f"search {name}: {done} of {base.search.trials} trials so far, kept in {study.path}")
         return self._search(base, shared, study, objectives, probes[0][1])
 
     def _check(self, base: Config, arguments: Sequence[str]) -> tuple[list[str], list[Axis], list[Objective], list[_Probe]]:
@@ -102,8 +102,8 @@ class OptunaSweeper(Sweeper):
         except (ConfigError, *COMPOSITION_ERRORS) as error:
             # Each override is tried alone, so that other mistakes are reported with it.
             first = error.mistakes if isinstance(error, ConfigError) else []
-            told = [*mistakes, *first, *diagnose(["hydra/sweeper=optuna", *arguments])]
-            raise ConfigError(told or [one_line(error.__cause__ or error)]) from None
+            problems = [*mistakes, *first, *diagnose(["hydra/sweeper=optuna", *arguments])]
+            raise ConfigError(problems or [one_line(error.__cause__ or error)]) from None
         mistakes += found
         if len({probe.config.data.source for _, probe in probes}) > 1:  # data=auto, and budgets on both sides of its limit
             shared.append("data.source=large")
@@ -216,7 +216,7 @@ def _preview(base: Config, axes: Sequence[Axis], objectives: Sequence[Objective]
 
 
 def _search_mistakes(base: Config, launcher: str) -> list[str]:
-    """What cannot be in a search."""
+    """Mistakes: settings that a search cannot have."""
     search, mistakes = base.search, []
     if base.mode not in ("run", "plan"):
         mistakes.append(f"mode={base.mode}: allowed with hydra/sweeper=grid")
@@ -247,7 +247,7 @@ def _search_mistakes(base: Config, launcher: str) -> list[str]:
 def _asked(
     search: SearchConfig, axes: Sequence[Axis], objectives: Sequence[Objective], probes: Sequence[Settled]
 ) -> dict[str, Any]:
-    """What a study means: everything that its trials and their values depend on."""
+    """Identity of a study: everything that its trials and their values depend on."""
     return {
         "space": {axis.key: axis.text for axis in axes},
         "objectives": [objective.name for objective in objectives],

@@ -1,4 +1,4 @@
-"""What a search ranges over: Hydra's sweep overrides as Optuna's distributions.
+"""Search space: Hydra's sweep overrides as Optuna's distributions.
 
 ``a,b`` and ``choice(a,b)`` are a choice without order. ``range(10,40)`` are the numbers 10 to 39, ``range(10,40,5)`` every
 fifth of them: the end is left out, as Hydra has it. ``interval(0.1,0.5)`` is a real number, ``int(interval(16,64))`` a whole
@@ -41,7 +41,7 @@ class Axis:
         return repr(value) if isinstance(value, float) else str(value)
 
     def count(self) -> float:
-        """How many values it has; infinity for real numbers."""
+        """Number of values; infinity for real numbers."""
         match self.distribution:
             case CategoricalDistribution(choices=choices):
                 return len(choices)

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from tinylm_ablate.config import SearchConfig
-from tinylm_ablate.errors import ConfigError, UserError
+from tinylm_ablate.errors import ConfigError, UserError, first_line
 from tinylm_ablate.grid.objectives import Objective
 from tinylm_ablate.grid.space import Axis
 
@@ -101,7 +101,7 @@ class Study:
                     directions=["maximize" if objective.maximize else "minimize" for objective in objectives],
                 )  # fmt: skip
             except (SQLAlchemyError, RuntimeError) as error:
-                raise UserError(f"{self.path}: not readable as an Optuna study ({str(error).splitlines()[0]})") from None
+                raise UserError(f"{self.path}: not readable as an Optuna study ({first_line(error)})") from None
             self._check_asked(dict(asked))
         self._locks: dict[int, filelock.BaseFileLock] = {}
 
@@ -277,7 +277,7 @@ def _let_go(lock: filelock.BaseFileLock) -> None:
 
 
 def _counts(trial: FrozenTrial) -> bool:
-    """Whether a trial counts towards the total: it was trained, or is being trained."""
+    """Return whether a trial counts towards the total: it was trained, or is being trained."""
     if trial.state == TrialState.RUNNING:
         return True
     about = trial.user_attrs.get("outcome")

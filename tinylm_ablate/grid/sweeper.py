@@ -46,7 +46,7 @@ _HERE = "basic"
 
 @dataclass(frozen=True)
 class _Grid:
-    """What a grid is called, and the file that describes it."""
+    """Name of a grid, and the file that describes it."""
 
     name: str
     title: str
@@ -289,7 +289,7 @@ def _conclude(jobs: Sequence[Job], walks: Sequence[Walk], grids: Mapping[Part, _
 
 
 def _state(job: Job, walks: Sequence[Walk]) -> str:
-    """What became of a cell: its run and its measures together, over all walks of the command."""
+    """Outcome of a cell: its run and its measures together, over all walks of the command."""
     own = [[walk.states[task.key].state for task in walk.tasks_of(job.settled.identity)] for walk in walks]
     states = [states for states in own if states]
     if any(FAILED in found for found in states):

@@ -59,7 +59,7 @@ class Search:
 
 
 def mistakes(parts: Sequence[Part]) -> list[str]:
-    """What cannot be tuned."""
+    """Mistakes: settings that cannot be tuned."""
     found = []
     for part in parts:
         grid = part.base.grid

@@ -49,7 +49,7 @@ def file_mistakes(group: str, name: str) -> list[str]:
 
 
 def mistakes_in_files(overrides: Sequence[str]) -> list[str]:
-    """What is wrong with the files that overrides choose, whether they compose or not: Hydra passes over much."""
+    """Mistakes in the files that overrides choose, whether they compose or not: Hydra passes over much."""
     found: list[str] = []
     for text in overrides:
         group, _, names = text.lstrip("+").partition("=")
@@ -156,7 +156,7 @@ def _config() -> DictConfig:
 
 
 def normal_mistakes(text: str) -> list[str]:
-    """What cannot be meant in one axis; none in an empty text."""
+    """Mistakes in one axis; none in an empty text."""
     try:
         normalize([text] if text else [], grid=True)
     except ConfigError as error:
@@ -185,7 +185,7 @@ def _keys(
 
 
 def _value(path: Path, line: int, key: str, node: yaml.Node, rule: dict[str, Any]) -> Iterator[str]:
-    """Whether the schema takes a value."""
+    """Return whether the schema takes a value."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 

@@ -1,4 +1,4 @@
-"""Calibration text: what the criteria that look beyond single weights are shown, in the parent's own tokens.
+"""Calibration text for the criteria that need more than single weights, in the parent's own tokens.
 
 It is a part of the child's training text, ``init.calibration_tokens`` long and the same for every seed and child, so that a
 parent is scored once. Where parent and child share their tokenizer the run's shards are read; for any other parent a sample of
@@ -46,7 +46,7 @@ _BATCH_DOCUMENTS = 256
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Calibration text of a parent; tokens are read, or made, when they are first asked for.
+    """Calibration text of a parent; tokens are read, or made, at their first use.
 
     Attributes:
         context_length: Tokens of a sequence.

@@ -1,4 +1,4 @@
-"""What a run's choice of layers and neurons depends on. Nothing here imports torch."""
+"""Inputs of a run's choice of layers and neurons. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from tinylm_ablate.settled import Settled
 
 
 def reads_text(init: InitConfig) -> bool:
-    """Whether the choice of layers or neurons looks at text, which takes long enough to be a task of its own."""
+    """Return whether the choice of layers or neurons looks at text, which takes long enough to be a task of its own."""
     return init.method == "inherit" and (init.criterion in ("taylor", "learned") or init.layers == "importance")
+
+
+def mask_tokens(settled: Settled) -> int:
+    """Tokens that learned masks read: ``init.masks.steps`` of whole sequences, at least one in a step."""
+    masks, length = settled.config.init.masks, settled.config.train.context_length
+    return masks.steps * max(1, masks.batch_tokens // length) * length
 
 
 def scores_marker(settled: Settled) -> Path:
@@ -24,7 +30,7 @@ def scores_marker(settled: Settled) -> Path:
 
 
 def scored_alike(settled: Settled) -> str:
-    """What runs must have in common for their parents to be scored together; a parent that no run trains is scored alone."""
+    """Key that runs must share for their parents to be scored together; a parent that no run trains is scored alone."""
     parent, choice = settled.parent, _choice(settled)
     if parent is None:
         return str(settled.config.init.parent)
@@ -32,7 +38,7 @@ def scored_alike(settled: Settled) -> str:
 
 
 def _choice(settled: Settled) -> dict[str, Any]:
-    """What scores depend on, beside the weights of the parent."""
+    """Settings that scores depend on, besides the parent's weights."""
     init = settled.config.init
     chosen = ("criterion", "layers", "keep_first", "keep_last", "calibration_tokens")
     return {

@@ -1,4 +1,4 @@
-"""Whether a child can be cut out of a parent of another shape.
+"""Check that a child can be cut out of a parent of another shape.
 
 Nothing here imports torch, so that a grid is checked in an instant.
 """
@@ -9,7 +9,7 @@ from tinylm_ablate.arch.shapes import Shape
 
 
 def check_shapes(parent: Shape, child: Shape) -> list[str]:
-    """Why ``child`` cannot be cut from ``parent``, one line a reason; depth and vocabulary never stand in the way."""
+    """Reasons why ``child`` cannot be cut from ``parent``, one line each; depth and vocabulary never prevent it."""
     mistakes = [
         f"arch.{key}={wanted}: the child's {words}, more than the parent's {available}"
         for key, words, wanted, available in (

@@ -59,7 +59,7 @@ class Gates(nn.Module):
         return _stretched(self.log_alpha)
 
     def probability(self) -> Tensor:
-        """Of being open, (rows, units)."""
+        """Probability that each gate is open, (rows, units)."""
         return torch.sigmoid(self.log_alpha - self.temperature * math.log(-_LOW / _HIGH))
 
     def penalty(self, share: float) -> Tensor:
@@ -69,7 +69,7 @@ class Gates(nn.Module):
 
     @torch.no_grad()
     def distance(self) -> Tensor:
-        """How many units more than the child's are expected to be open, (rows,)."""
+        """Expected number of open units beyond the child's, (rows,)."""
         return self.probability().sum(1) - self.kept
 
     @torch.no_grad()

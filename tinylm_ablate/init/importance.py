@@ -1,4 +1,4 @@
-"""How much each layer of a parent matters: what its loss rises by when the layer is skipped (Section 3.2, Figure 5).
+"""Importance of each layer of a parent: the rise of its loss when the layer is skipped (Section 3.2, Figure 5).
 
 The paper skips layers of large models and looks at benchmarks. Here the loss on the parent's calibration text is measured with
 each layer left out in turn, which is what ``init.layers=importance`` goes by; no held-out text is looked at.
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Importance:
-    """What skipping each layer of a parent does to its loss.
+    """Losses of a parent, whole and with each layer skipped.
 
     Attributes:
-        whole: Mean loss of the whole parent, nats a token.
+        whole: Mean loss of the whole parent, nats per token.
         skipped: The same with one layer left out, for each layer.
     """
 
@@ -43,7 +43,7 @@ class Importance:
 
     @property
     def costs(self) -> tuple[float, ...]:
-        """What each layer's skipping costs, nats a token; below zero where the parent is better off without it."""
+        """Rise of the loss when each layer is skipped, nats per token; below zero where the parent is better off without it."""
         return tuple(loss - self.whole for loss in self.skipped)
 
     def save(self, path: Path) -> None:
@@ -52,7 +52,7 @@ class Importance:
 
 
 def open_importance(parent: Parent, calibration: Calibration, cache_dir: Path, device: str = "cpu") -> Importance:
-    """What skipping each layer costs, measured once for a parent and a text and then read from ``cache_dir/scores``.
+    """Cost of skipping each layer, measured once for a parent and a text and then read from ``cache_dir/scores``.
 
     Args:
         parent: The model.
@@ -93,7 +93,7 @@ def _path(parent: Parent, calibration: Calibration, cache_dir: Path) -> Path:
 
 
 def measures_layers(parent: Parent, child_depth: int, init: InitConfig) -> bool:
-    """Whether the choice of layers needs their importance."""
+    """Return whether the choice of layers needs their importance."""
     return init.method != "pool" and init.layers == "importance" and child_depth < parent.shape.depth
 
 

@@ -153,7 +153,7 @@ def _scores(parent: Parent, criterion: str) -> Scores:
 
 
 def _kept(parent: Shape, child: Shape) -> dict[str, dict[str, int]]:
-    """How many units of each axis the child has, of how many."""
+    """Numbers of units per axis that the child keeps, and of those that the parent has."""
     return {
         axis: {"kept": getattr(child, axis), "of": getattr(parent, axis)}
         for axis in ("width", "heads", "kv_heads", "ffn_width")

@@ -1,4 +1,4 @@
-"""The initial weights of a run, by whatever its ``init`` says, and a record of where they came from."""
+"""Initial weights of a run by its ``init`` settings, and a record of their origin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tinylm_ablate.files import write_atomic
 from tinylm_ablate.formats.huggingface import take_decoder
 from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.init.calibration import Calibration, loss_gradients, open_calibration
-from tinylm_ablate.init.choice import scores_marker
+from tinylm_ablate.init.choice import mask_tokens, scores_marker
 from tinylm_ablate.init.importance import make_importance, measures_layers, open_layers
 from tinylm_ablate.init.inherit import inherit, open_scores
 from tinylm_ablate.init.layer_choice import LayerChoice
@@ -89,7 +89,7 @@ def make_scores(runs: Sequence[Settled], vocabulary: Vocabulary) -> None:
 
 @dataclass(frozen=True)
 class _Choice:
-    """What is kept of a parent: layers, scores of its units, weights that replace its own (or None), and what to record."""
+    """Choice of what is kept of a parent: layers, scores of its units, weights that replace its own (or None), and a record."""
 
     parent: Parent
     layers: LayerChoice
@@ -99,7 +99,7 @@ class _Choice:
 
 
 def _open(settled: Settled, vocabulary: Vocabulary) -> tuple[Parent, Callable[..., Calibration]]:
-    """The parent of a run, and what opens its calibration text of so many ``tokens``, with the threads of the run."""
+    """The parent of a run, and a function that opens its calibration text of ``tokens`` tokens."""
     config, cache = settled.config, settled.cache
     reference = settled.parent.identity if settled.parent is not None else str(config.init.parent)
     parent = open_parent(reference, Path(config.runs_dir))
@@ -118,7 +118,7 @@ def _choose(settled: Settled, vocabulary: Vocabulary) -> _Choice:
     calibration = open_text(tokens=config.init.calibration_tokens)
     layers = open_layers(parent, settled.shape.depth, config.init, calibration, cache, pick_device(config.train.device))
     if config.init.criterion == "learned":
-        calibration = open_text(tokens=config.init.masks.steps * config.init.masks.batch_tokens)
+        calibration = open_text(tokens=mask_tokens(settled))
     scores, weights, found = _scores(settled, parent, layers, calibration)
     return _Choice(parent, layers, scores, weights, found)
 
@@ -126,15 +126,15 @@ def _choose(settled: Settled, vocabulary: Vocabulary) -> _Choice:
 def _scores(
     settled: Settled, parent: Parent, layers: LayerChoice, calibration: Calibration
 ) -> tuple[Scores, Mapping[str, Tensor] | None, dict[str, Any]]:
-    """Scores of the parent's units by the run's criterion, weights in the place of the parent's, and what to record."""
+    """Scores of the parent's units by the run's criterion, weights that replace the parent's, and what to record."""
     init, cache, device = settled.config.init, Path(settled.config.cache_dir), pick_device(settled.config.train.device)
     # Pooling keeps every unit, whatever its score.
     criterion = "l2" if init.method == "pool" else init.criterion
     found = {"calibration_tokens": calibration.sequences * calibration.context_length}
     if criterion == "learned":
         masks = open_masks(parent, settled.shape, layers.layers, calibration, init.masks, cache, settled.precision, device)
-        told = {name: value for name, value in masks.record.items() if name != "curve"}
-        return masks.scores, masks.state, found | {"masks": told}
+        summary = {name: value for name, value in masks.record.items() if name != "curve"}
+        return masks.scores, masks.state, found | {"masks": summary}
     if criterion == "taylor":
         return _taylor([parent], calibration, cache, device)[0], None, found
     return open_scores([parent], criterion, cache)[0], None, {}

@@ -1,4 +1,4 @@
-"""Which layer of the parent becomes which layer of the child (Section 3.2, first stage).
+"""Mapping of the child's layers to layers of the parent (Section 3.2, first stage).
 
 The paper finds the first two or three layers and the last ones crucial and the intermediate ones redundant (Figure 5), and
 so drops intermediate layers; it prints neither a formula nor a list of indices. The rules here are ours:
@@ -22,12 +22,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinylm_ablate.errors import UserError
-
-if TYPE_CHECKING:
-    from tinylm_ablate.config import InitConfig
 
 RULES = ("middle", "even", "importance")
 
@@ -43,7 +40,7 @@ class LayerChoice:
         parent_depth: Layers of the parent.
         rule: "middle", "even", "importance" or "list".
         words: One sentence for the record.
-        costs: rule "importance": what skipping each layer of the parent costs, nats a token.
+        costs: rule "importance": what skipping each layer of the parent costs, nats per token.
     """
 
     layers: tuple[int, ...]
@@ -63,7 +60,7 @@ class LayerChoice:
         return {layer: count for layer, count in sorted(Counter(self.layers).items()) if count > 1}
 
     def record(self) -> dict[str, Any]:
-        """What was done, ready for JSON."""
+        """The choice as a record, ready for JSON."""
         return {
             "rule": self.rule,
             "words": self.words,
@@ -108,15 +105,6 @@ def choose_layers(
         return _choice(layers, parent_depth, rule, words, tuple(costs))
     layers, words = _middle(parent_depth, child_depth, keep_first, keep_last)
     return _choice(layers, parent_depth, rule, words)
-
-
-def check_layers(init: InitConfig, parent_depth: int, child_depth: int) -> list[str]:
-    """Why ``init`` cannot choose the child's layers, one line a reason; nothing is measured."""
-    try:
-        choose_layers(parent_depth, child_depth, init.keep_first, init.keep_last, init.layers, [0.0] * parent_depth)
-    except UserError as error:
-        return [str(error)]
-    return []
 
 
 def parse_layers(text: str) -> tuple[int, ...]:

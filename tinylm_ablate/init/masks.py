@@ -58,7 +58,7 @@ _GATE_BETAS = (0.0, 0.95)
 
 _SEED = 0
 
-#: An axis that ends further from its target than this share of the units that were to be closed is told.
+#: An axis that ends further from its target than this share of the units that were to be closed is reported.
 _FAR = 0.1
 
 _SCORES, _WEIGHTS, _RECORD = "scores.safetensors", "weights", "masks.json"
@@ -66,7 +66,7 @@ _SCORES, _WEIGHTS, _RECORD = "scores.safetensors", "weights", "masks.json"
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """What was learned for one parent and one target.
+    """Learned scores and weights for one parent and one target.
 
     Attributes:
         scores: The probability of each unit to be open; 0 in layers that the child does not have.
@@ -89,7 +89,7 @@ class Learned:
 
     @classmethod
     def load(cls, folder: Path) -> Learned:
-        """Read what ``save`` wrote; weights are read when they are asked for."""
+        """Read what ``save`` wrote; weights are read at their first use."""
         state = LazyState(folder / _WEIGHTS)
         return cls(Scores.load(folder / _SCORES), state, json.loads((folder / _RECORD).read_text()))
 
@@ -278,7 +278,7 @@ def _largest(gates: Gates) -> float:
 
 
 def _tell_far(gates: Mapping[str, Gates]) -> None:
-    """Tell axes that ended far from their targets: there the cut, not the masks, decided."""
+    """Report axes that ended far from their targets: there the cut, not the masks, decided."""
     for axis, gate in gates.items():
         distance = _largest(gate)
         if abs(distance) > max(1.0, _FAR * (gate.units - gate.kept)):
@@ -290,7 +290,7 @@ def _tell_far(gates: Mapping[str, Gates]) -> None:
 
 
 def _scores(parent: Shape, kept: Sequence[int], gates: Mapping[str, Gates]) -> Scores:
-    """The probabilities of being open as scores; the width's, which all layers share, stand in the row of the embedding."""
+    """The probabilities of being open as scores; the width's, which all layers share, are in the row of the embedding."""
     sizes = {"width": parent.width, "heads": parent.heads, "ffn": parent.ffn_width}
     tables = {axis: torch.zeros(parent.depth, size, dtype=torch.float64) for axis, size in sizes.items()}
     tables["width"] = torch.zeros(parent.depth + 1, parent.width, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Which neurons of the parent the child keeps, and the cut itself (Section 3.2, second stage).
+"""Choice of the neurons that the child keeps, and the cut itself (Section 3.2, second stage).
 
 Neurons come in coupled structures; a unit leaves with all the weights that belong to it alone:
 
@@ -50,7 +50,7 @@ _BLOCK = 2**22  # weights scored at a time, so that a 100k-row embedding in bflo
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """How important each unit of a parent is; larger is kept.
+    """Importance scores of the units of a parent; larger is kept.
 
     Attributes:
         criterion: How the scores were made.

@@ -35,7 +35,7 @@ class Parent:
         reference: What the user called it.
         folder: Where its weights are; for GGUF, the file.
         shape: Its sizes.
-        state: Its weights under Hugging Face's Llama names, read when asked for unless they were made in memory.
+        state: Its weights under Hugging Face's Llama names, read at their first use unless they were made in memory.
         vocabulary: Its vocabulary, or None if the folder holds none.
         window: Positions that attention looks back, None for all: a sliding window matters in longer sequences only.
     """
@@ -91,7 +91,7 @@ def open_parent(reference: str, runs_dir: Path) -> Parent:
 
 
 def check_parent(parent: Parent, child: Shape, context_length: int | None = None) -> list[str]:
-    """Why ``child`` cannot inherit from ``parent``, one line a reason.
+    """Reasons why ``child`` cannot inherit from ``parent``, one line each.
 
     Args:
         parent: An opened parent.

@@ -1,6 +1,6 @@
 """Grouped-query attention out of multi-head attention (Appendix A, Table 10): key and value heads become group means.
 
-The paper mean-pools the key and value heads of a trained model in each of 8 groups and then goes on training; the method is
+The paper mean-pools the key and value heads of a trained model in each of 8 groups and then continues training; the method is
 that of Ainslie et al. 2023 (arXiv 2305.13245). Query heads and the output projection stay as they are. Rotary embedding
 turns every head alike, so the mean of keys before it is the mean of keys after it. Biases are pooled as their rows are. A norm
 of keys is left as it is; what is pooled are the keys before it.
@@ -8,17 +8,12 @@ of keys is left as it is; what is pooled are the keys before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
-
-from tinylm_ablate.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tinylm_ablate.arch.shapes import Shape
-
-POOLED = tuple(f"self_attn.{part}.{kind}" for part in ("k_proj", "v_proj") for kind in ("weight", "bias"))
 
 
 def mean_heads(weight: Tensor, head_dim: int, group: int) -> Tensor:
@@ -41,7 +36,7 @@ def mean_heads(weight: Tensor, head_dim: int, group: int) -> Tensor:
 
 
 def check_pool(parent: Shape, child: Shape) -> list[str]:
-    """Why ``child`` is not ``parent`` with fewer key-value heads, one line a reason."""
+    """Reasons why ``child`` is not ``parent`` with fewer key-value heads, one line each."""
     sizes = {key: (getattr(parent, key), getattr(child, key)) for key in ("depth", "width", "ffn_width", "head_dim", "tied")}
     mistakes = [
         f"arch.{key}={wanted}: init.method=pool changes key-value heads only; allowed: the parent's {available}"
@@ -56,23 +51,3 @@ def check_pool(parent: Shape, child: Shape) -> list[str]:
 def _not_a_divisor(available: int, wanted: int) -> str:
     divisors = ", ".join(str(number) for number in range(1, available + 1) if available % number == 0)
     return f"arch.kv_heads={wanted}: pooled from the parent's {available}; allowed: {divisors}"
-
-
-def pool_heads(state: Mapping[str, Tensor], shape: Shape, kv_heads: int) -> dict[str, Tensor]:
-    """The same model with fewer key-value heads, each the mean of the neighbors that it replaces.
-
-    Args:
-        state: Weights under Hugging Face's Llama names; a tensor is read when its turn comes.
-        shape: Shape of ``state``.
-        kv_heads: Key-value heads afterwards; divides ``shape.kv_heads``. The paper's 8 groups are ``kv_heads=8``.
-
-    Returns:
-        The weights; all but the key and value projections are those of ``state``, not copies.
-
-    Raises:
-        UserError: ``kv_heads`` does not divide the number of key-value heads.
-    """
-    if kv_heads < 1 or shape.kv_heads % kv_heads:
-        raise UserError(_not_a_divisor(shape.kv_heads, kv_heads))
-    group = shape.kv_heads // kv_heads
-    return {name: mean_heads(state[name], shape.head_dim, group) if name.endswith(POOLED) else state[name] for name in state}

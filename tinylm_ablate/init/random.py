@@ -69,7 +69,7 @@ def initialize(decoder: Decoder, init: InitConfig, seed: int) -> None:
 
 
 class OwnRule(Protocol):
-    """A random rule of the user's own: a dataclass with this method."""
+    """Interface of a user-defined random rule: a dataclass with this method."""
 
     def standard_deviation(self, sigma: float, matrix: str, layer: int, depth: int) -> float:
         """What it gives to one matrix; the arguments are those of ``standard_deviation`` below."""
@@ -107,7 +107,7 @@ def standard_deviation(rule: str, sigma: float, matrix: str, layer: int, depth: 
 
 
 def matrix_std(decoder: Decoder) -> list[dict[str, int | str | float]]:
-    """Standard deviation of each matrix about its mean, one row a matrix: layer, matrix, std. The points of Fig. 11."""
+    """Standard deviation of each matrix about its mean, one row per matrix: layer, matrix, std. The points of Fig. 11."""
     with torch.no_grad():
         return [
             {"layer": layer, "matrix": name, "std": float(weight.float().std(correction=0))}

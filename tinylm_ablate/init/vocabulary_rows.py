@@ -27,7 +27,7 @@ _BYTES = {piece: byte for byte, piece in enumerate(BYTE_PIECES)}
 
 
 class Entries(Protocol):
-    """What is asked of a vocabulary here; ``tinylm_ablate.tokenizer.vocabulary.Vocabulary`` has it."""
+    """Interface of a vocabulary as used here; ``tinylm_ablate.tokenizer.vocabulary.Vocabulary`` has it."""
 
     @property
     def tokenizer(self) -> Tokenizer: ...
@@ -143,7 +143,7 @@ def _pieces(number: int, child: _Spelling, parent: _Spelling) -> list[int]:
 
 
 class _Spelling:
-    """What the entries of a tokenizer stand for, and how it would split a text."""
+    """Bytes of the entries of a tokenizer, and how it splits a text."""
 
     def __init__(self, entries: Entries, rows: int | None = None) -> None:
         self.tokenizer = entries.tokenizer
@@ -187,7 +187,7 @@ class _Spelling:
 
 
 def _has_byte_level(description: dict[str, Any]) -> bool:
-    """Whether a tokenizer spells bytes as letters, by the description of its pre-tokenizer and decoder."""
+    """Return whether a tokenizer spells bytes as letters, by the description of its pre-tokenizer and decoder."""
 
     def walk(part: Any) -> bool:
         if isinstance(part, dict):

@@ -35,7 +35,7 @@ class Benchmarks:
         return settings_of(evaluate) if evaluate.tasks or evaluate.task_folder is not None else []
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
-        """Ask the trained model all questions of a task."""
+        """Score the trained model on all questions of a task."""
         task_folder = subject.run.config.evaluate.task_folder
         return benchmark(subject.run.folder / "model", settings, task_folder, subject.device)
 
@@ -77,7 +77,7 @@ def averages(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def column_of(benchmark: Benchmark) -> str:
-    """The flat name of what counts of a benchmark of the paper."""
+    """The flat name of the metric that counts for a benchmark of the paper."""
     return f"{NAME}/{benchmark.task}/{benchmark.metric}"
 
 

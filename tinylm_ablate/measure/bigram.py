@@ -34,7 +34,7 @@ class Bigrams:
     weights = False
 
     def requests(self, run: Settled) -> list[dict[str, Any]]:
-        """Always one, but for a model that is not trained here."""
+        """One set of settings; none for a model that is not trained here."""
         return [] if not run.tokens else [{"max_bytes": run.config.evaluate.max_bytes, "tokens": min(run.tokens, _MOST_TOKENS)}]
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
@@ -72,7 +72,7 @@ class Bigrams:
             scored = table.score([[vocabulary.end_of_text, *tokens] for tokens in encoded])
             if prior is None:
                 prior = scored.best_prior()
-            told = [
+            measured = [
                 DocumentRow(
                     language=document.language, document=document.hash, nats=nats, bytes=len(document.text.encode()),
                     tokens=len(tokens),
@@ -80,8 +80,8 @@ class Bigrams:
                 for document, tokens, nats in zip(documents, encoded, scored.nats(prior), strict=True)
             ]  # fmt: skip
             name = f"{split}/bigrams/bits_per_byte"
-            metrics |= named(name, bits_per_byte(told)) | named(name, standard_errors(told), "/standard_error")
-            rows += [{"split": split, **row} for row in told]
+            metrics |= named(name, bits_per_byte(measured)) | named(name, standard_errors(measured), "/standard_error")
+            rows += [{"split": split, **row} for row in measured]
         assert prior is not None
         return Result(metrics | {"bigrams/tokens": float(sequences * length), "bigrams/prior": prior}, rows)
 

@@ -24,7 +24,7 @@ SPLITS = ("validation", "test")
 
 
 class DocumentRow(TypedDict):
-    """What one document cost."""
+    """Loss of one document."""
 
     language: str
     document: str
@@ -40,7 +40,7 @@ class BitsPerByte:
     weights = True
 
     def requests(self, run: Settled) -> list[dict[str, Any]]:
-        """Always one."""
+        """One set of settings, always."""
         return [{"max_bytes": run.config.evaluate.max_bytes}]
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
@@ -106,9 +106,9 @@ def first_bytes(documents: Iterable[Document], max_bytes: int) -> Iterator[Docum
 
 
 def document_losses(reader: Reader[LanguageModel], documents: Iterable[Document], description: str = "") -> list[DocumentRow]:
-    """What each document costs, in nats.
+    """Loss of each document, in nats.
 
-    A document is scored as it stands in training text: it begins after an end-of-text token. All of its tokens are scored;
+    A document is scored as it appears in training text: it begins after an end-of-text token. All of its tokens are scored;
     the end-of-text after it is not, since a document that was cut has none. A document longer than the context is cut into
     consecutive windows of ``context_length`` predictions. A window begins with the last token of the one before as its only
     context, so that each token is scored exactly once (see ``scoring.token_losses``).

@@ -1,4 +1,4 @@
-"""A four-way cloze: which of four stretches of text is the true continuation."""
+"""Four-way cloze: choose the true continuation among four passages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CHOICES = 4
 #: A gap is moved to a space that is no further away than this many characters: a word, in a script that has spaces.
 _WORD = 24
 
-#: Distractors are drawn this often before a document is given up, as in a corpus of repeated boilerplate.
+#: Distractors are drawn this often before a document is skipped, as in a corpus of repeated boilerplate.
 _DRAWS = 64
 
 
@@ -59,7 +59,7 @@ class Question:
 
 
 class QuestionRow(TypedDict):
-    """How one question was answered; ``margin`` is in nats per byte, and positive where the answer was right."""
+    """Answer to one question; ``margin`` is in nats per byte, and positive where the answer was right."""
 
     language: str
     question: str
@@ -91,14 +91,14 @@ class Cloze:
     def measure_together(self, subjects: Sequence[Subject], settings: Settings) -> list[Result]:
         """Answer the questions under all runs at once."""
         subject = subjects[0]
-        asked = [
+        posed = [
             question
             for language in subject.corpus.languages
             for question in questions(
                 subject.corpus, self.split, language, settings["questions"], settings["context"], settings["continuation"]
             )
         ]
-        answered = answers_by_run(subject.reader.by(Continuing(decoder_of(subjects))), asked, f"cloze, {self.split}")
+        answered = answers_by_run(subject.reader.by(Continuing(decoder_of(subjects))), posed, f"cloze, {self.split}")
         return [self._result(rows) for rows in answered]
 
     def _result(self, rows: list[QuestionRow]) -> Result:
@@ -134,8 +134,8 @@ def questions(corpus: Corpus, split: str, language: str, count: int, context: in
     pool = list(itertools.islice(long_enough, max(count, CHOICES)))
     if len(pool) < CHOICES:
         return []
-    asked = (_question(index, pool, context, continuation) for index in range(min(count, len(pool))))
-    return [question for question in asked if question is not None]
+    posed = (_question(index, pool, context, continuation) for index in range(min(count, len(pool))))
+    return [question for question in posed if question is not None]
 
 
 def _question(index: int, pool: Sequence[Document], context: int, continuation: int) -> Question | None:
@@ -162,7 +162,7 @@ def _question(index: int, pool: Sequence[Document], context: int, continuation: 
 
 
 def _stretch(document: Document, key: str, first: int, length: int) -> int:
-    """Where a stretch of ``length`` characters begins, not before ``first``: at a space if there is one near by."""
+    """Start of a passage of ``length`` characters, not before ``first``: at a space if there is one near by."""
     last = len(document.text) - length
     start = first + _draw(last - first + 1, document.hash, key)
     after = document.text.find(" ", start, min(start + _WORD, last) + 1)
@@ -178,43 +178,43 @@ def _draw(below: int, *key: str) -> int:
     return int.from_bytes(digest[:8]) % below
 
 
-def answer(reader: Reader[ContinuingModel], asked: Sequence[Question], description: str = "") -> list[QuestionRow]:
-    """Let a model answer: it takes the choice with the highest log-likelihood per UTF-8 byte, given the context.
+def answer(reader: Reader[ContinuingModel], posed: Sequence[Question], description: str = "") -> list[QuestionRow]:
+    """Answer the questions with a model: it takes the choice with the highest log-likelihood per UTF-8 byte, given the context.
 
     A sequence is end-of-text, the context and a choice. Context and choice are encoded separately, because a tokenizer that
     saw them together might join the last character of one to the first of the other for some choices and not for others.
     Where the longest of the four choices leaves too little room, the context of all four loses its beginning.
 
-    Among equal choices the first wins. The order of the choices is a hash, so a model that cannot tell them apart comes to
+    Among equal choices the first wins. The order of the choices is a hash, so a model that cannot distinguish them is at
     chance, 25 %.
 
     Returns:
         One row per question: language, hash of the document, whether the answer was right, and by how many nats per byte the
         true choice is ahead of the best of the others.
     """
-    (rows,) = answers_by_run(reader, asked, description)
+    (rows,) = answers_by_run(reader, posed, description)
     return rows
 
 
 def answers_by_run(
-    reader: Reader[ContinuingModel], asked: Sequence[Question], description: str = ""
+    reader: Reader[ContinuingModel], posed: Sequence[Question], description: str = ""
 ) -> list[list[QuestionRow]]:
     """``answer`` under each run of a model of R runs; any other model is the only one."""
     vocabulary = reader.vocabulary
-    contexts = vocabulary.encode_batch([question.context for question in asked])
-    choices = vocabulary.encode_batch([choice for question in asked for choice in question.choices])
+    contexts = vocabulary.encode_batch([question.context for question in posed])
+    choices = vocabulary.encode_batch([choice for question in posed for choice in question.choices])
     families = []
     for index, context in enumerate(contexts):
         four = choices[CHOICES * index : CHOICES * (index + 1)]
         room = max(1, reader.context_length + 1 - max(len(tokens) for tokens in four))
         families.append(Family([vocabulary.end_of_text, *context][-room:], four))
     nats = _losses(reader, families, description)
-    return [_rows(asked, own) for own in by_run(nats, runs_of(reader.model))]
+    return [_rows(posed, own) for own in by_run(nats, runs_of(reader.model))]
 
 
-def _rows(asked: Sequence[Question], nats: Sequence[np.ndarray]) -> list[QuestionRow]:
+def _rows(posed: Sequence[Question], nats: Sequence[np.ndarray]) -> list[QuestionRow]:
     rows = []
-    for question, losses in zip(asked, nats, strict=True):
+    for question, losses in zip(posed, nats, strict=True):
         scores = [-float(loss) / len(choice.encode()) for loss, choice in zip(losses, question.choices, strict=True)]
         truth = scores.pop(question.answer)
         # A choice before the true one wins a tie against it.

@@ -1,4 +1,4 @@
-"""The effective dimension of each layer's features: how many principal components hold most of their variance.
+"""Effective dimension of each layer's features: the number of principal components that hold most of their variance.
 
 PanGu-pi (arXiv 2312.17276, Section 3 and Figure 4) measures the diversity of features by d(0.8), the number of components that
 explain 80 % of the variance. Features are the residual stream behind each layer.

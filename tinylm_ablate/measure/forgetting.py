@@ -1,4 +1,4 @@
-"""What a trained model remembers of each part of its data (Figure 9)."""
+"""Loss of a trained model on each part of its data (Figure 9)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def forgetting(settled: Settled, decoder: Decoder, tokens: npt.NDArray[Any], fol
         ``forgetting/part_1`` and on, in the order in which the parts were seen, in nats per token, each with the standard
         error of its mean over batches (``…/se``); and ``forgetting/unseen``, the same for text of the same epoch that was not
         trained on, where there is any: as many batches as a part has, so far as they go. The paper's figure has no such bar,
-        without which a rise from part to part cannot be told from parts that are harder.
+        without which a rise from part to part cannot be distinguished from parts that are harder.
     """
     from tinylm_ablate.rounds.losses import Passed, batch_losses, measure
 

@@ -1,4 +1,4 @@
-"""Tasks of EleutherAI's harness for a finished model: which there are, and how they are scored and kept.
+"""Tasks of EleutherAI's harness for a finished model: their index, scoring and records.
 
 The harness (the extra ``lm-eval``) has the tasks, their prompts and their metrics; their texts come from the Hugging Face hub
 when they are first used. A folder of one's own tasks in its YAML format needs no network.
@@ -89,7 +89,7 @@ class Score:
     Attributes:
         task: The task or group.
         metric: As the harness calls it, with its filter behind a comma unless that is "none".
-        value: What it came to, in the harness's own unit.
+        value: Its value, in the harness's own unit.
         standard_error: The harness's, or None where it has none.
         shots: Examples before each question.
         questions: Questions that were asked.
@@ -206,7 +206,7 @@ def open_task(name: str, task_folder: str | None, shots: int | None) -> Tasks:
 
 
 def score(model: HarnessModel, tasks: Tasks, limit: int | None) -> tuple[list[Score], dict[str, list[dict[str, Any]]]]:
-    """Ask a model all questions.
+    """Score a model on all questions.
 
     Args:
         model: The model.
@@ -254,7 +254,7 @@ def _task_folder(wanted: str | None) -> Path | None:
 
 
 def _follow_our_settings() -> None:
-    """Let the harness's bars and messages be as ours."""
+    """Show the harness's progress bars and messages in our style."""
     import datasets
     import lm_eval.api.metrics
     import lm_eval.api.task
@@ -284,7 +284,7 @@ def _manager(wanted: tuple[str, ...], folder: Path | None) -> TaskManager:
 
 
 def _own(manager: TaskManager, name: str, folder: Path | None) -> bool:
-    """Whether a task is of the user's folder."""
+    """Return whether a task is of the user's folder."""
     return folder is not None and folder in Path(manager.task_index[name].yaml_path or "").parents
 
 
@@ -296,7 +296,7 @@ def _data(name: str, folder: Path | None) -> Path | None:
 
 
 def _has(manager: TaskManager, name: str) -> bool:
-    """Whether an index has a task, and of a group all members."""
+    """Return whether an index has a task, and of a group all members."""
     entry = manager.task_index.get(name)
     if entry is None:
         return False
@@ -327,7 +327,7 @@ def _load(manager: TaskManager, name: str, folder: Path | None) -> dict[str, dic
 
 
 def _with_data(path: Path, data: Path) -> dict[str, Any]:
-    """A shipped task with the user's data in the place of those on the hub."""
+    """A shipped task with the user's data instead of those on the hub."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
     task: dict[str, Any] = load_yaml(path)
@@ -349,7 +349,7 @@ def _metrics(found: Mapping[str, Any]) -> list[tuple[str, float, float | None]]:
 
 
 def _row(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept of a question; its text stays in the data set, under ``doc_hash``."""
+    """Record of a question; its text stays in the data set, under ``doc_hash``."""
     kept = {"doc_id": sample["doc_id"], "doc_hash": sample["doc_hash"], "filter": sample["filter"]}
     kept |= {"target": sample["target"], "answer": sample["filtered_resps"]}
     return kept | {metric: sample[metric] for metric in sample["metrics"]}

@@ -231,7 +231,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
         return [postprocess_generated_text(text, until, None) for text in texts]
 
     def _stops(self, start: int, until: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        """Tells which sequences, (B, T), have come to a stop text behind their prompt of ``start`` tokens."""
+        """A function that reports which sequences, (B, T), have a stop text behind their prompt of ``start`` tokens."""
         # A byte is at least a token of a byte-level vocabulary, and the text may begin within one.
         most = max((len(text.encode()) for text in until), default=0) + 4
 
@@ -249,8 +249,8 @@ def _special_token(folder: Path, tokenizer: Tokenizer, name: str) -> int | None:
     if not folder.is_dir():  # a GGUF file
         return load_tokenizer(folder)[1]
     path = folder / "tokenizer_config.json"
-    told = read_object(path).get(f"{name}_token") if path.is_file() else None
-    text = told.get("content") if isinstance(told, dict) else told
+    entry = read_object(path).get(f"{name}_token") if path.is_file() else None
+    text = entry.get("content") if isinstance(entry, dict) else entry
     if isinstance(text, str) and (number := tokenizer.token_to_id(text)) is not None:
         return int(number)
     number = read_object(folder / "config.json").get(f"{name}_token_id")

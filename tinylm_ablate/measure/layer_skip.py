@@ -93,7 +93,7 @@ def layer_skip(reader: Reader[Decoder], corpus: Corpus, settings: Settings) -> l
     ]
     depth = reader.model.shape.depth
     most = min(settings["layers"], depth - 1)
-    # By position, since a pass goes on from the states of the one before.
+    # By position, since a pass continues from the states of the one before.
     places = [(0, 0), *((skipped, first) for first in range(depth) for skipped in range(1, min(most, depth - first) + 1))]
     model = _Skipping(reader.model)
     skipping = reader.by(model)

@@ -1,4 +1,4 @@
-"""What the weights of an exported model cost: bits per byte of what a GGUF file gives back, beside the model itself."""
+"""Cost of quantized export: bits per byte of the model read back from a GGUF file, next to the original."""
 
 from __future__ import annotations
 

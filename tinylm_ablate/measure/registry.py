@@ -29,7 +29,7 @@ class Request:
 
 
 class OwnMeasure:
-    """A measure of the user's own: a dataclass with ``name`` and ``weights`` as class attributes, and ``measure``."""
+    """Interface of a user-defined measure: a dataclass with ``name`` and ``weights`` as class attributes, and ``measure``."""
 
     def __init__(self, described: dict[str, Any]) -> None:
         self.own = part(described, "evaluate.own", OWN_MEASURE)

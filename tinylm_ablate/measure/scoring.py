@@ -28,7 +28,7 @@ _MAX_LOGITS = 2**28
 
 
 class LanguageModel(Protocol):
-    """What is asked of a model: the decoder has it, and a few lines around any other causal model give it."""
+    """Interface of a model that is scored: the decoder has it, and a few lines around any other causal model give it."""
 
     @property
     def training(self) -> bool:
@@ -180,7 +180,7 @@ def token_losses(
 
 
 def runs_of(model: object) -> int | None:
-    """How many runs R a model serves at once; None for a plain one, whose losses have no axis of runs."""
+    """Return how many runs R a model serves at once; None for a plain one, whose losses have no axis of runs."""
     runs: int | None = getattr(model, "runs", None)
     return runs
 

@@ -53,7 +53,7 @@ class DecodingSpeed:
 
 
 def protocol(config: DecodeConfig, device: str, threads: int | str) -> dict[str, Any]:
-    """What is measured, and where: everything beside the shape that the number depends on.
+    """Protocol and machine: everything besides the shape that the speed depends on.
 
     Args:
         config: Batch, prefix, new tokens and precision.
@@ -133,7 +133,7 @@ def decode_speed_once(shape: Shape, wanted: dict[str, Any], cache_dir: Path) -> 
 
 
 def _once(shape: Shape, wanted: dict[str, Any], cache_dir: Path, made: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """What ``made`` measures, or measured before. Two measurements never run beside each other; other work may."""
+    """The result of ``made``, or its earlier result. Two measurements never run beside each other; other work may."""
     folder = cache_dir / "decode"
     path = folder / f"{fingerprint({'shape': plain(shape), **wanted})}.json"
     with locked(folder / "measuring", "a measurement of decode speed"):
@@ -144,7 +144,7 @@ def _once(shape: Shape, wanted: dict[str, Any], cache_dir: Path, made: Callable[
 
 
 def _kept(path: Path, wanted: dict[str, Any]) -> dict[str, float] | None:
-    """What was measured before; None where nothing was, or where the file is damaged."""
+    """The earlier measurement; None where nothing was, or where the file is damaged."""
     try:
         found = {key: float(value) for key, value in json.loads(path.read_text()).items() if key not in wanted}
     except (OSError, ValueError, TypeError, AttributeError):

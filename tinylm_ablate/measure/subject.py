@@ -1,4 +1,4 @@
-"""What a measure is: one kind of number about a finished run, with its settings and its rows."""
+"""Interface of a measure: one kind of number about a finished run, with its settings and its rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Result:
-    """What a measure found.
+    """Result of a measure.
 
     Attributes:
         metrics: Flat names to numbers, such as ``test/bits_per_byte/en``.
@@ -84,7 +84,7 @@ class Subject:
 
     @property
     def device(self) -> str:
-        """Where the model computes."""
+        """Device of the model."""
         return pick_device(self.run.config.train.device)
 
     @property

@@ -13,7 +13,7 @@ from tinylm_ablate.optimizer.optimizers import build_optimizer, final_weights, o
 
 
 class ApartOptimizers:
-    """What ``stacked.StackedOptimizer`` is, run by run.
+    """Counterpart of ``stacked.StackedOptimizer`` that updates run by run.
 
     Args:
         models: Each run's parameters, whose gradients are set.

@@ -11,7 +11,7 @@ from tinylm_ablate.extension import part
 
 
 class Schedule(Protocol):
-    """A course of the learning rate of the user's own: a dataclass with this method."""
+    """Interface of a user-defined schedule of the learning rate: a dataclass with this method."""
 
     def factor(self, done: float) -> float:
         """The learning rate over the peak, ``done`` being the share of the steps after warm-up that are done."""

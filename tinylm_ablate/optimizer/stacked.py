@@ -63,7 +63,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the parameters of a run lie in its row.
+    """Layout of the parameters of a run in its row.
 
     Attributes:
         parts: All of them, in order.

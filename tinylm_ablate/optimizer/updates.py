@@ -22,7 +22,7 @@ _NEWTON_SCHULZ, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 
 @dataclass
 class Settings:
-    """What a rule needs beside weights, gradients and state: numbers, or fp64 tensors (R, 1).
+    """Inputs of a rule besides weights, gradients and state: numbers, or fp64 tensors (R, 1).
 
     Attributes:
         rate: Learning rate of this step.
@@ -95,7 +95,7 @@ Update = Callable[[Tensor, Tensor, dict[str, Tensor], Settings], None]
 
 
 class OwnRule(Protocol):
-    """An optimizer of the user's own: a dataclass with these two.
+    """Interface of a user-defined optimizer: a dataclass with these two methods.
 
     Attributes:
         keeps: Names of what it keeps for each weight; all begin at zero.
@@ -109,7 +109,7 @@ class OwnRule(Protocol):
 
 @dataclass(frozen=True)
 class Rule:
-    """How parameters are updated.
+    """Update rule of the parameters.
 
     Attributes:
         name: As in ``optimizer.name``.

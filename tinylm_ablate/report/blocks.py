@@ -117,7 +117,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the runs say about a claim.
+    """Verdict of the runs on a claim.
 
     Attributes:
         title: The claim.

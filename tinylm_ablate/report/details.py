@@ -26,7 +26,7 @@ _BASE = "base"
 
 
 def ladder(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
-    """What each step adds, beside the paper."""
+    """Gain of each step, next to the paper's."""
     if primary is None:
         return []
     arms = list(dict.fromkeys(setting.runs["arm"]))
@@ -45,8 +45,8 @@ def ladder(setting: Setting, records: Records, primary: Measure | None, paper: P
         gain = averages[step + 1] - averages[step]
         rows.append([word(f"{below} → {arm}"), ours, Cell("–" if math.isnan(gain) else f"{gain:+.2f}".replace("-", "−"), gain)])
     head = ["step", f"here: gain in {primary.title} [95 %]", "paper: points of mean accuracy"]
-    told = "Above zero is a gain. The paper's are single runs and have no interval."
-    return [Heading(3, "What each step adds"), Table(head, rows, 1, "Steps of the ladder"), Text(told)]
+    note = "Above zero is a gain. The paper's are single runs and have no interval."
+    return [Heading(3, "What each step adds"), Table(head, rows, 1, "Steps of the ladder"), Text(note)]
 
 
 def forgetting(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
@@ -63,7 +63,7 @@ def forgetting(setting: Setting, records: Records, primary: Measure | None, pape
 
 
 def layer_skip(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
-    """Where skipping layers costs least and most."""
+    """Positions at which skipping layers costs least and most."""
     long = records.rows.get("layer_skip")
     if long is None:
         return []
@@ -89,8 +89,8 @@ def layer_skip(setting: Setting, records: Records, primary: Measure | None, pape
                 ]
             )
     head = ["arm", "layers skipped", "cheapest from", "adds bits/byte", "dearest from", "adds bits/byte"]
-    told = "Layers count from 0. Validation text and cloze questions are the same for all positions."
-    return [Table(head, rows, 1, "Layers skipped at inference"), Text(told)] if rows else []
+    note = "Layers count from 0. Validation text and cloze questions are the same for all positions."
+    return [Table(head, rows, 1, "Layers skipped at inference"), Text(note)] if rows else []
 
 
 def convergence(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
@@ -136,11 +136,11 @@ def convergence(setting: Setting, records: Records, primary: Measure | None, pap
     if not rows:
         return []
     head = ["arm", "loss at the start", "loss at the end", f"tokens to the final loss of {base}", "of its tokens %"]
-    told = (
+    note = (
         f"Training losses in nats per token, each the mean over a {POINTS}th of the training. Tokens are those after which a "
         f"run first reaches the final loss of {base} with the same seed, and so the same text in the same order."
     )
-    return [Heading(3, "Convergence"), Table(head, rows, 1, "Convergence"), Text(told)]
+    return [Heading(3, "Convergence"), Table(head, rows, 1, "Convergence"), Text(note)]
 
 
 def tokens_to(curve: pd.DataFrame, loss: float) -> float | None:
@@ -193,11 +193,11 @@ def correlation(
             ]
         )
     head = ["factor", "rank correlation with quality [95 %]", "arms", "paper"]
-    told = (
+    note = (
         f"Spearman's, each arm the mean of its seeds; quality is {primary.title} with its sign turned, so that more is better. "
         "The paper's is with its mean accuracy over three tasks."
     )
-    return [Heading(3, "Rank correlation with quality"), Table(head, rows, 1, "Rank correlations"), Text(told)] if rows else []
+    return [Heading(3, "Rank correlation with quality"), Table(head, rows, 1, "Rank correlations"), Text(note)] if rows else []
 
 
 def models(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
@@ -217,12 +217,12 @@ def models(setting: Setting, records: Records, primary: Measure | None, paper: P
         texts = [row.get(column) or "–" for column in (*(benchmark.column for benchmark in LISTS["table8"]), "average")]
         rows.append([word(row["model"]), word("printed"), *(Cell(text, measures.number(text)) for text in texts)])
     head = ["model", "source", *(benchmark.name for benchmark in LISTS["table8"]), "average"]
-    told = (
+    note = (
         "Percent. The printed rows are the paper's, by OpenCompass with other prompts: their order can be compared with ours, "
         "values cannot. A model that guesses has about 25 on four answers and 50 on two. The last column is the mean of the "
         "ten, where all are there."
     )
-    return [Heading(3, "Beside other models"), Table(head, rows, 2, "Ten benchmarks"), Text(told)]
+    return [Heading(3, "Beside other models"), Table(head, rows, 2, "Ten benchmarks"), Text(note)]
 
 
 def _scores(own: pd.DataFrame, columns: Sequence[str], kinds: Sequence[measures.Kind]) -> list[Cell]:

@@ -1,4 +1,4 @@
-"""How a figure becomes a file: the theme, the registry, and charts as Vega-Lite, SVG and PNG.
+"""Drawing of figures: the theme, the registry, and charts as Vega-Lite, SVG and PNG.
 
 A figure is a function of a data frame: ``figure(frame, by, measure)`` returns an Altair chart, or None without data. One
 description gives the static SVG of a page or a repository, and the interactive figure of a page that works offline. Altair
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Draw = Callable[[pd.DataFrame, Sequence[str], str], "alt.TopLevelMixin | None"]
 
-#: Okabe and Ito's colors, which most people can tell apart, without the yellow that is hard to see on white.
+#: Okabe and Ito's colors, which most people can distinguish, without the yellow that is hard to see on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
 
 #: The page's colors of verdicts (report.css) on white.

@@ -1,4 +1,4 @@
-"""What the page's part for exploring shows: the columns in which runs differ, and their curves, packed small."""
+"""Data of the page's explorer: the columns in which runs differ, and their curves, packed small."""
 
 from __future__ import annotations
 

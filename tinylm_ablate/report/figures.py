@@ -446,7 +446,7 @@ def _color(column: str, order: Sequence[str]) -> alt.Color:
 
 
 def _dash(column: str, order: Sequence[str]) -> alt.StrokeDash:
-    """More arms than colors are told apart by their dashes."""
+    """Line style of an arm: dashes distinguish the arms where there are more arms than colors."""
     import altair as alt
 
     dashes = [_DASHES[number // len(COLORS) % len(_DASHES)] for number in range(len(order))]

@@ -66,7 +66,7 @@ def new_forecasts(
 ) -> pd.DataFrame:  # fmt: skip
     """``table`` with forecasts of everything that the runs determine at a setting, dated today.
 
-    Experiments that were run there already are left out: a forecast comes first. One that stands in the table is kept as it is.
+    Experiments that were run there already are left out: a forecast precedes its runs. One in the table is kept as it is.
 
     Raises:
         UserError: The runs determine nothing there.

@@ -1,6 +1,6 @@
 """Blocks as HTML: one page that works from one file, without a network.
 
-Figures stand in the page as SVG, with a text for readers who do not see them; on request the same description becomes
+Figures are in the page as SVG, with a text for readers who do not see them; on request the same description becomes
 interactive. Everything that comes from a user is escaped by the template; nothing is read from a path that a record names.
 """
 

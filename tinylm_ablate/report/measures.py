@@ -1,4 +1,4 @@
-"""What is measured of a run, and how it is written in a table or on an axis."""
+"""Measures in the report, and their format in a table or on an axis."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def averages(columns: Iterable[str]) -> list[Measure]:
 
 
 def also(columns: Iterable[str]) -> list[Measure]:
-    """What only some experiments measure: quantized exports, llama.cpp beside our decoder, the diversity of features."""
+    """Measures of only some experiments: quantized exports, llama.cpp beside our decoder, the diversity of features."""
     found = []
     for column in sorted(columns):
         if match := re.fullmatch(r"quantized/(\w+)/added/all", column):

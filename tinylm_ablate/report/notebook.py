@@ -40,7 +40,7 @@ def curves(folder: str | Path = "runs") -> pd.DataFrame:
 
 
 def along(folder: str | Path = "runs") -> pd.DataFrame:
-    """What was measured along the runs of a folder (``evaluate.every``): columns identity, tokens, metric, value."""
+    """Measurements along the runs of a folder (``evaluate.every``): columns identity, tokens, metric, value."""
     return _records(folder).rows.get("along", pd.DataFrame(columns=["identity", "tokens", "metric", "value"]))
 
 
@@ -49,7 +49,7 @@ def compare(frame: pd.DataFrame, by: str | Sequence[str], measure: str = BITS) -
 
     Args:
         frame: Runs, as ``runs`` gives them; a part of them is enough.
-        by: What tells the arms apart: one column or several.
+        by: What distinguishes the arms: one column or several.
         measure: The column that is compared.
 
     Returns:

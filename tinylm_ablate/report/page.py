@@ -184,7 +184,7 @@ def _figures(
 
 
 def _tuning(grids: Sequence[Grid]) -> list[Block]:
-    """How the tuned settings of each arm were chosen."""
+    """Choice of the tuned settings of each arm."""
     import pandas as pd
 
     entries = [entry for grid in grids for entry in grid.tuning]
@@ -215,21 +215,21 @@ def _tuning(grids: Sequence[Grid]) -> list[Block]:
 
 
 def _changed_by_tuning(entries: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """How many pairs of arms would have another order at the dial's own value of each tuned setting."""
+    """Return how many pairs of arms would have another order at the dial's own value of each tuned setting."""
     curves: dict[str, dict[str, dict[float, float]]] = {}
     for entry in entries:
         curve = {point["factor"]: math.nan if point["loss"] is None else point["loss"] for point in entry["curve"]}
         curves.setdefault(entry["key"], {})[entry["arm"]] = curve
-    told = []
+    notes = []
     for key, by_arm in curves.items():
         changes, pairs = changed_orders(by_arm)
         if pairs:
             verb = "has" if changes == 1 else "have"
-            told.append(
+            notes.append(
                 f"Tuning {key}: on the tuning seed, {changes} of {pairs} pairs of arms {verb} another order than at the dial's "
                 "own value, so an untuned comparison would have ranked them differently."
             )
-    return [Text(text) for text in told]
+    return [Text(text) for text in notes]
 
 
 def _reference(reference: Evidence) -> list[Block]:

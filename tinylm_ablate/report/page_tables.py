@@ -33,7 +33,7 @@ from tinylm_ablate.science.pairs import Result, pairs, results
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Set behind a value that cannot be told from the best of its column.
+#: Set behind a value that cannot be distinguished from the best of its column.
 WITHIN_NOISE = "≈"
 
 #: Pairs that are listed before only those with the best arm are, and runs that are listed at most.
@@ -91,13 +91,14 @@ def arms_table(setting: Setting, primary: Measure | None) -> list[Block]:
 
 
 def _reading(setting: Setting, marks: bool, shown: Sequence[Measure]) -> Inline:
-    """What may be concluded from the table, in two sentences."""
+    """Conclusions that the table allows, in two sentences."""
     pieces: list[Piece] = []
     if setting.runs["arm"].nunique() > 1:
         if marks:
             pieces += ["Mean ± standard deviation over seeds. ", strong("Bold"), ": every other arm is worse beyond noise. "]
             pieces += [
-                f"{WITHIN_NOISE}: cannot be told from the best of its column (paired test, Holm's correction for all pairs). "
+                f"{WITHIN_NOISE}: cannot be distinguished from the best of its column "
+                "(paired test, Holm's correction for all pairs). "
             ]
         else:
             pieces += ["One seed: nothing can be concluded from these differences. "]
@@ -136,12 +137,12 @@ def paired_tests(setting: Setting, primary: Measure | None) -> list[Block]:
             ]
         )
     head = ["arm", "against", "verdict", f"{primary.title} [95 %]", "seeds", "p", "p, Holm", "seeds that would decide"]
-    told = (
+    note = (
         "Arm minus arm within each seed, by Student's t over seeds with the variance over documents added; p-values are "
         f"adjusted for the looks, and Holm's correction is for all {len(tested)} pairs."
     )
-    told += " Listed are those with the best arm." if len(shown) < len(tested) else ""
-    return [Heading(3, "Paired tests"), Table(head, rows, 3, "Paired tests"), Text(told)]
+    note += " Listed are those with the best arm." if len(shown) < len(tested) else ""
+    return [Heading(3, "Paired tests"), Table(head, rows, 3, "Paired tests"), Text(note)]
 
 
 def beside_the_paper(setting: Setting, paper: Printed | None, primary: Measure | None) -> list[Block]:
@@ -168,7 +169,7 @@ def beside_the_paper(setting: Setting, paper: Printed | None, primary: Measure |
     head += [f"here: {primary.title}"] if primary else []
     head += [f"{whose}: {_words(column)}" for column in also for whose in ("here", "paper")]
     head += [f"paper: {_words(column)}" for column in rest]
-    told: Inline = [
+    note: Inline = [
         "The paper's numbers are ",
         code(paper.name),
         ", single runs of its 1B models on its own text and tasks: the order of the arms can be compared, the values cannot.",
@@ -176,7 +177,7 @@ def beside_the_paper(setting: Setting, paper: Printed | None, primary: Measure |
     return [
         Heading(3, "Beside the paper"),
         Table(head, rows, max(1, len(setting.evidence.axis)), "The paper's numbers"),
-        Text(told),
+        Text(note),
     ]
 
 
@@ -206,7 +207,7 @@ def validation_and_cost(setting: Setting) -> list[Block]:
 
 
 def runs_table(setting: Setting) -> list[Block]:
-    """What each run cost."""
+    """Cost of each run."""
     runs = setting.runs.sort_values(["arm", "seed"], kind="stable")
     head = ["run", "arm", "seed", "parameters", "tokens", "training FLOPs", "training s", "training tokens/s", "machine"]
     rows = []
@@ -265,18 +266,19 @@ def primary_measure(setting: Setting) -> Measure | None:
 
 
 def known_columns(setting: Setting) -> list[str]:
+    """Columns of the runs that hold at least one value."""
     runs = setting.runs
     return [str(name) for name in runs if runs[name].notna().any()]
 
 
 def places_of(setting: Setting) -> list[Mapping[str, str]]:
-    """Where each arm stands on the axes."""
+    """Values of each arm on the axes."""
     first = setting.runs.drop_duplicates("arm")
     return [{key: str(row[axis_column(key)]) for key in setting.evidence.axis} for row in first.to_dict("records")]
 
 
 def varies(runs: pd.DataFrame, key: str) -> bool:
-    """Whether a column is there and has two values or more."""
+    """Return whether a column is there and has two values or more."""
     return key in runs and runs[key].nunique() > 1
 
 
@@ -292,6 +294,7 @@ def _place(text: str) -> Cell:
 
 
 def value_cell(result: Result, measure: Measure, seeds: int, marks: bool) -> Cell:
+    """Cell of a mean, with its deviation, its mark where ``marks``, and its seeds where they are not ``seeds``."""
     if not result.values:
         return Cell("–")
     text = measure.text(result.mean)

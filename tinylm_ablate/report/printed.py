@@ -28,7 +28,7 @@ class Printed:
     Attributes:
         name: Stem of its CSV.
         columns: Columns with results, as texts.
-        rows: One for each arm that was asked for: its results, or None where the paper has no such row.
+        rows: One per requested arm: its results, or None where the paper has no such row.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What small scales say about larger ones: decision accuracy, trends of effects, and forecasts made before a scale was run."""
+"""Prediction of larger scales from small ones: decision accuracy, trends of effects, and forecasts made before the runs."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _share(own: Agreement) -> str:
 
 
 def _trends(verdicts: Sequence[Verdict]) -> list[Block]:
-    """How the effect of each comparison changes over the settings it was tested at."""
+    """Change of the effect of each comparison over the settings it was tested at."""
     rows = [
         [
             word(verdict.claim.title), word(own.label), word("; ".join(point.setting for point in own.points)),
@@ -143,8 +143,8 @@ def _forecasts(table: pd.DataFrame) -> list[Block]:
         return []
     inside = table["inside"].tolist()
     judged = len([found for found in inside if found in ("yes", "no")])
-    told = f"{len(table)} forecasts were written down before their scale was run; {judged} of them have been run since"
-    told += f", and {inside.count('yes')} lie in their 90 % interval." if judged else "."
+    note = f"{len(table)} forecasts were written down before their scale was run; {judged} of them have been run since"
+    note += f", and {inside.count('yes')} lie in their 90 % interval." if judged else "."
     rows = []
     for row in table.to_dict("records"):
         observed = float(row["observed"])
@@ -162,4 +162,4 @@ def _forecasts(table: pd.DataFrame) -> list[Block]:
             ]
         )
     head = ["date", "experiment", "of", "quantity", "at", "inside", "forecast [90 %]", "observed"]
-    return [Heading(2, "Forecasts"), Text(told), Table(head, rows, 6, "Forecasts and what was measured")]
+    return [Heading(2, "Forecasts"), Text(note), Table(head, rows, 6, "Forecasts and what was measured")]

@@ -57,7 +57,7 @@ READING: Sequence[Block] = (
             ],
             [
                 strong(WITHIN_NOISE),
-                ": cannot be told from the best of its column. ",
+                ": cannot be distinguished from the best of its column. ",
                 strong("Bold"),
                 ": every other arm is worse beyond noise. With one seed nothing is marked.",
             ],
@@ -278,7 +278,7 @@ def _apart(block: Block, prefix: str) -> Block:
 
 
 def _called(own: Side, whose: str) -> str:
-    """What the runs are: "Your 6 runs (393k parameters, 1.1M tokens each)"."""
+    """Summary of the runs: "Your 6 runs (393k parameters, 1.1M tokens each)"."""
     runs = own.records.runs
     counted = f"{len(runs):,} {'run' if len(runs) == 1 else 'runs'}"
     return f"{whose} {counted} ({_ends(runs, 'parameters.total')} parameters, {_ends(runs, 'tokens')} tokens each)"

@@ -33,7 +33,7 @@ from tinylm_ablate.science.verdict import Verdict
 if TYPE_CHECKING:
     import altair as alt
 
-#: Outcome -> sign and color; a verdict is never told by its color alone.
+#: Outcome -> sign and color; a verdict is never shown by its color alone.
 SIGNS = {
     Outcome.REPRODUCED: ("✓", "var(--good)"), Outcome.REVERSED: ("✗", "var(--bad)"), Outcome.NO_EFFECT: ("≈", "var(--none)"),
     Outcome.UNDECIDED: ("?", "var(--open)"), Outcome.NOT_TESTABLE: ("–", "var(--quiet)"),

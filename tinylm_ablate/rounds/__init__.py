@@ -1,4 +1,4 @@
-"""Training in rounds over the same data (Section 4.2): which batches come again, and what was forgotten."""
+"""Training in rounds over the same data (Section 4.2): which batches are repeated, and what was forgotten."""
 
 #: The file of a run's batch losses, in its folder.
 LOSSES = "batch_losses.parquet"

@@ -1,4 +1,4 @@
-"""Which batches of the first round come again in the next one (Section 4.2)."""
+"""Selection of the batches of the first round that the next one repeats (Section 4.2)."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _TOGETHER = 16
 
 @dataclass(frozen=True)
 class Passed:
-    """A run whose batches are passed over.
+    """A run whose batch losses are measured.
 
     Attributes:
         settled: The run.
@@ -50,12 +50,12 @@ class Passed:
 
     @property
     def product(self) -> Path:
-        """Where the losses are kept."""
+        """File of the losses."""
         return self.folder / LOSSES
 
     @property
     def unfinished(self) -> Path:
-        """Where the losses of a pass that has not ended are."""
+        """File of the losses of an unfinished pass."""
         return self.folder / UNFINISHED_LOSSES
 
 

@@ -1,4 +1,4 @@
-"""How a round begins, from the weights that the rounds before it left with the batches that are drawn for it; and a branch."""
+"""Start of a round, or of a branch: the weights of earlier rounds, and the batches drawn for it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tinylm_ablate.train.member import CURVE, Start
 def continued(
     settled: Settled, tokens: npt.NDArray[Any]
 ) -> tuple[Decoder, dict[str, Any], list[dict[str, Any]], Start, list[dict[str, Any]]]:
-    """Everything that the last round of a run, or a branch, begins with.
+    """Starting point of the last round of a run, or of a branch.
 
     Args:
         settled: A run whose ``previous`` is finished.

@@ -125,7 +125,7 @@ def decide(effect: Effect, margin: Any, kind: Kind = "better", comparisons: int 
 
 
 def _beyond(effect: Effect, margin: Any, p: float) -> Decision:
-    """Whether an effect is above the margin, or below minus the margin, with zero excluded at the stricter level."""
+    """Return whether an effect is above the margin, or below minus the margin, with zero excluded at the stricter level."""
     strict = p * ZERO_SHARE
     return Decision(
         (effect.above(p) > margin) & (effect.above(strict) > 0), (effect.below(p) < -margin) & (effect.below(strict) < 0), False

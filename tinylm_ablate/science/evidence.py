@@ -108,7 +108,7 @@ class Evidence:
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """What each held-out item contributed to a metric of one run: bits of a document over its bytes, or right answers over
+    """Contribution of each held-out item to a metric of one run: bits of a document over its bytes, or right answers over
     1."""
 
     names: tuple[str, ...]
@@ -241,7 +241,7 @@ def _telling(runs: pd.DataFrame, evidence: Evidence) -> list[str]:
 
 
 def _follows(values: pd.Series[Any], dial: Sequence[pd.Series[Any]]) -> bool:
-    """Whether a number is the same multiple of one of the scale's values in every run, as the batch usually is."""
+    """Return whether a number is the same multiple of one of the scale's values in every run, as the batch usually is."""
     if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
         return False
     return any(bool(np.isclose(ratio, ratio.iloc[0]).all()) for ratio in (values / own for own in dial))
@@ -269,7 +269,7 @@ def _setting(rows: pd.DataFrame, found: Mapping[str, Any], evidence: Evidence) -
 
 
 def matches(row: Mapping[str, Any], overrides: Mapping[str, str]) -> bool:
-    """Whether a run has these overrides; numbers are equal in any spelling, and "8000/s" is not 8000."""
+    """Return whether a run has these overrides; numbers are equal in any spelling, and "8000/s" is not 8000."""
     return all(any(_same(own, value) for own in _values(row, key)) for key, value in overrides.items())
 
 

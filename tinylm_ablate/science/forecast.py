@@ -133,14 +133,14 @@ def _power(points: Sequence[Point], parameters: float, tokens: float) -> _Course
 
 
 def _constant(points: Sequence[Point]) -> _Course:
-    """What an effect is on average, each setting counting the same."""
+    """Mean of an effect over settings of equal weight."""
     mean = math.fsum(point.effect.mean for point in points) / len(points)
     distance = math.sqrt(math.fsum((point.effect.reach(_TAIL) / len(points)) ** 2 for point in points))
     return mean, mean - distance, mean + distance
 
 
 def _within(points: Sequence[Point], columns: set[str], parameters: float, tokens: float) -> bool:
-    """Whether the line says something about a setting: what it has no column for must be as at its points."""
+    """Return whether the line says something about a setting: what it has no column for must be as at its points."""
 
     def alike(values: Sequence[float], new: float) -> bool:
         return min(values) / _ALIKE <= new <= max(values) * _ALIKE

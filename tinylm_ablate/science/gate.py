@@ -1,4 +1,4 @@
-"""What must be true before a claim may be judged; each function returns reasons against it, empty where it passes."""
+"""Conditions that must hold before a claim is judged; each function returns reasons against it, empty where it passes."""
 
 from __future__ import annotations
 

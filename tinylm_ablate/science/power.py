@@ -1,4 +1,4 @@
-"""How often an effect of a given size is decided, and with how many seeds: what a grid will cost before it is run."""
+"""Power: how often an effect of a given size is decided, and the seeds that it takes, before a grid is run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REPEATS = 20_000
 
 @dataclass(frozen=True)
 class Power:
-    """Of one comparison.
+    """Power of one comparison.
 
     Attributes:
         reproduced, reversed, no_effect: Share of cases that end so, where each stops at the first look that decides it.

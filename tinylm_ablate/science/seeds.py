@@ -1,4 +1,4 @@
-"""Which arms need more seeds: those of comparisons that are open at their look."""
+"""Arms that need more seeds: those of comparisons that are open at their look."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ METRIC = "test/bits_per_byte/all"
 def seeds_wanted(evidence: Evidence, claims: Sequence[Claim], arms: Sequence[str] = ()) -> Mapping[str, int]:
     """The number of seeds that each arm should have: a look, at least the first.
 
-    Call it again whenever the wanted seeds are done, until it asks for nothing new. An arm gets more seeds only while a claim
-    that needs it is undecided, through a comparison that is open. A claim that cannot be tested asks for none, and neither does
+    Call it again whenever the wanted seeds are done, until it requests nothing new. An arm gets more seeds only while a claim
+    that needs it is undecided, through a comparison that is open. A claim that cannot be tested requests none, and neither does
     one that another comparison has decided. The last look ends it.
 
     Args:

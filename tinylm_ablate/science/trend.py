@@ -39,7 +39,7 @@ class Point:
 
 
 class Course(enum.StrEnum):
-    """What an effect does as scale or budget grow."""
+    """Trend of an effect as scale or budget grows."""
 
     GROWS = "grows"
     HOLDS = "holds"

@@ -63,7 +63,7 @@ def tune(tried: Mapping[float, float], start: Sequence[float] = START, step: flo
 
 
 def changed_orders(curves: Mapping[str, Mapping[float, float]], tolerance: float = 0.0) -> tuple[int, int]:
-    """How many pairs of arms change their order between the dial's own rate and tuned rates, of how many.
+    """Return how many pairs of arms change their order between the dial's own rate and tuned rates, of how many.
 
     Args:
         curves: For each arm, factor to loss on the tuning seed; arms without a loss at factor 1 are left out.

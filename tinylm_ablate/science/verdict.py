@@ -41,7 +41,7 @@ _OVER_ITEMS = ("test/bits_per_byte/", "test/cloze/")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a claim, at its largest testable scale and budget.
+    """Outcome of a claim, at its largest testable scale and budget.
 
     Attributes:
         claim: The claim; ``claim.ours`` says that it is not the paper's.
@@ -88,7 +88,7 @@ def judge(claims: Sequence[Claim], evidence: Mapping[str, Evidence]) -> list[Ver
 
 
 def count(verdicts: Sequence[Verdict], ours: bool = False) -> dict[Outcome, int]:
-    """How many of the paper's claims, or of ours, got each verdict; verdicts without any are left out."""
+    """Return how many of the paper's claims, or of ours, got each verdict; verdicts without any are left out."""
     numbers = Counter(own.outcome for own in verdicts if own.claim.ours == ours)
     return {kind: numbers[kind] for kind in Outcome if numbers[kind]}
 
@@ -347,7 +347,7 @@ def _compared(draft: _Draft, comparisons: int, barred: bool) -> Comparison:
 
 
 def _open(draft: _Draft, comparisons: int) -> tuple[str, int | None]:
-    """Why a comparison is open, and how many seeds would decide it."""
+    """Reason why a comparison is open, and how many seeds would decide it."""
     if not isinstance(draft.effect, Estimate):
         return f"{draft.seeds} arms leave it open", None
     if draft.look == 0:

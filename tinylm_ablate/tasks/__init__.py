@@ -1,1 +1,1 @@
-"""What a config becomes: a small graph of tasks, each with an identity, what it needs, and what it does."""
+"""Graph of tasks that a config becomes; each has an identity, dependencies and an action."""

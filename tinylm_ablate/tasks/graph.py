@@ -19,7 +19,7 @@ from tinylm_ablate.tasks.task import Task
 
 
 class Graph:
-    """Tasks in an order in which each stands behind those that it needs.
+    """Tasks in topological order: each follows those that it needs.
 
     Args:
         cells: Names and runs; runs that mean the same are trained once, and measured by whatever any of them requests.
@@ -70,7 +70,7 @@ class Graph:
     def _run(self, name: str, settled: Settled, cell: bool = True) -> RunTask:
         known = self._runs.get(settled.identity)
         if known is not None:
-            if cell and not known.cell:  # a cell is called by its own name, whoever needs it
+            if cell and not known.cell:  # a cell keeps its own name, whatever needs it
                 known.name, known.cell = name, True
             return known
         run = self._kept[settled.identity]

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 from tinylm_ablate import progress
-from tinylm_ablate.errors import UserError
+from tinylm_ablate.errors import RunFailed, UserError
 from tinylm_ablate.files import remove_unfinished
 from tinylm_ablate.measure.records import read_record, record_path, write_record
 from tinylm_ablate.measure.registry import Request
@@ -63,7 +63,7 @@ class MeasureTask(Task):
         return self.request.stem, run.shape, run.text, run.vocabulary, train.context_length, train.device, train.threads
 
     def can_start_early(self) -> bool:
-        """Whether the model on the way that it measures is there already."""
+        """Return whether the intermediate model that it measures exists already."""
         return self.run.at > 0 and (self.run.folder / "model").is_dir()
 
     def do(self, tracked: Follower) -> None:
@@ -87,13 +87,17 @@ class MeasureTask(Task):
         results = self._results(list(subjects.values())) if subjects else []
         seconds = (time.monotonic() - begin) / max(1, len(results))
         for task, result in zip(subjects, results, strict=True):
-            write_record(task.run.folder, self.request.measure.name, self.request.settings, result, seconds)
+            try:
+                write_record(task.run.folder, self.request.measure.name, self.request.settings, result, seconds)
+            except RunFailed as error:  # of a run that diverged, which is not to take the others with it
+                ended[task.key] = error
+                continue
             task.of.drop_model()
             tracked.done(task.run.folder)
         return [ended.get(task.key) for task in measures]
 
     def _results(self, subjects: Sequence[Subject]) -> list[Result]:
-        """What the measure finds of runs; where they do not fit into a GPU's memory together, half of them at a time."""
+        """Results of the measure for some runs; where they do not fit into a GPU's memory together, half of them at a time."""
         import torch
 
         measure, settings = self.request.measure, self.request.settings

@@ -71,7 +71,7 @@ class RunTask(Task):
         return self.run.folder / "error.txt"
 
     def done(self) -> bool:
-        """Whether the record exists, and the weights, the optimizer's state and the models on the way that are wanted."""
+        """Whether the record exists, and the weights, the optimizer's state and the intermediate models that are requested."""
         folder = self.run.folder
         return (
             self.product.exists()
@@ -145,12 +145,12 @@ class RunTask(Task):
 
 
 def point_folder(run: Settled, step: int) -> Path:
-    """Where a run's model after ``step`` steps is kept."""
+    """Folder of a run's model after ``step`` steps."""
     return dataclasses.replace(run, at=step).folder
 
 
 def _measured(folder: Path, stems: Sequence[str]) -> bool:
-    """Whether all records of a model are there."""
+    """Return whether all records of a model are there."""
     return all((folder / "measures" / f"{stem}.json").exists() for stem in stems)
 
 
@@ -206,7 +206,7 @@ class _Prepared:
         record |= {"passes": self.passes, "stack": trained.runs if trained else 1} | (
             {"rounds": self.rounds} if self.rounds else {}
         )
-        if (folder / "metrics.json").exists() and had_model:  # it was trained again for models on the way: the record stands
+        if (folder / "metrics.json").exists() and had_model:  # it was trained again for intermediate models: the record stays
             return
         write_atomic(folder / "metrics.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False))
 
@@ -269,7 +269,7 @@ def _back_to_before(folder: Path, missing: Sequence[int]) -> None:
 
 
 def _on_point(subject: Subject) -> OnPoint:
-    """What keeps a run's model on the way, and its state where it is in ``train.keep_checkpoints``."""
+    """Function that keeps a run's intermediate models, and its state where it is in ``train.keep_checkpoints``."""
     from tinylm_ablate.formats.huggingface import Model, save
     from tinylm_ablate.train import checkpoint
 
@@ -307,7 +307,7 @@ def _provenance(folder: Path) -> Record:
 
 
 def _versions(provenance: Record) -> dict[str, Any]:
-    """What of a provenance can change numbers."""
+    """The part of a provenance that can change numbers."""
     own = {key: provenance.get(key) for key in ("tinylm_ablate", "commit", "difference", "python")}
     packages: dict[str, Any] = provenance["packages"]
     return own | {f"machine's {key}": value for key, value in provenance["machine"].items()} | packages
@@ -359,7 +359,7 @@ def _training_metrics(settled: Settled, trained: Trained) -> dict[str, float]:
 def _record(
     settled: Settled, vocabulary: Record, corpus: Record, origin: Record, trained: Trained | None, about: Record
 ) -> Record:
-    """What training resulted in."""
+    """Result of training."""
     from tinylm_ablate.arch.shapes import embedding_head_share, flops_per_token, parameters
 
     shape = settled.shape

@@ -1,4 +1,4 @@
-"""What a task is."""
+"""Interface of a task."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Task(ABC):
 
     @property
     def plural(self) -> str:
-        """What several of them are called."""
+        """Plural name of this kind of task."""
         return self.kind if self.kind.endswith("s") else f"{self.kind}s"
 
     @property
@@ -47,13 +47,13 @@ class Task(ABC):
         """
 
     def most_together(self, ready: int) -> int:
-        """How many of ``ready`` tasks with an equal ``together`` one worker does as one program."""
+        """Return how many of ``ready`` tasks with an equal ``together`` one worker does as one program."""
         del ready
         return 1
 
     @property
     def together(self) -> Hashable:
-        """What tasks must have in common to be done as one program."""
+        """Key that tasks must share to be done as one program."""
         return self.key
 
     def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:
@@ -61,16 +61,16 @@ class Task(ABC):
         raise NotImplementedError
 
     def can_start_early(self) -> bool:
-        """Whether it can start before the tasks that it needs are done."""
+        """Return whether it can start before the tasks that it needs are done."""
         return False
 
     def done(self) -> bool:
-        """Whether nothing is left to do."""
+        """Return whether nothing is left to do."""
         return self.product.exists()
 
     @property
     def log(self) -> Path:
-        """Where the reason of its last failure is written."""
+        """File of the reason of its last failure."""
         return Path(self.run.config.runs_dir) / "errors" / f"{self.key}.txt"
 
     def tidy(self) -> None:
@@ -79,11 +79,11 @@ class Task(ABC):
 
     @property
     def weight(self) -> float:
-        """About how much work it is, in training tokens."""
+        """Approximate amount of work, in training tokens."""
         return 1.0
 
     def result(self) -> str:
-        """What was found, in a few words."""
+        """Summary of the result, in a few words."""
         return ""
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""How often each entry of a large vocabulary occurs in a text of any length (Section 2.1)."""
+"""Counts of the entries of a large vocabulary in a corpus of any length (Section 2.1)."""
 
 from __future__ import annotations
 

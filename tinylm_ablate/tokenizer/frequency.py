@@ -1,4 +1,4 @@
-"""How much of a text the most frequent entries of a vocabulary cover (Section 2.1, Figure 2)."""
+"""Share of a corpus that the most frequent entries of a vocabulary cover (Section 2.1, Figure 2)."""
 
 from __future__ import annotations
 

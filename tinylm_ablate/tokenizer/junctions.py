@@ -51,7 +51,7 @@ def _classes() -> np.ndarray:
 
 @functools.cache
 def _safe() -> np.ndarray:
-    """Whether a cut between two classes leaves the pre-tokenizer's other splits alone, bool (left * 8 + right)."""
+    """Return whether a cut between two classes leaves the pre-tokenizer's other splits alone, bool (left * 8 + right)."""
     table = np.zeros((8, 8), dtype=bool)
     table[[_OTHER, _LATIN, _HAN, _DIGIT, _SYMBOL], _SPACE] = True
     table[[_LATIN, _HAN, _DIGIT], _NEWLINE] = True
@@ -81,7 +81,7 @@ def _first_and_last_byte() -> tuple[np.ndarray, np.ndarray]:
 
 
 class Junctions:
-    """Where text may be cut for one vocabulary.
+    """Positions at which text may be cut for one vocabulary.
 
     Args:
         state: The large tokenizer in exact form.

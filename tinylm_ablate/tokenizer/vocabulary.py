@@ -110,7 +110,7 @@ def write_vocabulary(
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a folder holds all that ``write_vocabulary`` wrote, unchanged."""
+    """Return whether a folder holds all that ``write_vocabulary`` wrote, unchanged."""
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         return all(sha256_file(folder / name) == digest for name, digest in record["files"].items())

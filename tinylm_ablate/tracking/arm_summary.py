@@ -1,4 +1,4 @@
-"""What MLflow should show of a grid beside its runs: the grid, and a summary of each arm with several seeds."""
+"""Summary of a grid for MLflow besides its runs: the grid, and a summary of each arm with several seeds."""
 
 from __future__ import annotations
 

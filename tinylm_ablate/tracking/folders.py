@@ -121,7 +121,7 @@ def files_of(folder: Path, ended: bool) -> Iterator[tuple[str, Path]]:
 
 
 def results_of(folder: Path) -> dict[str, float]:
-    """What training resulted in and what was measured; of two measurements of one metric the later counts."""
+    """Results of training and of measures; of two measurements of one metric the later counts."""
     found: dict[str, float] = {}
     for path in (folder / "metrics.json", *sorted((folder / "measures").glob("*.json"), key=lambda path: stat_of(path)[1])):
         with contextlib.suppress(OSError):
@@ -130,7 +130,7 @@ def results_of(folder: Path) -> dict[str, float]:
 
 
 def points_of(folder: Path) -> dict[str, tuple[int, dict[str, float]]]:
-    """What was measured along a run: optimizer steps and metrics of each record, by its name below the folder."""
+    """Measurements along a run: optimizer steps and metrics of each record, by its name below the folder."""
     found = {}
     for path in sorted(folder.glob("points/[0-9]*/measures/*.json")):
         with contextlib.suppress(OSError, ValueError):
@@ -222,7 +222,7 @@ def _grid(path: Path, changed: int) -> Grid:
 
 
 def _is_free(lock: Path) -> bool:
-    """Whether no process holds the lock of a lease, which ends with its process; false where that cannot be known."""
+    """Return whether no process holds the lock of a lease, which ends with its process; false where that cannot be known."""
     import fcntl
 
     try:

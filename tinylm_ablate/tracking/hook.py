@@ -17,7 +17,7 @@ def on_end(command: str | None, facts: Mapping[str, object]) -> str | None:
 
     Args:
         command: The command; None does nothing.
-        facts: What it is told, as variables ``TINYLM_ABLATE_<KEY>``: such as grid, name, status, done, failed, file.
+        facts: What is reported to it, as variables ``TINYLM_ABLATE_<KEY>``: such as grid, name, status, done, failed, file.
     """
     if not command:
         return None

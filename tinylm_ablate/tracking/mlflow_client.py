@@ -314,7 +314,7 @@ class Store:
 
 
 def is_current(run: Run, signature: str, status: str) -> bool:
-    """Whether a run of the store is what a snapshot with this signature and status says."""
+    """Return whether a run of the store is what a snapshot with this signature and status says."""
     return bool(run.data.tags.get(SIGNATURE) == signature and run.info.status == status)
 
 
@@ -339,7 +339,7 @@ def place_file(source: Path, target: Path) -> None:
 
 
 def explain(error: BaseException, uri: str) -> str:
-    """Why a store does not take something, in one line without secrets."""
+    """Reason why a store rejects something, in one line without secrets."""
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
     if (code := status_code(error)) is not None:
@@ -402,7 +402,7 @@ def _same(old: float | None, new: float) -> bool:
 
 
 def _time(snapshot: Snapshot, run: Run, tokens: int) -> int:
-    """When a run had seen so many tokens, as its curve says, milliseconds since 1970."""
+    """Time at which a run had seen a number of tokens, by its curve, milliseconds since 1970."""
     seconds = [row.get(f"{CURVE}seconds", 0.0) for place, row in snapshot.curve if place <= tokens]
     return int(run.info.start_time) + (round(1000 * seconds[-1]) if seconds and math.isfinite(seconds[-1]) else 0)
 

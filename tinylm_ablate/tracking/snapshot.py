@@ -1,4 +1,4 @@
-"""What MLflow should show of one run, as its files say; nothing of MLflow is imported."""
+"""Content of one run for MLflow, from its files; nothing of MLflow is imported."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def snapshot_of(folder: Path, grids: Sequence[Grid], held: Collection[str]) -> S
 
 
 def _points(folder: Path, config: Mapping[str, Any]) -> dict[str, tuple[int, dict[str, float]]]:
-    """What was measured along a run, by tokens; without errors and sizes."""
+    """Measurements along a run, by tokens; without errors and sizes."""
     batch = int(_group(config, "train").get("batch_tokens") or 0)
     return {
         name: (step * batch, {f"{ALONG}{key}": value for key, value in metrics.items() if _drawn(key)})

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.errors import ConfigError, first_line
 from tinylm_ablate.secrets import cut
 from tinylm_ablate.tracking import loggers
 from tinylm_ablate.tracking.arm_summary import grid_snapshots
@@ -30,7 +30,7 @@ _WORDS = {"created": "created", "updated": "updated", "closed": "closed", "uncha
 
 @dataclass
 class SyncReport:
-    """What a sync did.
+    """Result of a sync.
 
     Attributes:
         counts: Runs and grids by what was done: "created", "updated", "closed" (the store had it running) or "unchanged".
@@ -129,7 +129,7 @@ def _sync(
         except Exception as error:
             if not concerns_one_run(error):
                 raise
-            report.problems.append(cut(f"MLflow refuses a part of {snapshot.name}: {_first_line(error)}"))
+            report.problems.append(cut(f"MLflow refuses a part of {snapshot.name}: {first_line(error)[:300]}"))
             return
         report.counts[done] = report.counts.get(done, 0) + 1
 
@@ -147,7 +147,7 @@ def _sync(
         try:
             snapshot = snapshot_of(folder, mine, held)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            report.problems.append(cut(f"{folder}: is left out: {_first_line(error)}"))
+            report.problems.append(cut(f"{folder}: is left out: {first_line(error)[:300]}"))
             continue
         push(snapshot)
     if store.database == runs_dir.resolve() / "mlflow.db":  # another store may also hold the runs of other folders
@@ -172,7 +172,3 @@ def _memberships(grids: Iterable[Grid], runs_dir: Path) -> dict[str, list[Grid]]
         for name in dict.fromkeys(names):
             found.setdefault(name, []).append(grid)
     return found
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

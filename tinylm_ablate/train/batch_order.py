@@ -1,4 +1,4 @@
-"""What a run trains on, and at which learning rate, in each of its steps."""
+"""Batches and learning rate of each step of a run."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     if target.exists():
         if _read(target) is not None:
             return target
-        shutil.rmtree(target)  # damaged, and this run has come here again
+        shutil.rmtree(target)  # damaged, and this run has reached this step again
     tensors = {f"{kind}.{name}": value for kind, values in checkpoint.kept.items() for name, value in values.items()}
     with building(target) as temporary:
         for name, named in ((_WEIGHTS, checkpoint.weights), (_OPTIMIZER, tensors)):
@@ -88,7 +88,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What ``state.json`` says, if everything in the checkpoint is as it was written."""
+    """Content of ``state.json``, if everything in the checkpoint is as it was written."""
     try:
         described = json.loads((path / _STATE).read_bytes())
         content: dict[str, Any] = described["content"]

@@ -1,4 +1,4 @@
-"""Whether and how the layers of a decoder are compiled."""
+"""Compilation of the layers of a decoder: the decision, and the settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COMPILE_FROM_GRAPH_STEPS = 2000
 
 
 def worth_compiling(settled: Settled, flops: float, graph_steps: int = 0) -> bool:
-    """Whether work of ``flops`` floating-point operations is long enough to win back the time that compiling takes.
+    """Return whether work of ``flops`` floating-point operations is long enough to win back the time that compiling takes.
 
     Args:
         settled: The run.
@@ -45,14 +45,14 @@ def worth_compiling(settled: Settled, flops: float, graph_steps: int = 0) -> boo
 
 @functools.cache
 def can_compile() -> bool:
-    """Whether this machine has a compiler, and what a compiled layer includes."""
+    """Return whether this machine has a C++ compiler and Python's headers, which compiled layers include."""
     compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
     return compiler and (Path(sysconfig.get_path("include")) / "Python.h").is_file()
 
 
 @contextlib.contextmanager
 def compiled(decoder: Decoder, wanted: bool) -> Iterator[None]:
-    """Layers are compiled within the block: one piece of code for all of them, since they are alike, for the batch's shape.
+    """Compile the layers within the block: one piece of code for all of them, since they are alike, for the batch's shape.
 
     Afterwards they are plain again, so that the many shapes of an evaluation do not compile anew each.
     """

@@ -39,7 +39,7 @@ _PATIENCE = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class Share:
-    """What one of the devices does of each optimizer step.
+    """Share of one device in each optimizer step.
 
     Attributes:
         rank: Its number.
@@ -63,7 +63,7 @@ def share(settled: Settled, rank: int = 0) -> Share:
 
 
 class Environment(LightningEnvironment):
-    """Tells Lightning that the processes are there, whatever a cluster's scheduler has set for others.
+    """Environment that states that the processes have started, whatever a cluster's scheduler has set for others.
 
     Args:
         rank: Number of this process.
@@ -88,7 +88,7 @@ class Environment(LightningEnvironment):
 
 
 def strategy(settled: Settled) -> Strategy | str:
-    """How Lightning is to bind the processes together."""
+    """Strategy with which Lightning connects the processes."""
     train = settled.config.train
     if train.devices == 1:
         return "auto"
@@ -129,7 +129,7 @@ def team(settled: Settled, follow: Callable[..., None], *arguments: Any) -> Iter
                         process.join(1)
                     dead = [f"{process.name} (exit code {process.exitcode})" for process in others if process.exitcode]
                     if dead:
-                        raise RunFailed(f"the process of {', '.join(dead)} ended; the same command goes on") from error
+                        raise RunFailed(f"the process of {', '.join(dead)} ended; the same command resumes the run") from error
                     raise
             for process in others:
                 process.join(_PATIENCE.total_seconds())
@@ -172,7 +172,7 @@ def _together(rank: int, devices: int, meeting: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _main_module_left_alone() -> Iterator[None]:
-    """New processes are not to import the program that this one was started with: what they need, they import themselves."""
+    """Prevent new processes from importing the program that this one was started with: they import what they need."""
     main = sys.modules["__main__"]
     names: tuple[str, ...] = ("__file__", "__spec__")
     kept = {name: main.__dict__.pop(name) for name in names if name in main.__dict__}
@@ -202,12 +202,12 @@ def gathered(losses: list[float]) -> list[float]:
 
 
 def agreed(*answers: bool) -> list[bool]:
-    """The first process' answers, in all."""
+    """Broadcast the first process' answers to all processes."""
     if not distributed.is_initialized():
         return list(answers)
-    told = torch.tensor(answers, dtype=torch.uint8)
-    distributed.broadcast(told, 0)
-    return [bool(answer) for answer in told]
+    received = torch.tensor(answers, dtype=torch.uint8)
+    distributed.broadcast(received, 0)
+    return [bool(answer) for answer in received]
 
 
 def shard(decoder: Decoder, mesh: Any) -> Decoder:
@@ -247,5 +247,5 @@ def whole(value: Tensor) -> Tensor:
 
 
 def clipped(module: nn.Module, clip: float) -> float:
-    """Clip the gradients to a norm; tell what it was."""
+    """Clip the gradients to a norm and return the norm before clipping."""
     return float(whole(nn.utils.clip_grad_norm_(module.parameters(), clip)))

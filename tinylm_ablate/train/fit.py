@@ -113,19 +113,19 @@ class Progress(lightning.Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         del trainer, module
         self.close()
 
     def close(self) -> None:
-        """Give the signals back and remove the bar; safe to call twice."""
+        """Restore the signal handlers and remove the bar; safe to call twice."""
         self.stop.close()
         if self._bar is not None:
             self._bar.close()
 
 
 class Follower(lightning.Callback):
-    """What the processes of the other devices do at the end of each optimizer step: as the first one says."""
+    """Callback of the other devices at the end of each optimizer step: follows the first process."""
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Leave the signals to the first process (after Lightning has set its own handlers)."""
@@ -225,7 +225,7 @@ def _follow(rank: int, settled: Settled, folder: Path, start: Start, tokens: Cal
 
 
 def _reopened(tokens: np.ndarray) -> Callable[[], np.ndarray]:
-    """What gives the tokens in another process: a file is opened there again, and not sent."""
+    """Source of the tokens for another process: a file is opened there again, and not sent."""
     if isinstance(tokens, np.memmap) and tokens.nbytes == Path(str(tokens.filename)).stat().st_size:
         return functools.partial(np.memmap, tokens.filename, tokens.dtype, "r")
     return functools.partial(np.asarray, np.asarray(tokens))

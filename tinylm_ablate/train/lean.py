@@ -1,4 +1,4 @@
-"""A quicker import of Lightning.
+"""Faster import of Lightning.
 
 A run that compiles nothing needs a third of what Lightning imports (docs/LAB.md), so two packages are replaced while it is
 imported. Where either has changed, it is imported as it is.

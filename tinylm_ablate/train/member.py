@@ -1,4 +1,4 @@
-"""What a driver of training takes, and what it returns. Nothing here imports torch."""
+"""Input and result of a driver of training. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ OnPoint = Callable[["Mapping[str, Tensor]", Checkpoint], None]
 
 
 def nothing(weights: Mapping[str, Tensor], state: Checkpoint) -> None:
-    """Keep no model on the way."""
+    """Default of ``on_point``: keep no intermediate model."""
     del weights, state
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins that continues another run's rounds.
+    """Starting point of a run that continues another run's rounds.
 
     Attributes:
         seconds: Time that was spent in training before.

@@ -34,7 +34,7 @@ _WARM_UP = 3
 
 
 class Done(NamedTuple):
-    """What the steps of a block were like.
+    """Losses and gradient norms of the steps of a block.
 
     Attributes:
         losses: Of each micro batch, (steps, micro batches, R), nats per token.
@@ -148,7 +148,7 @@ class Program:
                 self._graph.replay()
 
     def finish_block(self, steps: int) -> Done:
-        """Wait for the steps of the block, and read what they were like."""
+        """Wait for the steps of the block, and read their losses and norms."""
         losses, norms = (table[:steps].to("cpu", copy=True).numpy() for table in (self.losses, self.norms))
         return Done(losses, norms)
 

@@ -22,7 +22,7 @@ _RECENT, _LEAST_RECENT = 50, 20
 
 
 class Recorder:
-    """Takes the losses of each optimizer step and writes the curve and the events of a run.
+    """Recorder that takes the losses of each optimizer step and writes the curve and the events of a run.
 
     What has been written is also kept here and goes into every checkpoint. A run that resumes writes both files anew from its
     checkpoint, so rows of steps that were lost disappear, and a file that was damaged meanwhile is repaired.
@@ -66,7 +66,7 @@ class Recorder:
         return path.open("a", encoding="utf-8")
 
     def state(self) -> dict[str, Any]:
-        """What the next session of this run needs to continue the curve."""
+        """State from which the next session of this run continues the curve."""
         return {
             "seconds": self.seconds, "pending": self._pending, "tail": list(self._tail), "recent": list(self._recent),
             "skipped": self.skipped, "norm": self._norm,
@@ -165,5 +165,5 @@ def failure(settled: Settled, step: int, losses: list[float], norm: float) -> Ru
 
 
 def finite(losses: list[float], norm: float) -> bool:
-    """Whether a step may change the weights."""
+    """Return whether a step may change the weights."""
     return math.isfinite(norm) and all(math.isfinite(loss) for loss in losses)

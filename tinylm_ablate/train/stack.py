@@ -31,7 +31,7 @@ from tinylm_ablate.train.stop import Stop
 
 Outcome = Trained | Exception
 
-#: Steps that are computed without a look of the host, by device: at most so many, for about so many seconds.
+#: Steps that are computed without synchronization with the host, by device: at most so many, for about so many seconds.
 _BLOCK, _BLOCK_SECONDS = {"cpu": 1, "cuda": 64}, 0.25
 
 
@@ -242,7 +242,7 @@ class _Stack:
         return seconds
 
     def _wants_a_look(self) -> bool:
-        """Whether runs are to be saved or ended before the next block."""
+        """Return whether runs are to be saved or ended before the next block."""
         pruned = any(run.recorder.pruned and on for run, on in zip(self.runs, self.active, strict=True))
         return self.due or pruned or bool(self.stop.signum)
 
@@ -301,7 +301,7 @@ class _Stack:
         return Checkpoint(recorder.step, self.program.weights_of(row), kept, counters, recorder.state(), recorder.records())
 
     def _end(self, row: int) -> None:
-        """Hand the trained weights over."""
+        """Finish a run: copy its trained weights into the member's decoder, and record its result."""
         run = self.runs[row]
         try:
             with torch.no_grad():

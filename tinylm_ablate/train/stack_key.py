@@ -1,4 +1,4 @@
-"""Which runs may train together, and how many of them. Torch is imported only where a GPU is asked for its memory."""
+"""Selection of the runs that may train together, and their number. Torch is imported only to query the memory of a GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MEMORY_SHARE, _LOSS_BYTES = 0.8, 3 * 512 * 2**20
 
 
 def stack_key(settled: Settled) -> Hashable:
-    """What runs must have in common to train together: runs with equal keys may.
+    """Key that runs must share to train together: runs with equal keys may.
 
     These are the sizes of the program (shape, batch, steps), its arithmetic and its device. A run over several devices, or on
     Apple's, has a key of its own.
@@ -32,7 +32,7 @@ def stack_key(settled: Settled) -> Hashable:
 
 
 def stack_size(settled: Settled, ready: int) -> int:
-    """How many of ``ready`` runs with the key of this one are to train together, by ``train.stack``.
+    """Number of the ``ready`` runs with the key of this one that train together, by ``train.stack``.
 
     "auto" is as many as the memory of a GPU allows, and 1 on a processor. It asks the GPU, so call it where training will be.
     """
@@ -60,7 +60,7 @@ def stack_memory(settled: Settled, runs: int) -> int:
 
 
 def stackable(settled: Settled) -> bool:
-    """Whether the run can train with others: on one device, with blocks and an optimizer of ours."""
+    """Return whether the run can train with others: on one device, with blocks and an optimizer of ours."""
     train = settled.config.train
     if settled.config.optimizer.name == "own" or settled.shape.is_own:  # written for one run's parameters
         return False

@@ -1,4 +1,4 @@
-"""The answer of training to SIGTERM and Ctrl-C: finish the step, save, and stop."""
+"""Response of training to SIGTERM and Ctrl-C: finish the step, save, and stop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Stop:
-    """Notes a signal instead of raising; asked twice, it raises KeyboardInterrupt.
+    """Records a signal instead of raising; a second one raises KeyboardInterrupt.
 
     Attributes:
         signum: The signal, or 0.
@@ -19,7 +19,7 @@ class Stop:
         self._previous: dict[int, Any] = {}
 
     def watch(self) -> None:
-        """Handle the signals from now on. Outside the main thread this does nothing: whoever is there handles them."""
+        """Handle the signals from now on. Outside the main thread this does nothing: its owner handles them."""
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
                 self._previous[number] = signal.signal(number, self._note)
@@ -33,7 +33,7 @@ class Stop:
         self.signum = number
 
     def close(self) -> None:
-        """Give the signals back; safe to call twice."""
+        """Restore the signal handlers; safe to call twice."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}

@@ -118,8 +118,8 @@
   function update() {
     const started = performance.now();
     state.shown = kept();
-    const told = state.shown.length === count ? `${count.toLocaleString("en")} runs` : `${state.shown.length.toLocaleString("en")} of ${count.toLocaleString("en")} runs`;
-    status.textContent = told + (data.leftOut ? `; ${data.leftOut}` : "");
+    const size = state.shown.length === count ? `${count.toLocaleString("en")} runs` : `${state.shown.length.toLocaleString("en")} of ${count.toLocaleString("en")} runs`;
+    status.textContent = size + (data.leftOut ? `; ${data.leftOut}` : "");
     chips.replaceChildren(...state.filters.map((filter) => make("button", {type: "button", onclick: () => {
       state.filters = state.filters.filter((other) => other !== filter);
       update();
