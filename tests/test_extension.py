@@ -180,7 +180,7 @@ def test_a_block_computes_what_its_class_says(place: Path) -> None:
     ours, theirs = (Decoder(settle(one).shape) for one in (whole, plain))
     assert ours.shape.is_own and not theirs.shape.is_own
     for decoder in (ours, theirs):
-        initialize(decoder, plain.init, seed=3)
+        initialize(decoder, settle(plain).init, seed=3)
     tokens = torch.randint(200, (2, 12), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(ours(tokens), theirs(tokens), rtol=1e-4, atol=1e-6)
     assert torch.equal(generate(ours, tokens, 6), generate(theirs, tokens, 6))
@@ -196,7 +196,7 @@ def test_a_model_with_a_block_is_read_back_and_imports_nothing(place: Path, tmp_
 
     settled = settle(config(place))
     decoder = Decoder(settled.shape)
-    initialize(decoder, settled.config.init, 0)
+    initialize(decoder, settled.init, 0)
     model = Model(decoder.state_dict(), settled.shape, None, 32, None)
     save(tmp_path / "model", model)
     back = load_model(tmp_path / "model")
@@ -222,6 +222,6 @@ def test_a_block_that_looks_ahead_is_refused(place: Path) -> None:
     settled = settle(config(place, "arch.own_attention={_target_: ahead.Windowed}"))
     sys.modules.pop("ahead")
     decoder = Decoder(settled.shape)
-    initialize(decoder, settled.config.init, 0)
+    initialize(decoder, settled.init, 0)
     with pytest.raises(ConfigError, match=r"arch\.own_attention and arch\.own_ffn: a position depends on those after it"):
         check_causal(decoder, settled.shape)

@@ -888,7 +888,7 @@ def allowed(rule: dict[str, Any]) -> str:
     kinds = str(rule["type"]).split(" | ")
     parts = [*(("true", "false") if "bool" in kinds else ()), *rule.get("choices", ())]
     if kinds[0].startswith("list"):
-        parts.append("a list, as in [a,b]")
+        parts.append(f"a list of {', '.join(rule['among'])}" if rule.get("among") else "a list, as in [a,b]")
     if kinds[0].startswith("dict"):
         parts.append("names with values, as in {a: 1}")
     bounds = [
@@ -900,8 +900,6 @@ def allowed(rule: dict[str, Any]) -> str:
         parts.append(" ".join(["a number" if "float" in kinds else "a whole number", " and ".join(bounds)]).strip())
     if rule.get("dial"):
         parts.append("the paper's size as 'N/s'")
-    if rule.get("several"):
-        parts.append(f"a list of {', '.join(rule['among'])}" if rule.get("among") else "a list, as in [a,b]")
     if "str" in kinds and (rule.get("free") or not parts):
         parts.append("text")
     if "None" in kinds:

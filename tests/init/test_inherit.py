@@ -23,7 +23,7 @@ from tinylm_ablate.init.neurons import Scores, score
 from tinylm_ablate.init.parents import Parent
 
 PARENT = Shape(depth=6, width=32, ffn_width=24, heads=4, kv_heads=4, head_dim=8, vocab_size=320)
-INIT: Any = SimpleNamespace(method="inherit", criterion="l2", keep_first=2, keep_last=1, std=0.02)
+INIT: Any = SimpleNamespace(method="inherit", criterion="l2", keep_first=2, keep_last=1, sigma=0.02)
 
 
 def vocabulary(size: int) -> FolderVocabulary:
