@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tinylm_ablate.report import figures, search_figures
+from tinylm_ablate.report.details import DETAILS
 from tinylm_ablate.report.drawing import on_white, png, specification, svg
 from tinylm_ablate.report.figures import FIGURES
 from tinylm_ablate.report.search_figures import importances
@@ -33,7 +34,7 @@ def frame():
             "optimizer.scaling.base_lr": 10.0**-seed, BITS: 2 + depth / 100 + seed / 1000, "parameters.total": 1000 * depth,
             "paper": 40.0 + depth, "tokens": 100 * seed + 1, "loss": 3.0 - seed / 10, "front": seed == 0, "skipped": seed,
             "trial": seed, "bits_per_byte": 2.0 + seed, "layer": seed, "experiment": "e", "second": "b", "small": seed - 1.0,
-            "large": 0.1, "agree": seed == 2,
+            "large": 0.1, "agree": seed == 2, "dimension": depth + seed,
         }
         for depth in (9, 20)
         for seed in range(3)
@@ -73,7 +74,7 @@ def test_every_figure_that_an_experiment_names_exists():
         for path in EXPERIMENTS.glob("*.yaml")
         for name in yaml.safe_load(path.read_text()).get("experiment", {}).get("figures", [])
     }
-    assert len(asked) > 5 and {(stem, name) for stem, name in asked if name not in FIGURES} == set()
+    assert len(asked) > 5 and {(stem, name) for stem, name in asked if name not in {*FIGURES, *DETAILS}} == set()
 
 
 def test_a_pair_of_arms_is_turned_so_that_the_small_difference_is_positive():

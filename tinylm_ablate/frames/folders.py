@@ -298,7 +298,10 @@ def _run(folder: Path, wanted: set[str], tables: _Tables, problems: list[str]) -
                 _flatten("", measured["metrics"], own)
                 _check(own)
                 if before := next((taken[key] for key in own if key in taken), None):
-                    problems.append(f"{folder}: different measurements of {name}; {before.name} is used, {path.name} is not")
+                    if before.stem not in wanted or path.stem in wanted:  # no grid chose between them
+                        problems.append(
+                            f"{folder}: different measurements of {name}; {before.name} is used, {path.name} is not"
+                        )
                     continue
                 found = dict.fromkeys(own, path)
                 if name != "benchmarks":  # runs with and without scores may be compared by everything else

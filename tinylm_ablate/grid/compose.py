@@ -156,6 +156,8 @@ class Composer:
         base = self._base(key)
         if base is None or "${" in text or path in _REWRITTEN or self._is_referred(key, path):
             return None
+        if isinstance(override.value(), dict | list):  # it is merged into what is there, which may be null
+            return None
         if (key, path) not in self._alone:
             self._alone[key, path] = None
             config = self([*key, text])
