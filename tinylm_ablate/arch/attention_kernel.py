@@ -111,12 +111,18 @@ def _compiled() -> Kernel | None:
     folder = user_cache()
     path = folder / f"attention-{key}.so"
     with contextlib.suppress(OSError, subprocess.SubprocessError, AttributeError, RuntimeError):
-        if not path.is_file():
+        if path.is_file():
+            return Kernel(ctypes.CDLL(str(path)))
+        with contextlib.suppress(OSError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as unfinished:  # others may compile it at the same time
-                made = Path(unfinished) / path.name
-                command = [compiler, *flags, "-o", str(made), str(_SOURCE)]
-                subprocess.run(command, check=True, capture_output=True, timeout=300)
+        # Where nothing can be kept, it is compiled for this process alone: products over blocks are rounded otherwise.
+        place = folder if os.access(folder, os.W_OK) else None
+        with tempfile.TemporaryDirectory(dir=place) as unfinished:  # others may compile it at the same time
+            made = Path(unfinished) / path.name
+            command = [compiler, *flags, "-o", str(made), str(_SOURCE)]
+            subprocess.run(command, check=True, capture_output=True, timeout=300)
+            compiled = Kernel(ctypes.CDLL(str(made)))  # it stays loaded when its file moves or goes
+            if place is not None:
                 made.replace(path)
-        return Kernel(ctypes.CDLL(str(path)))
+            return compiled
     return None
