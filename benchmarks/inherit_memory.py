@@ -95,10 +95,10 @@ def cut(size: str, folder: Path) -> None:
     shape = _shape(SIZES[size][1])
     vocabulary = FolderVocabulary.read(folder)
     assert vocabulary is not None
-    init = compose(["init=inherit"]).init
+    init = compose(["init=inherit", "init.std=0.02"]).init
     before = _peak()
     parent = open_parent(str(folder), folder)
-    scores = open_scores(parent, init.criterion, folder / "cache")
+    (scores,) = open_scores([parent], init.criterion, folder / "cache")
     state, _ = inherit(parent, shape, vocabulary, init, 0, scores=scores)
     decoder = take_decoder(state, shape)
     peak = _peak()

@@ -15,7 +15,7 @@ import torch
 from tests.helpers import TINY, run_command
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError, UserError
-from tinylm_ablate.extension import normal, part
+from tinylm_ablate.extension import _part, normal, part
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
@@ -41,9 +41,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     sys.path[:] = path
     sys.modules.pop("mine", None)
-    from tinylm_ablate import extension
 
-    extension._part.cache_clear()
+    _part.cache_clear()
 
 
 def config(place: Path, *more: str) -> Config:
@@ -208,6 +207,7 @@ def test_a_model_with_a_block_is_read_back_and_imports_nothing(place: Path, tmp_
     with pytest.raises(UserError, match=r"own_attention is .* allowed: a class whose module is imported"):
         load_model(tmp_path / "model")
     assert "mine" not in sys.modules
+    _part.cache_clear()  # as in a new process
     Settled.from_json(settled.to_json())  # as a worker reads its order
     assert load_model(tmp_path / "model").shape == settled.shape
 

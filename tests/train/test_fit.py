@@ -57,7 +57,8 @@ def test_steps_are_those_of_a_plain_loop(settled: Settled, tokens: np.ndarray, t
     matrices = [p for p in plain.parameters() if p.ndim > 1]
     vectors = [p for p in plain.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": settled.weight_decay}, {"params": vectors, "weight_decay": 0.0}], betas=(0.9, 0.95)
+        [{"params": matrices, "weight_decay": settled.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        betas=(0.9, 0.95),
     )
     batches = Batches(tokens, 32, settled.config.seed, round=0)
     warmup = warmup_steps(config, settled.steps, settled.config.train.batch_tokens)
@@ -211,7 +212,7 @@ def test_every_optimizer_learns_and_resumes_bit_for_bit(name: str, tokens: np.nd
     settled = settle(compose(overrides))
     whole = decoder_of(settled)
     trained = fit(whole, tokens, settled, tmp_path / "whole", ignore)
-    assert trained.loss < curve(tmp_path / "whole")[0][1] - 0.1
+    assert trained.loss < curve(tmp_path / "whole")[0][1] - 0.05
 
     def stop(rows: list[dict[str, float]]) -> None:
         if rows[-1]["step"] == 13:
