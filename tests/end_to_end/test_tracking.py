@@ -82,7 +82,7 @@ def test_a_password_is_written_nowhere(small_data: list[str], tmp_path: Path, mo
     command("search", "-m", "hydra/sweeper=optuna", *words, away, "arch.depth=1,2", "search.trials=2")
     command("sync away", "sync", *words, away, code=1)
     command("sync", "sync", *words)
-    command("coverage", "coverage", "-m", *words, away, *grid)
+    command("coverage", "coverage", "-m", *words, away, *grid, "tokenizer.source_vocab_size=400")
     command("export", "export", *words, away, "arch.depth=1", "folder=exported")
     command("report", "report", "--runs-dir", "runs", "--results", "results")
     (described,) = [json.loads(path.read_text()) for path in tmp_path.glob("runs/grids/*.json") if not search_of(path)]
