@@ -37,7 +37,7 @@ def perform(config: Config) -> None:
 
 def _run(config: Config) -> None:
     from tinylm_ablate.execute.perform import perform as do
-    from tinylm_ablate.execute.perform import unclaim
+    from tinylm_ablate.execute.perform import results, unclaim
     from tinylm_ablate.frames.arms import evidence_of
     from tinylm_ablate.frames.folders import alone
     from tinylm_ablate.grid.result_table import summary_table
@@ -52,6 +52,7 @@ def _run(config: Config) -> None:
         if state.exception is not None:
             raise state.exception
         raise RunFailed(f"{state.task.name}: {state.error}")
+    results(settled)  # refuses records that the table would leave out
     if not any(state.state == DONE for state in walk.states.values()):
         print(f"already finished: {settled.folder}")
     print(summary_table(evidence_of(Path(config.runs_dir), alone(settled.identity))))

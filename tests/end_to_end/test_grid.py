@@ -108,7 +108,7 @@ def test_experiments_that_are_one_grid_share_their_runs(settings: list[str], tmp
         (tmp_path / "experiments" / f"{name}.yaml").write_text(f"# @package _global_\n{head}{content}\n")
     output = command(tmp_path, *settings, "+experiments=broken", code=2)
     assert "+experiments=both: is no experiment that trains a grid of its own" in output
-    assert "grid.experiments: nothing: " in output and not (tmp_path / "runs").exists()
+    assert "+experiments=nothing: " in output and not (tmp_path / "runs").exists()
     both = [*settings, "+experiments=both"]
     output = command(tmp_path, *both)
     assert "skip   rules: arm=one: the same run as decays: optimizer.weight_decay=0.1" in output
@@ -148,7 +148,8 @@ def test_the_status_of_a_grid(settings: list[str], tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
     with start(tmp_path, *cells) as worker:
         deadline = time.monotonic() + 200
-        while not list((tmp_path / "runs").glob("*/curve.jsonl")) and time.monotonic() < deadline:
+        curves = (tmp_path / "runs").glob  # it has trained once there is a row: the file is made before
+        while not any(b"\n" in path.read_bytes() for path in curves("*/curve.jsonl")) and time.monotonic() < deadline:
             time.sleep(0.05)
         os.kill(worker.pid, signal.SIGSTOP)  # as long as it stands, it does not lose its claim
         output = command(tmp_path, *cells, "mode=status")

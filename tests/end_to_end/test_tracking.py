@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers import TINY, Command, run_command
 
-PASSWORD, BUCKET = "queen0fHearts-7", "cheshire-cat-bucket"
+USER, PASSWORD, BUCKET = "dormouse-4", "queen0fHearts-7", "cheshire-cat-bucket"
 
 
 def arguments(small_data: list[str], cache: Path) -> list[str]:
@@ -63,8 +63,8 @@ def test_a_password_is_written_nowhere(small_data: list[str], tmp_path: Path, mo
     token = "hf_" + "q7" * 20
     for name, value in (("TEAM_BUCKET", BUCKET), ("HF_TOKEN", token)):
         monkeypatch.setenv(name, value)
-    address = f"http://alice:{PASSWORD}@127.0.0.1:1"  # nobody answers there
-    hook = f"grid.on_end='curl -s -H \"Authorization: Bearer {PASSWORD}\" http://alice:{PASSWORD}@127.0.0.1:1/done'"
+    address = f"http://{USER}:{PASSWORD}@127.0.0.1:1"  # nobody answers there
+    hook = f"grid.on_end='curl -s -H \"Authorization: Bearer {PASSWORD}\" http://{USER}:{PASSWORD}@127.0.0.1:1/done'"
     words = [*arguments(small_data, tmp_path / "cache"), r"experiment.note='of ${oc.env:TEAM_BUCKET}'", hook]
     away, grid = f"tracking.uri='{address}'", ["arch.depth=1,2", "seeds=1"]
     output: dict[str, str] = {}
@@ -82,7 +82,7 @@ def test_a_password_is_written_nowhere(small_data: list[str], tmp_path: Path, mo
     command("search", "-m", "hydra/sweeper=optuna", *words, away, "arch.depth=1,2", "search.trials=2")
     command("sync away", "sync", *words, away, code=1)
     command("sync", "sync", *words)
-    command("coverage", "coverage", "-m", *words, away, *grid)
+    command("coverage", "coverage", "-m", *words, away, *grid, "tokenizer.source_vocab_size=400")
     command("export", "export", *words, away, "arch.depth=1", "folder=exported")
     command("report", "report", "--runs-dir", "runs", "--results", "results")
     (described,) = [json.loads(path.read_text()) for path in tmp_path.glob("runs/grids/*.json") if not search_of(path)]
@@ -90,7 +90,7 @@ def test_a_password_is_written_nowhere(small_data: list[str], tmp_path: Path, mo
     written = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert len(written) > 30 and any("mlflow.db" in name for name in written) and any("results/" in name for name in written)
     written |= {name: text.encode() for name, text in output.items()}
-    for secret in (PASSWORD, "alice", BUCKET, token):
+    for secret in (PASSWORD, USER, BUCKET, token):
         assert [name for name, content in written.items() if secret.encode() in content] == []
     (folder,) = {path.parent for path in (tmp_path / "runs").glob("*/config.yaml") if "depth: 1\n" in path.read_text()}
     assert "${oc.env:TEAM_BUCKET}" in (folder / "config.yaml").read_text()
