@@ -151,8 +151,11 @@ def in_each_kind(spec: dict[str, Any]) -> dict[str, int]:
 
 
 def suspended(spec: dict[str, Any]) -> dict[str, int]:
-    """A worker that is suspended in place of a rename of its first run, continues once another one has ``reached`` a file in its
-    place, and is killed if it comes to a later rename; each as on a machine of its own, an undisturbed grid in ``whole`` first."""
+    """A worker that is suspended in place of a rename of its first run, and continues once another one has ``reached`` a file.
+
+    If it comes to a later rename, ``killed_at``, it is killed. Each is as on a machine of its own. An undisturbed grid in
+    ``whole`` comes first.
+    """
     codes = {"undisturbed": wait(start("undisturbed", [*spec["arguments"], "runs_dir=whole"]))}
     arguments = [*spec["arguments"], "runs_dir=runs"]
     signals = {spec["rename"]: signal.SIGSTOP} | ({spec["killed_at"]: signal.SIGKILL} if spec["killed_at"] else {})

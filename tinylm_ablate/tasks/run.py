@@ -295,7 +295,7 @@ def _provenance(folder: Path) -> Record:
     try:
         before = json.loads((folder / "provenance.json").read_text())
         then, found = _versions(before), _versions(now)
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return now | {"earlier": [None]}
     earlier = before.pop("earlier", [])
     names = [name for name in found | then if found.get(name) != then.get(name)]
