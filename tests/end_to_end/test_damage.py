@@ -13,7 +13,7 @@ from tests.execute.outcomes import outcome
 from tests.helpers import TINY, run_command
 
 GRID = [
-    "-m", *TINY, "arch.depth=1", "seed=0,1", "rounds=two", "rounds.parts=2", "rounds.rule=loss", "train.tokens=1024",
+    "-m", *TINY, "arch.depth=1", "seed=0", "rounds=two", "rounds.parts=2", "rounds.rule=loss", "train.tokens=1024",
     "train.log_every=1", "evaluate.decode.measure=true", "evaluate.decode.batch=2", "evaluate.decode.new_tokens=4",
     "evaluate.decode.repeats=1", "train.precision=fp32",
 ]  # fmt: skip
@@ -44,16 +44,16 @@ def place(whole: Path, tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
 
 
+@pytest.mark.slow
 def test_a_damaged_file_of_any_kind_ends_in_words(small_data: list[str], place: Path, whole: Path) -> None:
     damaged = kinds(place)
     assert len(damaged) > 15, damaged
     for number, (kind, path) in enumerate(damaged.items()):
         before = path.read_bytes()
         path.write_bytes((b"[5]", b"\x00\xff garbage\n", b"")[number % 3])
-        for words in (["status", *GRID, *small_data], [*GRID, *small_data]):
-            ended = run_command(*words, folder=place)  # raises what is a defect
-            assert ended.code in (0, 1, 2) and "Traceback" not in ended.text, (kind, ended.text)
-            assert not ended.code or path.name in ended.text or path.parent.name in ended.text, (kind, ended.text)
+        ended = run_command(*GRID, *small_data, folder=place)  # raises what is a defect
+        assert ended.code in (0, 1, 2) and "Traceback" not in ended.text, (kind, ended.text)
+        assert not ended.code or path.name in ended.text or path.parent.name in ended.text, (kind, ended.text)
         path.write_bytes(before)
         shutil.rmtree(place / "runs" / "errors", ignore_errors=True)
     assert run_command("gc", "--runs-dir", "runs", folder=place).code == 0

@@ -103,17 +103,21 @@ class Lease:
             else:
                 os.utime(self.path, (0, 0))  # kept, since numbers must not be given out twice
 
+    def renew(self) -> bool:
+        """Give a sign of life; False, and ``lost``, where another worker has taken the task over."""
+        try:
+            os.utime(self.path)
+            self.lost = _newest(self.path.parent, self.path.stem) != int(self.path.suffix[1:])
+        except FileNotFoundError:
+            self.lost = True
+        except OSError:  # a shared folder that is away for a moment
+            pass
+        return not self.lost
+
     def _renew(self) -> None:
         while not self._stop.wait(self._seconds / 4):
-            try:
-                os.utime(self.path)
-                if _newest(self.path.parent, self.path.stem) == int(self.path.suffix[1:]):
-                    continue
-            except FileNotFoundError:
-                pass
-            except OSError:  # a shared folder that is away for a moment
+            if self.renew():
                 continue
-            self.lost = True
             # Training answers this signal with a checkpoint and an end. Elsewhere nothing listens, and the task is finished
             # here too, with the same numbers.
             _thread.interrupt_main(signal.SIGTERM)

@@ -226,7 +226,7 @@ class Walk:
         stopped: Interrupted | DiskError | None = None
         for state, error in zip(states, self._ended(states), strict=True):
             task = state.task
-            if held[task.key].lost:
+            if held[task.key].lost or (error is not None and not held[task.key].renew()):
                 self._say(f"lost   {task.name}: another worker took it over, since this one did not renew its lease in time")
                 if task.done():
                     task.tidy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,8 +51,12 @@ def evidence(records: Records) -> dict[str, Evidence]:
 
 
 def evidence_of(runs_dir: Path, grid: Grid) -> Evidence | None:
-    """The finished part of one grid; None while nothing is."""
-    return next(iter(evidence(read_runs(runs_dir, grid)).values()), None)
+    """The finished part of one grid; None while nothing is. Files that cannot be read are reported, and left out."""
+    records = read_runs(runs_dir, grid)
+    for problem in records.problems:
+        if "cannot be read" in problem:
+            print(problem, file=sys.stderr)
+    return next(iter(evidence(records).values()), None)
 
 
 def axes(grids: Sequence[Grid]) -> list[str]:
