@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 
+from tinylm_ablate.errors import RunFailed, UserError
 from tinylm_ablate.files import remove_unfinished
 from tinylm_ablate.init.choice import scored_alike, scores_marker
 from tinylm_ablate.measure.subject import Subject
@@ -35,14 +36,29 @@ class ScoresTask(Task):
         return scored_alike(self.run), self.run.config.train.device, self.run.config.train.threads
 
     def do(self, tracked: Follower) -> None:
-        self.do_together([self], tracked)
+        (error,) = self.do_together([self], tracked)
+        if error is not None:
+            raise error
 
     def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:
         from tinylm_ablate.init.initial import make_scores
 
         del tracked
-        make_scores([task.run for task in tasks], Subject(self.run).vocabulary)
-        return [None] * len(tasks)
+        vocabulary = Subject(self.run).vocabulary
+        try:
+            make_scores([task.run for task in tasks], vocabulary)
+            return [None] * len(tasks)
+        except (UserError, RunFailed) as error:
+            if len(tasks) == 1:
+                return [error]
+        ended: list[Exception | None] = []
+        for task in tasks:  # one at a time, so that a parent that cannot be scored fails alone
+            try:
+                make_scores([task.run], vocabulary)
+                ended.append(None)
+            except (UserError, RunFailed) as error:
+                ended.append(error)
+        return ended
 
 
 class LossesTask(Task):
