@@ -66,11 +66,6 @@ class MeasureTask(Task):
         """Return whether the intermediate model that it measures exists already."""
         return self.run.at > 0 and (self.run.folder / "model").is_dir()
 
-    def do(self, tracked: Follower) -> None:
-        (error,) = self.do_together([self], tracked)
-        if error is not None:
-            raise error
-
     def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:
         progress.configure(self.run.config.progress)
         measures = [task for task in tasks if isinstance(task, MeasureTask)]

@@ -91,11 +91,6 @@ class RunTask(Task):
             return not keep or (folder / "checkpoint").is_dir()
         return not keep and _measured(folder, self.points[step])
 
-    def do(self, tracked: Follower) -> None:
-        (error,) = self.do_together([self], tracked)
-        if error is not None:
-            raise error
-
     def most_together(self, ready: int) -> int:
         return 1 if self.watch is not None else stack_size(self.run, ready)
 

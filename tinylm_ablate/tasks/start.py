@@ -35,11 +35,6 @@ class ScoresTask(Task):
     def together(self) -> Hashable:
         return scored_alike(self.run), self.run.config.train.device, self.run.config.train.threads
 
-    def do(self, tracked: Follower) -> None:
-        (error,) = self.do_together([self], tracked)
-        if error is not None:
-            raise error
-
     def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:
         from tinylm_ablate.init.initial import make_scores
 
@@ -76,11 +71,6 @@ class LossesTask(Task):
     @property
     def together(self) -> Hashable:
         return stack_key(self.run)
-
-    def do(self, tracked: Follower) -> None:
-        (error,) = self.do_together([self], tracked)
-        if error is not None:
-            raise error
 
     def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:
         from tinylm_ablate.rounds.losses import Passed, pass_over

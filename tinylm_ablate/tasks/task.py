@@ -38,13 +38,15 @@ class Task(ABC):
     def product(self) -> Path:
         """A file or folder that exists once the task is done, written last."""
 
-    @abstractmethod
     def do(self, tracked: Follower) -> None:
         """Do it; what an earlier attempt left unfinished is resumed or removed.
 
         Args:
             tracked: Keeps the trackers up with the folders of runs.
         """
+        (error,) = self.do_together([self], tracked)
+        if error is not None:
+            raise error
 
     def most_together(self, ready: int) -> int:
         """Return how many of ``ready`` tasks with an equal ``together`` one worker does as one program."""
@@ -57,7 +59,10 @@ class Task(ABC):
         return self.key
 
     def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:
-        """Do tasks, this one among them, as one program; returns what ended each, or None where it is done."""
+        """Do tasks, this one among them, as one program; returns what ended each, or None where it is done.
+
+        Tasks that are always done alone have ``do`` instead.
+        """
         raise NotImplementedError
 
     def can_start_early(self) -> bool:
