@@ -116,7 +116,8 @@ class Store:
             snapshot: How it is to be.
             run: How it is, from ``runs``; None where the store has none.
             parent: The store's id of the run that it is nested in.
-            lock: File that one process at a time holds while it creates a run.
+            lock: File that one process at a time holds while it creates or completes a run: MLflow checks for a parameter and
+                inserts it in two steps, so two processes that complete one run would collide.
 
         Returns:
             The run's id, and what was done: "created", "updated", "closed" or "unchanged".
@@ -124,18 +125,18 @@ class Store:
         tags = {_named(key): value[:_TAG_LENGTH] for key, value in snapshot.tags.items()} | {KEY: snapshot.key}
         if parent is not None:
             tags[_PARENT] = parent
-        done = "updated"
-        if run is None:
-            with locked(lock):
-                run = self.runs([snapshot.key]).get(snapshot.key)
-                if run is None:
-                    done = "created"
-                    run = self.client.create_run(
-                        self.experiment_id, start_time=snapshot.start, tags=tags, run_name=snapshot.name[:_NAME_LENGTH]
-                    )
-        if is_current(run, snapshot.signature, snapshot.status):
+        if run is not None and is_current(run, snapshot.signature, snapshot.status):
             return run.info.run_id, "unchanged"
-        self._send(snapshot, run, tags)
+        with locked(lock):
+            done, run = "updated", self.runs([snapshot.key]).get(snapshot.key)
+            if run is None:
+                done = "created"
+                run = self.client.create_run(
+                    self.experiment_id, start_time=snapshot.start, tags=tags, run_name=snapshot.name[:_NAME_LENGTH]
+                )
+            if is_current(run, snapshot.signature, snapshot.status):
+                return run.info.run_id, "unchanged"
+            self._send(snapshot, run, tags)
         if done == "updated" and run.info.status == "RUNNING" and snapshot.status != "RUNNING":
             done = "closed"
         return run.info.run_id, done
