@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tinylm_ablate.config import TrackingConfig
-from tinylm_ablate.execute.leases import Leases
+from tinylm_ablate.leases import Leases
 from tinylm_ablate.tracking.mlflow_client import Store
 
 EXPERIMENT = "tests"

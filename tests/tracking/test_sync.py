@@ -19,7 +19,7 @@ from tests.helpers import FORKS
 from tests.tracking.conftest import EXPERIMENT, GRID, RUNS
 from tinylm_ablate.config import TrackingConfig
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.execute.leases import Leases
+from tinylm_ablate.leases import Leases
 from tinylm_ablate.tracking import sync
 from tinylm_ablate.tracking.mlflow_client import local_artifacts
 
