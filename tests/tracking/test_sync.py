@@ -17,6 +17,7 @@ from tokenizers.models import BPE
 
 from tests.helpers import FORKS
 from tests.tracking.conftest import EXPERIMENT, GRID, RUNS
+from tinylm_ablate import leases
 from tinylm_ablate.config import TrackingConfig
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.leases import Leases
@@ -200,12 +201,16 @@ def test_what_a_kill_left_running_is_repaired_and_a_run_that_continues_has_each_
 
 
 @pytest.mark.parametrize("content", ["", "[]", "5", '{"pid": "x", "seconds": null}', "\x00garbage"])
-def test_a_lease_of_any_content_breaks_nothing(settings, folders, view, content):
+def test_a_lease_of_any_content_breaks_nothing_and_is_dead_once_it_was_watched(settings, folders, view, content, monkeypatch):
+    monkeypatch.setattr(leases, "UNREADABLE_SECONDS", 0.2)
     folders.start(RUNS[0])
     lease = folders.path / "claims" / f"run-{RUNS[0]}.1"
     lease.parent.mkdir()
     lease.write_text(content)
     os.utime(lease, (time.time() + 10**7,) * 2)  # a clock that was wrong
+    assert sync(settings, folders.path).problems == []
+    assert view.run(RUNS[0]).info.status == "RUNNING"
+    time.sleep(0.3)
     assert sync(settings, folders.path).problems == []
     assert view.run(RUNS[0]).info.status == "KILLED"
 
