@@ -18,8 +18,11 @@ from tinylm_ablate.science.matrices import matrix_metrics
 #: follows from the run: bigrams are counted on its tokens, and what was forgotten has the parts that it was trained in.
 _SCORED = ("measure.bits_per_byte.", "measure.cloze.")
 
-#: Speeds compare on one machine and by one protocol.
-_SPEED, _PROTOCOL = "decode/", "measure.decoding_speed."
+#: Speeds compare on one machine and by one protocol: where the protocol is, and which metrics have it.
+_SPEEDS = {
+    "measure.decoding_speed.": ("decode/tokens_per_second",),
+    "measure.exported_speed.": ("decode/own/", "decode/llama_cpp/"),
+}
 
 
 def evidence(records: Records) -> dict[str, Evidence]:
@@ -33,20 +36,21 @@ def evidence(records: Records) -> dict[str, Evidence]:
         named.setdefault(grid.name, []).append(grid)
     by_identity = _with_matrices(_with_edges(records), records).set_index("identity", drop=False)
     documents, questions = records.rows.get("documents"), records.rows.get("questions")
-    curves = _bits(records)
+    curves, along = _bits(records), records.rows.get("along")
     found = {}
     for name, grids in named.items():
         runs = _runs(grids, by_identity)
         if runs.empty:
             continue
-        runs = _one_protocol(name, runs, records.problems)
+        for protocol, speeds in _SPEEDS.items():
+            runs = _one_protocol(name, runs, protocol, speeds, records.problems)
         known = set(runs["identity"])
 
         def own(table: pd.DataFrame | None, known: set[str] = known) -> pd.DataFrame | None:
             return None if table is None else table[table["identity"].isin(known)]
 
         keys = setting_keys(runs)
-        found[name] = Evidence(name, axes(grids), runs, keys, own(documents), own(questions), own(curves))
+        found[name] = Evidence(name, axes(grids), runs, keys, own(documents), own(questions), own(curves), own(along))
     return found
 
 
@@ -121,10 +125,12 @@ def _defaults(runs: pd.DataFrame, key: str) -> list[str]:
     return ["" if value is None or value != value else as_text(value) for value in values.tolist()]
 
 
-def _one_protocol(name: str, runs: pd.DataFrame, problems: list[str]) -> pd.DataFrame:
+def _one_protocol(
+    name: str, runs: pd.DataFrame, protocol: str, prefixes: tuple[str, ...], problems: list[str]
+) -> pd.DataFrame:
     """The runs with speeds of decoding where they were measured as most of them were."""
-    keys = [key for key in runs if str(key).startswith(_PROTOCOL)]
-    speeds = [key for key in runs if str(key).startswith(_SPEED)]
+    keys = [key for key in runs if str(key).startswith(protocol)]
+    speeds = [key for key in runs if str(key).startswith(prefixes)]
     if not keys or not speeds:
         return runs
     known = runs[speeds].notna().any(axis="columns")

@@ -263,6 +263,7 @@ def _follow_our_settings() -> None:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # defaults that a task leaves open, file by file
     quiet = not progress.shown()
     lm_eval.api.task.tqdm = partial(tqdm, disable=quiet, leave=False)
+    progress.shorten_retries()
     if quiet:
         datasets.disable_progress_bars()
 

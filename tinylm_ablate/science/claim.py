@@ -32,7 +32,9 @@ Kinds of test:
 - ``correlation``: Spearman's rank correlation of ``column`` with the quality of all arms has the sign ``sign`` and is beyond
   the margin; with sign 0 it is within it. With ``largest_of`` its size is also larger than that of each column named there.
 
-``metric`` is a column, or one for each arm: {early: forgetting/part_1, late: forgetting/part_8}. ``margin`` is the smallest
+``metric`` is a column, or one for each arm: {early: forgetting/part_1, late: forgetting/part_8}. Columns are also "curve/start" and
+"curve/end" of the training loss (first fiftieth and last twentieth of the tokens), and "along/0.5/test/bits_per_byte/all" of
+what was measured along the run (``evaluate.every``), here after half of its tokens, linear between points. ``margin`` is the smallest
 effect that matters: a number in the metric's unit, or ``tokens``, the default, which is what 5 % more tokens are worth to the
 reference arm. ``relative`` compares ratios (a margin of 0.1 is 10 %). ``exact`` says that the metric is a count, or measured
 once, in which seeds play no part. ``equal_tokens`` needs arms that have seen equally many tokens.
@@ -42,6 +44,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -265,6 +268,9 @@ class _Reader:
             if name not in arms:
                 self._mistake(f"{place}: {name}", f"must be one of the claim's arms: {', '.join(arms) or 'it has none'}")
         metric = content.get("metric")
+        for column in metric.values() if isinstance(metric, dict) else [metric]:
+            if re.match("along/", str(column)) and not re.match(r"along/(1|0?\.\d+)/.", str(column)):
+                self._mistake(f"{place}.metric={column}", "must be along/SHARE/METRIC with a share above 0 up to 1")
         if isinstance(metric, dict):
             for name in named:
                 if name not in metric:
