@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from tinylm_ablate import progress
 from tinylm_ablate.arch.costs import training_memory
 from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.execute.words import say
@@ -144,6 +145,7 @@ def _fork_is_safe() -> bool:
 
     Elsewhere each worker is an interpreter of its own, whose imports take some seconds.
     """
+    progress.end_thread()
     return sys.platform == "linux" and "torch" not in sys.modules and not gpus() and threading.active_count() == 1
 
 
