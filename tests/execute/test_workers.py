@@ -68,7 +68,8 @@ def test_a_wrong_number_of_workers_is_reported(compose: Compose, wrong: str) -> 
 @pytest.mark.parametrize("killed", [False, True], ids=["to its end", "until its leader is killed"])
 def test_workers_are_forks_where_torch_has_not_started(killed: bool, small_data: list[str], tmp_path: Path) -> None:
     """In an interpreter of its own, since this one has torch; it cannot start another."""
-    code = "from tinylm_ablate import __main__; from tinylm_ablate.execute import workers as w; w._interpreter = None; __main__.main()"
+    forbid = "from tinylm_ablate.execute import workers; workers._interpreter = None"
+    code = f"{forbid}; from tinylm_ablate.__main__ import main; main()"
     tokens = 10**6 if killed else 1280
     words = [
         "-m",
