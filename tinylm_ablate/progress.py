@@ -60,6 +60,14 @@ def bar(items: Iterable[Any] | None = None, *, total: float | None = None, descr
     return bar if _live is None else _Written(bar, total, description, unit, _live)
 
 
+def end_thread() -> None:
+    """End the thread that refreshes bars, so that this process can fork; the next bar starts it again."""
+    from tqdm import tqdm
+
+    if tqdm.monitor is not None:
+        tqdm.monitor.exit()
+
+
 class _Written:
     """A bar that nobody sees here: what it would show is written to a file, about once a second."""
 

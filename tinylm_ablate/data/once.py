@@ -45,23 +45,30 @@ def build_once(
 
 
 def write_once(
-    wanted: Mapping[Path, Source], make: Callable[[list[Source]], Sequence[Callable[[Path], None]]], *, what: str
+    wanted: Mapping[Path, Source],
+    make: Callable[[list[Source]], Sequence[Callable[[Path], None]]],
+    *,
+    what: str,
+    is_whole: Callable[[Path], bool] = Path.is_file,
+    needed: int | None = None,
 ) -> None:
-    """Make sure that files of the cache exist, those that are missing being made together.
+    """Make sure that files or folders of the cache exist, those that are missing being made together.
 
     Args:
-        wanted: What each file is made from.
+        wanted: What each file or folder is made from.
         make: Makes the missing ones; returns for each what writes it, whole or not at all.
         what: What is made, for messages.
+        is_whole: Tells a whole one from a damaged or absent one, quickly.
+        needed: About how many bytes they take, for the message when the disk is full; None if unknown.
 
     Raises:
         DiskError: There is no room or no right to write.
     """
     with contextlib.ExitStack() as held:
-        for path in sorted(path for path in wanted if not path.is_file()):  # one order, so that nobody waits in a circle
-            held.enter_context(writing(path.parent, what, key="cache_dir"))
+        for path in sorted(path for path in wanted if not is_whole(path)):  # one order, so that nobody waits in a circle
+            held.enter_context(writing(path.parent, what, key="cache_dir", needed=needed))
             held.enter_context(locked(path, what))
-        missing = {path: source for path, source in wanted.items() if not path.is_file()}
+        missing = {path: source for path, source in wanted.items() if not is_whole(path)}
         if missing:
             for path, write in zip(missing, make(list(missing.values())), strict=True):
                 remove_unfinished(path)
