@@ -370,19 +370,24 @@ class _Tables:
         parts.append(table)
 
     def add_along(self, folder: Path, run: Row, problems: list[str]) -> None:
-        """Add what was measured along a run, without errors and sizes: tokens, metric, value."""
-        rows: list[tuple[int, str, float]] = []
+        """Add what was measured along a run, without errors and sizes: tokens, metric, value; of two measurements of one
+        metric at one point the newer."""
+        newest: dict[tuple[int, str], tuple[int, float]] = {}
         for path in sorted(folder.glob("points/[0-9]*/measures/*.json")):
             try:
                 tokens = int(path.parent.parent.name) * int(run["train.batch_tokens"])
                 metrics: Row = {}
                 _flatten("", _parse(path, MEASURE_SCHEMA)["metrics"], metrics)
                 _check(metrics)
+                changed = path.stat().st_mtime_ns
             except _DAMAGE as error:
                 problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
                 continue
-            rows += [(tokens, name, float(f"{value:.6g}")) for name, value in metrics.items() if not _ABOUT.search(name)]
-        if rows:
+            for name, value in metrics.items():
+                if not _ABOUT.search(name) and changed >= newest.get((tokens, name), (0, 0.0))[0]:
+                    newest[tokens, name] = changed, float(f"{value:.6g}")
+        if newest:
+            rows = [(tokens, name, value) for (tokens, name), (_, value) in newest.items()]
             columns = [list(column) for column in zip(*rows, strict=True)]
             self.add(pa.table(dict(zip(("tokens", "metric", "value"), columns, strict=True))), "along", folder.name)
 

@@ -49,12 +49,16 @@ def summary_table(own: Evidence | None) -> str:
 
     from tinylm_ablate.frames.arms import axis_column
     from tinylm_ablate.science.evidence import Setting
-    from tinylm_ablate.science.pairs import results
+    from tinylm_ablate.science.pairs import best_arms, results
 
     if own is None:
         return ""
     axis, frame = own.axis, own.runs.drop_duplicates(["arm", "seed"])
     setting = Setting("", math.nan, math.nan, math.nan, (), (), frame, own)
+    arms = len(setting.arms)
+    if (judged := next((column for column in _COLUMNS if column.direction and column.metric in frame), None)) is not None:
+        setting = best_arms(setting, judged.metric, judged.direction)
+        frame = setting.runs
     first = frame.drop_duplicates("arm")
     places = dict(zip(first["arm"], first[[axis_column(key) for key in axis]].to_numpy().tolist(), strict=True))
     shown = [column for column in _COLUMNS if column.metric in frame.columns]
@@ -69,7 +73,8 @@ def summary_table(own: Evidence | None) -> str:
     head = [*axis, "seeds", *(column.head for column in shown)]
     align = ["left"] * len(axis) + ["right"] * (1 + len(shown))
     table = tabulate(lines, headers=head, tablefmt="pipe", disable_numparse=True, colalign=align)
-    return f"{table}\n\n{_conclusion(len(places), several)}".rstrip()
+    left_out = f"The best {len(places)} of {arms:,} arms; `tinylm-ablate report` has all.\n" if len(places) < arms else ""
+    return f"{table}\n\n{left_out}{_conclusion(len(places), several)}".rstrip()
 
 
 def _cell(result: Result, column: _Column, marked: bool) -> str:
