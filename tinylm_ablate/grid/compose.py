@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,9 +20,10 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.override_parser.types import Override, OverrideType, ValueType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -115,11 +116,14 @@ class Composer:
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self.loader, self.master = cast(ConfigLoaderImpl, loader), master
+        _read_once(self.loader)
         self._chosen: dict[tuple[str, ...], DictConfig] = {}
+        self._params: dict[tuple[str, ...], dict[str, Any]] = {}
         self._groups: dict[str, bool] = {}
         self._parsed: dict[str, tuple[Override, bool]] = {}
         self._bases: dict[tuple[str, ...], Config | None] = {}
-        self._alone: dict[tuple[tuple[str, ...], str], DictConfig | None] = {}
+        self._trials: dict[tuple[str, ...], DictConfig] = {}
+        self._sets_one_key: dict[str, bool] = {}
         self._referred: dict[tuple[str, ...], set[str]] = {}
 
     def typed(self, overrides: Sequence[str]) -> Config:
@@ -130,9 +134,8 @@ class Composer:
         Raises:
             HydraException, OmegaConfBaseException, ConfigError: The overrides do not compose.
         """
-        parsed = [self._parse(text) for text in overrides]
-        key = tuple(text for text, (_, group) in zip(overrides, parsed, strict=True) if group)
-        settings = [self._setting(key, text) for text, (_, group) in zip(overrides, parsed, strict=True) if not group]
+        key = self._key(overrides)
+        settings = [self._setting(key, text) for text in overrides if not self._parse(text)[1]]
         base = self._base(key)
         if base is None or None in settings:
             return typed(self(overrides))
@@ -145,7 +148,7 @@ class Composer:
         """What cells choose in common; None if it is no whole config by itself."""
         if key not in self._bases:
             try:
-                self._bases[key] = typed(self(key))
+                self._bases[key] = typed(self._choice(key))
             except (*COMPOSITION_ERRORS, ConfigError):
                 self._bases[key] = None
         return self._bases[key]
@@ -156,28 +159,28 @@ class Composer:
         base = self._base(key)
         if base is None or "${" in text or path in _REWRITTEN or self._is_referred(key, path):
             return None
-        if isinstance(override.value(), dict | list):  # it is merged into what is there, which may be null
+        # A dictionary or list is merged into what is there, which may be null.
+        if override.type != OverrideType.CHANGE or isinstance(override.value(), dict | list):
             return None
-        if (key, path) not in self._alone:
-            self._alone[key, path] = None
-            config = self([*key, text])
-            alone = typed(config)
+        if path not in self._sets_one_key:
+            self._sets_one_key[path] = False
+            alone = typed(self([*key, text]))
             with contextlib.suppress(AttributeError):
                 changed = _clone(base)
                 _set(changed, path, functools.reduce(getattr, path.split("."), cast(Any, alone)))
-                if changed == alone:
-                    self._alone[key, path] = config
-        known = self._alone[key, path]
-        if known is None:
+                self._sets_one_key[path] = changed == alone
+        if not self._sets_one_key[path]:
             return None
-        self.loader._apply_overrides_to_config([override], known)
-        value = OmegaConf.select(known, path)
+        if key not in self._trials:
+            self._trials[key] = copy.deepcopy(self._choice(key))
+        self.loader._apply_overrides_to_config([override], self._trials[key])
+        value = OmegaConf.select(self._trials[key], path)
         return None if OmegaConf.is_config(value) else (path, value)
 
     def _is_referred(self, key: tuple[str, ...], path: str) -> bool:
         """Whether another value refers to a key; a trial with a value cannot show it, since that may be the default."""
         if key not in self._referred:
-            written = OmegaConf.to_yaml(self(key), resolve=False)
+            written = OmegaConf.to_yaml(self._choice(key), resolve=False)
             self._referred[key] = set(re.findall(r"\$\{(\.*[\w.]+)\}", written))
         return any(
             reference.startswith(".") or f"{path}.".startswith(f"{reference}.") or reference.startswith(f"{path}.")
@@ -198,17 +201,29 @@ class Composer:
         Raises:
             HydraException, OmegaConfBaseException: The overrides do not compose.
         """
-        parsed, groups = zip(*map(self._parse, overrides), strict=True) if overrides else ((), ())
-        key = tuple(text for text, group in zip(overrides, groups, strict=True) if group)
-        if key not in self._chosen:
-            self._chosen[key] = _own(self.loader.load_sweep_config(self.master, list(key)))
-        config = copy.deepcopy(self._chosen[key])
-        values = [
-            override for override, group in zip(parsed, groups, strict=True)
-            if not group and not override.key_or_group.startswith("hydra.")
-        ]  # fmt: skip
+        parsed = list(map(self._parse, overrides))
+        config = copy.deepcopy(self._choice(self._key(overrides)))
+        values = [own for own, group in parsed if not group and not own.key_or_group.startswith("hydra.")]
         self.loader._apply_overrides_to_config(values, config)
         return config
+
+    def params(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """The axes that an experiment's file gives to the sweeper: key to values."""
+        key = self._key(overrides)
+        self._choice(key)
+        return self._params[key]
+
+    def _key(self, overrides: Sequence[str]) -> tuple[str, ...]:
+        """Those of some overrides that choose from groups."""
+        return tuple(text for text in overrides if self._parse(text)[1])
+
+    def _choice(self, key: tuple[str, ...]) -> DictConfig:
+        """What Hydra makes of some choices; not to be changed."""
+        if key not in self._chosen:
+            config = self.loader.load_sweep_config(self.master, list(key))
+            self._params[key] = (OmegaConf.to_container(config.hydra.sweeper) or {}).get("params") or {}  # type: ignore[union-attr]
+            self._chosen[key] = _own(config)
+        return self._chosen[key]
 
     def _is_group(self, override: Override) -> bool:
         key = override.key_or_group
@@ -216,6 +231,19 @@ class Composer:
             self._groups[key] = self.loader.repository.group_exists(key)
         exists = self._groups[key]
         return override.package is not None or (exists and not isinstance(override.value(), dict))
+
+
+def _read_once(loader: ConfigLoaderImpl) -> None:
+    """Let Hydra read each file once: it reads and parses all of them anew for every composition."""
+    for source in loader.repository.get_sources():
+        if source.scheme() == "file" and not hasattr(source.load_config, "read_once"):
+            read = functools.cache(source.load_config)
+
+            def load(config_path: str, read: Callable[[str], ConfigResult] = read) -> ConfigResult:
+                return copy.deepcopy(read(config_path))
+
+            load.read_once = True  # type: ignore[attr-defined]
+            source.load_config = load  # type: ignore[method-assign]
 
 
 def _clone(config: Any) -> Any:

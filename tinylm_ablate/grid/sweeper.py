@@ -24,7 +24,7 @@ from tinylm_ablate.execute.perform import Launch, perform, results, unclaim
 from tinylm_ablate.execute.walk import DONE, FAILED, SKIPPED, Walk
 from tinylm_ablate.execute.words import one_line, say
 from tinylm_ablate.files import fingerprint
-from tinylm_ablate.grid.compose import typed
+from tinylm_ablate.grid.compose import Composer, typed
 from tinylm_ablate.grid.describe import described, grid_path, write_grid
 from tinylm_ablate.grid.parts import Job, Part, jobs_of, parts, settle_all
 from tinylm_ablate.grid.result_table import summary_table
@@ -81,8 +81,9 @@ class GridSweeper(Sweeper):
         base = typed(self.config)
         launch = self._launch()
         params = OmegaConf.to_container(self.params) if isinstance(self.params, DictConfig) else self.params
-        found = parts(self.config, self.hydra_context, params, arguments)
-        jobs = settle_all(self.config, self.hydra_context, found)
+        compose = Composer(self.hydra_context.config_loader, self.config)
+        found = parts(base, compose, params, arguments)
+        jobs = settle_all(compose, found)
         named = [(name, run) for job in jobs for name, run in job.cells]
         match base.mode:
             case "run":
