@@ -4,7 +4,6 @@ real, and their losses follow from depth and rate."""
 from __future__ import annotations
 
 import copy
-import dataclasses
 import io
 import itertools
 import json
@@ -75,10 +74,12 @@ def _rate(place: int) -> str:
 def _write(settled: Settled, bits: float, sizes: np.ndarray[Any, Any], rng: np.random.Generator) -> None:
     """The files of one run."""
     folder, shape, depth = settled.folder, settled.shape, settled.shape.depth
+    text = settled.to_json()
+    plain = json.loads(text)
     (folder / "measures").mkdir(parents=True)
     record = {
-        "schema": 2, "identity": settled.identity, "seed": settled.config.seed, "config": dataclasses.asdict(settled.config),
-        "shape": dataclasses.asdict(shape), "parameters": parameters(shape),
+        "schema": 2, "identity": settled.identity, "seed": settled.config.seed, "config": plain["config"],
+        "shape": plain["shape"], "parameters": parameters(shape),
         "embedding_head_share": embedding_head_share(shape),
         "flops_per_token": flops_per_token(shape, settled.config.train.context_length), "tokens": settled.tokens,
         "steps": settled.steps, "learning_rate": settled.learning_rate, "precision": settled.precision,
@@ -88,10 +89,10 @@ def _write(settled: Settled, bits: float, sizes: np.ndarray[Any, Any], rng: np.r
         },
     }  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(record))
-    (folder / "settled.json").write_text(settled.to_json())
+    (folder / "settled.json").write_text(text)
     losses = 2 * bits + 5 * np.exp(-np.arange(POINTS) / 8)
-    rows = [{"step": n, "tokens": 1000 * n, "loss": loss, "seconds": 0.1 * n} for n, loss in enumerate(losses.tolist(), 1)]
-    (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    row = '{{"step": {0}, "tokens": {0}000, "loss": {1!r}, "seconds": {0}}}\n'
+    (folder / "curve.jsonl").write_text("".join(row.format(n, loss) for n, loss in enumerate(losses.tolist(), 1)))
     noise = rng.normal(0, 0.02, DOCUMENTS)
     noise -= (noise * sizes).sum() / sizes.sum()
     names, correct = [f"{n:032x}" for n in range(DOCUMENTS)], rng.random(DOCUMENTS) < 0.35

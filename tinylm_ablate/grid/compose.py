@@ -46,6 +46,9 @@ _PLUGINS = {
 #: Keys that ``typed`` rewrites.
 _REWRITTEN = {"tracking.uri"}
 
+#: Configs that cells are copied from are kept up to this number: each is a megabyte.
+_MOST_BASES = 256
+
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
 
 
@@ -123,20 +126,29 @@ class Composer:
         self._parsed: dict[str, tuple[Override, bool]] = {}
         self._bases: dict[tuple[str, ...], Config | None] = {}
         self._trials: dict[tuple[str, ...], DictConfig] = {}
+        self._settings: dict[tuple[tuple[str, ...], str], tuple[str, Any] | None] = {}
         self._sets_one_key: dict[str, bool] = {}
         self._referred: dict[tuple[str, ...], set[str]] = {}
 
     def typed(self, overrides: Sequence[str]) -> Config:
         """``typed`` of the config of a cell, in a hundredth of the time where its values do not depend on each other.
 
-        What cells choose in common is then composed once, and a cell is a copy of it with values of its own.
+        What cells choose in common, and values that others follow, are then composed once, and a cell is a copy of that with
+        values of its own.
 
         Raises:
             HydraException, OmegaConfBaseException, ConfigError: The overrides do not compose.
         """
-        key = self._key(overrides)
-        settings = [self._setting(key, text) for text in overrides if not self._parse(text)[1]]
-        base = self._base(key)
+        key, values = self._key(overrides), [text for text in overrides if not self._parse(text)[1]]
+        followed = [text for text in values if self._setting(key, text) is None]
+        paths = [self._parse(text)[0].key_or_group for text in followed]
+        own = [text for text in values if text not in followed]
+        base = None
+        if not any(_overlap(self._parse(text)[0].key_or_group, path) for text in own for path in paths):
+            key = (*key, *followed)
+            if key in self._bases or len(self._bases) < _MOST_BASES:
+                base = self._base(key)
+        settings = [self._setting(key, text) for text in own] if base is not None else []
         if base is None or None in settings:
             return typed(self(overrides))
         config: Config = _clone(base)
@@ -155,6 +167,12 @@ class Composer:
 
     def _setting(self, key: tuple[str, ...], text: str) -> tuple[str, Any] | None:
         """The key and value that an override sets beside some choices; None if it does more than setting one key."""
+        if (key, text) not in self._settings:
+            self._settings[key, text] = self._tried(key, text)
+        return self._settings[key, text]
+
+    def _tried(self, key: tuple[str, ...], text: str) -> tuple[str, Any] | None:
+        """``_setting``, found by setting it."""
         override, path = self._parse(text)[0], self._parse(text)[0].key_or_group
         base = self._base(key)
         if base is None or "${" in text or path in _REWRITTEN or self._is_referred(key, path):
@@ -182,10 +200,7 @@ class Composer:
         if key not in self._referred:
             written = OmegaConf.to_yaml(self._choice(key), resolve=False)
             self._referred[key] = set(re.findall(r"\$\{(\.*[\w.]+)\}", written))
-        return any(
-            reference.startswith(".") or f"{path}.".startswith(f"{reference}.") or reference.startswith(f"{path}.")
-            for reference in self._referred[key]
-        )
+        return any(reference.startswith(".") or _overlap(reference, path) for reference in self._referred[key])
 
     def _parse(self, text: str) -> tuple[Override, bool]:
         """An override, and whether it chooses from a group; each is parsed once."""
@@ -201,11 +216,15 @@ class Composer:
         Raises:
             HydraException, OmegaConfBaseException: The overrides do not compose.
         """
-        parsed = list(map(self._parse, overrides))
         config = copy.deepcopy(self._choice(self._key(overrides)))
+        self._apply(overrides, config)
+        return config
+
+    def _apply(self, overrides: Sequence[str], config: DictConfig) -> None:
+        """Set the values among some overrides."""
+        parsed = [self._parse(text) for text in overrides]
         values = [own for own, group in parsed if not group and not own.key_or_group.startswith("hydra.")]
         self.loader._apply_overrides_to_config(values, config)
-        return config
 
     def params(self, overrides: Sequence[str]) -> dict[str, Any]:
         """The axes that an experiment's file gives to the sweeper: key to values."""
@@ -218,8 +237,11 @@ class Composer:
         return tuple(text for text in overrides if self._parse(text)[1])
 
     def _choice(self, key: tuple[str, ...]) -> DictConfig:
-        """What Hydra makes of some choices; not to be changed."""
-        if key not in self._chosen:
+        """What Hydra makes of some choices, and of the values among them; not to be changed."""
+        groups = self._key(key)
+        if key not in self._chosen and groups != key:
+            self._chosen[key] = self(key)
+        elif key not in self._chosen:
             config = self.loader.load_sweep_config(self.master, list(key))
             self._params[key] = (OmegaConf.to_container(config.hydra.sweeper) or {}).get("params") or {}  # type: ignore[union-attr]
             self._chosen[key] = _own(config)
@@ -244,6 +266,11 @@ def _read_once(loader: ConfigLoaderImpl) -> None:
 
             load.read_once = True  # type: ignore[attr-defined]
             source.load_config = load  # type: ignore[method-assign]
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Return whether two dotted keys are the same, or one is a group that holds the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def _clone(config: Any) -> Any:

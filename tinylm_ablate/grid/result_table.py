@@ -36,11 +36,16 @@ _COLUMNS = (
 )
 
 
-def summary_table(own: Evidence | None) -> str:
+#: Measures that tell arms apart, the first that is known: 1 where more is better, -1 where less is.
+JUDGED = {column.metric: column.direction for column in _COLUMNS if column.direction}
+
+
+def summary_table(own: Evidence | None, arms: int = 0) -> str:
     """A Markdown table, aligned for a terminal: one row per arm, mean ± standard deviation over its seeds.
 
     Args:
         own: What is finished; None for nothing.
+        arms: Arms of the grid, where only the best of them are in ``own``.
 
     Returns:
         The table, with a line on what may be concluded from it; empty where nothing is finished.
@@ -55,9 +60,9 @@ def summary_table(own: Evidence | None) -> str:
         return ""
     axis, frame = own.axis, own.runs.drop_duplicates(["arm", "seed"])
     setting = Setting("", math.nan, math.nan, math.nan, (), (), frame, own)
-    arms = len(setting.arms)
-    if (judged := next((column for column in _COLUMNS if column.direction and column.metric in frame), None)) is not None:
-        setting = best_arms(setting, judged.metric, judged.direction)
+    arms = max(arms, len(setting.arms))
+    if (judged := next((name for name in JUDGED if name in frame), None)) is not None:
+        setting = best_arms(setting, judged, JUDGED[judged])
         frame = setting.runs
     first = frame.drop_duplicates("arm")
     places = dict(zip(first["arm"], first[[axis_column(key) for key in axis]].to_numpy().tolist(), strict=True))
