@@ -36,9 +36,12 @@ _IMPORTED = ("tinylm_ablate.train.fit", "tinylm_ablate.train.stack", "tinylm_abl
 
 
 def targets(graph: Graph, train: bool) -> list[Task]:
-    """Tasks of a graph that a command requests: everything, or the measures of runs that are finished."""
+    """Tasks of a graph that a command requests: runs and their measures, or the measures of runs that are finished.
+
+    Text, tokenizers and the like follow where something that is not done needs them.
+    """
     if train:
-        return graph.tasks
+        return [*graph.runs, *graph.measures]
     return [task for task in graph.measures if task.of.product.exists()]
 
 
