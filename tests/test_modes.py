@@ -163,7 +163,7 @@ def test_text_is_generated_from_a_folder_of_transformers(
         (["mode=generate", "model=nonsense", "prompt=x"], "model=nonsense: neither a run in .* nor a folder"),
         (["mode=export", "model=nonsense", "folder=x"], "model=nonsense: neither a run in .* nor a folder"),
         (["mode=generate", "prompt=x", "seed=7"], "model=null: the run that the config describes has no model yet"),
-        (["mode=generate"], "prompt=: allowed: the text to continue"),
+        (["mode=generate"], "prompt=: allowed: text to continue"),
         (["mode=export"], "folder=null: mode=export needs folder=WHERE"),
         (
             ["mode=generate", "prompt=x", "model={empty}"],

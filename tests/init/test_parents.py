@@ -128,7 +128,7 @@ def test_mistral_is_llama_within_its_window(tmp_path: Path) -> None:
     assert parent.shape == SHAPE
     assert check_parent(parent, SHAPE, context_length=64) == []
     assert check_parent(parent, SHAPE, context_length=65) == [
-        "train.context_length=65: the parent looks back 64 positions only; allowed: as many"
+        "train.context_length=65: the parent attends to 64 positions; allowed: at most as many"
     ]
 
 
@@ -199,7 +199,7 @@ def test_damaged_folders_are_reported(folder: Path, tmp_path: Path) -> None:
     (folder / "config.json").write_text("{")
     assert "config.json: not readable as JSON" in refusal(folder)
     (folder / "config.json").unlink()
-    assert "holds neither config.json nor model/config.json" in refusal(folder)
+    assert "has neither config.json nor model/config.json" in refusal(folder)
     assert "no such folder, and no run of that name" in refusal(tmp_path / "nowhere")
 
 

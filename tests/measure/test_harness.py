@@ -402,7 +402,7 @@ def test_a_name_of_the_hub_is_found_in_its_cache_or_refused(
     ("overrides", "message"),
     [
         ([], r"evaluate\.tasks=\[\]: allowed: tasks of the harness .* as in evaluate\.tasks=\[piqa,arc_easy\]"),
-        (["evaluate.task_folder=nowhere"], r"evaluate\.task_folder=nowhere: there is no such folder"),
+        (["evaluate.task_folder=nowhere"], r"evaluate\.task_folder=nowhere: no such folder"),
         (
             ["evaluate.task_folder={empty}"],
             r"holds no task; allowed: \.yaml .* 'task: NAME', and the data of ax_b, c3",
@@ -431,9 +431,7 @@ def test_an_unknown_task_is_reported_with_its_neighbours(tasks: Path, monkeypatc
         return whole(include_path=include_path, include_defaults=False)
 
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", without_defaults)
-    with pytest.raises(
-        ConfigError, match=r"evaluate\.tasks=question: there is no such task; did you mean questions\?; allowed:"
-    ):
+    with pytest.raises(ConfigError, match=r"evaluate\.tasks=question: no such task; did you mean questions\?; allowed:"):
         task_names(config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[question]").evaluate)
 
 

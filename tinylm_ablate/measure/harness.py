@@ -155,7 +155,7 @@ def _task_names(tasks: tuple[str, ...], wanted: str | None) -> list[str]:
                 ]
             )
     mistakes = [
-        f"evaluate.tasks={name}: there is no such task{_nearest(name, manager)}; allowed: tasks, groups and tags of the "
+        f"evaluate.tasks={name}: no such task{_nearest(name, manager)}; allowed: tasks, groups and tags of the "
         f"harness, tasks of evaluate.task_folder, and the lists {', '.join(LISTS)}"
         for name in names
         if name not in manager.task_index
@@ -249,7 +249,7 @@ def _task_folder(wanted: str | None) -> Path | None:
         return None
     folder = Path(wanted).expanduser().resolve()
     if not folder.is_dir():
-        raise ConfigError([f"evaluate.task_folder={wanted}: there is no such folder; allowed: one with tasks as .yaml files"])
+        raise ConfigError([f"evaluate.task_folder={wanted}: no such folder; allowed: one with tasks as .yaml files"])
     return folder
 
 
