@@ -19,15 +19,13 @@ def check_shapes(parent: Shape, child: Shape) -> list[str]:
         if wanted > available
     ]
     if child.head_dim != parent.head_dim:
-        mistakes.append(
-            f"arch.head_dim={child.head_dim}: heads are inherited as a whole; allowed: the parent's {parent.head_dim}"
-        )
+        mistakes.append(f"arch.head_dim={child.head_dim}: heads are inherited whole; allowed: the parent's {parent.head_dim}")
     elif child.heads > parent.heads:
         mistakes.append(f"arch.width={child.width}: results in {child.heads} heads, more than the parent's {parent.heads}")
     if child.tied and not parent.tied:
         mistakes.append("arch.tied=true: the parent's head is a separate matrix; use arch.tied=false")
     mistakes += [
-        f"arch.{key}={getattr(child, key)}: the parent was trained with {getattr(parent, key)}; allowed: auto, the parent's value"
+        f"arch.{key}={getattr(child, key)}: the parent was trained with {getattr(parent, key)}; allowed: auto, for the parent's"
         for key in ("rope_theta", "rope_scaling", "norm_eps")
         if getattr(child, key) != getattr(parent, key)
     ]
