@@ -201,7 +201,9 @@ def test_a_model_with_a_block_is_read_back_and_imports_nothing(place: Path, tmp_
     back = load_model(tmp_path / "model")
     assert back.shape == settled.shape
     assert all(torch.equal(value, back.state_dict()[name]) for name, value in decoder.state_dict().items())
-    with pytest.raises(UserError, match=r"arch\.own_attention, arch\.own_ffn: no other program knows blocks of your own"):
+    with pytest.raises(
+        UserError, match=r"arch\.own_attention, arch\.own_ffn: other programs do not support user-defined blocks"
+    ):
         export(tmp_path / "exported", model)
     sys.modules.pop("mine")
     with pytest.raises(UserError, match=r"own_attention is .* allowed: a class whose module is imported"):

@@ -155,7 +155,7 @@ def test_an_unknown_rule_of_splits_is_refused_where_text_is_encoded(
     path = write_byte_level(tmp_path / "model.gguf", "tekken")
     found = open_parent(str(path), tmp_path).vocabulary
     assert found is not None and not found.encodes
-    with pytest.raises(UserError, match=r"tokenizer\.ggml\.pre=tekken: how it splits text is not known"):
+    with pytest.raises(UserError, match=r"tokenizer\.ggml\.pre=tekken: this pre-tokenization is not supported"):
         import_tokenizer(path)
     child = [
         "arch.depth=1",
@@ -224,7 +224,7 @@ def test_damaged_files_are_reported(tmp_path: Path) -> None:
     content = path.read_bytes()
     for broken in (b"", b"not a model", content[:200], content[: len(content) // 2]):
         path.write_bytes(broken)
-        with pytest.raises(UserError, match="not a whole GGUF file"):
+        with pytest.raises(UserError, match="not a complete GGUF file"):
             open_parent(str(path), tmp_path)
     path.unlink()
     with pytest.raises(UserError, match="no such file"):

@@ -171,7 +171,7 @@ def test_norms_of_queries_in_another_model_are_refused(folder: Path) -> None:
         ({"num_key_value_heads": 3}, "key-value heads must divide"),
         ({"num_hidden_layers": 3}, "9 tensors are missing, such as model.layers.2.input_layernorm.weight"),
         ({"num_hidden_layers": 1}, "an unknown tensor model.layers.1."),
-        ({"intermediate_size": 32}, "is (24, 16), and config.json says (32, 16)"),
+        ({"intermediate_size": 32}, "is (24, 16), but config.json says (32, 16)"),
     ],
 )
 def test_a_config_that_does_not_fit_is_reported(folder: Path, settings: dict[str, Any], wanted: str) -> None:
@@ -190,7 +190,7 @@ def test_damaged_folders_are_reported(folder: Path, tmp_path: Path) -> None:
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-100])
-    assert "model.safetensors: not a whole safetensors file" in refusal(folder)
+    assert "model.safetensors: not a complete safetensors file" in refusal(folder)
     weights.write_bytes(content)
     rewrite(folder, lambda state: state.update({"model.norm.weight": state["model.norm.weight"].to(torch.int8)}))
     assert "model.norm.weight is I8; quantised" in refusal(folder)
@@ -208,10 +208,10 @@ def test_damaged_shards_are_reported(tmp_path: Path) -> None:
     index = folder / "model.safetensors.index.json"
     content = json.loads(index.read_text())
     index.write_text(json.dumps({"weight_map": {**content["weight_map"], "ghost": "model-00001-of-00001.safetensors"}}))
-    assert "the index names model-00001-of-00001.safetensors, and there is no such file" in refusal(folder)
+    assert "the index lists model-00001-of-00001.safetensors, which does not exist" in refusal(folder)
     first = sorted(folder.glob("*.safetensors"))[0].name
     index.write_text(json.dumps({"weight_map": {**content["weight_map"], "ghost": first}}))
-    assert "the index names ghost, and the files do not hold it" in refusal(folder)
+    assert "the index lists ghost, which is not in the files" in refusal(folder)
     index.write_text(json.dumps({"weight_map": {"ghost": "../model.safetensors"}}))
     assert "not a list of files in this folder" in refusal(folder)
 

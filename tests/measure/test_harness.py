@@ -392,7 +392,7 @@ def test_a_name_of_the_hub_is_found_in_its_cache_or_refused(
     (cached / "refs" / "main").write_text("0123456789abcdef0123456789abcdef01234567")
     found = _model_folder(config("model=Owner/Model-1B", f"runs_dir={tmp_path}"))
     assert (found / "config.json").read_bytes() == (exported / "config.json").read_bytes()
-    with pytest.raises(UserError, match=r"model=Owner/Other: not a folder here, and the hub does not give it \("):
+    with pytest.raises(UserError, match=r"model=Owner/Other: not a folder here, and not available on the hub \("):
         _model_folder(config("model=Owner/Other", f"runs_dir={tmp_path}"))
     with pytest.raises(UserError, match=r"model=nowhere: neither a run in"):
         _model_folder(config("model=nowhere", f"runs_dir={tmp_path}"))
