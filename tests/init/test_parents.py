@@ -193,7 +193,7 @@ def test_damaged_folders_are_reported(folder: Path, tmp_path: Path) -> None:
     assert "model.safetensors: not a complete safetensors file" in refusal(folder)
     weights.write_bytes(content)
     rewrite(folder, lambda state: state.update({"model.norm.weight": state["model.norm.weight"].to(torch.int8)}))
-    assert "model.norm.weight is I8; quantised" in refusal(folder)
+    assert "model.norm.weight is I8; quantized" in refusal(folder)
     weights.unlink()
     assert "no safetensors here" in refusal(folder)
     (folder / "config.json").write_text("{")

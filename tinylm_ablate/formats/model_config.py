@@ -93,14 +93,14 @@ _SCALING_KEYS = {
 
 #: Explanations of tensors that the decoder does not have.
 _FOREIGN = {
-    ".bias": "biases beside those of Qwen2's queries, keys and values, which the decoder does not have",
+    ".bias": "biases other than those of Qwen2's queries, keys and values, which the decoder does not support",
     "self_attn.q_norm.weight": "norms of queries and keys in a model of another type than qwen3",
     "self_attn.k_norm.weight": "norms of queries and keys in a model of another type than qwen3",
 }
 
 
 def model_type(shape: Shape) -> str:
-    """Return the "model_type" of a shape: that of other programs with the same blocks, or our own.
+    """Return the "model_type" of a shape: that of other programs with the same blocks, or our own."""
     if not shape.is_llama:
         return PANGU
     return "qwen2" if shape.qkv_bias else "qwen3" if shape.qk_norm else "llama"

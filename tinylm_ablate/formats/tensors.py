@@ -66,7 +66,7 @@ def tensor_name(layer: int, part: str) -> str:
 
 
 def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Return all tensors of a model under Hugging Face's names, with their sizes; rows are outputs. PanGu-pi's have our names."""
+    """Return all tensors of a model under Hugging Face's names, with sizes; rows are outputs. PanGu-pi's have our names."""
     length = {
         "width": shape.width, "heads": shape.heads * shape.head_dim, "kv_heads": shape.kv_heads * shape.head_dim,
         "ffn": shape.ffn_width, "head_dim": shape.head_dim,
