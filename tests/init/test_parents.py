@@ -144,7 +144,7 @@ def test_other_biases_are_refused(tmp_path: Path, kind: str) -> None:
     folder = save(tmp_path / "model", kind, attention_bias=True)
     assert "attention_bias is True" in refusal(folder)
     edit(folder, attention_bias=False)  # and where the config does not say so
-    assert "biases beside those of Qwen2's queries, keys and values" in refusal(folder)
+    assert "biases other than those of Qwen2's queries, keys and values" in refusal(folder)
 
 
 def test_norms_of_queries_in_another_model_are_refused(folder: Path) -> None:

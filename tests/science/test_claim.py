@@ -88,7 +88,7 @@ COMMON = {"metric": "m", "direction": "less"}
     [
         (
             {"arms": {"deep": {"arch.dept": 40}, "shallow": {"arch.depth": 9}}},
-            "arms.deep.arch.dept is no configuration key; the closest is arch.depth",
+            "arms.deep.arch.dept is not a configuration key; the closest is arch.depth",
         ),
         ({"title": None, "color": 1}, "color is no key here"),
         ({"tests": []}, "tests must be a list of at least one test"),
