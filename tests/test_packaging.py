@@ -179,7 +179,7 @@ def test_every_imported_package_is_declared() -> None:
     known = {
         name: {canonicalize_name(found) for found in distributions.get(name, absent.get(name, [name]))} for name in outside
     }
-    assert not {name for name, found in known.items() if not found & names}
+    assert not {name for name, candidates in known.items() if not candidates & names}
 
 
 # --- The Makefile

@@ -44,7 +44,7 @@ def start(
         if prepare is not None:
             prepare()
         if apart:
-            from tinylm_ablate.execute import leases
+            from tinylm_ablate import leases
 
             leases.machine = lambda: f"{name}/of its own"  # type: ignore[assignment]
             fcntl.flock = _no_locks  # type: ignore[assignment]

@@ -12,9 +12,9 @@ import pytest
 
 from tests.helpers import TINY, run, run_command
 from tinylm_ablate.config import Config
-from tinylm_ablate.execute.leases import Leases, machine
 from tinylm_ablate.execute.litter import litter
 from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.leases import Leases, machine
 from tinylm_ablate.settle import settle
 
 

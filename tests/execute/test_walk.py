@@ -14,8 +14,8 @@ import pytest
 from tests.helpers import TINY
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import Interrupted, RunFailed
-from tinylm_ablate.execute.leases import Leases
 from tinylm_ablate.execute.walk import DONE, FAILED, SKIPPED, WAITING, Walk
+from tinylm_ablate.leases import Leases
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.task import Task

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError, Interrupted, UserError
-from tinylm_ablate.execute.leases import Leases
 from tinylm_ablate.execute.live import Live
 from tinylm_ablate.execute.walk import Walk
 from tinylm_ablate.execute.words import one_line, say
 from tinylm_ablate.execute.work_order import Order
 from tinylm_ablate.execute.worker import targets
 from tinylm_ablate.execute.workers import LocalWorkers, divide
+from tinylm_ablate.leases import Leases
 from tinylm_ablate.measure.registry import measured, requested
 from tinylm_ablate.provenance import command
 from tinylm_ablate.settled import Settled

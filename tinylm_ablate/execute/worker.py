@@ -12,10 +12,10 @@ from pathlib import Path
 
 from tinylm_ablate import progress
 from tinylm_ablate.errors import Interrupted, UserError
-from tinylm_ablate.execute.leases import Leases
 from tinylm_ablate.execute.walk import Walk
 from tinylm_ablate.execute.words import say
 from tinylm_ablate.execute.work_order import Order
+from tinylm_ablate.leases import Leases
 from tinylm_ablate.provenance import COMMAND
 from tinylm_ablate.tasks.graph import Graph
 from tinylm_ablate.tasks.task import Task

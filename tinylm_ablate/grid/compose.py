@@ -132,13 +132,26 @@ class Composer:
         """
         parsed = [self._parse(text) for text in overrides]
         key = tuple(text for text, (_, group) in zip(overrides, parsed, strict=True) if group)
-        settings = [self._setting(key, text) for text, (_, group) in zip(overrides, parsed, strict=True) if not group]
+        settings = [override for override, group in parsed if not group]
         base = self._base(key)
-        if base is None or None in settings:
+        if base is None or not all(self._is_plain(key, override) for override in settings):
             return typed(self(overrides))
-        config: Config = _clone(base)
-        for path, value in filter(None, settings):
-            _set(config, path, copy.deepcopy(value))
+        paths = [override.key_or_group for override in settings]
+        if new := {path for path in paths if (key, path) not in self._alone}:
+            composed = self(overrides)
+            config = typed(composed)
+            self._alone |= dict.fromkeys(((key, path) for path in new), composed if _differs_by(config, base, paths) else None)
+            return config
+        config = _clone(base)
+        for override in settings:
+            composed_there = self._alone[key, override.key_or_group]
+            if composed_there is None:
+                return typed(self(overrides))
+            self.loader._apply_overrides_to_config([override], composed_there)
+            value = OmegaConf.select(composed_there, override.key_or_group)
+            if OmegaConf.is_config(value):
+                return typed(self(overrides))
+            _set(config, override.key_or_group, copy.deepcopy(value))
         return config
 
     def _base(self, key: tuple[str, ...]) -> Config | None:
@@ -150,29 +163,15 @@ class Composer:
                 self._bases[key] = None
         return self._bases[key]
 
-    def _setting(self, key: tuple[str, ...], text: str) -> tuple[str, Any] | None:
-        """The key and value that an override sets beside some choices; None if it does more than setting one key."""
-        override, path = self._parse(text)[0], self._parse(text)[0].key_or_group
-        base = self._base(key)
-        if base is None or "${" in text or path in _REWRITTEN or self._is_referred(key, path):
-            return None
-        if isinstance(override.value(), dict | list):  # it is merged into what is there, which may be null
-            return None
-        if (key, path) not in self._alone:
-            self._alone[key, path] = None
-            config = self([*key, text])
-            alone = typed(config)
-            with contextlib.suppress(AttributeError):
-                changed = _clone(base)
-                _set(changed, path, functools.reduce(getattr, path.split("."), cast(Any, alone)))
-                if changed == alone:
-                    self._alone[key, path] = config
-        known = self._alone[key, path]
-        if known is None:
-            return None
-        self.loader._apply_overrides_to_config([override], known)
-        value = OmegaConf.select(known, path)
-        return None if OmegaConf.is_config(value) else (path, value)
+    def _is_plain(self, key: tuple[str, ...], override: Override) -> bool:
+        """Whether an override only sets one key beside some choices; lists and dicts are merged into what is there."""
+        path = override.key_or_group
+        return not (
+            "${" in (override.input_line or "")
+            or path in _REWRITTEN
+            or isinstance(override.value(), dict | list)
+            or self._is_referred(key, path)
+        )
 
     def _is_referred(self, key: tuple[str, ...], path: str) -> bool:
         """Whether another value refers to a key; a trial with a value cannot show it, since that may be the default."""
@@ -227,6 +226,17 @@ def _clone(config: Any) -> Any:
         elif isinstance(value, list | dict):
             setattr(new, name, copy.copy(value))
     return new
+
+
+def _differs_by(config: Config, base: Config, paths: Sequence[str]) -> bool:
+    """Whether a config is another one with its own values of some keys."""
+    changed = _clone(base)
+    try:
+        for path in paths:
+            _set(changed, path, functools.reduce(getattr, path.split("."), cast(Any, config)))
+    except AttributeError:
+        return False
+    return bool(changed == config)
 
 
 def _set(config: Any, path: str, value: Any) -> None:

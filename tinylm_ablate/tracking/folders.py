@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import socket
-import time
 from collections.abc import Collection, Iterator, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
+
+from tinylm_ablate.leases import Leases
 
 #: Files of a run to upload, sufficient for a report; the curve only once the run has ended.
 RUN_FILES = (
@@ -19,9 +19,6 @@ RUN_FILES = (
 )  # fmt: skip
 
 IDENTITY = re.compile(r"[0-9a-f]{16}")
-
-#: Default duration of a lease whose file does not state it, seconds.
-_LEASE_SECONDS = 60.0
 
 
 class Grid:
@@ -90,17 +87,14 @@ def needed(folders: Collection[Path]) -> list[Path]:
 
 
 def live(runs_dir: Path) -> set[str]:
-    """Return the runs that active workers are training, according to their leases."""
-    found = set()
-    for path in (runs_dir / "claims").glob("run-*.[0-9]*"):
-        with contextlib.suppress(OSError):
-            lease = read_json(path)
-            seconds, here = lease.get("seconds"), str(lease.get("machine")).partition("/")[0] == socket.gethostname()
-            age = abs(time.time() - path.stat().st_mtime)
-            fresh = age <= (seconds if isinstance(seconds, int | float) else _LEASE_SECONDS)
-            if fresh and not (here and _is_free(path.with_suffix(".lock"))):
-                found.add(path.stem.removeprefix("run-"))
-    return found
+    """The runs that a living worker trains; one of another machine counts until it was watched for a whole lease time."""
+    return {key.removeprefix("run-") for key in _leases(runs_dir).held() if key.startswith("run-")}
+
+
+@cache
+def _leases(runs_dir: Path) -> Leases:
+    """One per folder and process, since watching is what shows that a lease is dead."""
+    return Leases(runs_dir, 60.0)
 
 
 def status_of(folder: Path, held: Collection[str]) -> str:
@@ -219,17 +213,3 @@ def _metrics(path: Path, changed: int) -> dict[str, float]:
 def _grid(path: Path, changed: int) -> Grid:
     del changed
     return Grid(path)
-
-
-def _is_free(lock: Path) -> bool:
-    """Return whether no process holds the lock of a lease, which ends with its process; false if unknown."""
-    import fcntl
-
-    try:
-        with lock.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True

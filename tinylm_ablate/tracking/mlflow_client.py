@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -41,6 +42,9 @@ _PARENT = "mlflow.parentRunId"
 #: Makes MLflow show its pages for training rather than those for prompts.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 
+#: Longest wait for another process that writes to the store, seconds.
+_LONGEST_LOCK = 30.0
+
 #: Larger models are only referenced on a server, not uploaded.
 _LARGEST_MODEL = 64 * 2**20
 
@@ -71,6 +75,7 @@ class Store:
         self.uri, self.artifacts, self.experiment = uri, artifacts, experiment
         self.database = Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
         self._connected: tuple[MlflowClient, str] | None = None
+        self._certain: set[str] = set()  # runs of which this process knows what has arrived
 
     @property
     def client(self) -> MlflowClient:
@@ -83,7 +88,7 @@ class Store:
         return self._connect()[1]
 
     def runs(self, keys: Collection[str] | None = None) -> dict[str, Run]:
-        """Return the store's runs by the key of their snapshot; of duplicates from a race, only the oldest is kept.
+        """Return the store's runs by the key of their snapshot; if a race created several with one key, only the oldest is kept.
 
         Args:
             keys: The requested keys; None is all.
@@ -134,6 +139,7 @@ class Store:
                 run = self.client.create_run(
                     self.experiment_id, start_time=snapshot.start, tags=tags, run_name=snapshot.name[:_NAME_LENGTH]
                 )
+                self._certain.add(run.info.run_id)
             if is_current(run, snapshot.signature, snapshot.status):
                 return run.info.run_id, "unchanged"
             self._send(snapshot, run, tags)
@@ -146,12 +152,15 @@ class Store:
         self._set_state(snapshot, run)
         self._parameters(run_id, {key: value for key, value in snapshot.parameters.items() if _named(key) not in has.params})
         arrived = _arrived(has.tags.get(ARRIVED, ""))
-        tokens, rows = self._curve(snapshot, run, arrived)
+        certain = run_id in self._certain
+        self._certain.discard(run_id)  # until everything has arrived
+        tokens, rows = self._curve(snapshot, run, arrived, certain)
         values = [
             (_named(metric), value, _time(snapshot, run, tokens_there), tokens_there)
             for name, (tokens_there, metrics) in snapshot.points.items()
             if name not in arrived["files"]
             for metric, value in metrics.items()
+            if certain or tokens_there not in self._steps(run_id, _named(metric))
         ]
         for start in range(0, len(values), _MOST_METRICS):
             self._metrics(run_id, values[start : start + _MOST_METRICS])
@@ -174,6 +183,7 @@ class Store:
         new[ARRIVED] = json.dumps({"tokens": tokens, "rows": rows, "files": files})[:_TAG_LENGTH]
         new[SIGNATURE] = snapshot.signature
         self._tags(run_id, new)
+        self._certain.add(run_id)
 
     def _set_state(self, snapshot: Snapshot, run: Run) -> None:
         name = snapshot.name[:_NAME_LENGTH]
@@ -182,19 +192,20 @@ class Store:
         if run.info.run_name != name or (snapshot.end is None and run.info.status != snapshot.status):
             self.client.update_run(run.info.run_id, status=snapshot.status, name=name)
 
-    def _curve(self, snapshot: Snapshot, run: Run, arrived: Mapping[str, Any]) -> tuple[int, int]:
+    def _curve(self, snapshot: Snapshot, run: Run, arrived: Mapping[str, Any], certain: bool) -> tuple[int, int]:
         """Send the rows that are not in the store, and record the progress after each part.
 
-        If a run has ended and fewer rows were sent than it has (because one could not be read during training), the missing
-        ones are sent.
+        The store is asked which rows it has unless that is ``certain``: a process that was killed between sending rows and
+        noting it may have sent them, and a run that resumes records them again, at another time. It is also asked about a run
+        that has ended with more rows than were sent, since one could not be read while it trained.
 
         Returns:
             The tokens of the last row in the store, and the number of rows.
         """
         last, sent = int(arrived["tokens"]), int(arrived["rows"])
         run_id, rows = run.info.run_id, [row for row in snapshot.curve if row[0] > last]
-        if snapshot.end is not None and sent + len(rows) != len(snapshot.curve):
-            there = {point.step for point in self.client.get_metric_history(run_id, LOSS)}
+        if (rows and not certain) or (snapshot.end is not None and sent + len(rows) != len(snapshot.curve)):
+            there = self._steps(run_id, LOSS)
             rows = [row for row in snapshot.curve if row[0] not in there]
             sent = len(snapshot.curve) - len(rows)
         values: list[tuple[str, float, int, int]] = []
@@ -212,6 +223,10 @@ class Store:
             self._metrics(run_id, values)
             last = max(last, values[-1][3])
         return last, sent
+
+    def _steps(self, run_id: str, metric: str) -> set[int]:
+        """The steps of a metric that the store has."""
+        return {point.step for point in self.client.get_metric_history(run_id, metric)}
 
     def _metrics(self, run_id: str, values: list[tuple[str, float, int, int]]) -> None:
         from mlflow.entities import Metric
@@ -383,13 +398,18 @@ def prepare_environment() -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an operating system lock on a file; does nothing if the folder does not support locks."""
+    """Hold a lock of the operating system on a file; nothing where the folder has no locks, or its holder seems suspended."""
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as lock:
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    until = time.monotonic() + _LONGEST_LOCK
+    with path.open("a") as lock, contextlib.suppress(OSError):
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.02)
         yield
 
 
