@@ -77,7 +77,7 @@ def test_a_list_is_taken_as_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("listed", "message"),
-    [([0, 1], "names 2 layers"), ([0, 1, 9], "[9] are not among"), ([2, 1, 0], "ascending"), ([-1, 0, 1], "[-1]")],
+    [([0, 1], "has 2 layers"), ([0, 1, 9], "[9] are not among"), ([2, 1, 0], "ascending"), ([-1, 0, 1], "[-1]")],
 )
 def test_a_list_that_does_not_fit_is_refused(listed: list[int], message: str) -> None:
     with pytest.raises(UserError) as caught:

@@ -405,7 +405,7 @@ def test_a_name_of_the_hub_is_found_in_its_cache_or_refused(
         (["evaluate.task_folder=nowhere"], r"evaluate\.task_folder=nowhere: no such folder"),
         (
             ["evaluate.task_folder={empty}"],
-            r"holds no task; allowed: \.yaml .* 'task: NAME', and the data of ax_b, c3",
+            r"has no tasks; allowed: \.yaml .* 'task: NAME', and the data of ax_b, c3",
         ),
         (
             ["evaluate.task_folder={empty}", "evaluate.limit=0", "evaluate.tasks=[x]"],

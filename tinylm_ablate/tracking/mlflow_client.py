@@ -88,7 +88,7 @@ class Store:
         return self._connect()[1]
 
     def runs(self, keys: Collection[str] | None = None) -> dict[str, Run]:
-        """Return the store's runs by the key of their snapshot; if a race created several with one key, only the oldest is kept.
+        """Return the store's runs by the key of their snapshot; of duplicates from a race, only the oldest is kept.
 
         Args:
             keys: The requested keys; None is all.
