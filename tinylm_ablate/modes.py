@@ -129,7 +129,7 @@ def _generate(config: Config) -> None:
     from tinylm_ablate.formats.huggingface import load_model, load_tokenizer
 
     if not config.prompt:
-        raise ConfigError(["prompt=: allowed: the text to continue, as in prompt='Once upon a time'"])
+        raise ConfigError(["prompt=: allowed: text to continue, as in prompt='Once upon a time'"])
     folder = _model_folder(config)
     decoder = load_model(folder).eval()
     tokenizer, end_of_text = load_tokenizer(folder)

@@ -85,7 +85,7 @@ def test_a_run_that_was_stopped_goes_back_for_a_point_that_it_has_passed(
     with pytest.raises(Pruned):
         perform([("the run", settled)], plain, quiet=True, watch=lambda row: row["step"] == 12)
     run(compose([*place, "evaluate.every=0.25"]))
-    assert "resumes from before step 5, whose model is wanted now" in capsys.readouterr().err
+    assert "resumes from before step 5, whose model is now requested" in capsys.readouterr().err
     assert set(measured(settled.folder)) == {5, 10, 15, 20}
 
 

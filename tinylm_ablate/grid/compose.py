@@ -77,7 +77,7 @@ def typed(config: DictConfig) -> Config:
     result = OmegaConf.to_object(_own(config))
     assert isinstance(result, Config)
     if unknown := list(_unknown(result)):  # "+" adds keys that no code reads
-        raise ConfigError([f"+{key}: there is no such key{meant(key)}" for key in unknown])
+        raise ConfigError([f"+{key}: no such key{meant(key)}" for key in unknown])
     if result.tracking.uri is not None:  # no file and no message ever holds a password
         result.tracking.uri = credentials_to_environment(result.tracking.uri)
     return result
@@ -430,10 +430,10 @@ def _explain(text: str, override: Override, error: Exception) -> str:
         value, known = text.partition("=")[2], _PLUGINS.get(key) or choices(key)
         if value in known:
             return f"{text}: {first_line(error.__cause__ or error)}"
-        return f"{text}: there is no such choice; {did_you_mean(value, known)}allowed: {', '.join(known)}"
+        return f"{text}: no such choice; {did_you_mean(value, known)}allowed: {', '.join(known)}"
     if key in keys:
         return f"{text}: allowed: {allowed(keys[key])}"
-    return f"{key}: there is no such key{meant(key)}"
+    return f"{key}: no such key{meant(key)}"
 
 
 def _unreadable(text: str) -> str:
@@ -441,9 +441,9 @@ def _unreadable(text: str) -> str:
     key, _, value = text.lstrip("+").partition("=")
     keys = {known: rule for known, _, rule in schema.walk(Config())}
     if key in GROUPS:
-        return f"{text}: there is no such choice; allowed: {', '.join(choices(key))}"
+        return f"{text}: no such choice; allowed: {', '.join(choices(key))}"
     if key not in keys and not key.startswith(("hydra", "experiments", *(f"{known}." for known in keys))):
-        return f"{key}: there is no such key{meant(key)}"
+        return f"{key}: no such key{meant(key)}"
     if any(value.count(opening) != value.count(closing) for opening, closing in ("()", "[]", "{}")):
         return f"{text}: a bracket is not closed, or not opened"
     if any(value.count(quote) % 2 for quote in "'\""):
