@@ -140,8 +140,8 @@ def make_masks(
 ) -> None:
     """Run ``learn`` for those targets that have no masks yet, together.
 
-    They are cached in ``cache_dir/scores`` by parent, the child's sizes and layers, and all settings. On the disk, each takes as
-    much space as its parent in single precision.
+    They are cached in ``cache_dir/scores`` by parent, the child's sizes and layers, and all settings. Each takes as much disk
+    space as its parent in single precision.
     """
     write_once(
         {_folder(target, calibration, masks, cache_dir, precision): target for target in targets},
