@@ -32,12 +32,13 @@ Kinds of test:
 - ``correlation``: Spearman's rank correlation of ``column`` with the quality of all arms has the sign ``sign`` and is beyond
   the margin; with sign 0 it is within it. With ``largest_of`` its size is also larger than that of each column named there.
 
-``metric`` is a column, or one for each arm: {early: forgetting/part_1, late: forgetting/part_8}. Columns are also "curve/start" and
-"curve/end" of the training loss (first fiftieth and last twentieth of the tokens), and "along/0.5/test/bits_per_byte/all" of
-what was measured along the run (``evaluate.every``), here after half of its tokens, linear between points. ``margin`` is the smallest
-effect that matters: a number in the metric's unit, or ``tokens``, the default, which is what 5 % more tokens are worth to the
-reference arm. ``relative`` compares ratios (a margin of 0.1 is 10 %). ``exact`` says that the metric is a count, or measured
-once, in which seeds play no part. ``equal_tokens`` needs arms that have seen equally many tokens.
+``metric`` is a column, or one for each arm: {early: forgetting/part_1, late: forgetting/part_8}. Columns are also
+"curve/start" and "curve/end" of the training loss (first fiftieth and last twentieth of the tokens), and
+"along/0.5/test/bits_per_byte/all" of what was measured along the run (``evaluate.every``), here after half of its tokens,
+linear between points. ``margin`` is the smallest effect that matters: a number in the metric's unit, or ``tokens``, the
+default, which is what 5 % more tokens are worth to the reference arm. ``relative`` compares ratios (a margin of 0.1 is 10 %).
+``exact`` says that the metric is a count, or measured once, in which seeds play no part. ``equal_tokens`` needs arms that have
+seen equally many tokens.
 """
 
 from __future__ import annotations
