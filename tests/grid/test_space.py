@@ -74,7 +74,9 @@ def test_an_argument_replaces_an_axis_of_an_experiment() -> None:
 def test_a_key_with_one_value_and_with_several_is_a_mistake() -> None:
     """Whichever comes first: one of the two would be ignored."""
     for words in (["a=2", "a=range(1,5)", "b=1,2"], ["a=range(1,5)", "a=2", "b=1,2"]):
-        with pytest.raises(ConfigError, match=r"^1 mistake.*\n  - a=2: a=range\(1,5\) is given too; allowed: only one of them$"):
+        with pytest.raises(
+            ConfigError, match=r"^1 mistake.*\n  - a=2: a=range\(1,5\) is given too; allowed: only one of them$"
+        ):
             parse_space({"a": "7,8"}, words)
 
 

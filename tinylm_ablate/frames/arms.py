@@ -125,9 +125,7 @@ def _defaults(runs: pd.DataFrame, key: str) -> list[str]:
     return ["" if value is None or value != value else as_text(value) for value in values.tolist()]
 
 
-def _one_protocol(
-    name: str, runs: pd.DataFrame, protocol: str, prefixes: tuple[str, ...], problems: list[str]
-) -> pd.DataFrame:
+def _one_protocol(name: str, runs: pd.DataFrame, protocol: str, prefixes: tuple[str, ...], problems: list[str]) -> pd.DataFrame:
     """The runs with speeds of decoding where they were measured as most of them were."""
     keys = [key for key in runs if str(key).startswith(protocol)]
     speeds = [key for key in runs if str(key).startswith(prefixes)]

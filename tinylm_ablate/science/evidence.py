@@ -107,7 +107,6 @@ class Evidence:
         ordered = self.curves.dropna(subset=["bits"]).sort_values("tokens")
         return {str(identity): rows[["tokens", "bits"]].to_numpy(np.float64) for identity, rows in ordered.groupby("identity")}
 
-
     @functools.cached_property
     def along_by_run(self) -> Mapping[tuple[str, str], NDArray[np.float64]]:
         """(identity, metric) to (points, 2): tokens and values, in order."""
