@@ -17,7 +17,7 @@ import hypothesis
 import pytest
 
 from tests.helpers import TINY, Command, run_command
-from tinylm_ablate.execute.leases import Leases
+from tinylm_ablate.leases import Leases
 
 ROOT = Path(__file__).resolve().parents[2]
 

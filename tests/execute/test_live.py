@@ -10,10 +10,10 @@ import pytest
 
 from tests.helpers import TINY
 from tinylm_ablate import progress
-from tinylm_ablate.execute.leases import Leases
 from tinylm_ablate.execute.live import Live
 from tinylm_ablate.execute.walk import Walk
 from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.leases import Leases
 from tinylm_ablate.settle import settle
 from tinylm_ablate.tasks.graph import Graph
 from tinylm_ablate.tracking import follow

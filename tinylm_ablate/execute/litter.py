@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinylm_ablate.execute.leases import Leases
+from tinylm_ablate.leases import Leases
 
 #: A half-written file younger than this may still be in work, seconds.
 _YOUNG = 3600.0

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from tinylm_ablate.config import NONE, Config, walk
 from tinylm_ablate.frames.folders import SEED, Grid, Records, as_text, label, read_runs
-from tinylm_ablate.science.evidence import Evidence
+from tinylm_ablate.science.evidence import Evidence, Setting
 from tinylm_ablate.science.matrices import matrix_metrics
+from tinylm_ablate.science.pairs import MOST_ARMS, best_arms
 
 #: Runs are compared where their text was scored alike. How something else was measured concerns that alone, and much of it
 #: follows from the run: bigrams are counted on its tokens, and what was forgotten has the parts that it was trained in.
@@ -54,13 +56,38 @@ def evidence(records: Records) -> dict[str, Evidence]:
     return found
 
 
-def evidence_of(runs_dir: Path, grid: Grid) -> Evidence | None:
-    """The finished part of one grid; None while nothing is. Files that cannot be read are reported, and left out."""
+def evidence_of(runs_dir: Path, grid: Grid, damaged: list[str] | None = None) -> Evidence | None:
+    """The finished part of one grid; None while nothing is. Files that cannot be read are reported, and left out; ``damaged``
+    gets a line for each."""
     records = read_runs(runs_dir, grid)
     for problem in records.problems:
         if "cannot be read" in problem:
             print(problem, file=sys.stderr)
+            if damaged is not None:
+                damaged.append(problem)
     return next(iter(evidence(records).values()), None)
+
+
+def best_arms_of(runs_dir: Path, grid: Grid, metrics: Mapping[str, int], damaged: list[str]) -> Grid:
+    """The grid with its best arms only, where it has more than a table shows; rows of documents are not read for that.
+
+    Args:
+        runs_dir: Folder of the runs.
+        grid: The grid.
+        metrics: What arms are judged by, 1 where more is better and -1 where less is; the first that is known counts.
+        damaged: Gets a line for each file that cannot be read.
+    """
+    if len({cell.arm for cell in grid.cells}) <= MOST_ARMS:
+        return grid
+    records = read_runs(runs_dir, grid, rows=False)
+    damaged += [problem for problem in records.problems if "cannot be read" in problem]
+    own = next(iter(evidence(records).values()), None)
+    metric = next((name for name in metrics if own is not None and name in own.runs), None)
+    if own is None or metric is None:
+        return grid
+    best = best_arms(Setting("", math.nan, math.nan, math.nan, (), (), own.runs, own), metric, metrics[metric]).arms
+    kept = set(own.runs[own.runs["arm"].isin(best)]["identity"])
+    return dataclasses.replace(grid, cells=[cell for cell in grid.cells if cell.identity in kept])
 
 
 def axes(grids: Sequence[Grid]) -> list[str]:

@@ -166,5 +166,5 @@ def _set(config: Config, key: str, value: float) -> None:
     for name in path:
         node = getattr(node, name)
     if not hasattr(node, last):
-        raise ConfigError([f"grid.tune_keys=[{key}]: there is no such key"])
+        raise ConfigError([f"grid.tune_keys=[{key}]: no such key"])
     setattr(node, last, value)

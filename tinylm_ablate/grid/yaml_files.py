@@ -123,7 +123,7 @@ def _defaults(path: Path, node: yaml.Node, group: str) -> Iterator[str]:
                 elif choice_files(other, str(name))[0] != path:
                     yield from file_mistakes(other, str(name))
             elif not other.startswith("hydra"):
-                yield f"{where}: {other}: there is no such group; allowed: {', '.join(GROUPS)}"
+                yield f"{where}: {other}: no such group; allowed: {', '.join(GROUPS)}"
 
 
 def _hydra(path: Path, node: yaml.Node, rules: Mapping[str, dict[str, Any]]) -> Iterator[str]:
@@ -133,7 +133,7 @@ def _hydra(path: Path, node: yaml.Node, rules: Mapping[str, dict[str, Any]]) -> 
     sweepers = [value for name, value in node.value if name.value == "sweeper" and isinstance(value, yaml.MappingNode)]
     for name, value in (pair for sweeper in sweepers for pair in sweeper.value):
         if name.value != "params":
-            yield f"{path}:{name.start_mark.line + 1}: hydra.sweeper.{name.value}: there is no such key; allowed: params"
+            yield f"{path}:{name.start_mark.line + 1}: hydra.sweeper.{name.value}: no such key; allowed: params"
             continue
         for axis, values in value.value if isinstance(value, yaml.MappingNode) else ():
             line = axis.start_mark.line + 1
@@ -143,7 +143,7 @@ def _hydra(path: Path, node: yaml.Node, rules: Mapping[str, dict[str, Any]]) -> 
             if key in GROUPS or key.startswith("hydra") or any(key.startswith(f"{known}.") for known in rules):
                 continue
             if key not in rules:
-                yield f"{path}:{line}: {key}: there is no such key{meant(key)}"
+                yield f"{path}:{line}: {key}: no such key{meant(key)}"
 
 
 @functools.cache
@@ -181,7 +181,7 @@ def _keys(
         elif inner and key in GROUPS:
             yield f"{path}:{line}: {key}: allowed: its keys; a choice is named under defaults, as in - override /{key}: …"
         elif not inner:
-            yield f"{path}:{line}: {key}: there is no such key{meant(key)}"
+            yield f"{path}:{line}: {key}: no such key{meant(key)}"
 
 
 def _value(path: Path, line: int, key: str, node: yaml.Node, rule: dict[str, Any]) -> Iterator[str]:

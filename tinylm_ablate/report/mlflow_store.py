@@ -43,7 +43,7 @@ def fetch(uri: str, experiment: str, folder: Path, problems: list[str]) -> None:
 
     database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
     if database is not None and not database.is_file():
-        raise UserError(f"--mlflow {uri}: there is no such file")
+        raise UserError(f"--mlflow {uri}: no such file")
     try:
         client = MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(experiment)

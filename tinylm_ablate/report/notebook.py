@@ -86,5 +86,5 @@ def compare(frame: pd.DataFrame, by: str | Sequence[str], measure: str = BITS) -
 def _records(folder: str | Path) -> Records:
     path = Path(folder)
     if not path.is_dir():
-        raise UserError(f"{path}: there is no such folder of runs")
+        raise UserError(f"{path}: no such folder of runs")
     return read_reference(path) if (path / "runs.parquet").is_file() else read_runs(path)
