@@ -309,8 +309,9 @@ def test_gains_along_a_run(planted: Any, halfway: float | None, outcome: Outcome
     rows = []
     for row in planted.rows:
         places = {1.0: row[BITS]} if row["arm"] == "base" else {0.7: halfway, 0.8: halfway, 1.0: row[BITS]}
-        known = {"identity": row["identity"], "metric": BITS}
-        rows += [{**known, "tokens": 8e6 * place, "value": value} for place, value in places.items()]
+        rows += [
+            {"identity": row["identity"], "tokens": 8e6 * place, "metric": BITS, "value": v} for place, v in places.items()
+        ]
     evidence = dataclasses.replace(planted.evidence(), along=pd.DataFrame(rows).dropna() if halfway else None)
     own = claim(
         {

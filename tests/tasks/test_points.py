@@ -85,7 +85,7 @@ def test_a_run_that_was_stopped_goes_back_for_a_point_that_it_has_passed(
     with pytest.raises(Pruned):
         perform([("the run", settled)], plain, quiet=True, watch=lambda row: row["step"] == 12)
     run(compose([*place, "evaluate.every=0.25"]))
-    assert "resumes from before step 5, whose model is wanted now" in capsys.readouterr().err
+    assert "resumes from before step 5, whose model is now requested" in capsys.readouterr().err
     assert set(measured(settled.folder)) == {5, 10, 15, 20}
 
 
@@ -113,8 +113,9 @@ def test_a_branch_reads_nothing_that_the_run_did_after_it(place: list[str]) -> N
     curve.write_text("".join(rows[:15]) + "damaged")
     assert run(branch)["metrics"]["test/bits_per_byte/all"] > 0
     found = (settle(branch).folder / "curve.jsonl").read_text().splitlines(keepends=True)
-    losses = [[json.loads(row)["loss"] for row in one[:10]] for one in (found, rows)]
-    assert len(found) == 12 and losses[0] == losses[1]
+    assert len(found) == 12 and [json.loads(row)["loss"] for row in found[:10]] == [
+        json.loads(row)["loss"] for row in rows[:10]
+    ]
 
 
 def test_branches_of_a_grid_share_one_run(place: list[str]) -> None:
