@@ -6,6 +6,7 @@ unfinished or damaged is reported and left out, so one bad record never costs th
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -452,13 +453,14 @@ def thin_curve(path: Path) -> pa.Table:
     cut can leave one.
     """
     lines = path.read_text(errors="replace").splitlines()
-    points = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-            points.append((int(row["tokens"]), float(row["loss"])))
-        except (ValueError, KeyError, TypeError):
-            continue
+    try:  # all at once takes half of the time
+        points = [(int(row["tokens"]), float(row["loss"])) for row in json.loads(f"[{','.join(lines)}]")]
+    except (ValueError, KeyError, TypeError):
+        points = []
+        for line in lines:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                row = json.loads(line)
+                points.append((int(row["tokens"]), float(row["loss"])))
     stretch = max(1, math.ceil(len(points) / POINTS))
     parts = [points[start : start + stretch] for start in range(0, len(points), stretch)]
     means = [float(f"{math.fsum(loss for _, loss in part) / len(part):.5g}") for part in parts]
@@ -521,13 +523,15 @@ def _check(row: Mapping[str, Any]) -> None:
 
 def _column(values: Sequence[Any]) -> pd.Series[Any]:
     """Values of one column with one type; None stands for a missing value."""
-    known = [value for value in values if value is not None]
-    if all(isinstance(value, bool) for value in known):
-        return pd.Series(values, dtype="boolean" if len(known) < len(values) else "bool")
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
-        whole = len(known) == len(values) and all(isinstance(value, int) and abs(value) < 2**63 for value in known)
+    kinds = set(map(type, values))
+    if kinds <= {bool, type(None)}:
+        return pd.Series(values, dtype="bool" if kinds == {bool} else "boolean")
+    if kinds <= {int, float, type(None)}:
+        whole = kinds == {int} and max(map(abs, values)) < 2**63
         return pd.Series(values, dtype="int64" if whole else "float64")
-    return pd.Series([None if value is None else as_text(value) for value in values], dtype="str")
+    if not kinds <= {str, type(None)}:
+        values = [None if value is None else as_text(value) for value in values]
+    return pd.Series(values, dtype="str")
 
 
 def as_text(value: Any) -> str:
