@@ -83,6 +83,15 @@ def test_a_branch_is_a_run_of_its_own_that_continues_the_run_it_leaves() -> None
     assert settled("train.anneal_from=0.5", "optimizer.decay_share=0.4").steps == 33
 
 
+def test_a_branch_keeps_what_lies_in_it_and_the_run_that_it_leaves_what_lies_before() -> None:
+    branch = settled("train.anneal_from=0.5", "train.keep_checkpoints=[0.2,0.88,3000]")
+    assert branch.previous is not None and (branch.previous.steps, branch.rounds.start, branch.steps) == (40, 20, 25)
+    assert (points.kept(branch.previous), points.kept(branch)) == ([5, 20], [22, 23])
+    assert branch.identity == settled("train.anneal_from=0.5").identity
+    with pytest.raises(ConfigError, match="3840; allowed: shares of the budget"):  # step 30 is of the run, not of the branch
+        settled("train.anneal_from=0.5", "train.keep_checkpoints=[3840]")
+
+
 @given(st.integers(1, 3000), st.floats(0.01, 0.9), st.integers(1, 500))
 def test_a_branch_of_a_constant_rate_has_the_rates_of_wsd(branch: int, share: float, warmup: int) -> None:
     """The independent form: the schedule wsd of a run with the branch's steps."""

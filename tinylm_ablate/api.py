@@ -68,12 +68,12 @@ def grid(*overrides: str) -> pd.DataFrame:
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         try:
-            records = hydra.multirun("config", _worker, _words(overrides, grid=True), with_log_configuration=False)
+            identities = hydra.multirun("config", _worker, _words(overrides, grid=True), with_log_configuration=False)
         except SystemExit:
             raise RunFailed("a cell of the grid failed; see the printed message") from None
     folder = compose.compose([word for word in _words(overrides, grid=True) if word.startswith("runs_dir=")]).runs_dir
     found = runs(folder)
-    return found[found["identity"].isin([record["identity"] for record in records])].reset_index(drop=True)
+    return found[found["identity"].isin(identities)].reset_index(drop=True)
 
 
 def plan(*overrides: str) -> dict[str, Any]:

@@ -865,21 +865,26 @@ def register() -> None:
         store.store(group=group, name="schema", node=node)
 
 
-def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Yield every value of a config with its dotted key and the metadata of its field, depth first."""
-    for name, rule in _rules(type(config)):  # type: ignore[arg-type]
-        value = getattr(config, name)
-        key = f"{prefix}{name}"
-        if hasattr(type(value), "__dataclass_fields__"):
-            yield from walk(value, f"{key}.")
-        else:
-            yield key, value, rule
+def walk(config: Config) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Every value of a config with its dotted key and the metadata of its field, depth first."""
+    keys, rules, values = _flat()
+    return zip(keys, values(config), rules, strict=True)
 
 
 @functools.cache
-def _rules(kind: Any) -> tuple[tuple[str, dict[str, Any]], ...]:
-    """Name and metadata of each field of a group; cached, since a grid can have ten thousand configs."""
-    return tuple((item.name, dict(item.metadata) | {"type": item.type}) for item in dataclasses.fields(kind))
+def _flat() -> tuple[list[str], list[dict[str, Any]], Callable[[Config], tuple[Any, ...]]]:
+    """Keys, their metadata, and a function for all values: a grid walks ten thousand configs."""
+
+    def entries(group: Any, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+        for item in dataclasses.fields(group):
+            value = getattr(group, item.name)
+            if dataclasses.is_dataclass(value):
+                yield from entries(value, f"{prefix}{item.name}.")
+            else:
+                yield f"{prefix}{item.name}", dict(item.metadata) | {"type": item.type}
+
+    found = dict(entries(Config()))
+    return list(found), list(found.values()), operator.attrgetter(*found)
 
 
 def nullable(config: Any, prefix: str = "") -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import json
 import math
@@ -87,12 +86,16 @@ def building(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_unfinished(path: Path) -> None:
-    """Remove temporary files of ``write_atomic`` and ``building`` for ``path`` whose process was killed.
+def remove_unfinished(*paths: Path) -> None:
+    """Remove temporary files of ``write_atomic`` and ``building`` for paths of one folder whose process was killed.
 
-    Call this only when no other process can be writing it now.
+    Call this only when no other process can be writing them now.
     """
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+    folder, begins = paths[0].parent, tuple(f".{path.name}." for path in paths)
+    names: list[str] = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        names = [name for name in os.listdir(folder) if name.startswith(begins)]
+    for left in (folder / name for name in names):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:

@@ -38,14 +38,16 @@ def perform(config: Config) -> None:
 def _run(config: Config) -> None:
     from tinylm_ablate.execute.perform import perform as do
     from tinylm_ablate.execute.perform import results, unclaim
-    from tinylm_ablate.frames.arms import evidence_of
-    from tinylm_ablate.frames.folders import alone
-    from tinylm_ablate.grid.result_table import summary_table
     from tinylm_ablate.tracking import sync
 
     settled = settle(config)
     unclaim(config)
     walk = do([("the run", settled)], config, quiet=True)
+    # Pandas is needed for the table alone, and would delay the first step.
+    from tinylm_ablate.frames.arms import evidence_of
+    from tinylm_ablate.frames.folders import alone
+    from tinylm_ablate.grid.result_table import summary_table
+
     for problem in sync(config.tracking, Path(config.runs_dir), folders=[settled.folder]).problems:
         say(problem)
     for state in walk.failed():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -59,6 +60,14 @@ def bar(items: Iterable[Any] | None = None, *, total: float | None = None, descr
     return bar if _live is None else _Written(bar, total, description, unit, _live)
 
 
+def end_thread() -> None:
+    """End the thread that refreshes bars, so that this process can fork; the next bar starts it again."""
+    from tqdm import tqdm
+
+    if tqdm.monitor is not None:
+        tqdm.monitor.exit()
+
+
 class _Written:
     """A bar that is not drawn; its state is written to a file about once a second."""
 
@@ -104,3 +113,28 @@ class _Written:
         """Close the bar."""
         self._bar.close()
         self._path.unlink(missing_ok=True)
+
+
+class _Retries(logging.Filter):
+    """Drops the records about each attempt to reach the Hugging Face hub, and reports the first one in our words."""
+
+    _ABOUT = ("thrown while requesting", "Retrying in", "Rate limited")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        dropped = any(words in record.getMessage() for words in self._ABOUT)
+        if dropped and not self._said:
+            print("note: the Hugging Face hub cannot be reached; further attempts take about half a minute", file=sys.stderr)
+            self._said = True
+        return not dropped
+
+
+_retries = _Retries()
+
+
+def shorten_retries() -> None:
+    """Report attempts to reach the Hugging Face hub in one line; its package prints two for each."""
+    logging.getLogger("huggingface_hub.utils._http").addFilter(_retries)

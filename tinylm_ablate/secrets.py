@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
+from collections.abc import Sequence
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -48,24 +50,30 @@ def cut(value: T) -> T:
     values of environment variables with such names, and values that ``${oc.env:NAME}`` resolved to, which are shown as that
     expression. The function is idempotent.
     """
+    return _cut(value, _environment())
+
+
+def _cut(value: T, known: Sequence[tuple[str, str, bool]]) -> T:
+    """``cut``, given the values of the environment to cut."""
     result: Any = value
     if isinstance(value, str):
-        result = _cut_text(value)
+        result = _cut_text(value, known)
     elif isinstance(value, dict):
-        result = {key: CUT if names_secret(str(key)) and _holds(entry) else cut(entry) for key, entry in value.items()}
+        result = {key: CUT if names_secret(str(key)) and _holds(entry) else _cut(entry, known) for key, entry in value.items()}
     elif isinstance(value, list | tuple):
         # "--password X" is two words.
         words = [None, *value][:-1]
         items = [
             CUT
             if isinstance(before, str) and before.startswith("--") and names_secret(before) and _holds(entry)
-            else cut(entry)
+            else _cut(entry, known)
             for before, entry in zip(words, value, strict=True)
         ]
         result = items if isinstance(value, list) else tuple(items)
     return result  # type: ignore[no-any-return]
 
 
+@functools.lru_cache(maxsize=4096)  # a grid of ten thousand cells asks about the same names again and again
 def names_secret(name: str) -> bool:
     """Return whether a key, an option or an environment variable looks like the name of a secret."""
     words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+|\d+", name)]
@@ -111,10 +119,10 @@ def credentials_to_environment(address: str) -> str:
     return urlunsplit(parts._replace(netloc=host))
 
 
-def _cut_text(text: str) -> str:
+def _cut_text(text: str, known: Sequence[tuple[str, str, bool]]) -> str:
     text = _BARE_USERINFO.sub(f"{CUT}@", _USERINFO.sub(f"{CUT}@", text))
     text = _SHAPES.sub(CUT, _ASSIGNMENT.sub(_cut_assignment, text))
-    for value, shown, whole in _environment():
+    for value, shown, whole in known:
         if value in text:
             text = shown.join(re.split(rf"(?<!\w){re.escape(value)}(?!\w)", text) if whole else text.split(value))
     return text

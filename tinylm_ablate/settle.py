@@ -129,11 +129,11 @@ def settle(config: Config) -> Settled:
         mistakes += found
         if rounds is not None and untrained:
             rounds = dataclasses.replace(rounds, first=0, parts=(0,), drawn=(0,), horizon=0)
-        elif rounds is not None and sound("evaluate.every"):
-            mistakes += _point_mistakes(config, rounds)
         if rounds is not None and config.train.anneal_from is not None:
             rounds, found = _branched(config, rounds)
             mistakes += found
+        if rounds is not None and not untrained and sound("evaluate.every"):
+            mistakes += _point_mistakes(config, rounds)
     if mistakes or shape is None or budget is None or rounds is None:
         raise ConfigError(mistakes)
     precision = config.train.precision
@@ -204,12 +204,20 @@ def _branched(config: Config, rounds: Rounds) -> tuple[Rounds | None, list[str]]
 
 
 def _trunk(config: Config, rounds: Rounds) -> Settled:
-    """The run that a branch leaves, which keeps its state there."""
+    """The run that a branch leaves, which keeps its state there, and the models that the branch keeps before it begins."""
     trunk = copy.deepcopy(config)
     trunk.train.anneal_from = None
-    trunk.train.keep_checkpoints = [float(rounds.branch * config.train.batch_tokens)]
+    trunk.train.keep_checkpoints = _kept_before(config, rounds.steps, rounds.branch - 1)
+    trunk.train.keep_checkpoints.append(float(rounds.branch * config.train.batch_tokens))
     trunk.evaluate.every = None
     return settle(trunk)
+
+
+def _kept_before(config: Config, steps: int, end: int) -> list[float]:
+    """The places of ``train.keep_checkpoints`` in a run of ``steps`` steps that lie up to step ``end``, in tokens."""
+    batch = config.train.batch_tokens
+    kept = [points.steps_at(place, steps, batch) for place in config.train.keep_checkpoints]
+    return [float(step * batch) for step in kept if step <= end]
 
 
 def _of_named_parent(config: Config) -> Config:
@@ -258,9 +266,7 @@ def _named(settled: Settled) -> Settled:
         before = rounds.before()
         config = copy.deepcopy(settled.config)
         config.rounds.count, config.rounds.forgetting, config.train.keep_model = before.count, False, True
-        batch = config.train.batch_tokens
-        kept = [points.steps_at(place, settled.steps, batch) for place in config.train.keep_checkpoints]
-        config.train.keep_checkpoints = [float(step * batch) for step in kept if step <= before.steps]
+        config.train.keep_checkpoints = _kept_before(config, settled.steps, before.steps)
         config.evaluate.every = None
         previous = dataclasses.replace(
             settled, config=config, steps=before.steps, tokens=before.steps * config.train.batch_tokens, rounds=before,

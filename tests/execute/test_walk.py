@@ -239,3 +239,17 @@ def test_a_task_that_kills_its_workers_is_a_failure(deaths: int, state: str, pla
     if state == FAILED:
         assert walk.failed()[0].error == "2 workers ended without a word at it (killed by the system for want of memory?)"
         assert "2 workers ended" in task.log.read_text()
+
+
+def test_a_task_that_the_worker_before_finished_after_all_is_done_whatever_that_took_away(place: Place) -> None:
+    class Late(Step):
+        def do(self, tracked: Follower) -> None:
+            super().do(tracked)  # by the other worker, which was suspended and has tidied up after itself
+            raise FileNotFoundError(2, "No such file or directory", "checkpoint/.step-000000047.0a/optimizer.safetensors")
+
+    late = Late("late", place.run)
+    after = place.step("after", late)
+    walk = place.walk(after)
+    walk.go()
+    assert states(walk) == {"late": DONE, "after": DONE}
+    assert not late.log.exists()

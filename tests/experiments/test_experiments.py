@@ -221,6 +221,8 @@ def test_figure_10_looks_twenty_times_at_the_runs_of_table_9() -> None:
     assert two.previous is not None and two.previous.identity == one.identity
     assert len(points.evaluated_steps(one)) == 20
     assert min(points.evaluated_steps(two)) > one.steps
+    # The claim about it looks at the middle of the second round.
+    assert 0.8333 * two.steps == pytest.approx((one.steps + two.steps) / 2, abs=1)
 
 
 def test_the_branches_of_a_seed_leave_one_run() -> None:

@@ -100,6 +100,7 @@ COMMON = {"metric": "m", "direction": "less"}
         ({"tests": [ORDERING | {"margin": -1}]}, "tests[0].margin=-1 must be a number of at least 0, or tokens"),
         ({"tests": [ORDERING | {"than": ["wide"]}]}, "tests[0]: wide must be one of the claim's arms"),
         ({"tests": [ORDERING | {"direction": "up"}]}, "direction=up must be one of less, more"),
+        ({"tests": [ORDERING | {"metric": "along/half/test/bits_per_byte/all"}]}, "must be along/SHARE/METRIC with a share"),
         ({"tests": [ORDERING | {"relative": True}]}, "it has no meaning in tokens"),
         ({"tests": [{"kind": "equivalence", "arms": ["deep"], **COMMON}]}, "must have at least two arms"),
         ({"tests": [{"kind": "rule", "conditions": {"share": {"under": 2}}, **COMMON}]}, "must be {above: NUMBER}"),

@@ -105,6 +105,19 @@ def test_a_branch_is_the_run_of_its_own_budget(place: list[str]) -> None:
     ]
 
 
+def test_a_branch_reads_nothing_that_the_run_did_after_it(place: list[str]) -> None:
+    trunk, branch = compose([*place, "train.keep_checkpoints=[0.5]"]), compose([*place, "train.anneal_from=0.5"])
+    run(trunk)
+    curve = settle(trunk).folder / "curve.jsonl"
+    rows = curve.read_text().splitlines(keepends=True)
+    curve.write_text("".join(rows[:15]) + "damaged")
+    assert run(branch)["metrics"]["test/bits_per_byte/all"] > 0
+    found = (settle(branch).folder / "curve.jsonl").read_text().splitlines(keepends=True)
+    assert len(found) == 12 and [json.loads(row)["loss"] for row in found[:10]] == [
+        json.loads(row)["loss"] for row in rows[:10]
+    ]
+
+
 def test_branches_of_a_grid_share_one_run(place: list[str]) -> None:
     words = [*place, "train.anneal_from=0.25,0.5,null", "optimizer.schedule=wsd", "evaluate.every=0.25", "train.stack=2"]
     ended = run_command("-m", *words)

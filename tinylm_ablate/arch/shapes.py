@@ -8,10 +8,11 @@ the arithmetic behind Table 1 may do, changes no printed digit.)
 from __future__ import annotations
 
 import bisect
+import functools
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -190,7 +191,8 @@ def parameters(shape: Shape) -> dict[str, int]:
     return {**counts, "total": sum(counts.values())}
 
 
-def layer_entries(shape: Shape) -> dict[str, int]:
+@functools.lru_cache(maxsize=16384)  # the cells of a grid have few shapes, and each width is found by trying 26
+def layer_entries(shape: Shape) -> Mapping[str, int]:
     """Entries of the matrices of one layer: of attention, FFN and shortcuts."""
     found = {"attention": 0, "ffn": 0, "shortcuts": 0}
     for name, parts in matrices(shape).items():

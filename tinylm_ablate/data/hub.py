@@ -93,6 +93,7 @@ class HubSource:
 
         data = self._data
         (datasets.enable_progress_bars if progress.shown() else datasets.disable_progress_bars)()
+        progress.shorten_retries()
         datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # logged errors are also raised
         try:
             rows = datasets.load_dataset(

@@ -44,23 +44,30 @@ def build_once(
 
 
 def write_once(
-    wanted: Mapping[Path, Source], make: Callable[[list[Source]], Sequence[Callable[[Path], None]]], *, what: str
+    wanted: Mapping[Path, Source],
+    make: Callable[[list[Source]], Sequence[Callable[[Path], None]]],
+    *,
+    what: str,
+    is_whole: Callable[[Path], bool] = Path.is_file,
+    needed: int | None = None,
 ) -> None:
-    """Make sure that cache files exist, and create the missing ones together.
+    """Make sure that files or folders of the cache exist, and create the missing ones together.
 
     Args:
-        wanted: Input of each file.
+        wanted: Input of each file or folder.
         make: Computes the missing ones; returns a function for each that writes it atomically.
         what: Description for messages.
+        is_whole: Distinguishes a complete one from a damaged or absent one, quickly.
+        needed: Approximate size in bytes, for the message when the disk is full; None if unknown.
 
     Raises:
         DiskError: No disk space, or no permission to write.
     """
     with contextlib.ExitStack() as held:
-        for path in sorted(path for path in wanted if not path.is_file()):  # a fixed order prevents deadlocks
-            held.enter_context(writing(path.parent, what, key="cache_dir"))
+        for path in sorted(path for path in wanted if not is_whole(path)):  # a fixed order prevents deadlocks
+            held.enter_context(writing(path.parent, what, key="cache_dir", needed=needed))
             held.enter_context(locked(path, what))
-        missing = {path: source for path, source in wanted.items() if not path.is_file()}
+        missing = {path: source for path, source in wanted.items() if not is_whole(path)}
         if missing:
             for path, write in zip(missing, make(list(missing.values())), strict=True):
                 remove_unfinished(path)

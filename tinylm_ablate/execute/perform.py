@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from tinylm_ablate.config import Config
@@ -68,19 +69,24 @@ def perform(
         )  # fmt: skip
         waiting = [state.task for state in walk.waiting()]
         order = dataclasses.replace(order, failures=walk.failures)
-        with Live(walk, order.runs_dir / "orders", order.session, "off" if quiet else base.progress):
+        if watch is not None:
+            for _, run in cells:
+                graph.run(run.identity).watch = watch
+        here = bool(waiting) and launch is None
+        beside = _workers(walk, graph, order, base, 1 if watch is not None else grid.workers) if here else nullcontext()
+        with beside as others, Live(walk, order.runs_dir / "orders", order.session, "off" if quiet else base.progress):
             if waiting and launch is not None:
                 _launch(walk, order, launch, grid.workers if isinstance(grid.workers, int) else len(waiting))
             elif waiting:
-                if watch is not None:
-                    for _, run in cells:
-                        graph.run(run.identity).watch = watch
-                _here(walk, graph, order, 1 if watch is not None else grid.workers)
+                walk.go()
+                if others is not None and walk.waiting():  # it stopped at the first failure
+                    others.stop()
     return walk
 
 
-def _here(walk: Walk, graph: Graph, order: Order, wanted: int | str) -> None:
-    """Walk in this process, with other workers of this machine beside it."""
+@contextlib.contextmanager
+def _workers(walk: Walk, graph: Graph, order: Order, base: Config, wanted: int | str) -> Iterator[LocalWorkers | None]:
+    """Other workers of this machine beside this process, if there are to be any."""
     waiting = [state.task for state in walk.waiting()]
     trained = [task.run for task in waiting if task.kind == "run"] or [waiting[0].run]
     workers, threads = divide(trained, wanted)
@@ -88,14 +94,12 @@ def _here(walk: Walk, graph: Graph, order: Order, wanted: int | str) -> None:
         for task in graph.tasks:
             task.run.config.train.threads = threads
     if workers == 1:
-        walk.go()
+        yield None
         return
     say(f"{workers} workers" + (f" of {threads} thread{'s' * (threads > 1)}" if threads else ""))
     walk.workers = workers
-    with _written(order, threads, workers) as path, LocalWorkers(workers - 1, path) as others:
-        walk.go()
-        if walk.waiting():  # it stopped at the first failure
-            others.stop()
+    with _written(order, threads, workers) as path, LocalWorkers(workers - 1, path, base.tracking) as others:
+        yield others
 
 
 def unclaim(config: Config) -> None:

@@ -122,6 +122,10 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 
         return "\n".join(json.dumps(row) for row in rows)
     first, others = rows[: len(cells)], rows[len(cells) :]
     lines = [_runs(first), "", f"parameters by part{_parts(first)}", *_schedules(first), "", *about_text]
+    if len(cells) > len(known):
+        lines.insert(
+            1, f"{len(cells)} cells are {len(known)} {'run' if len(known) == 1 else 'runs'}: some are the same run as others"
+        )
     if others:
         phrase = "run that is" if len(others) == 1 else "runs that are"
         lines += ["", f"and {len(others)} {phrase} trained once, for those above to start from:", _runs(others)]

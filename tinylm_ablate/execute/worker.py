@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tinylm_ablate import progress
 from tinylm_ablate.errors import Interrupted, UserError
@@ -19,18 +21,27 @@ from tinylm_ablate.leases import Leases
 from tinylm_ablate.provenance import COMMAND
 from tinylm_ablate.tasks.graph import Graph
 from tinylm_ablate.tasks.task import Task
-from tinylm_ablate.tracking import follow
+from tinylm_ablate.tracking import follow, prepare_environment
+
+if TYPE_CHECKING:
+    from tinylm_ablate.config import TrackingConfig
 
 #: Names the process that started this one; a worker ends with it.
 LEADER = "TINYLM_ABLATE_LEADER"
 
 _LOOK_SECONDS = 1.0
 
+#: What tasks import when they are done.
+_IMPORTED = ("tinylm_ablate.train.fit", "tinylm_ablate.train.stack", "tinylm_ablate.init.initial")
+
 
 def targets(graph: Graph, train: bool) -> list[Task]:
-    """Tasks of a graph that a command requests: everything, or the measures of runs that are finished."""
+    """Tasks of a graph that a command requests: runs and their measures, or the measures of runs that are finished.
+
+    Text, tokenizers and the like follow where something that is not done needs them.
+    """
     if train:
-        return graph.tasks
+        return [*graph.runs, *graph.measures]
     return [task for task in graph.measures if task.of.product.exists()]
 
 
@@ -74,11 +85,23 @@ def end_with_leader() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main() -> None:
-    """The command line of a worker."""
+def preload(tracking: TrackingConfig) -> None:
+    """Import what a worker imports sooner or later, so that forks of this process need not. It starts no threads."""
+    from tinylm_ablate.train.lean import import_lightning
+
+    import_lightning()
+    for name in _IMPORTED:
+        importlib.import_module(name)
+    if tracking.kind == "mlflow":
+        prepare_environment()
+        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+
+
+def main(order: Path) -> None:
+    """Work on an order, as a process."""
     end_with_leader()
     try:
-        work(Path(sys.argv[1]))
+        work(order)
     except UserError as error:
         say(str(error))
         raise SystemExit(2) from None
@@ -88,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

@@ -6,21 +6,25 @@ another. Which division of the cores trains most tokens per second is measured, 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from tinylm_ablate import progress
 from tinylm_ablate.arch.costs import training_memory
 from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.execute.words import say
-from tinylm_ablate.execute.worker import LEADER
+from tinylm_ablate.execute.worker import LEADER, main, preload
 from tinylm_ablate.hardware import cores, gpus, memory, pick_device
 
 if TYPE_CHECKING:
+    from tinylm_ablate.config import TrackingConfig
     from tinylm_ablate.settled import Settled
 
 #: Variable of the environment that says which GPUs a process may use.
@@ -85,26 +89,27 @@ class LocalWorkers:
     Args:
         count: How many.
         order: The file that says what is to be done.
+        tracking: What they keep up to date.
     """
 
-    def __init__(self, count: int, order: Path) -> None:
-        self.count, self.order = count, order
-        self._workers: dict[Path, subprocess.Popen[bytes]] = {}
+    def __init__(self, count: int, order: Path, tracking: TrackingConfig) -> None:
+        self.count, self.order, self.tracking = count, order, tracking
+        self._workers: dict[Path, subprocess.Popen[bytes] | BaseProcess] = {}
         self._watches: list[threading.Thread] = []
         self._stopped = False
 
     def __enter__(self) -> Self:
         cards = gpus() if _GPUS not in os.environ else 0
+        forks = self.count > 0 and _fork_is_safe()
+        if forks:  # once for all, and this process needs it too
+            preload(self.tracking)
+            forks = threading.active_count() == 1
         for number in range(1, self.count + 1):
-            environment = os.environ | {LEADER: str(os.getpid())} | ({_GPUS: str(number % cards)} if cards > 1 else {})
             log = self.order.with_suffix(f".worker{number}.log")
-            with log.open("wb") as file:
-                # In a session of its own: Ctrl-C in the terminal is for this process, which stops the others once.
-                worker = subprocess.Popen(
-                    [sys.executable, "-m", "tinylm_ablate.execute.worker", str(self.order)], stdin=subprocess.DEVNULL,
-                    stdout=file, stderr=file, env=environment, start_new_session=True,
-                )  # fmt: skip
-            self._workers[log] = worker
+            added = {LEADER: str(os.getpid())} | ({_GPUS: str(number % cards)} if cards > 1 else {})
+            self._workers[log] = _fork(self.order, log, added) if forks else _interpreter(self.order, log, added)
+        # A fork has none of its parent's threads, so they start when all forks are there.
+        for log, worker in self._workers.items():
             self._watches.append(threading.Thread(target=self._watch, args=(worker, log), daemon=True))
             self._watches[-1].start()
         if cards > 1:
@@ -123,8 +128,49 @@ class LocalWorkers:
         for worker in self._workers.values():
             worker.terminate()
 
-    def _watch(self, worker: subprocess.Popen[bytes], log: Path) -> None:
-        if worker.wait() == 0 or self._stopped:
+    def _watch(self, worker: subprocess.Popen[bytes] | BaseProcess, log: Path) -> None:
+        if isinstance(worker, subprocess.Popen):
+            code: int | None = worker.wait()
+        else:
+            worker.join()
+            code = worker.exitcode
+        if code == 0 or self._stopped:
             log.unlink(missing_ok=True)
         else:
-            say(f"a worker ended with exit code {worker.returncode}; the others continue ({log})")
+            say(f"a worker ended with exit code {code}; the others continue ({log})")
+
+
+def _fork_is_safe() -> bool:
+    """Return whether workers can be forks of this process: torch's threads have not started, which a fork would lack.
+
+    Elsewhere each worker is an interpreter of its own, whose imports take some seconds.
+    """
+    progress.end_thread()
+    return sys.platform == "linux" and "torch" not in sys.modules and not gpus() and threading.active_count() == 1
+
+
+def _fork(order: Path, log: Path, environment: Mapping[str, str]) -> BaseProcess:
+    worker = multiprocessing.get_context("fork").Process(target=_forked, args=(order, log, environment))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    worker.start()
+    return worker
+
+
+def _forked(order: Path, log: Path, environment: Mapping[str, str]) -> None:
+    """A worker in a fork of its leader."""
+    os.setsid()  # as for an interpreter of its own
+    with log.open("wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    os.environ.update(environment)
+    main(order)
+
+
+def _interpreter(order: Path, log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    with log.open("wb") as file:
+        # In a session of its own: Ctrl-C in the terminal is for this process, which stops the others once.
+        return subprocess.Popen(
+            [sys.executable, "-m", "tinylm_ablate.execute.worker", str(order)], stdin=subprocess.DEVNULL, stdout=file,
+            stderr=file, env=os.environ | environment, start_new_session=True,
+        )  # fmt: skip

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from tinylm_ablate.errors import UserError
+from tinylm_ablate.progress import shorten_retries
 
 #: Name of a repository on the hub: an owner and a name.
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -31,6 +32,7 @@ def hub_model(name: str, key: str) -> Path:
     """
     from huggingface_hub import snapshot_download
 
+    shorten_retries()
     try:
         folder = Path(snapshot_download(name, allow_patterns=_FILES))
     except Exception as error:  # errors of the network, of the hub and of the disk

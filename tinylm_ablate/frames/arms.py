@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from tinylm_ablate.config import NONE, Config, walk
 from tinylm_ablate.frames.folders import SEED, Grid, Records, as_text, label, read_runs
-from tinylm_ablate.science.evidence import Evidence
+from tinylm_ablate.science.evidence import Evidence, Setting
 from tinylm_ablate.science.matrices import matrix_metrics
+from tinylm_ablate.science.pairs import MOST_ARMS, best_arms
 
 #: Runs are compared where their text was scored alike. How something else was measured concerns that alone, and much of it
 #: follows from the run: bigrams are counted on its tokens, and what was forgotten has the parts that it was trained in.
 _SCORED = ("measure.bits_per_byte.", "measure.cloze.")
 
-#: Speeds compare on one machine and by one protocol.
-_SPEED, _PROTOCOL = "decode/", "measure.decoding_speed."
+#: Speeds compare on one machine and by one protocol: where the protocol is, and which metrics have it.
+_SPEEDS = {
+    "measure.decoding_speed.": ("decode/tokens_per_second",),
+    "measure.exported_speed.": ("decode/own/", "decode/llama_cpp/"),
+}
 
 
 def evidence(records: Records) -> dict[str, Evidence]:
@@ -33,30 +38,56 @@ def evidence(records: Records) -> dict[str, Evidence]:
         named.setdefault(grid.name, []).append(grid)
     by_identity = _with_matrices(_with_edges(records), records).set_index("identity", drop=False)
     documents, questions = records.rows.get("documents"), records.rows.get("questions")
-    curves = _bits(records)
+    curves, along = _bits(records), records.rows.get("along")
     found = {}
     for name, grids in named.items():
         runs = _runs(grids, by_identity)
         if runs.empty:
             continue
-        runs = _one_protocol(name, runs, records.problems)
+        for protocol, speeds in _SPEEDS.items():
+            runs = _one_protocol(name, runs, protocol, speeds, records.problems)
         known = set(runs["identity"])
 
         def own(table: pd.DataFrame | None, known: set[str] = known) -> pd.DataFrame | None:
             return None if table is None else table[table["identity"].isin(known)]
 
         keys = setting_keys(runs)
-        found[name] = Evidence(name, axes(grids), runs, keys, own(documents), own(questions), own(curves))
+        found[name] = Evidence(name, axes(grids), runs, keys, own(documents), own(questions), own(curves), own(along))
     return found
 
 
-def evidence_of(runs_dir: Path, grid: Grid) -> Evidence | None:
-    """The finished part of one grid; None while nothing is. Files that cannot be read are reported, and left out."""
+def evidence_of(runs_dir: Path, grid: Grid, damaged: list[str] | None = None) -> Evidence | None:
+    """The finished part of one grid; None while nothing is. Files that cannot be read are reported, and left out; ``damaged``
+    gets a line for each."""
     records = read_runs(runs_dir, grid)
     for problem in records.problems:
         if "cannot be read" in problem:
             print(problem, file=sys.stderr)
+            if damaged is not None:
+                damaged.append(problem)
     return next(iter(evidence(records).values()), None)
+
+
+def best_arms_of(runs_dir: Path, grid: Grid, metrics: Mapping[str, int], damaged: list[str]) -> Grid:
+    """The grid with its best arms only, where it has more than a table shows; rows of documents are not read for that.
+
+    Args:
+        runs_dir: Folder of the runs.
+        grid: The grid.
+        metrics: What arms are judged by, 1 where more is better and -1 where less is; the first that is known counts.
+        damaged: Gets a line for each file that cannot be read.
+    """
+    if len({cell.arm for cell in grid.cells}) <= MOST_ARMS:
+        return grid
+    records = read_runs(runs_dir, grid, rows=False)
+    damaged += [problem for problem in records.problems if "cannot be read" in problem]
+    own = next(iter(evidence(records).values()), None)
+    metric = next((name for name in metrics if own is not None and name in own.runs), None)
+    if own is None or metric is None:
+        return grid
+    best = best_arms(Setting("", math.nan, math.nan, math.nan, (), (), own.runs, own), metric, metrics[metric]).arms
+    kept = set(own.runs[own.runs["arm"].isin(best)]["identity"])
+    return dataclasses.replace(grid, cells=[cell for cell in grid.cells if cell.identity in kept])
 
 
 def axes(grids: Sequence[Grid]) -> list[str]:
@@ -121,10 +152,10 @@ def _defaults(runs: pd.DataFrame, key: str) -> list[str]:
     return ["" if value is None or value != value else as_text(value) for value in values.tolist()]
 
 
-def _one_protocol(name: str, runs: pd.DataFrame, problems: list[str]) -> pd.DataFrame:
+def _one_protocol(name: str, runs: pd.DataFrame, protocol: str, prefixes: tuple[str, ...], problems: list[str]) -> pd.DataFrame:
     """The runs with speeds of decoding where they were measured as most of them were."""
-    keys = [key for key in runs if str(key).startswith(_PROTOCOL)]
-    speeds = [key for key in runs if str(key).startswith(_SPEED)]
+    keys = [key for key in runs if str(key).startswith(protocol)]
+    speeds = [key for key in runs if str(key).startswith(prefixes)]
     if not keys or not speeds:
         return runs
     known = runs[speeds].notna().any(axis="columns")

@@ -169,12 +169,13 @@ class Records:
     problems: list[str] = field(default_factory=list)
 
 
-def read_runs(runs_dir: Path, only: Grid | None = None) -> Records:
+def read_runs(runs_dir: Path, only: Grid | None = None, rows: bool = True) -> Records:
     """Everything in a folder of runs.
 
     Args:
         runs_dir: The folder; it may be missing.
         only: A grid: it and its runs, and nothing else.
+        rows: Whether to read the long frames.
 
     Raises:
         UserError: The folder cannot be read.
@@ -185,17 +186,17 @@ def read_runs(runs_dir: Path, only: Grid | None = None) -> Records:
     for grid in grids:
         for cell in grid.cells:
             wanted.setdefault(cell.identity, set()).update(cell.measures)
-    rows: list[Row] = []
-    tables = _Tables()
+    found: list[Row] = []
+    tables = _Tables(rows)
     for folder in progress.bar(_folders(runs_dir, None if only is None else wanted), description="reading runs", unit="run"):
         try:
-            rows.append(_run(folder, wanted.get(folder.name, set()), tables, problems))
+            found.append(_run(folder, wanted.get(folder.name, set()), tables, problems))
         except FileNotFoundError:
             if (folder / "config.yaml").is_file():
                 problems.append(f"{folder}: {_unfinished(folder)}")
         except _DAMAGE as error:
             problems.append(f"{folder / 'metrics.json'}: cannot be read and is left out: {_one_line(error)}")
-    known = {row["identity"]: row for row in rows}
+    known = {row["identity"]: row for row in found}
     long = tables.joined(known, problems)
     for grid in grids:
         missing = sum(cell.identity not in known for cell in grid.cells)
@@ -203,7 +204,7 @@ def read_runs(runs_dir: Path, only: Grid | None = None) -> Records:
     searches = [] if only is not None else list(_readable(sorted(runs_dir.glob("search/*.json")), _search, problems))
     models = pd.DataFrame() if only is not None else _models(runs_dir, problems)
     long |= {"models": models} if len(models) else {}
-    return Records(frame(rows), grids, long, searches, problems)
+    return Records(frame(found), grids, long, searches, problems)
 
 
 def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -281,14 +282,15 @@ def _run(folder: Path, wanted: set[str], tables: _Tables, problems: list[str]) -
         raise ValueError(f"identity={record['identity']} is not the name of its folder")
     row = flatten(record)
     _check(row)
-    for name, read in (("curve.jsonl", thin_curve), ("matrix_std.json", _matrix_std)):
+    for name, read in (("curve.jsonl", thin_curve), ("matrix_std.json", _matrix_std)) if tables.wanted else ():
         try:
             tables.add(read(folder / name), name.split(".")[0], folder.name)
         except FileNotFoundError:
             continue
         except _DAMAGE as error:
             problems.append(f"{folder / name}: cannot be read and is left out: {_one_line(error)}")
-    tables.add_along(folder, row, problems)
+    if tables.wanted:
+        tables.add_along(folder, row, problems)
     for name, paths in _measures(folder, wanted, problems).items():
         taken: dict[str, Path] = {}
         for path in paths:
@@ -355,6 +357,7 @@ def _models(runs_dir: Path, problems: list[str]) -> pd.DataFrame:
 class _Tables:
     """The long tables of all runs, joined once: a frame per run and file would take most of the time of a report."""
 
+    wanted: bool = True
     parts: dict[str, list[pa.Table]] = field(default_factory=dict)
     metrics: dict[tuple[str, str], tuple[Path, Row]] = field(default_factory=dict)
 
@@ -370,25 +373,30 @@ class _Tables:
         parts.append(table)
 
     def add_along(self, folder: Path, run: Row, problems: list[str]) -> None:
-        """Add what was measured along a run, without errors and sizes: tokens, metric, value."""
-        rows: list[tuple[int, str, float]] = []
+        """Add what was measured along a run, without errors and sizes: tokens, metric, value; of two measurements of one
+        metric at one point the newer."""
+        newest: dict[tuple[int, str], tuple[int, float]] = {}
         for path in sorted(folder.glob("points/[0-9]*/measures/*.json")):
             try:
                 tokens = int(path.parent.parent.name) * int(run["train.batch_tokens"])
                 metrics: Row = {}
                 _flatten("", _parse(path, MEASURE_SCHEMA)["metrics"], metrics)
                 _check(metrics)
+                changed = path.stat().st_mtime_ns
             except _DAMAGE as error:
                 problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
                 continue
-            rows += [(tokens, name, float(f"{value:.6g}")) for name, value in metrics.items() if not _ABOUT.search(name)]
-        if rows:
+            for name, value in metrics.items():
+                if not _ABOUT.search(name) and changed >= newest.get((tokens, name), (0, 0.0))[0]:
+                    newest[tokens, name] = changed, float(f"{value:.6g}")
+        if newest:
+            rows = [(tokens, name, value) for (tokens, name), (_, value) in newest.items()]
             columns = [list(column) for column in zip(*rows, strict=True)]
             self.add(pa.table(dict(zip(("tokens", "metric", "value"), columns, strict=True))), "along", folder.name)
 
     def add_measure(self, path: Path, name: str, run: str, metrics: Row) -> None:
         """Add the rows of a measure, where it has any."""
-        if path.is_file():
+        if self.wanted and path.is_file():
             with pq.ParquetFile(path) as file:
                 if missing := set(_ITEMS.get(name, ())) - set(file.schema_arrow.names):
                     raise ValueError(f"the column {min(missing)} is missing")

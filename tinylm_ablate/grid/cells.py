@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ValueType
+from hydra.core.override_parser.types import Override, ValueType
 
 from tinylm_ablate.arguments import normalize
 from tinylm_ablate.config import GridConfig
@@ -56,7 +56,8 @@ def expand(
         seeds: Number of seeds; "sequential" begins with the first look's; None where the seed is no axis of its own.
 
     Raises:
-        ConfigError: Zipped axes of different lengths, an unknown axis in ``grid.zip`` or ``grid.exclude``, seeds given twice.
+        ConfigError: Zipped axes of different lengths, an unknown axis in ``grid.zip`` or ``grid.exclude``, seeds given twice, a
+            key with one value and with several.
     """
     parser = OverridesParser.create()
     given = parser.parse_overrides(list(arguments))
@@ -70,6 +71,7 @@ def expand(
         for override in parser.parse_overrides(overrides)
         if WHOLE.fullmatch(override.key_or_group)
     ]
+    mistakes += fixed_and_swept(given)
     axes: dict[str, list[_Step]] = {}
     for override in [*(one for one in parser.parse_overrides(texts) if one.key_or_group not in named), *given]:
         key = override.key_or_group
@@ -117,6 +119,16 @@ def expand(
     if mistakes:
         raise ConfigError(mistakes)
     return shared, cells
+
+
+def fixed_and_swept(given: Sequence[Override]) -> list[str]:
+    """Mistakes: overrides with one value whose key another override gives several values."""
+    swept = {override.key_or_group: override.input_line for override in given if override.is_sweep_override()}
+    return [
+        f"{override.input_line}: {swept[override.key_or_group]} is given too; allowed: only one of them"
+        for override in given
+        if override.key_or_group in swept and not override.is_sweep_override()
+    ]
 
 
 def _matches(values: Mapping[str, str], rule: Mapping[str, str]) -> bool:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,9 +20,10 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.override_parser.types import Override, OverrideType, ValueType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -44,6 +45,9 @@ _PLUGINS = {
 
 #: Keys that ``typed`` rewrites.
 _REWRITTEN = {"tracking.uri"}
+
+#: Configs that cells are copied from are kept up to this number: each is a megabyte.
+_MOST_BASES = 256
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
 
@@ -115,73 +119,88 @@ class Composer:
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self.loader, self.master = cast(ConfigLoaderImpl, loader), master
+        _read_once(self.loader)
         self._chosen: dict[tuple[str, ...], DictConfig] = {}
+        self._params: dict[tuple[str, ...], dict[str, Any]] = {}
         self._groups: dict[str, bool] = {}
         self._parsed: dict[str, tuple[Override, bool]] = {}
         self._bases: dict[tuple[str, ...], Config | None] = {}
-        self._alone: dict[tuple[tuple[str, ...], str], DictConfig | None] = {}
+        self._trials: dict[tuple[str, ...], DictConfig] = {}
+        self._settings: dict[tuple[tuple[str, ...], str], tuple[str, Any] | None] = {}
+        self._sets_one_key: dict[str, bool] = {}
         self._referred: dict[tuple[str, ...], set[str]] = {}
 
     def typed(self, overrides: Sequence[str]) -> Config:
         """``typed`` of the config of a cell, in a hundredth of the time where its values do not depend on each other.
 
-        What cells choose in common is then composed once, and a cell is a copy of it with values of its own.
+        What cells choose in common, and values that others follow, are then composed once, and a cell is a copy of that with
+        values of its own.
 
         Raises:
             HydraException, OmegaConfBaseException, ConfigError: The overrides do not compose.
         """
-        parsed = [self._parse(text) for text in overrides]
-        key = tuple(text for text, (_, group) in zip(overrides, parsed, strict=True) if group)
-        settings = [override for override, group in parsed if not group]
-        base = self._base(key)
-        if base is None or not all(self._is_plain(key, override) for override in settings):
+        key, values = self._key(overrides), [text for text in overrides if not self._parse(text)[1]]
+        followed = [text for text in values if not self._is_plain(key, text)]
+        own = [text for text in values if text not in followed]
+        paths = [self._parse(text)[0].key_or_group for text in own]
+        base = None
+        if not any(_overlap(self._parse(text)[0].key_or_group, path) for text in followed for path in paths):
+            key = (*key, *followed)
+            if key in self._bases or len(self._bases) < _MOST_BASES:
+                base = self._base(key)
+        if base is None:
             return typed(self(overrides))
-        paths = [override.key_or_group for override in settings]
-        if new := {path for path in paths if (key, path) not in self._alone}:
-            composed = self(overrides)
-            config = typed(composed)
-            self._alone |= dict.fromkeys(((key, path) for path in new), composed if _differs_by(config, base, paths) else None)
+        if new := set(paths) - self._sets_one_key.keys():  # one composition shows it of all of them
+            config = typed(self(overrides))
+            self._sets_one_key |= dict.fromkeys(new, _differs_by(config, base, paths))
             return config
+        settings = [self._setting(key, text) for text in own]
+        if None in settings:
+            return typed(self(overrides))
         config = _clone(base)
-        for override in settings:
-            composed_there = self._alone[key, override.key_or_group]
-            if composed_there is None:
-                return typed(self(overrides))
-            self.loader._apply_overrides_to_config([override], composed_there)
-            value = OmegaConf.select(composed_there, override.key_or_group)
-            if OmegaConf.is_config(value):
-                return typed(self(overrides))
-            _set(config, override.key_or_group, copy.deepcopy(value))
+        for path, value in filter(None, settings):
+            _set(config, path, copy.deepcopy(value))
         return config
 
     def _base(self, key: tuple[str, ...]) -> Config | None:
         """What cells choose in common; None if it is no whole config by itself."""
         if key not in self._bases:
             try:
-                self._bases[key] = typed(self(key))
+                self._bases[key] = typed(self._choice(key))
             except (*COMPOSITION_ERRORS, ConfigError):
                 self._bases[key] = None
         return self._bases[key]
 
-    def _is_plain(self, key: tuple[str, ...], override: Override) -> bool:
-        """Whether an override only sets one key beside some choices; lists and dicts are merged into what is there."""
+    def _is_plain(self, key: tuple[str, ...], text: str) -> bool:
+        """Whether an override may only set one key beside some choices; lists and dicts are merged into what is there."""
+        override = self._parse(text)[0]
         path = override.key_or_group
         return not (
-            "${" in (override.input_line or "")
+            "${" in text
             or path in _REWRITTEN
+            or override.type != OverrideType.CHANGE
             or isinstance(override.value(), dict | list)
+            or not self._sets_one_key.get(path, True)
             or self._is_referred(key, path)
         )
+
+    def _setting(self, key: tuple[str, ...], text: str) -> tuple[str, Any] | None:
+        """The key and value that an override sets beside some choices; None if its value is not a plain one."""
+        if (key, text) not in self._settings:
+            override = self._parse(text)[0]
+            if key not in self._trials:
+                self._trials[key] = copy.deepcopy(self._choice(key))
+            self.loader._apply_overrides_to_config([override], self._trials[key])
+            value = OmegaConf.select(self._trials[key], override.key_or_group)
+            self._settings[key, text] = None if OmegaConf.is_config(value) else (override.key_or_group, value)
+        return self._settings[key, text]
 
     def _is_referred(self, key: tuple[str, ...], path: str) -> bool:
         """Whether another value refers to a key; a trial with a value cannot show it, since that may be the default."""
         if key not in self._referred:
-            written = OmegaConf.to_yaml(self(key), resolve=False)
+            written = OmegaConf.to_yaml(self._choice(key), resolve=False)
             self._referred[key] = set(re.findall(r"\$\{(\.*[\w.]+)\}", written))
-        return any(
-            reference.startswith(".") or f"{path}.".startswith(f"{reference}.") or reference.startswith(f"{path}.")
-            for reference in self._referred[key]
-        )
+        return any(reference.startswith(".") or _overlap(reference, path) for reference in self._referred[key])
 
     def _parse(self, text: str) -> tuple[Override, bool]:
         """An override, and whether it chooses from a group; each is parsed once."""
@@ -197,17 +216,36 @@ class Composer:
         Raises:
             HydraException, OmegaConfBaseException: The overrides do not compose.
         """
-        parsed, groups = zip(*map(self._parse, overrides), strict=True) if overrides else ((), ())
-        key = tuple(text for text, group in zip(overrides, groups, strict=True) if group)
-        if key not in self._chosen:
-            self._chosen[key] = _own(self.loader.load_sweep_config(self.master, list(key)))
-        config = copy.deepcopy(self._chosen[key])
-        values = [
-            override for override, group in zip(parsed, groups, strict=True)
-            if not group and not override.key_or_group.startswith("hydra.")
-        ]  # fmt: skip
-        self.loader._apply_overrides_to_config(values, config)
+        config = copy.deepcopy(self._choice(self._key(overrides)))
+        self._apply(overrides, config)
         return config
+
+    def _apply(self, overrides: Sequence[str], config: DictConfig) -> None:
+        """Set the values among some overrides."""
+        parsed = [self._parse(text) for text in overrides]
+        values = [own for own, group in parsed if not group and not own.key_or_group.startswith("hydra.")]
+        self.loader._apply_overrides_to_config(values, config)
+
+    def params(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """The axes that an experiment's file gives to the sweeper: key to values."""
+        key = self._key(overrides)
+        self._choice(key)
+        return self._params[key]
+
+    def _key(self, overrides: Sequence[str]) -> tuple[str, ...]:
+        """Those of some overrides that choose from groups."""
+        return tuple(text for text in overrides if self._parse(text)[1])
+
+    def _choice(self, key: tuple[str, ...]) -> DictConfig:
+        """What Hydra makes of some choices, and of the values among them; not to be changed."""
+        groups = self._key(key)
+        if key not in self._chosen and groups != key:
+            self._chosen[key] = self(key)
+        elif key not in self._chosen:
+            config = self.loader.load_sweep_config(self.master, list(key))
+            self._params[key] = (OmegaConf.to_container(config.hydra.sweeper) or {}).get("params") or {}  # type: ignore[union-attr]
+            self._chosen[key] = _own(config)
+        return self._chosen[key]
 
     def _is_group(self, override: Override) -> bool:
         key = override.key_or_group
@@ -215,6 +253,24 @@ class Composer:
             self._groups[key] = self.loader.repository.group_exists(key)
         exists = self._groups[key]
         return override.package is not None or (exists and not isinstance(override.value(), dict))
+
+
+def _read_once(loader: ConfigLoaderImpl) -> None:
+    """Let Hydra read each file once: it reads and parses all of them anew for every composition."""
+    for source in loader.repository.get_sources():
+        if source.scheme() == "file" and not hasattr(source.load_config, "read_once"):
+            read = functools.cache(source.load_config)
+
+            def load(config_path: str, read: Callable[[str], ConfigResult] = read) -> ConfigResult:
+                return copy.deepcopy(read(config_path))
+
+            load.read_once = True  # type: ignore[attr-defined]
+            source.load_config = load  # type: ignore[method-assign]
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Return whether two dotted keys are the same, or one is a group that holds the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def _clone(config: Any) -> Any:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
 
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError
@@ -21,9 +20,6 @@ from tinylm_ablate.grid.cells import Cell, expand
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, diagnose, typed
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
-
-if TYPE_CHECKING:
-    from hydra.types import HydraContext
 
 
 @dataclass(eq=False)
@@ -125,19 +121,18 @@ class Job:
         return self.cells[0][1]
 
 
-def parts(config: DictConfig, context: HydraContext, params: Mapping[str, Any] | None, arguments: Sequence[str]) -> list[Part]:
+def parts(base: Config, compose: Composer, params: Mapping[str, Any] | None, arguments: Sequence[str]) -> list[Part]:
     """The parts of the grid that a command line requests, without their runs.
 
     Args:
-        config: The composed config.
-        context: Hydra's, to compose others.
+        base: The config of the whole.
+        compose: Composes others.
         params: Axes from an experiment file.
         arguments: The command line's overrides.
 
     Raises:
         ConfigError: An experiment of ``grid.experiments`` does not exist or is no grid of runs, or axes have mistakes.
     """
-    base = typed(config)
     parser = OverridesParser.create()
     given = [parser.parse_override(text) for text in arguments]
     swept = [one for one in given if one.key_or_group == "experiments" and one.is_sweep_override()]
@@ -150,9 +145,7 @@ def parts(config: DictConfig, context: HydraContext, params: Mapping[str, Any] |
     for name in experiments:
         first = f"+experiments={name}"
         try:
-            composed = context.config_loader.load_sweep_config(config, [first, *plain])
-            own = typed(composed)
-            axes = (OmegaConf.to_container(composed.hydra.sweeper) or {}).get("params")  # type: ignore[union-attr]
+            own, axes = typed(compose([first, *plain])), compose.params([first, *plain])
             if own.grid.experiments or own.mode != base.mode:
                 raise ConfigError(["is no experiment that trains a grid of its own"])
             everything = [first, *(str(override.input_line) for override in rest)]
@@ -166,7 +159,7 @@ def parts(config: DictConfig, context: HydraContext, params: Mapping[str, Any] |
     return found
 
 
-def settle_all(config: DictConfig, context: HydraContext, found: Sequence[Part]) -> list[Job]:
+def settle_all(compose: Composer, found: Sequence[Part]) -> list[Job]:
     """Compose and settle every cell; cells that mean one run become one job. The parts' ``jobs`` are filled.
 
     Raises:
@@ -178,7 +171,6 @@ def settle_all(config: DictConfig, context: HydraContext, found: Sequence[Part])
     mistakes: dict[str, list[str]] = {}
     broken: dict[str, list[str]] = {}
     cells = [(part, cell) for part in found for cell in part.cells]
-    compose = Composer(context.config_loader, config)
     for part, cell in progress.bar(cells, description="grid", unit="cell"):
         name = part.called(cell)
         try:

@@ -36,11 +36,16 @@ _COLUMNS = (
 )
 
 
-def summary_table(own: Evidence | None) -> str:
+#: Measures that tell arms apart, the first that is known: 1 where more is better, -1 where less is.
+JUDGED = {column.metric: column.direction for column in _COLUMNS if column.direction}
+
+
+def summary_table(own: Evidence | None, arms: int = 0) -> str:
     """A Markdown table, aligned for a terminal: one row per arm, mean ± standard deviation over its seeds.
 
     Args:
         own: What is finished; None for nothing.
+        arms: Arms of the grid, where only the best of them are in ``own``.
 
     Returns:
         The table, with a line on what may be concluded from it; empty where nothing is finished.
@@ -49,12 +54,16 @@ def summary_table(own: Evidence | None) -> str:
 
     from tinylm_ablate.frames.arms import axis_column
     from tinylm_ablate.science.evidence import Setting
-    from tinylm_ablate.science.pairs import results
+    from tinylm_ablate.science.pairs import best_arms, results
 
     if own is None:
         return ""
     axis, frame = own.axis, own.runs.drop_duplicates(["arm", "seed"])
     setting = Setting("", math.nan, math.nan, math.nan, (), (), frame, own)
+    arms = max(arms, len(setting.arms))
+    if (judged := next((name for name in JUDGED if name in frame), None)) is not None:
+        setting = best_arms(setting, judged, JUDGED[judged])
+        frame = setting.runs
     first = frame.drop_duplicates("arm")
     places = dict(zip(first["arm"], first[[axis_column(key) for key in axis]].to_numpy().tolist(), strict=True))
     shown = [column for column in _COLUMNS if column.metric in frame.columns]
@@ -69,7 +78,8 @@ def summary_table(own: Evidence | None) -> str:
     head = [*axis, "seeds", *(column.head for column in shown)]
     align = ["left"] * len(axis) + ["right"] * (1 + len(shown))
     table = tabulate(lines, headers=head, tablefmt="pipe", disable_numparse=True, colalign=align)
-    return f"{table}\n\n{_conclusion(len(places), several)}".rstrip()
+    left_out = f"The best {len(places)} of {arms:,} arms; `tinylm-ablate report` has all.\n" if len(places) < arms else ""
+    return f"{table}\n\n{left_out}{_conclusion(len(places), several)}".rstrip()
 
 
 def _cell(result: Result, column: _Column, marked: bool) -> str:

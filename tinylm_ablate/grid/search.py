@@ -28,7 +28,6 @@ from tinylm_ablate.grid.describe import Described, described, write_grid
 from tinylm_ablate.measure.registry import requested
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
-from tinylm_ablate.tasks.run import Record, read_metrics
 from tinylm_ablate.tracking import sync
 
 if TYPE_CHECKING:
@@ -60,8 +59,8 @@ class OptunaSweeper(Sweeper):
         self.config, self.hydra_context = config, hydra_context
         self.compose = Composer(hydra_context.config_loader, config)
 
-    def sweep(self, arguments: list[str]) -> list[Record]:
-        """Search until the study has its trials, and print what was found.
+    def sweep(self, arguments: list[str]) -> list[str]:
+        """Search until the study has its trials, and print what was found; returns the identities of the runs that are done.
 
         Raises:
             ConfigError: Mistakes in the settings or the space; nothing was run.
@@ -153,7 +152,7 @@ class OptunaSweeper(Sweeper):
         study: Study,
         objectives: Sequence[Objective],
         first: Settled,
-    ) -> list[Record]:
+    ) -> list[str]:
         from tinylm_ablate.grid.front import found_table, summary, write_search
         from tinylm_ablate.grid.trials import Trials
 
@@ -188,7 +187,7 @@ class OptunaSweeper(Sweeper):
         done = [result.identity for result in found if result.values]
         if trials.broken or not done:
             raise SystemExit(1)
-        return [read_metrics(runs_dir / identity) for identity in dict.fromkeys(done)]
+        return list(dict.fromkeys(done))
 
 
 def _preview(base: Config, axes: Sequence[Axis], objectives: Sequence[Objective], probes: Sequence[_Probe]) -> str:

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from tinylm_ablate.arguments import normalize
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.grid.cells import WHOLE
+from tinylm_ablate.grid.cells import WHOLE, fixed_and_swept
 
 _TAGS = {"log", "int"}
 
@@ -69,7 +69,7 @@ def parse_space(params: Mapping[str, object] | None, arguments: Sequence[str]) -
         arguments: Overrides from the command line; those with several values are axes.
 
     Raises:
-        ConfigError: Ranges without a value, tags that are not known, or no axis at all.
+        ConfigError: Ranges without a value, tags that are not known, a key with one value and with several, or no axis at all.
     """
     parser = OverridesParser.create()
     given = parser.parse_overrides(list(arguments))
@@ -77,7 +77,7 @@ def parse_space(params: Mapping[str, object] | None, arguments: Sequence[str]) -
     texts = normalize([f"{key}={_text(value)}" for key, value in (params or {}).items()], grid=True).overrides
     shared: list[str] = []
     axes: dict[str, Axis] = {}
-    mistakes: list[str] = []
+    mistakes = fixed_and_swept(given)
     for override in [*(one for one in parser.parse_overrides(texts) if one.key_or_group not in named), *given]:
         if not override.is_sweep_override():
             shared.append(str(override.input_line))

@@ -24,14 +24,13 @@ from tinylm_ablate.execute.perform import Launch, perform, results, unclaim
 from tinylm_ablate.execute.walk import DONE, FAILED, SKIPPED, Walk
 from tinylm_ablate.execute.words import one_line, say
 from tinylm_ablate.files import fingerprint
-from tinylm_ablate.grid.compose import typed
+from tinylm_ablate.grid.compose import Composer, typed
 from tinylm_ablate.grid.describe import described, grid_path, write_grid
 from tinylm_ablate.grid.parts import Job, Part, jobs_of, parts, settle_all
-from tinylm_ablate.grid.result_table import summary_table
+from tinylm_ablate.grid.result_table import JUDGED, summary_table
 from tinylm_ablate.grid.tuned_arms import Search, first_runs, mistakes, tune_parts
 from tinylm_ablate.provenance import require_clean
 from tinylm_ablate.settled import Settled
-from tinylm_ablate.tasks.run import Record
 from tinylm_ablate.tracking import on_end, sync
 
 if TYPE_CHECKING:
@@ -39,6 +38,9 @@ if TYPE_CHECKING:
 
 #: What installs the launchers that are not Hydra's own.
 _EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+
+#: Cells that a line at the end names.
+_MOST_NAMES = 100
 
 #: Hydra's own launcher: the workers are processes of this machine.
 _HERE = "basic"
@@ -70,8 +72,8 @@ class GridSweeper(Sweeper):
         """Keep what Hydra hands over."""
         self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
 
-    def sweep(self, arguments: list[str]) -> list[Record]:
-        """Do the grid and print the results.
+    def sweep(self, arguments: list[str]) -> list[str]:
+        """Do the grid and print the results; returns the identities of its finished runs.
 
         Raises:
             ConfigError: Mistakes in any cell; nothing was run.
@@ -81,8 +83,9 @@ class GridSweeper(Sweeper):
         base = typed(self.config)
         launch = self._launch()
         params = OmegaConf.to_container(self.params) if isinstance(self.params, DictConfig) else self.params
-        found = parts(self.config, self.hydra_context, params, arguments)
-        jobs = settle_all(self.config, self.hydra_context, found)
+        compose = Composer(self.hydra_context.config_loader, self.config)
+        found = parts(base, compose, params, arguments)
+        jobs = settle_all(compose, found)
         named = [(name, run) for job in jobs for name, run in job.cells]
         match base.mode:
             case "run":
@@ -139,7 +142,7 @@ class GridSweeper(Sweeper):
         return launch
 
 
-def _run(found: Sequence[Part], base: Config, launch: Launch | None) -> list[Record]:
+def _run(found: Sequence[Part], base: Config, launch: Launch | None) -> list[str]:
     """Tune the arms, do the cells, and add seeds where comparisons are open, as far as the grid requests it.
 
     Raises:
@@ -164,8 +167,11 @@ def _run(found: Sequence[Part], base: Config, launch: Launch | None) -> list[Rec
         searches = tune_parts(found, do)
         for part in grids:
             own = [search for search in searches if search.part is part]
-            part.tuned = {search.arm: search.tuning.state for search in sorted(own, key=lambda one: one.tuning.state == "edge")}
-            _write_grid(part, grids[part].path.stem, [search.described() for search in own])
+            if own:
+                part.tuned = {
+                    search.arm: search.tuning.state for search in sorted(own, key=lambda one: one.tuning.state == "edge")
+                }
+                _write_grid(part, grids[part].path.stem, [search.described() for search in own])
         walks.clear()
         while True:
             do([cell for job in jobs_of(found) for cell in job.cells])
@@ -263,14 +269,20 @@ def _write_grid(part: Part, identity: str | None = None, tuning: Sequence[dict[s
     return _Grid(content["name"], content["title"], grid_path(runs_dir, content["identity"]))
 
 
-def _conclude(jobs: Sequence[Job], walks: Sequence[Walk], grids: Mapping[Part, _Grid]) -> list[Record]:
-    """Report at the end what happened to each cell."""
+def _conclude(jobs: Sequence[Job], walks: Sequence[Walk], grids: Mapping[Part, _Grid]) -> list[str]:
+    """Report at the end what happened to each cell; returns the identities of the finished runs."""
+    from tinylm_ablate.frames.arms import best_arms_of, evidence_of
+    from tinylm_ablate.frames.folders import parse_grid
+
+    damaged: list[str] = []
     states = {job: _state(job, walks) for job in jobs}
     done, skipped, failed = ([job for job in jobs if states[job] == state] for state in (DONE, SKIPPED, FAILED))
     for part, grid in grids.items():
         if part.name:
             print(f"\n{grid.name}: {grid.title}\n")
-        print(summary_table(_evidence(part, json.loads(grid.path.read_text()))))
+        whole = parse_grid(json.loads(grid.path.read_text()))
+        best = best_arms_of(Path(part.base.runs_dir), whole, JUDGED, damaged)
+        print(summary_table(evidence_of(Path(part.base.runs_dir), best, damaged), len({cell.arm for cell in whole.cells})))
     left = len(jobs) - len(done) - len(skipped) - len(failed)
     counts = [f"{len(done)} done", *([f"{len(skipped)} skipped"] if skipped else []), f"{len(failed)} failed"]
     paths = [grid.path for grid in grids.values()]
@@ -278,14 +290,17 @@ def _conclude(jobs: Sequence[Job], walks: Sequence[Walk], grids: Mapping[Part, _
     say(f"{', '.join(counts)}{f', {left} not started' if left else ''}; described in {described}")
     for title, some in (("done", done), ("skipped", skipped)):
         if some and (failed or skipped):
-            say(f"{title}: {', '.join(job.name for job in some)}")
+            more = f" and {len(some) - _MOST_NAMES:,} more" if len(some) > _MOST_NAMES else ""
+            say(f"{title}: {', '.join(job.name for job in some[:_MOST_NAMES])}{more}")
     failures = {state.task.key: state for walk in walks for state in walk.failed()}
     for state in failures.values():
         log = state.task.log
         say(f"failed {state.task.name}: {state.error}{f' (see {log})' if log.exists() else ''}")
     if failures:
         raise SystemExit(1)
-    return [record for job in jobs if (record := results(job.settled)) is not None]
+    for job in jobs if damaged else ():
+        results(job.settled)  # refuses what the table leaves out
+    return [job.settled.identity for job in jobs if (job.settled.folder / "metrics.json").exists()]
 
 
 def _state(job: Job, walks: Sequence[Walk]) -> str:

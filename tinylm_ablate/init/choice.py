@@ -30,8 +30,12 @@ def scores_marker(settled: Settled) -> Path:
 
 
 def scored_alike(settled: Settled) -> str:
-    """Key that runs must share for their parents to be scored together; an external parent is scored alone."""
-    parent, choice = settled.parent, _choice(settled)
+    """Key that runs must share for their parents to be scored together; an external parent is scored alone.
+
+    Only the depth of the child counts: scores are those of the parent, and masks of children of several widths are learned
+    together.
+    """
+    parent, choice = settled.parent, _choice(settled) | {"shape": settled.shape.depth}
     if parent is None:
         return str(settled.config.init.parent)
     return fingerprint({"parent": plain(parent.shape), "parent_vocabulary": parent.vocabulary, **choice})

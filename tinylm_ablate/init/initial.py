@@ -22,7 +22,7 @@ from tinylm_ablate.init.choice import mask_tokens, scores_marker
 from tinylm_ablate.init.importance import make_importance, measures_layers, open_layers
 from tinylm_ablate.init.inherit import inherit, open_scores
 from tinylm_ablate.init.layer_choice import LayerChoice
-from tinylm_ablate.init.masks import open_masks
+from tinylm_ablate.init.masks import Target, make_masks, open_masks
 from tinylm_ablate.init.neurons import Scores, score
 from tinylm_ablate.init.parents import Parent, open_parent
 from tinylm_ablate.init.random import initialize
@@ -62,10 +62,10 @@ def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, 
 def make_scores(runs: Sequence[Settled], vocabulary: Vocabulary) -> None:
     """Compute and cache the scores of parents that the runs need to choose layers and neurons.
 
-    Layers and weights of several parents are scored together; masks are learned one run at a time.
+    Several parents are scored together, and masks of several children are learned together.
 
     Args:
-        runs: Runs with the same criteria, from parents of one shape and tokenizer.
+        runs: Runs with the same criteria, from parents of one shape and tokenizer; their children have one depth.
         vocabulary: Their tokenizer.
 
     Raises:
@@ -82,6 +82,13 @@ def make_scores(runs: Sequence[Settled], vocabulary: Vocabulary) -> None:
                 make_importance(parents, calibration, cache, device)
             if init.criterion == "taylor":
                 _taylor(parents, calibration, cache, device)
+            if init.criterion == "learned":
+                targets = [
+                    Target(parent, run.shape, _layers(run, parent, calibration).layers)
+                    for run, parent in zip(runs, parents, strict=True)
+                ]
+                text = opened[0][1](tokens=mask_tokens(runs[0]))
+                make_masks(targets, text, init.masks, cache, runs[0].precision, device)
     for run in runs:
         choice = _choose(run, vocabulary)
         write_atomic(scores_marker(run), choice.parent.fingerprint)
@@ -113,14 +120,19 @@ def _open(settled: Settled, vocabulary: Vocabulary) -> tuple[Parent, Callable[..
 
 
 def _choose(settled: Settled, vocabulary: Vocabulary) -> _Choice:
-    config, cache = settled.config, settled.cache
+    config = settled.config
     parent, open_text = _open(settled, vocabulary)
     calibration = open_text(tokens=config.init.calibration_tokens)
-    layers = open_layers(parent, settled.shape.depth, config.init, calibration, cache, pick_device(config.train.device))
+    layers = _layers(settled, parent, calibration)
     if config.init.criterion == "learned":
         calibration = open_text(tokens=mask_tokens(settled))
     scores, weights, found = _scores(settled, parent, layers, calibration)
     return _Choice(parent, layers, scores, weights, found)
+
+
+def _layers(settled: Settled, parent: Parent, calibration: Calibration) -> LayerChoice:
+    device = pick_device(settled.config.train.device)
+    return open_layers(parent, settled.shape.depth, settled.config.init, calibration, settled.cache, device)
 
 
 def _scores(
@@ -132,7 +144,8 @@ def _scores(
     criterion = "l2" if init.method == "pool" else init.criterion
     found = {"calibration_tokens": calibration.sequences * calibration.context_length}
     if criterion == "learned":
-        masks = open_masks(parent, settled.shape, layers.layers, calibration, init.masks, cache, settled.precision, device)
+        target = Target(parent, settled.shape, layers.layers)
+        masks = open_masks(target, calibration, init.masks, cache, settled.precision, device)
         summary = {name: value for name, value in masks.record.items() if name != "curve"}
         return masks.scores, masks.state, found | {"masks": summary}
     if criterion == "taylor":

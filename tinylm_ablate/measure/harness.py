@@ -263,6 +263,7 @@ def _follow_our_settings() -> None:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it logs missing defaults for every file of a task
     quiet = not progress.shown()
     lm_eval.api.task.tqdm = partial(tqdm, disable=quiet, leave=False)
+    progress.shorten_retries()
     if quiet:
         datasets.disable_progress_bars()
 

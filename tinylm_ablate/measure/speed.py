@@ -86,7 +86,7 @@ class ExportedSpeed:
     weights = False
 
     def requests(self, run: Settled) -> list[dict[str, Any]]:
-        """One for this machine, where ``evaluate.decode.llama_cpp`` names kinds of weights.
+        """One for our own decoder and one per kind of weights that ``evaluate.decode.llama_cpp`` names, for this machine.
 
         Raises:
             UserError: A package that it needs is not installed.
@@ -102,23 +102,20 @@ class ExportedSpeed:
                 "may be compiled, which takes some minutes)"
             )
         wanted = protocol(config.evaluate.decode, "cpu", config.train.threads)
-        return [{"weights": kinds, **{key: value for key, value in wanted.items() if key not in ("precision", "device")}}]
+        del wanted["precision"], wanted["device"]
+        return [{"weights": kind, **wanted} for kind in ("own", *kinds)]
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
         """Measure the shape with random weights and the run's tokenizer, or read what another run of it measured.
 
         Returns:
-            Metrics ``decode/llama_cpp/q4_0/tokens_per_second`` and ``/memory`` (bytes, see ``generation_speed``) for each kind
-            of weights, and the same below ``decode/own`` in single precision.
+            Metrics ``decode/llama_cpp/q4_0/tokens_per_second`` and ``/memory`` (bytes, see ``generation_speed``), or the same
+            below ``decode/own`` in single precision.
         """
-        run = subject.run
-        found: dict[str, float] = {}
-        for kind in ("own", *settings["weights"]):
-            wanted = {**settings, "weights": kind}
-            place = "decode/own" if kind == "own" else f"decode/llama_cpp/{kind}"
-            made = partial(_exported_speed, run, subject.vocabulary, wanted)
-            found |= {f"{place}/{key}": value for key, value in _once(run.shape, wanted, run.cache, made).items()}
-        return Result(found)
+        run, wanted = subject.run, dict(settings)
+        place = "decode/own" if wanted["weights"] == "own" else f"decode/llama_cpp/{wanted['weights']}"
+        found = _once(run.shape, wanted, run.cache, partial(_exported_speed, run, subject.vocabulary, wanted))
+        return Result({f"{place}/{key}": value for key, value in found.items()})
 
 
 def decode_speed_once(shape: Shape, wanted: dict[str, Any], cache_dir: Path) -> float:
@@ -149,7 +146,8 @@ def _kept(path: Path, wanted: dict[str, Any]) -> dict[str, float] | None:
         found = {key: float(value) for key, value in json.loads(path.read_text()).items() if key not in wanted}
     except (OSError, ValueError, TypeError, AttributeError):
         return None
-    return found if found and all(math.isfinite(value) and value > 0 for value in found.values()) else None
+    sound = all(math.isfinite(value) for value in found.values()) and found.get("tokens_per_second", 0) > 0
+    return found if sound else None
 
 
 def _exported_speed(run: Settled, vocabulary: Vocabulary, wanted: dict[str, Any]) -> dict[str, float]:

@@ -74,7 +74,10 @@ class Code:
     text: str
 
 
-@dataclass(frozen=True)
+#: A row of a table: cells, or texts and counts that become cells.
+Row = Sequence[Cell | str | int]
+
+
 class Table:
     """A table.
 
@@ -85,10 +88,9 @@ class Table:
         caption: What it shows.
     """
 
-    head: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    words: int = 1
-    caption: str = ""
+    def __init__(self, head: Sequence[str], rows: Sequence[Row], words: int = 1, caption: str = "") -> None:
+        self.head, self.words, self.caption = head, words, caption
+        self.rows = [[own if isinstance(own, Cell) else Cell(str(own), own) for own in row] for row in rows]
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,14 @@ def link(text: str, address: str) -> Piece:
     return Span(text, "link", address) if safe else text
 
 
+def styled(text: str) -> list[Piece]:
+    """Text of this program with **strong**, `code` and [link](address); in a user's text such signs mean nothing."""
+    found: list[Piece] = []
+    for plain_text, bold, fixed, words, address in re.findall(r"([^*`\[]+)|\*\*(.+?)\*\*|`(.+?)`|\[(.+?)\]\((.+?)\)", text):
+        found.append(plain_text or (strong(bold) if bold else code(fixed) if fixed else link(words, address)))
+    return found
+
+
 def pieces(content: Inline) -> Sequence[Piece]:
     """Content as a sequence, whether it is one text or several pieces."""
     return [content] if isinstance(content, str) else content
@@ -173,11 +183,6 @@ def pieces(content: Inline) -> Sequence[Piece]:
 def plain(content: Inline) -> str:
     """Content without its styles."""
     return "".join(piece if isinstance(piece, str) else piece.text for piece in pieces(content))
-
-
-def word(text: str) -> Cell:
-    """A cell of words, sorted by them."""
-    return Cell(text, text)
 
 
 def walk(blocks: Sequence[Block]) -> Iterator[Block]:

@@ -149,3 +149,11 @@ def number(text: str) -> float | None:
         return float(match[1] if match else text)
     except ValueError:
         return None
+
+
+def as_float(value: object) -> float:
+    """A number, or NaN for anything else."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return math.nan

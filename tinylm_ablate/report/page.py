@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 import shlex
@@ -13,24 +12,13 @@ from typing import TYPE_CHECKING, Any
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.frames.folders import Grid, Records
 from tinylm_ablate.report import measures
-from tinylm_ablate.report.blocks import (
-    Block,
-    Cell,
-    Code,
-    Figure,
-    Fold,
-    Heading,
-    Table,
-    Text,
-    word,
-)
+from tinylm_ablate.report.blocks import Block, Cell, Code, Figure, Fold, Heading, Row, Table, Text
 from tinylm_ablate.report.details import DETAILS
 from tinylm_ablate.report.drawing import specification
 from tinylm_ablate.report.figures import FIGURES
-from tinylm_ablate.report.measures import Measure
+from tinylm_ablate.report.measures import Measure, as_float
 from tinylm_ablate.report.page_tables import (
     arms_table,
-    as_float,
     beside_the_paper,
     paired_tests,
     places_of,
@@ -42,14 +30,18 @@ from tinylm_ablate.report.page_tables import (
 from tinylm_ablate.report.printed import Printed, printed
 from tinylm_ablate.report.verdicts import about
 from tinylm_ablate.science.evidence import Evidence, Setting, settings
+from tinylm_ablate.science.pairs import MOST_ARMS, best_arms
 from tinylm_ablate.science.tuning import changed_orders
 from tinylm_ablate.science.verdict import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Arms that are shown and tested at most.
-_MOST_ARMS = 40
+#: Stems of other files.
+_TAKEN = {"readme", "claims", "index", "figures", "reference", "scales"}
+
+#: What became of the tuning of an arm, in words.
+_STATES = {"edge": "at an edge: not testable", "open": "not finished"}
 
 
 @dataclass(frozen=True)
@@ -76,14 +68,7 @@ def stem_of(name: str) -> str:
 
     A name that is a plain lower-case stem is kept; any other gets a fingerprint behind what can be kept of it.
     """
-    if re.fullmatch(r"[a-z0-9][a-z0-9_+-]{0,63}", name) and name not in {
-        "readme",
-        "claims",
-        "index",
-        "figures",
-        "reference",
-        "scales",
-    }:
+    if re.fullmatch(r"[a-z0-9][a-z0-9_+-]{0,63}", name) and name not in _TAKEN:
         return name
     return f"{re.sub(r'[^a-z0-9_+-]+', '-', name.lower()).strip('-')[:48] or 'page'}-{fingerprint(name)[:8]}"
 
@@ -131,14 +116,12 @@ def _setting(setting: Setting, grids: Sequence[Grid], records: Records, verdicts
     """Everything about one group of comparable runs."""
     primary = primary_measure(setting)
     all_arms = setting.runs["arm"].nunique()
-    setting = _best_arms(setting, primary)
+    setting = best_arms(setting, primary.column, primary.better) if primary is not None else setting
     grid = next((grid for grid in grids if grid.identity in set(setting.runs["grid"])), grids[-1])
     paper = printed(grids, places_of(setting), records.problems)
     blocks = [*_figures(setting, grid, records, primary, paper, stem), *verdicts]
-    if all_arms > _MOST_ARMS:
-        blocks.append(
-            Text(f"The best {_MOST_ARMS} of {all_arms:,} arms are shown; all of them are in the CSV and under Explore.")
-        )
+    if all_arms > MOST_ARMS:
+        blocks.append(Text(f"The best {MOST_ARMS} of {all_arms:,} arms are shown; all are in the CSV and under Explore."))
     blocks += arms_table(setting, primary)
     for name in grid.figures:
         if name in DETAILS:
@@ -191,26 +174,18 @@ def _tuning(grids: Sequence[Grid]) -> list[Block]:
     points = [{"arm": entry["arm"], "key": entry["key"], **point} for entry in entries for point in entry["curve"]]
     if not points:
         return []
-    rows = [
+    rows: list[Row] = [
         [
-            word(entry["arm"]),
-            word(entry["key"]),
-            Cell("–" if entry["best"] is None else f"{entry['best']:g}", entry["best"]),
-            word(
-                {"interior": "interior", "edge": "at an edge: not testable", "open": "not finished"}.get(
-                    entry["state"], entry["state"]
-                )
-            ),
-            Cell(str(len(entry["curve"])), float(len(entry["curve"]))),
+            entry["arm"], entry["key"], Cell("–" if entry["best"] is None else f"{entry['best']:g}", entry["best"]),
+            _STATES.get(entry["state"], entry["state"]), len(entry["curve"]),
         ]
         for entry in entries
-    ]
+    ]  # fmt: skip
     blocks: list[Block] = [Table(["arm", "setting", "best factor", "optimum", "tried"], rows, 2, "Tuned settings")]
     chart = FIGURES["tuning"].draw(pd.DataFrame(points).dropna(), ["factor"], "loss")
     if chart is not None:
         kind = FIGURES["tuning"]
-        figure = Figure(f"{stem_of(grids[0].name)}_tuning", specification(chart), kind.title, f"{kind.alt}.")
-        blocks.insert(0, figure)
+        blocks.insert(0, Figure(f"{stem_of(grids[0].name)}_tuning", specification(chart), kind.title, f"{kind.alt}."))
     return [Fold("How the arms were tuned", [*blocks, *_changed_by_tuning(entries)])]
 
 
@@ -237,18 +212,10 @@ def _reference(reference: Evidence) -> list[Block]:
     found = settings(reference)
     if not found:
         return []
-    setting = _best_arms(found[0], primary_measure(found[0]))
-    blocks = [block for block in arms_table(setting, primary_measure(setting)) if isinstance(block, Table)]
+    primary = primary_measure(found[0])
+    setting = best_arms(found[0], primary.column, primary.better) if primary is not None else found[0]
+    blocks = [block for block in arms_table(setting, primary) if isinstance(block, Table)]
     return [Fold(f"The same experiment in the reference: {setting.label}", blocks)]
-
-
-def _best_arms(setting: Setting, primary: Measure | None) -> Setting:
-    """The setting with as many arms as a page can show."""
-    runs = setting.runs
-    if runs["arm"].nunique() <= _MOST_ARMS or primary is None:
-        return setting
-    best = (primary.better * runs.groupby("arm")[primary.column].mean()).nlargest(_MOST_ARMS).index
-    return dataclasses.replace(setting, runs=runs[runs["arm"].isin(best)])
 
 
 def _averages(setting: Setting, paper: Printed | None) -> list[float]:

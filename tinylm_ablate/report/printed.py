@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,15 +51,14 @@ def printed(grids: Sequence[Grid], places: Sequence[Mapping[str, str]], problems
     if not named:
         return None
     grid = named[-1]
-    path = table_of(grid.paper or "")
-    if path is None:
+    name = (grid.paper or "").removesuffix(".csv")
+    table = rows_of(name)
+    if not table:
         problems.append(f"experiment {grid.name}: experiment.paper={grid.paper} is not one of the paper's tables")
         return None
-    with path.open(newline="") as stream:
-        table = list(csv.DictReader(stream))
     missing = [column for column in grid.paper_axis if column not in table[0]]
     if missing:
-        problems.append(f"experiment {grid.name}: experiment.paper_axis names {', '.join(missing)}, no column of {path.name}")
+        problems.append(f"experiment {grid.name}: experiment.paper_axis names {', '.join(missing)}, no column of {name}.csv")
         return None
     axis = [key for key in grid.axis if key != "seed"]
     keys = {
@@ -68,17 +67,19 @@ def printed(grids: Sequence[Grid], places: Sequence[Mapping[str, str]], problems
     }
     columns = [column for column in table[0] if column not in grid.paper_axis]
     found = [_row(table, {column: place.get(key, "") for column, key in keys.items()}) for place in places]
-    return Printed(path.stem, columns, [None if row is None else {c: row[c] for c in columns} for row in found])
+    return Printed(name, columns, [None if row is None else {c: row[c] for c in columns} for row in found])
 
 
-def table_of(name: str) -> Path | None:
-    """The file of a table of the paper, or None; a name leads nowhere else."""
-    return next((path for path in FOLDER.glob("*.csv") if path.stem == name.removesuffix(".csv")), None)
-
-
+@functools.cache
 def printed_tables() -> dict[str, pd.DataFrame]:
     """Every table of the paper by name, all columns as text."""
     return {path.stem: pd.read_csv(path, dtype=str, keep_default_na=False) for path in sorted(FOLDER.glob("*.csv"))}
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    """The rows of a table of the paper; none if there is no such table."""
+    table = printed_tables().get(name)
+    return [] if table is None else [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
 def order(names: Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from tinylm_ablate.report.blocks import Block, Cell, Figure, Heading, Items, Piece, Table, Text, code
+from tinylm_ablate.report.blocks import Block, Cell, Figure, Heading, Items, Piece, Row, Table, Text, code
 from tinylm_ablate.report.drawing import specification
 from tinylm_ablate.report.figures import FIGURES
 from tinylm_ablate.report.measures import number
@@ -57,9 +57,9 @@ def search_page(content: Mapping[str, Any]) -> tuple[Page, str]:
         blocks.append(Figure(f"{stem}_trials", specification(chart), "Trials", "The objectives of each trial, with the best."))
     keys = list(content["space"])
     names = [name for name, _ in objectives]
-    rows = [
+    rows: list[Row] = [
         [
-            Cell(str(row["trial"]), float(row["trial"])),
+            int(row["trial"]),
             *(Cell(f"{row[name]:.5g}", float(row[name])) for name in names),
             *(Cell(str(row[key]), number(str(row[key]))) for key in keys),
             Cell(f"{row['parameters']:,}", float(row["parameters"])),

@@ -14,7 +14,7 @@ from tinylm_ablate.files import write_atomic
 from tinylm_ablate.frames.arms import claim_keys, evidence
 from tinylm_ablate.frames.folders import Grid, Records, read_runs
 from tinylm_ablate.report import explore, html, latex, markdown, measures
-from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Items, Table, Text, code, link, strong, word
+from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Items, Table, Text, link, styled
 from tinylm_ablate.report.drawing import on_white, save_drawn
 from tinylm_ablate.report.forecasts import EDITED, FILE, judged, new_forecasts, read_forecasts, write_forecasts
 from tinylm_ablate.report.page import Page, experiment_page, stem_of
@@ -40,36 +40,27 @@ READING: Sequence[Block] = (
     Heading(2, "How to read the tables"),
     Items(
         [
-            [
-                strong("bits/byte"),
-                " of held-out text, less is better: the sum of the losses over the UTF-8 bytes, so tokenizers compare. "
-                "The mean over the languages is unweighted.",
-            ],
-            [
-                strong("cloze %"),
-                f": which of four continuations is the true one; guessing gives {100 * measures.CHANCE:.0f} %.",
-            ],
-            [strong("a ± b"), ": mean and sample standard deviation over the seeds."],
-            [
-                strong("[a, b]"),
-                ": a 95 % interval over seeds and held-out documents. Arms are paired by seed (same data, same order) "
-                "and by document. It covers what seeds and documents change, and neither another text nor another parent.",
-            ],
-            [
-                strong(WITHIN_NOISE),
-                ": cannot be distinguished from the best of its column. ",
-                strong("Bold"),
-                ": every other arm is worse beyond noise. With one seed nothing is marked.",
-            ],
-            [
-                strong("Verdicts"),
-                " are in units of the margin, the smallest effect that matters: what 5 % more tokens are worth to the "
-                "reference arm. Beyond 1 the claim is reproduced, beyond −1 reversed, between them no effect matters.",
-            ],
-            [
-                strong("Several settings"),
-                " of one experiment (another scale, text or budget) are never mixed; the largest is first.",
-            ],
+            styled(
+                "**bits/byte** of held-out text, less is better: the sum of the losses over the UTF-8 bytes, so tokenizers "
+                "compare. The mean over the languages is unweighted."
+            ),
+            styled(f"**cloze %**: which of four continuations is the true one; guessing gives {100 * measures.CHANCE:.0f} %."),
+            styled("**a ± b**: mean and sample standard deviation over the seeds."),
+            styled(
+                "**[a, b]**: a 95 % interval over seeds and held-out documents. Arms are paired by seed (same data, same "
+                "order) and by document. It covers what seeds and documents change, neither another text nor another parent."
+            ),
+            styled(
+                f"**{WITHIN_NOISE}**: cannot be distinguished from the best of its column. **Bold**: every other arm is worse "
+                "beyond noise. With one seed nothing is marked."
+            ),
+            styled(
+                "**Verdicts** are in units of the margin, the smallest effect that matters: what 5 % more tokens are worth to "
+                "the reference arm. Beyond 1 the claim is reproduced, beyond −1 reversed, between them no effect matters."
+            ),
+            styled(
+                "**Several settings** of one experiment (another scale, text or budget) are never mixed; the largest is first."
+            ),
         ]
     ),
 )
@@ -295,58 +286,22 @@ def _ends(runs: Any, column: str) -> str:
 def _index(own: Side, kept: bool) -> list[Block]:
     """The front page in Markdown."""
     rows = [
-        [
-            Cell([link(page.stem, f"{page.stem}.md")], page.stem),
-            word(page.title),
-            Cell(str(page.arms)),
-            Cell(str(page.seeds)),
-            Cell(str(page.runs)),
-        ]
+        [Cell([link(page.stem, f"{page.stem}.md")], page.stem), page.title, page.arms, page.seeds, page.runs]
         for page in own.pages
     ]
     blocks: list[Block] = [
         Heading(1, "The reference" if kept else "Results"),
-        Text([*headline(own.verdicts), " ", link("Every claim", "claims.md"), "."]),
+        Text([*headline(own.verdicts), *styled(" [Every claim](claims.md).")]),
     ]
-    blocks.append(
-        Table(["table", "what it shows", "arms", "seeds", "runs"], rows, 2) if rows else Text("No experiment is kept here yet.")
+    head = ["table", "what it shows", "arms", "seeds", "runs"]
+    blocks.append(Table(head, rows, 2) if rows else Text("No experiment is kept here yet."))
+    if not kept:
+        one = styled("All in one page, for a browser: [index.html](index.html); all runs: [runs.csv](runs.csv).")
+        return [*blocks, Text(one), *READING]
+    what = styled(
+        "`runs.parquet` has one row per run with all settings and measures, `grids.json` says which runs make up a table, "
+        "`curves.parquet` holds thinned loss curves, `documents.parquet` and `questions.parquet` the result of each held-out "
+        "document and cloze question. From these `make report` writes everything else here again, byte for byte; "
+        "`make reference` adds the finished runs of `runs/`. Measurements against other libraries: [bench](bench/README.md)."
     )
-    if kept:
-        blocks += [
-            Heading(2, "What is kept"),
-            Text(
-                [
-                    code("runs.parquet"),
-                    " has one row per run with all settings and measures, ",
-                    code("grids.json"),
-                    " says which runs make up a table, ",
-                    code("curves.parquet"),
-                    " holds thinned loss curves, ",
-                    code("documents.parquet"),
-                    " and ",
-                    code("questions.parquet"),
-                    " the result of each held-out document and cloze question. From these ",
-                    code("make report"),
-                    " writes everything else here again, byte for byte; ",
-                    code("make reference"),
-                    " adds the finished runs of ",
-                    code("runs/"),
-                    ". Measurements against other libraries are in ",
-                    link("bench", "bench/README.md"),
-                    ".",
-                ]
-            ),
-        ]
-    else:
-        blocks.append(
-            Text(
-                [
-                    "All in one page, for a browser: ",
-                    link("index.html", "index.html"),
-                    "; all runs: ",
-                    link("runs.csv", "runs.csv"),
-                    ".",
-                ]
-            )
-        )
-    return [*blocks, *READING]
+    return [*blocks, Heading(2, "What is kept"), Text(what), *READING]

@@ -9,21 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from tinylm_ablate.report.blocks import (
-    Block,
-    Cell,
-    Figure,
-    Fold,
-    Heading,
-    Inline,
-    Items,
-    Piece,
-    Table,
-    Text,
-    link,
-    strong,
-    word,
-)
+from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Inline, Items, Piece, Row, Table, Text, link, strong
 from tinylm_ablate.report.blocks import Verdict as VerdictBlock
 from tinylm_ablate.report.drawing import figure, specification
 from tinylm_ablate.report.measures import by_name
@@ -205,21 +191,12 @@ def claims_blocks(verdicts: Sequence[Verdict], stems: Mapping[str, str], name: s
         stems: Experiment -> stem of its page, where it has one.
         name: Stem of the figure's file.
     """
-    rows = []
-    for verdict in verdicts:
-        experiment = verdict.claim.experiment
-        stem = stems.get(experiment)
-        rows.append(
-            [
-                Cell([f"{SIGNS[verdict.outcome][0]} {verdict.outcome}"], str(verdict.outcome), _mark(verdict.outcome)),
-                word(verdict.claim.title),
-                word(verdict.claim.source),
-                word(verdict.setting or "–"),
-                word(verdict.reason),
-                Cell([link(experiment, f"{stem}.md")] if stem else experiment, experiment),
-                Cell("–" if verdict.survives is None else "yes" if verdict.survives else "no"),
-            ]
-        )
+    rows: list[Row] = []
+    for own in verdicts:
+        experiment, claim = own.claim.experiment, own.claim
+        page = Cell([link(experiment, f"{stems[experiment]}.md")] if experiment in stems else experiment, experiment)
+        survives = "–" if own.survives is None else "yes" if own.survives else "no"
+        rows.append([_word(own.outcome), claim.title, claim.source, own.setting or "–", own.reason, page, survives])
     head = ["verdict", "claim", "source", "at", "why", "experiment", "survives 10 % FDR"]
     blocks: list[Block] = [Heading(1, "Claims"), Text(headline(verdicts)), *summary(verdicts, name)]
     blocks += [Heading(2, "Every claim"), Table(head, rows, 7, "Verdict on each claim")]
@@ -242,7 +219,7 @@ def deciding(verdict: Verdict) -> Comparison | None:
 
 
 def _comparisons(verdicts: Sequence[Verdict]) -> Table:
-    rows = []
+    rows: list[Row] = []
     for verdict in verdicts:
         for own in verdict.comparisons:
             measure = by_name(own.metrics[0], 0) if own.metrics else by_name("", 0)
@@ -255,19 +232,13 @@ def _comparisons(verdicts: Sequence[Verdict]) -> Table:
             margin = "–" if math.isnan(own.margin) else _effect(own.margin, own, measure.signed).removeprefix("+")
             rows.append(
                 [
-                    *([word(verdict.claim.title)] if len(verdicts) > 1 else []),
-                    word(own.label),
-                    Cell([f"{SIGNS[own.outcome][0]} {own.outcome}"], str(own.outcome), _mark(own.outcome)),
-                    word(measure.title),
-                    effect,
+                    *([verdict.claim.title] if len(verdicts) > 1 else []), own.label, _word(own.outcome), measure.title, effect,
                     Cell(f"{margin} ({own.margin_source})" if own.margin_source else margin, own.margin),
-                    Cell(f"{own.look} of {own.seeds}", float(own.look)),
-                    Cell("–" if own.p >= 1 else f"{own.p:.2g}", own.p),
-                    Cell("–" if own.needed is None else str(own.needed), own.needed),
-                    Cell(_paper(own) or "–", own.paper),
-                    word(own.reason or "–"),
+                    Cell(f"{own.look} of {own.seeds}", own.look), Cell("–" if own.p >= 1 else f"{own.p:.2g}", own.p),
+                    Cell("–" if own.needed is None else str(own.needed), own.needed), Cell(_paper(own) or "–", own.paper),
+                    own.reason or "–",
                 ]
-            )
+            )  # fmt: skip
     head = [*(["claim"] if len(verdicts) > 1 else []), "comparison", "verdict", "measure", "effect [96.7 %]", "margin"]
     head += ["seeds used", "p", "seeds that would decide", "paper", "why"]
     return Table(head, rows, len(head) - 7, "Comparisons behind the verdicts")
@@ -299,8 +270,8 @@ def _paper(own: Comparison) -> str:
     return f"{own.paper:+.2f}".replace("-", "−")
 
 
-def _mark(outcome: Outcome) -> str:
-    return str(outcome).replace(" ", "-")
+def _word(outcome: Outcome) -> Cell:
+    return Cell(f"{SIGNS[outcome][0]} {outcome}", str(outcome), str(outcome).replace(" ", "-"))
 
 
 def _cut(text: str, most: int) -> str:

@@ -45,13 +45,13 @@ def continued(
         seconds, origin, rounds = float(record["metrics"]["train/seconds"]), record["init"], list(record.get("rounds", []))
         initial_std = [{**row, "std": row["std"]} for row in json.loads((folder / "matrix_std.json").read_text())]
         skipped = record["metrics"].get("train/skipped_steps", 0)
-        curve = _curve(folder / "curve.jsonl", None if skipped or branch else previous.steps)
+        curve = "" if branch else _curve(folder / "curve.jsonl", None if skipped else previous.steps)
         decoder = load_model(models / "model")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{folder}: its weights and record cannot be read ({error}); remove it, and it is done again"
         ) from error
-    if branch:
+    if branch:  # which continues the state and curve of its point, and nothing that the trunk did after it
         state = restore(models / "checkpoint")
         if state is None:
             raise UserError(f"{models / 'checkpoint'}: cannot be read; remove {models}, and {folder} is trained again")

@@ -32,8 +32,10 @@ Kinds of test:
 - ``correlation``: Spearman's rank correlation of ``column`` with the quality of all arms has the sign ``sign`` and exceeds
   the margin; with sign 0, it is within the margin. With ``largest_of``, its size also exceeds that of each column in the list.
 
-``metric`` is a column, or one per arm: {early: forgetting/part_1, late: forgetting/part_8}. ``margin`` is the smallest effect
-that matters: a number in the metric's unit, or ``tokens``, the default, which is the effect of 5 % more tokens on the
+``metric`` is a column, or one per arm: {early: forgetting/part_1, late: forgetting/part_8}. Columns are also "curve/start" and
+"curve/end" of the training loss (first fiftieth and last twentieth of the tokens), and "along/0.5/test/bits_per_byte/all" for
+values measured along the run (``evaluate.every``), here after half of its tokens, interpolated linearly. ``margin`` is the
+smallest effect that matters: a number in the unit of the metric, or ``tokens``, the default: the effect of 5 % more tokens on the
 reference arm. ``relative`` compares ratios (a margin of 0.1 is 10 %). ``exact`` states that the metric is a count, or measured
 once, and does not depend on seeds. ``equal_tokens`` requires arms with equal numbers of tokens.
 """
@@ -42,6 +44,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -265,6 +268,9 @@ class _Reader:
             if name not in arms:
                 self._mistake(f"{place}: {name}", f"must be one of the claim's arms: {', '.join(arms) or 'it has none'}")
         metric = content.get("metric")
+        for column in metric.values() if isinstance(metric, dict) else [metric]:
+            if re.match("along/", str(column)) and not re.match(r"along/(1|0?\.\d+)/.", str(column)):
+                self._mistake(f"{place}.metric={column}", "must be along/SHARE/METRIC with a share above 0 up to 1")
         if isinstance(metric, dict):
             for name in named:
                 if name not in metric:

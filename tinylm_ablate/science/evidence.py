@@ -65,6 +65,7 @@ class Evidence:
         documents: Columns identity, split, language, document, nats, bytes; None if unknown.
         questions: Columns identity, split, language, question, correct; None if unknown.
         curves: Columns identity, tokens, bits (bits per byte); None if unknown.
+        along: Columns identity, tokens, metric, value, measured along the runs; None if unknown.
     """
 
     experiment: str
@@ -74,6 +75,7 @@ class Evidence:
     documents: pd.DataFrame | None = field(default=None, repr=False)
     questions: pd.DataFrame | None = field(default=None, repr=False)
     curves: pd.DataFrame | None = field(default=None, repr=False)
+    along: pd.DataFrame | None = field(default=None, repr=False)
 
     @functools.cached_property
     def items(self) -> Mapping[tuple[str, str], Mapping[str, Items]]:
@@ -104,6 +106,14 @@ class Evidence:
             return {}
         ordered = self.curves.dropna(subset=["bits"]).sort_values("tokens")
         return {str(identity): rows[["tokens", "bits"]].to_numpy(np.float64) for identity, rows in ordered.groupby("identity")}
+
+    @functools.cached_property
+    def along_by_run(self) -> Mapping[tuple[str, str], NDArray[np.float64]]:
+        """(identity, metric) to (points, 2): tokens and values, in order."""
+        if self.along is None:
+            return {}
+        groups = self.along.sort_values("tokens").groupby(["identity", "metric"], observed=True)
+        return {(str(run), str(name)): rows[["tokens", "value"]].to_numpy(np.float64) for (run, name), rows in groups}
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,13 +174,19 @@ class Setting:
         return dict(sorted((self._labels[place][1], self._labels[place][2]) for place in self._places.get(arm, [])))
 
     def by_seed(self, arm: str, metric: str) -> dict[int, float]:
-        """Return a metric of an arm by seed, for runs that have it. "curve/start" and "curve/end" are computed from curves."""
+        """Return a metric of an arm by seed, for runs that have it. "curve/start" and "curve/end" are computed from curves, and
+        "along/0.5/METRIC" from values measured along the runs."""
         if metric in ("curve/start", "curve/end"):
             return {
                 seed: _end_of(curve, metric)
                 for seed, identity in self.identities(arm).items()
                 if (curve := self.evidence.curve_by_run.get(identity)) is not None and len(curve)
             }
+        if metric.startswith("along/"):
+            share, _, name = metric.removeprefix("along/").partition("/")
+            found = self.evidence.along_by_run
+            places = ((seed, _at(found.get((identity, name)), float(share))) for seed, identity in self.identities(arm).items())
+            return {seed: value for seed, value in places if math.isfinite(value)}
         if metric not in self.runs.columns:
             return {}
         if metric not in self._columns:
@@ -317,6 +333,15 @@ def _end_of(curve: NDArray[np.float64], which: str) -> float:
     if which == "curve/start":
         return float(bits[: max(1, int((tokens <= tokens[-1] / 50).sum()))].mean())
     return float(bits[tokens >= 0.95 * tokens[-1]].mean())
+
+
+def _at(points: NDArray[np.float64] | None, share: float) -> float:
+    """The value at a share of the tokens of the last point, linear between points; NaN before the first one, or without any."""
+    if points is None:
+        return math.nan
+    tokens, values = points[:, 0], points[:, 1]
+    place = share * tokens[-1]
+    return float(np.interp(place, tokens, values)) if tokens[0] <= place else math.nan
 
 
 def count(value: float) -> str:

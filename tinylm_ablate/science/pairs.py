@@ -18,6 +18,9 @@ from tinylm_ablate.science.looks import adjusted, look, nominal
 #: Accepted error over all pairs of a setting and metric together, and over all looks.
 ERROR = 0.05
 
+#: Arms that are shown and tested at most: the tests of two thousand would be two million.
+MOST_ARMS = 40
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -127,6 +130,15 @@ def results(setting: Setting, metric: str, direction: int) -> list[Result]:
         )
         for arm in by_seed
     ]  # fmt: skip
+
+
+def best_arms(setting: Setting, metric: str, direction: int) -> Setting:
+    """The setting with the ``MOST_ARMS`` best arms by the mean of a metric, or whole where it has no more."""
+    means = {arm: direction * setting.mean(arm, metric) for arm in setting.arms}
+    if len(means) <= MOST_ARMS:
+        return setting
+    best = sorted((arm for arm, mean in means.items() if not math.isnan(mean)), key=lambda arm: -means[arm])[:MOST_ARMS]
+    return dataclasses.replace(setting, runs=setting.runs[setting.runs["arm"].isin(best)])
 
 
 def _two_sided(own: Estimate) -> float:

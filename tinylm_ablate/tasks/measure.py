@@ -106,8 +106,7 @@ class MeasureTask(Task):
         return [*self._results(subjects[:half]), *self._results(subjects[half:])]
 
     def tidy(self) -> None:
-        super().tidy()
-        remove_unfinished(self.product.with_suffix(".parquet"))
+        remove_unfinished(self.product, self.product.with_suffix(".parquet"))
 
     @property
     def weight(self) -> float:

@@ -110,11 +110,9 @@ class RunTask(Task):
 
     def tidy(self) -> None:
         folder = self.run.folder
-        for name in _WRITTEN:
-            remove_unfinished(folder / name)
+        remove_unfinished(*(folder / name for name in _WRITTEN))
         for step in self.points:
-            for name in ("model", "checkpoint"):
-                remove_unfinished(point_folder(self.run, step) / name)
+            remove_unfinished(*(point_folder(self.run, step) / name for name in ("model", "checkpoint")))
         if not self.run.keep_state:
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         self.drop_model()

@@ -402,14 +402,17 @@ def locked(path: Path) -> Iterator[None]:
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    until = time.monotonic() + _LONGEST_LOCK
-    with path.open("a") as lock, contextlib.suppress(OSError):
+    with path.open("a") as lock:
+        until = time.monotonic() + _LONGEST_LOCK
         while time.monotonic() < until:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 time.sleep(0.02)
+                continue
+            except OSError:  # no locks here
+                pass
+            break
         yield
 
 
