@@ -20,12 +20,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from tinylm_ablate import progress
 from tinylm_ablate.config import NONE, Config, walk
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import canonical_json
 from tinylm_ablate.measure.benchmarks import averages
+from tinylm_ablate.paths import conf_dir
 
 #: The axis that is averaged over.
 SEED = "seed"
@@ -211,11 +213,34 @@ def read_runs(runs_dir: Path, only: Grid | None = None, rows: bool = True) -> Re
 def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Flat rows as a data frame: identity and seed first, then the other columns in alphabetical order.
 
-    A column holds numbers, booleans or texts. A column of both numbers and words, such as ``arch.width``, holds texts.
+    A column holds numbers, booleans or texts. A column of both numbers and words, such as ``arch.width``, holds texts. A
+    setting that a record of an older version lacks has its shipped default, which changes nothing that it computed.
     """
     first = ["identity", "seed"]
     names = first + sorted({key for row in rows for key in row} - set(first))
-    return pd.DataFrame({name: _column([row.get(name) for row in rows]) for name in names})
+    defaults = shipped()
+    return pd.DataFrame({name: _column([row.get(name, defaults.get(name)) for row in rows]) for name in names})
+
+
+@functools.cache
+def shipped() -> Row:
+    """Settings of the shipped ``conf/``, but for values that refer to others."""
+    known = {key for key, _, rule in walk(Config()) if rule.get("identity") != NONE}
+    found: Row = {}
+
+    def read(group: str, name: str) -> None:
+        content = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text())
+        for entry in content.pop("defaults", []):
+            if isinstance(entry, dict) and not group:
+                read(*next(iter(entry.items()))) if not next(iter(entry)).startswith("override") else None
+            elif group and entry not in ("_self_", "schema"):
+                read(group, entry)
+        _flatten(f"{group}." if group else "", content, found)
+
+    read("", "config")
+    return {
+        key: value for key, value in found.items() if key in known and not key.startswith("scale.") and "${" not in str(value)
+    }
 
 
 def parse_grid(content: Mapping[str, Any]) -> Grid:
