@@ -133,13 +133,13 @@ def save_drawn(drawn: str, path: Path) -> list[Path]:
 
 
 def axis_title(measure: str) -> str:
-    """A measure's title for an axis."""
-    return by_name(measure, 0).title
+    """A measure's title for an axis, whose numbers are as they were measured: tables write a share in percent."""
+    return by_name(measure, 0).title.replace(" %", "")
 
 
 def short_title(key: str) -> str:
     """A column's name for an axis: the last part of a setting's key, the title of a measure."""
-    title = by_name(key, 0).title
+    title = axis_title(key)
     return title if title != key else key.split(".")[-1].replace("_", " ")
 
 
