@@ -117,6 +117,7 @@ def run(part: str, windows: int) -> Result:
 def _stack(runs: int, steps: int, shape: list[str], windows: int) -> Result:
     """Measure the driver of a stack against a loop over the steps of its program."""
     import numpy as np
+    import torch
 
     from tinylm_ablate import progress
     from tinylm_ablate.arch.decoder import Decoder
@@ -145,6 +146,7 @@ def _stack(runs: int, steps: int, shape: list[str], windows: int) -> Result:
             return done
 
     progress.configure("on")
+    torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as context:
         words = [
             "scale=s32", f"train.threads={THREADS}", f"runs_dir={folder}", "cache_dir=runs/cache", *shape,
