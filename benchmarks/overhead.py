@@ -4,7 +4,7 @@ Both train on the same tokens with the same compiled layers. A window is the tim
 the last; a checkpoint is measured by itself and spread over the ten minutes between two.
 
 "stack" is the same of the driver of a stack: four runs of that baseline against a loop over the steps of their program, and
-"stack-tiny" sixteen runs whose steps take milliseconds, where a driver costs most. Its share is also taken within each window:
+"stack-tiny" eight runs whose steps take milliseconds, where a driver costs most. Its share is also taken within each window:
 what of the driver's time is spent outside of the program's steps.
 """
 
@@ -23,10 +23,10 @@ STEPS = 10
 
 #: Parts of the stack's driver: runs, steps, and the shape where it is not the scale's.
 STACKS: dict[str, tuple[int, int, list[str]]] = {
-    "stack": (4, STEPS, []),
-    "stack-tiny": (16, 100, [
+    "stack": (4, STEPS, ["train.compile=true"]),
+    "stack-tiny": (8, 40, [
         "arch.depth=2", "arch.width=16", "arch.ffn_width=24", "train.context_length=64", "train.batch_tokens=128",
-        "train.log_every=10",
+        "train.log_every=10", "train.compile=false",
     ]),
 }  # fmt: skip
 
@@ -117,6 +117,7 @@ def run(part: str, windows: int) -> Result:
 def _stack(runs: int, steps: int, shape: list[str], windows: int) -> Result:
     """Measure the driver of a stack against a loop over the steps of its program."""
     import numpy as np
+    import torch
 
     from tinylm_ablate import progress
     from tinylm_ablate.arch.decoder import Decoder
@@ -145,9 +146,10 @@ def _stack(runs: int, steps: int, shape: list[str], windows: int) -> Result:
             return done
 
     progress.configure("on")
+    torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as context:
         words = [
-            "scale=s32", "train.compile=true", f"train.threads={THREADS}", f"runs_dir={folder}", "cache_dir=runs/cache", *shape,
+            "scale=s32", f"train.threads={THREADS}", f"runs_dir={folder}", "cache_dir=runs/cache", *shape,
         ]  # fmt: skip
         train = compose(words).train
         settled = [
@@ -161,7 +163,7 @@ def _stack(runs: int, steps: int, shape: list[str], windows: int) -> Result:
             initialize(decoder, settled[0].init, seed)
         weights = [dict(decoder.named_parameters()) for decoder in decoders]
         program = Program(settled, weights, "cpu", 1, compiles=False)
-        context.enter_context(compiled(program.decoder, True))
+        context.enter_context(compiled(program.decoder, bool(train.compile)))
         ids = draw.integers(0, vocabulary, (1, *program.ids.shape[1:])).astype(np.int32)
         context.enter_context(mock.patch.object(stack, "Program", Timed))
         first, outside = settled[0].config.train.log_every, []
