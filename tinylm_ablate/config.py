@@ -914,11 +914,20 @@ def allowed(rule: dict[str, Any]) -> str:
 
 def check_values(config: Config) -> list[str]:
     """The mistakes that are visible in one value alone, as "key=value: allowed: …"."""
-    return [
-        f"{key}={value!s}: allowed: {allowed(rule)}"
-        for key, value, rule in walk(config)
-        if rule and value is not None and not fits(value, rule)
-    ]
+    mistakes = []
+    for key, value, rule in walk(config):
+        seen = (key, type(value), None if isinstance(value, list | dict) else value)
+        if value is None or seen in _fitting:
+            continue
+        if rule and not fits(value, rule):
+            mistakes.append(f"{key}={value!s}: allowed: {allowed(rule)}")
+        elif not isinstance(value, list | dict):
+            _fitting.add(seen)
+    return mistakes
+
+
+#: Values that were found to fit: the cells of a grid have most of theirs in common.
+_fitting: set[tuple[str, type, Any]] = set()
 
 
 def fits(value: Any, rule: dict[str, Any]) -> bool:
