@@ -923,11 +923,20 @@ def allowed(rule: dict[str, Any]) -> str:
 
 def check_values(config: Config) -> list[str]:
     """Return the mistakes in single values, as "key=value: allowed: …"."""
-    return [
-        f"{key}={value!s}: allowed: {allowed(rule)}"
-        for key, value, rule in walk(config)
-        if rule and value is not None and not fits(value, rule)
-    ]
+    mistakes = []
+    for key, value, rule in walk(config):
+        seen = (key, type(value), None if isinstance(value, list | dict) else value)
+        if value is None or seen in _fitting:
+            continue
+        if rule and not fits(value, rule):
+            mistakes.append(f"{key}={value!s}: allowed: {allowed(rule)}")
+        elif not isinstance(value, list | dict):
+            _fitting.add(seen)
+    return mistakes
+
+
+#: Valid values found so far: most are shared by all cells of a grid.
+_fitting: set[tuple[str, type, Any]] = set()
 
 
 def fits(value: Any, rule: dict[str, Any]) -> bool:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from tinylm_ablate import progress
 from tinylm_ablate.config import NONE, Config, walk
-from tinylm_ablate.frames.folders import SEED, Grid, Records, as_text, label, read_runs
-from tinylm_ablate.science.evidence import Evidence, Setting
+from tinylm_ablate.frames.folders import SEED, Grid, Records, as_text, label, measured, read_runs
+from tinylm_ablate.science.evidence import Evidence
 from tinylm_ablate.science.matrices import matrix_metrics
-from tinylm_ablate.science.pairs import MOST_ARMS, best_arms
+from tinylm_ablate.science.pairs import MOST_ARMS
 
 #: Runs are compared where their text was scored alike. How something else was measured concerns that alone, and much of it
 #: follows from the run: bigrams are counted on its tokens, and what was forgotten has the parts that it was trained in.
@@ -69,7 +70,7 @@ def evidence_of(runs_dir: Path, grid: Grid, damaged: list[str] | None = None) ->
 
 
 def best_arms_of(runs_dir: Path, grid: Grid, metrics: Mapping[str, int], damaged: list[str]) -> Grid:
-    """The grid with its best arms only, where it has more than a table shows; rows of documents are not read for that.
+    """The grid with its best arms only, where it has more than a table shows; only records of its measures are read for that.
 
     Args:
         runs_dir: Folder of the runs.
@@ -79,15 +80,16 @@ def best_arms_of(runs_dir: Path, grid: Grid, metrics: Mapping[str, int], damaged
     """
     if len({cell.arm for cell in grid.cells}) <= MOST_ARMS:
         return grid
-    records = read_runs(runs_dir, grid, rows=False)
-    damaged += [problem for problem in records.problems if "cannot be read" in problem]
-    own = next(iter(evidence(records).values()), None)
-    metric = next((name for name in metrics if own is not None and name in own.runs), None)
-    if own is None or metric is None:
+    rows = [
+        {"arm": cell.arm, **measured(runs_dir / cell.identity, cell.measures, damaged)}
+        for cell in progress.bar(grid.cells, description="reading runs", unit="run")
+    ]
+    found = pd.DataFrame(rows)
+    metric = next((name for name in metrics if name in found), None)
+    if metric is None:
         return grid
-    best = best_arms(Setting("", math.nan, math.nan, math.nan, (), (), own.runs, own), metric, metrics[metric]).arms
-    kept = set(own.runs[own.runs["arm"].isin(best)]["identity"])
-    return dataclasses.replace(grid, cells=[cell for cell in grid.cells if cell.identity in kept])
+    best = set((metrics[metric] * found.groupby("arm")[metric].mean()).nlargest(MOST_ARMS).index)
+    return dataclasses.replace(grid, cells=[cell for cell in grid.cells if cell.arm in best])
 
 
 def axes(grids: Sequence[Grid]) -> list[str]:

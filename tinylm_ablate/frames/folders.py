@@ -172,13 +172,12 @@ class Records:
     problems: list[str] = field(default_factory=list)
 
 
-def read_runs(runs_dir: Path, only: Grid | None = None, rows: bool = True) -> Records:
+def read_runs(runs_dir: Path, only: Grid | None = None) -> Records:
     """Everything in a folder of runs.
 
     Args:
         runs_dir: The folder; it may be missing.
         only: A grid: it and its runs, and nothing else.
-        rows: Whether to read the long frames.
 
     Raises:
         UserError: The folder cannot be read.
@@ -190,7 +189,7 @@ def read_runs(runs_dir: Path, only: Grid | None = None, rows: bool = True) -> Re
         for cell in grid.cells:
             wanted.setdefault(cell.identity, set()).update(cell.measures)
     found: list[Row] = []
-    tables = _Tables(rows)
+    tables = _Tables()
     for folder in progress.bar(_folders(runs_dir, None if only is None else wanted), description="reading runs", unit="run"):
         try:
             found.append(_run(folder, wanted.get(folder.name, set()), tables, problems))
@@ -308,15 +307,14 @@ def _run(folder: Path, wanted: set[str], tables: _Tables, problems: list[str]) -
         raise ValueError(f"identity={record['identity']} is not the name of its folder")
     row = flatten(record)
     _check(row)
-    for name, read in (("curve.jsonl", thin_curve), ("matrix_std.json", _matrix_std)) if tables.wanted else ():
+    for name, read in (("curve.jsonl", thin_curve), ("matrix_std.json", _matrix_std)):
         try:
             tables.add(read(folder / name), name.split(".")[0], folder.name)
         except FileNotFoundError:
             continue
         except _DAMAGE as error:
             problems.append(f"{folder / name}: cannot be read and is left out: {_one_line(error)}")
-    if tables.wanted:
-        tables.add_along(folder, row, problems)
+    tables.add_along(folder, row, problems)
     for name, paths in _measures(folder, wanted, problems).items():
         taken: dict[str, Path] = {}
         for path in paths:
@@ -342,6 +340,19 @@ def _run(folder: Path, wanted: set[str], tables: _Tables, problems: list[str]) -
                 continue
             row |= own
     return row | averages(row)
+
+
+def measured(folder: Path, stems: Sequence[str], problems: list[str]) -> Row:
+    """The metrics of some records of a run; one that cannot be read is reported, and one that is missing is not."""
+    found: Row = {}
+    for path in (folder / "measures" / f"{stem}.json" for stem in stems):
+        try:
+            _flatten("", _parse(path, MEASURE_SCHEMA)["metrics"], found)
+        except FileNotFoundError:
+            continue
+        except _DAMAGE as error:
+            problems.append(f"{path}: cannot be read and is left out: {_one_line(error)}")
+    return found
 
 
 def _measures(folder: Path, wanted: set[str], problems: list[str]) -> dict[str, list[Path]]:
@@ -383,7 +394,6 @@ def _models(runs_dir: Path, problems: list[str]) -> pd.DataFrame:
 class _Tables:
     """The long tables of all runs, joined once: a frame per run and file would take most of the time of a report."""
 
-    wanted: bool = True
     parts: dict[str, list[pa.Table]] = field(default_factory=dict)
     metrics: dict[tuple[str, str], tuple[Path, Row]] = field(default_factory=dict)
 
@@ -422,7 +432,7 @@ class _Tables:
 
     def add_measure(self, path: Path, name: str, run: str, metrics: Row) -> None:
         """Add the rows of a measure, where it has any."""
-        if self.wanted and path.is_file():
+        if path.is_file():
             with pq.ParquetFile(path) as file:
                 if missing := set(_ITEMS.get(name, ())) - set(file.schema_arrow.names):
                     raise ValueError(f"the column {min(missing)} is missing")

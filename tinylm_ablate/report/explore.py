@@ -104,7 +104,8 @@ def _packed(name: str, values: pd.Series[Any]) -> dict[str, Any]:
     if name != "identity" and pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         numbers = [float(f"{value:.6g}") if math.isfinite(value) else None for value in values.astype(float)]
         whole = [int(value) if value is not None and value.is_integer() else value for value in numbers]
-        return {"name": name, "title": title, "kind": "number", "values": whole}
+        digits = {"digits": 4} if by_name(name, 0).kind == "bits" else {}
+        return {"name": name, "title": title, "kind": "number", "values": whole} | digits
     codes, words = pd.factorize(values.astype("str"), sort=True)
     texts = [str(word) for word in words]
     if name != "identity" and len(texts) > _MOST_WORDS:

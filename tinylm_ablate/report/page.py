@@ -98,7 +98,6 @@ def experiment_page(
         ]
     if reference is not None:
         blocks += _reference(reference)
-    blocks += _tuning(grids)
     commands = list(dict.fromkeys(shlex.join(grid.command) for grid in grids if grid.command))
     blocks += [Fold("How it was run", [Code(command) for command in commands])] if commands else []
     arms = [setting.runs for setting in found]
@@ -130,6 +129,7 @@ def _setting(setting: Setting, grids: Sequence[Grid], records: Records, verdicts
         blocks += DETAILS["correlation"](setting, records, primary, paper, grid.correlate, grid.paper or "")
     blocks += beside_the_paper(setting, paper, primary)
     blocks += paired_tests(setting, primary)
+    blocks += _tuning([grid for grid in grids if grid.identity in set(setting.runs["grid"])], stem)
     blocks.append(Fold("Validation and cost", validation_and_cost(setting)))
     blocks.append(Fold("Runs", runs_table(setting)))
     return blocks
@@ -166,26 +166,26 @@ def _figures(
     return blocks
 
 
-def _tuning(grids: Sequence[Grid]) -> list[Block]:
-    """Choice of the tuned settings of each arm."""
+def _tuning(grids: Sequence[Grid], stem: str) -> list[Block]:
+    """Choice of the tuned settings of each arm; an arm that two grids have was tuned alike in both."""
     import pandas as pd
 
-    entries = [entry for grid in grids for entry in grid.tuning]
+    entries = list({(entry["arm"], entry["key"]): entry for grid in grids for entry in grid.tuning}.values())
     points = [{"arm": entry["arm"], "key": entry["key"], **point} for entry in entries for point in entry["curve"]]
     if not points:
         return []
     rows: list[Row] = [
         [
-            entry["arm"], entry["key"], Cell("–" if entry["best"] is None else f"{entry['best']:g}", entry["best"]),
-            _STATES.get(entry["state"], entry["state"]), len(entry["curve"]),
+            entry["arm"], entry["key"], _STATES.get(entry["state"], entry["state"]),
+            Cell("–" if entry["best"] is None else f"{entry['best']:g}", entry["best"]), len(entry["curve"]),
         ]
         for entry in entries
     ]  # fmt: skip
-    blocks: list[Block] = [Table(["arm", "setting", "best factor", "optimum", "tried"], rows, 2, "Tuned settings")]
+    blocks: list[Block] = [Table(["arm", "setting", "optimum", "best factor", "tried"], rows, 3, "Tuned settings")]
     chart = FIGURES["tuning"].draw(pd.DataFrame(points).dropna(), ["factor"], "loss")
     if chart is not None:
         kind = FIGURES["tuning"]
-        blocks.insert(0, Figure(f"{stem_of(grids[0].name)}_tuning", specification(chart), kind.title, f"{kind.alt}."))
+        blocks.insert(0, Figure(f"{stem}_tuning", specification(chart), kind.title, f"{kind.alt}."))
     return [Fold("How the arms were tuned", [*blocks, *_changed_by_tuning(entries)])]
 
 
@@ -199,10 +199,11 @@ def _changed_by_tuning(entries: Sequence[Mapping[str, Any]]) -> list[Block]:
     for key, by_arm in curves.items():
         changes, pairs = changed_orders(by_arm)
         if pairs:
-            verb = "has" if changes == 1 else "have"
+            found = f"{changes} of {pairs} pairs" if changes else "none of the pairs"
+            verb = "have" if changes > 1 else "has"
+            end = ", so an untuned comparison would have ranked them differently" if changes else ""
             notes.append(
-                f"Tuning {key}: on the tuning seed, {changes} of {pairs} pairs of arms {verb} another order than at the dial's "
-                "own value, so an untuned comparison would have ranked them differently."
+                f"Tuning {key}: on the tuning seed, {found} of arms {verb} another order than at the dial's own value{end}."
             )
     return [Text(text) for text in notes]
 
