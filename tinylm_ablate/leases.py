@@ -5,9 +5,9 @@ its holder touches it four times per lease time. A lease that is not renewed may
 one process can create; so if two workers find a lease dead at the same moment, one of them gets the task.
 
 Whether a lease is alive is observed rather than computed from clocks: it is dead once this process has watched its file
-unchanged for a whole lease time. Wrong or changing clocks do not matter. In addition to its lease, a worker holds an operating-system
-lock, which ends with the process; a lease of this machine whose lock is free is dead immediately. If a shared folder does not
-support locks, watching is sufficient.
+unchanged for a whole lease time. Wrong or changing clocks do not matter. In addition to its lease, a worker holds an
+operating-system lock, which ends with the process; a lease of this machine whose lock is free is dead immediately. If a shared
+folder does not support locks, watching is sufficient.
 """
 
 from __future__ import annotations

@@ -105,8 +105,8 @@ def text_lines(runs: Sequence[Settled], read_text: bool) -> list[str]:
         many = sum(count > MANY_PASSES for count in counts)
         if many:
             lines.append(
-                f"  note: {many} of {len(counts)} runs pass over it more than {MANY_PASSES:g} times, and what is repeated more "
-                "less. Use more text, or a smaller budget"
+                f"  note: {many} of {len(counts)} runs pass over it more than {MANY_PASSES:g} times, and repeated "
+                "text is worth less: use more text, or a smaller budget"
             )
     return lines
 
