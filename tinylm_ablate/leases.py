@@ -193,8 +193,10 @@ class Leases:
         return {key: holder for key, holder in found.items() if not holder.released}
 
     def dead(self) -> dict[str, list[Path]]:
-        """Return the files of leases and locks that certainly have no worker, by task: released, or of a process on
-        this machine that has ended."""
+        """Return the files of leases and locks that certainly have no worker, by task.
+
+        These were released, or belong to a process on this machine that has ended.
+        """
         leases = self._all()
         found: dict[str, list[Path]] = {}
         for path in self.folder.glob("[!.]*.*"):

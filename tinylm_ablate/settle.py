@@ -241,8 +241,7 @@ def _of_named_parent(config: Config) -> Config:
 
 
 def _with_amounts(config: Config, tokens: int, rounds: Rounds) -> Config:
-    """Return the config with the corpus for a budget, and with amounts of evaluation that take about a third of the
-    time of training."""
+    """Return the config with the corpus for a budget, and with evaluation that takes about a third of the training time."""
     evaluate = config.evaluate
     most = max((size for size in AMOUNTS if 2 * size <= tokens), default=AMOUNTS[0])
     sizes = most if evaluate.max_bytes == "auto" else evaluate.max_bytes

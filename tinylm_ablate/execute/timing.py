@@ -87,8 +87,7 @@ def speed(
     device: str = "auto",
     runs: int = 1,
 ) -> Speed:
-    """Return the speed of this machine's CPU or GPU with a shape, measured or estimated, without compilation, which would make
-    it faster.
+    """Return the speed of this machine's CPU or GPU with a shape, measured or estimated, without compilation.
 
     Args:
         shape: The decoder.

@@ -217,8 +217,9 @@ class Walk:
         return started
 
     def _attempt(self, states: Sequence[State], number: int, held: Mapping[str, Lease]) -> list[State]:
-        """Attempt tasks together; returns those to retry. A task whose lease was lost now belongs to another worker, and its
-        outcome here is ignored.
+        """Attempt tasks together; returns those to retry.
+
+        A task whose lease was lost now belongs to another worker, and its outcome here is ignored.
 
         Raises:
             Interrupted: A signal stopped one; completed work is kept.

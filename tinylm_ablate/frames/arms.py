@@ -57,8 +57,10 @@ def evidence(records: Records) -> dict[str, Evidence]:
 
 
 def evidence_of(runs_dir: Path, grid: Grid, damaged: list[str] | None = None) -> Evidence | None:
-    """Return the finished part of one grid, or None. Unreadable files are reported and omitted; ``damaged``
-    gets a line for each."""
+    """Return the finished part of one grid, or None.
+
+    Unreadable files are reported and omitted; ``damaged`` receives a line for each.
+    """
     records = read_runs(runs_dir, grid)
     for problem in records.problems:
         if "cannot be read" in problem:
@@ -182,8 +184,10 @@ def _bits(records: Records) -> pd.DataFrame | None:
 
 
 def _with_edges(records: Records) -> pd.DataFrame:
-    """Add ``layer_skip/1/bits_per_byte/first``, ``/last`` and ``/between`` (the mean over the layers between): bits
-    per byte of validation text without that layer. Runs of fewer than three layers have none."""
+    """Add ``layer_skip/1/bits_per_byte/first``, ``/last`` and ``/between`` (the mean over the layers between).
+
+    These are bits per byte of validation text without that layer. Runs of fewer than three layers have none.
+    """
     skipped = records.rows.get("layer_skip")
     if skipped is None:
         return records.runs

@@ -319,8 +319,10 @@ def _run(folder: Path, wanted: set[str], tables: _Tables, problems: list[str]) -
 
 
 def _measures(folder: Path, wanted: set[str], problems: list[str]) -> dict[str, list[Path]]:
-    """Return the records of each measure: first those that a grid names, then the last by name. If two have the same metric,
-    the first is used."""
+    """Return the records of each measure: first those that a grid names, then the last by name.
+
+    If two have the same metric, the first is used.
+    """
     found: dict[str, list[Path]] = {}
     for path in sorted((folder / "measures").glob("*.json"), reverse=True):
         if match := _MEASURE.fullmatch(path.stem):
@@ -371,8 +373,10 @@ class _Tables:
         parts.append(table)
 
     def add_along(self, folder: Path, run: Row, problems: list[str]) -> None:
-        """Add what was measured along a run, without errors and sizes: tokens, metric, value; of two measurements of one
-        metric at one point the newer."""
+        """Add measurements along a run, without errors and sizes: tokens, metric, value.
+
+        Of two measurements of one metric at one point, the newer is used.
+        """
         newest: dict[tuple[int, str], tuple[int, float]] = {}
         for path in sorted(folder.glob("points/[0-9]*/measures/*.json")):
             try:

@@ -285,8 +285,10 @@ def _counts(trial: FrozenTrial) -> bool:
 
 
 def _sampler(search: SearchConfig, asked: int) -> BaseSampler:
-    """Create a sampler for one trial. Its seed depends on the number of trials, so that a resumed study continues with the same
-    proposals as without interruption."""
+    """Create a sampler for one trial.
+
+    Its seed depends on the number of trials, so that a resumed study makes the same proposals as without interruption.
+    """
     seed = int(np.random.SeedSequence([search.seed, asked]).generate_state(1)[0])
     return RandomSampler(seed=seed) if search.sampler == "random" else TPESampler(seed=seed)
 
