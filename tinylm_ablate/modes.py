@@ -172,7 +172,7 @@ def _export(config: Config) -> None:
 
 
 def _model_folder(config: Config) -> Path:
-    """Resolve ``model``: a run's identity or folder, a Hugging Face folder, a GGUF file, a packaged model, or one on the hub."""
+    """Resolve ``model``: a run's identity or folder, a Hugging Face folder, a GGUF file, a packaged or a hub model."""
     from tinylm_ablate.formats.hub_model import hub_model, is_hub_name
     from tinylm_ablate.formats.packaged import PACKAGED, packaged
 

@@ -239,6 +239,17 @@ def test_rows_of_pangu_pi_have_their_arms(name: str) -> None:
     assert len(paper) - len(own) == (1 if name == "pangu_pi_blocks" else 0)  # WideNet
 
 
+@pytest.mark.parametrize(("name", "scale", "share"), [
+    ("pangu_pi_siaf", "paper", 0.001), ("pangu_pi_siaf", "s32", 0.026),
+    ("pangu_pi_blocks", "paper", 0.005), ("pangu_pi_blocks", "s32", 0.018),
+])  # fmt: skip
+def test_the_modules_add_the_parameters_that_the_notes_say(name: str, scale: str, share: float) -> None:
+    found = shapes(name, scale)
+    totals = [parameters(shape)["total"] for shape in found]
+    assert len({(shape.depth, shape.width, shape.ffn_width) for shape in found}) == 1
+    assert (max(totals) - min(totals)) / min(totals) == pytest.approx(share, abs=0.0005)
+
+
 @pytest.mark.parametrize("scale", ["paper", "s32"])
 def test_table_8_measures_the_runs_of_table_9(scale: str) -> None:
     measured, trained = (cells(name, f"scale={scale}") for name in ("table08_benchmarks", "table09_models"))

@@ -49,11 +49,11 @@ class Live:
             from rich.console import Console
             from rich.live import Live as Screen
 
-            progress.report_to(self.folder / f"{self.name}.leader.live")
             console = Console(stderr=True)
             self._screen = Screen(console=console, auto_refresh=False, transient=True)
             self._screen.start()
             words.through(lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
+        progress.report_to(self.folder / f"{self.name}.leader.live")
         self._thread = threading.Thread(target=self._show, name="live", daemon=True)
         self._thread.start()
         return self
@@ -62,10 +62,10 @@ class Live:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+            progress.report_to(None)
         if self._screen is not None:
             words.through(None)
             self._screen.stop()
-            progress.report_to(None)
 
     def _show(self) -> None:
         while not self._stop.wait(_PLAIN_SECONDS if self._screen is None else _REFRESH_SECONDS):

@@ -16,6 +16,7 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
@@ -66,6 +67,15 @@ def register() -> None:
     schema.register()
     watch_environment()
     Plugins.instance().register(_SearchPath)
+    Hydra.get_mode = _mode  # type: ignore[method-assign, assignment]
+
+
+_hydras_mode = Hydra.get_mode
+
+
+def _mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+    """Return the mode that an override sets; by default ``-m`` decides, for which Hydra composes everything once more."""
+    return _hydras_mode(hydra, config_name, overrides) if any("hydra.mode" in text for text in overrides) else None
 
 
 def typed(config: DictConfig) -> Config:
@@ -148,16 +158,16 @@ class Composer:
             key = (*key, *followed)
             if key in self._bases or len(self._bases) < _MOST_BASES:
                 base = self._base(key)
-        if base is None:
+        if base is None or any(self._is_referred(key, path) for path in paths):
             return typed(self(overrides))
         if new := set(paths) - self._sets_one_key.keys():  # one composition shows it of all of them
-            config = typed(self(overrides))
-            self._sets_one_key |= dict.fromkeys(new, _differs_by(config, base, paths))
-            return config
+            first = typed(self(overrides))
+            self._sets_one_key |= dict.fromkeys(new, _differs_by(first, base, paths))
+            return first
         settings = [self._setting(key, text) for text in own]
         if None in settings:
             return typed(self(overrides))
-        config = _clone(base)
+        config: Config = _clone(base)
         for path, value in filter(None, settings):
             _set(config, path, copy.deepcopy(value))
         return config

@@ -17,7 +17,7 @@ import pandas as pd
 
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.frames.folders import Records, frame, identity, parse_grid
+from tinylm_ablate.frames.folders import Records, frame, identity, parse_grid, shipped
 
 _RUNS, _GRIDS = "runs.parquet", "grids.json"
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
@@ -65,7 +65,8 @@ def write_reference(records: Records, folder: Path) -> None:
             drawn.setdefault(name, set()).update(cell.identity for cell in grid.cells)
     members = drawn.get("curves", set())
     runs = records.runs[records.runs["identity"].isin(members)].sort_values("identity")
-    write_atomic(folder / _RUNS, _parquet(runs.dropna(axis="columns", how="all")))
+    empty = [name for name in runs.columns if runs[name].isna().all() and shipped().get(name) is None]
+    write_atomic(folder / _RUNS, _parquet(runs.drop(columns=empty)))
     for name, table in records.rows.items():
         kept = table if name == "models" and name in drawn else table[table["identity"].isin(drawn.get(name, set()))]
         if len(kept):

@@ -36,8 +36,8 @@ Kinds of test:
 "curve/end" of the training loss (first fiftieth and last twentieth of the tokens), and "along/0.5/test/bits_per_byte/all" for
 values measured along the run (``evaluate.every``), here after half of its tokens, interpolated linearly. ``margin`` is the
 smallest effect that matters: a number in the unit of the metric, or ``tokens``, the default: the effect of 5 % more tokens on
-the reference arm. ``relative`` compares ratios (a margin of 0.1 is 10 %). ``exact`` states that the metric is a count or measured
-once, and does not depend on seeds. ``equal_tokens`` requires arms with equal numbers of tokens.
+the reference arm. ``relative`` compares ratios (a margin of 0.1 is 10 %). ``exact`` states that the metric is a count, or
+measured once, and does not depend on seeds. ``equal_tokens`` requires arms with equal numbers of tokens.
 """
 
 from __future__ import annotations

@@ -58,9 +58,7 @@ def _paired(setting: Setting, terms: Sequence[tuple[str, str, float]], seeds: Se
         return ()
     column, _, language = metrics.pop().rpartition("/")
     by_arm = [setting.identities(arm) for arm, _, _ in terms]
-    runs: list[list[Mapping[str, Items]]] = [
-        [setting.evidence.items.get((own[seed], column), {}) for own in by_arm] for seed in seeds
-    ]
+    runs: list[list[Mapping[str, Items]]] = [[setting.evidence.items(own[seed], column) for own in by_arm] for seed in seeds]
     languages = sorted({name for row in runs for own in row for name in own if language in (name, "all")})
     found = []
     for name in languages:

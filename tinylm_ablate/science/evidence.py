@@ -77,26 +77,41 @@ class Evidence:
     curves: pd.DataFrame | None = field(default=None, repr=False)
     along: pd.DataFrame | None = field(default=None, repr=False)
 
+    def items(self, identity: str, column: str) -> Mapping[str, Items]:
+        """The items of the test split of a run, by language.
+
+        Args:
+            identity: The run.
+            column: A column of metrics without its language: "test/bits_per_byte" or "test/cloze".
+        """
+        if (identity, column) not in self._items:
+            rows, places, name, value, size = self._tests.get(column, (None, {}, "", "", None))
+            found = self._items[identity, column] = {}
+            own = rows.iloc[places[identity]] if rows is not None and identity in places else pd.DataFrame({"language": []})
+            for language, part in own.groupby("language", sort=True):
+                names = part[name].astype(str).to_numpy()
+                order = np.argsort(names, kind="stable")
+                values = part[value].to_numpy(np.float64)[order]
+                sizes = np.ones(len(part)) if size is None else part[size].to_numpy(np.float64)[order]
+                found[str(language)] = Items(tuple(names[order]), values / (math.log(2) if size else 1.0), sizes)
+        return self._items[identity, column]
+
     @functools.cached_property
-    def items(self) -> Mapping[tuple[str, str], Mapping[str, Items]]:
-        """Items of the test split by language, for each (identity, column of metrics without its language)."""
-        found: dict[tuple[str, str], dict[str, Items]] = {}
+    def _items(self) -> dict[tuple[str, str], dict[str, Items]]:
+        """Items of the runs that were requested so far."""
+        return {}
+
+    @functools.cached_property
+    def _tests(self) -> dict[str, tuple[pd.DataFrame, Mapping[Any, NDArray[np.intp]], str, str, str | None]]:
+        """By column of metrics, the rows of the test split, each run's places among them, and their columns."""
+        found: dict[str, tuple[pd.DataFrame, Mapping[Any, NDArray[np.intp]], str, str, str | None]] = {}
         for frame, column, name, value, size in (
             (self.documents, "test/bits_per_byte", "document", "nats", "bytes"),
             (self.questions, "test/cloze", "question", "correct", None),
         ):
-            if frame is None:
-                continue
-            kept = frame[frame["split"] == "test"]
-            if size is not None:
-                kept = kept[kept[size] > 0]
-            for (identity, language), rows in kept.groupby(["identity", "language"], sort=True):
-                names = rows[name].astype(str).to_numpy()
-                order = np.argsort(names, kind="stable")
-                values = rows[value].to_numpy(np.float64)[order]
-                sizes = np.ones(len(rows)) if size is None else rows[size].to_numpy(np.float64)[order]
-                own = Items(tuple(names[order]), values / (math.log(2) if size else 1.0), sizes)
-                found.setdefault((str(identity), column), {})[str(language)] = own
+            if frame is not None:
+                kept = frame[(frame["split"] == "test") & (True if size is None else frame[size] > 0)]
+                found[column] = (kept, kept.groupby("identity").indices, name, value, size)
         return found
 
     @functools.cached_property
