@@ -24,10 +24,10 @@ EXPERIMENTS: dict[str, tuple[str | bytes, str]] = {
     "bounds.yaml": (PACKAGE + "arch: {depth: -1}\n", ":2: arch.depth=-1: allowed: a whole number at least 1"),
     "choice.yaml": (PACKAGE + "train: {precision: fp8}\n", ":2: train.precision=fp8: allowed: auto, fp32, bf16"),
     "number.yaml": (PACKAGE + "train: {tokens: 2M}\n", ":2: train.tokens=2M: allowed: a whole number"),
-    "package.yaml": ("arch:\n  depth: 2\n", ":1: lacks the line '# @package _global_' at its top"),
+    "package.yaml": ("arch:\n  depth: 2\n", ":1: the line '# @package _global_' is missing at its top"),
     "mark.yaml": ("\ufeff" + PACKAGE + "seed: 1\n", ":1: begins with a byte-order mark"),
     "empty.yaml": ("", ": is empty"),
-    "ending.yml": (PACKAGE, ": Hydra reads .yaml alone; rename it to ending.yaml"),
+    "ending.yml": (PACKAGE, ": Hydra reads only .yaml; rename it to ending.yaml"),
     "tab.yaml": (PACKAGE + "arch:\n\tdepth: 2\n", ":3: indented with a tab"),
     "twice.yaml": (PACKAGE + "arch:\n  depth: 2\n  depth: 3\n", ":4: arch.depth is given twice, first in line 3"),
     "latin.yaml": ("experiment: {title: Größe}".encode("latin-1"), ":1: is not UTF-8; iconv -f latin1 -t utf-8 latin.yaml"),
@@ -61,7 +61,7 @@ def test_mistakes_in_the_files_of_a_user_are_reported_by_file_and_line(tmp_path:
     for name, (_, message) in EXPERIMENTS.items():
         assert f"experiments/{name}{message}" in done.err
     assert "conf/optimizer/mine.yaml:2: optimizer.weigth_decay: no such key; did you mean optimizer.weight_d" in done.err
-    assert "conf/optimizer/bare.yaml:1: does not say what it starts from, as in defaults: [adamw, _self_]" in done.err
+    assert "conf/optimizer/bare.yaml:1: does not extend a choice, as in defaults: [adamw, _self_]" in done.err
     assert "- arch.dpeth: no such key; did you mean arch.depth?" in done.err
     assert f"{len(EXPERIMENTS) + 3} mistakes in the configuration; nothing was run" in done.err
 

@@ -162,7 +162,7 @@ def test_text_is_generated_from_a_folder_of_transformers(
     [
         (["mode=generate", "model=nonsense", "prompt=x"], "model=nonsense: neither a run in .* nor a folder"),
         (["mode=export", "model=nonsense", "folder=x"], "model=nonsense: neither a run in .* nor a folder"),
-        (["mode=generate", "prompt=x", "seed=7"], "model=null: the run that the config describes has no model yet"),
+        (["mode=generate", "prompt=x", "seed=7"], "model=null: the run of this config has no model yet"),
         (["mode=generate"], "prompt=: allowed: text to continue"),
         (["mode=export"], "folder=null: mode=export needs folder=WHERE"),
         (
@@ -192,7 +192,7 @@ def test_bad_settings_of_generation_are_mistakes(work: Workplace) -> None:
 def test_a_grid_is_no_place_for_generation(tmp_path: Path) -> None:
     done = run_command("-m", "mode=generate", "prompt=x", "seed=0,1", folder=tmp_path)
     assert done.code == 2
-    assert "mode=generate: it is about one model; allowed without -m" in done.err
+    assert "mode=generate: applies to one model; allowed without -m" in done.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -120,7 +120,7 @@ def test_the_rate_of_a_cosine_falls_from_where_it_was() -> None:
         ("train.keep_checkpoints=[0.5,-1]", r"train.keep_checkpoints=\[0.5, -1.0\]: -1; allowed: shares of the budget"),
         ("train.keep_checkpoints=[1e9]", "1e.09; allowed: shares"),
         ("evaluate.every=0", "evaluate.every=0.0: allowed: a number above 0"),
-        ("evaluate.every=1e-9", "evaluate.every=1e-09: allowed: at most 1,000 times in a run"),
+        ("evaluate.every=1e-9", "evaluate.every=1e-09: allowed: at most 1,000 measurements per run"),
         ("evaluate.every_measures=[bits]", r"evaluate.every_measures=\['bits'\]: bits; allowed: .*bits_per_byte.*cloze"),
         ("train.anneal_from=1e9", "train.anneal_from=1e.09: step 7,812,500 of 40; allowed: up to step 40"),
         ("optimizer.decay_share=1", "optimizer.decay_share=1: allowed with train.anneal_from: below 1"),

@@ -36,8 +36,7 @@ COMMAND = "TINYLM_ABLATE_COMMAND"
 
 
 def provenance() -> dict[str, Any]:
-    """Commit of the checkout that the package runs from (None in an installed wheel), its uncommitted changes, package
-    versions, the machine, and the command line."""
+    """Return commit and uncommitted changes (None in an installed wheel), package versions, machine, and command line."""
     return {**_environment(), "command": command()}
 
 

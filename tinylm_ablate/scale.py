@@ -61,15 +61,16 @@ def rate_at_shape(rate: float, width: int, depth: int, baseline_width: int, base
 
 
 def rate_at_budget(rate: float, tokens_per_parameter: float) -> float:
-    """Peak learning rate at a budget from that at ``MEASURED_BUDGET``: lower for shorter and for longer runs
-    (docs/dial.md)."""
+    """Peak learning rate at a budget from that at ``MEASURED_BUDGET``: lower for shorter and longer runs (docs/dial.md)."""
     ratio = tokens_per_parameter / MEASURED_BUDGET
     return float(rate * ratio ** (_SHORT if ratio < 1 else _LONG))
 
 
 def std_at_width(std: float, width: int, baseline_width: int) -> float:
-    """Standard deviation of the random rules at a width, proportional to 1 / sqrt(width): a product with such a matrix keeps
-    the size of its input."""
+    """Standard deviation of the random rules at a width, proportional to 1 / sqrt(width).
+
+    A product with such a matrix keeps the size of its input.
+    """
     return float(std * math.sqrt(baseline_width / width))
 
 

@@ -237,7 +237,7 @@ def test_a_task_that_kills_its_workers_is_a_failure(deaths: int, state: str, pla
     walk.go()
     assert states(walk) == {"deadly": state} and task.attempts == (state == DONE)
     if state == FAILED:
-        assert walk.failed()[0].error == "2 workers ended without a word at it (killed by the system for want of memory?)"
+        assert walk.failed()[0].error == "2 workers died at this task without an error (killed by the system, out of memory?)"
         assert "2 workers ended" in task.log.read_text()
 
 

@@ -20,8 +20,9 @@ def flops_6n_attention(shape: Shape, context_length: int) -> int:
 
 
 def palm_flops(count: int, depth: int, width: int, context_length: int) -> int:
-    """Training FLOPs per token as 6 N + 12 * depth * width * T, not halving attention for its mask: PaLM's convention (arXiv
-    2204.02311, Appendix B), which llm-foundry's tables use.
+    """Training FLOPs per token as 6 N + 12 * depth * width * T, without halving attention for its mask.
+
+    This is PaLM's convention (arXiv 2204.02311, Appendix B), which llm-foundry's tables use.
 
     Args:
         count: All parameters N.

@@ -31,8 +31,10 @@ class Embedding(nn.Module):
 
 
 class Matrix(nn.Module):
-    """x -> x W^T + b, with W (rows, columns) and an optional b (rows,). Zero until initial weights are drawn or loaded, which
-    is free at any size."""
+    """x -> x W^T + b, with W (rows, columns) and an optional b (rows,).
+
+    Zero until initial weights are drawn or loaded, which is free at any size.
+    """
 
     def __init__(self, rows: int, columns: int, bias: bool = False, runs: int | None = None) -> None:
         super().__init__()

@@ -45,8 +45,10 @@ def layer_parts(shape: Shape) -> dict[str, tuple[str, ...]]:
 
 
 def own_parts(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Return the tensors of a layer that Llama does not have, with their sizes: those of PanGu-pi and of user-defined blocks,
-    under our names."""
+    """Return the tensors of a layer that Llama does not have, with their sizes, under our names.
+
+    These are the tensors of PanGu-pi and of user-defined blocks.
+    """
     inner = shape.shortcuts * shape.shortcut_width
     terms = (shape.activations * shape.ffn_width,)
     shortcuts: dict[str, tuple[int, ...]] = {

@@ -1,4 +1,4 @@
-"""Composing configs with Hydra, and saying what is wrong when they do not compose."""
+"""Composition of configs with Hydra, and diagnosis of overrides that do not compose."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tinylm_ablate.grid.yaml_files import choices, mistakes_in_files
 from tinylm_ablate.paths import conf_dir, experiments_dir
 from tinylm_ablate.secrets import credentials_to_environment, watch_environment
 
-#: The choices of Hydra's plugins.
+#: Choices of Hydra's plugins.
 _PLUGINS = {
     "hydra/launcher": ("basic", "submitit_local", "submitit_slurm", "ray"),
     "hydra/sweeper": ("grid", "optuna"),
@@ -54,7 +54,7 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, Un
 
 
 class _SearchPath(SearchPathPlugin):
-    """Lets ``+experiments=NAME`` find the experiments of the package and, first, those of the current folder."""
+    """Lets ``+experiments=NAME`` find experiments in the current folder and, after that, in the package."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append("working-folder", f"file://{Path.cwd()}")
@@ -63,7 +63,7 @@ class _SearchPath(SearchPathPlugin):
 
 
 def register() -> None:
-    """Give Hydra the schema and the search path; called once by each process that composes."""
+    """Register schema and search path with Hydra; called once per process."""
     schema.register()
     watch_environment()
     Plugins.instance().register(_SearchPath)
@@ -79,7 +79,7 @@ def _mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
 
 
 def typed(config: DictConfig) -> Config:
-    """The typed config of a composed one; Hydra's own node is left out.
+    """Convert a composed config to a typed one, without Hydra's own node.
 
     Raises:
         OmegaConfBaseException: A value is missing, or an interpolation cannot be resolved.
@@ -88,13 +88,13 @@ def typed(config: DictConfig) -> Config:
     assert isinstance(result, Config)
     if unknown := list(_unknown(result)):  # "+" adds keys that no code reads
         raise ConfigError([f"+{key}: no such key{meant(key)}" for key in unknown])
-    if result.tracking.uri is not None:  # no file and no message ever holds a password
+    if result.tracking.uri is not None:  # so that no file or message ever contains a password
         result.tracking.uri = credentials_to_environment(result.tracking.uri)
     return result
 
 
 def _own(config: DictConfig) -> DictConfig:
-    """The config without Hydra's nodes, of which one is larger than all of ours."""
+    """Return the config without Hydra's nodes, one of which is larger than all others."""
     if not {"hydra", "experiments"} & config.keys():
         return config
     own = config.copy()
@@ -105,7 +105,7 @@ def _own(config: DictConfig) -> DictConfig:
 
 
 def _unknown(node: Any, prefix: str = "") -> Iterator[str]:
-    """Keys that the schema lacks."""
+    """Yield keys that are not in the schema."""
     known = {item.name for item in dataclasses.fields(node)}
     for name, value in vars(node).items():
         if name not in known:
@@ -266,7 +266,7 @@ class Composer:
 
 
 def _read_once(loader: ConfigLoaderImpl) -> None:
-    """Let Hydra read each file once: it reads and parses all of them anew for every composition."""
+    """Cache files for Hydra, which otherwise reads and parses all of them for every composition."""
     for source in loader.repository.get_sources():
         if source.scheme() == "file" and not hasattr(source.load_config, "read_once"):
             read = functools.cache(source.load_config)
@@ -279,12 +279,12 @@ def _read_once(loader: ConfigLoaderImpl) -> None:
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Return whether two dotted keys are the same, or one is a group that holds the other."""
+    """Return whether two dotted keys are equal, or one is a group that contains the other."""
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def _clone(config: Any) -> Any:
-    """A copy of a config and of its groups; values inside are shared."""
+    """Copy a config and its groups; the values are shared."""
     new = copy.copy(config)
     for name, value in vars(config).items():
         if dataclasses.is_dataclass(value):
@@ -306,10 +306,10 @@ def _differs_by(config: Config, base: Config, paths: Sequence[str]) -> bool:
 
 
 def _set(config: Any, path: str, value: Any) -> None:
-    """Set one key that the config has.
+    """Set an existing key of the config.
 
     Raises:
-        AttributeError: It has no such key.
+        AttributeError: The key does not exist.
     """
     *groups, name = path.split(".")
     group = functools.reduce(getattr, groups, config)
@@ -326,14 +326,14 @@ def compose(overrides: Sequence[str]) -> Config:
 
 
 def _hydras(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
-    """What Hydra itself composes, with its own node if requested."""
+    """Compose a config with Hydra, with its own node if requested."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return hydra_compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
 
 
 @functools.cache
 def _composer(folder: Path) -> Composer:
-    """A composer of single configs; ``folder`` is where Hydra also looks for groups."""
+    """Create a composer of single configs; ``folder`` is an additional location of groups."""
     del folder
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
@@ -346,7 +346,7 @@ def check_files(overrides: Sequence[str], grid: bool) -> None:
     """Check the YAML files that overrides choose.
 
     Raises:
-        ConfigError: Their mistakes, and those of the other overrides.
+        ConfigError: They, or other overrides, have mistakes.
     """
     if found := mistakes_in_files(overrides):
         rest = [text for text in overrides if text.lstrip("+").partition("=")[0] not in (*GROUPS, "experiments")]
@@ -354,14 +354,14 @@ def check_files(overrides: Sequence[str], grid: bool) -> None:
 
 
 def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
-    """Mistakes in overrides that do not compose: each is tried alone, so that all mistakes are reported together.
+    """Return mistakes in overrides that do not compose: each is tried alone, so that all mistakes are reported together.
 
     Args:
-        overrides: The command line's.
-        grid: Whether a grid was requested, where an override may have several values.
+        overrides: Overrides of the command line.
+        grid: Whether a grid was requested, in which an override may have several values.
 
     Returns:
-        One line a mistake; empty if each override is sound by itself.
+        One line per mistake; empty if each override is valid by itself.
     """
     register()
     GlobalHydra.instance().clear()
@@ -403,7 +403,7 @@ def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
 
 
 def _settled(choices: list[list[str]]) -> list[str]:
-    """Mistakes in the meaning of what composes: the first value of every override, then each other value in its place."""
+    """Return mistakes in the values of valid overrides: the first value of each, then every other value in its place."""
     from tinylm_ablate.settle import settle
 
     mistakes: list[str] = []
@@ -447,7 +447,7 @@ def _explain(text: str, override: Override, error: Exception) -> str:
 
 
 def _unreadable(text: str) -> str:
-    """Plain explanation of why Hydra's grammar rejects an override."""
+    """Explain why Hydra's grammar rejects an override."""
     key, _, value = text.lstrip("+").partition("=")
     keys = {known: rule for known, _, rule in schema.walk(Config())}
     if key in GROUPS:

@@ -100,8 +100,9 @@ def measures_layers(parent: Parent, child_depth: int, init: InitConfig) -> bool:
 def open_layers(
     parent: Parent, child_depth: int, init: InitConfig, calibration: Calibration, cache_dir: Path, device: str = "cpu"
 ) -> LayerChoice:
-    """Choose the child's layers by ``init.layers``; only the rule "importance" uses the calibration text. Pooling, which does
-    not change layers, keeps all.
+    """Choose the child's layers by ``init.layers``; only the rule "importance" uses the calibration text.
+
+    Pooling, which does not change layers, keeps all.
 
     Raises:
         UserError: The layers cannot be chosen by this rule.

@@ -30,15 +30,24 @@ class Entries(Protocol):
     """Interface of a vocabulary that this module needs; ``tinylm_ablate.tokenizer.vocabulary.Vocabulary`` implements it."""
 
     @property
-    def tokenizer(self) -> Tokenizer: ...
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the Hugging Face library."""
+
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Rows that an embedding needs."""
+
     @property
-    def special_ids(self) -> Collection[int]: ...
+    def special_ids(self) -> Collection[int]:
+        """Ids that encoding never produces."""
+
     @property
-    def end_of_text(self) -> int | None: ...
+    def end_of_text(self) -> int | None:
+        """The id after each document."""
+
     @property
-    def source_ids(self) -> np.ndarray | None: ...
+    def source_ids(self) -> np.ndarray | None:
+        """For each id, its id in the larger tokenizer that the vocabulary was cut from."""
 
 
 @dataclass(frozen=True, eq=False)

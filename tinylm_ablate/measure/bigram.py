@@ -1,5 +1,7 @@
-"""Bits per byte of a bigram table counted on a run's training text, which a model must beat before its loss is informative
-about its design."""
+"""Bits per byte of a bigram table counted on a run's training text.
+
+A model must beat this table before its loss is informative about its design.
+"""
 
 from __future__ import annotations
 

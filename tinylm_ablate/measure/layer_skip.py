@@ -188,8 +188,11 @@ class _Skipping(Continuing):
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Summarize for a run's record, by the number of layers skipped: ``layer_skip/2/bits_per_byte/least`` and ``/most`` are
-    bits per byte at the best and the worst position, ``layer_skip/2/cheapest`` is the first layer of the best position."""
+    """Summarize for a run's record, by the number of layers skipped.
+
+    ``layer_skip/2/bits_per_byte/least`` and ``/most`` are bits per byte at the best and the worst position,
+    ``layer_skip/2/cheapest`` is the first layer of the best position.
+    """
     found: dict[str, float] = {}
     for count in sorted({row["skipped"] for row in rows if row["skipped"] and row["bits_per_byte"] is not None}):
         by_cost = sorted((row["bits_per_byte"], row["first"]) for row in rows if row["skipped"] == count)

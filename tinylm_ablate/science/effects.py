@@ -80,8 +80,7 @@ def _paired(setting: Setting, terms: Sequence[tuple[str, str, float]], seeds: Se
 def _recorded(
     setting: Setting, terms: Sequence[tuple[str, str, float]], seeds: Sequence[int], relative: bool
 ) -> tuple[tuple[float, float], ...]:
-    """Variance from the recorded standard errors of metrics on different texts, such as two parts of the training
-    data.
+    """Variance from the recorded standard errors of metrics on different texts, such as two parts of the training data.
 
     It does not decrease with the number of seeds, since all seeds may share the items. For one metric of several arms, errors
     over the same items mostly cancel, so these standard errors would be meaningless.

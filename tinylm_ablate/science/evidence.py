@@ -133,8 +133,7 @@ class Evidence:
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """Contributions of held-out items to a metric of one run: bits of documents and their bytes, or right answers and
-    1."""
+    """Contributions of held-out items to a metric of one run: bits and bytes of documents, or right answers and 1."""
 
     names: tuple[str, ...]
     values: NDArray[np.float64] = field(repr=False)
@@ -189,8 +188,10 @@ class Setting:
         return dict(sorted((self._labels[place][1], self._labels[place][2]) for place in self._places.get(arm, [])))
 
     def by_seed(self, arm: str, metric: str) -> dict[int, float]:
-        """Return a metric of an arm by seed, for runs that have it. "curve/start" and "curve/end" are computed from curves, and
-        "along/0.5/METRIC" from values measured along the runs."""
+        """Return a metric of an arm by seed, for runs that have it.
+
+        "curve/start" and "curve/end" are computed from curves, and "along/0.5/METRIC" from values measured along the runs.
+        """
         if metric in ("curve/start", "curve/end"):
             return {
                 seed: _end_of(curve, metric)
@@ -305,8 +306,10 @@ def matches(row: Mapping[str, Any], overrides: Mapping[str, str]) -> bool:
 
 
 def _values(row: Mapping[str, Any], key: str) -> list[str]:
-    """Return a run's value for a key: for "arm", its value on that axis or its label; for a config group that is no axis,
-    the group's name."""
+    """Return a run's value for a key.
+
+    For "arm", this is its value on that axis or its label; for a config group that is not an axis, the group's name.
+    """
     if key == "arm":
         return [_word(plain(row.get("grid.arm"))), _word(plain(row.get("arm")))]
     value = plain(row.get(key))

@@ -244,8 +244,7 @@ def forecast_effects(verdicts: Sequence[Verdict], scale: str, parameters: float,
 
 
 def observed(evidence: Mapping[str, Evidence], metrics: Sequence[str], verdicts: Sequence[Verdict] = ()) -> pd.DataFrame:
-    """Collect measured values for ``judge_forecasts``: losses of arms, and effects of claims at each of their
-    settings."""
+    """Collect measured values for ``judge_forecasts``: losses of arms, and effects of claims at each of their settings."""
     rows = [
         (own.experiment, metric, arm, "loss", point.scale, point.tokens, point.effect.mean)
         for own in evidence.values()

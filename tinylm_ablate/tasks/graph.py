@@ -99,8 +99,10 @@ class Graph:
 
 
 def _keeping(cells: list[tuple[str, Settled]]) -> dict[str, Settled]:
-    """Return each run and its needs once; a run keeps weights, including intermediate ones, and optimizer state if any of its
-    duplicates requests it."""
+    """Return each run and its needs once.
+
+    A run keeps weights, including intermediate ones, and optimizer state if any of its duplicates requests it.
+    """
     found: dict[str, Settled] = {}
 
     def visit(run: Settled) -> None:

@@ -385,8 +385,7 @@ def concerns_one_run(error: BaseException) -> bool:
 
 
 def prepare_environment() -> None:
-    """Set variables that MLflow reads on import, unless the user has set them: no log lines, no bar per file,
-    no telemetry, short timeouts."""
+    """Set variables that MLflow reads on import, unless the user has: no log lines, no bars, no telemetry, short timeouts."""
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -59,8 +59,7 @@ def _without_optional() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_compiler() -> Iterator[None]:
-    """Replace the compiler by a module with only what Lightning uses: a type, and a decorator that excludes code from
-    compilation."""
+    """Replace the compiler by a module with only what Lightning uses: a type, and a decorator to exclude code."""
     import torch
 
     if _COMPILER in sys.modules:

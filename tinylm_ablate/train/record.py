@@ -57,8 +57,10 @@ class Recorder:
         self._streams = {name: self._anew(name, restored is not None) for name in self._lines}
 
     def _anew(self, name: str, resumes: bool) -> TextIO:
-        """Replace a file by a new one and open it, so that a worker that was replaced, but does not know it yet, writes to the
-        deleted file."""
+        """Replace a file by a new one and open it.
+
+        A worker that was replaced, but does not know it yet, then writes to the deleted file.
+        """
         path, content = self.folder / name, self.records()[name]
         if resumes and not (path.read_bytes() if path.exists() else b"").startswith(content.encode()):
             print(f"warning: {path} is damaged; it is restored from the checkpoint of step {self.step}", file=sys.stderr)
