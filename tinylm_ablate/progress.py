@@ -65,7 +65,7 @@ def end_thread() -> None:
     from tqdm import tqdm
 
     if tqdm.monitor is not None:
-        tqdm.monitor.exit()
+        tqdm.monitor.exit()  # type: ignore[no-untyped-call]
 
 
 class _Written:

@@ -57,7 +57,9 @@ def forgetting(setting: Setting, records: Records, primary: Measure | None, pape
     if not names:
         return []
     names += ["forgetting/unseen"] if "forgetting/unseen" in runs else []
-    rows = [[str(arm), *(_spread(own[name].dropna()) for name in names)] for arm, own in runs.groupby("arm", sort=False)]
+    rows: list[Row] = [
+        [str(arm), *(_spread(own[name].dropna()) for name in names)] for arm, own in runs.groupby("arm", sort=False)
+    ]
     head = ["arm", *(name.rpartition("/")[2].replace("_", " ") for name in names)]
     return [Table(head, rows, 1, "Loss of each part of the data, nats per token")]
 

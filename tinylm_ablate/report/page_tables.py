@@ -187,7 +187,7 @@ def runs_table(setting: Setting) -> list[Block]:
         shown = (measures.PARAMETERS, measures.TOKENS, measures.SECONDS, measures.SPEED)
         cells = [Cell(measure.text(value), value) for measure in shown for value in [as_float(row.get(measure.column))]]
         cells.insert(2, Cell("–" if math.isnan(flops) else f"{flops:.2e}".replace("e+", "e"), flops))
-        named = [Cell([code(str(row["identity"]))], str(row["identity"])), str(row["arm"]), int(row["seed"])]
+        named: Row = [Cell([code(str(row["identity"]))], str(row["identity"])), str(row["arm"]), int(row["seed"])]
         rows.append([*named, *cells, "–" if machine is None or machine != machine else str(machine)])
     blocks: list[Block] = [Table(head, rows, 2, "Runs")]
     if len(runs) > _MOST_RUNS:

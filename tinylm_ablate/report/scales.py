@@ -70,7 +70,7 @@ def _accuracy(found: Accuracy, measure: Measure, name: str) -> list[Block]:
     kind = FIGURES["scales"]
     if (chart := kind.draw(found.points, [found.small, found.large], METRIC)) is not None:
         blocks.append(Figure(name, specification(chart), kind.title, f"{kind.alt}."))
-    rows = [
+    rows: list[Row] = [
         [_distance(own), own.pairs, own.arms, Cell(_share(own), own.share)]
         for own in (*found.by_distance, found.overall)
         if own.pairs

@@ -14,7 +14,7 @@ from tinylm_ablate.files import write_atomic
 from tinylm_ablate.frames.arms import claim_keys, evidence
 from tinylm_ablate.frames.folders import Grid, Records, read_runs
 from tinylm_ablate.report import explore, html, latex, markdown, measures
-from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Items, Table, Text, link, styled
+from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Items, Row, Table, Text, link, styled
 from tinylm_ablate.report.drawing import on_white, save_drawn
 from tinylm_ablate.report.forecasts import EDITED, FILE, judged, new_forecasts, read_forecasts, write_forecasts
 from tinylm_ablate.report.page import Page, experiment_page, stem_of
@@ -285,7 +285,7 @@ def _ends(runs: Any, column: str) -> str:
 
 def _index(own: Side, kept: bool) -> list[Block]:
     """Return the front page in Markdown."""
-    rows = [
+    rows: list[Row] = [
         [Cell([link(page.stem, f"{page.stem}.md")], page.stem), page.title, page.arms, page.seeds, page.runs]
         for page in own.pages
     ]

@@ -102,9 +102,9 @@ class Evidence:
         return {}
 
     @functools.cached_property
-    def _tests(self) -> dict[str, tuple[pd.DataFrame, Mapping[Any, NDArray[np.intp]], str, str, str | None]]:
+    def _tests(self) -> dict[str, tuple[pd.DataFrame, Mapping[Any, Any], str, str, str | None]]:
         """By column of metrics, the rows of the test split, each run's places among them, and their columns."""
-        found: dict[str, tuple[pd.DataFrame, Mapping[Any, NDArray[np.intp]], str, str, str | None]] = {}
+        found: dict[str, tuple[pd.DataFrame, Mapping[Any, Any], str, str, str | None]] = {}
         for frame, column, name, value, size in (
             (self.documents, "test/bits_per_byte", "document", "nats", "bytes"),
             (self.questions, "test/cloze", "question", "correct", None),
