@@ -82,15 +82,17 @@ def best_arms_of(runs_dir: Path, grid: Grid, metrics: Mapping[str, int], damaged
     """
     if len({cell.arm for cell in grid.cells}) <= MOST_ARMS:
         return grid
-    rows = [
-        {"arm": cell.arm, **measured(runs_dir / cell.identity, cell.measures, damaged)}
-        for cell in progress.bar(grid.cells, description="reading runs", unit="run")
-    ]
-    found = pd.DataFrame(rows)
-    metric = next((name for name in metrics if name in found), None)
+    known = {stem.partition(".")[0] for cell in grid.cells for stem in cell.measures}
+    metric = next((name for name in metrics if name.split("/")[1] in known), None)
     if metric is None:
         return grid
-    best = set((metrics[metric] * found.groupby("arm")[metric].mean()).nlargest(MOST_ARMS).index)
+    arms, values = [], []
+    for cell in progress.bar(grid.cells, description="reading runs", unit="run"):
+        stems = [stem for stem in cell.measures if stem.partition(".")[0] == metric.split("/")[1]]
+        arms.append(cell.arm)
+        values.append(measured(runs_dir / cell.identity, stems, damaged).get(metric, math.nan))
+    means = pd.Series(values, dtype=float).groupby(arms).mean()
+    best = set((metrics[metric] * means).nlargest(MOST_ARMS).index)
     return dataclasses.replace(grid, cells=[cell for cell in grid.cells if cell.arm in best])
 
 

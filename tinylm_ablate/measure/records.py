@@ -25,7 +25,13 @@ Record = dict[str, Any]
 
 def stem(name: str, settings: Settings) -> str:
     """Return the name of a record's files, without suffixes."""
-    return f"{name}.{fingerprint(dict(settings))}"
+    key = name, repr(settings)
+    if key not in _stems:  # a grid of ten thousand cells has three of them
+        _stems[key] = f"{name}.{fingerprint(dict(settings))}"
+    return _stems[key]
+
+
+_stems: dict[tuple[str, str], str] = {}
 
 
 def record_path(folder: Path, stem: str) -> Path:
