@@ -20,6 +20,7 @@ NAMES = (
     "startup",
     "decoding",
     "rounds",
+    "commands",
     "report",
     "gpu",
     "soak",
@@ -181,9 +182,18 @@ def _rounds(results: dict[str, Result]) -> Iterator[Row]:
         )  # fmt: skip
 
 
+def _commands(results: dict[str, Result]) -> Iterator[Row]:
+    for part, result in results.items():
+        for command, found in result.items():
+            if command != "machine":
+                words = f"{found['processor']:.1f} s on a processor, {found['wall']:.1f} s"
+                yield f"{part}: {command}", "", f"< {found['wanted']} s", words, _how(result)
+
+
 def _report(results: dict[str, Result]) -> Iterator[Row]:
     for result in results.values():
-        words = f"{result['seconds']:.0f} s, {result['page_bytes'] / 2**20:.1f} MiB"
+        words = f"{result['processor_seconds']:.0f} s on a processor, {result['seconds']:.0f} s; "
+        words += f"page of {result['page_bytes'] / 2**20:.1f} MiB"
         yield f"the report of {result['runs']:,} runs", "", "< 60 s", words, _how(result)
         if "browser" in result:
             opened, filtered = (statistics.median(result["browser"][name]) for name in ("open", "filter"))
@@ -216,8 +226,8 @@ def _soak(results: dict[str, Result]) -> Iterator[Row]:
 
 _ROWS = {
     "training": _training, "quality": _quality, "overhead": _overhead, "grid": _grid, "memory": _memory,
-    "tokenising": _tokenising, "startup": _startup, "decoding": _decoding, "rounds": _rounds, "report": _report,
-    "gpu": _gpu, "soak": _soak,
+    "tokenising": _tokenising, "startup": _startup, "decoding": _decoding, "rounds": _rounds, "commands": _commands,
+    "report": _report, "gpu": _gpu, "soak": _soak,
 }  # fmt: skip
 
 

@@ -133,3 +133,11 @@ def test_a_measure_that_other_grids_requested_does_not_set_runs_apart(part: Part
     assert len(setting.arms) == 3
     # Speeds of another machine than most are none of this comparison.
     assert len(setting.by_seed("base", "decode/tokens_per_second")) == 2
+
+
+def test_of_very_many_arms_the_best_are_shown_and_the_table_says_so() -> None:
+    arms = [f"a{number}" for number in range(100)]
+    runs = pd.DataFrame({"identity": arms, "arm": arms, "key": arms, "seed": 0, BITS: [2 + 0.01 * n for n in range(100)]})
+    lines = summary_table(Evidence("x", ["key"], runs)).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:42]] == arms[:40]
+    assert lines[43].startswith("The best 40 of 100 arms")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import pandas as pd
 import pytest
@@ -97,6 +98,22 @@ def test_of_several_measurements_the_one_that_the_grid_names_counts(runs):
     path.write_text(json.dumps(content))
     records = read_runs(runs.folder)
     assert records.runs["decode/tokens_per_second"].tolist() == [1.0] and records.problems == []
+
+
+def test_of_two_measurements_of_one_point_the_newer_is_kept(runs):
+    identity = runs.add("a", 0, 2.5)
+    folder = runs.folder / identity
+    record = json.loads((folder / "metrics.json").read_text())
+    record["config"]["train"]["batch_tokens"] = 100
+    (folder / "metrics.json").write_text(json.dumps(record))
+    measures = folder / "points" / "000000003" / "measures"
+    measures.mkdir(parents=True)
+    for name, bits, changed in (("0123456789abcdef", 2.0, 2000), ("fedcba9876543210", 3.0, 1000)):
+        path = measures / f"bits_per_byte.{name}.json"
+        path.write_text(json.dumps({"schema": 1, "settings": {}, "metrics": {BITS: bits}}))
+        os.utime(path, (changed, changed))
+    along = read_runs(runs.folder).rows["along"]
+    assert along[["identity", "tokens", "metric", "value"]].to_numpy().tolist() == [[identity, 300, BITS, 2.0]]
 
 
 def test_unfinished_and_failed_runs_are_reported(runs):

@@ -25,13 +25,11 @@ from tinylm_ablate.report.blocks import (
     plain,
     quiet,
     strong,
+    styled,
     walk,
-    word,
 )  # fmt: skip
 
-TABLE = Table(
-    ["arm", "bits"], [[word("deep"), Cell([strong("2.1"), quiet(" ≈")], 2.1)], [word("a|b"), Cell("–")]], 1, "Results"
-)
+TABLE = Table(["arm", "bits"], [["deep", Cell([strong("2.1"), quiet(" ≈")], 2.1)], ["a|b", Cell("–")]], 1, "Results")
 PAGE = [
     Heading(1, "Title & more"),
     Text(["Plain, ", code("a_b"), " and ", link("a link", "other.md"), "."]),
@@ -108,6 +106,11 @@ def test_a_link_leads_to_the_web_or_within_the_pages_only(address):
 def test_links_that_lead_somewhere_are_kept():
     assert link("a", "https://example.org/x:y") == Span("a", "link", "https://example.org/x:y")
     assert link("a", "claims.md") == Span("a", "link", "claims.md") and link("a", "#x:y") == Span("a", "link", "#x:y")
+
+
+def test_our_own_texts_are_written_with_signs():
+    found = styled("**[a, b]**: see `x_y` and [all](claims.md).")
+    assert found == [strong("[a, b]"), ": see ", code("x_y"), " and ", link("all", "claims.md"), "."]
 
 
 def test_blocks_are_walked_with_those_in_folds():

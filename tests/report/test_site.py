@@ -1,4 +1,4 @@
-"""The whole report: what is written, from what, and that nothing else can come of it."""
+"""The whole report: its output, its input, and that nothing else affects it."""
 
 from __future__ import annotations
 
@@ -257,6 +257,18 @@ def test_tuned_arms_show_their_curves_and_how_many_orders_tuning_changed(runs, t
     page = (tmp_path / "results" / "table02_depth_width.md").read_text()
     assert "How the arms were tuned" in page and "table02_depth_width_tuning.svg" in page
     assert "1 of 3 pairs of arms has another order" in page.replace("\\", "")
+
+
+def test_the_same_arms_tuned_at_two_scales_have_curves_of_their_own(runs, tmp_path):
+    for scale, best in (("s32", 1.0), ("s16", 2.0)):
+        curve = [{"factor": own, "identity": "0" * 16, "loss": 2 + abs(own - best)} for own in (0.5, 1.0, 2.0)]
+        tuning = [{"arm": "9", "key": "optimizer.scaling.base_lr", "best": best, "state": "interior", "curve": curve}]
+        cell = runs.add(scale, 0, 2.3, depth=9, scale=scale)
+        runs.grid("table02_depth_width", {cell: {"arch.depth": 9, "seed": 0}}, file=scale, tuning=tuning)
+    assert report(runs, tmp_path / "results") == 0
+    page = (tmp_path / "results" / "table02_depth_width.md").read_text()
+    assert page.count("How the arms were tuned") == 2
+    assert re.findall(r"base_lr +\| interior +\| +(\d) ", page.replace("\\", "")) in (["1", "2"], ["2", "1"])
 
 
 def test_the_deviations_of_trained_matrices_are_columns_that_claims_read(runs):

@@ -8,10 +8,11 @@ the arithmetic behind Table 1 may do, changes no printed digit.)
 from __future__ import annotations
 
 import bisect
+import functools
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -110,8 +111,10 @@ class Shape:
 
 
 def plain(shape: Shape) -> dict[str, Any]:
-    """The sizes as plain data for fingerprints. Options added later are omitted while they are inactive, so that the
-    fingerprint of a shape stays the same."""
+    """Return the sizes as plain data for fingerprints.
+
+    Options added later are omitted while they are inactive, so that the fingerprint of a shape stays the same.
+    """
     later = {"qkv_bias": False, "qk_norm": False, "rope_scaling": NONE, "own_attention": "", "own_ffn": ""}
     return {name: value for name, value in asdict(shape).items() if name not in later or value != later[name]}
 
@@ -190,7 +193,8 @@ def parameters(shape: Shape) -> dict[str, int]:
     return {**counts, "total": sum(counts.values())}
 
 
-def layer_entries(shape: Shape) -> dict[str, int]:
+@functools.lru_cache(maxsize=16384)  # the cells of a grid have few shapes, and each width is found by trying 26
+def layer_entries(shape: Shape) -> Mapping[str, int]:
     """Entries of the matrices of one layer: of attention, FFN and shortcuts."""
     found = {"attention": 0, "ffn": 0, "shortcuts": 0}
     for name, parts in matrices(shape).items():
@@ -366,8 +370,10 @@ class _Resolver:
         return self.parent.width // common, self.parent.heads // common
 
     def head_dim(self) -> int | None:
-        """A plain number, or "N/s": N over 128 of what the paper's 128 becomes, so that 128/s, 64/s and 32/s stay 4 : 2 : 1
-        where the smallest head size would otherwise make them equal (Table 12)."""
+        """Resolve a plain number, or "N/s" as N/128 of the scale's head size.
+
+        128/s, 64/s and 32/s thus stay 4 : 2 : 1 where the smallest head size would otherwise make them equal (Table 12).
+        """
         value = self.arch.head_dim
         if value == "auto":
             if self.parent is not None:

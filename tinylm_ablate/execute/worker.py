@@ -1,4 +1,4 @@
-"""A worker: ``python -m tinylm_ablate.execute.worker FILE`` walks the tasks of an order until nothing is left to do."""
+"""A worker: ``python -m tinylm_ablate.execute.worker FILE`` does the tasks of an order until none is left."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from tinylm_ablate import progress
 from tinylm_ablate.errors import Interrupted, UserError
-from tinylm_ablate.execute.leases import Leases
 from tinylm_ablate.execute.walk import Walk
 from tinylm_ablate.execute.words import say
 from tinylm_ablate.execute.work_order import Order
+from tinylm_ablate.leases import Leases
 from tinylm_ablate.provenance import COMMAND
 from tinylm_ablate.tasks.graph import Graph
 from tinylm_ablate.tasks.task import Task
@@ -26,7 +26,7 @@ from tinylm_ablate.tracking import follow, prepare_environment
 if TYPE_CHECKING:
     from tinylm_ablate.config import TrackingConfig
 
-#: Names the process that started this one; a worker ends with it.
+#: Environment variable with the process that started this one; a worker ends with it.
 LEADER = "TINYLM_ABLATE_LEADER"
 
 _LOOK_SECONDS = 1.0
@@ -36,9 +36,12 @@ _IMPORTED = ("tinylm_ablate.train.fit", "tinylm_ablate.train.stack", "tinylm_abl
 
 
 def targets(graph: Graph, train: bool) -> list[Task]:
-    """Tasks of a graph that a command requests: everything, or the measures of runs that are finished."""
+    """Return the requested tasks of a graph: runs and their measures, or only the measures of finished runs.
+
+    Corpora, tokenizers and so on are included if an unfinished task needs them.
+    """
     if train:
-        return graph.tasks
+        return [*graph.runs, *graph.measures]
     return [task for task in graph.measures if task.of.product.exists()]
 
 
@@ -46,7 +49,7 @@ def work(path: Path) -> None:
     """Walk the tasks of the order in ``path``.
 
     Raises:
-        UserError: There is no such order.
+        UserError: The order does not exist.
         Interrupted: A signal stopped it.
     """
     order = Order.read(path)
@@ -69,7 +72,7 @@ def work(path: Path) -> None:
 
 
 def end_with_leader() -> None:
-    """End this process with SIGTERM, which saves what is in training, once the process that started it is gone."""
+    """End this process with SIGTERM, which saves runs in training, once the process that started it has ended."""
     leader = os.environ.pop(LEADER, None)
     if leader is None:
         return

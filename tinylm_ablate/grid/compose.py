@@ -1,4 +1,4 @@
-"""Composing configs with Hydra, and saying what is wrong when they do not compose."""
+"""Composition of configs with Hydra, and diagnosis of overrides that do not compose."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,13 +16,15 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.override_parser.types import Override, OverrideType, ValueType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -36,7 +38,7 @@ from tinylm_ablate.grid.yaml_files import choices, mistakes_in_files
 from tinylm_ablate.paths import conf_dir, experiments_dir
 from tinylm_ablate.secrets import credentials_to_environment, watch_environment
 
-#: The choices of Hydra's plugins.
+#: Choices of Hydra's plugins.
 _PLUGINS = {
     "hydra/launcher": ("basic", "submitit_local", "submitit_slurm", "ray"),
     "hydra/sweeper": ("grid", "optuna"),
@@ -45,11 +47,14 @@ _PLUGINS = {
 #: Keys that ``typed`` rewrites.
 _REWRITTEN = {"tracking.uri"}
 
+#: Configs that cells are copied from are kept up to this number: each is a megabyte.
+_MOST_BASES = 256
+
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
 
 
 class _SearchPath(SearchPathPlugin):
-    """Lets ``+experiments=NAME`` find the experiments of the package and, first, those of the current folder."""
+    """Lets ``+experiments=NAME`` find experiments in the current folder and, after that, in the package."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append("working-folder", f"file://{Path.cwd()}")
@@ -58,14 +63,23 @@ class _SearchPath(SearchPathPlugin):
 
 
 def register() -> None:
-    """Give Hydra the schema and the search path; called once by each process that composes."""
+    """Register schema and search path with Hydra; called once per process."""
     schema.register()
     watch_environment()
     Plugins.instance().register(_SearchPath)
+    Hydra.get_mode = _mode  # type: ignore[method-assign, assignment]
+
+
+_hydras_mode = Hydra.get_mode
+
+
+def _mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+    """Return the mode that an override sets; by default ``-m`` decides, for which Hydra composes everything once more."""
+    return _hydras_mode(hydra, config_name, overrides) if any("hydra.mode" in text for text in overrides) else None
 
 
 def typed(config: DictConfig) -> Config:
-    """The typed config of a composed one; Hydra's own node is left out.
+    """Convert a composed config to a typed one, without Hydra's own node.
 
     Raises:
         OmegaConfBaseException: A value is missing, or an interpolation cannot be resolved.
@@ -73,14 +87,14 @@ def typed(config: DictConfig) -> Config:
     result = OmegaConf.to_object(_own(config))
     assert isinstance(result, Config)
     if unknown := list(_unknown(result)):  # "+" adds keys that no code reads
-        raise ConfigError([f"+{key}: there is no such key{meant(key)}" for key in unknown])
-    if result.tracking.uri is not None:  # no file and no message ever holds a password
+        raise ConfigError([f"+{key}: no such key{meant(key)}" for key in unknown])
+    if result.tracking.uri is not None:  # so that no file or message ever contains a password
         result.tracking.uri = credentials_to_environment(result.tracking.uri)
     return result
 
 
 def _own(config: DictConfig) -> DictConfig:
-    """The config without Hydra's nodes, of which one is larger than all of ours."""
+    """Return the config without Hydra's nodes, one of which is larger than all others."""
     if not {"hydra", "experiments"} & config.keys():
         return config
     own = config.copy()
@@ -91,7 +105,7 @@ def _own(config: DictConfig) -> DictConfig:
 
 
 def _unknown(node: Any, prefix: str = "") -> Iterator[str]:
-    """Keys that the schema lacks."""
+    """Yield keys that are not in the schema."""
     known = {item.name for item in dataclasses.fields(node)}
     for name, value in vars(node).items():
         if name not in known:
@@ -115,26 +129,43 @@ class Composer:
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self.loader, self.master = cast(ConfigLoaderImpl, loader), master
+        _read_once(self.loader)
         self._chosen: dict[tuple[str, ...], DictConfig] = {}
+        self._params: dict[tuple[str, ...], dict[str, Any]] = {}
         self._groups: dict[str, bool] = {}
         self._parsed: dict[str, tuple[Override, bool]] = {}
         self._bases: dict[tuple[str, ...], Config | None] = {}
-        self._alone: dict[tuple[tuple[str, ...], str], DictConfig | None] = {}
+        self._trials: dict[tuple[str, ...], DictConfig] = {}
+        self._settings: dict[tuple[tuple[str, ...], str], tuple[str, Any] | None] = {}
+        self._sets_one_key: dict[str, bool] = {}
         self._referred: dict[tuple[str, ...], set[str]] = {}
 
     def typed(self, overrides: Sequence[str]) -> Config:
         """``typed`` of the config of a cell, in a hundredth of the time where its values do not depend on each other.
 
-        What cells choose in common is then composed once, and a cell is a copy of it with values of its own.
+        What cells choose in common, and values that others follow, are then composed once, and a cell is a copy of that with
+        values of its own.
 
         Raises:
             HydraException, OmegaConfBaseException, ConfigError: The overrides do not compose.
         """
-        parsed = [self._parse(text) for text in overrides]
-        key = tuple(text for text, (_, group) in zip(overrides, parsed, strict=True) if group)
-        settings = [self._setting(key, text) for text, (_, group) in zip(overrides, parsed, strict=True) if not group]
-        base = self._base(key)
-        if base is None or None in settings:
+        key, values = self._key(overrides), [text for text in overrides if not self._parse(text)[1]]
+        followed = [text for text in values if not self._is_plain(key, text)]
+        own = [text for text in values if text not in followed]
+        paths = [self._parse(text)[0].key_or_group for text in own]
+        base = None
+        if not any(_overlap(self._parse(text)[0].key_or_group, path) for text in followed for path in paths):
+            key = (*key, *followed)
+            if key in self._bases or len(self._bases) < _MOST_BASES:
+                base = self._base(key)
+        if base is None or any(self._is_referred(key, path) for path in paths):
+            return typed(self(overrides))
+        if new := set(paths) - self._sets_one_key.keys():  # one composition shows it of all of them
+            first = typed(self(overrides))
+            self._sets_one_key |= dict.fromkeys(new, _differs_by(first, base, paths))
+            return first
+        settings = [self._setting(key, text) for text in own]
+        if None in settings:
             return typed(self(overrides))
         config: Config = _clone(base)
         for path, value in filter(None, settings):
@@ -145,44 +176,41 @@ class Composer:
         """What cells choose in common; None if it is no whole config by itself."""
         if key not in self._bases:
             try:
-                self._bases[key] = typed(self(key))
+                self._bases[key] = typed(self._choice(key))
             except (*COMPOSITION_ERRORS, ConfigError):
                 self._bases[key] = None
         return self._bases[key]
 
+    def _is_plain(self, key: tuple[str, ...], text: str) -> bool:
+        """Whether an override may only set one key beside some choices; lists and dicts are merged into what is there."""
+        override = self._parse(text)[0]
+        path = override.key_or_group
+        return not (
+            "${" in text
+            or path in _REWRITTEN
+            or override.type != OverrideType.CHANGE
+            or isinstance(override.value(), dict | list)
+            or not self._sets_one_key.get(path, True)
+            or self._is_referred(key, path)
+        )
+
     def _setting(self, key: tuple[str, ...], text: str) -> tuple[str, Any] | None:
-        """The key and value that an override sets beside some choices; None if it does more than setting one key."""
-        override, path = self._parse(text)[0], self._parse(text)[0].key_or_group
-        base = self._base(key)
-        if base is None or "${" in text or path in _REWRITTEN or self._is_referred(key, path):
-            return None
-        if isinstance(override.value(), dict | list):  # it is merged into what is there, which may be null
-            return None
-        if (key, path) not in self._alone:
-            self._alone[key, path] = None
-            config = self([*key, text])
-            alone = typed(config)
-            with contextlib.suppress(AttributeError):
-                changed = _clone(base)
-                _set(changed, path, functools.reduce(getattr, path.split("."), cast(Any, alone)))
-                if changed == alone:
-                    self._alone[key, path] = config
-        known = self._alone[key, path]
-        if known is None:
-            return None
-        self.loader._apply_overrides_to_config([override], known)
-        value = OmegaConf.select(known, path)
-        return None if OmegaConf.is_config(value) else (path, value)
+        """The key and value that an override sets beside some choices; None if its value is not a plain one."""
+        if (key, text) not in self._settings:
+            override = self._parse(text)[0]
+            if key not in self._trials:
+                self._trials[key] = copy.deepcopy(self._choice(key))
+            self.loader._apply_overrides_to_config([override], self._trials[key])
+            value = OmegaConf.select(self._trials[key], override.key_or_group)
+            self._settings[key, text] = None if OmegaConf.is_config(value) else (override.key_or_group, value)
+        return self._settings[key, text]
 
     def _is_referred(self, key: tuple[str, ...], path: str) -> bool:
         """Whether another value refers to a key; a trial with a value cannot show it, since that may be the default."""
         if key not in self._referred:
-            written = OmegaConf.to_yaml(self(key), resolve=False)
+            written = OmegaConf.to_yaml(self._choice(key), resolve=False)
             self._referred[key] = set(re.findall(r"\$\{(\.*[\w.]+)\}", written))
-        return any(
-            reference.startswith(".") or f"{path}.".startswith(f"{reference}.") or reference.startswith(f"{path}.")
-            for reference in self._referred[key]
-        )
+        return any(reference.startswith(".") or _overlap(reference, path) for reference in self._referred[key])
 
     def _parse(self, text: str) -> tuple[Override, bool]:
         """An override, and whether it chooses from a group; each is parsed once."""
@@ -198,17 +226,36 @@ class Composer:
         Raises:
             HydraException, OmegaConfBaseException: The overrides do not compose.
         """
-        parsed, groups = zip(*map(self._parse, overrides), strict=True) if overrides else ((), ())
-        key = tuple(text for text, group in zip(overrides, groups, strict=True) if group)
-        if key not in self._chosen:
-            self._chosen[key] = _own(self.loader.load_sweep_config(self.master, list(key)))
-        config = copy.deepcopy(self._chosen[key])
-        values = [
-            override for override, group in zip(parsed, groups, strict=True)
-            if not group and not override.key_or_group.startswith("hydra.")
-        ]  # fmt: skip
-        self.loader._apply_overrides_to_config(values, config)
+        config = copy.deepcopy(self._choice(self._key(overrides)))
+        self._apply(overrides, config)
         return config
+
+    def _apply(self, overrides: Sequence[str], config: DictConfig) -> None:
+        """Set the values among some overrides."""
+        parsed = [self._parse(text) for text in overrides]
+        values = [own for own, group in parsed if not group and not own.key_or_group.startswith("hydra.")]
+        self.loader._apply_overrides_to_config(values, config)
+
+    def params(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """The axes that an experiment's file gives to the sweeper: key to values."""
+        key = self._key(overrides)
+        self._choice(key)
+        return self._params[key]
+
+    def _key(self, overrides: Sequence[str]) -> tuple[str, ...]:
+        """Those of some overrides that choose from groups."""
+        return tuple(text for text in overrides if self._parse(text)[1])
+
+    def _choice(self, key: tuple[str, ...]) -> DictConfig:
+        """What Hydra makes of some choices, and of the values among them; not to be changed."""
+        groups = self._key(key)
+        if key not in self._chosen and groups != key:
+            self._chosen[key] = self(key)
+        elif key not in self._chosen:
+            config = self.loader.load_sweep_config(self.master, list(key))
+            self._params[key] = (OmegaConf.to_container(config.hydra.sweeper) or {}).get("params") or {}  # type: ignore[union-attr]
+            self._chosen[key] = _own(config)
+        return self._chosen[key]
 
     def _is_group(self, override: Override) -> bool:
         key = override.key_or_group
@@ -218,8 +265,26 @@ class Composer:
         return override.package is not None or (exists and not isinstance(override.value(), dict))
 
 
+def _read_once(loader: ConfigLoaderImpl) -> None:
+    """Cache files for Hydra, which otherwise reads and parses all of them for every composition."""
+    for source in loader.repository.get_sources():
+        if source.scheme() == "file" and not hasattr(source.load_config, "read_once"):
+            read = functools.cache(source.load_config)
+
+            def load(config_path: str, read: Callable[[str], ConfigResult] = read) -> ConfigResult:
+                return copy.deepcopy(read(config_path))
+
+            load.read_once = True  # type: ignore[attr-defined]
+            source.load_config = load  # type: ignore[method-assign]
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Return whether two dotted keys are equal, or one is a group that contains the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
 def _clone(config: Any) -> Any:
-    """A copy of a config and of its groups; values inside are shared."""
+    """Copy a config and its groups; the values are shared."""
     new = copy.copy(config)
     for name, value in vars(config).items():
         if dataclasses.is_dataclass(value):
@@ -229,11 +294,22 @@ def _clone(config: Any) -> Any:
     return new
 
 
+def _differs_by(config: Config, base: Config, paths: Sequence[str]) -> bool:
+    """Whether a config is another one with its own values of some keys."""
+    changed = _clone(base)
+    try:
+        for path in paths:
+            _set(changed, path, functools.reduce(getattr, path.split("."), cast(Any, config)))
+    except AttributeError:
+        return False
+    return bool(changed == config)
+
+
 def _set(config: Any, path: str, value: Any) -> None:
-    """Set one key that the config has.
+    """Set an existing key of the config.
 
     Raises:
-        AttributeError: It has no such key.
+        AttributeError: The key does not exist.
     """
     *groups, name = path.split(".")
     group = functools.reduce(getattr, groups, config)
@@ -250,14 +326,14 @@ def compose(overrides: Sequence[str]) -> Config:
 
 
 def _hydras(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
-    """What Hydra itself composes, with its own node if requested."""
+    """Compose a config with Hydra, with its own node if requested."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return hydra_compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
 
 
 @functools.cache
 def _composer(folder: Path) -> Composer:
-    """A composer of single configs; ``folder`` is where Hydra also looks for groups."""
+    """Create a composer of single configs; ``folder`` is an additional location of groups."""
     del folder
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
@@ -270,7 +346,7 @@ def check_files(overrides: Sequence[str], grid: bool) -> None:
     """Check the YAML files that overrides choose.
 
     Raises:
-        ConfigError: Their mistakes, and those of the other overrides.
+        ConfigError: They, or other overrides, have mistakes.
     """
     if found := mistakes_in_files(overrides):
         rest = [text for text in overrides if text.lstrip("+").partition("=")[0] not in (*GROUPS, "experiments")]
@@ -278,14 +354,14 @@ def check_files(overrides: Sequence[str], grid: bool) -> None:
 
 
 def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
-    """Mistakes in overrides that do not compose: each is tried alone, so that all mistakes are reported together.
+    """Return mistakes in overrides that do not compose: each is tried alone, so that all mistakes are reported together.
 
     Args:
-        overrides: The command line's.
-        grid: Whether a grid was requested, where an override may have several values.
+        overrides: Overrides of the command line.
+        grid: Whether a grid was requested, in which an override may have several values.
 
     Returns:
-        One line a mistake; empty if each override is sound by itself.
+        One line per mistake; empty if each override is valid by itself.
     """
     register()
     GlobalHydra.instance().clear()
@@ -327,7 +403,7 @@ def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
 
 
 def _settled(choices: list[list[str]]) -> list[str]:
-    """Mistakes in the meaning of what composes: the first value of every override, then each other value in its place."""
+    """Return mistakes in the values of valid overrides: the first value of each, then every other value in its place."""
     from tinylm_ablate.settle import settle
 
     mistakes: list[str] = []
@@ -364,20 +440,20 @@ def _explain(text: str, override: Override, error: Exception) -> str:
         value, known = text.partition("=")[2], _PLUGINS.get(key) or choices(key)
         if value in known:
             return f"{text}: {first_line(error.__cause__ or error)}"
-        return f"{text}: there is no such choice; {did_you_mean(value, known)}allowed: {', '.join(known)}"
+        return f"{text}: no such choice; {did_you_mean(value, known)}allowed: {', '.join(known)}"
     if key in keys:
         return f"{text}: allowed: {allowed(keys[key])}"
-    return f"{key}: there is no such key{meant(key)}"
+    return f"{key}: no such key{meant(key)}"
 
 
 def _unreadable(text: str) -> str:
-    """Plain explanation of why Hydra's grammar rejects an override."""
+    """Explain why Hydra's grammar rejects an override."""
     key, _, value = text.lstrip("+").partition("=")
     keys = {known: rule for known, _, rule in schema.walk(Config())}
     if key in GROUPS:
-        return f"{text}: there is no such choice; allowed: {', '.join(choices(key))}"
+        return f"{text}: no such choice; allowed: {', '.join(choices(key))}"
     if key not in keys and not key.startswith(("hydra", "experiments", *(f"{known}." for known in keys))):
-        return f"{key}: there is no such key{meant(key)}"
+        return f"{key}: no such key{meant(key)}"
     if any(value.count(opening) != value.count(closing) for opening, closing in ("()", "[]", "{}")):
         return f"{text}: a bracket is not closed, or not opened"
     if any(value.count(quote) % 2 for quote in "'\""):

@@ -1,4 +1,4 @@
-"""The short table at the end of a grid."""
+"""Short table at the end of a grid."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from tinylm_ablate.science.evidence import Evidence
     from tinylm_ablate.science.pairs import Result
 
-#: Marks a value that may be as good as the best of its column.
+#: Mark of a value that may be as good as the best of its column.
 WITHIN_NOISE = "≈"
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A metric of the table: its name, its head, digits after the point, and which way is better (0: neither)."""
+    """A metric of the table: its name, its head, decimals, and the better direction (0: neither)."""
 
     metric: str
     head: str
@@ -36,25 +36,34 @@ _COLUMNS = (
 )
 
 
-def summary_table(own: Evidence | None) -> str:
+#: Measures to distinguish arms, of which the first known one is used: 1 if higher is better, -1 if lower is better.
+JUDGED = {column.metric: column.direction for column in _COLUMNS if column.direction}
+
+
+def summary_table(own: Evidence | None, arms: int = 0) -> str:
     """A Markdown table, aligned for a terminal: one row per arm, mean ± standard deviation over its seeds.
 
     Args:
-        own: What is finished; None for nothing.
+        own: The finished part; None if nothing is finished.
+        arms: Number of arms of the grid, if only the best are in ``own``.
 
     Returns:
-        The table, with a line on what may be concluded from it; empty where nothing is finished.
+        The table, with a line on possible conclusions; empty if nothing is finished.
     """
     from tabulate import tabulate
 
     from tinylm_ablate.frames.arms import axis_column
     from tinylm_ablate.science.evidence import Setting
-    from tinylm_ablate.science.pairs import results
+    from tinylm_ablate.science.pairs import best_arms, results
 
     if own is None:
         return ""
     axis, frame = own.axis, own.runs.drop_duplicates(["arm", "seed"])
     setting = Setting("", math.nan, math.nan, math.nan, (), (), frame, own)
+    arms = max(arms, len(setting.arms))
+    if (judged := next((name for name in JUDGED if name in frame), None)) is not None:
+        setting = best_arms(setting, judged, JUDGED[judged])
+        frame = setting.runs
     first = frame.drop_duplicates("arm")
     places = dict(zip(first["arm"], first[[axis_column(key) for key in axis]].to_numpy().tolist(), strict=True))
     shown = [column for column in _COLUMNS if column.metric in frame.columns]
@@ -69,7 +78,8 @@ def summary_table(own: Evidence | None) -> str:
     head = [*axis, "seeds", *(column.head for column in shown)]
     align = ["left"] * len(axis) + ["right"] * (1 + len(shown))
     table = tabulate(lines, headers=head, tablefmt="pipe", disable_numparse=True, colalign=align)
-    return f"{table}\n\n{_conclusion(len(places), several)}".rstrip()
+    left_out = f"The best {len(places)} of {arms:,} arms; `tinylm-ablate report` has all.\n" if len(places) < arms else ""
+    return f"{table}\n\n{left_out}{_conclusion(len(places), several)}".rstrip()
 
 
 def _cell(result: Result, column: _Column, marked: bool) -> str:
@@ -84,7 +94,7 @@ def _cell(result: Result, column: _Column, marked: bool) -> str:
 
 
 def _conclusion(arms: int, several: bool) -> str:
-    """One sentence on what the seeds allow to conclude; empty for a single arm."""
+    """State in one sentence what the seeds allow to conclude; empty for a single arm."""
     if arms < 2:
         return ""
     if not several:

@@ -1,7 +1,7 @@
-"""The sweeper behind ``-m``: a grid is checked whole before its first task starts, and survives its cells.
+"""Sweeper for ``-m``: checks a whole grid before its first task starts, and continues after failures.
 
-Cells that mean the same run are trained once, finished ones are skipped, and one that fails leaves the others alone. The same
-command started several times, also on several machines that share the folder of the runs, works on one grid.
+Equivalent cells are trained once, finished ones are skipped, and a failed one does not affect the others. The same command,
+started several times, also on several machines that share the folder of the runs, works on one grid.
 """
 
 from __future__ import annotations
@@ -24,23 +24,25 @@ from tinylm_ablate.execute.perform import Launch, perform, results, unclaim
 from tinylm_ablate.execute.walk import DONE, FAILED, SKIPPED, Walk
 from tinylm_ablate.execute.words import one_line, say
 from tinylm_ablate.files import fingerprint
-from tinylm_ablate.grid.compose import typed
+from tinylm_ablate.grid.compose import Composer, typed
 from tinylm_ablate.grid.describe import described, grid_path, write_grid
 from tinylm_ablate.grid.parts import Job, Part, jobs_of, parts, settle_all
-from tinylm_ablate.grid.result_table import summary_table
+from tinylm_ablate.grid.result_table import JUDGED, summary_table
 from tinylm_ablate.grid.tuned_arms import Search, first_runs, mistakes, tune_parts
 from tinylm_ablate.provenance import require_clean
 from tinylm_ablate.settled import Settled
-from tinylm_ablate.tasks.run import Record
 from tinylm_ablate.tracking import on_end, sync
 
 if TYPE_CHECKING:
     from tinylm_ablate.science.evidence import Evidence
 
-#: What installs the launchers that are not Hydra's own.
+#: Extras that install launchers, except for Hydra's own.
 _EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 
-#: Hydra's own launcher: the workers are processes of this machine.
+#: Maximum number of cells to list in a line at the end.
+_MOST_NAMES = 100
+
+#: Hydra's own launcher: workers are processes on this machine.
 _HERE = "basic"
 
 
@@ -67,11 +69,11 @@ class GridSweeper(Sweeper):
         self.task_function: TaskFunction | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra hands over."""
+        """Store Hydra's objects."""
         self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
 
-    def sweep(self, arguments: list[str]) -> list[Record]:
-        """Do the grid and print the results.
+    def sweep(self, arguments: list[str]) -> list[str]:
+        """Do the grid and print the results; returns the identities of its finished runs.
 
         Raises:
             ConfigError: Mistakes in any cell; nothing was run.
@@ -81,8 +83,9 @@ class GridSweeper(Sweeper):
         base = typed(self.config)
         launch = self._launch()
         params = OmegaConf.to_container(self.params) if isinstance(self.params, DictConfig) else self.params
-        found = parts(self.config, self.hydra_context, params, arguments)
-        jobs = settle_all(self.config, self.hydra_context, found)
+        compose = Composer(self.hydra_context.config_loader, self.config)
+        found = parts(base, compose, params, arguments)
+        jobs = settle_all(compose, found)
         named = [(name, run) for job in jobs for name, run in job.cells]
         match base.mode:
             case "run":
@@ -106,14 +109,14 @@ class GridSweeper(Sweeper):
             case "evaluate":
                 _evaluate(jobs, found, base, launch)
             case _:
-                raise ConfigError([f"mode={base.mode}: it is about one model; allowed without -m"])
+                raise ConfigError([f"mode={base.mode}: applies to one model; allowed without -m"])
         return []
 
     def _launch(self) -> Launch | None:
-        """What starts workers elsewhere, by the launcher that the config names; None for processes of this machine.
+        """Return the function that starts workers with the config's launcher; None for processes on this machine.
 
         Raises:
-            UserError: It is not installed.
+            UserError: The launcher is not installed.
         """
         assert self.config is not None and self.hydra_context is not None and self.task_function is not None
         name = str(self.config.hydra.runtime.choices.get("hydra/launcher", _HERE))
@@ -139,8 +142,8 @@ class GridSweeper(Sweeper):
         return launch
 
 
-def _run(found: Sequence[Part], base: Config, launch: Launch | None) -> list[Record]:
-    """Tune the arms, do the cells, and add seeds where comparisons are open, as far as the grid requests it.
+def _run(found: Sequence[Part], base: Config, launch: Launch | None) -> list[str]:
+    """Tune the arms, do the cells, and add seeds for undecided comparisons, as requested.
 
     Raises:
         ConfigError: Something cannot be tuned.
@@ -152,7 +155,7 @@ def _run(found: Sequence[Part], base: Config, launch: Launch | None) -> list[Rec
         for twin in job.names[1:]:
             say(f"skip   {twin}: the same run as {job.name}")
     if all(not part.base.grid.tune for part in found) and any(len(part.arms) > 1 for part in found):
-        say("note: learning rates are not tuned for each arm; grid.tune=true tunes them before arms are compared")
+        say("note: learning rates are not tuned for each arm; grid.tune=true tunes them before the comparison")
     grids = {part: _write_grid(part) for part in found}
     walks: list[Walk] = []
 
@@ -164,8 +167,11 @@ def _run(found: Sequence[Part], base: Config, launch: Launch | None) -> list[Rec
         searches = tune_parts(found, do)
         for part in grids:
             own = [search for search in searches if search.part is part]
-            part.tuned = {search.arm: search.tuning.state for search in sorted(own, key=lambda one: one.tuning.state == "edge")}
-            _write_grid(part, grids[part].path.stem, [search.described() for search in own])
+            if own:
+                part.tuned = {
+                    search.arm: search.tuning.state for search in sorted(own, key=lambda one: one.tuning.state == "edge")
+                }
+                _write_grid(part, grids[part].path.stem, [search.described() for search in own])
         walks.clear()
         while True:
             do([cell for job in jobs_of(found) for cell in job.cells])
@@ -181,7 +187,7 @@ def _run(found: Sequence[Part], base: Config, launch: Launch | None) -> list[Rec
 
 
 def _more_seeds(part: Part, identity: str, searches: Sequence[Search]) -> bool:
-    """Add the seeds that open comparisons want (``seeds=sequential``); False if none is wanted."""
+    """Add seeds for undecided comparisons (``seeds=sequential``); False if there are none."""
     if part.base.seeds != "sequential":
         return False
     from tinylm_ablate.frames.arms import claim_keys
@@ -199,20 +205,20 @@ def _more_seeds(part: Part, identity: str, searches: Sequence[Search]) -> bool:
     if not any(added.values()):
         return False
     names = ", ".join(f"{arm} to {wanted[arm]}" for arm, cells in added.items() if cells)
-    say(f"seeds  {part.called_arm(names)}: these comparisons are open")
+    say(f"seeds  {part.called_arm(names)}: these comparisons are undecided")
     _write_grid(part, identity, [search.described() for search in searches if search.part is part])
     return True
 
 
 def _end(base: Config, walks: Sequence[Walk], grids: Mapping[Part, _Grid]) -> list[str]:
-    """Run ``grid.on_end`` for each grid; returns what went wrong. No walk means that it was interrupted."""
+    """Run ``grid.on_end`` for each grid; returns any problems. No walk means that it was interrupted."""
     status = "interrupted" if not walks else "failed" if any(walk.failed() for walk in walks) else "finished"
     facts = [{"grid": grid.path.stem, "name": grid.name, "status": status, "file": grid.path} for grid in grids.values()]
     return [problem for fact in facts if (problem := on_end(base.grid.on_end, fact)) is not None]
 
 
 def _evaluate(jobs: Sequence[Job], found: Sequence[Part], base: Config, launch: Launch | None) -> None:
-    """Measure what is finished and print the scores.
+    """Measure finished cells and print the scores.
 
     Raises:
         UserError: Nothing is finished.
@@ -238,12 +244,12 @@ def _evaluate(jobs: Sequence[Job], found: Sequence[Part], base: Config, launch: 
 
 
 def _described(part: Part, identity: str | None = None, tuning: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    """A part of the grid as plain data: its axes and cells.
+    """Describe a part of the grid as plain data: its axes and cells.
 
     Args:
-        part: It.
+        part: The part.
         identity: Its identity, if it was described before: neither tuning nor more seeds change it.
-        tuning: What was tried for its arms.
+        tuning: Tuning curves of its arms.
     """
     base = part.base
     cells = [(part.settled[cell], cell.name, cell.values, part.tuned.get(part.arm_of(cell), "untuned")) for cell in part.cells]
@@ -263,14 +269,20 @@ def _write_grid(part: Part, identity: str | None = None, tuning: Sequence[dict[s
     return _Grid(content["name"], content["title"], grid_path(runs_dir, content["identity"]))
 
 
-def _conclude(jobs: Sequence[Job], walks: Sequence[Walk], grids: Mapping[Part, _Grid]) -> list[Record]:
-    """Report at the end what happened to each cell."""
+def _conclude(jobs: Sequence[Job], walks: Sequence[Walk], grids: Mapping[Part, _Grid]) -> list[str]:
+    """Report the outcome of each cell; returns the identities of finished runs."""
+    from tinylm_ablate.frames.arms import best_arms_of, evidence_of
+    from tinylm_ablate.frames.folders import parse_grid
+
+    damaged: list[str] = []
     states = {job: _state(job, walks) for job in jobs}
     done, skipped, failed = ([job for job in jobs if states[job] == state] for state in (DONE, SKIPPED, FAILED))
     for part, grid in grids.items():
         if part.name:
             print(f"\n{grid.name}: {grid.title}\n")
-        print(summary_table(_evidence(part, json.loads(grid.path.read_text()))))
+        whole = parse_grid(json.loads(grid.path.read_text()))
+        best = best_arms_of(Path(part.base.runs_dir), whole, JUDGED, damaged)
+        print(summary_table(evidence_of(Path(part.base.runs_dir), best, damaged), len({cell.arm for cell in whole.cells})))
     left = len(jobs) - len(done) - len(skipped) - len(failed)
     counts = [f"{len(done)} done", *([f"{len(skipped)} skipped"] if skipped else []), f"{len(failed)} failed"]
     paths = [grid.path for grid in grids.values()]
@@ -278,14 +290,17 @@ def _conclude(jobs: Sequence[Job], walks: Sequence[Walk], grids: Mapping[Part, _
     say(f"{', '.join(counts)}{f', {left} not started' if left else ''}; described in {described}")
     for title, some in (("done", done), ("skipped", skipped)):
         if some and (failed or skipped):
-            say(f"{title}: {', '.join(job.name for job in some)}")
+            more = f" and {len(some) - _MOST_NAMES:,} more" if len(some) > _MOST_NAMES else ""
+            say(f"{title}: {', '.join(job.name for job in some[:_MOST_NAMES])}{more}")
     failures = {state.task.key: state for walk in walks for state in walk.failed()}
     for state in failures.values():
         log = state.task.log
         say(f"failed {state.task.name}: {state.error}{f' (see {log})' if log.exists() else ''}")
     if failures:
         raise SystemExit(1)
-    return [record for job in jobs if (record := results(job.settled)) is not None]
+    for job in jobs if damaged else ():
+        results(job.settled)  # raises for records that the table would omit
+    return [job.settled.identity for job in jobs if (job.settled.folder / "metrics.json").exists()]
 
 
 def _state(job: Job, walks: Sequence[Walk]) -> str:
@@ -300,7 +315,7 @@ def _state(job: Job, walks: Sequence[Walk]) -> str:
 
 
 def _evidence(part: Part, content: Mapping[str, Any]) -> Evidence | None:
-    """What is finished of a part of the grid, as it is described; None while nothing is."""
+    """Return the finished part of a described part of the grid; None if nothing is finished."""
     from tinylm_ablate.frames.arms import evidence_of
     from tinylm_ablate.frames.folders import parse_grid
 

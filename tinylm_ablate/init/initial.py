@@ -31,14 +31,14 @@ from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
 
 def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, dict[str, Any]]:
-    """A decoder with the run's initial weights.
+    """Return a decoder with the run's initial weights.
 
     Args:
-        settled: The run; a parent that is trained for it is finished.
-        vocabulary: Its tokenizer, for the rows that are inherited.
+        settled: The run; its trained parent, if any, must be finished.
+        vocabulary: Its tokenizer, to select rows of the parent.
 
     Returns:
-        The decoder in fp32 on the CPU, and the record: the random rule, or the parent with what was kept of it.
+        The decoder in fp32 on the CPU, and a record of the random rule, or of the parent and the kept units.
 
     Raises:
         UserError: The parent cannot be inherited from.
@@ -60,12 +60,12 @@ def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, 
 
 
 def make_scores(runs: Sequence[Settled], vocabulary: Vocabulary) -> None:
-    """Compute what the runs' choice of layers and neurons needs of their parents, and keep it in the cache.
+    """Compute and cache the scores of parents that the runs need to choose layers and neurons.
 
     Several parents are scored together, and masks of several children are learned together.
 
     Args:
-        runs: Runs that choose alike, from parents of one shape and tokenizer; their children have one depth.
+        runs: Runs with the same criteria, from parents of one shape and tokenizer; their children have one depth.
         vocabulary: Their tokenizer.
 
     Raises:
@@ -96,7 +96,7 @@ def make_scores(runs: Sequence[Settled], vocabulary: Vocabulary) -> None:
 
 @dataclass(frozen=True)
 class _Choice:
-    """Choice of what is kept of a parent: layers, scores of its units, weights that replace its own (or None), and a record."""
+    """Units to keep of a parent: layers, scores of its units, weights that replace its own (or None), and a record."""
 
     parent: Parent
     layers: LayerChoice
@@ -106,11 +106,11 @@ class _Choice:
 
 
 def _open(settled: Settled, vocabulary: Vocabulary) -> tuple[Parent, Callable[..., Calibration]]:
-    """The parent of a run, and a function that opens its calibration text of ``tokens`` tokens."""
+    """Return the parent of a run, and a function that opens its calibration text of ``tokens`` tokens."""
     config, cache = settled.config, settled.cache
     reference = settled.parent.identity if settled.parent is not None else str(config.init.parent)
     parent = open_parent(reference, Path(config.runs_dir))
-    # Nothing is read of the text before a criterion needs it.
+    # The text is not read until a criterion needs it.
     open_text = partial(
         open_calibration, parent, open_corpus(config.data, cache), vocabulary, context_length=config.train.context_length,
         cache_dir=cache,
@@ -138,7 +138,7 @@ def _layers(settled: Settled, parent: Parent, calibration: Calibration) -> Layer
 def _scores(
     settled: Settled, parent: Parent, layers: LayerChoice, calibration: Calibration
 ) -> tuple[Scores, Mapping[str, Tensor] | None, dict[str, Any]]:
-    """Scores of the parent's units by the run's criterion, weights that replace the parent's, and what to record."""
+    """Return the scores of the parent's units by the run's criterion, weights that replace the parent's, and a record."""
     init, cache, device = settled.config.init, Path(settled.config.cache_dir), pick_device(settled.config.train.device)
     # Pooling keeps every unit, whatever its score.
     criterion = "l2" if init.method == "pool" else init.criterion

@@ -1,20 +1,20 @@
-"""Learned masks: which units of the parent a child keeps is trained, with Lagrange multipliers on the number of each kind.
+"""Learned masks: training selects the units that a child keeps, with Lagrange multipliers on the number of each kind.
 
-The paper prints no formula and cites Sheared-LLaMA (Xia et al. 2023, arXiv 2310.06694), whose method this is: every unit has a
-gate with a probability P of being open (``tinylm_ablate.init.gates``), and is drawn open or closed in each step.
+The paper gives no formula and cites Sheared-LLaMA (Xia et al. 2023, arXiv 2310.06694), whose method this is: every unit has a
+gate with a probability P of being open (``tinylm_ablate.init.gates``), which is sampled in each step.
 
-Each axis has its own target, the child's size: one for the hidden channels, one in each layer for heads and for FFN neurons.
-With s the expected share of closed gates and t its target, the gates (and the weights beside them) go down and the multipliers
-l1, l2, which start at 0, go up the slope of
+Each axis has its own target, the child's size: one for the hidden channels, and one per layer for heads and FFN neurons. With s
+the expected share of closed gates and t its target, the gates (and the weights) descend, and the multipliers l1, l2, which
+start at 0, ascend the gradient of
 
     loss(gated parent) + sum over targets of l1 (s - t) + l2 (s - t)^2,
 
-while t grows from 0 to the child's over the first ``masks.warmup`` of the steps. In the end the units with the highest P are
-kept, as many as the child has, and their gates' values are folded into the weights. An axis that the child has whole gets no
-gates, so that the parent's own shape gives the parent's own weights.
+while t increases from 0 to the child's over the first ``masks.warmup`` of the steps. Finally, the units with the highest P are
+kept, as many as the child has, and the values of their gates are folded into the weights. An axis with the same size in the
+child gets no gates, so that a child of the parent's shape has the parent's weights.
 
-What other criteria have once for a parent, this one has once for a parent and a target: the child's sizes and layers belong to
-the name of what is saved. Its scores and weights have the parent's sizes all the same, so that the cut is that of all criteria.
+Other criteria score once per parent, this one once per parent and target: the names of its files include the child's sizes and
+layers. Its scores and weights have the parent's sizes, so that the same cut serves all criteria.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ from tinylm_ablate.init.parents import Parent
 if TYPE_CHECKING:
     from tinylm_ablate.config import MasksConfig
 
-#: Of Sheared-LLaMA's published configuration, as is the schedule: all learning rates rise over the first tenth of the steps,
-#: and fall along a cosine to a tenth of their peak.
+#: From Sheared-LLaMA's published configuration, like the schedule: all learning rates rise over the first tenth of the steps
+#: and then follow a cosine to a tenth of their peak.
 _BETAS, _CLIP = (0.9, 0.95), 1.0
 _RISE, _FINAL = 0.1, 0.1
 
-#: Ours: no momentum for gates and multipliers, which are a control loop. A momentum of 0.9 acts ten steps late, in which a gate
-#: crosses its whole range at a rate of 1; over a few hundred steps the axes then swing about their targets instead of settling.
+#: Ours: no momentum for gates and multipliers, which form a control loop. A momentum of 0.9 delays by ten steps, in which a
+#: gate crosses its whole range at a rate of 1; over a few hundred steps, the axes then oscillate around their targets.
 _GATE_BETAS = (0.0, 0.95)
 
 _SEED = 0
 
-#: An axis that ends further from its target than this share of the units that were to be closed is reported.
+#: An axis is reported if its final distance from its target exceeds this share of the units to close.
 _FAR = 0.1
 
 _SCORES, _WEIGHTS, _RECORD = "scores.safetensors", "weights", "masks.json"
@@ -73,9 +73,9 @@ class Learned:
     Attributes:
         scores: The probability of each unit to be open; 0 in layers that the child does not have.
         state: The trained weights with the gates' values folded in, under the parent's names (Hugging Face's) and of its sizes,
-            in single precision; layers that the child does not have are missing.
-        record: ``steps``, ``loss`` of the last one in nats, ``distance`` {axis: for each target, how many units more than the
-            child's are expected to be open}, and ``curve``, for each step the loss and each axis' largest distance.
+            in single precision; without layers that the child does not have.
+        record: ``steps``, the final ``loss`` in nats, ``distance`` {axis: for each target, the expected number of open units
+            minus the child's}, and ``curve``, for each step the loss and each axis' largest distance.
     """
 
     scores: Scores
@@ -83,7 +83,7 @@ class Learned:
     record: dict[str, Any]
 
     def save(self, folder: Path) -> None:
-        """Write scores, weights (safetensors) and record, whole or not at all; a damaged folder is replaced."""
+        """Write scores, weights (safetensors) and record atomically; a damaged folder is replaced."""
         if folder.exists():
             shutil.rmtree(folder)
         with building(folder) as unfinished:
@@ -94,7 +94,7 @@ class Learned:
 
     @classmethod
     def load(cls, folder: Path) -> Learned:
-        """Read what ``save`` wrote; weights are read at their first use."""
+        """Read the files of ``save``; weights are read on first use."""
         state = LazyState(folder / _WEIGHTS)
         return cls(Scores.load(folder / _SCORES), state, json.loads((folder / _RECORD).read_text()))
 
@@ -125,7 +125,7 @@ def open_masks(
     precision: str = "fp32",
     device: str = "cpu",
 ) -> Learned:
-    """Learned masks of one target, made once and then read from the cache."""
+    """Learned masks of one target, cached."""
     make_masks([target], calibration, masks, cache_dir, precision, device)
     return Learned.load(_folder(target, calibration, masks, cache_dir, precision))
 
@@ -138,10 +138,10 @@ def make_masks(
     precision: str = "fp32",
     device: str = "cpu",
 ) -> None:
-    """``learn`` for those targets that have no masks yet, together.
+    """Run ``learn`` for those targets that have no masks yet, together.
 
-    They are kept in ``cache_dir/scores`` under the parent, the child's sizes and layers, and all settings. On the disk each
-    takes as much as its parent in single precision.
+    They are cached in ``cache_dir/scores`` by parent, the child's sizes and layers, and all settings. Each takes as much disk
+    space as its parent in single precision.
     """
     write_once(
         {_folder(target, calibration, masks, cache_dir, precision): target for target in targets},
@@ -171,16 +171,16 @@ def learn(
     precision: str = "fp32",
     device: str = "cpu",
 ) -> list[Learned]:
-    """Train gates for each child, and weights beside them; several targets as one program.
+    """Train gates for each child, together with the weights; several targets as one program.
 
-    Memory for each target, in copies of the parent in single precision: its weights, the gated weights and their gradients;
-    where the weights are trained, also their gradients and the optimizer's two moments.
+    Memory per target, in copies of the parent in single precision: its weights, the gated weights and their gradients; if the
+    weights are trained, also their gradients and the optimizer's two moments.
 
     Args:
         targets: Parents of one shape and tokenizer, whose weights are not changed, and children of one depth.
-        calibration: The text; it is read once, ``masks.batch_tokens`` in a step.
+        calibration: The text; it is read once, ``masks.batch_tokens`` per step.
         masks: Learning rates, batch, warm-up and beta.
-        precision: Of the matrix products, "fp32" or "bf16".
+        precision: Precision of the matrix products, "fp32" or "bf16".
         device: "cpu" or "cuda".
 
     Raises:
@@ -244,9 +244,9 @@ def _train(
     masks: MasksConfig,
     precision: str,
 ) -> list[list[dict[str, float]]]:
-    """Train gates, multipliers and ``weights`` of each target in place; returns a curve for each.
+    """Train gates, multipliers and ``weights`` of each target in place; return a curve for each.
 
-    The gated weights are put into ``decoder``. A target without gates is left as it is.
+    The gated weights are written to ``decoder``. A target without gates is left unchanged.
     """
     curves: list[list[dict[str, float]]] = [[] for _ in weights]
     if not any(gates):
@@ -303,7 +303,7 @@ def _train(
 
 
 def _rate(step: int, steps: int) -> float:
-    """The learning rates of a step, from 0 on, over their peaks."""
+    """Return the learning rate factor of a step, counted from 0."""
     rise = math.ceil(_RISE * steps)
     if step < rise:
         return (step + 1) / rise
@@ -317,17 +317,17 @@ def backward(
     sequences: int,
     precision: str = "fp32",
 ) -> list[float]:
-    """The mean loss of each run with other weights, whose gradients are sent back to whatever they were computed from.
+    """Return the mean loss of each run with other weights, and backpropagate to the tensors they were computed from.
 
-    The decoder holds copies, so that a pass over a micro batch is that of an ordinary model, and the way back from the weights
-    is gone once for all of them.
+    The decoder has copies, so that micro batches are computed as in an ordinary model, and the backward pass from the weights
+    runs once for all of them.
 
     Args:
-        decoder: Where the weights are put.
-        weights: Of each run, under the decoder's names; some have a history.
+        decoder: The decoder that receives the weights.
+        weights: Weights of each run, under the decoder's names; some have a gradient history.
         batches: Token ids, (B, T + 1) each.
-        sequences: Of all batches together.
-        precision: Of the matrix products.
+        sequences: Number of sequences in all batches.
+        precision: Precision of the matrix products.
     """
     parameters = dict(decoder.named_parameters())
     with torch.no_grad():
@@ -354,25 +354,25 @@ def backward(
 
 
 def _largest(gates: Gates) -> float:
-    """The distance of the target that is furthest away."""
+    """Largest distance from a target."""
     distances = gates.distance()
     return float(distances[distances.abs().argmax()])
 
 
 def _tell_far(gates: Mapping[str, Gates]) -> None:
-    """Report axes that ended far from their targets: there the cut, not the masks, decided."""
+    """Report axes that ended far from their targets, where the final cut decides more than the masks."""
     for axis, gate in gates.items():
         distance = _largest(gate)
         if abs(distance) > max(1.0, _FAR * (gate.units - gate.kept)):
             print(
-                f"note: the masks of {axis} ended {distance:+.1f} units from their target of {gate.kept} of {gate.units}; give "
-                "them more steps with init.masks.steps",
+                f"note: the masks of {axis} ended {distance:+.1f} units from their target of {gate.kept} of {gate.units}; "
+                "increase init.masks.steps",
                 file=sys.stderr,
             )
 
 
 def _scores(parent: Shape, kept: Sequence[int], gates: Mapping[str, Gates]) -> Scores:
-    """The probabilities of being open as scores; the width's, which all layers share, are in the row of the embedding."""
+    """Use the probabilities of being open as scores; those of the width, shared by all layers, are in the embedding's row."""
     sizes = {"width": parent.width, "heads": parent.heads, "ffn": parent.ffn_width}
     tables = {axis: torch.zeros(parent.depth, size, dtype=torch.float64) for axis, size in sizes.items()}
     tables["width"] = torch.zeros(parent.depth + 1, parent.width, dtype=torch.float64)
@@ -387,7 +387,7 @@ def _scores(parent: Shape, kept: Sequence[int], gates: Mapping[str, Gates]) -> S
 
 
 def _renamed(state: Mapping[str, Tensor], kept: Sequence[int]) -> dict[str, Tensor]:
-    """The layers of ``state`` under the indices that they have in the parent."""
+    """Rename the layers of ``state`` to their indices in the parent."""
     prefix = "model.layers."
     result = {}
     for name, weight in state.items():

@@ -1,11 +1,10 @@
-"""Tables that only some experiments ask for, by the name in ``experiment.figures``."""
+"""Tables for specific experiments, by the name in ``experiment.figures``."""
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,26 +13,27 @@ from tinylm_ablate.frames.folders import POINTS, Records
 from tinylm_ablate.measure.benchmarks import column_of
 from tinylm_ablate.measure.harness import LISTS
 from tinylm_ablate.report import measures
-from tinylm_ablate.report.blocks import Block, Cell, Heading, Table, Text, word
-from tinylm_ablate.report.measures import Measure
-from tinylm_ablate.report.printed import Printed, table_of
+from tinylm_ablate.report.blocks import Block, Cell, Heading, Row, Table, Text
+from tinylm_ablate.report.measures import Measure, as_float
+from tinylm_ablate.report.printed import Printed, rows_of
+from tinylm_ablate.science.estimate import mean_and_deviation
 from tinylm_ablate.science.evidence import Setting
 from tinylm_ablate.science.pairs import pairs
 from tinylm_ablate.science.rank import correlation as rank_correlation
 
-#: The arm that convergence is measured against; without one of this name it is the first.
+#: Reference arm for convergence; without one of this name, the first arm is used.
 _BASE = "base"
 
 
 def ladder(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
-    """Gain of each step, next to the paper's."""
+    """Gain of each step, compared with the paper's."""
     if primary is None:
         return []
     arms = list(dict.fromkeys(setting.runs["arm"]))
     tested = {(pair.first, pair.second): (1, pair.estimate) for pair in pairs(setting, primary.column)}
     tested |= {(second, first): (-1, estimate) for (first, second), (_, estimate) in tested.items()}
-    averages = [_float((row or {}).get("average")) for row in (paper.rows if paper else [None] * len(arms))]
-    rows = []
+    averages = [as_float((row or {}).get("average")) for row in (paper.rows if paper else [None] * len(arms))]
+    rows: list[Row] = []
     for step, (below, arm) in enumerate(itertools.pairwise(arms)):
         ours = Cell("–")
         if (below, arm) in tested:
@@ -43,33 +43,35 @@ def ladder(setting: Setting, records: Records, primary: Measure | None, paper: P
             gained = sign * estimate.mean
             ours = Cell(f"{primary.signed(gained)} [{primary.signed(low)}, {primary.signed(high)}]", gained)
         gain = averages[step + 1] - averages[step]
-        rows.append([word(f"{below} → {arm}"), ours, Cell("–" if math.isnan(gain) else f"{gain:+.2f}".replace("-", "−"), gain)])
+        rows.append([f"{below} → {arm}", ours, Cell("–" if math.isnan(gain) else f"{gain:+.2f}".replace("-", "−"), gain)])
     head = ["step", f"here: gain in {primary.title} [95 %]", "paper: points of mean accuracy"]
     note = "Above zero is a gain. The paper's are single runs and have no interval."
     return [Heading(3, "What each step adds"), Table(head, rows, 1, "Steps of the ladder"), Text(note)]
 
 
 def forgetting(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
-    """Loss of each part of the training data under the final model."""
+    """Loss of the final model on each part of the training data."""
     runs = setting.runs
     names = [str(name) for name in runs if str(name).startswith("forgetting/part_") and str(name).count("/") == 1]
     names.sort(key=lambda name: int(name.rpartition("_")[2]))
     if not names:
         return []
     names += ["forgetting/unseen"] if "forgetting/unseen" in runs else []
-    rows = [[word(str(arm)), *(_spread(own[name].dropna()) for name in names)] for arm, own in runs.groupby("arm", sort=False)]
+    rows: list[Row] = [
+        [str(arm), *(_spread(own[name].dropna()) for name in names)] for arm, own in runs.groupby("arm", sort=False)
+    ]
     head = ["arm", *(name.rpartition("/")[2].replace("_", " ") for name in names)]
     return [Table(head, rows, 1, "Loss of each part of the data, nats per token")]
 
 
 def layer_skip(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
-    """Positions at which skipping layers costs least and most."""
+    """Positions at which skipping layers costs the least and the most."""
     long = records.rows.get("layer_skip")
     if long is None:
         return []
     data = setting.runs[["identity", "arm"]].merge(long, on="identity")
     bits = Measure("bits", "bits/byte", "bits")
-    rows = []
+    rows: list[Row] = []
     for arm, own in data.groupby("arm", sort=False):
         means = own.groupby(["skipped", "first"])["bits_per_byte"].mean()
         if (0, 0) not in means:
@@ -78,16 +80,8 @@ def layer_skip(setting: Setting, records: Records, primary: Measure | None, pape
         for skipped in sorted(set(own["skipped"]) - {0}):
             cost = means[skipped] - whole
             least, most = int(cost.idxmin()), int(cost.idxmax())
-            rows.append(
-                [
-                    word(str(arm)),
-                    Cell(str(skipped), float(skipped)),
-                    Cell(str(least), float(least)),
-                    Cell(bits.signed(float(cost.min())), float(cost.min())),
-                    Cell(str(most), float(most)),
-                    Cell(bits.signed(float(cost.max())), float(cost.max())),
-                ]
-            )
+            added = [Cell(bits.signed(value), value) for value in (float(cost.min()), float(cost.max()))]
+            rows.append([str(arm), int(skipped), least, added[0], most, added[1]])
     head = ["arm", "layers skipped", "cheapest from", "adds bits/byte", "dearest from", "adds bits/byte"]
     note = "Layers count from 0. Validation text and cloze questions are the same for all positions."
     return [Table(head, rows, 1, "Layers skipped at inference"), Text(note)] if rows else []
@@ -106,33 +100,21 @@ def convergence(setting: Setting, records: Records, primary: Measure | None, pap
         for row in runs[runs["arm"] == base].to_dict("records")
         if row["identity"] in curves
     }
-    rows = []
+    rows: list[Row] = []
     for arm in arms if goals else []:
         own = [row for row in runs[runs["arm"] == arm].to_dict("records") if row["identity"] in curves]
         found = [curves[row["identity"]] for row in own]
-        reached = [tokens_to(curves[row["identity"]], goals[row["seed"]]) for row in own if row["seed"] in goals]
-        known = pd.Series([tokens for tokens in reached if tokens is not None], dtype=float)
-        share = pd.Series(
-            [
-                100 * tokens / curve["tokens"].iloc[-1]
-                for tokens, curve in zip(reached, found, strict=False)
-                if tokens is not None
-            ],
-            dtype=float,
-        )
-        missed = len(reached) - len(known)
-        cell = Cell("not reached") if known.empty else _spread(known, measures.count)
-        if missed and len(known):
-            cell = Cell(f"{cell.content}, {missed} of {len(reached)} seeds not reached", cell.value)
-        rows.append(
-            [
-                word(str(arm)),
-                _spread(pd.Series([curve["loss"].iloc[0] for curve in found], dtype=float)),
-                _spread(pd.Series([curve["loss"].iloc[-1] for curve in found], dtype=float)),
-                cell,
-                _spread(share, lambda value: f"{value:.1f}"),
-            ]
-        )
+        reached = [
+            (tokens_to(curve, goals[row["seed"]]), curve["tokens"].iloc[-1])
+            for row, curve in zip(own, found, strict=True)
+            if row["seed"] in goals
+        ]
+        known = [(tokens, whole) for tokens, whole in reached if tokens is not None]
+        cell = _spread([tokens for tokens, _ in known], measures.count) if known else Cell("not reached")
+        if known and len(known) < len(reached):
+            cell = Cell(f"{cell.content}, {len(reached) - len(known)} of {len(reached)} seeds not reached", cell.value)
+        ends = [_spread([float(curve["loss"].iloc[place]) for curve in found]) for place in (0, -1)]
+        rows.append([str(arm), *ends, cell, _spread([100 * tokens / whole for tokens, whole in known], "{:.1f}".format)])
     if not rows:
         return []
     head = ["arm", "loss at the start", "loss at the end", f"tokens to the final loss of {base}", "of its tokens %"]
@@ -144,7 +126,7 @@ def convergence(setting: Setting, records: Records, primary: Measure | None, pap
 
 
 def tokens_to(curve: pd.DataFrame, loss: float) -> float | None:
-    """Tokens after which a curve first is at ``loss`` or below, linear between its points; None if it never is."""
+    """Return the tokens at which a curve first reaches ``loss``, interpolated linearly; None if it never does."""
     tokens, losses = curve["tokens"].to_numpy(float), curve["loss"].to_numpy(float)
     below = np.flatnonzero(losses <= loss)
     if not len(below):
@@ -164,17 +146,13 @@ def correlation(
     columns: Sequence[str] = (),
     table: str = "",
 ) -> list[Block]:
-    """Spearman's rank correlation of each column with quality over the arms, beside the paper's (Figure 4)."""
+    """Spearman's rank correlation of each column with quality over the arms, compared with the paper's (Figure 4)."""
     runs = setting.runs
     if primary is None:
         return []
-    quality = pd.Series({arm: _mean(setting.by_seed(str(arm), primary.column)) for arm in dict.fromkeys(runs["arm"])})
-    path = table_of(table)
-    printed = {}
-    if path is not None:
-        with path.open(newline="") as stream:
-            printed = {row["factor"]: row["spearman"] for row in csv.DictReader(stream) if {"factor", "spearman"} <= row.keys()}
-    rows = []
+    quality = pd.Series({arm: setting.mean(arm, primary.column) for arm in setting.arms})
+    printed = {row["factor"]: row["spearman"] for row in rows_of(table) if {"factor", "spearman"} <= row.keys()}
+    rows: list[Row] = []
     for column in (name for name in columns if name in runs):
         values = runs.assign(x=pd.to_numeric(runs[column], errors="coerce")).groupby("arm")["x"].mean()
         both = pd.DataFrame({"x": values, "quality": primary.better * quality}).dropna()
@@ -184,14 +162,8 @@ def correlation(
             "–" if math.isnan(found.rho) else f"{found.rho:+.3f}" + ("" if math.isinf(low) else f" [{low:+.2f}, {high:+.2f}]")
         )
         factor = "parameters" if column == measures.PARAMETERS.column else column.split(".")[-1]
-        rows.append(
-            [
-                word(factor.replace("_", " ")),
-                Cell(text.replace("-", "−"), found.rho),
-                Cell(str(found.arms), float(found.arms)),
-                Cell(printed[factor].replace("-", "−") if factor in printed else "–", _float(printed.get(factor))),
-            ]
-        )
+        theirs = Cell(printed[factor].replace("-", "−") if factor in printed else "–", as_float(printed.get(factor)))
+        rows.append([factor.replace("_", " "), Cell(text.replace("-", "−"), found.rho), found.arms, theirs])
     head = ["factor", "rank correlation with quality [95 %]", "arms", "paper"]
     note = (
         f"Spearman's, each arm the mean of its seeds; quality is {primary.title} with its sign turned, so that more is better. "
@@ -201,21 +173,19 @@ def correlation(
 
 
 def models(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
-    """The ten benchmarks of Table 8: our arms, other models that were measured, and the paper's printed rows."""
+    """The ten benchmarks of Table 8: our arms, other measured models, and the paper's rows."""
     columns = [*(column_of(benchmark) for benchmark in LISTS["table8"]), "benchmarks/average/table8"]
     share: measures.Kind = "share"
     kinds: list[measures.Kind] = [*(share for _ in LISTS["table8"]), "percent"]
-    rows = []
+    rows: list[Row] = []
     others = records.rows.get("models", pd.DataFrame())
     for arm, own in setting.runs.groupby("arm", sort=False):
-        rows.append([word(str(arm)), word("trained here"), *_scores(own, columns, kinds)])
+        rows.append([str(arm), "trained here", *_scores(own, columns, kinds)])
     for name, own in others.groupby("name", sort=True) if len(others) else ():
-        rows.append([word(str(name)), word("measured here"), *_scores(own, columns, kinds)])
-    path = table_of("table08_benchmarks")
-    printed = list(csv.DictReader(path.read_text().splitlines())) if path is not None else []
-    for row in printed:
+        rows.append([str(name), "measured here", *_scores(own, columns, kinds)])
+    for row in rows_of("table08_benchmarks"):
         texts = [row.get(column) or "–" for column in (*(benchmark.column for benchmark in LISTS["table8"]), "average")]
-        rows.append([word(row["model"]), word("printed"), *(Cell(text, measures.number(text)) for text in texts)])
+        rows.append([row["model"], "printed", *(Cell(text, measures.number(text)) for text in texts)])
     head = ["model", "source", *(benchmark.name for benchmark in LISTS["table8"]), "average"]
     note = (
         "Percent. The printed rows are the paper's, by OpenCompass with other prompts: their order can be compared with ours, "
@@ -227,38 +197,20 @@ def models(setting: Setting, records: Records, primary: Measure | None, paper: P
 
 def _scores(own: pd.DataFrame, columns: Sequence[str], kinds: Sequence[measures.Kind]) -> list[Cell]:
     """Means over the rows that have a value."""
-    cells = []
-    for column, kind in zip(columns, kinds, strict=True):
-        values = own[column].dropna() if column in own else pd.Series(dtype=float)
-        cells.append(_spread(values, Measure(column, "", kind).text))
-    return cells
+    return [
+        _spread(own[column].dropna() if column in own else [], Measure(column, "", kind).text)
+        for column, kind in zip(columns, kinds, strict=True)
+    ]
 
 
 #: Name in ``experiment.figures`` -> table.
 DETAILS: dict[str, Callable[..., list[Block]]] = {
-    "ladder": ladder,
-    "forgetting": forgetting,
-    "layer_skip": layer_skip,
-    "convergence": convergence,
-    "correlation": correlation,
-    "models": models,
+    own.__name__: own for own in (ladder, forgetting, layer_skip, convergence, correlation, models)
 }
 
 
-def _spread(values: pd.Series[float], text: Callable[[float], str] = "{:.4f}".format) -> Cell:
-    if values.empty:
+def _spread(values: Iterable[float], text: Callable[[float], str] = "{:.4f}".format) -> Cell:
+    mean, deviation = mean_and_deviation(list(values))
+    if math.isnan(mean):
         return Cell("–")
-    deviation = values.std()
-    mean = float(values.mean())
-    return Cell(text(mean) + (f" ± {text(float(deviation))}" if deviation > 0 else ""), mean)
-
-
-def _mean(values: dict[int, float]) -> float:
-    return math.fsum(values.values()) / len(values) if values else math.nan
-
-
-def _float(value: object) -> float:
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return math.nan
+    return Cell(text(mean) + (f" ± {text(deviation)}" if deviation > 0 else ""), mean)

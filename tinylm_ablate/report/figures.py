@@ -32,7 +32,7 @@ def arms(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMi
     data = _tidy(frame, by, measure)
     if data.empty:
         return None
-    about, order = by_name(measure, -1), list(dict.fromkeys(data["arm"]))
+    order = list(dict.fromkeys(data["arm"]))
     summary = _summary(data)
     low, high = data["value"].min(), data["value"].max()
     reach = (high - low) or abs(high) * 0.01 or 1.0
@@ -49,7 +49,7 @@ def arms(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMi
     points = (
         alt.Chart(data)
         .mark_point(filled=True, size=36, opacity=0.55, color=COLORS[0])
-        .encode(x=x, y=y, tooltip=["arm:N", "seed:N", alt.Tooltip("value:Q", title=about.title)])
+        .encode(x=x, y=y, tooltip=["arm:N", "seed:N", alt.Tooltip("value:Q", title=axis_title(measure))])
     )
     means = base.mark_tick(thickness=3, size=18, color=COLORS[1]).encode(
         x="mean:Q", tooltip=["arm:N", alt.Tooltip("mean:Q", title="mean"), "low:Q", "high:Q", "seeds:Q"]
@@ -138,7 +138,12 @@ def tuning(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
         alt.Chart(own)
         .mark_line(point=True)
         .encode(
-            x=alt.X("x:Q", title=f"{x} on {key}" if key != x else short_title(x), scale=alt.Scale(type="log", base=2)),
+            x=alt.X(
+                "x:Q",
+                title=f"{x} on {key}" if key != x else short_title(x),
+                scale=alt.Scale(type="log", base=2, nice=False),
+                axis=alt.Axis(values=sorted(set(own["x"])), format="~g"),
+            ),
             y=alt.Y("value:Q", title=axis_title(measure), scale=alt.Scale(zero=False)),
             color=_color("arm", order),
             tooltip=["arm:N", "x:Q", "value:Q"],
@@ -392,7 +397,7 @@ def scales(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
         .encode(
             x=alt.X("small:Q", title=f"difference at {by[0]}, {axis_title(measure)}", axis=alt.Axis(tickCount=6)),
             y=alt.Y("large:Q", title=f"difference at {by[1]}", axis=alt.Axis(tickCount=6)),
-            color=_color("order", orders),
+            color=_color("order", orders, "circle").title(None),
             shape=alt.Shape("order:N", sort=orders, legend=None),
             tooltip=["experiment:N", "better:N", "worse:N", "small:Q", "large:Q"],
         )
@@ -434,12 +439,12 @@ def _summary(data: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "mean", "low", "high", "seeds"])
 
 
-def _color(column: str, order: Sequence[str]) -> alt.Color:
+def _color(column: str, order: Sequence[str], symbol: str = "stroke") -> alt.Color:
     import altair as alt
 
     colors = list(itertools.islice(itertools.cycle(COLORS), len(order)))
     title = None if column == "arm" else column
-    legend = alt.Legend(orient="bottom", columns=3, symbolOpacity=1, symbolType="stroke") if len(order) > 1 else None
+    legend = alt.Legend(orient="bottom", columns=3, symbolOpacity=1, symbolType=symbol) if len(order) > 1 else None
     return alt.Color(
         f"{column}:N", sort=list(order), title=title, legend=legend, scale=alt.Scale(domain=list(order), range=colors)
     )

@@ -1,8 +1,7 @@
-"""The page of one experiment, as a list of blocks: figure, verdicts, table, the paper beside it, tests, and how it was run."""
+"""Page of one experiment as a list of blocks: figures, verdicts, table, the paper's numbers, tests, and commands."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 import shlex
@@ -13,24 +12,13 @@ from typing import TYPE_CHECKING, Any
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.frames.folders import Grid, Records
 from tinylm_ablate.report import measures
-from tinylm_ablate.report.blocks import (
-    Block,
-    Cell,
-    Code,
-    Figure,
-    Fold,
-    Heading,
-    Table,
-    Text,
-    word,
-)
+from tinylm_ablate.report.blocks import Block, Cell, Code, Figure, Fold, Heading, Row, Table, Text
 from tinylm_ablate.report.details import DETAILS
 from tinylm_ablate.report.drawing import specification
 from tinylm_ablate.report.figures import FIGURES
-from tinylm_ablate.report.measures import Measure
+from tinylm_ablate.report.measures import Measure, as_float
 from tinylm_ablate.report.page_tables import (
     arms_table,
-    as_float,
     beside_the_paper,
     paired_tests,
     places_of,
@@ -42,14 +30,18 @@ from tinylm_ablate.report.page_tables import (
 from tinylm_ablate.report.printed import Printed, printed
 from tinylm_ablate.report.verdicts import about
 from tinylm_ablate.science.evidence import Evidence, Setting, settings
+from tinylm_ablate.science.pairs import MOST_ARMS, best_arms
 from tinylm_ablate.science.tuning import changed_orders
 from tinylm_ablate.science.verdict import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Arms that are shown and tested at most.
-_MOST_ARMS = 40
+#: Stems of other files.
+_TAKEN = {"readme", "claims", "index", "figures", "reference", "scales"}
+
+#: Descriptions of the result of tuning an arm.
+_STATES = {"edge": "at an edge: not testable", "open": "not finished"}
 
 
 @dataclass(frozen=True)
@@ -59,8 +51,8 @@ class Page:
     Attributes:
         stem: Stem of its files, unique whatever the experiment is called.
         title: Its heading.
-        blocks: What stands on it.
-        arms, seeds, runs: How many it shows.
+        blocks: Its blocks.
+        arms, seeds, runs: Numbers of arms, seeds and runs.
     """
 
     stem: str
@@ -72,18 +64,11 @@ class Page:
 
 
 def stem_of(name: str) -> str:
-    """A file's stem for a name that a user may choose freely: names that differ have stems that differ, in any case.
+    """Return a file stem for an arbitrary name; different names have different stems, also on case-insensitive systems.
 
-    A name that is a plain lower-case stem is kept; any other gets a fingerprint behind what can be kept of it.
+    A plain lower-case name is kept; any other is simplified and gets a fingerprint as a suffix.
     """
-    if re.fullmatch(r"[a-z0-9][a-z0-9_+-]{0,63}", name) and name not in {
-        "readme",
-        "claims",
-        "index",
-        "figures",
-        "reference",
-        "scales",
-    }:
+    if re.fullmatch(r"[a-z0-9][a-z0-9_+-]{0,63}", name) and name not in _TAKEN:
         return name
     return f"{re.sub(r'[^a-z0-9_+-]+', '-', name.lower()).strip('-')[:48] or 'page'}-{fingerprint(name)[:8]}"
 
@@ -91,14 +76,14 @@ def stem_of(name: str) -> str:
 def experiment_page(
     grids: Sequence[Grid], evidence: Evidence, records: Records, verdicts: Sequence[Verdict], reference: Evidence | None = None
 ) -> Page:
-    """The page of the grids of one name.
+    """Return the page of the grids with one name.
 
     Args:
         grids: Those grids.
         evidence: Their finished runs.
-        records: Where their long frames are; problems are added to it.
+        records: Records with their long frames; problems are added.
         verdicts: Those on claims about this experiment.
-        reference: The same experiment in the reference, shown beside a user's own.
+        reference: The same experiment in the reference, for comparison.
     """
     found = settings(evidence)
     newest = max(grids, key=lambda grid: (grid.created, grid.identity))
@@ -113,7 +98,6 @@ def experiment_page(
         ]
     if reference is not None:
         blocks += _reference(reference)
-    blocks += _tuning(grids)
     commands = list(dict.fromkeys(shlex.join(grid.command) for grid in grids if grid.command))
     blocks += [Fold("How it was run", [Code(command) for command in commands])] if commands else []
     arms = [setting.runs for setting in found]
@@ -128,17 +112,15 @@ def experiment_page(
 
 
 def _setting(setting: Setting, grids: Sequence[Grid], records: Records, verdicts: Sequence[Block], stem: str) -> list[Block]:
-    """Everything about one group of comparable runs."""
+    """Return the blocks of one group of comparable runs."""
     primary = primary_measure(setting)
     all_arms = setting.runs["arm"].nunique()
-    setting = _best_arms(setting, primary)
+    setting = best_arms(setting, primary.column, primary.better) if primary is not None else setting
     grid = next((grid for grid in grids if grid.identity in set(setting.runs["grid"])), grids[-1])
     paper = printed(grids, places_of(setting), records.problems)
     blocks = [*_figures(setting, grid, records, primary, paper, stem), *verdicts]
-    if all_arms > _MOST_ARMS:
-        blocks.append(
-            Text(f"The best {_MOST_ARMS} of {all_arms:,} arms are shown; all of them are in the CSV and under Explore.")
-        )
+    if all_arms > MOST_ARMS:
+        blocks.append(Text(f"The best {MOST_ARMS} of {all_arms:,} arms are shown; all are in the CSV and under Explore."))
     blocks += arms_table(setting, primary)
     for name in grid.figures:
         if name in DETAILS:
@@ -147,6 +129,7 @@ def _setting(setting: Setting, grids: Sequence[Grid], records: Records, verdicts
         blocks += DETAILS["correlation"](setting, records, primary, paper, grid.correlate, grid.paper or "")
     blocks += beside_the_paper(setting, paper, primary)
     blocks += paired_tests(setting, primary)
+    blocks += _tuning([grid for grid in grids if grid.identity in set(setting.runs["grid"])], stem)
     blocks.append(Fold("Validation and cost", validation_and_cost(setting)))
     blocks.append(Fold("Runs", runs_table(setting)))
     return blocks
@@ -155,7 +138,7 @@ def _setting(setting: Setting, grids: Sequence[Grid], records: Records, verdicts
 def _figures(
     setting: Setting, grid: Grid, records: Records, primary: Measure | None, paper: Printed | None, stem: str
 ) -> list[Block]:
-    """The experiment's own figures, the arms and the loss curves, as far as there are any."""
+    """Return the experiment's figures, the arms and the loss curves, if any."""
     blocks: list[Block] = []
     runs = setting.runs
     measure = primary.column if primary else ""
@@ -183,39 +166,31 @@ def _figures(
     return blocks
 
 
-def _tuning(grids: Sequence[Grid]) -> list[Block]:
-    """Choice of the tuned settings of each arm."""
+def _tuning(grids: Sequence[Grid], stem: str) -> list[Block]:
+    """Return the tuned settings of each arm; an arm of two grids was tuned alike in both."""
     import pandas as pd
 
-    entries = [entry for grid in grids for entry in grid.tuning]
+    entries = list({(entry["arm"], entry["key"]): entry for grid in grids for entry in grid.tuning}.values())
     points = [{"arm": entry["arm"], "key": entry["key"], **point} for entry in entries for point in entry["curve"]]
     if not points:
         return []
-    rows = [
+    rows: list[Row] = [
         [
-            word(entry["arm"]),
-            word(entry["key"]),
-            Cell("–" if entry["best"] is None else f"{entry['best']:g}", entry["best"]),
-            word(
-                {"interior": "interior", "edge": "at an edge: not testable", "open": "not finished"}.get(
-                    entry["state"], entry["state"]
-                )
-            ),
-            Cell(str(len(entry["curve"])), float(len(entry["curve"]))),
+            entry["arm"], entry["key"], _STATES.get(entry["state"], entry["state"]),
+            Cell("–" if entry["best"] is None else f"{entry['best']:g}", entry["best"]), len(entry["curve"]),
         ]
         for entry in entries
-    ]
-    blocks: list[Block] = [Table(["arm", "setting", "best factor", "optimum", "tried"], rows, 2, "Tuned settings")]
+    ]  # fmt: skip
+    blocks: list[Block] = [Table(["arm", "setting", "optimum", "best factor", "tried"], rows, 3, "Tuned settings")]
     chart = FIGURES["tuning"].draw(pd.DataFrame(points).dropna(), ["factor"], "loss")
     if chart is not None:
         kind = FIGURES["tuning"]
-        figure = Figure(f"{stem_of(grids[0].name)}_tuning", specification(chart), kind.title, f"{kind.alt}.")
-        blocks.insert(0, figure)
+        blocks.insert(0, Figure(f"{stem}_tuning", specification(chart), kind.title, f"{kind.alt}."))
     return [Fold("How the arms were tuned", [*blocks, *_changed_by_tuning(entries)])]
 
 
 def _changed_by_tuning(entries: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """Return how many pairs of arms would have another order at the dial's own value of each tuned setting."""
+    """Describe how many pairs of arms would have another order with the default value of each tuned setting."""
     curves: dict[str, dict[str, dict[float, float]]] = {}
     for entry in entries:
         curve = {point["factor"]: math.nan if point["loss"] is None else point["loss"] for point in entry["curve"]}
@@ -224,41 +199,34 @@ def _changed_by_tuning(entries: Sequence[Mapping[str, Any]]) -> list[Block]:
     for key, by_arm in curves.items():
         changes, pairs = changed_orders(by_arm)
         if pairs:
-            verb = "has" if changes == 1 else "have"
+            found = f"{changes} of {pairs} pairs" if changes else "none of the pairs"
+            verb = "have" if changes > 1 else "has"
+            end = ", so an untuned comparison would have ranked them differently" if changes else ""
             notes.append(
-                f"Tuning {key}: on the tuning seed, {changes} of {pairs} pairs of arms {verb} another order than at the dial's "
-                "own value, so an untuned comparison would have ranked them differently."
+                f"Tuning {key}: on the tuning seed, {found} of arms {verb} another order than at the dial's own value{end}."
             )
     return [Text(text) for text in notes]
 
 
 def _reference(reference: Evidence) -> list[Block]:
-    """The reference's results for the same experiment, at its largest setting."""
+    """Return the reference's results for the same experiment, at its largest setting."""
     found = settings(reference)
     if not found:
         return []
-    setting = _best_arms(found[0], primary_measure(found[0]))
-    blocks = [block for block in arms_table(setting, primary_measure(setting)) if isinstance(block, Table)]
+    primary = primary_measure(found[0])
+    setting = best_arms(found[0], primary.column, primary.better) if primary is not None else found[0]
+    blocks = [block for block in arms_table(setting, primary) if isinstance(block, Table)]
     return [Fold(f"The same experiment in the reference: {setting.label}", blocks)]
 
 
-def _best_arms(setting: Setting, primary: Measure | None) -> Setting:
-    """The setting with as many arms as a page can show."""
-    runs = setting.runs
-    if runs["arm"].nunique() <= _MOST_ARMS or primary is None:
-        return setting
-    best = (primary.better * runs.groupby("arm")[primary.column].mean()).nlargest(_MOST_ARMS).index
-    return dataclasses.replace(setting, runs=runs[runs["arm"].isin(best)])
-
-
 def _averages(setting: Setting, paper: Printed | None) -> list[float]:
-    """The paper's mean accuracy for the arm of each run; NaN where it prints none."""
+    """Return the paper's mean accuracy for the arm of each run; NaN if it states none."""
     rows = paper.rows if paper is not None else [None] * len(setting.arms)
     known = {arm: as_float((row or {}).get("average")) for arm, row in zip(setting.arms, rows, strict=True)}
     return [known[arm] for arm in setting.runs["arm"]]
 
 
 def _numbers(data: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Axes as numbers where all of their words are."""
+    """Convert axes to numbers if all of their values are."""
     found = {key: data[key].map(measures.number) for key in keys if key in data}
     return data.assign(**{key: values for key, values in found.items() if values.notna().all()})

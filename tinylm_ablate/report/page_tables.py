@@ -1,4 +1,4 @@
-"""The tables of an experiment's page: its arms, paired tests, the paper beside them, costs and runs."""
+"""Tables of an experiment's page: arms, paired tests, the paper's numbers, costs and runs."""
 
 from __future__ import annotations
 
@@ -11,41 +11,29 @@ from tinylm_ablate.frames.folders import short
 from tinylm_ablate.measure.benchmarks import column_of
 from tinylm_ablate.measure.harness import LISTS
 from tinylm_ablate.report import measures
-from tinylm_ablate.report.blocks import (
-    Block,
-    Cell,
-    Heading,
-    Inline,
-    Items,
-    Piece,
-    Table,
-    Text,
-    code,
-    quiet,
-    strong,
-    word,
-)
-from tinylm_ablate.report.measures import Measure
+from tinylm_ablate.report.blocks import Block, Cell, Heading, Inline, Items, Piece, Row, Table, Text, code, quiet, styled
+from tinylm_ablate.report.measures import Measure, as_float
 from tinylm_ablate.report.printed import Printed
+from tinylm_ablate.science.estimate import Estimate
 from tinylm_ablate.science.evidence import Evidence, Setting, settings
 from tinylm_ablate.science.pairs import Result, pairs, results
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Set behind a value that cannot be distinguished from the best of its column.
+#: Mark of a value that cannot be distinguished from the best of its column.
 WITHIN_NOISE = "≈"
 
-#: Pairs that are listed before only those with the best arm are, and runs that are listed at most.
+#: Number of pairs above which only those with the best arm are listed, and maximum number of runs listed.
 _MOST_PAIRS, _MOST_RUNS = 15, 300
 
-#: What follows from the axes and is shown where it differs between arms.
+#: Values derived from the axes, which are shown if they differ between arms.
 _FOLLOWS = {
     "shape.depth": "depth", "shape.width": "width", "shape.ffn_width": "FFN", "shape.heads": "heads",
     "shape.kv_heads": "KV heads", "shape.vocab_size": "vocabulary", "embedding_head_share": "embedding + head %",
 }  # fmt: skip
 
-#: What the paper prints beside quality -> the same of our runs.
+#: The paper's columns other than quality -> our columns.
 _COUNTERPARTS = {
     "pehl_percent": "embedding_head_share", "accumulated_frequency_percent": "vocabulary.accumulated_frequency_percent",
     "width": "shape.width", "heads": "shape.heads", "tokens_per_second_v100": measures.DECODE.column,
@@ -53,12 +41,12 @@ _COUNTERPARTS = {
 
 
 def arms_table(setting: Setting, primary: Measure | None) -> list[Block]:
-    """The table of the arms: the measure first, then its difference to the best, then everything else."""
+    """Return the table of the arms: the measure, its difference from the best, then everything else."""
     runs, axis = setting.runs, setting.evidence.axis
     known = known_columns(setting)
     quality = [*measures.bits(known, "test"), *measures.cloze(known, "test")[-1:], *measures.averages(known)]
     shown = [*([primary] if primary else []), *(measure for measure in quality if measure != primary)]
-    # Only these are tested; the languages beside them are shown as means.
+    # Only these are tested; single languages are shown as means.
     tested = [measure for measure in shown if measure == primary or "/cloze/" in measure.column]
     found = {measure.column: results(setting, measure.column, measure.better) for measure in tested}
     own_axes = {key.split(".")[-1] for key in axis}
@@ -67,11 +55,11 @@ def arms_table(setting: Setting, primary: Measure | None) -> list[Block]:
     head = [*axis, *(measure.title for measure in shown[:1])]
     head += ["to the best [95 %]"] if marks and shown else []
     head += [*(measure.title for measure in shown[1:]), "seeds", "parameters", "tokens", *(_FOLLOWS[key] for key in follows)]
-    rows = []
+    rows: list[Row] = []
     for index, (arm, place) in enumerate(zip(setting.arms, places_of(setting), strict=True)):
         own = runs[runs["arm"] == arm]
         seeds = own["seed"].nunique()
-        cells = [_place(text) for text in place.values()] or [word(arm)]
+        cells = _named(arm, place)
         for number, measure in enumerate(shown):
             if measure.column not in found:
                 cells.append(_mean(own, measure))
@@ -80,26 +68,23 @@ def arms_table(setting: Setting, primary: Measure | None) -> list[Block]:
             cells.append(value_cell(result, measure, seeds, marks))
             if number == 0 and marks:
                 cells.append(_gap(result, measure))
-        cells.append(Cell(str(seeds), float(seeds)))
-        cells += [_mean(own, measure) for measure in (measures.PARAMETERS, measures.TOKENS)]
-        cells += [_mean(own, Measure(key, "", "number")) for key in follows]
-        rows.append(cells)
+        sizes = [_mean(own, measure) for measure in (measures.PARAMETERS, measures.TOKENS)]
+        rows.append([*cells, seeds, *sizes, *(_mean(own, Measure(key, "", "number")) for key in follows)])
     if not axis:
         head.insert(0, "arm")
-    blocks: list[Block] = [Table(head, rows, max(1, len(axis)), "Results of each arm")]
-    return [*blocks, Text(_reading(setting, marks, shown))]
+    return [Table(head, rows, max(1, len(axis)), "Results of each arm"), Text(_reading(setting, marks, shown))]
 
 
 def _reading(setting: Setting, marks: bool, shown: Sequence[Measure]) -> Inline:
-    """Conclusions that the table allows, in two sentences."""
+    """State possible conclusions from the table, in two sentences."""
     pieces: list[Piece] = []
     if setting.runs["arm"].nunique() > 1:
         if marks:
-            pieces += ["Mean ± standard deviation over seeds. ", strong("Bold"), ": every other arm is worse beyond noise. "]
-            pieces += [
+            pieces += styled(
+                "Mean ± standard deviation over seeds. **Bold**: every other arm is worse beyond noise. "
                 f"{WITHIN_NOISE}: cannot be distinguished from the best of its column "
                 "(paired test, Holm's correction for all pairs). "
-            ]
+            )
         else:
             pieces += ["One seed: nothing can be concluded from these differences. "]
     errors = [f"{measure.text(float(values.mean()))} for {measure.title}" for measure in shown[:1]
@@ -112,30 +97,20 @@ def _reading(setting: Setting, marks: bool, shown: Sequence[Measure]) -> Inline:
 
 
 def paired_tests(setting: Setting, primary: Measure | None) -> list[Block]:
-    """Each pair of arms with its difference, p-values and verdict; only those with the best arm where there are many."""
+    """Return each pair of arms with its difference, p-values and verdict; only those with the best arm if there are many."""
     tested = pairs(setting, primary.column) if primary else []
     if primary is None or not tested:
         return []
     means = {arm: primary.better * setting.mean(arm, primary.column) for arm in setting.arms}
     best = max((arm for arm in means if means[arm] == means[arm]), key=lambda arm: means[arm])
     shown = tested if len(tested) <= _MOST_PAIRS else [pair for pair in tested if best in (pair.first, pair.second)]
-    rows = []
+    rows: list[Row] = []
     for pair in shown:
-        low, high = pair.estimate.interval()
         better = pair.first if primary.better * pair.estimate.mean > 0 else pair.second
         verdict = Cell(f"{better} is better", better, "decided") if pair.decided else Cell(f"{WITHIN_NOISE} within noise", "")
-        rows.append(
-            [
-                word(pair.first),
-                word(pair.second),
-                verdict,
-                Cell(_interval(primary, pair.estimate.mean, low, high), pair.estimate.mean),
-                Cell(str(pair.estimate.pairs), float(pair.estimate.pairs)),
-                Cell(_p(pair.p), pair.p),
-                Cell(_p(pair.holm), pair.holm),
-                Cell("–" if pair.decided else "over 1,000" if pair.needed is None else f"about {pair.needed}", pair.needed),
-            ]
-        )
+        needed = "–" if pair.decided else "over 1,000" if pair.needed is None else f"about {pair.needed}"
+        numbers = [Cell(_p(pair.p), pair.p), Cell(_p(pair.holm), pair.holm), Cell(needed, pair.needed)]
+        rows.append([pair.first, pair.second, verdict, _difference(primary, pair.estimate), pair.estimate.pairs, *numbers])
     head = ["arm", "against", "verdict", f"{primary.title} [95 %]", "seeds", "p", "p, Holm", "seeds that would decide"]
     note = (
         "Arm minus arm within each seed, by Student's t over seeds with the variance over documents added; p-values are "
@@ -159,8 +134,7 @@ def beside_the_paper(setting: Setting, paper: Printed | None, primary: Measure |
     rows = []
     for arm, place, printed_row in zip(setting.arms, places_of(setting), paper.rows, strict=True):
         own = runs[runs["arm"] == arm]
-        cells = [_place(text) for text in place.values()] or [word(arm)]
-        cells += [_mean(own, primary)] if primary else []
+        cells = [*_named(arm, place), *([_mean(own, primary)] if primary else [])]
         for column, ours in also.items():
             kind: measures.Kind = "share" if ours.startswith("benchmarks/") and column != "average" else "number"
             cells += [_mean(own, Measure(ours, "", kind)), _printed(printed_row, column)]
@@ -169,20 +143,16 @@ def beside_the_paper(setting: Setting, paper: Printed | None, primary: Measure |
     head += [f"here: {primary.title}"] if primary else []
     head += [f"{whose}: {_words(column)}" for column in also for whose in ("here", "paper")]
     head += [f"paper: {_words(column)}" for column in rest]
-    note: Inline = [
-        "The paper's numbers are ",
-        code(paper.name),
-        ", single runs of its 1B models on its own text and tasks: the order of the arms can be compared, the values cannot.",
-    ]
-    return [
-        Heading(3, "Beside the paper"),
-        Table(head, rows, max(1, len(setting.evidence.axis)), "The paper's numbers"),
-        Text(note),
-    ]
+    note = styled(
+        f"The paper's numbers are `{paper.name}`, single runs of its 1B models on its own text and tasks: the order of the "
+        "arms can be compared, the values cannot."
+    )
+    table = Table(head, rows, max(1, len(setting.evidence.axis)), "The paper's numbers")
+    return [Heading(3, "Beside the paper"), table, Text(note)]
 
 
 def validation_and_cost(setting: Setting) -> list[Block]:
-    """Validation and cost of each arm, and how decoding was measured."""
+    """Return validation and cost of each arm, and the protocol of decoding speeds."""
     runs = setting.runs
     known = known_columns(setting)
     shown = [
@@ -192,7 +162,7 @@ def validation_and_cost(setting: Setting) -> list[Block]:
         *measures.also(known),
     ]
     rows = [
-        [*([_place(text) for text in place.values()] or [word(arm)]), *(_mean(runs[runs["arm"] == arm], m) for m in shown)]
+        [*_named(arm, place), *(_mean(runs[runs["arm"] == arm], measure) for measure in shown)]
         for arm, place in zip(setting.arms, places_of(setting), strict=True)
     ]
     axis = list(setting.evidence.axis) or ["arm"]
@@ -210,27 +180,15 @@ def runs_table(setting: Setting) -> list[Block]:
     """Cost of each run."""
     runs = setting.runs.sort_values(["arm", "seed"], kind="stable")
     head = ["run", "arm", "seed", "parameters", "tokens", "training FLOPs", "training s", "training tokens/s", "machine"]
-    rows = []
+    rows: list[Row] = []
     for row in runs.head(_MOST_RUNS).to_dict("records"):
         flops = as_float(row.get("flops_per_token.training")) * as_float(row.get("tokens"))
         machine = row.get("provenance.machine.accelerator") or row.get("provenance.machine.processor")
-        rows.append(
-            [
-                Cell([code(str(row["identity"]))], str(row["identity"])),
-                word(str(row["arm"])),
-                Cell(str(row["seed"]), float(row["seed"])),
-                *(
-                    Cell(measure.text(as_float(row.get(measure.column))), as_float(row.get(measure.column)))
-                    for measure in (measures.PARAMETERS, measures.TOKENS)
-                ),
-                Cell("–" if math.isnan(flops) else f"{flops:.2e}".replace("e+", "e"), flops),
-                *(
-                    Cell(measure.text(as_float(row.get(measure.column))), as_float(row.get(measure.column)))
-                    for measure in (measures.SECONDS, measures.SPEED)
-                ),
-                word("–" if machine is None or machine != machine else str(machine)),
-            ]
-        )
+        shown = (measures.PARAMETERS, measures.TOKENS, measures.SECONDS, measures.SPEED)
+        cells = [Cell(measure.text(value), value) for measure in shown for value in [as_float(row.get(measure.column))]]
+        cells.insert(2, Cell("–" if math.isnan(flops) else f"{flops:.2e}".replace("e+", "e"), flops))
+        named: Row = [Cell([code(str(row["identity"]))], str(row["identity"])), str(row["arm"]), int(row["seed"])]
+        rows.append([*named, *cells, "–" if machine is None or machine != machine else str(machine)])
     blocks: list[Block] = [Table(head, rows, 2, "Runs")]
     if len(runs) > _MOST_RUNS:
         blocks.append(Text(f"The first {_MOST_RUNS} of {len(runs):,} runs; all are under Explore."))
@@ -258,7 +216,7 @@ def comma_separated(evidence: Evidence) -> str:
 
 
 def primary_measure(setting: Setting) -> Measure | None:
-    """Bits per byte of test text over all languages, or of validation text where no other is known."""
+    """Return bits per byte of test text over all languages, or of validation text if unknown."""
     for split in ("test", "validation"):
         if found := measures.bits(known_columns(setting), split):
             return found[-1]
@@ -266,7 +224,7 @@ def primary_measure(setting: Setting) -> Measure | None:
 
 
 def known_columns(setting: Setting) -> list[str]:
-    """Columns of the runs that hold at least one value."""
+    """Return the columns of the runs that have at least one value."""
     runs = setting.runs
     return [str(name) for name in runs if runs[name].notna().any()]
 
@@ -278,7 +236,7 @@ def places_of(setting: Setting) -> list[Mapping[str, str]]:
 
 
 def varies(runs: pd.DataFrame, key: str) -> bool:
-    """Return whether a column is there and has two values or more."""
+    """Return whether a column exists and has two or more values."""
     return key in runs and runs[key].nunique() > 1
 
 
@@ -288,13 +246,15 @@ def _column(runs: pd.DataFrame, name: str) -> pd.Series[float]:
     return runs[name].dropna() if name in runs else pd.Series(dtype=float)
 
 
-def _place(text: str) -> Cell:
-    value = measures.number(text)
-    return Cell(short(text), text if value is None else value)
+def _named(arm: str, place: Mapping[str, str]) -> list[Cell]:
+    """Return the cells that name an arm: its values on the axes."""
+    return [Cell(short(text), text if (value := measures.number(text)) is None else value) for text in place.values()] or [
+        Cell(arm, arm)
+    ]
 
 
 def value_cell(result: Result, measure: Measure, seeds: int, marks: bool) -> Cell:
-    """Cell of a mean, with its deviation, its mark where ``marks``, and its seeds where they are not ``seeds``."""
+    """Return the cell of a mean with its deviation, its mark if ``marks``, and its seeds if they differ from ``seeds``."""
     if not result.values:
         return Cell("–")
     text = measure.text(result.mean)
@@ -303,23 +263,21 @@ def value_cell(result: Result, measure: Measure, seeds: int, marks: bool) -> Cel
     if len(result.values) < seeds:
         text += f" (n = {len(result.values)})"
     if result.clear:
-        return Cell([strong(text)], result.mean)
+        return Cell(styled(f"**{text}**"), result.mean)
     return Cell([text, quiet(f" {WITHIN_NOISE}")] if marks and result.within_noise else text, result.mean)
 
 
 def _gap(result: Result, measure: Measure) -> Cell:
     if result.best:
         return Cell("best", 0.0)
-    if result.difference is None:
-        return Cell("–")
-    low, high = result.difference.interval()
-    return Cell(_interval(measure, result.difference.mean, low, high), result.difference.mean)
+    return Cell("–") if result.difference is None else _difference(measure, result.difference)
 
 
-def _interval(measure: Measure, mean: float, low: float, high: float) -> str:
-    if math.isinf(low) or math.isinf(high):
-        return measure.signed(mean)
-    return f"{measure.signed(mean)} [{measure.signed(low)}, {measure.signed(high)}]"
+def _difference(measure: Measure, own: Estimate) -> Cell:
+    """A difference with its interval, if it has one."""
+    low, high = own.interval()
+    interval = "" if math.isinf(low) or math.isinf(high) else f" [{measure.signed(low)}, {measure.signed(high)}]"
+    return Cell(measure.signed(own.mean) + interval, own.mean)
 
 
 def _mean(own: pd.DataFrame, measure: Measure) -> Cell:
@@ -343,11 +301,3 @@ def _words(column: str) -> str:
 
 def _p(p: float) -> str:
     return "< 0.0001" if p < 0.0001 else f"{p:.2g}"
-
-
-def as_float(value: object) -> float:
-    """A number, or NaN for anything else."""
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return math.nan

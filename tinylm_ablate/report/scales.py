@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Table, Text, word
+from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Row, Table, Text
 from tinylm_ablate.report.drawing import specification
 from tinylm_ablate.report.figures import FIGURES
 from tinylm_ablate.report.forecasts import EDITED, METRIC
@@ -27,11 +27,11 @@ _MOST_PAIRS = 100
 
 
 def scales_page(evidence: Mapping[str, Evidence], verdicts: Sequence[Verdict], forecasts: pd.DataFrame) -> Page | None:
-    """The page, or None where nothing was run at two scales or budgets and nothing was forecast.
+    """Return the page, or None if nothing was run at two scales or budgets and nothing was forecast.
 
     Args:
-        evidence: By the name of the experiment.
-        verdicts: On all claims.
+        evidence: Evidence by the name of the experiment.
+        verdicts: Verdicts on all claims.
         forecasts: ``forecasts.csv``, judged.
     """
     measure = by_name(METRIC, -1)
@@ -48,7 +48,7 @@ def scales_page(evidence: Mapping[str, Evidence], verdicts: Sequence[Verdict], f
 
 
 def _scales(evidence: Mapping[str, Evidence]) -> list[tuple[str, str]]:
-    """Pairs of scales, smaller first, that one experiment was run at."""
+    """Return pairs of scales, smaller first, at which an experiment was run."""
     found: dict[tuple[str, str], tuple[float, float]] = {}
     for own in evidence.values():
         known = [(group.parameters, group.scale) for group in settings(own) if group.scale and not math.isnan(group.parameters)]
@@ -59,7 +59,7 @@ def _scales(evidence: Mapping[str, Evidence]) -> list[tuple[str, str]]:
 
 
 def _accuracy(found: Accuracy, measure: Measure, name: str) -> list[Block]:
-    """Decision accuracy of one scale for another: a sentence, the picture, a row per bin, and the pairs that disagree."""
+    """Decision accuracy of one scale for another: a sentence, the figure, a row per bin, and the pairs that disagree."""
     blocks: list[Block] = [
         Heading(2, f"Decision accuracy of {found.small} for {found.large}"),
         Text(
@@ -70,22 +70,19 @@ def _accuracy(found: Accuracy, measure: Measure, name: str) -> list[Block]:
     kind = FIGURES["scales"]
     if (chart := kind.draw(found.points, [found.small, found.large], METRIC)) is not None:
         blocks.append(Figure(name, specification(chart), kind.title, f"{kind.alt}."))
-    rows = [
-        [word(_distance(own)), Cell(str(own.pairs), float(own.pairs)), Cell(str(own.arms), float(own.arms)),
-         Cell(_share(own), own.share)]
+    rows: list[Row] = [
+        [_distance(own), own.pairs, own.arms, Cell(_share(own), own.share)]
         for own in (*found.by_distance, found.overall)
         if own.pairs
-    ]  # fmt: skip
+    ]
     head = [f"difference at {found.small}, {measure.title}", "pairs", "arms", "same order [95 %]"]
     blocks.append(Table(head, rows, 1, "Decision accuracy by distance"))
     wrong = found.points[~found.points["agree"].astype(bool)]
     if len(wrong):
         worst = wrong.sort_values("large", key=lambda values: -values.abs(), kind="stable").head(_MOST_PAIRS)
-        table = [
-            [
-                word(str(row["experiment"])), word(str(row["first"])), word(str(row["second"])),
-                *(Cell(measure.signed(float(row[side])), float(row[side])) for side in ("small", "large")),
-            ]
+        table: list[Row] = [
+            [*(str(row[name]) for name in ("experiment", "first", "second")),
+             *(Cell(measure.signed(float(row[side])), float(row[side])) for side in ("small", "large"))]
             for row in worst.to_dict("records")
         ]  # fmt: skip
         listed = f"the {_MOST_PAIRS} furthest apart" if len(wrong) > _MOST_PAIRS else f"all {len(wrong)}"
@@ -107,26 +104,19 @@ def _share(own: Agreement) -> str:
 
 
 def _trends(verdicts: Sequence[Verdict]) -> list[Block]:
-    """Change of the effect of each comparison over the settings it was tested at."""
-    rows = [
+    """Change of the effect of each comparison over its tested settings."""
+    rows: list[Row] = [
         [
-            word(verdict.claim.title), word(own.label), word("; ".join(point.setting for point in own.points)),
-            word(str(own.course)), _slope(own.by_tokens), _slope(own.by_parameters), word(own.text),
+            verdict.claim.title, own.label, "; ".join(point.setting for point in own.points), str(own.course),
+            _slope(own.by_tokens), _slope(own.by_parameters), own.text,
         ]
         for verdict in verdicts
         for own in verdict.trends
     ]  # fmt: skip
     if not rows:
         return []
-    head = [
-        "claim",
-        "comparison",
-        "settings",
-        "effect",
-        "slope in log tokens [90 %]",
-        "slope in log parameters [90 %]",
-        "reading",
-    ]
+    slopes = [f"slope in log {name} [90 %]" for name in ("tokens", "parameters")]
+    head = ["claim", "comparison", "settings", "effect", *slopes, "reading"]
     return [Heading(2, "Effects over scales and budgets"), Table(head, rows, 7, "Trends of effects")]
 
 
@@ -138,28 +128,22 @@ def _slope(own: Slope | None) -> Cell:
 
 
 def _forecasts(table: pd.DataFrame) -> list[Block]:
-    """Every forecast beside what was measured since, and how many intervals held."""
+    """Every forecast with later measurements, and the number of correct intervals."""
     if table.empty:
         return []
     inside = table["inside"].tolist()
     judged = len([found for found in inside if found in ("yes", "no")])
     note = f"{len(table)} forecasts were written down before their scale was run; {judged} of them have been run since"
     note += f", and {inside.count('yes')} lie in their 90 % interval." if judged else "."
-    rows = []
+    rows: list[Row] = []
     for row in table.to_dict("records"):
-        observed = float(row["observed"])
-        low, high = (f"{row[end]:+.4g}".replace("-", "−").removeprefix("+") for end in ("low", "high"))
-        rows.append(
-            [
-                word(str(row["date"])),
-                word(str(row["experiment"])),
-                word(str(row["subject"])),
-                word(str(row["quantity"])),
-                word(f"{row['scale']}, {count(float(row['tokens']))} tokens"),
-                word("edited since it was written" if row[EDITED] else str(row["inside"]) or "not run yet"),
-                Cell(f"{row['forecast']:.4g}".replace("-", "−") + f" [{low}, {high}]", float(row["forecast"])),
-                Cell("–" if math.isnan(observed) else f"{observed:.4g}".replace("-", "−"), observed),
-            ]
+        forecast, low, high, seen = (
+            "–" if math.isnan(row[name]) else f"{row[name]:.4g}".replace("-", "−")
+            for name in ("forecast", "low", "high", "observed")
         )
+        state = "edited since it was written" if row[EDITED] else str(row["inside"]) or "not run yet"
+        at = f"{row['scale']}, {count(float(row['tokens']))} tokens"
+        numbers = [Cell(f"{forecast} [{low}, {high}]", float(row["forecast"])), Cell(seen, float(row["observed"]))]
+        rows.append([*(str(row[name]) for name in ("date", "experiment", "subject", "quantity")), at, state, *numbers])
     head = ["date", "experiment", "of", "quantity", "at", "inside", "forecast [90 %]", "observed"]
     return [Heading(2, "Forecasts"), Text(note), Table(head, rows, 6, "Forecasts and what was measured")]

@@ -1,4 +1,4 @@
-"""The page of a search: its front or its best trials, its figure, and every trial as CSV."""
+"""Page of a search: its front or its best trials, its figure, and all trials as CSV."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 
 import pandas as pd
 
-from tinylm_ablate.report.blocks import Block, Cell, Figure, Heading, Items, Piece, Table, Text, code
+from tinylm_ablate.report.blocks import Block, Cell, Figure, Heading, Items, Piece, Row, Table, Text, code
 from tinylm_ablate.report.drawing import specification
 from tinylm_ablate.report.figures import FIGURES
 from tinylm_ablate.report.measures import number
 from tinylm_ablate.report.page import Page, stem_of
 
-#: Trials that are shown of a search on one objective.
+#: Number of trials to show for a single objective.
 _SHOWN = 10
 
 _COUNTED = {"done": "done", "pruned": "pruned", "failed": "failed", "rejected": "not trained, as over the budget or impossible"}
 
 
 def search_page(content: Mapping[str, Any]) -> tuple[Page, str]:
-    """The page of a search, and its trials as CSV.
+    """Return the page of a search, and its trials as CSV.
 
     Args:
-        content: The search's own description.
+        content: The search's description.
 
     Raises:
         KeyError, TypeError, ValueError: It is damaged.
@@ -57,9 +57,9 @@ def search_page(content: Mapping[str, Any]) -> tuple[Page, str]:
         blocks.append(Figure(f"{stem}_trials", specification(chart), "Trials", "The objectives of each trial, with the best."))
     keys = list(content["space"])
     names = [name for name, _ in objectives]
-    rows = [
+    rows: list[Row] = [
         [
-            Cell(str(row["trial"]), float(row["trial"])),
+            int(row["trial"]),
             *(Cell(f"{row[name]:.5g}", float(row[name])) for name in names),
             *(Cell(str(row[key]), number(str(row[key]))) for key in keys),
             Cell(f"{row['parameters']:,}", float(row["parameters"])),
@@ -84,7 +84,7 @@ def search_page(content: Mapping[str, Any]) -> tuple[Page, str]:
 
 
 def trials_of(content: Mapping[str, Any]) -> pd.DataFrame:
-    """Every trial: number, state, settings, values of the objectives, parameters, whether it is on the front, run, reason."""
+    """Return all trials: number, state, settings, objectives, parameters, whether it is on the front, run, reason."""
     rows = [
         {
             "trial": int(trial["number"]),

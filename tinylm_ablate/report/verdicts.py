@@ -1,4 +1,4 @@
-"""Verdicts on claims: one sentence, one picture of all of them, and the page that has every comparison."""
+"""Verdicts on claims: a sentence and a figure on all of them, and the page with every comparison."""
 
 from __future__ import annotations
 
@@ -9,21 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from tinylm_ablate.report.blocks import (
-    Block,
-    Cell,
-    Figure,
-    Fold,
-    Heading,
-    Inline,
-    Items,
-    Piece,
-    Table,
-    Text,
-    link,
-    strong,
-    word,
-)
+from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Inline, Items, Piece, Row, Table, Text, link, strong
 from tinylm_ablate.report.blocks import Verdict as VerdictBlock
 from tinylm_ablate.report.drawing import figure, specification
 from tinylm_ablate.report.measures import by_name
@@ -39,17 +25,17 @@ SIGNS = {
     Outcome.UNDECIDED: ("?", "var(--open)"), Outcome.NOT_TESTABLE: ("–", "var(--quiet)"),
 }  # fmt: skip
 
-#: Effects beyond so many margins are drawn at the edge.
+#: Maximum effect to plot, in margins; larger ones are at the edge.
 _FURTHEST = 16.0
 _REASON, _TITLE, _NARROW_TITLE = 60, 80, 50
 
 
 def headline(verdicts: Sequence[Verdict], runs: str = "The runs") -> Inline:
-    """One sentence that says what the runs say about all claims.
+    """Summarize the verdicts on all claims in one sentence.
 
     Args:
-        verdicts: All of them.
-        runs: What the runs are called; begins the sentence.
+        verdicts: All verdicts.
+        runs: Name of the runs, at the beginning of the sentence.
     """
     tested = [verdict for verdict in verdicts if verdict.at is not None]
     ours = sum(verdict.claim.ours for verdict in verdicts)
@@ -64,13 +50,13 @@ def headline(verdicts: Sequence[Verdict], runs: str = "The runs") -> Inline:
 
 
 def summary(verdicts: Sequence[Verdict], name: str) -> list[Block]:
-    """The picture of all verdicts that have runs; claims without any are folded away.
+    """Return the figure of all verdicts with runs; claims without runs are collapsed.
 
     Args:
-        verdicts: All of them.
+        verdicts: All verdicts.
         name: Stem of the figure's file.
     """
-    # What was decided comes first; claims of one outcome keep the paper's order.
+    # Decided claims are first; claims with the same outcome keep the paper's order.
     ran = sorted((verdict for verdict in verdicts if verdict.at is not None), key=lambda own: list(Outcome).index(own.outcome))
     absent = [verdict for verdict in verdicts if verdict.at is None]
     blocks: list[Block] = []
@@ -122,13 +108,13 @@ def picture(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLeve
 
 
 def _picture(frame: pd.DataFrame, key: str, measure: str, narrow: bool = False) -> alt.TopLevelMixin:
-    """The picture of some verdicts.
+    """Return the figure of some verdicts.
 
     Args:
-        frame: As of ``as_frame``.
+        frame: Result of ``as_frame``.
         key: The column of titles.
         measure: The column of effects.
-        narrow: For a phone: the title stands over the interval, and of the words only the verdict beside it.
+        narrow: Whether it is for a phone: the title is above the interval, with only the verdict next to it.
     """
     import altair as alt
 
@@ -139,7 +125,7 @@ def _picture(frame: pd.DataFrame, key: str, measure: str, narrow: bool = False) 
         row=range(len(frame)),
         **ends,
     )
-    # Rows are places, and not titles: two claims may have one title.
+    # Rows are positions rather than titles, since two claims may have the same title.
     step, over = (44, 15) if narrow else (18, 0)
     places = alt.Scale(domain=[-0.5, len(frame) - 0.5], range=[0, step * len(frame)], nice=False)
     height, left, plot = step * len(frame), 0 if narrow else 470, 170 if narrow else 250
@@ -188,7 +174,7 @@ def _picture(frame: pd.DataFrame, key: str, measure: str, narrow: bool = False) 
 
 
 def about(verdict: Verdict) -> list[Block]:
-    """A verdict on an experiment's page, with its comparisons folded; nothing where it has no runs."""
+    """Return a verdict for an experiment's page, with its comparisons collapsed; empty if it has no runs."""
     if verdict.at is None:
         return []
     blocks: list[Block] = [VerdictBlock(verdict.claim.title, verdict.claim.source, str(verdict.outcome), verdict.reason)]
@@ -198,28 +184,19 @@ def about(verdict: Verdict) -> list[Block]:
 
 
 def claims_blocks(verdicts: Sequence[Verdict], stems: Mapping[str, str], name: str = "claims") -> list[Block]:
-    """The page of all claims: the sentence, the picture, one line per claim, and every comparison.
+    """Return the page of all claims: the sentence, the figure, one line per claim, and every comparison.
 
     Args:
-        verdicts: All of them.
-        stems: Experiment -> stem of its page, where it has one.
+        verdicts: All verdicts.
+        stems: Experiment -> stem of its page, if any.
         name: Stem of the figure's file.
     """
-    rows = []
-    for verdict in verdicts:
-        experiment = verdict.claim.experiment
-        stem = stems.get(experiment)
-        rows.append(
-            [
-                Cell([f"{SIGNS[verdict.outcome][0]} {verdict.outcome}"], str(verdict.outcome), _mark(verdict.outcome)),
-                word(verdict.claim.title),
-                word(verdict.claim.source),
-                word(verdict.setting or "–"),
-                word(verdict.reason),
-                Cell([link(experiment, f"{stem}.md")] if stem else experiment, experiment),
-                Cell("–" if verdict.survives is None else "yes" if verdict.survives else "no"),
-            ]
-        )
+    rows: list[Row] = []
+    for own in verdicts:
+        experiment, claim = own.claim.experiment, own.claim
+        page = Cell([link(experiment, f"{stems[experiment]}.md")] if experiment in stems else experiment, experiment)
+        survives = "–" if own.survives is None else "yes" if own.survives else "no"
+        rows.append([_word(own.outcome), claim.title, claim.source, own.setting or "–", own.reason, page, survives])
     head = ["verdict", "claim", "source", "at", "why", "experiment", "survives 10 % FDR"]
     blocks: list[Block] = [Heading(1, "Claims"), Text(headline(verdicts)), *summary(verdicts, name)]
     blocks += [Heading(2, "Every claim"), Table(head, rows, 7, "Verdict on each claim")]
@@ -231,7 +208,7 @@ def claims_blocks(verdicts: Sequence[Verdict], stems: Mapping[str, str], name: s
 
 
 def deciding(verdict: Verdict) -> Comparison | None:
-    """The comparison that the verdict rests on: the first with its outcome, the smallest effect where all hold."""
+    """Return the deciding comparison: the first with the outcome, or the smallest effect if all hold."""
     measured = [comparison for comparison in verdict.comparisons if comparison.effect is not None]
     same = [comparison for comparison in measured if comparison.outcome == verdict.outcome] or measured
     if not same:
@@ -242,7 +219,7 @@ def deciding(verdict: Verdict) -> Comparison | None:
 
 
 def _comparisons(verdicts: Sequence[Verdict]) -> Table:
-    rows = []
+    rows: list[Row] = []
     for verdict in verdicts:
         for own in verdict.comparisons:
             measure = by_name(own.metrics[0], 0) if own.metrics else by_name("", 0)
@@ -255,26 +232,20 @@ def _comparisons(verdicts: Sequence[Verdict]) -> Table:
             margin = "–" if math.isnan(own.margin) else _effect(own.margin, own, measure.signed).removeprefix("+")
             rows.append(
                 [
-                    *([word(verdict.claim.title)] if len(verdicts) > 1 else []),
-                    word(own.label),
-                    Cell([f"{SIGNS[own.outcome][0]} {own.outcome}"], str(own.outcome), _mark(own.outcome)),
-                    word(measure.title),
-                    effect,
+                    *([verdict.claim.title] if len(verdicts) > 1 else []), own.label, _word(own.outcome), measure.title, effect,
                     Cell(f"{margin} ({own.margin_source})" if own.margin_source else margin, own.margin),
-                    Cell(f"{own.look} of {own.seeds}", float(own.look)),
-                    Cell("–" if own.p >= 1 else f"{own.p:.2g}", own.p),
-                    Cell("–" if own.needed is None else str(own.needed), own.needed),
-                    Cell(_paper(own) or "–", own.paper),
-                    word(own.reason or "–"),
+                    Cell(f"{own.look} of {own.seeds}", own.look), Cell("–" if own.p >= 1 else f"{own.p:.2g}", own.p),
+                    Cell("–" if own.needed is None else str(own.needed), own.needed), Cell(_paper(own) or "–", own.paper),
+                    own.reason or "–",
                 ]
-            )
+            )  # fmt: skip
     head = [*(["claim"] if len(verdicts) > 1 else []), "comparison", "verdict", "measure", "effect [96.7 %]", "margin"]
     head += ["seeds used", "p", "seeds that would decide", "paper", "why"]
     return Table(head, rows, len(head) - 7, "Comparisons behind the verdicts")
 
 
 def _in_margins(own: Comparison | None) -> tuple[float, float, float]:
-    """Effect and ends of its interval in units of the margin; NaN where there is no effect or margin."""
+    """Return effect and interval in units of the margin; NaN without effect or margin."""
     if own is None or own.effect is None or math.isnan(own.margin) or own.margin == 0:
         return math.nan, math.nan, math.nan
     margin = abs(own.margin)
@@ -299,8 +270,8 @@ def _paper(own: Comparison) -> str:
     return f"{own.paper:+.2f}".replace("-", "−")
 
 
-def _mark(outcome: Outcome) -> str:
-    return str(outcome).replace(" ", "-")
+def _word(outcome: Outcome) -> Cell:
+    return Cell(f"{SIGNS[outcome][0]} {outcome}", str(outcome), str(outcome).replace(" ", "-"))
 
 
 def _cut(text: str, most: int) -> str:

@@ -7,14 +7,17 @@
   const numeric = columns.filter((column) => column.kind === "number");
   const named = Object.fromEntries(columns.map((column) => [column.name, column]));
   const MOST_LINES = 1500, MOST_ROWS = 100, MOST_CURVES = 12;
-  const PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F"];
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const LIGHT = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F"];
+  const DARK = ["#4AA8E0", "#FF8A3D", "#2FC79A", "#E5A0C6", "#A5D8F6", "#F2BE55", "#A9A9A9"];
+  let PALETTE = dark.matches ? DARK : LIGHT;
   for (const column of columns) {
     column.rank = column.kind === "number" ? null : column.words.map((_, place) => place);
     column.at = column.kind === "number"
       ? (row) => column.values[row] === null ? NaN : column.values[row]
       : (row) => column.codes[row] < 0 ? NaN : column.codes[row];
     column.text = column.kind === "number"
-      ? (row) => column.values[row] === null ? "–" : column.name === "seed" ? String(column.values[row]) : short(column.values[row])
+      ? (row) => column.values[row] === null ? "–" : column.name === "seed" ? String(column.values[row]) : column.digits ? column.values[row].toFixed(column.digits) : short(column.values[row])
       : (row) => column.codes[row] < 0 ? "–" : column.words[column.codes[row]];
     let low = Infinity, high = -Infinity;
     for (let row = 0; row < count; row++) {
@@ -150,13 +153,13 @@
     return {pen, width, height};
   }
   // Colors: up to seven words of a column, or five steps from the lowest to the highest number.
-  const STEPS = ["#3b528b", "#21918c", "#35a870", "#90d743", "#f1c232"];
+  const steps = () => [dark.matches ? "#7d95d8" : "#3b528b", "#21918c", "#35a870", "#90d743", "#f1c232"];
   function colorOf() {
     const column = named[color.value || measure.value];
     if (!column) return {bucket: () => 0, colors: [PALETTE[0]]};
     if (column.kind === "word") return {bucket: (row) => Math.max(0, column.codes[row]) % PALETTE.length, colors: PALETTE};
     const span = column.high - column.low || 1;
-    return {bucket: (row) => Math.min(4, Math.floor(5 * (column.at(row) - column.low) / span)) || 0, colors: STEPS};
+    return {bucket: (row) => Math.min(4, Math.floor(5 * (column.at(row) - column.low) / span)) || 0, colors: steps()};
   }
   let axes = [];
   function drawParallel() {
@@ -185,7 +188,10 @@
         : axis.column.words.map((word, place) => [place, word]).filter((_, place, all) => all.length < 9 || place % Math.ceil(all.length / 8) === 0);
       for (const [value, word] of ends) {
         const place = bottom - (bottom - top) * (value - axis.column.low) / ((axis.column.high - axis.column.low) || 1);
-        pen.fillText(clip(pen, word, step - 12), axis.x + 5, place + (value === axis.column.low ? 13 : 4));
+        pen.strokeStyle = style("--ground"); pen.lineWidth = 4; pen.lineJoin = "round";  // a label stands out from the lines under it
+        const at = [clip(pen, word, step - 12), axis.x + 5, place + (value === axis.column.low ? 13 : 4)];
+        pen.strokeText(...at); pen.fillText(...at);
+        pen.lineWidth = 1;
       }
       const own = state.filters.find((filter) => filter.column === axis.column && filter.words === undefined);
       if (own) {
@@ -339,7 +345,7 @@
   }
   let waiting = 0;
   addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(update, 100); });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", update);
+  dark.addEventListener("change", () => { PALETTE = dark.matches ? DARK : LIGHT; update(); });
   if (data.curves && named[start]) {  // the curves of the three best runs, until others are chosen
     const value = (row) => { const own = named[start].at(row); return Number.isNaN(own) ? Infinity : -(data.better[start] ?? -1) * own; };
     Array.from({length: count}, (_, row) => row).sort((a, b) => value(a) - value(b)).slice(0, 3).forEach((row) => state.picked.add(row));

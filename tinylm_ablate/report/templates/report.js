@@ -44,7 +44,7 @@
     }
   });
   const hints = () => {
-    for (const frame of document.querySelectorAll(".table, .drawing")) {
+    for (const frame of document.querySelectorAll(".table, .drawing, .wide")) {
       const wide = frame.scrollWidth > frame.clientWidth + 2;
       let hint = frame.nextElementSibling;
       if (!hint || !hint.matches(".hint")) {
