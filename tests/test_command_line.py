@@ -103,7 +103,7 @@ COMMANDS: list[tuple[list[str], list[str]]] = [
         ["-m", "arch.depth=range(40,9)", "mode=plan,run", "grid.workers=1,2", "seed=0,1", "seeds=2",
          "grid.arms={a: ['tracking=none']}", "grid.zip=[[arch.width]]", "grid.exclude=['arch.dpth=20']"],
         [
-            "arch.depth=range(40,9): holds no value",
+            "arch.depth=range(40,9): has no values",
             "mode=plan,run: applies to the whole grid; allowed: one value",
             "grid.workers=1,2: applies to the whole grid; allowed: one value",
             "seeds=2: allowed without seed=, which sets the same axis",

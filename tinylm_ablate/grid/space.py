@@ -137,7 +137,7 @@ def _range(override: Override, sweep: RangeSweep) -> BaseDistribution:
         return IntDistribution(low, high, log=log, step=abs(values.step))
     reals = sorted(values)
     if not reals:
-        raise _mistake(override, "holds no number; the end is left out")
+        raise _mistake(override, "has no values; the end is excluded")
     _check_log(override, log, reals[0])
     return FloatDistribution(reals[0], reals[-1], log=log, step=None if log else abs(float(sweep.step)))
 
