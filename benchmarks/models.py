@@ -78,6 +78,19 @@ def ours(case: Case, precision: str, compile: bool, recompute: bool = False) -> 
     return step
 
 
+def without_kernel(step: Step) -> Step:
+    """The same step with attention by products over blocks in place of the C kernel."""
+    from unittest import mock
+
+    from tinylm_ablate.arch import attention
+
+    def plain() -> float:
+        with mock.patch.object(attention, "kernel", lambda _: None):
+            return step()
+
+    return plain
+
+
 def transformers_step(case: Case, precision: str, compile: bool, device: str = "cpu") -> Step:
     """A step of transformers' LlamaForCausalLM."""
     import torch

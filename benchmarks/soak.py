@@ -198,7 +198,7 @@ class Soak:
             log = Path(f"{worker.name}.log")
             text = log.read_text() if log.exists() else ""  # it may be killed before it opens its log
             asked = {-sign for sign in worker.killed} | {128 + sign for sign in worker.killed}
-            if (code not in {0, *asked} and not (code == 2 and "no room for" in text)) or "Traceback" in text:
+            if (code not in {0, *asked} and not (code == 2 and "no space for" in text)) or "Traceback" in text:
                 raise Failed(f"{log} ended with exit code {code}:\n{text[-4000:]}")
             log.unlink(missing_ok=True)
             self.counts[{0: "workers that ended with 0", 2: "workers without room"}.get(code, "workers that ended early")] += 1
@@ -298,12 +298,15 @@ class Soak:
             raise Failed(f"{name} ended with exit code {code}:\n{text[-4000:]}")
         log.unlink()
 
-    def end(self) -> None:
-        """End everything that was started."""
+    def end(self, whole: bool) -> None:
+        """End everything that was started; unless all went well (``whole``), keep what is on the small disk."""
         for process in self.alive:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
         self.server.kill()
+        if self.disk.real and not whole:  # a failure is explained by its files, which would go with the disk
+            self.disk.empty()
+            shutil.copytree(self.disk.folder, self.folder / "kept", symlinks=True)
         self.disk.unmount()
 
 
@@ -383,8 +386,10 @@ def main(spec: dict[str, Any]) -> Result:
             soak.go(soak.counts["rounds"] + 1, began + spec["seconds"], expected)
             counts = ", ".join(f"{count} {name}" for name, count in soak.counts.items())
             print(f"  {time.monotonic() - began:,.0f} s: {counts}", file=sys.stderr, flush=True)
-    finally:
-        soak.end()
+    except BaseException:
+        soak.end(whole=False)
+        raise
+    soak.end(whole=True)
     passed = time.monotonic() - began
     return {
         "seconds": passed, "seed": spec["seed"], "workers": WORKERS, "small_disk": soak.disk.real, "clocks_step": spec["steps"],

@@ -2,22 +2,26 @@
 
 Three comparisons: with transformers as it is (eager, fp32), with litgpt as it is (bf16-mixed, compiled), and with the faster of
 the two when they are given what we have: compiled, and in the arithmetic that this processor is fastest in. Where a processor
-has no instructions for bf16, litgpt as it is is very slow, and both are measured on an eighth of the batch.
+has no instructions for bf16, litgpt as it is is very slow, and both are measured on an eighth of the batch. A fourth comparison
+is with our own step without the C kernel of attention, for heads of 8.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import sys
 from collections.abc import Callable
 
 from benchmarks.measure import THREADS, Result, interleaved, product, quartiles
-from benchmarks.models import CASES, litgpt_step, ours, transformers_step
+from benchmarks.models import CASES, litgpt_step, ours, transformers_step, without_kernel
 
-PARTS = tuple(f"{case}{kind}" for kind in ("", "-compiled", "-bf16") for case in CASES)
+PARTS = (*(f"{case}{kind}" for kind in ("", "-compiled", "-bf16") for case in CASES), "N-kernel")
 
 
 def run(part: str, windows: int) -> Result:
-    """Measure one case against transformers ("S"), against both peers compiled ("S-compiled") or against litgpt ("S-bf16")."""
+    """Measure one case against transformers ("S"), both peers compiled ("S-compiled"), litgpt ("S-bf16"), or ourselves without
+    the C kernel ("N-kernel"). Compiled, litgpt is left out where it is not installed."""
     import torch
 
     from tinylm_ablate.arch.shapes import flops_per_token
@@ -34,7 +38,12 @@ def run(part: str, windows: int) -> Result:
         paths["transformers, its defaults (fp32, eager)"] = transformers_step(case, "fp32", compile=False)
     elif kind == "compiled":
         paths[f"transformers, {fast}, compiled"] = transformers_step(case, fast, compile=True)
-        paths[f"litgpt, {fast}, compiled"] = litgpt_step(case, fast)
+        if importlib.util.find_spec("litgpt") is not None:
+            paths[f"litgpt, {fast}, compiled"] = litgpt_step(case, fast)
+        else:
+            print("  litgpt is not installed, and not measured (make bench installs it)", file=sys.stderr)
+    elif kind == "kernel":
+        paths["ours, attention by products over blocks"] = without_kernel(ours(case, fast, compile=True))
     else:
         paths["litgpt, its defaults (bf16-mixed, compiled)"] = litgpt_step(case, "bf16")
     multiply, flops = product({"fp32": "float32", "bf16": "bfloat16"}[fast])

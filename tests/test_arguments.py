@@ -72,24 +72,24 @@ def test_a_comma_in_a_text_separates_values_in_a_grid_only() -> None:
 
 def test_the_last_of_several_values_counts_with_a_note() -> None:
     typed = normalize(["lr=1e-3", "optimizer.lr=2e-3"])
-    assert typed.notes == ["note: optimizer.scaling.base_lr is given 2 times; the last one counts"]
+    assert typed.notes == ["note: optimizer.scaling.base_lr is set 2 times; the last value is used"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["experiment=demo"], r"experiment=demo: did you mean \+experiments=demo\?"),
-        (["seeds=0,1"], r"seeds is how many seeds there are, as in seeds=3; to name them: -m seed=0,1"),
-        (["--depth", "4"], r"--depth: there is no such option: write arch\.depth=4"),
+        (["seeds=0,1"], r"seeds is the number of seeds, as in seeds=3; to list seeds: -m seed=0,1"),
+        (["--depth", "4"], r"--depth: no such option: write arch\.depth=4"),
         (["arch.depth", "=", "4"], r"write it without spaces: arch\.depth=4"),
         (["arch.depth=4,", "5"], r"write it without spaces: arch\.depth=4,5"),
         (["prompt=Hello,", "world"], r"write it in quotes: 'prompt=Hello, world'"),
         (["prompt=Hello", "world"], r"world: not understood; .* in quotes, as in 'prompt=Hello world'"),
-        (["train.tokens=2,000,000"], r"a number is written without commas, as in train\.tokens=2000000"),
-        (["-m", "seeds=range(3)"], r"to name them: -m seed=range\(3\)"),
-        (["~tracking"], r"~tracking: no setting can be removed; give it another value"),
-        (["--multi"], r"--multi: there is no such option; did you mean --multirun\?"),
-        (["--config-name", "x"], r"--config-name: there is no such option"),
+        (["train.tokens=2,000,000"], r"write numbers without commas, as in train\.tokens=2000000"),
+        (["-m", "seeds=range(3)"], r"to list seeds: -m seed=range\(3\)"),
+        (["~tracking"], r"~tracking: settings cannot be removed; set another value"),
+        (["--multi"], r"--multi: no such option; did you mean --multirun\?"),
+        (["--config-name", "x"], r"--config-name: no such option"),
         (["--cfg", "jo"], r"--cfg jo: allowed: job, hydra, all"),
         (["plann", "arch.depth=2"], r"plann: not understood; .* did you mean the verb plan\?"),
         (["arch.depth"], r"arch\.depth: not understood; settings are written as key=value; did you mean arch\.depth=…\?"),

@@ -88,5 +88,5 @@ def test_arms_share_what_they_have_in_common() -> None:
 def test_what_cannot_be_laid_out_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"rounds.parts=8: allowed: at most the first round's 4 batches"):
         settle(compose([*TINY, "rounds.count=2"]))
-    with pytest.raises(ConfigError, match=r"rounds.sampling_rate=0.01: no batch of 20 in 8 parts is drawn; allowed: 0 "):
+    with pytest.raises(ConfigError, match=r"rounds.sampling_rate=0.01: draws none of 20 batches in 8 parts; allowed: 0 "):
         settle(compose([*TINY, "train.tokens=2560", "rounds.count=2", "rounds.sampling_rate=0.01"]))

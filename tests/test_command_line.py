@@ -19,28 +19,28 @@ PACKAGE = "# @package _global_\n"
 
 #: Files in experiments/, and what is wrong with each.
 EXPERIMENTS: dict[str, tuple[str | bytes, str]] = {
-    "typo.yaml": (PACKAGE + "arch:\n  dpeth: 2\n", ":3: arch.dpeth: there is no such key; did you mean arch.depth?"),
+    "typo.yaml": (PACKAGE + "arch:\n  dpeth: 2\n", ":3: arch.dpeth: no such key; did you mean arch.depth?"),
     "kind.yaml": (PACKAGE + "arch:\n  depth: many\n", ":3: arch.depth=many: allowed: a whole number at least 1"),
     "bounds.yaml": (PACKAGE + "arch: {depth: -1}\n", ":2: arch.depth=-1: allowed: a whole number at least 1"),
     "choice.yaml": (PACKAGE + "train: {precision: fp8}\n", ":2: train.precision=fp8: allowed: auto, fp32, bf16"),
     "number.yaml": (PACKAGE + "train: {tokens: 2M}\n", ":2: train.tokens=2M: allowed: a whole number"),
-    "package.yaml": ("arch:\n  depth: 2\n", ":1: lacks the line '# @package _global_' at its top"),
+    "package.yaml": ("arch:\n  depth: 2\n", ":1: the line '# @package _global_' is missing at its top"),
     "mark.yaml": ("\ufeff" + PACKAGE + "seed: 1\n", ":1: begins with a byte-order mark"),
     "empty.yaml": ("", ": is empty"),
-    "ending.yml": (PACKAGE, ": Hydra reads .yaml alone; rename it to ending.yaml"),
+    "ending.yml": (PACKAGE, ": Hydra reads only .yaml; rename it to ending.yaml"),
     "tab.yaml": (PACKAGE + "arch:\n\tdepth: 2\n", ":3: indented with a tab"),
     "twice.yaml": (PACKAGE + "arch:\n  depth: 2\n  depth: 3\n", ":4: arch.depth is given twice, first in line 3"),
     "latin.yaml": ("experiment: {title: Größe}".encode("latin-1"), ":1: is not UTF-8; iconv -f latin1 -t utf-8 latin.yaml"),
     "list.yaml": (PACKAGE + "- a\n", ":2: allowed: keys with values"),
     "open.yaml": (PACKAGE + "arch: {depth: 2\n", ":3: not YAML"),
     "default.yaml": (PACKAGE + "defaults:\n  - override /arch: lama\n", ":3: arch=lama: no such choice; did you mean llama?"),
-    "group.yaml": (PACKAGE + "defaults:\n  - override /arhc: llama\n", ":3: arhc: there is no such group; allowed: scale"),
+    "group.yaml": (PACKAGE + "defaults:\n  - override /arhc: llama\n", ":3: arhc: no such group; allowed: scale"),
     "value.yaml": (PACKAGE + "arch: pangu_pi\n", ":2: arch: allowed: its keys; a choice is named under defaults"),
     "axis.yaml": (
         PACKAGE + "hydra:\n  sweeper:\n    params:\n      arch.dpeth: 2,3\n",
-        ":5: arch.dpeth: there is no such key; did you mean arch.depth?",
+        ":5: arch.dpeth: no such key; did you mean arch.depth?",
     ),
-    "sweeper.yaml": (PACKAGE + "hydra:\n  sweeper:\n    parms: {}\n", ":4: hydra.sweeper.parms: there is no such key"),
+    "sweeper.yaml": (PACKAGE + "hydra:\n  sweeper:\n    parms: {}\n", ":4: hydra.sweeper.parms: no such key"),
     "arms.yaml": (
         PACKAGE + "grid:\n  arms:\n    a: arch.depth=2\n",
         ":3: grid.arms={'a': 'arch.depth=2'}: allowed: names with",
@@ -60,11 +60,9 @@ def test_mistakes_in_the_files_of_a_user_are_reported_by_file_and_line(tmp_path:
     assert done.code == 2, done.text
     for name, (_, message) in EXPERIMENTS.items():
         assert f"experiments/{name}{message}" in done.err
-    assert (
-        "conf/optimizer/mine.yaml:2: optimizer.weigth_decay: there is no such key; did you mean optimizer.weight_d" in done.err
-    )
-    assert "conf/optimizer/bare.yaml:1: does not say what it starts from, as in defaults: [adamw, _self_]" in done.err
-    assert "- arch.dpeth: there is no such key; did you mean arch.depth?" in done.err
+    assert "conf/optimizer/mine.yaml:2: optimizer.weigth_decay: no such key; did you mean optimizer.weight_d" in done.err
+    assert "conf/optimizer/bare.yaml:1: does not extend a choice, as in defaults: [adamw, _self_]" in done.err
+    assert "- arch.dpeth: no such key; did you mean arch.depth?" in done.err
     assert f"{len(EXPERIMENTS) + 3} mistakes in the configuration; nothing was run" in done.err
 
 
@@ -82,24 +80,24 @@ COMMANDS: list[tuple[list[str], list[str]]] = [
             "data.wieghts={en: 1}",
         ],
         [
-            "arch.dept: there is no such key; did you mean arch.depth?",
-            "init=inhert: there is no such choice; did you mean inherit? allowed: constant, depthwise",
+            "arch.dept: no such key; did you mean arch.depth?",
+            "init=inhert: no such choice; did you mean inherit? allowed: constant, depthwise",
             "arch.depth=fourty: allowed: a whole number at least 1 and at most 10,000",
             "arch.tied=perhaps: allowed: true, false, auto",
-            "tracking=mlfow: there is no such choice; did you mean mlflow? allowed: csv",
-            "hydra/launcher=slurm: there is no such choice; did you mean submitit_slurm? allowed: basic",
-            "train.tokenz: there is no such key; did you mean train.tokens?",
+            "tracking=mlfow: no such choice; did you mean mlflow? allowed: csv",
+            "hydra/launcher=slurm: no such choice; did you mean submitit_slurm? allowed: basic",
+            "train.tokenz: no such key; did you mean train.tokens?",
             "train.tokens=[1: a bracket is not closed, or not opened",
             "seed=fn(1): allowed: a,b or choice(a,b), range(low,high,step)",
-            "arch.width==2: allowed: auto, a whole number at least 2, the paper's size as 'N/s'",
-            "data.wieghts: there is no such key; did you mean data.weights?",
+            "arch.width==2: allowed: auto, a whole number at least 2, the paper's size divided by the scale, as 'N/s'",
+            "data.wieghts: no such key; did you mean data.weights?",
         ],
     ),
-    (["-m", "+optimizer.weight_deacy=0,0.5"], ["optimizer.weight_deacy: there is no such key; did you mean"]),
-    (["++optimizer.weight_deacy=0.5"], ["optimizer.weight_deacy: there is no such key; did you mean optimizer.weight_decay?"]),
+    (["-m", "+optimizer.weight_deacy=0,0.5"], ["optimizer.weight_deacy: no such key; did you mean"]),
+    (["++optimizer.weight_deacy=0.5"], ["optimizer.weight_deacy: no such key; did you mean optimizer.weight_decay?"]),
     (
         ["-m", 'grid.arms={a: ["arch.dept=9"], b: ["init=constnat", "train.tokens=2X"]}'],
-        ["arch.dept: there is no such key", "init=constnat: there is no such choice; did you mean constant?", "=2X: allowed"],
+        ["arch.dept: no such key", "init=constnat: no such choice; did you mean constant?", "=2X: allowed"],
     ),
     (
         ["-m", "arch.depth=range(40,9)", "mode=plan,run", "grid.workers=1,2", "seed=0,1", "seeds=2",
@@ -116,10 +114,10 @@ COMMANDS: list[tuple[list[str], list[str]]] = [
     ),
     (
         ["-m", "hydra/sweeper=optuna", "arch.dept=choice(2,4)", "arch.depth=choice(2,x)", "search.trials=0", "runs_dir=a,b"],
-        ["arch.dept: there is no such key", "arch.depth=x: allowed: a whole", "runs_dir=a,b: applies to the whole search"],
+        ["arch.dept: no such key", "arch.depth=x: allowed: a whole", "runs_dir=a,b: applies to the whole search"],
     ),
     (["arch.depth=2,4"], ["arch.depth=2,4: several values make a grid: add -m"]),
-    (["data=files", "data.path=/x/文本 (1), 2.jsonl"], ["data.path=/x/文本 (1), 2.jsonl: there is no such file or folder"]),
+    (["data=files", "data.path=/x/文本 (1), 2.jsonl"], ["data.path=/x/文本 (1), 2.jsonl: no such file or folder"]),
 ]  # fmt: skip
 
 
@@ -189,13 +187,13 @@ def test_what_a_terminal_cannot_show_and_a_reader_that_leaves_end_no_command(tmp
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     path = ["data=files", "data.path=/x/文本"]
     shown = subprocess.run([*words, *path], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert shown.returncode == 2 and "data.path=/x/??: there is no such file" in shown.stderr
+    assert shown.returncode == 2 and "data.path=/x/??: no such file" in shown.stderr
     left = f"{sys.executable} -m tinylm_ablate --help | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", left], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "0\n" and not done.stderr
     refused = subprocess.run([sys.executable, "-O", *words[1:]], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert refused.returncode == 2 and refused.stderr == (
-        "python -O leaves out checks that tinylm-ablate needs; start it without -O\n"
+        "python -O disables checks that tinylm-ablate needs; start it without -O\n"
     )
 
 

@@ -14,13 +14,13 @@ from tinylm_ablate.settle import settle
 
 #: Overrides that do not compose, and what the message says.
 UNKNOWN = [
-    ("arch.dpeth=4", "arch.dpeth: there is no such key; did you mean arch.depth?"),
-    ("arch=lama", "arch=lama: there is no such choice; did you mean llama? allowed: llama, pangu_pi"),
-    ("+experiments=tabel", "tabel: there is no such choice; did you mean table"),
+    ("arch.dpeth=4", "arch.dpeth: no such key; did you mean arch.depth?"),
+    ("arch=lama", "arch=lama: no such choice; did you mean llama? allowed: llama, pangu_pi"),
+    ("+experiments=tabel", "tabel: no such choice; did you mean table"),
     ("arch.depth=deep", "arch.depth=deep: allowed: a whole number at least 1"),
     ("arch.tied=perhaps", "arch.tied=perhaps: allowed: true, false, auto"),
     ("train.tokens=[1", "train.tokens=[1: a bracket is not closed"),
-    ("nonsense=1", "nonsense: there is no such key"),
+    ("nonsense=1", "nonsense: no such key"),
 ]
 
 #: Overrides that compose and cannot be, and what the message says.

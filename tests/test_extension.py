@@ -123,7 +123,7 @@ def test_every_setting_belongs_to_the_identity(place: Path) -> None:
         ("optimizer.own={_target_: os.getcwd}", "optimizer.own: _target_=os.getcwd: allowed: a dataclass"),
         ("optimizer.own.momentum=much", "optimizer.own.momentum=much: Input should be a valid number"),
         ("+optimizer.own.decay=1", "optimizer.own.decay=1: no such setting; allowed: momentum"),
-        ("optimizer.name=lion", "allowed with optimizer.name=own; otherwise nothing uses it"),
+        ("optimizer.name=lion", "allowed with optimizer.name=own; otherwise unused"),
         ("evaluate.own=[{_target_: mine.Root}]", "evaluate.own: _target_=mine.Root: lacks name, weights, measure"),
         ("data.own={_target_: mine.Root}", "data.own: _target_=mine.Root: lacks documents"),
         ("arch.own_ffn={_target_: mine.Windowed}", "arch.own_ffn: _target_=mine.Windowed: lacks feed"),
@@ -143,7 +143,7 @@ def test_a_choice_without_its_class_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         settle(compose([*TINY, f"runs_dir={tmp_path}", "optimizer.name=own", "optimizer.schedule=own", "init.rule=own"]))
     for key, choice in (("optimizer.own", "name"), ("optimizer.own_schedule", "schedule"), ("init.own", "rule")):
-        assert f"{key}={{}}: {key.split('.')[0]}.{choice}=own needs a class of yours" in str(error.value)
+        assert f"{key}={{}}: {key.split('.')[0]}.{choice}=own needs your own class" in str(error.value)
 
 
 @pytest.mark.usefixtures("place")
@@ -201,7 +201,9 @@ def test_a_model_with_a_block_is_read_back_and_imports_nothing(place: Path, tmp_
     back = load_model(tmp_path / "model")
     assert back.shape == settled.shape
     assert all(torch.equal(value, back.state_dict()[name]) for name, value in decoder.state_dict().items())
-    with pytest.raises(UserError, match=r"arch\.own_attention, arch\.own_ffn: no other program knows blocks of your own"):
+    with pytest.raises(
+        UserError, match=r"arch\.own_attention, arch\.own_ffn: other programs do not support user-defined blocks"
+    ):
         export(tmp_path / "exported", model)
     sys.modules.pop("mine")
     with pytest.raises(UserError, match=r"own_attention is .* allowed: a class whose module is imported"):
@@ -223,5 +225,5 @@ def test_a_block_that_looks_ahead_is_refused(place: Path) -> None:
     sys.modules.pop("ahead")
     decoder = Decoder(settled.shape)
     initialize(decoder, settled.init, 0)
-    with pytest.raises(ConfigError, match=r"arch\.own_attention and arch\.own_ffn: a position depends on those after it"):
+    with pytest.raises(ConfigError, match=r"arch\.own_attention and arch\.own_ffn: a position depends on later ones"):
         check_causal(decoder, settled.shape)

@@ -176,8 +176,10 @@ def test_every_imported_package_is_declared() -> None:
     outside = imported - set(sys.stdlib_module_names) - {"tinylm_ablate", "hydra_plugins"}
     assert len(outside) > 20
     absent = {"llama_cpp": ["llama-cpp-python"]}  # an extra that need not be installed, whose module has another name
-    known = {name: {canonicalize_name(found) for found in distributions.get(name, absent.get(name, [name]))} for name in outside}
-    assert not {name for name, found in known.items() if not found & names}
+    known = {
+        name: {canonicalize_name(found) for found in distributions.get(name, absent.get(name, [name]))} for name in outside
+    }
+    assert not {name for name, candidates in known.items() if not candidates & names}
 
 
 # --- The Makefile

@@ -83,6 +83,15 @@ def test_a_branch_is_a_run_of_its_own_that_continues_the_run_it_leaves() -> None
     assert settled("train.anneal_from=0.5", "optimizer.decay_share=0.4").steps == 33
 
 
+def test_a_branch_keeps_what_lies_in_it_and_the_run_that_it_leaves_what_lies_before() -> None:
+    branch = settled("train.anneal_from=0.5", "train.keep_checkpoints=[0.2,0.88,3000]")
+    assert branch.previous is not None and (branch.previous.steps, branch.rounds.start, branch.steps) == (40, 20, 25)
+    assert (points.kept(branch.previous), points.kept(branch)) == ([5, 20], [22, 23])
+    assert branch.identity == settled("train.anneal_from=0.5").identity
+    with pytest.raises(ConfigError, match="3840; allowed: shares of the budget"):  # step 30 is of the run, not of the branch
+        settled("train.anneal_from=0.5", "train.keep_checkpoints=[3840]")
+
+
 @given(st.integers(1, 3000), st.floats(0.01, 0.9), st.integers(1, 500))
 def test_a_branch_of_a_constant_rate_has_the_rates_of_wsd(branch: int, share: float, warmup: int) -> None:
     """The independent form: the schedule wsd of a run with the branch's steps."""
@@ -111,7 +120,7 @@ def test_the_rate_of_a_cosine_falls_from_where_it_was() -> None:
         ("train.keep_checkpoints=[0.5,-1]", r"train.keep_checkpoints=\[0.5, -1.0\]: -1; allowed: shares of the budget"),
         ("train.keep_checkpoints=[1e9]", "1e.09; allowed: shares"),
         ("evaluate.every=0", "evaluate.every=0.0: allowed: a number above 0"),
-        ("evaluate.every=1e-9", "evaluate.every=1e-09: allowed: at most 1,000 times in a run"),
+        ("evaluate.every=1e-9", "evaluate.every=1e-09: allowed: at most 1,000 measurements per run"),
         ("evaluate.every_measures=[bits]", r"evaluate.every_measures=\['bits'\]: bits; allowed: .*bits_per_byte.*cloze"),
         ("train.anneal_from=1e9", "train.anneal_from=1e.09: step 7,812,500 of 40; allowed: up to step 40"),
         ("optimizer.decay_share=1", "optimizer.decay_share=1: allowed with train.anneal_from: below 1"),

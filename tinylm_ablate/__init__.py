@@ -1,6 +1,6 @@
 """Composable, cheap, resumable and statistically honest ablations of tiny language models.
 
-The public interface, imported when first used: ``run``, ``grid`` and ``plan`` take the words of the command line; ``runs``,
+The public interface is imported on first use: ``run``, ``grid`` and ``plan`` take command-line arguments; ``runs``,
 ``curves``, ``along`` and ``compare`` read results as data frames; ``load_model`` opens a trained model.
 """
 
@@ -18,7 +18,7 @@ __all__ = ["__version__", "along", "compare", "curves", "grid", "load_model", "p
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is requested only then, so that importing the package costs nothing."""
+    """Import a public name on first use, so that importing the package is fast."""
     if name in ("along", "compare", "curves", "runs"):
         from tinylm_ablate.report import notebook
 

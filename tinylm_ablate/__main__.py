@@ -8,26 +8,26 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-#: Verbs that are values of ``mode``.
+#: Verbs that set ``mode``.
 _MODES = ("run", "plan", "status", "evaluate", "generate", "export", "coverage", "sync")
 
 
 def main() -> None:
-    """Run what the command line says.
+    """Run the command line.
 
-    Exits with 0 if all went well, 2 for a mistake of the user's (a message without a traceback), 1 if a run failed, and
+    Exits with 0 on success, 2 on a user's mistake (a message without a traceback), 1 if a run failed, and
     128 + n after signal n.
     """
     tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         _main(tracebacks)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output, such as head, has closed the pipe
+    except BrokenPipeError:  # the reader of the output, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         from tinylm_ablate.disk import in_words
 
-        trouble = in_words(error, Path.cwd(), "what the command makes")
+        trouble = in_words(error, Path.cwd(), "the output of the command")
         if trouble is None or tracebacks:
             raise
         _fail(str(trouble), 2)
@@ -35,8 +35,8 @@ def main() -> None:
 
 def _main(tracebacks: bool) -> None:
     if sys.flags.optimize:
-        _fail("python -O leaves out checks that tinylm-ablate needs; start it without -O", 2)
-    for stream in (sys.stdout, sys.stderr):  # what a terminal cannot show never ends a command
+        _fail("python -O disables checks that tinylm-ablate needs; start it without -O", 2)
+    for stream in (sys.stdout, sys.stderr):  # unprintable characters must not end a command
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     verb = sys.argv[1] if len(sys.argv) > 1 else ""
@@ -56,10 +56,10 @@ def _main(tracebacks: bool) -> None:
         return
     if verb in _MODES:
         sys.argv[1:] = [*sys.argv[2:], f"mode={verb}"]
-    # Threads that wait for others sleep. Where something else needs a core, as in most grids, threads that spin while they
-    # wait make a step up to ten times slower (docs/LAB.md).
+    # Waiting threads sleep. If other processes need the core, as in most grids, spinning threads make a step up to ten times
+    # slower (docs/LAB.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole, and we report them in our own way
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises the original errors, which are reported below
 
     from tinylm_ablate.arguments import normalize
     from tinylm_ablate.completion import completes

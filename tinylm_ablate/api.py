@@ -1,4 +1,4 @@
-"""The command line from Python: ``run``, ``grid`` and ``plan``; and a trained model as objects."""
+"""Python interface to the command line (``run``, ``grid``, ``plan``) and to trained models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run(*overrides: str) -> dict[str, Any]:
-    """Train and measure one run, or read it if it is finished.
+    """Train and measure one run, or read its record if it is finished.
 
     Args:
         overrides: As on the command line: ``run("arch.depth=20", "train.tokens=2M")``.
@@ -28,7 +28,7 @@ def run(*overrides: str) -> dict[str, Any]:
 
     Raises:
         ConfigError: Mistakes in the settings; nothing was run.
-        UserError: The text, the tokenizer or the parent cannot be used.
+        UserError: The corpus, the tokenizer or the parent cannot be used.
         RunFailed: The run failed.
     """
     from tinylm_ablate.execute.perform import perform, results
@@ -50,11 +50,11 @@ def grid(*overrides: str) -> pd.DataFrame:
         overrides: As on the command line: ``grid("arch.depth=20,40", "seeds=3")``.
 
     Returns:
-        Its runs, one row each (see ``runs``).
+        One row per run (see ``runs``).
 
     Raises:
         ConfigError: Mistakes in any cell; nothing was run.
-        RunFailed: A cell failed; the others are done.
+        RunFailed: A cell failed; the others are finished.
     """
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -70,14 +70,14 @@ def grid(*overrides: str) -> pd.DataFrame:
         try:
             identities = hydra.multirun("config", _worker, _words(overrides, grid=True), with_log_configuration=False)
         except SystemExit:
-            raise RunFailed("a cell of the grid failed; what was printed says why") from None
+            raise RunFailed("a cell of the grid failed; see the printed message") from None
     folder = compose.compose([word for word in _words(overrides, grid=True) if word.startswith("runs_dir=")]).runs_dir
     found = runs(folder)
     return found[found["identity"].isin(identities)].reset_index(drop=True)
 
 
 def plan(*overrides: str) -> dict[str, Any]:
-    """Plan of one run: parameters, FLOPs, memory, seconds; nothing is trained.
+    """Plan one run, without training: parameters, FLOPs, memory, seconds.
 
     Raises:
         ConfigError: Mistakes in the settings.
@@ -89,13 +89,13 @@ def plan(*overrides: str) -> dict[str, Any]:
 
 
 def load_model(folder: str | Path) -> tuple[Decoder, Tokenizer]:
-    """A trained model: the folder of a run, or one in Hugging Face's layout.
+    """Load a trained model from the folder of a run or a Hugging Face folder.
 
     Returns:
         The decoder (a ``torch.nn.Module`` with ``loss`` and ``logits``) and its tokenizer.
 
     Raises:
-        UserError: There is no such model, or it is damaged.
+        UserError: The model does not exist or is damaged.
     """
     from tinylm_ablate.formats import huggingface
 
@@ -111,7 +111,7 @@ def _words(overrides: tuple[str, ...], grid: bool = False) -> list[str]:
 
 
 def _worker(config: Any) -> None:
-    """Work of a launcher's worker."""
+    """Function that a launcher's worker runs."""
     from tinylm_ablate.execute.worker import work
 
     work(Path(config.grid.work))

@@ -1,6 +1,6 @@
-"""Translation of the command line into Hydra's grammar; impossible arguments are refused, with the fix in one line.
+"""Translation of the command line into Hydra's grammar; invalid arguments are refused, with the fix in one line.
 
-Text keys are taken literally, numbers as people write them (``2M``, ``1e6``, ``10%``), and short names lead to the one key.
+Text values are taken literally, numbers may be written as ``2M``, ``1e6`` or ``10%``, and common short names stand for keys.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import Any
 from tinylm_ablate.config import GROUPS, Config
 from tinylm_ablate.errors import ConfigError
 
-#: What each verb does; those of the first group take the same settings as a run, and are values of ``mode``.
+#: Description of each verb.
 VERBS = {
     "run": "train and measure (the default)",
-    "plan": "report what a run or grid would cost",
-    "status": "report how far it is",
-    "evaluate": "measure what is finished, and train nothing",
+    "plan": "estimate the cost of a run or grid",
+    "status": "report the progress of a run or grid",
+    "evaluate": "measure finished runs, without training",
     "generate": "write text with a finished model (prompt=)",
-    "export": "write a finished model as a Hugging Face folder (folder=)",
-    "coverage": "count a large vocabulary on the text (Figure 2)",
-    "report": "write the tables of the runs",
+    "export": "write a finished model as a Hugging Face folder or GGUF file (folder=)",
+    "coverage": "count how much of the corpus parts of a large vocabulary cover (Figure 2)",
+    "report": "write the report on the runs",
     "ui": "serve the MLflow page of the runs on this machine",
-    "sync": "make the trackers' state from the folders of the runs",
-    "gc": "list, and with --delete remove, what no grid needs any more",
+    "sync": "update the trackers from the folders of the runs",
+    "gc": "list files that no grid needs any longer; --delete removes them",
 }
 
-#: Hydra's options that take no value, and those that take one, with the values where these are few.
+#: Hydra's options without a value, and those with one, with the allowed values if there are few.
 _FLAGS = ("-m", "--multirun", "-h", "--help", "--version", "--resolve", "--shell-completion", "-sc")
 _WITH_VALUE: dict[str, tuple[str, ...]] = {
     "--cfg": ("job", "hydra", "all"), "-c": ("job", "hydra", "all"), "--config-dir": (), "-cd": (),
@@ -40,10 +40,10 @@ _WITH_VALUE: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 MULTIRUN = {"-m", "--multirun"}
 
-#: Names that people use for a key.
+#: Common names for a key.
 ALIASES = dict.fromkeys(("lr", "learning_rate", "optimizer.lr", "optimizer.learning_rate"), "optimizer.scaling.base_lr")
 
-#: Text that may hold anything, commas and parentheses included.
+#: Settings with arbitrary text, including commas and parentheses.
 _LITERAL = {"prompt", "experiment.title", "experiment.note"}
 
 _OVERRIDE = re.compile(r"(?P<sign>\+\+|\+|)(?P<key>[\w./@:-]+)=(?P<value>.*)", re.DOTALL)
@@ -57,12 +57,12 @@ _SWEEP = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|int|float)\("
 
 @dataclass
 class Typed:
-    """A command line, as Hydra takes it.
+    """Command line in Hydra's grammar.
 
     Attributes:
         options: Such as "-m".
         overrides: ``key=value``.
-        notes: For the user.
+        notes: Messages for the user.
     """
 
     options: list[str] = field(default_factory=list)
@@ -71,13 +71,13 @@ class Typed:
 
     @property
     def grid(self) -> bool:
-        """Whether it requests a grid."""
+        """Whether the command line requests a grid."""
         return bool(MULTIRUN & set(self.options))
 
 
 @dataclass(frozen=True)
 class _Key:
-    """A key of the schema: the kinds of number that it takes, and whether it is free text."""
+    """Kinds of values that a key of the schema takes: whole numbers, real numbers, free text."""
 
     whole: bool
     real: bool
@@ -85,14 +85,14 @@ class _Key:
 
 
 def normalize(arguments: Sequence[str], grid: bool = False) -> Typed:
-    """The arguments as Hydra takes them.
+    """Translate arguments into Hydra's grammar.
 
     Args:
-        arguments: What was typed, without the name of the command.
+        arguments: The words of the command line, without the name of the command.
         grid: Whether a comma separates values of an axis even without ``-m``.
 
     Raises:
-        ConfigError: With everything that cannot be meant.
+        ConfigError: Some arguments are invalid; it lists all of them.
     """
     typed, mistakes = _split(arguments)
     grid = grid or typed.grid
@@ -110,21 +110,21 @@ def normalize(arguments: Sequence[str], grid: bool = False) -> Typed:
             mistakes.append(f"{text}: did you mean +experiments={value}?")
         elif key == "seeds" and not re.fullmatch(r"\d+|null|sequential", value):
             named = value if _SWEEP.match(value) else ",".join(re.findall(r"\d+", value)) or "0,1,2"
-            mistakes.append(f"{text}: seeds is how many seeds there are, as in seeds=3; to name them: -m seed={named}")
+            mistakes.append(f"{text}: seeds is the number of seeds, as in seeds=3; to list seeds: -m seed={named}")
         elif key in keys:
             if keys[key].whole and _THOUSANDS.fullmatch(value) and (not grid or ",0" in value):
-                mistakes.append(f"{text}: a number is written without commas, as in {key}={value.replace(',', '')}")
-            found.append(f"{key}={_value(value, key, keys[key], grid)}")  # without its "+": the key exists
+                mistakes.append(f"{text}: write numbers without commas, as in {key}={value.replace(',', '')}")
+            found.append(f"{key}={_value(value, key, keys[key], grid)}")  # without "+", since the key exists
         else:
             found.append(f"{sign}{key}={value}")
     if mistakes:
         raise ConfigError(mistakes)
-    notes = [f"note: {key} is given {count} times; the last one counts" for key, count in names.items() if count > 1]
+    notes = [f"note: {key} is set {count} times; the last value is used" for key, count in names.items() if count > 1]
     return Typed(typed.options, found, notes)
 
 
 def nearest(name: str) -> str | None:
-    """The key or group that a name is likely to mean: by its last part, by its whole, or by likeness."""
+    """Find the key or group that a name probably means: by its last part, as a whole, or by similarity."""
     if name in ALIASES:
         return ALIASES[name]
     keys = [key for key, _ in _keys(Config)]
@@ -138,13 +138,13 @@ def nearest(name: str) -> str | None:
 
 
 def meant(key: str) -> str:
-    """The end of a message about a key that does not exist."""
+    """Suggest an existing key, as the end of a message."""
     near = nearest(key)
     return f"; did you mean {near}?" if near else ""
 
 
 def did_you_mean(value: str, known: Sequence[str]) -> str:
-    """The beginning of what is allowed: the choice that a value is likely to mean, if there is one."""
+    """Suggest a similar choice, if there is one, as the beginning of the allowed values."""
     close = difflib.get_close_matches(value, known, n=1) or [name for name in known if value and value in name]
     close = (
         close
@@ -156,7 +156,7 @@ def did_you_mean(value: str, known: Sequence[str]) -> str:
 
 
 def _split(arguments: Sequence[str]) -> tuple[Typed, list[str]]:
-    """Options and overrides, and mistakes: what is neither."""
+    """Split arguments into options and overrides; everything else is a mistake."""
     typed = Typed()
     options, overrides, mistakes = typed.options, typed.overrides, list[str]()
     rest = list(arguments)
@@ -176,7 +176,7 @@ def _split(arguments: Sequence[str]) -> tuple[Typed, list[str]]:
             near = difflib.get_close_matches(text, [*_FLAGS, *_WITH_VALUE], n=1) if text.startswith("--") else []
             if not value and following and "=" not in following and following[0] != "-":
                 value = rest.pop(0)
-            mistakes.append(f"{text}: there is no such option{_option_hint(name, value, near)}")
+            mistakes.append(f"{text}: no such option{_option_hint(name, value, near)}")
         elif following == "=" or (following.startswith("=") and "=" not in text):
             parts = [text, rest.pop(0)]
             if parts[1] == "=" and rest:
@@ -189,7 +189,7 @@ def _split(arguments: Sequence[str]) -> tuple[Typed, list[str]]:
             cure = shlex.quote(" ".join(parts)) if name in _LITERAL else "".join(parts)
             mistakes.append(f"{' '.join(parts)}: write it {'in quotes' if name in _LITERAL else 'without spaces'}: {cure}")
         elif text.startswith("~"):
-            mistakes.append(f"{text}: no setting can be removed; give it another value, as in tracking=none")
+            mistakes.append(f"{text}: settings cannot be removed; set another value, as in tracking=none")
         elif "=" in text:
             overrides.append(text)
         else:
@@ -199,7 +199,7 @@ def _split(arguments: Sequence[str]) -> tuple[Typed, list[str]]:
 
 
 def _option_hint(name: str, value: str, near: Sequence[str]) -> str:
-    """Suggestion for an option that does not exist."""
+    """Suggest an existing option."""
     word = name.lstrip("-").replace("-", "_")
     keys = [key for key, _ in _keys(Config)]
     if near and not any(key == word or key.endswith(f".{word}") for key in keys):
@@ -209,7 +209,7 @@ def _option_hint(name: str, value: str, near: Sequence[str]) -> str:
 
 
 def _hint(text: str, before: Sequence[str], first: bool) -> str:
-    """Suggestion for a word without "="."""
+    """Suggest a setting or verb for a word without "="."""
     if before:
         return f"; a value with spaces is written in quotes, as in '{before[-1]} {text}'"
     verb = difflib.get_close_matches(text, VERBS, n=1) if first else []
@@ -218,7 +218,7 @@ def _hint(text: str, before: Sequence[str], first: bool) -> str:
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[tuple[str, _Key]]:
-    """Every key of the schema."""
+    """Yield every key of the schema."""
     hints = typing.get_type_hints(node)
     for item in fields(node):
         hint = hints[item.name]
@@ -255,7 +255,7 @@ def _number(match: re.Match[str], kind: _Key) -> str:
 
 
 def _understood(key: str, value: str, grid: bool = True) -> bool:
-    """Return whether Hydra reads a value as it is meant: where no grid is requested, a comma is a part of the text."""
+    """Return whether Hydra reads a value as intended: unless a grid is requested, a comma is part of the text."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -267,7 +267,7 @@ def _understood(key: str, value: str, grid: bool = True) -> bool:
 
 
 def _quoted(text: str) -> str:
-    """The text in quotes; backslashes stay as they are, except before a quote and the start of an interpolation."""
+    """Quote a text; backslashes are kept, except before a quote or the start of an interpolation."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)

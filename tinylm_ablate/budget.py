@@ -1,4 +1,4 @@
-"""Budget of a run: start and end of its rounds, its branch point, and the part of these that changes its numbers.
+"""Budget of a run: start and end of its rounds, its branch point, and the part of these that enters its identity.
 
 Nothing here imports torch.
 """
@@ -16,19 +16,19 @@ from tinylm_ablate.config import RoundsConfig
 
 @dataclass(frozen=True)
 class Rounds:
-    """The rounds of a run, in optimizer steps.
+    """Rounds of a run, in optimizer steps.
 
     Attributes:
         count: Rounds.
-        first: Steps of the first round, which are the batches that later rounds draw from.
-        parts: Equal parts of the first round, in steps; batches are drawn within each.
-        drawn: Batches that a later round draws from each part.
-        rule: How they are drawn; "none" takes every batch.
-        sampling_rate: Share that is drawn.
-        temperature: Of rule "loss", in nats.
-        schedule: "rewarm", "continue" or "constant"; what the learning rate and the optimizer's state do in later rounds.
-        horizon: schedule "continue": steps that the one schedule is laid out for. Of a branch: steps of the run that it leaves.
-        branch: Steps that were done when a branch leaves the run that it continues, to decay; 0 is no branch.
+        first: Steps of the first round, and so the number of batches that later rounds draw from.
+        parts: Equal parts of the first round, in steps; batches are drawn per part.
+        drawn: Number of batches that a later round draws from each part.
+        rule: How batches are drawn; "none" takes all.
+        sampling_rate: Share of batches that is drawn.
+        temperature: Temperature of rule "loss", nats.
+        schedule: "rewarm", "continue" or "constant": learning rate and optimizer state in later rounds.
+        horizon: With schedule "continue", length of the one schedule in steps; for a branch, steps of the run that it leaves.
+        branch: Step at which a branch leaves the run that it continues, to decay; 0 means that the run is no branch.
     """
 
     count: int
@@ -54,15 +54,15 @@ class Rounds:
 
     @property
     def start(self) -> int:
-        """Steps that were done when the last round, or the branch, begins."""
+        """Steps before the last round or the branch begins."""
         return self.steps - self.later if self.count > 1 else self.branch
 
     def before(self) -> Rounds:
-        """All rounds but the last."""
+        """Rounds without the last one."""
         return _single(dataclasses.replace(self, count=self.count - 1))
 
     def place(self, step: int) -> tuple[int, int]:
-        """Position of ``step`` of the run in its schedule of the learning rate: (step of it, steps of it)."""
+        """Return the position of ``step`` in the learning rate schedule, and the length of the schedule."""
         if self.branch:
             return min(step, self.branch), self.horizon
         if self.schedule == "continue":
@@ -74,7 +74,7 @@ class Rounds:
         return (step - self.first) % self.later, self.later
 
     def meaning(self) -> dict[str, Any]:
-        """The part of the rounds that changes a run's numbers, besides its steps."""
+        """Return the part of the rounds that changes a run's results, apart from its steps."""
         content: dict[str, Any] = {"count": self.count}
         if self.branch:
             content |= {"branch": self.branch, "horizon": self.horizon}
@@ -91,9 +91,9 @@ class Rounds:
 
 
 def split_rounds(config: RoundsConfig, steps: int) -> tuple[Rounds | None, list[str]]:
-    """Lay out the rounds of a run whose first round has ``steps`` optimizer steps; None with the mistakes.
+    """Compute the rounds of a run whose first round has ``steps`` optimizer steps; None with the mistakes.
 
-    A sampling rate of 0 is one round (Table 6), and one of 1 takes every batch whatever the rule.
+    A sampling rate of 0 results in one round (Table 6), and a rate of 1 takes every batch whatever the rule.
     """
     needs_parts = config.forgetting or (config.count > 1 and config.sampling_rate > 0 and config.rule != "none")
     if needs_parts and config.parts > steps:
@@ -104,8 +104,8 @@ def split_rounds(config: RoundsConfig, steps: int) -> tuple[Rounds | None, list[
     count = 1 if config.sampling_rate == 0 else config.count
     if count > 1 and not sum(drawn):
         return None, [
-            f"rounds.sampling_rate={config.sampling_rate:g}: no batch of {steps} in {len(sizes)} parts is drawn; "
-            "allowed: 0 for one round, or more"
+            f"rounds.sampling_rate={config.sampling_rate:g}: draws none of {steps} batches in {len(sizes)} parts; "
+            "allowed: 0 for one round, or a larger rate"
         ]
     horizon = steps + (count - 1) * sum(drawn)
     schedule = config.schedule if count > 1 else "rewarm"
@@ -114,29 +114,29 @@ def split_rounds(config: RoundsConfig, steps: int) -> tuple[Rounds | None, list[
 
 
 def part_sizes(steps: int, parts: int) -> tuple[int, ...]:
-    """``steps`` in ``parts`` consecutive parts that differ by one step at most."""
+    """Divide ``steps`` into ``parts`` consecutive parts whose sizes differ by at most one step."""
     edges = [part * steps // parts for part in range(parts + 1)]
     return tuple(after - before for before, after in itertools.pairwise(edges))
 
 
 def _shares(sizes: tuple[int, ...], rate: float) -> tuple[int, ...]:
-    """``rate`` of each size, up to one, such that they are ``rate`` of their sum: two rounds equal a longer one in tokens."""
+    """Take ``rate`` of each size, rounded so that the sum is ``rate`` of the total: two rounds equal a longer one in tokens."""
     edges = [math.floor(rate * edge + 1e-6) for edge in itertools.accumulate(sizes, initial=0)]
     return tuple(after - before for before, after in itertools.pairwise(edges))
 
 
 def _single(rounds: Rounds) -> Rounds:
-    """One round means the same whatever was to come after it, unless its schedule is laid out for more."""
+    """Remove settings of later rounds from a single round, which they do not affect unless its schedule spans them."""
     if rounds.count > 1 or rounds.schedule == "continue":
         return rounds
     return dataclasses.replace(rounds, schedule="rewarm", rule="none")
 
 
 def branch_off(rounds: Rounds, branch: int, decay_share: float) -> Rounds:
-    """The branch that leaves a run of one round after ``branch`` steps and decays over ``decay_share`` of its own steps.
+    """Return the branch of a one-round run that leaves it after ``branch`` steps and decays over ``decay_share`` of its steps.
 
-    Where the run's rate is constant until then, this is the run that schedule wsd makes of the branch's steps, as far as their
-    warm-ups are equal.
+    If the run's learning rate is constant until then, the branch equals a run with schedule wsd and the same number of steps,
+    as far as their warm-ups are equal.
     """
     steps = max(branch + 1, int(branch / (1 - decay_share)) - 2)
     while steps - max(1, round(decay_share * steps)) < branch:

@@ -1,4 +1,4 @@
-"""Completion in a shell: Hydra knows the settings; the verbs and ``python -m tinylm_ablate`` are ours."""
+"""Shell completion: Hydra completes settings; this module adds verbs and ``python -m tinylm_ablate``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tinylm_ablate.arguments import MULTIRUN, VERBS
 
-#: For bash, and for zsh after ``bashcompinit``; python completes as before where it starts something else.
+#: For bash, and for zsh after ``bashcompinit``; other uses of python complete as before.
 SCRIPT = """\
 _tinylm_ablate() {
     local words=($COMP_LINE) start=tinylm-ablate
@@ -24,9 +24,9 @@ complete -o nospace -o default -F _tinylm_ablate tinylm-ablate python python3
 
 
 def completes(arguments: Sequence[str]) -> bool:
-    """Return whether the arguments request completion; prints what is ours.
+    """Return whether the arguments request completion; prints our own part of it.
 
-    Before Hydra answers a query, what it does not know is taken out of the line: the verb, ``-m``, and how we were started.
+    Removes from the line what Hydra does not know before Hydra answers: the verb, ``-m`` and the name of the program.
     """
     if not {"-sc", "--shell-completion"} & set(arguments):
         return False

@@ -1,7 +1,7 @@
-"""The typed schema of every config group, and what each value may be.
+"""Typed schema of every config group, with the values that each setting allows.
 
-Defaults live in ``conf/``, never here: every field is missing until a YAML file or the command line gives it. Each field
-carries its help and its bounds, so that the checks and the error messages come from one place. Checks that need more than one
+Defaults are in ``conf/``, never here: every field is missing until a YAML file or the command line sets it. Each field
+has its help and its bounds, so that the checks and the error messages share one source. Checks that involve more than one
 value are in ``tinylm_ablate.settle``.
 """
 
@@ -19,7 +19,7 @@ from omegaconf import MISSING
 
 from tinylm_ablate.scale import is_dial
 
-#: Counts of tokens are kept in signed 64-bit integers by every library below.
+#: All libraries in use store token counts in signed 64-bit integers.
 MAX_TOKENS = 2**63 - 1
 
 #: How a key enters a run's identity (``setting``).
@@ -39,17 +39,17 @@ def setting(
     active: Callable[[Any], bool] | None = None,
     free: bool = False,
 ) -> Any:
-    """A field of a config group.
+    """Define a field of a config group.
 
     Args:
         help: One line for the reference, with the unit.
-        choices: The words that are allowed; for a number, the words that are allowed beside a number.
-        dial: Whether "N/s" is allowed (see ``tinylm_ablate.scale``).
+        choices: Allowed words; for a number, words allowed in addition to a number.
+        dial: Whether to allow "N/s" (see ``tinylm_ablate.scale``).
         at_least, above, at_most, below: Bounds of a number.
-        identity: How the key enters a run's identity: ``VALUE`` (as it is), ``SETTLED`` (through what it settles to: a shape,
-            a fingerprint of text, a number of steps) or ``NONE`` (it cannot change the weights).
-        active: For ``VALUE``: whether the key has any effect, given the whole config; inactive keys are left out.
-        free: Any text is allowed beside ``choices`` (a path, an address, a name).
+        identity: How the key enters a run's identity: ``VALUE`` (as it is), ``SETTLED`` (as what it resolves to: a shape,
+            a fingerprint of the corpus, a number of steps) or ``NONE`` (it cannot change the weights).
+        active: For ``VALUE``: returns whether the key has any effect, given the whole config; inactive keys are omitted.
+        free: Whether to allow any string in addition to ``choices`` (a path, an address, a name).
     """
     return field(
         default=MISSING,
@@ -63,13 +63,13 @@ def setting(
 def several(
     help: str, identity: str = NONE, active: Callable[[Any], bool] | None = None, among: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """The metadata of a field that holds several values; with ``among``, each is one of those."""
+    """Metadata of a field that holds several values, each from ``among`` if that is given."""
     return {"help": help, "several": True, "identity": identity, "active": active, "among": among}
 
 
 @dataclass
 class ScaleConfig:
-    """the one dial: the paper's 1B shape, or the same with width, FFN and vocabulary divided by s"""
+    """size of the baseline: the paper's 1B shape, or the same shape with width, FFN and vocabulary divided by s"""
 
     name: str = setting("name of the scale, as shown in tables", free=True, identity=NONE)
     factor: int = setting(
@@ -79,14 +79,16 @@ class ScaleConfig:
     width: int | str = setting("width of the paper's baseline (Table 2)", dial=True, at_least=2, identity=SETTLED)
     ffn_width: int | str = setting("FFN width of the paper's baseline", dial=True, at_least=1, identity=SETTLED)
     vocab_size: int | str = setting("vocabulary of the paper's baseline (Table 1)", dial=True, at_least=257, identity=SETTLED)
-    min_head_dim: int = setting("a head size given as N/s is not cut below this many channels", at_least=2, identity=SETTLED)
+    min_head_dim: int = setting("smallest head size that N/s can result in, channels", at_least=2, identity=SETTLED)
     context_length: int = setting("tokens in a training sequence at this scale", at_least=2, identity=SETTLED)
     batch_tokens: int = setting("tokens in a batch at this scale", at_least=1, at_most=MAX_TOKENS, identity=SETTLED)
-    learning_rate: float = setting("peak learning rate for that batch, at 8 tokens per parameter", above=0, identity=SETTLED)
+    learning_rate: float = setting(
+        "peak learning rate for this batch size at 8 tokens per parameter", above=0, identity=SETTLED
+    )
     init_std: float = setting("sigma of the random rules at the paper's width", above=0, identity=SETTLED)
-    rate_sum: float = setting("sum of the paper's peak learning rate over its steps", above=0, identity=SETTLED)
+    rate_sum: float = setting("the paper's peak learning rate times its number of steps", above=0, identity=SETTLED)
     mask_batch_tokens: int = setting(
-        "tokens in a step that learns masks: Sheared-LLaMA's over s squared, at least one sequence",
+        "tokens in a mask-learning step: Sheared-LLaMA's divided by s squared, at least one sequence",
         at_least=1,
         identity=SETTLED,
     )
@@ -95,14 +97,14 @@ class ScaleConfig:
 
 @dataclass
 class DataConfig:
-    """the text: English and Chinese, as much as the budget needs; your own files, a set in the hub's layout, or a mixture"""
+    """the corpus: built-in English and Chinese, your own files, a Hugging Face data set, or a mixture"""
 
     source: str = setting(
-        "where the documents come from; 'auto' is default or, for budgets of data.large_from tokens and more, large",
+        "source of the documents; 'auto' is large for budgets of at least data.large_from tokens, and default otherwise",
         choices=("auto", "default", "large", "files", "hub", "mixture", "own"),
         identity=SETTLED,
     )
-    large_from: int = setting("source=auto: the least budget that takes the large text, tokens", at_least=1, identity=SETTLED)
+    large_from: int = setting("source=auto: smallest budget that uses the large corpus, tokens", at_least=1, identity=SETTLED)
     own: dict[str, Any] = field(default_factory=dict, metadata=several("source=own: {_target_: module.Class, …}", SETTLED))
     path: str | None = setting(
         "source=files: a file or folder of .txt .jsonl .json .csv .tsv .parquet, also .gz .zst .bz2 .xz",
@@ -113,21 +115,21 @@ class DataConfig:
         "source=files: encoding of the files, such as gb18030, cp1252 or utf-16", free=True, identity=SETTLED
     )
     text_column: str = setting("column that holds the text (tables and hub)", free=True, identity=SETTLED)
-    language_column: str | None = setting("column that holds the language, if there is one", free=True, identity=SETTLED)
+    language_column: str | None = setting("column that holds the language, if any", free=True, identity=SETTLED)
     language: str = setting(
         "language of every document, or 'auto' to identify it", choices=("auto",), free=True, identity=SETTLED
     )
-    name: str | None = setting("source=hub: name of the data set, or a folder in the hub's layout", free=True, identity=SETTLED)
+    name: str | None = setting("source=hub: name of the data set, or a local copy of one", free=True, identity=SETTLED)
     subset: str | None = setting("source=hub: configuration of the data set", free=True, identity=SETTLED)
     split: str = setting("source=hub: split to read", free=True, identity=SETTLED)
-    revision: str | None = setting("source=hub: commit or tag, for a data set that may change", free=True, identity=SETTLED)
+    revision: str | None = setting("source=hub: commit or tag to pin", free=True, identity=SETTLED)
     streaming: bool = setting("source=hub: read without downloading everything", identity=NONE)
     languages: list[str] = field(
-        default_factory=list, metadata=several("keep documents of these languages only; empty keeps all", SETTLED)
+        default_factory=list, metadata=several("keep only documents in these languages; empty keeps all", SETTLED)
     )
     near_duplicates: float | str | None = setting(
-        "drop a document that shares this much of its runs of five words with one before it (Jaccard similarity, by MinHash); "
-        "null drops only those that are the same; 'auto' is 0.7 for the large text and null for all others",
+        "drop a document if the Jaccard similarity of its 5-word shingles to those of an earlier one is at least this "
+        "(MinHash estimate); null drops only exact duplicates; 'auto' is 0.7 for the large corpus and null for all others",
         choices=("auto",),
         above=0,
         at_most=1,
@@ -135,28 +137,29 @@ class DataConfig:
     )
     sources: dict[str, str] = field(
         default_factory=dict,
-        metadata=several("source=mixture: {name: path, or default, large, or hub:NAME}, one after the other", SETTLED),
+        metadata=several("source=mixture: {name: path, default, large or hub:NAME}, read in this order", SETTLED),
     )
     weights: dict[str, float] = field(
         default_factory=dict,
         metadata=several(
-            "shares of the training text, as in {en: 0.5, zh: 0.5}, by language or name in data.sources; empty is as it comes",
+            "shares of the training text, as in {en: 0.5, zh: 0.5}, by language or by name in data.sources; empty keeps the "
+            "natural shares",
             VALUE,
             lambda config: bool(config.data.weights),
         ),
     )
     weights_by: str = setting(
-        "what the shares are of", choices=("tokens", "bytes"), active=lambda config: bool(config.data.weights)
+        "unit of the shares in data.weights", choices=("tokens", "bytes"), active=lambda config: bool(config.data.weights)
     )
-    max_documents: int | None = setting("read no more documents than this", at_least=1, identity=SETTLED)
-    min_characters: int = setting("shorter documents are dropped", at_least=1, identity=SETTLED)
+    max_documents: int | None = setting("maximum number of documents to read", at_least=1, identity=SETTLED)
+    min_characters: int = setting("drop shorter documents, characters", at_least=1, identity=SETTLED)
     validation_share: float = setting("share of documents for validation, by hash", above=0, below=0.5, identity=SETTLED)
     test_share: float = setting("share of documents for test, by hash", above=0, below=0.5, identity=SETTLED)
 
 
 @dataclass
 class TokenizerConfig:
-    """the vocabulary: byte-level BPE of any size, or a compact cut of a larger tokenizer (Section 2.1)"""
+    """the vocabulary: byte-level BPE of any size, or a compacted larger tokenizer (Section 2.1)"""
 
     kind: str = setting("how the vocabulary is made", choices=("bpe", "compact", "file"), identity=SETTLED)
     vocab_size: int | str = setting(
@@ -164,7 +167,7 @@ class TokenizerConfig:
     )
     source: str | None = setting(
         "kind=compact or file: the large tokenizer (tokenizer.json, tiktoken ranks, GGUF, SentencePiece model, smollm2-135m); "
-        "null trains one of source_vocab_size",
+        "null trains one with source_vocab_size entries",
         free=True,
         identity=SETTLED,
     )
@@ -172,13 +175,15 @@ class TokenizerConfig:
         "kind=compact without source: entries of the large tokenizer", dial=True, at_least=1, identity=SETTLED
     )
     source_train_bytes: int | None = setting(
-        "kind=compact without source: text that the large tokenizer is trained on, bytes per language; null is train_bytes. "
-        "Less text gives it a longer tail of entries that other text hardly uses (docs/dial.md)",
+        "kind=compact without source: training text of the large tokenizer, bytes per language; null is train_bytes. "
+        "With less text, more of its entries are rare in other text (docs/dial.md)",
         at_least=1,
         identity=SETTLED,
     )
-    keep_special: str = setting("kind=compact: which special tokens are kept", choices=("all", "used"), identity=SETTLED)
-    train_bytes: int = setting("text that a BPE is trained and counted on, bytes per language", at_least=1, identity=SETTLED)
+    keep_special: str = setting("kind=compact: which special tokens to keep", choices=("all", "used"), identity=SETTLED)
+    train_bytes: int = setting(
+        "text for training a BPE and counting its entries, bytes per language", at_least=1, identity=SETTLED
+    )
 
 
 @dataclass
@@ -187,7 +192,11 @@ class ArchConfig:
 
     depth: int = setting("layers", at_least=1, at_most=10_000, identity=SETTLED)
     width: int | str = setting(
-        "channels; 'auto' comes nearest to the parameter budget", choices=("auto",), dial=True, at_least=2, identity=SETTLED
+        "channels; 'auto' is the width closest to the parameter budget",
+        choices=("auto",),
+        dial=True,
+        at_least=2,
+        identity=SETTLED,
     )
     parameters: int | str = setting(
         "parameter budget of width=auto; 'auto' is the paper's baseline at this scale",
@@ -195,7 +204,7 @@ class ArchConfig:
         at_least=1,
         identity=SETTLED,
     )
-    expanding_rate: float = setting("FFN width over width when ffn_width=auto", above=0, identity=SETTLED)
+    expanding_rate: float = setting("ffn_width=auto: FFN width divided by width", above=0, identity=SETTLED)
     ffn_width: int | str = setting(
         "FFN neurons; 'auto' follows the expanding rate", choices=("auto",), dial=True, at_least=1, identity=SETTLED
     )
@@ -203,28 +212,30 @@ class ArchConfig:
         "ffn_width=auto is rounded up to a multiple of this", dial=True, at_least=1, identity=SETTLED
     )
     heads: int | str = setting(
-        "query heads; 'auto' is width / head_dim, or the named parent's for the width",
+        "query heads; 'auto' is width / head_dim, with the named parent's head size if there is one",
         choices=("auto",),
         at_least=1,
         at_most=65_536,
         identity=SETTLED,
     )
     head_dim: int | str = setting(
-        "channels of one attention head; even; 'auto' is the named parent's, or else 128/s",
+        "channels per attention head, an even number; 'auto' is the named parent's, or else 128/s",
         choices=("auto",),
         dial=True,
         at_least=2,
         identity=SETTLED,
     )
     kv_heads: int | str = setting(
-        "key-value heads; 'auto' is one for each head, or the named parent's grouping; 'heads/N' is one for N heads",
+        "key-value heads; 'auto' is one per query head, or the named parent's grouping; 'heads/N' is one per N query heads",
         choices=("auto", "heads/N"),
         at_least=1,
         free=True,
         identity=SETTLED,
     )
     tied: bool | str = setting(
-        "share the matrix of embedding and head; 'auto': as the named parent, or else not", choices=("auto",), identity=SETTLED
+        "share one matrix between embedding and output head; 'auto' is the named parent's, or else false",
+        choices=("auto",),
+        identity=SETTLED,
     )
     rope_theta: int | float | str = setting(
         "base of the rotary embedding; 'auto' is the named parent's, or else 10000",
@@ -243,27 +254,29 @@ class ArchConfig:
         "epsilon of RMSNorm; 'auto' is the named parent's, or else 1e-5", choices=("auto",), above=0, identity=SETTLED
     )
     activations: int = setting(
-        "terms n of the series informed activation; 1 is the plain FFN", at_least=1, at_most=4, identity=SETTLED
+        "number of terms n of the series informed activation; 1 is the plain FFN", at_least=1, at_most=4, identity=SETTLED
     )
-    shortcuts: int = setting("augmented shortcuts T beside attention; 0 is none", at_least=0, at_most=8, identity=SETTLED)
+    shortcuts: int = setting(
+        "number of augmented shortcuts T in parallel with attention", at_least=0, at_most=8, identity=SETTLED
+    )
     shortcut_ratio: int = setting("bottleneck of a shortcut: its inner width is width/ratio", at_least=1, identity=SETTLED)
     qkv_bias: bool | str = setting(
-        "biases of queries, keys and values, as in Qwen2; 'auto': as the named parent, or else not",
+        "biases of queries, keys and values, as in Qwen2; 'auto' is the named parent's, or else false",
         choices=("auto",),
         identity=SETTLED,
     )
     qk_norm: bool | str = setting(
-        "norms of each head's queries and keys, as in Qwen3; 'auto': as the named parent, or else not",
+        "norms of each head's queries and keys, as in Qwen3; 'auto' is the named parent's, or else false",
         choices=("auto",),
         identity=SETTLED,
     )
     own_attention: dict[str, Any] | None = field(
         default_factory=dict,
-        metadata=several("a block instead of attention: {_target_: module.Class, …}; null is none", SETTLED),
+        metadata=several("your own block instead of attention: {_target_: module.Class, …}; null for none", SETTLED),
     )
     own_ffn: dict[str, Any] | None = field(
         default_factory=dict,
-        metadata=several("a block instead of the FFN: {_target_: module.Class, …}; null is none", SETTLED),
+        metadata=several("your own block instead of the FFN: {_target_: module.Class, …}; null for none", SETTLED),
     )
 
 
@@ -287,7 +300,7 @@ def _calibrates(config: Config) -> bool:
 class InitConfig:
     """the initial weights: a random rule (Table 4, Appendix B) or inherited from a larger model (Table 5)"""
 
-    method: str = setting("where the weights come from", choices=("random", "inherit", "pool"))
+    method: str = setting("source of the weights", choices=("random", "inherit", "pool"))
     rule: str = setting(
         "random rule; 'own' is the class in init.own",
         choices=("constant", "gpt2", "internlm", "depthwise", "own"),
@@ -298,14 +311,14 @@ class InitConfig:
         metadata=several("rule=own: {_target_: module.Class, …}", VALUE, lambda c: _random(c) and c.init.rule == "own"),
     )
     std: float | None = setting(
-        "sigma of the random rule; null is the dial's for the width (docs/dial.md)", above=0, at_most=10, identity=SETTLED
+        "sigma of the random rule; null is the scale's for this width (docs/dial.md)", above=0, at_most=10, identity=SETTLED
     )
-    parent: str | None = setting("a run, or a Hugging Face folder; null trains the parent once", free=True, identity=SETTLED)
+    parent: str | None = setting("a run or a Hugging Face folder; null trains a parent once", free=True, identity=SETTLED)
     parent_depth: int = setting("layers of the trained parent (the paper's 7B has 29)", at_least=1, identity=SETTLED)
     parent_width: int | str = setting("width of the trained parent", dial=True, at_least=2, identity=SETTLED)
     parent_ffn_width: int | str = setting("FFN width of the trained parent", dial=True, at_least=1, identity=SETTLED)
     parent_vocab_size: int | str | None = setting(
-        "entries of the trained parent's vocabulary (the paper's has 100,883), made as the child's; null is the child's",
+        "entries of the trained parent's vocabulary (the paper's has 100,883), built like the child's; null is the child's",
         dial=True,
         at_least=1,
         at_most=2**31 - 1,
@@ -318,26 +331,26 @@ class InitConfig:
         "budget of the parent of init=inherit; null is the run's own", at_least=1, at_most=MAX_TOKENS, identity=SETTLED
     )
     parent_lr: float | None = setting(
-        "peak learning rate of the trained parent at the base batch; null is the dial's for its shape, whatever the child's",
+        "peak learning rate of the trained parent at the base batch; null is the scale's for the parent's shape",
         above=0,
         identity=SETTLED,
     )
     train: str = setting(
-        "what the run trains: the child, or the parent that the child would be cut out of",
+        "what the run trains: the child, or the parent that the child would inherit from",
         choices=("child", "parent"),
         identity=SETTLED,
     )
-    criterion: str = setting("how neurons are chosen", choices=("l1", "l2", "taylor", "learned", "random"), active=_inherits)
+    criterion: str = setting("how to choose neurons", choices=("l1", "l2", "taylor", "learned", "random"), active=_inherits)
     layers: str = setting(
-        "how layers are chosen: a rule, or the parent's layers as '0-3,7,9-11'",
+        "how to choose layers: a rule, or the parent's layers as '0-3,7,9-11'",
         choices=("middle", "even", "importance"),
         free=True,
         active=_inherits,
     )
-    keep_first: int = setting("first layers that are always kept", at_least=0, active=_inherits)
-    keep_last: int = setting("last layers that are always kept", at_least=0, active=_inherits)
+    keep_first: int = setting("number of first layers that are always kept", at_least=0, active=_inherits)
+    keep_last: int = setting("number of last layers that are always kept", at_least=0, active=_inherits)
     calibration_tokens: int = setting(
-        "training text that the criteria taylor and learned and layers=importance look at, tokens",
+        "training text for criterion=taylor, criterion=learned and layers=importance, tokens",
         at_least=1,
         active=_calibrates,
     )
@@ -345,9 +358,9 @@ class InitConfig:
 
     @property
     def sigma(self) -> float:
-        """``std``, which ``Settled.init`` has filled in."""
+        """Return ``std``, which is set in ``Settled.init``."""
         if self.std is None:
-            raise ValueError("init.std=null: only a settled run knows the dial's sigma")
+            raise ValueError("init.std=null: sigma is known only after the run is settled")
         return self.std
 
 
@@ -355,26 +368,26 @@ class InitConfig:
 class MasksConfig:
     """criterion=learned: hard-concrete gates trained with Lagrange multipliers (Sheared-LLaMA, arXiv 2310.06694)"""
 
-    learning_rate: float = setting("learning rate of the gates and of the multipliers", above=0, active=_learns_masks)
+    learning_rate: float = setting("learning rate of the gates and the multipliers", above=0, active=_learns_masks)
     weight_learning_rate: float = setting(
-        "learning rate of the weights, trained beside the gates; 0 freezes them", at_least=0, active=_learns_masks
+        "learning rate of the weights, which are trained with the gates; 0 freezes them", at_least=0, active=_learns_masks
     )
     warmup: float = setting(
-        "share of the steps in which the target goes from the parent's shape to the child's",
+        "share of the steps in which the target moves from the parent's shape to the child's",
         at_least=0,
         at_most=1,
         active=_learns_masks,
     )
     batch_tokens: int = setting(
-        "tokens in a step, whole sequences and at least one", at_least=1, at_most=MAX_TOKENS, active=_learns_masks
+        "tokens per step, rounded to whole sequences, at least one", at_least=1, at_most=MAX_TOKENS, active=_learns_masks
     )
-    steps: int = setting("steps; Sheared-LLaMA takes 3,200", at_least=1, at_most=10**9, active=_learns_masks)
+    steps: int = setting("steps (Sheared-LLaMA: 3,200)", at_least=1, at_most=10**9, active=_learns_masks)
     temperature: float = setting("beta of the hard-concrete distribution", above=0, active=_learns_masks)
 
 
 @dataclass
 class OptimizerConfig:
-    """the optimizer, its schedule, and the rule from batch to learning rate (Section 4.1)"""
+    """the optimizer, its schedule, and the learning rate as a function of the batch size (Section 4.1)"""
 
     name: str = setting(
         "algorithm; 'own' is the class in optimizer.own", choices=("adamw", "lion", "muon", "schedule_free", "own")
@@ -391,14 +404,14 @@ class OptimizerConfig:
     )
     eps: float = setting("epsilon of the update", above=0)
     weight_decay: float = setting(
-        "decoupled weight decay of the paper (Table 13), multiplied by the dial below its scale (optimizer.scaling.rate_sum)",
+        "decoupled weight decay at the paper's scale (Table 13); smaller scales multiply it (optimizer.scaling.rate_sum)",
         at_least=0,
         identity=SETTLED,
     )
-    decay: str = setting("what decays: matrices only, or all parameters", choices=("matrices", "all"))
-    clip: float = setting("gradients are clipped to this norm", above=0)
+    decay: str = setting("parameters with weight decay: matrices only, or all", choices=("matrices", "all"))
+    clip: float = setting("maximum norm of the gradient", above=0)
     schedule: str = setting(
-        "course of the learning rate after warm-up; 'own' is the class in optimizer.own_schedule",
+        "learning rate schedule after warm-up; 'own' is the class in optimizer.own_schedule",
         choices=("cosine", "linear", "constant", "wsd", "own"),
     )
     own_schedule: dict[str, Any] = field(
@@ -407,13 +420,13 @@ class OptimizerConfig:
     )
     warmup: float = setting("warm-up: a share of the steps if below 1, otherwise tokens", at_least=0)
     final: float = setting(
-        "last learning rate over the peak",
+        "final learning rate divided by the peak",
         at_least=0,
         at_most=1,
         active=lambda config: config.optimizer.schedule != "constant" or config.train.anneal_from is not None,
     )
     decay_share: float = setting(
-        "schedule=wsd, and train.anneal_from: share of the steps in the decay at the end",
+        "schedule=wsd, and train.anneal_from: share of the steps in the final decay",
         above=0,
         at_most=1,
         active=lambda config: config.optimizer.schedule == "wsd",
@@ -425,20 +438,20 @@ class ScalingConfig:
     """lr = (batch / base_batch) ** exponent * base_lr * multiplier"""
 
     base_lr: float | None = setting(
-        "peak learning rate at the base batch; null is the dial's for the scale, the shape and the budget (docs/dial.md)",
+        "peak learning rate at the base batch; null computes it from scale, shape and budget (docs/dial.md)",
         above=0,
         identity=SETTLED,
     )
-    base_batch_tokens: int = setting("the base batch, tokens", at_least=1, at_most=MAX_TOKENS, identity=SETTLED)
+    base_batch_tokens: int = setting("base batch, tokens", at_least=1, at_most=MAX_TOKENS, identity=SETTLED)
     exponent: float = setting(
-        "the rule's r; the paper advises 0.5 above the critical batch", at_least=-4, at_most=4, identity=SETTLED
+        "exponent r of the rule; the paper recommends 0.5 above the critical batch", at_least=-4, at_most=4, identity=SETTLED
     )
     multiplier: float = setting(
-        "of base_lr, for an optimizer that takes smaller or larger steps than AdamW", above=0, identity=SETTLED
+        "factor on base_lr, for an optimizer with smaller or larger updates than AdamW", above=0, identity=SETTLED
     )
     rate_sum: float | None = setting(
-        "below the paper's scale weight_decay is multiplied by this over the sum of the dial's peak learning rate over the "
-        "steps, so that the sum of rate x decay is the paper's; null takes weight_decay as it is",
+        "below the paper's scale, weight_decay is multiplied by rate_sum / (peak learning rate x steps), so that learning "
+        "rate x decay, summed over the steps, is the paper's; null uses weight_decay unchanged",
         above=0,
         identity=SETTLED,
     )
@@ -448,105 +461,106 @@ class ScalingConfig:
 class RoundsConfig:
     """passes over the data (Section 4.2)"""
 
-    count: int = setting("rounds of training", at_least=1, at_most=16, identity=SETTLED)
+    count: int = setting("number of rounds", at_least=1, at_most=16, identity=SETTLED)
     sampling_rate: float = setting(
-        "share of the first round's batches that a later round trains on; 0 is one round",
+        "share of the first round's batches that each later round trains on; 0 disables later rounds",
         at_least=0,
         at_most=1,
         identity=SETTLED,
     )
     rule: str = setting(
-        "how they are drawn: by their loss, evenly, the highest losses, or none: every batch again, whatever the rate",
+        "how to draw these batches: by loss, uniformly, the highest losses, or none (all batches, whatever the rate)",
         choices=("loss", "uniform", "top", "none"),
         identity=SETTLED,
     )
     temperature: float = setting("rule=loss: p = softmax(loss / temperature), losses in nats", above=0, identity=SETTLED)
     parts: int = setting(
-        "equal parts of the first round in which batches are drawn, and for which forgetting is reported",
+        "number of equal parts of the first round; batches are drawn, and forgetting is reported, per part",
         at_least=1,
         identity=SETTLED,
     )
     schedule: str = setting(
-        "later rounds: 'rewarm' starts schedule and optimizer anew, 'continue' has one schedule over all rounds, "
-        "'constant' continues at the first round's last learning rate",
+        "later rounds: 'rewarm' restarts schedule and optimizer, 'continue' uses one schedule for all rounds, "
+        "'constant' stays at the first round's final learning rate",
         choices=("rewarm", "continue", "constant"),
         identity=SETTLED,
     )
-    forgetting: bool = setting("measure the final model's loss of every training batch (Figure 9)", identity=NONE)
+    forgetting: bool = setting("measure the final model's loss on every training batch (Figure 9)", identity=NONE)
 
 
 @dataclass
 class TrainConfig:
-    """the budget and how it is spent: tokens, batch, precision, checkpoints"""
+    """the budget and how to spend it: tokens, batch, precision, checkpoints"""
 
-    tokens: int | None = setting("budget; null takes tokens_per_parameter", at_least=1, at_most=MAX_TOKENS, identity=SETTLED)
+    tokens: int | None = setting(
+        "budget, tokens; null uses tokens_per_parameter", at_least=1, at_most=MAX_TOKENS, identity=SETTLED
+    )
     tokens_per_parameter: float | None = setting(
-        "budget over the parameters of the paper's baseline at this scale, the same for every arm of a grid",
+        "budget divided by the parameters of the paper's baseline at this scale; the same budget for every arm of a grid",
         above=0,
         identity=SETTLED,
     )
     share: float = setting(
-        "the run trains on this share of the budget; a parent on the whole (Table 10: 0.05)",
+        "share of the budget that the run trains on; a parent always trains on all of it (Table 10: 0.05)",
         above=0,
         at_most=100,
         identity=SETTLED,
     )
     anneal_from: float | None = setting(
-        "branch off, at this share of the budget (above 1: at so many tokens), from the run without this setting, and decay "
-        "linearly over optimizer.decay_share of the branch's steps; several branches share one run, so that it gives a curve "
-        "of budgets",
+        "branch off the run without this setting at this share of the budget (above 1: this number of tokens), and decay "
+        "linearly over optimizer.decay_share of the branch's steps; several branches of one run give a curve over budgets",
         above=0,
         identity=SETTLED,
     )
-    context_length: int = setting("tokens in a sequence", at_least=2)
+    context_length: int = setting("tokens per sequence", at_least=2)
     batch_tokens: int = setting(
-        "tokens in an optimizer step; a multiple of context_length", at_least=1, at_most=MAX_TOKENS, identity=SETTLED
+        "tokens per optimizer step; a multiple of context_length", at_least=1, at_most=MAX_TOKENS, identity=SETTLED
     )
     batch_multiple: int = setting(
-        "batch_tokens is this many times the scale's, unless it is set itself", at_least=1, at_most=2**20, identity=SETTLED
+        "batch_tokens as a multiple of the scale's, unless batch_tokens is set", at_least=1, at_most=2**20, identity=SETTLED
     )
     micro_batch: int | str = setting(
-        "sequences in one forward pass; 'auto' takes the largest within 32", choices=("auto",), at_least=1, identity=SETTLED
+        "sequences per forward pass; 'auto' is the largest possible up to 32", choices=("auto",), at_least=1, identity=SETTLED
     )
     precision: str = setting(
-        "arithmetic of the matrix products; 'auto' is bf16 where the processor has instructions for it and the model is 32 "
-        "wide or more, and fp32 elsewhere: name it where machines of several kinds share a grid. 'bf16-true' also keeps "
-        "weights, gradients and the optimizer's state in bf16: half the memory, and small updates are lost to rounding",
+        "precision of the matrix products; 'auto' is bf16 if the processor has bf16 instructions and the model is at least "
+        "32 wide, and fp32 otherwise: set it if different machines share a grid. 'bf16-true' also keeps weights, gradients "
+        "and optimizer state in bf16: half the memory, but small updates are lost to rounding",
         choices=("auto", "fp32", "bf16", "bf16-true"),
         identity=SETTLED,
     )
     recompute: bool = setting(
         "keep only the input of each layer and recompute the rest in the backward pass (activation checkpointing): far "
-        "less memory, a third more arithmetic, the same numbers",
+        "less memory, a third more computation, the same results",
         identity=NONE,
     )
-    device: str = setting("where to train", choices=("auto", "cpu", "cuda", "mps"), identity=NONE)
-    devices: int = setting("GPUs, or CPU processes, of one machine that share a run", at_least=1, at_most=64, identity=NONE)
+    device: str = setting("device to train on", choices=("auto", "cpu", "cuda", "mps"), identity=NONE)
+    devices: int = setting("GPUs, or CPU processes, that share a run on one machine", at_least=1, at_most=64, identity=NONE)
     strategy: str = setting(
-        "devices above 1: each holds all weights (Lightning's DDP), or a part of them (its FSDP2)",
+        "devices above 1: each holds all weights (Lightning's DDP) or a part of them (FSDP2)",
         choices=("ddp", "fsdp"),
         identity=NONE,
     )
     stack: int | str = setting(
-        "runs of one shape that train together on one device, each with the same numbers as alone; 'auto' is as many as "
-        "the memory of a GPU allows, and 1 on a processor",
+        "runs of one shape to train together on one device, each with the same results as alone; 'auto' is as many as "
+        "fit in GPU memory, and 1 on a CPU",
         choices=("auto",),
         at_least=1,
         identity=NONE,
     )
     compile: bool | str = setting(
-        "compile the layers; 'auto' does where a C++ compiler is found and the run is long enough to win by it",
+        "compile the layers; 'auto' does if there is a C++ compiler and the run is long enough for it to save time",
         choices=("auto",),
         identity=NONE,
     )
     threads: int | str = setting("CPU threads; 'auto' is one per core", choices=("auto",), at_least=1, identity=NONE)
     checkpoint_minutes: float = setting("minutes between checkpoints", above=0, identity=NONE)
-    log_every: int = setting("optimizer steps between two points of the curve", at_least=1, identity=NONE)
+    log_every: int = setting("optimizer steps between points of the curve", at_least=1, identity=NONE)
     on_nonfinite: str = setting(
-        "what a loss or gradient that is not finite does: stop before the update, or skip it", choices=("stop", "skip")
+        "action if a loss or gradient is not finite: stop before the update, or skip the update", choices=("stop", "skip")
     )
     spike_deviations: float = setting(
-        "a loss this many standard deviations over the recent mean is logged as a spike, with its batch",
+        "log a loss as a spike, with its batch, if it is this many standard deviations above the recent mean",
         above=0,
         identity=NONE,
     )
@@ -554,7 +568,7 @@ class TrainConfig:
     keep_checkpoints: list[float] = field(
         default_factory=list,
         metadata=several(
-            "keep the model and the state of the optimizer at these shares of the budget (above 1: at so many tokens), as in "
+            "keep the model and the optimizer state at these shares of the budget (above 1: numbers of tokens), as in "
             "[0.25,0.5]"
         ),
     )
@@ -564,20 +578,20 @@ class TrainConfig:
 class DecodeConfig:
     """speed of generation with random weights, by the paper's protocol (Tables 2, 3, 12)"""
 
-    measure: bool = setting("measure it, once for each shape on each machine", identity=NONE)
+    measure: bool = setting("measure the speed of generation, once per shape and machine", identity=NONE)
     batch: int = setting("sequences", at_least=1, identity=NONE)
     prefix: int = setting("tokens of the prompt", at_least=1, identity=NONE)
-    new_tokens: int = setting("tokens to add", at_least=1, identity=NONE)
-    repeats: int = setting("measurements, of which the fastest counts", at_least=1, identity=NONE)
+    new_tokens: int = setting("tokens to generate", at_least=1, identity=NONE)
+    repeats: int = setting("number of measurements; the fastest is reported", at_least=1, identity=NONE)
     precision: str = setting(
-        "of weights and arithmetic; 'auto' is the paper's fp16 on a GPU and fp32 on a CPU",
+        "precision of weights and arithmetic; 'auto' is the paper's fp16 on a GPU and fp32 on a CPU",
         choices=("auto", "fp32", "bf16", "fp16"),
         identity=NONE,
     )
     llama_cpp: list[str] = field(
         default_factory=list,
         metadata=several(
-            "measure llama.cpp on this processor with these weights, and our decoder beside it: speed and memory",
+            "weight formats for which to measure speed and memory of llama.cpp and of our decoder on this CPU",
             among=("f32", "f16", "q8_0", "q4_0"),
         ),
     )
@@ -588,14 +602,14 @@ class EvaluateConfig:
     """what is measured at the end: bits per byte and a four-way cloze, per language"""
 
     max_bytes: int | str = setting(
-        "text of each split and language that is scored, bytes; 'auto' is 25,000 to 200,000 by the training tokens, the same "
-        "for every arm of a grid",
+        "text to score per split and language, bytes; 'auto' is 25,000 to 200,000 depending on the training tokens, the "
+        "same for every arm of a grid",
         choices=("auto",),
         at_least=1,
         identity=NONE,
     )
     cloze_questions: int | str = setting(
-        "cloze questions per language; 0 for none; 'auto' is 50 to 200, as 'evaluate.max_bytes'",
+        "cloze questions per language; 0 for none; 'auto' is 50 to 200, like evaluate.max_bytes",
         choices=("auto",),
         at_least=0,
         identity=NONE,
@@ -603,12 +617,13 @@ class EvaluateConfig:
     cloze_context: int = setting("characters before the gap", at_least=1, identity=NONE)
     cloze_continuation: int = setting("characters of each of the four continuations", at_least=1, identity=NONE)
     layer_skip: int = setting(
-        "measure the model, a finished one too, with 1 to this many adjacent layers skipped at each position (Figure 5)",
+        "measure the model with 1 to this many adjacent layers skipped, at each position (Figure 5); 0 for none",
         at_least=0,
         identity=NONE,
     )
     effective_dimension: float = setting(
-        "measure how many principal components of each layer's features hold this share of their variance (PanGu-π: 0.8)",
+        "measure how many principal components explain this share of the variance of each layer's features (PanGu-π: 0.8); "
+        "0 for none",
         at_least=0,
         below=1,
         identity=NONE,
@@ -616,34 +631,36 @@ class EvaluateConfig:
     quantized: list[str] = field(
         default_factory=list,
         metadata=several(
-            "measure bits per byte of the model as exported to GGUF with these weights", among=("f16", "q8_0", "q4_0")
+            "weight formats for which to measure bits per byte of the model exported to GGUF", among=("f16", "q8_0", "q4_0")
         ),
     )
     tasks: list[str] = field(
         default_factory=list,
-        metadata=several("mode=evaluate: tasks of EleutherAI's harness, and the lists 'paper' and 'ablations'"),
+        metadata=several("mode=evaluate: tasks of EleutherAI's harness, or one of the lists 'paper' and 'ablations'"),
     )
     task_folder: str | None = setting(
         "mode=evaluate: a folder of your own tasks in the harness's YAML format", free=True, identity=NONE
     )
     shots: int | None = setting(
-        "mode=evaluate: examples before each question; null is the task's own number", at_least=0, identity=NONE
+        "mode=evaluate: examples before each question; null is the task's default", at_least=0, identity=NONE
     )
-    limit: int | None = setting("mode=evaluate: most questions of a task, for a trial; null for all", at_least=1, identity=NONE)
+    limit: int | None = setting(
+        "mode=evaluate: maximum questions per task, for a trial; null for all", at_least=1, identity=NONE
+    )
     own: list[dict[str, Any]] = field(
-        default_factory=list, metadata=several("measures of your own, as in [{_target_: module.Class, …}]")
+        default_factory=list, metadata=several("your own measures, as in [{_target_: module.Class, …}]")
     )
     every: float | None = setting(
-        "also measure along the run, each time after this share of the budget (above 1: after so many tokens)",
+        "also measure during training, every time this share of the budget is done (above 1: this number of tokens)",
         above=0,
         identity=NONE,
     )
     every_measures: list[str] = field(
         default_factory=list,
-        metadata=several("evaluate.every: what is measured, of what is requested for the end (cloze, for one, can be added)"),
+        metadata=several("evaluate.every: which of the requested measures to take, such as bits_per_byte and cloze"),
     )
     every_bytes: int | str = setting(
-        "evaluate.every: text of each split and language that is scored each time, bytes; 'auto' is evaluate.max_bytes over "
+        "evaluate.every: text to score each time per split and language, bytes; 'auto' is evaluate.max_bytes divided by "
         "the number of times, at least 5,000",
         choices=("auto",),
         at_least=1,
@@ -654,67 +671,65 @@ class EvaluateConfig:
 
 @dataclass
 class TrackingConfig:
-    """MLflow on sqlite beside the runs or on a server, and other trackers by Lightning's loggers"""
+    """MLflow in an SQLite file next to the runs or on a server, and other trackers through Lightning's loggers"""
 
-    kind: str = setting("whether runs are kept in MLflow", choices=("mlflow", "none"), identity=NONE)
-    loggers: list[str] = field(
-        default_factory=list, metadata=several("other trackers, written beside: tensorboard, wandb, csv")
-    )
-    uri: str | None = setting("tracking address; null is an sqlite file in runs_dir", free=True, identity=NONE)
+    kind: str = setting("whether to record runs in MLflow", choices=("mlflow", "none"), identity=NONE)
+    loggers: list[str] = field(default_factory=list, metadata=several("other trackers to write to: tensorboard, wandb, csv"))
+    uri: str | None = setting("tracking address; null is an SQLite file in runs_dir", free=True, identity=NONE)
     artifacts: str | None = setting(
-        "where artifacts go; null is a folder in runs_dir (or the server's choice)", free=True, identity=NONE
+        "where to store artifacts; null is a folder in runs_dir (or the server's choice)", free=True, identity=NONE
     )
-    experiment: str = setting("MLflow experiment", free=True, identity=NONE)
-    flush_seconds: float = setting("runs in training are synced this often", above=0, identity=NONE)
+    experiment: str = setting("name of the MLflow experiment", free=True, identity=NONE)
+    flush_seconds: float = setting("seconds between syncs of runs in training", above=0, identity=NONE)
 
 
 @dataclass
 class ExperimentConfig:
-    """which table or figure of the paper a grid belongs to; set by the files in experiments/"""
+    """the table or figure of the paper that a grid reproduces; set by the files in experiments/"""
 
     name: str = setting("name of the table", free=True, identity=NONE)
     title: str = setting("what the table shows", free=True, identity=NONE)
-    paper: str | None = setting("the paper's own numbers: a CSV in tinylm_ablate/report/paper", free=True, identity=NONE)
+    paper: str | None = setting("the paper's numbers: a CSV in tinylm_ablate/report/paper", free=True, identity=NONE)
     axis: list[str] = field(default_factory=list, metadata=several("settings that distinguish the rows"))
-    paper_axis: list[str] = field(default_factory=list, metadata=several("the columns of the paper's CSV that hold them"))
-    note: str | None = setting("what a reader must know beside the table", free=True, identity=NONE)
+    paper_axis: list[str] = field(default_factory=list, metadata=several("columns of the paper's CSV with these settings"))
+    note: str | None = setting("note for readers, shown with the table", free=True, identity=NONE)
     correlate: list[str] = field(
-        default_factory=list, metadata=several("settings or sizes whose rank correlation with quality is reported (Figure 4)")
+        default_factory=list, metadata=several("settings or sizes to correlate with quality, by rank (Figure 4)")
     )
-    figures: list[str] = field(default_factory=list, metadata=several("figures that the report draws beside the table"))
+    figures: list[str] = field(default_factory=list, metadata=several("figures that the report draws with the table"))
 
 
 @dataclass
 class PlanConfig:
-    """how mode=plan prints"""
+    """output of mode=plan"""
 
-    format: str = setting("a table for people, or one JSON object per line", choices=("table", "json"), identity=NONE)
+    format: str = setting("a table, or one JSON object per line", choices=("table", "json"), identity=NONE)
     read_text: bool = setting(
-        "read and check your own text, as the run would, if that has not been done; the table reports what is in it",
+        "read and check your own text as a run would, unless that is done already, and summarize it in the table",
         identity=NONE,
     )
 
 
 @dataclass
 class GenerateConfig:
-    """how mode=generate draws text"""
+    """text generation with mode=generate"""
 
-    new_tokens: int = setting("tokens to draw", at_least=1, identity=NONE)
-    temperature: float = setting("0 takes the likeliest token", at_least=0, identity=NONE)
-    top_k: int | None = setting("draw among the k likeliest; null for all", at_least=1, identity=NONE)
+    new_tokens: int = setting("tokens to generate", at_least=1, identity=NONE)
+    temperature: float = setting("sampling temperature; 0 always takes the most likely token", at_least=0, identity=NONE)
+    top_k: int | None = setting("sample from the k most likely tokens; null for all", at_least=1, identity=NONE)
 
 
 @dataclass
 class ExportConfig:
-    """how mode=export writes a model for other programs"""
+    """export of a model to other programs with mode=export"""
 
     format: str = setting(
-        "a Hugging Face folder, or a GGUF file for llama.cpp and what stands on it",
+        "a Hugging Face folder, or a GGUF file for llama.cpp and programs based on it",
         choices=("huggingface", "gguf"),
         identity=NONE,
     )
     weights: str = setting(
-        "format=gguf: how matrices are stored; q8_0 and q4_0 are blocks of 32 entries in 8 or 4 bits",
+        "format=gguf: type of the matrices; q8_0 and q4_0 are blocks of 32 entries with 8 or 4 bits each",
         choices=("f32", "f16", "q8_0", "q4_0"),
         identity=NONE,
     )
@@ -722,87 +737,81 @@ class ExportConfig:
 
 @dataclass
 class GridConfig:
-    """how a multirun walks its cells"""
+    """cells of a multirun, and how to run them"""
 
     zip: list[list[str]] = field(
-        default_factory=list, metadata=several("axes that are zipped, value by value, as in [[arch.depth,arch.width]]")
+        default_factory=list, metadata=several("axes to zip, value by value, as in [[arch.depth,arch.width]]")
     )
-    exclude: list[str] = field(
-        default_factory=list, metadata=several("cells that are left out, as in ['arch.depth=40 init=gpt2']")
-    )
+    exclude: list[str] = field(default_factory=list, metadata=several("cells to leave out, as in ['arch.depth=40 init=gpt2']"))
     arms: dict[str, list[str]] = field(
-        default_factory=dict, metadata=several("named arms, each a list of overrides; an axis of the grid")
+        default_factory=dict, metadata=several("named arms, each a list of overrides; together an axis of the grid")
     )
     experiments: list[str] = field(
-        default_factory=list, metadata=several("experiments that make one grid together, as in experiments/paper.yaml")
+        default_factory=list, metadata=several("experiments to combine into one grid, as in experiments/paper.yaml")
     )
-    tune: bool = setting("tune each arm's learning rate, or what tune_keys names, before arms are compared", identity=NONE)
-    tune_keys: list[str] = field(default_factory=list, metadata=several("what grid.tune tunes: keys with a real number"))
-    tune_seed: int = setting("the seed that tuning uses, and no comparison", at_least=0, at_most=2**31 - 1, identity=NONE)
-    on_failure: str = setting("what a failed cell does to the others", choices=("continue", "stop"), identity=NONE)
+    tune: bool = setting("tune the settings in tune_keys for each arm before comparing arms", identity=NONE)
+    tune_keys: list[str] = field(default_factory=list, metadata=several("settings that grid.tune tunes: keys with real values"))
+    tune_seed: int = setting("seed for tuning, excluded from comparisons", at_least=0, at_most=2**31 - 1, identity=NONE)
+    on_failure: str = setting("what to do with the other cells if one fails", choices=("continue", "stop"), identity=NONE)
     workers: int | str = setting(
-        "runs at once on this machine; 'auto' divides its cores by a measurement", choices=("auto",), at_least=1,
+        "worker processes on this machine; 'auto' measures how best to divide the cores", choices=("auto",), at_least=1,
         at_most=1024, identity=NONE,
     )  # fmt: skip
-    retries: int = setting("how often a failed cell is tried again", at_least=0, at_most=100, identity=NONE)
+    retries: int = setting("times to retry a failed cell", at_least=0, at_most=100, identity=NONE)
     require_clean: bool = setting("refuse to run from a git tree with uncommitted changes", identity=NONE)
     lease_seconds: float = setting(
-        "a worker that has given no sign of life for this long loses its task to another", above=0, identity=NONE
+        "seconds without a sign of life after which a worker loses its task to another", above=0, identity=NONE
     )
-    unclaim: str | None = setting(
-        "identity of a run whose lease is taken from its worker before the grid starts", free=True, identity=NONE
-    )
-    on_end: str | None = setting("command that a shell runs when the grid has ended", free=True, identity=NONE)
+    unclaim: str | None = setting("identity of a run whose lease to revoke before the grid starts", free=True, identity=NONE)
+    on_end: str | None = setting("shell command to run when the grid has ended", free=True, identity=NONE)
     work: str | None = setting(
-        "file with the tasks of a grid; set for the workers that a grid starts", free=True, identity=NONE
+        "internal: file with the tasks of a grid, set for the workers that a grid starts", free=True, identity=NONE
     )
 
 
 @dataclass
 class SearchConfig:
-    """hydra/sweeper=optuna: a search over ranges in place of a grid of values"""
+    """hydra/sweeper=optuna: a search over ranges instead of a grid of values"""
 
-    name: str | None = setting("name of the study; null makes one from what is searched", free=True, identity=NONE)
+    name: str | None = setting("name of the study; null derives one from the search space", free=True, identity=NONE)
     trials: int = setting(
-        "trials in all, over all sessions of the study; those off the budget are free", at_least=1, identity=NONE
+        "total trials over all sessions of the study; those outside the parameter range do not count", at_least=1, identity=NONE
     )
-    objectives: list[str] = field(default_factory=list, metadata=several("metrics of a run, one or several (docs/search.md)"))
+    objectives: list[str] = field(default_factory=list, metadata=several("one or more metrics of a run (docs/search.md)"))
     parameters: list[int] = field(
-        default_factory=list, metadata=several("[low,high]: shapes with fewer or more parameters are not trained")
+        default_factory=list, metadata=several("[low,high]: allowed number of parameters; other shapes are not trained")
     )
-    sampler: str = setting("how trials are proposed", choices=("tpe", "random"), identity=NONE)
-    pruner: str = setting("how weak trials are pruned while they train", choices=("none", "median", "hyperband"), identity=NONE)
+    sampler: str = setting("how to propose trials", choices=("tpe", "random"), identity=NONE)
+    pruner: str = setting("how to prune weak trials during training", choices=("none", "median", "hyperband"), identity=NONE)
     seed: int = setting("seed of the sampler", at_least=0, at_most=2**31 - 1, identity=NONE)
 
 
 @dataclass
 class Config:
-    """One run, whole."""
+    """Complete config of one run."""
 
     mode: str = setting(
         "what to do", choices=("run", "plan", "status", "evaluate", "generate", "export", "coverage", "sync"), identity=NONE
     )
     seed: int = setting("seed of initial weights and data order", at_least=0, at_most=2**31 - 1)
     seeds: int | str | None = setting(
-        "in a multirun: seeds 0 to seeds-1 as an axis of the grid; 'sequential' adds seeds where a comparison is open",
+        "in a multirun: adds the axis seed=0,…,seeds-1; 'sequential' adds seeds only while a comparison is undecided",
         choices=("sequential",),
         at_least=1,
         at_most=10_000,
         identity=NONE,
     )
     runs_dir: str = setting("folder of the runs", free=True, identity=NONE)
-    cache_dir: str = setting("folder of text, tokenizers and token shards that runs share", free=True, identity=NONE)
+    cache_dir: str = setting("folder of corpora, tokenizers and token shards, shared by runs", free=True, identity=NONE)
     results_dir: str = setting("mode=coverage: folder of tables and figures", free=True, identity=NONE)
     model: str | None = setting(
-        "mode=evaluate, generate or export: a run, a Hugging Face folder, OWNER/NAME of the hub, or (not for export) a GGUF "
+        "mode=evaluate, generate or export: a run, a Hugging Face folder, OWNER/NAME on the hub, or (except for export) a GGUF "
         "file; null is the run that the config describes",
         free=True,
         identity=NONE,
     )
-    prompt: str = setting("mode=generate: the text to continue", free=True, identity=NONE)
-    folder: str | None = setting(
-        "mode=export: the folder, or with export.format=gguf the file, that is written", free=True, identity=NONE
-    )
+    prompt: str = setting("mode=generate: text to continue", free=True, identity=NONE)
+    folder: str | None = setting("mode=export: folder to write, or file with export.format=gguf", free=True, identity=NONE)
     progress: str = setting("progress bars", choices=("auto", "on", "off"), identity=NONE)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -822,7 +831,7 @@ class Config:
     export: ExportConfig = field(default_factory=ExportConfig)
 
 
-#: The groups that a user chooses from, in the order of the pipeline.
+#: Config groups that users choose from, in the order of the pipeline.
 GROUPS: dict[str, type] = {
     "scale": ScaleConfig, "data": DataConfig, "tokenizer": TokenizerConfig, "arch": ArchConfig, "init": InitConfig,
     "optimizer": OptimizerConfig, "rounds": RoundsConfig, "train": TrainConfig, "evaluate": EvaluateConfig,
@@ -830,7 +839,7 @@ GROUPS: dict[str, type] = {
 }  # fmt: skip
 
 
-#: Keys of groups whose value is a dictionary with keys of the user's choice; Hydra closes all others.
+#: Settings whose value is a dictionary with keys of the user's choice; Hydra rejects unknown keys in all others.
 _OPEN = {
     "data": ("sources", "weights", "own"), "optimizer": ("own", "own_schedule"), "init": ("own",),
     "arch": ("own_attention", "own_ffn"),
@@ -838,7 +847,7 @@ _OPEN = {
 
 
 def register() -> None:
-    """Give Hydra the schema, ``schema`` for the root and ``<group>/schema`` for each group, and the resolver ``times``."""
+    """Register with Hydra: ``schema`` for the root, ``<group>/schema`` for each group, and the resolver ``times``."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
@@ -879,7 +888,7 @@ def _flat() -> tuple[list[str], list[dict[str, Any]], Callable[[Config], tuple[A
 
 
 def nullable(config: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted keys of values for which null means something."""
+    """Yield the dotted keys of settings that may be null."""
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if dataclasses.is_dataclass(value):
@@ -889,7 +898,7 @@ def nullable(config: Any, prefix: str = "") -> Iterator[str]:
 
 
 def allowed(rule: dict[str, Any]) -> str:
-    """Description of the values that a field takes: the end of every message and a column of the reference."""
+    """Describe the values that a field allows, for error messages and the reference."""
     kinds = str(rule["type"]).split(" | ")
     parts = [*(("true", "false") if "bool" in kinds else ()), *rule.get("choices", ())]
     if kinds[0].startswith("list"):
@@ -904,7 +913,7 @@ def allowed(rule: dict[str, Any]) -> str:
     if "int" in kinds or "float" in kinds:
         parts.append(" ".join(["a number" if "float" in kinds else "a whole number", " and ".join(bounds)]).strip())
     if rule.get("dial"):
-        parts.append("the paper's size as 'N/s'")
+        parts.append("the paper's size divided by the scale, as 'N/s'")
     if "str" in kinds and (rule.get("free") or not parts):
         parts.append("text")
     if "None" in kinds:
@@ -913,7 +922,7 @@ def allowed(rule: dict[str, Any]) -> str:
 
 
 def check_values(config: Config) -> list[str]:
-    """The mistakes that are visible in one value alone, as "key=value: allowed: …"."""
+    """Return the mistakes in single values, as "key=value: allowed: …"."""
     mistakes = []
     for key, value, rule in walk(config):
         seen = (key, type(value), None if isinstance(value, list | dict) else value)
@@ -926,12 +935,12 @@ def check_values(config: Config) -> list[str]:
     return mistakes
 
 
-#: Values that were found to fit: the cells of a grid have most of theirs in common.
+#: Valid values found so far: most are shared by all cells of a grid.
 _fitting: set[tuple[str, type, Any]] = set()
 
 
 def fits(value: Any, rule: dict[str, Any]) -> bool:
-    """Return whether a value of the right type is among the choices and within the bounds of its field."""
+    """Return whether a value of the right type satisfies the choices and bounds of its field."""
     if isinstance(value, list):
         return not rule.get("among") or set(value) <= set(rule["among"])
     if isinstance(value, bool):

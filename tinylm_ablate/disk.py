@@ -1,4 +1,4 @@
-"""Trouble with a disk, in words: no room, no right to write, a name that is too long."""
+"""Disk errors for users: no space, no write permission, names that are too long."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pathlib import Path
 
 from tinylm_ablate.errors import DiskError
 
-#: What the system answers when a write finds no room: full disk, used-up quota, limit on the size of a file.
+#: Errors of the system if there is no space for a write: full disk, exceeded quota, limit on file size.
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_RIGHT = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
 
 
 @contextlib.contextmanager
 def writing(folder: Path, what: str, *, key: str = "runs_dir", needed: int | None = None) -> Iterator[None]:
-    """Raise what goes wrong with the disk within the block as a ``DiskError``; any other error passes through.
+    """Raise disk errors within the block as ``DiskError``; other errors pass through.
 
     Args:
-        folder: Where is written.
-        what: What is written there.
-        key: The setting that names another place.
-        needed: About how many bytes it takes; None if unknown.
+        folder: Folder that is written to.
+        what: Description of what is written.
+        key: The setting that selects another folder.
+        needed: Approximate size in bytes; None if unknown.
     """
     try:
         yield
@@ -39,7 +39,7 @@ def writing(folder: Path, what: str, *, key: str = "runs_dir", needed: int | Non
 def in_words(
     error: Exception, folder: Path, what: str, *, key: str = "runs_dir", needed: int | None = None
 ) -> DiskError | None:
-    """The same error for users, naming the folder and what to do; None for one that is about none of these."""
+    """Convert a disk error into one for users, which names the folder and what to do; None for any other error."""
     if not isinstance(error, OSError):
         return None
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes | os.PathLike) else folder
@@ -47,12 +47,12 @@ def in_words(
         return DiskError(f"{str(named)[:60]}…: this name is longer than the file system allows; set {key} to a shorter one")
     if error.errno in _NO_ROOM:
         place = folder if named.is_relative_to(folder) else _existing(named)
-        size = "more room is needed than there is" if needed is None else f"about {needed:,} bytes are needed"
+        size = "more space is needed" if needed is None else f"about {needed:,} bytes are needed"
         free = shutil.disk_usage(_existing(folder if place == folder else place)).free
         elsewhere = f", or set {key} to a folder on a larger disk" if place == folder else ""
         return DiskError(
-            f"{place}: no room for {what}: {size}, {free:,} bytes are free ({error.strerror or error}). "
-            f"Free some space there{elsewhere}; nothing half-built was left, and the same command resumes."
+            f"{place}: no space for {what}: {size}, {free:,} bytes are free ({error.strerror or error}). "
+            f"Free some space there{elsewhere}; no partial files were left, and the same command resumes."
         )
     if error.errno in _NO_RIGHT:
         place = named if named.is_file() else _existing(named)
@@ -71,7 +71,7 @@ def _existing(path: Path) -> Path:
 
 
 def _rights(path: Path) -> str:
-    """Whose a file or folder is, and what others may do with it."""
+    """Describe owner and permissions of a file or folder."""
     try:
         found = path.stat()
         owner, group = path.owner(), path.group()

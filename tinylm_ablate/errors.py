@@ -1,4 +1,4 @@
-"""Errors that a user sees without a traceback; any other exception is a bug and keeps its traceback."""
+"""Errors shown to users without a traceback; any other exception is a bug and keeps its traceback."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 
 def first_line(error: BaseException) -> str:
-    """First line of an error's message; the name of its class where there is none."""
+    """Return the first line of an error's message, or the name of its class if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class UserError(Exception):
-    """Something that the user can fix: the message names what is wrong, where, and what to do. Exit code 2."""
+    """A problem that the user can fix; the message says what is wrong, where, and what to do. Exit code 2."""
 
 
 class DiskError(UserError):
-    """A disk has no room, or a folder may not be written. Nothing else that needs it would succeed, so the command ends."""
+    """No disk space, or no permission to write. The command ends, since further tasks would fail too."""
 
 
 class ConfigError(UserError):
@@ -37,7 +37,7 @@ class RunFailed(Exception):
 
 
 class Busy(Exception):
-    """Another process works on this run, or on something that it needs."""
+    """Another process is working on this run or on one of its needs."""
 
 
 class Interrupted(Exception):
@@ -45,7 +45,7 @@ class Interrupted(Exception):
 
     Args:
         signum: The signal, from which the exit code follows.
-        message: Where it stopped, and how to resume.
+        message: Where training stopped, and how to resume.
     """
 
     def __init__(self, signum: int, message: str) -> None:

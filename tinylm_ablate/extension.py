@@ -1,8 +1,8 @@
-"""Parts that users bring: a class named by ``_target_``, whose typed fields are its settings.
+"""User-defined parts: a class named by ``_target_``, whose typed fields are its settings.
 
-Such a part is a mapping in a config, as in ``optimizer.own={_target_: mine.SignDescent, momentum: 0.9}``: the class by its
-dotted name, and values of its fields. The class is a dataclass, so that names, types and defaults of its settings are known:
-they are checked before anything is spent, and all of them, defaults too, belong to the identity of whatever they change.
+A part is a mapping in a config, as in ``optimizer.own={_target_: mine.SignDescent, momentum: 0.9}``: the dotted name of the
+class, and values of its fields. The class is a dataclass, so that names, types and defaults of its settings are known. They
+are checked before anything is run, and all of them, including defaults, enter the identity of the runs that they change.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from typing import Any
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import canonical_json
 
-#: What names the class.
+#: Key that names the class.
 TARGET = "_target_"
 
 
 def part(described: Mapping[str, Any], key: str, needs: tuple[str, ...] = ()) -> Any:
-    """The object that a mapping describes; made once for equal mappings.
+    """Create the object that a mapping describes; equal mappings share one object.
 
     Args:
         described: ``_target_`` and settings.
-        key: The setting that holds it, for messages.
-        needs: Attributes that it must have.
+        key: The setting with the mapping, for messages.
+        needs: Attributes that the class must have.
 
     Raises:
-        ConfigError: There is no such class, it is no dataclass, lacks something, or its settings are wrong.
+        ConfigError: The class does not exist, is not a dataclass, lacks an attribute, or its settings are wrong.
     """
     try:
         return _part(canonical_json(dict(described)), key, needs)
@@ -40,24 +40,24 @@ def part(described: Mapping[str, Any], key: str, needs: tuple[str, ...] = ()) ->
 
 
 def normal(described: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The same mapping with the defaults of the class filled in: equal for parts that do the same."""
+    """Return the mapping with the defaults of the class filled in, so that equivalent parts are equal."""
     return {TARGET: described[TARGET], **dataclasses.asdict(part(described, key))}
 
 
 def mistakes(described: Mapping[str, Any], key: str, chosen: bool, choice: str, needs: tuple[str, ...]) -> list[str]:
-    """Mistakes in a part, or in its absence, without raising.
+    """Return the mistakes in a part, or that it is missing.
 
     Args:
-        described: The mapping; empty where there is none.
-        key: The setting that holds it.
-        chosen: Whether the part is used.
-        choice: What chooses it, as in ``optimizer.name=own``.
+        described: The mapping; empty if there is none.
+        key: The setting with the mapping.
+        chosen: Whether the config uses the part.
+        choice: The setting that selects it, as in ``optimizer.name=own``.
         needs: Attributes that it must have.
     """
     if chosen and not described:
-        return [f"{key}={{}}: {choice} needs a class of yours, as in {key}={{{TARGET}: module.Class}}"]
+        return [f"{key}={{}}: {choice} needs your own class, as in {key}={{{TARGET}: module.Class}}"]
     if described and not chosen:
-        return [f"{key}={dict(described)}: allowed with {choice}; otherwise nothing uses it"]
+        return [f"{key}={dict(described)}: allowed with {choice}; otherwise unused"]
     try:
         if described:
             part(described, key, needs)
@@ -92,13 +92,13 @@ def _part(text: str, key: str, needs: tuple[str, ...]) -> Any:
         raise ConfigError(
             [f"{key}.{'.'.join(map(str, one['loc']))}={one['input']}: {one['msg']}" for one in error.errors()]
         ) from None
-    except (TypeError, ValueError) as error:  # of the class's own __post_init__
+    except (TypeError, ValueError) as error:  # raised by the class's __post_init__
         raise ConfigError([f"{key}: {TARGET}={target}: {error}"]) from None
 
 
 def _find(target: str, key: str) -> Any:
     module, _, name = target.rpartition(".")
-    if os.getcwd() not in sys.path and "" not in sys.path:  # the installed command does not look where it is started
+    if os.getcwd() not in sys.path and "" not in sys.path:  # the installed command does not search the current folder
         sys.path.append(os.getcwd())
     try:
         return getattr(importlib.import_module(module), name)

@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or absent, and fingerprints that are the same in every process."""
+"""Atomic writes of files and folders, and fingerprints that are the same in every process."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 def unfinished(path: Path) -> Path:
-    """A new name beside ``path`` for what will become it; ``remove_unfinished`` finds it after a kill.
+    """Return a temporary name next to ``path``; ``remove_unfinished`` finds it after a kill.
 
-    Whoever creates it leaves its mode to the umask and the folder's setgid bit, so that several users can share a folder.
+    Its mode is left to the umask and the folder's setgid bit, so that several users can share a folder.
     """
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
 
 
 def write_atomic(path: Path, content: bytes | str, *, private: bool = False) -> None:
-    """Write a file so that a reader, or a power cut, finds the old content or the new one, never a part.
+    """Write a file atomically: readers, also after a power failure, see the old content or the new one, never a part.
 
     Args:
         path: The file.
         content: Its new content.
-        private: For its owner alone; otherwise the umask decides.
+        private: Whether only the owner may read the file; otherwise the umask decides.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = unfinished(path)
@@ -49,7 +49,7 @@ def write_atomic(path: Path, content: bytes | str, *, private: bool = False) -> 
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` survive a power cut, where the system can."""
+    """Make a rename in ``folder`` survive a power failure, if the system can."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -60,9 +60,9 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def building(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``path`` when the block succeeds, and is removed when it fails.
+    """Yield a temporary folder that becomes ``path`` if the block succeeds, and is removed if it fails.
 
-    Where another process finished the same folder first, its work is kept: both hold the same content.
+    If another process finished the same folder first, its folder is kept: both have the same content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = unfinished(path)
@@ -72,7 +72,7 @@ def building(path: Path) -> Iterator[Path]:
         mode = temporary.stat().st_mode & 0o666
         for file in temporary.rglob("*"):
             if file.is_file():
-                if file.stat().st_mode & mode != mode:  # some libraries write files for their owner alone
+                if file.stat().st_mode & mode != mode:  # some libraries write files that only the owner can read
                     file.chmod(mode)
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
@@ -87,7 +87,7 @@ def building(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(*paths: Path) -> None:
-    """Remove what ``write_atomic`` and ``building`` left of attempts at paths of one folder whose process was killed.
+    """Remove temporary files of ``write_atomic`` and ``building`` for paths of one folder whose process was killed.
 
     Call this only when no other process can be writing them now.
     """
@@ -106,7 +106,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     """Write a safetensors file.
 
     Raises:
-        OSError: The system's, as for any other file; the library hides it in an error of its own.
+        OSError: The system's error, which the library wraps in an error of its own.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -121,16 +121,16 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
 
 
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with one spelling for each value: sorted keys, no spaces, no NaN.
+    """Return a canonical JSON text: sorted keys, no spaces, no NaN.
 
     Raises:
-        TypeError: The value holds something that has no stable spelling (a callable, a set, an object).
+        TypeError: The value contains something without a canonical form (a callable, a set, an object).
     """
 
     def plain(item: Any) -> Any:
@@ -150,5 +150,5 @@ def canonical_json(value: Any) -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """Sixteen hexadecimal digits that are equal for equal values in any process."""
+    """Return sixteen hexadecimal digits that are equal for equal values in any process."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Resources of this machine for a process, found without importing torch where there is no GPU."""
+"""Resources of this machine for a process, detected without importing torch if there is no GPU."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import functools
 import os
 from pathlib import Path
 
-#: Instructions that multiply matrices in bf16: x86's and Arm's names for them in /proc/cpuinfo. Without them a product in bf16
-#: is emulated, tens of times slower than in fp32 (docs/LAB.md).
+#: CPU flags in /proc/cpuinfo for matrix products in bf16, on x86 and Arm. Without such instructions, a bf16 product is
+#: emulated and tens of times slower than in fp32 (docs/LAB.md).
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
-#: One of these is there where a driver of NVIDIA, of AMD or of WSL runs.
+#: Devices of the NVIDIA, AMD and WSL drivers.
 _GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 
 def fast_bf16(device: str) -> bool:
-    """Return whether matrix products in bf16 are native to what a run would train on.
+    """Return whether the training device has instructions for matrix products in bf16.
 
     Args:
         device: ``train.device``: "auto", "cpu", "cuda" or "mps".
@@ -30,7 +30,7 @@ def fast_bf16(device: str) -> bool:
 
 @functools.cache
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """The extensions that Linux lists for the first processor; empty on other systems."""
+    """Return the CPU flags that Linux lists for the first processor; empty on other systems."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
@@ -43,26 +43,26 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 
 def cores() -> int:
-    """Cores that this process may run on; a scheduler may have lent it fewer than the machine has."""
+    """Return the number of cores that this process may use; a scheduler may allow fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def memory() -> int:
-    """Bytes of memory of this machine."""
+    """Return the memory of this machine, bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def thread_count(threads: int | str, processes: int = 1) -> int:
-    """Threads per process when ``processes`` of them share the machine, by ``train.threads``: "auto" is one per core."""
+    """Threads per process if ``processes`` share the machine, from ``train.threads``: "auto" is one per core."""
     return max(1, cores() // processes) if isinstance(threads, str) else threads
 
 
 def pick_device(wanted: str) -> str:
-    """The device that ``train.device`` means: "auto" is a GPU of NVIDIA or AMD where PyTorch finds one.
+    """Resolve ``train.device``: "auto" is an NVIDIA or AMD GPU if PyTorch finds one, and otherwise the CPU.
 
-    Apple's is used only by its name, "mps", since no test has run on one.
+    Apple GPUs must be requested as "mps", since no test has run on one.
     """
     if wanted != "auto":
         return wanted
@@ -70,7 +70,7 @@ def pick_device(wanted: str) -> str:
 
 
 def gpus() -> int:
-    """GPUs that this process may use."""
+    """Return the number of GPUs that this process may use."""
     if not any(Path(path).exists() for path in _GPU_DEVICES):
         return 0
     import torch

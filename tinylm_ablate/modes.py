@@ -24,7 +24,7 @@ def perform(config: Config) -> None:
         return
     if config.mode not in {"run", "plan"} and (mistakes := check_values(config)):
         raise ConfigError(mistakes)
-    for name, needs in OWN_BLOCKS.items():  # a model's file may name a class, and only the command line imports it
+    for name, needs in OWN_BLOCKS.items():  # a model's file may name a class, which only the command line imports
         if described := getattr(config.arch, name):
             part(described, f"arch.{name}", needs)
     progress.configure(config.progress)
@@ -38,21 +38,23 @@ def perform(config: Config) -> None:
 def _run(config: Config) -> None:
     from tinylm_ablate.execute.perform import perform as do
     from tinylm_ablate.execute.perform import results, unclaim
-    from tinylm_ablate.frames.arms import evidence_of
-    from tinylm_ablate.frames.folders import alone
-    from tinylm_ablate.grid.result_table import summary_table
     from tinylm_ablate.tracking import sync
 
     settled = settle(config)
     unclaim(config)
     walk = do([("the run", settled)], config, quiet=True)
+    # Pandas is needed for the table alone, and would delay the first step.
+    from tinylm_ablate.frames.arms import evidence_of
+    from tinylm_ablate.frames.folders import alone
+    from tinylm_ablate.grid.result_table import summary_table
+
     for problem in sync(config.tracking, Path(config.runs_dir), folders=[settled.folder]).problems:
         say(problem)
     for state in walk.failed():
         if state.exception is not None:
             raise state.exception
         raise RunFailed(f"{state.task.name}: {state.error}")
-    results(settled)  # refuses records that the table would leave out
+    results(settled)  # raises for records that the table would omit
     if not any(state.state == DONE for state in walk.states.values()):
         print(f"already finished: {settled.folder}")
     print(summary_table(evidence_of(Path(config.runs_dir), alone(settled.identity))))
@@ -93,7 +95,7 @@ def _evaluate(config: Config) -> None:
     if config.model is None and not (config.evaluate.tasks or config.evaluate.task_folder):
         _measure(config)
         return
-    settings_of(config.evaluate)  # its mistakes first
+    settings_of(config.evaluate)  # to report its mistakes first
     model = _model_folder(config)
     if model.name == "model" and (model.parent / "metrics.json").is_file():
         home = model.parent
@@ -104,7 +106,7 @@ def _evaluate(config: Config) -> None:
 
 
 def _measure(config: Config) -> None:
-    """Measure the run that the config describes, if it is finished."""
+    """Measure the run of the config, which must be finished."""
     from tinylm_ablate.execute.perform import perform as do
     from tinylm_ablate.tasks.graph import Graph
 
@@ -127,7 +129,7 @@ def _generate(config: Config) -> None:
     from tinylm_ablate.formats.huggingface import load_model, load_tokenizer
 
     if not config.prompt:
-        raise ConfigError(["prompt=: allowed: the text to continue, as in prompt='Once upon a time'"])
+        raise ConfigError(["prompt=: allowed: text to continue, as in prompt='Once upon a time'"])
     folder = _model_folder(config)
     decoder = load_model(folder).eval()
     tokenizer, end_of_text = load_tokenizer(folder)
@@ -170,15 +172,14 @@ def _export(config: Config) -> None:
 
 
 def _model_folder(config: Config) -> Path:
-    """The model that ``model`` names: a run's identity or folder, a Hugging Face folder, a GGUF file, a packaged model, or one
-    of the hub."""
+    """Resolve ``model``: a run's identity or folder, a Hugging Face folder, a GGUF file, a packaged or a hub model."""
     from tinylm_ablate.formats.hub_model import hub_model, is_hub_name
     from tinylm_ablate.formats.packaged import PACKAGED, packaged
 
     if config.model is None:
         folder = settle(config).folder / "model"
         if not folder.is_dir():
-            raise UserError(f"model=null: the run that the config describes has no model yet in {folder}; name one with model=")
+            raise UserError(f"model=null: the run of this config has no model yet in {folder}; choose one with model=")
         return folder
     for folder in (Path(config.runs_dir) / config.model / "model", Path(config.model) / "model", Path(config.model)):
         if folder.is_dir() or (folder.suffix == ".gguf" and folder.is_file()):
@@ -188,5 +189,5 @@ def _model_folder(config: Config) -> Path:
     if is_hub_name(config.model):
         return hub_model(config.model, "model")
     raise UserError(
-        f"model={config.model}: neither a run in {config.runs_dir}, nor a folder, nor a GGUF file, nor OWNER/NAME of the hub"
+        f"model={config.model}: neither a run in {config.runs_dir}, nor a folder, nor a GGUF file, nor OWNER/NAME on the hub"
     )

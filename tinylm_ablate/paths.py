@@ -1,4 +1,4 @@
-"""Folder of the configuration: in the checkout's top folder, or inside the package once a wheel is installed."""
+"""Locations of ``conf/``, ``experiments/`` and the paper's numbers, in a checkout or an installed wheel."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def config_root() -> Path:
-    """The folder that holds ``conf/`` and ``experiments/``.
+    """Return the folder with ``conf/`` and ``experiments/``.
 
-    In a checkout, editable install or not, that is the top folder, so that an edit there counts at once. A wheel carries
-    both folders inside the package.
+    In a checkout, editable install or not, this is the top folder, so that edits take effect immediately. In a wheel, both
+    folders are inside the package.
 
     Raises:
-        FileNotFoundError: Neither place has them; the installation is damaged.
+        FileNotFoundError: Neither location has them; the installation is damaged.
     """
     for root in (_PACKAGE, _PACKAGE.parent):
         if (root / "conf" / "config.yaml").is_file():
             return root
     raise FileNotFoundError(
-        f"conf/config.yaml is neither in {_PACKAGE} nor in {_PACKAGE.parent}: install tinylm-ablate again, "
-        "or run from a whole checkout"
+        f"conf/config.yaml is neither in {_PACKAGE} nor in {_PACKAGE.parent}: reinstall tinylm-ablate, "
+        "or run from a complete checkout"
     )
 
 
 def conf_dir() -> Path:
-    """The folder of ``config.yaml`` and of one folder a config group."""
+    """Return the folder with ``config.yaml`` and one folder per config group."""
     return config_root() / "conf"
 
 
 def paper_dir() -> Path:
-    """The folder of the paper's printed numbers, one CSV per table or figure."""
+    """Return the folder with the paper's numbers, one CSV per table or figure."""
     return _PACKAGE / "report" / "paper"
 
 
 def experiments_dir() -> Path:
-    """The folder with one YAML file a table or figure; it need not exist where none is defined."""
+    """Return the folder with one YAML file per table or figure; it may not exist."""
     return config_root() / "experiments"
 
 
 def user_cache() -> Path:
-    """The folder for what is worth keeping on this machine for this user, whatever the project; it need not exist."""
+    """Return the user's cache folder, which all projects share; it may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tinylm_ablate"

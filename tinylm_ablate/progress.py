@@ -1,8 +1,9 @@
-"""Progress bars with rate and time left: drawn on a terminal, or written to a file that the leader of a grid shows."""
+"""Progress bars with rate and time left, drawn on a terminal or written to a file that the leader of a grid shows."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -14,24 +15,24 @@ _mode = "auto"
 _live: Path | None = None
 _task = ""
 
-#: Seconds between two writes of a bar's state.
+#: Seconds between writes of a bar's state.
 _WRITE_SECONDS = 1.0
 
 
 def configure(mode: str) -> None:
-    """Choose when bars are drawn: "on", "off", or "auto", which asks whether standard error is a terminal."""
+    """Choose when to draw bars: "on", "off", or "auto", which draws them if standard error is a terminal."""
     global _mode
     _mode = mode
 
 
 def begin(task: str) -> None:
-    """Name the task that the bars from now on belong to."""
+    """Set the task that subsequent bars belong to."""
     global _task
     _task = task
 
 
 def report_to(path: Path | None) -> None:
-    """Write the state of each bar to a file in place of drawing it; None draws again."""
+    """Write the state of each bar to a file instead of drawing it; None draws again."""
     global _live
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,8 +60,16 @@ def bar(items: Iterable[Any] | None = None, *, total: float | None = None, descr
     return bar if _live is None else _Written(bar, total, description, unit, _live)
 
 
+def end_thread() -> None:
+    """End the thread that refreshes bars, so that this process can fork; the next bar starts it again."""
+    from tqdm import tqdm
+
+    if tqdm.monitor is not None:
+        tqdm.monitor.exit()  # type: ignore[no-untyped-call]
+
+
 class _Written:
-    """A bar that nobody sees here: what it would show is written to a file, about once a second."""
+    """A bar that is not drawn; its state is written to a file about once a second."""
 
     def __init__(self, bar: Any, total: float | None, description: str, unit: str, path: Path) -> None:
         self._bar, self._total, self._description, self._unit, self._path = bar, total, description, unit, path
@@ -79,7 +88,7 @@ class _Written:
         self.close()
 
     def update(self, count: float = 1) -> None:
-        """Count on."""
+        """Advance the bar."""
         self._count += count
         now = time.monotonic()
         if now - self._written >= _WRITE_SECONDS:
@@ -92,15 +101,40 @@ class _Written:
             unfinished = self._path.with_suffix(".part")
             try:
                 unfinished.write_text(json.dumps(state))
-                unfinished.replace(self._path)  # readers see one state or the other
-            except OSError:  # the folder is away for a moment, or the command has ended
+                unfinished.replace(self._path)  # readers see the old state or the new one
+            except OSError:  # the folder is temporarily missing, or the command has ended
                 return
 
     def set_postfix_str(self, text: str) -> None:
-        """The text after a drawn bar is not written."""
+        """Ignore the text after a bar, which is not written to the file."""
         del text
 
     def close(self) -> None:
-        """End the bar."""
+        """Close the bar."""
         self._bar.close()
         self._path.unlink(missing_ok=True)
+
+
+class _Retries(logging.Filter):
+    """Drops the records about each attempt to reach the Hugging Face hub, and reports the first one in our words."""
+
+    _ABOUT = ("thrown while requesting", "Retrying in", "Rate limited")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        dropped = any(words in record.getMessage() for words in self._ABOUT)
+        if dropped and not self._said:
+            print("note: the Hugging Face hub cannot be reached; further attempts take about half a minute", file=sys.stderr)
+            self._said = True
+        return not dropped
+
+
+_retries = _Retries()
+
+
+def shorten_retries() -> None:
+    """Report attempts to reach the Hugging Face hub in one line; its package prints two for each."""
+    logging.getLogger("huggingface_hub.utils._http").addFilter(_retries)

@@ -31,19 +31,18 @@ _PACKAGES = (
     "safetensors",
 )
 
-#: Variable of the environment that carries what was typed to workers.
+#: Environment variable that passes the command line to workers.
 COMMAND = "TINYLM_ABLATE_COMMAND"
 
 
 def provenance() -> dict[str, Any]:
-    """Commit of the checkout that the package runs from (None in an installed wheel), whether and how it differs from it,
-    package versions, the machine, and the command line."""
+    """Return commit and uncommitted changes (None in an installed wheel), package versions, machine, and command line."""
     return {**_environment(), "command": command()}
 
 
 @cache
 def _environment() -> dict[str, Any]:
-    """The part of it that is the same for every command of a process."""
+    """Part of the provenance that is the same for all commands of a process."""
     return {
         "tinylm_ablate": __version__,
         **_checkout(),
@@ -59,7 +58,7 @@ def _environment() -> dict[str, Any]:
 
 
 def command() -> list[str]:
-    """The command line that was typed, also in a worker that it has started; without passwords."""
+    """Command line of this process, or of the one that started this worker; without passwords."""
     carried = os.environ.get(COMMAND)
     if carried:
         return cut([str(word) for word in json.loads(carried)])
@@ -68,7 +67,7 @@ def command() -> list[str]:
 
 
 def require_clean() -> None:
-    """Refuse a checkout that differs from its commit. An installed package has no checkout; its version says what it is.
+    """Refuse a checkout with uncommitted changes. An installed package has no checkout and is identified by its version.
 
     Raises:
         UserError: Files differ from the commit.

@@ -1,4 +1,4 @@
-"""Cut passwords and tokens out of whatever is about to be written or printed."""
+"""Redaction of passwords and tokens in everything that is written or printed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ T = TypeVar("T")
 #: Replacement for a secret.
 CUT = "***"
 
-#: Shorter values of the environment are too likely to be part of ordinary text.
+#: Shorter values of environment variables are too likely to occur in ordinary text.
 _SHORTEST_VALUE, _SHORTEST_SECRET = 8, 6
 
-# A name is split at anything but letters and digits; these words make it the name of a secret.
+# A name is split at everything but letters and digits; these words make it the name of a secret.
 _WORDS = {"password", "passwd", "passphrase", "secret", "credential", "credentials", "apikey", "authorization"}
 _PAIRS = {("api", "key"), ("access", "key"), ("private", "key"), ("secret", "key"), ("account", "key")}
-#: A name that ends in "token" is a secret's, unless this stands before it: that is the vocabulary of language models.
+#: A name that ends in "token" is a secret's, unless one of these words precedes it, as is common in language modeling.
 _HARMLESS = {"per", "bos", "eos", "pad", "unk", "sep", "cls", "mask", "special", "text", "next", "first", "last", "new"}
 
-# The authority of an address up to its last "@". After a ":" that begins no port it may hold what only unquoted passwords do.
+# The authority of an address up to its last "@". After a ":" that begins no port, it may contain any unquoted password.
 _USERINFO = re.compile(r"""(?<=://)(?:[^\s'"/?#@:]*:(?!\d+(?:[/?#'"\s]|$))[^\s'"]*|[^\s'"/?#]*)@""")
 _BARE_USERINFO = re.compile(r"""(?<![\w/.:@-])[\w.+-]+:[^\s'"/:@]+@(?=[\w\[])""")
 _ASSIGNMENT = re.compile(
@@ -36,19 +36,19 @@ _SHAPES = re.compile(
     r"|AKIA[0-9A-Z]{12,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+|Bearer\s+[\w.~+/=-]{8,})"
 )
 
-#: Variables of every shell whose names only look like a password's.
+#: Shell variables whose names only look like a password's.
 _FOLDERS = {"PWD", "OLDPWD"}
 
-#: Values that ``${oc.env:NAME}`` has resolved to in this process, with the name.
+#: Values that ``${oc.env:NAME}`` resolved to in this process, with the names of the variables.
 _resolved: dict[str, str] = {}
 
 
 def cut(value: T) -> T:
-    """The value without its secrets; lists and mappings are copied, and other types are returned as they are.
+    """Redact secrets in a value; lists and mappings are copied, and other types are returned unchanged.
 
-    Cut are the userinfo of any address, the values of keys that look like a password's or a token's, tokens of well-known
-    shapes, values of environment variables with such names, and values that ``${oc.env:NAME}`` resolved to, which are shown as
-    that expression. Applying it twice changes nothing more.
+    Redacts the userinfo of addresses, the values of keys that look like a password's or token's, tokens in well-known formats,
+    values of environment variables with such names, and values that ``${oc.env:NAME}`` resolved to, which are shown as that
+    expression. The function is idempotent.
     """
     return _cut(value, _environment())
 
@@ -85,7 +85,7 @@ def names_secret(name: str) -> bool:
 
 
 def watch_environment() -> None:
-    """Make ``${oc.env:NAME}`` remember what it resolves to, so that ``cut`` can show the expression in its place."""
+    """Make ``${oc.env:NAME}`` record the values it resolves to, so that ``cut`` can show the expression instead."""
     from omegaconf import OmegaConf
     from omegaconf.resolvers import oc
 
@@ -101,10 +101,10 @@ def watch_environment() -> None:
 
 
 def credentials_to_environment(address: str) -> str:
-    """The address of an HTTP server or of PostgreSQL without its userinfo, which becomes variables of the environment.
+    """Remove the userinfo from the address of an HTTP or PostgreSQL server and store it in environment variables.
 
-    From there this process and its children use it, and no config, record or list of processes holds it. Other addresses
-    are returned as they are.
+    This process and its children use it from there, so that it appears in no config, record or process list. Other addresses
+    are returned unchanged.
     """
     parts = urlsplit(address)
     kind = parts.scheme.partition("+")[0]
@@ -137,7 +137,7 @@ def _cut_assignment(match: re.Match[str]) -> str:
 
 
 def _environment() -> list[tuple[str, str, bool]]:
-    """Values to cut, the longest first: the value, what is shown, and whether it counts as a whole word only."""
+    """Values to redact, the longest first: the value, its replacement, and whether it must be a whole word."""
     found = {
         value: (CUT, False)
         for name, value in os.environ.items()

@@ -1,7 +1,7 @@
-"""From a config to the plain numbers of one run, and to the identity that names it.
+"""Conversion of a config to the plain data of one run, and to its identity.
 
-Settling replaces every 'auto', "N/s" and null by what it means, and collects all mistakes on the way. Two configs that mean
-the same settle to the same numbers and so to the same identity, however they were written.
+Settling resolves every 'auto', "N/s" and null, and collects all mistakes. Equivalent configs settle to the same values and
+therefore to the same identity, however they were written.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from tinylm_ablate.tokenizer.vocabularies import mistakes as vocabulary_mistakes
 from tinylm_ablate.tokenizer.vocabularies import resolved_size, vocabulary_fingerprint
 from tinylm_ablate.tracking.settings import tracking_mistakes
 
-#: Bytes of the longest name that file systems in use allow.
+#: Maximum bytes of a name in common file systems.
 LONGEST_NAME = 255
 
-#: Raised by hand when the same settings start to mean other numbers, so that older records are not mistaken for new ones.
+#: Version of the settings; increment it if the same settings give other results, so that older records are not reused.
 IDENTITY_SCHEMA = 2
 
-#: micro_batch=auto: most tokens in a forward pass, so that the paper's own scale fits a GPU.
+#: micro_batch=auto: maximum tokens per forward pass, so that the paper's scale fits a GPU.
 _MICRO_TOKENS = 16_384
 
-#: Where a processor has instructions for them, matrix products in bf16 pay from this width on; below it the casts cost more
-#: than they save (docs/LAB.md).
+#: On CPUs with bf16 instructions, bf16 products save time from this width on; below it, the casts take more time than they
+#: save (docs/LAB.md).
 BF16_FROM_WIDTH = 32
 
-#: evaluate.max_bytes=auto: few steps, so that budgets of about one size are measured on the same text.
+#: evaluate.max_bytes=auto: a few sizes, so that similar budgets are measured on the same text.
 AMOUNTS = (25_000, 50_000, 100_000, 200_000)
 
-#: The dial's rate of a shape is at most this many times the baseline's, or its inverse; and tokens per parameter within which
+#: Maximum ratio of a shape's learning rate to the baseline's, and of the inverse; and range of tokens per parameter in which
 #: the rule for budgets was measured.
 _SHAPE_LIMIT, _BUDGET_LIMITS = 4.0, (2.0, 52.0)
 
@@ -60,8 +60,8 @@ def settle(config: Config) -> Settled:
     train them once.
 
     Raises:
-        ConfigError: With every mistake that can be found before any text is read.
-        UserError: The text or the tokenizer that the config names cannot be found.
+        ConfigError: There are mistakes that can be found before any text is read; it lists all of them.
+        UserError: The text or the tokenizer in the config cannot be found.
     """
     mistakes = check_values(config)
     broken = {mistake.split("=", 1)[0] for mistake in mistakes}
@@ -97,22 +97,20 @@ def settle(config: Config) -> Settled:
         import torch
 
         if not torch.cuda.is_available():
-            mistakes.append("train.device=cuda: no such device is found here; allowed: auto, cpu")
+            mistakes.append("train.device=cuda: this machine has no such device; allowed: auto, cpu")
     if config.train.devices > 1 and sound("train"):
         mistakes += _devices_mistakes(config)
     if config.data.validation_share + config.data.test_share >= 0.9 and sound("data"):
         share = config.data.validation_share + config.data.test_share
-        mistakes.append(
-            f"data.test_share={config.data.test_share}: with data.validation_share it takes {share:.0%}; allowed: under 90%"
-        )
+        mistakes.append(f"data.test_share={config.data.test_share}: {share:.0%} with data.validation_share; allowed: under 90%")
     own_parent = config.init.method == "inherit" and config.init.parent is None
     if own_parent and config.init.parent_vocab_size is not None and config.tokenizer.kind == "file":
         mistakes.append(
             f"init.parent_vocab_size={config.init.parent_vocab_size}: allowed with tokenizer.kind=bpe or "
-            "compact, or null; a file has the entries that it has"
+            "compact, or null; the number of entries of a file cannot be changed"
         )
     if config.init.train == "parent" and config.init.method == "random":
-        mistakes.append("init.train=parent: init.method=random has none; allowed: child, or init.method=inherit or pool")
+        mistakes.append("init.train=parent: init.method=random has no parent; allowed: child, or init.method=inherit or pool")
     if shape is not None and not shape.is_llama:
         asked = {"evaluate.quantized": config.evaluate.quantized, "evaluate.decode.llama_cpp": config.evaluate.decode.llama_cpp}
         mistakes += [
@@ -129,11 +127,11 @@ def settle(config: Config) -> Settled:
         mistakes += found
         if rounds is not None and untrained:
             rounds = dataclasses.replace(rounds, first=0, parts=(0,), drawn=(0,), horizon=0)
-        elif rounds is not None and sound("evaluate.every"):
-            mistakes += _point_mistakes(config, rounds)
         if rounds is not None and config.train.anneal_from is not None:
             rounds, found = _branched(config, rounds)
             mistakes += found
+        if rounds is not None and not untrained and sound("evaluate.every"):
+            mistakes += _point_mistakes(config, rounds)
     if mistakes or shape is None or budget is None or rounds is None:
         raise ConfigError(mistakes)
     precision = config.train.precision
@@ -159,7 +157,7 @@ def settle(config: Config) -> Settled:
 
 
 def _point_mistakes(config: Config, rounds: Rounds) -> list[str]:
-    """Mistakes in the points along the run at which it is kept or measured."""
+    """Return mistakes in the points along the run at which it is kept or measured."""
     train, evaluate = config.train, config.evaluate
     mistakes = [
         f"train.keep_checkpoints={list(train.keep_checkpoints)}: {place:g}; allowed: shares of the budget above 0 up to 1, or "
@@ -170,7 +168,7 @@ def _point_mistakes(config: Config, rounds: Rounds) -> list[str]:
     if evaluate.every is not None:
         distance = evaluate.every * rounds.steps * train.batch_tokens if evaluate.every <= 1 else evaluate.every
         if rounds.steps * train.batch_tokens / distance > points.MOST + 0.5:
-            mistakes.append(f"evaluate.every={evaluate.every:g}: allowed: at most {points.MOST:,} times in a run")
+            mistakes.append(f"evaluate.every={evaluate.every:g}: allowed: at most {points.MOST:,} measurements per run")
         own = [] if _own_mistakes(config) else [OwnMeasure(described) for described in evaluate.own]
         known = {measure.name for measure in (*measures(), *own) if measure.weights}
         mistakes += [
@@ -182,13 +180,13 @@ def _point_mistakes(config: Config, rounds: Rounds) -> list[str]:
 
 
 def _branched(config: Config, rounds: Rounds) -> tuple[Rounds | None, list[str]]:
-    """Start and end of the branch of ``train.anneal_from``; None with the mistakes."""
+    """Return start and end of the branch of ``train.anneal_from``; None with the mistakes."""
     train, optimizer = config.train, config.optimizer
     place = train.anneal_from
     assert place is not None
     steps = points.steps_at(place, rounds.steps, train.batch_tokens)
     before = rounds.steps
-    if optimizer.schedule == "wsd":  # whose own decay is no place to begin another
+    if optimizer.schedule == "wsd":  # a branch cannot start during its decay
         before -= max(1, round(optimizer.decay_share * rounds.steps))
     mistakes = []
     if rounds.count > 1:
@@ -204,19 +202,27 @@ def _branched(config: Config, rounds: Rounds) -> tuple[Rounds | None, list[str]]
 
 
 def _trunk(config: Config, rounds: Rounds) -> Settled:
-    """The run that a branch leaves, which keeps its state there."""
+    """The run that a branch leaves, which keeps its state there, and the models that the branch keeps before it begins."""
     trunk = copy.deepcopy(config)
     trunk.train.anneal_from = None
-    trunk.train.keep_checkpoints = [float(rounds.branch * config.train.batch_tokens)]
+    trunk.train.keep_checkpoints = _kept_before(config, rounds.steps, rounds.branch - 1)
+    trunk.train.keep_checkpoints.append(float(rounds.branch * config.train.batch_tokens))
     trunk.evaluate.every = None
     return settle(trunk)
 
 
+def _kept_before(config: Config, steps: int, end: int) -> list[float]:
+    """The places of ``train.keep_checkpoints`` in a run of ``steps`` steps that lie up to step ``end``, in tokens."""
+    batch = config.train.batch_tokens
+    kept = [points.steps_at(place, steps, batch) for place in config.train.keep_checkpoints]
+    return [float(step * batch) for step in kept if step <= end]
+
+
 def _of_named_parent(config: Config) -> Config:
-    """The config of the model that ``init.parent`` names, as it is: its shape, its tokenizer, and nothing that trains.
+    """Return the config of the external model in ``init.parent``: its shape and tokenizer, without training.
 
     Raises:
-        UserError: There is no such model, or it has no tokenizer.
+        UserError: The model does not exist, or has no tokenizer.
     """
     from tinylm_ablate.init.parents import open_parent
 
@@ -235,8 +241,7 @@ def _of_named_parent(config: Config) -> Config:
 
 
 def _with_amounts(config: Config, tokens: int, rounds: Rounds) -> Config:
-    """The config with the text that suits a budget, and with numbers for how much is measured: measuring takes about a third of
-    the time of training."""
+    """Return the config with the corpus for a budget, and with evaluation that takes about a third of the training time."""
     evaluate = config.evaluate
     most = max((size for size in AMOUNTS if 2 * size <= tokens), default=AMOUNTS[0])
     sizes = most if evaluate.max_bytes == "auto" else evaluate.max_bytes
@@ -252,15 +257,13 @@ def _with_amounts(config: Config, tokens: int, rounds: Rounds) -> Config:
 
 
 def _named(settled: Settled) -> Settled:
-    """The run with its previous rounds and its identity."""
+    """Return the run with its previous rounds and its identity."""
     rounds = settled.rounds
     if rounds.count > 1:
         before = rounds.before()
         config = copy.deepcopy(settled.config)
         config.rounds.count, config.rounds.forgetting, config.train.keep_model = before.count, False, True
-        batch = config.train.batch_tokens
-        kept = [points.steps_at(place, settled.steps, batch) for place in config.train.keep_checkpoints]
-        config.train.keep_checkpoints = [float(step * batch) for step in kept if step <= before.steps]
+        config.train.keep_checkpoints = _kept_before(config, settled.steps, before.steps)
         config.evaluate.every = None
         previous = dataclasses.replace(
             settled, config=config, steps=before.steps, tokens=before.steps * config.train.batch_tokens, rounds=before,
@@ -271,9 +274,9 @@ def _named(settled: Settled) -> Settled:
 
 
 def meaning(settled: Settled) -> dict[str, Any]:
-    """Everything that can change a run's weights, as plain data: the content of its identity.
+    """Return everything that can change a run's weights, as plain data: the content of its identity.
 
-    Which keys enter, and how, is said at their definitions in ``tinylm_ablate.config``.
+    The definitions in ``tinylm_ablate.config`` determine which keys enter, and how.
     """
     config = settled.config
     values = {
@@ -312,7 +315,7 @@ def meaning(settled: Settled) -> dict[str, Any]:
 
 
 def _vocabulary_sizes(config: Config) -> tuple[int, int, list[str]]:
-    """Sizes of the vocabulary and of the larger one it is cut from; "N/s" is raised to the least that bytes need."""
+    """Return sizes of the vocabulary and of the larger one it is cut from; "N/s" is raised to the minimum for bytes."""
     tokenizer, factor = config.tokenizer, config.scale.factor
     size, source = (at_scale(n, factor, MIN_VOCAB_SIZE) for n in (tokenizer.vocab_size, tokenizer.source_vocab_size))
     mistakes = vocabulary_mistakes(tokenizer, size, source)
@@ -323,7 +326,7 @@ def _vocabulary_sizes(config: Config) -> tuple[int, int, list[str]]:
 
 @dataclass(frozen=True)
 class _Budget:
-    """Tokens before ``train.share``, steps of the first round, how a batch is made, and the peak learning rate."""
+    """Return tokens before ``train.share``, steps of the first round, micro batches, and the peak learning rate."""
 
     tokens: int
     steps: int
@@ -376,20 +379,20 @@ def _budget(config: Config, shape: Shape | None) -> tuple[_Budget, list[str]]:
         rate = float("inf")
     if not 0 < rate < 1e3:
         mistakes.append(
-            f"optimizer.scaling.exponent={scaling.exponent:g}: it gives a learning rate of {rate:g}; allowed: below 1000"
+            f"optimizer.scaling.exponent={scaling.exponent:g}: results in a learning rate of {rate:g}; allowed: below 1000"
         )
     steps = max(1, tokens // train.batch_tokens)
     return _Budget(whole, steps, micro_batch, max(1, sequences // micro_batch), rate), mistakes
 
 
 def dial_rate(config: Config, shape: Shape | None, tokens: int) -> float:
-    """The peak learning rate at the base batch where none is given: the scale's, by the dial's rules for shape and budget.
+    """Default of the peak learning rate at the base batch: the scale's, with the rules for shape and budget.
 
-    Neither rule is followed further than it was measured, nor at the paper's own scale, whose rate is printed (docs/dial.md).
+    Neither rule is applied outside its measured range, nor at the paper's scale, whose rate is stated (docs/dial.md).
 
     Args:
-        config: Its scale is used.
-        shape: The decoder; None leaves the shape's rule out.
+        config: The config, whose scale is used.
+        shape: The decoder; None omits the rule for shapes.
         tokens: The whole budget.
     """
     scale = config.scale
@@ -404,10 +407,10 @@ def dial_rate(config: Config, shape: Shape | None, tokens: int) -> float:
 
 
 def dial_decay(config: Config, shape: Shape, tokens: int) -> float:
-    """The weight decay that applies: the paper's as printed at its own scale, and below it by the dial's rule.
+    """Weight decay: the paper's at its scale, and the rule's below it.
 
-    The rule takes the dial's rate and not the run's, so that decay stays where rates are compared, and the scale's batch, so
-    that it stays where batches are. Budgets below those measured count as the least of them.
+    The rule uses the scale's rate and batch rather than the run's, so that decay is constant when rates or batches are
+    compared. Budgets below the measured range are treated as its minimum.
     """
     scale, optimizer = config.scale, config.optimizer
     if scale.factor == 1 or optimizer.scaling.rate_sum is None:
@@ -417,19 +420,19 @@ def dial_decay(config: Config, shape: Shape, tokens: int) -> float:
 
 
 def dial_std(config: Config, shape: Shape) -> float:
-    """The sigma of the random rules: the one given, or the paper's at the width."""
+    """Sigma of the random rules: the given one, or the paper's rule at this width."""
     scale = config.scale
     return std_at_width(scale.init_std, shape.width, at_scale(scale.width, 1)) if config.init.std is None else config.init.std
 
 
-#: Keys of parts that users bring and that change weights, and what these must have.
+#: Keys of user-defined parts that change weights, and their required attributes.
 OWN_PARTS = {
     "optimizer.own": ("keeps", "update"), "optimizer.own_schedule": ("factor",), "init.own": ("standard_deviation",),
 }  # fmt: skip
 
 
 def _own_mistakes(config: Config) -> list[str]:
-    """Mistakes in parts that the user brings; those of ``data`` are checked with it."""
+    """Return mistakes in user-defined parts; those of ``data`` are checked with it."""
     optimizer, init = config.optimizer, config.init
     given = (
         ("optimizer.own", optimizer.own, optimizer.name == "own", "optimizer.name=own"),
@@ -443,7 +446,7 @@ def _own_mistakes(config: Config) -> list[str]:
     ]
     if init.method != "random":
         mistakes += [
-            f"arch.{name}: allowed with init.method=random; nothing is inherited by blocks of your own"
+            f"arch.{name}: allowed with init.method=random; user-defined blocks cannot inherit weights"
             for name in OWN_BLOCKS
             if getattr(config.arch, name)
         ]
@@ -462,7 +465,7 @@ def _devices_mistakes(config: Config) -> list[str]:
         mistakes.append(f"train.devices={train.devices}: allowed with train.device=cpu or cuda")
     if train.strategy == "fsdp" and config.optimizer.name != "adamw":
         mistakes.append(
-            f"train.strategy=fsdp: allowed with optimizer=adamw; optimizer={config.optimizer.name} needs whole weights"
+            f"train.strategy=fsdp: allowed with optimizer=adamw; optimizer={config.optimizer.name} needs complete weights"
         )
     if train.device != "cpu" and config.mode != "plan":
         import torch
@@ -476,18 +479,21 @@ def _devices_mistakes(config: Config) -> list[str]:
 
 
 def _parent(config: Config) -> Settled:
-    """The run that trains the parent, on the same text and with the same recipe.
+    """Return the run that trains the parent, on the same text and with the same recipe.
 
-    To inherit from: the paper's 7B proportions (29 layers, width 4096) at this scale, once for all seeds of a grid. To pool
-    (Table 10): the same model with a key-value head for each head, one for each seed. Its learning rate is the dial's for its
-    own shape, whatever the child's, so that children whose rates differ share a parent.
+    For inheritance, it has the paper's 7B proportions (29 layers, width 4096) at this scale, once for all seeds of a grid. For
+    pooling (Table 10), it is the same model with one key-value head per head, once per seed. Its default learning rate follows
+    its own shape, so that children with different rates share a parent.
     """
     parent = copy.deepcopy(config)
     arch, init = parent.arch, parent.init
     arch.kv_heads = "auto"
     if init.method == "inherit":
         arch.depth, arch.width, arch.ffn_width = init.parent_depth, init.parent_width, init.parent_ffn_width
-        arch.activations, arch.shortcuts = 1, 0  # the child's are new, and begin as Llama's function (init.inherit)
+        arch.activations, arch.shortcuts = (
+            1,
+            0,
+        )  # the child's modules are new, and initially compute Llama's function (init.inherit)
         parent.seed = init.parent_seed
         if init.parent_vocab_size is not None:
             parent.tokenizer.vocab_size = init.parent_vocab_size
@@ -510,7 +516,7 @@ def _parent(config: Config) -> Settled:
 
 
 def _named_parent_shape(config: Config) -> Shape | None:
-    """The shape of the model that ``init.parent`` names, which fills in "auto" in the group ``arch``; None without one."""
+    """Return the shape of the model in ``init.parent``, which resolves "auto" in the group ``arch``; None without one."""
     from tinylm_ablate.init.parents import open_parent
 
     if config.init.method == "random" or config.init.parent is None:
@@ -519,7 +525,7 @@ def _named_parent_shape(config: Config) -> Shape | None:
 
 
 def _check_parent(config: Config, child: Shape, parent: Settled | None) -> None:
-    """Refuse a child that does not fit its parent, before anything is spent."""
+    """Refuse a child that does not fit its parent."""
     from tinylm_ablate.init.compatible import check_shapes
     from tinylm_ablate.init.parents import check_parent, open_parent
     from tinylm_ablate.init.pool import check_pool
@@ -538,14 +544,14 @@ def _check_parent(config: Config, child: Shape, parent: Settled | None) -> None:
 
 
 def _uncalibrated(config: Config) -> list[str]:
-    """Settings that want text in a parent's tokens, of a parent whose tokenizer is not whole."""
+    """Return settings that require text in the tokens of a parent whose tokenizer is incomplete."""
     init = config.init
     asked = (
         ("init.criterion", init.criterion, ("taylor", "learned"), "l1, l2, random"),
         ("init.layers", init.layers, ("importance",), "middle, even, or a list"),
     )
     return [
-        f"{key}={value}: looks at text, and how the tokenizer of init.parent={init.parent} splits text is not known here; "
+        f"{key}={value}: needs text, but the pre-tokenization of init.parent={init.parent} is not supported; "
         f"allowed: {others}, or the model as a folder with its tokenizer.json"
         for key, value, looking, others in asked
         if value in looking

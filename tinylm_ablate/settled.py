@@ -1,4 +1,4 @@
-"""One run with every setting resolved: plain data that any process can read back from a file."""
+"""One run with every setting resolved, as plain data that any process can read from a file."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ POINTS = "points"
 
 @dataclass(frozen=True)
 class Settled:
-    """One run, settled.
+    """A run with every setting resolved.
 
     Attributes:
         config: The config that was settled.
         shape: The decoder.
-        source_vocab_size: Entries of the large tokenizer that a compact one is cut from.
-        tokens: Training tokens over all rounds: ``steps`` whole batches.
-        steps: Optimizer steps over all rounds; 0 for a named model as it is, which is measured and not trained.
-        rounds: Where each round begins and ends.
-        micro_batch: Sequences in a forward pass.
-        accumulation: Forward passes in an optimizer step.
+        source_vocab_size: Entries of the large tokenizer that a compact one is made from.
+        tokens: Training tokens over all rounds, ``steps`` whole batches.
+        steps: Optimizer steps over all rounds; 0 for an existing model that is only measured.
+        rounds: Start and end of each round.
+        micro_batch: Sequences per forward pass.
+        accumulation: Forward passes per optimizer step.
         learning_rate: Peak learning rate.
-        weight_decay: Weight decay, the dial's rule applied.
+        weight_decay: Weight decay after the scale's rule.
         init_std: Sigma of the random rules.
         precision: "fp32", "bf16" or "bf16-true".
-        parent: The run whose weights this one starts from, trained first; or None.
+        parent: The run whose weights this one starts from, which is trained first; or None.
         previous: The run that this one continues: that of all rounds but the last, or the one that a branch leaves; or None.
-        keep_state: Whether the optimizer's state is kept at the end, for the next round.
+        keep_state: Whether the optimizer state is kept at the end, for the next round.
         text: Fingerprint of the corpus.
         vocabulary: Fingerprint of the tokenizer.
-        identity: Name of the run: a fingerprint of every setting that can change its weights, and of nothing else.
-        at: Optimizer steps after which its model was kept that is meant here; 0 is the final one.
+        identity: Name of the run: a fingerprint of exactly those settings that can change its weights.
+        at: Optimizer steps after which the model was kept; 0 is the final model.
     """
 
     config: Config
@@ -68,12 +68,12 @@ class Settled:
 
     @property
     def optimizer(self) -> OptimizerConfig:
-        """The group ``optimizer`` with the weight decay that applies."""
+        """The group ``optimizer`` with the resolved weight decay."""
         return dataclasses.replace(self.config.optimizer, weight_decay=self.weight_decay)
 
     @property
     def init(self) -> InitConfig:
-        """The group ``init`` with the sigma that applies."""
+        """The group ``init`` with the resolved sigma."""
         return dataclasses.replace(self.config.init, std=self.init_std)
 
     @property
@@ -102,20 +102,20 @@ class Settled:
 
     @property
     def multiplies_bf16(self) -> bool:
-        """Whether products are rounded to bf16; with "bf16-true", which is about memory, only where that is no slower."""
+        """Whether products are rounded to bf16; with "bf16-true", chosen to save memory, only if that is not slower."""
         return self.precision == "bf16" or (self.precision == "bf16-true" and fast_bf16(self.config.train.device))
 
     def to_json(self) -> str:
-        """The run as JSON text, which ``from_json`` reads back unchanged."""
+        """Return the run as JSON, which ``from_json`` reads."""
         return _adapter().dump_json(self, indent=1).decode()
 
     @staticmethod
     def from_json(text: str | bytes) -> Settled:
-        """The run that ``to_json`` wrote.
+        """Read the JSON of ``to_json``.
 
         Raises:
-            ValueError: The text is something else.
-            ConfigError: A block of the user's own cannot be imported here.
+            ValueError: The text is not such JSON.
+            ConfigError: A user-defined block cannot be imported.
         """
         run: Settled = _adapter().validate_json(text)
         for name in OWN_BLOCKS:

@@ -1,4 +1,4 @@
-"""The verbs of the command line that are no value of ``mode``: each takes its words and returns an exit code."""
+"""Verbs of the command line that are not values of ``mode``; each takes arguments and returns an exit code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tinylm_ablate.errors import UserError
 
 
 def report(arguments: Sequence[str]) -> int:
-    """Write the tables of the runs."""
+    """Write the report on the runs."""
     from tinylm_ablate.report.__main__ import main
 
     return main(arguments)
@@ -24,12 +24,12 @@ def ui(arguments: Sequence[str]) -> int:
 
 
 def gc(arguments: Sequence[str]) -> int:
-    """List what no grid needs any more: runs, caches, checkpoints, half-written files; --delete removes it."""
+    """List files that no grid needs any longer (runs, caches, checkpoints, partial files); --delete removes them."""
     from tinylm_ablate.execute.litter import litter
 
     parser = argparse.ArgumentParser(prog="tinylm-ablate gc", description=gc.__doc__)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
-    parser.add_argument("--delete", action="store_true", help="remove what is listed")
+    parser.add_argument("--delete", action="store_true", help="remove the listed files")
     options = parser.parse_args(list(arguments))
     if not options.runs_dir.is_dir():
         raise UserError(f"{options.runs_dir}: no such folder of runs; name it with --runs-dir")
@@ -39,6 +39,6 @@ def gc(arguments: Sequence[str]) -> int:
         if options.delete:
             item.remove()
     total = sum(item.bytes for item in found) / 1e6
-    done = "removed" if options.delete else "to remove; --delete removes them"
-    print(f"{len(found)} things, {total:,.1f} MB, {done}" if found else "nothing to remove")
+    done = "removed" if options.delete else "can be removed with --delete"
+    print(f"{len(found)} files and folders, {total:,.1f} MB, {done}" if found else "nothing to remove")
     return 0

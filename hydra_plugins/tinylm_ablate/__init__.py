@@ -1,16 +1,16 @@
-"""Hydra makes plugins only of classes that are defined here; sweepers and launcher themselves are in ``tinylm_ablate.grid``."""
+"""Classes that Hydra loads as plugins, which must be defined here; the implementations are in ``tinylm_ablate``."""
 
 from tinylm_ablate.execute import ray
 from tinylm_ablate.grid import search, sweeper
 
 
 class GridSweeper(sweeper.GridSweeper):
-    """The sweeper that ``conf/hydra/sweeper/grid.yaml`` names."""
+    """The sweeper of ``conf/hydra/sweeper/grid.yaml``."""
 
 
 class OptunaSweeper(search.OptunaSweeper):
-    """The sweeper that ``conf/hydra/sweeper/optuna.yaml`` names."""
+    """The sweeper of ``conf/hydra/sweeper/optuna.yaml``."""
 
 
 class RayLauncher(ray.RayLauncher):
-    """The launcher that ``conf/hydra/launcher/ray.yaml`` names."""
+    """The launcher of ``conf/hydra/launcher/ray.yaml``."""

@@ -169,17 +169,12 @@ def test_tables_grow_with_the_sequence():
     assert rotary.tables(4, torch.device("cpu"))[1].shape == (4, 1, 4)
 
 
-@pytest.mark.slow
 def test_layers_can_be_compiled():
-    pytest.importorskip("torch._inductor")
-    import shutil
-
-    if shutil.which("c++") is None and shutil.which("g++") is None:
-        pytest.skip("no C++ compiler")
+    """Each is one graph, with the same gradients; what a backend makes of graphs is tested where runs are trained."""
     tokens = some_tokens(LLAMA)
     plain, compiled = (random_decoder(dataclasses.replace(LLAMA, depth=1, kv_heads=2)) for _ in range(2))
     for layer in compiled.layers:
-        layer.compile(fullgraph=True)
+        layer.compile(fullgraph=True, backend="aot_eager")
     for decoder in (plain, compiled):
         decoder.loss(tokens[:, :-1], tokens[:, 1:]).backward()
     for ours, theirs in zip(plain.parameters(), compiled.parameters(), strict=True):

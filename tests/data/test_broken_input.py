@@ -81,14 +81,14 @@ def test_invalid_json_names_file_and_line(tmp_path: Path, data_config: Make) -> 
         assert refused(data_config(path), tmp_path / "cache").startswith(f"{path}, line 201: ")
         assert reason in refused(data_config(path), tmp_path / "cache")
     path.write_bytes(GOOD + b'{"text": "a\\ud800b"}\n')
-    assert "line 201: column text holds half a character, '\\ud800'" in refused(data_config(path), tmp_path / "cache")
+    assert "line 201: column text has an unpaired surrogate, '\\ud800'" in refused(data_config(path), tmp_path / "cache")
 
 
 def test_truncated_parquet(tmp_path: Path, data_config: Make) -> None:
     path = tmp_path / "t.parquet"
     content = parquet(path)
     path.write_bytes(content[:-30])
-    assert refused(data_config(path), tmp_path / "cache").startswith(f"{path}: is damaged, cut short, or no parquet file")
+    assert refused(data_config(path), tmp_path / "cache").startswith(f"{path}: is damaged, truncated, or not a Parquet file")
     middle = content.index(b"words")
     path.write_bytes(content[: middle - 40] + bytes(80) + content[middle + 40 :])
     assert refused(data_config(path), tmp_path / "cache").startswith(f"{path}: is damaged after row")
@@ -101,18 +101,18 @@ def test_truncated_compression(tmp_path: Path, data_config: Make, suffix: str) -
     for content in (packed[:-9], packed[: len(packed) // 2], GOOD):
         path.write_bytes(content)
         message = refused(data_config(path), tmp_path / "cache")
-        assert message.startswith(f"{path}: is damaged or cut short") and "Make or download it again" in message
+        assert message.startswith(f"{path}: is damaged or truncated") and "Create or download it again" in message
 
 
 def test_missing_path_and_folder_without_text(tmp_path: Path, data_config: Make) -> None:
     message = refused(data_config(tmp_path / "absent"), tmp_path / "cache")
-    assert message.startswith(f"data.path={tmp_path}/absent: there is no such file or folder")
+    assert message.startswith(f"data.path={tmp_path}/absent: no such file or folder")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "notes.docx").write_text("x")
     message = refused(data_config(tmp_path / "in"), tmp_path / "cache")
-    assert "holds nothing to read; allowed: .txt .jsonl" in message
+    assert "has no files to read; allowed: .txt .jsonl" in message
     message = refused(data_config(tmp_path / "in" / "notes.docx"), tmp_path / "cache")
-    assert "is of no known kind; allowed: .txt" in message
+    assert "unknown kind of file; allowed: .txt" in message
 
 
 def test_language_column_that_holds_no_languages(tmp_path: Path, data_config: Make) -> None:
@@ -157,7 +157,7 @@ def test_no_right_to_read_or_write(data_config: Make) -> None:
         drop_rights()
         message = refused(data_config(folder / "t.jsonl"), folder / "closed" / "cache")
         assert "cannot write the text there (Permission denied)" in message and "set cache_dir" in message
-        assert "cannot be looked into (Permission denied)" in refused(data_config(folder), folder / "open" / "cache")
+        assert "cannot be listed (Permission denied)" in refused(data_config(folder), folder / "open" / "cache")
         os.seteuid(0) if os.getuid() == 0 else None
         (folder / "inner").chmod(0o755)
         (folder / "t.jsonl").chmod(0o000)
@@ -208,9 +208,10 @@ def test_limit_on_the_size_of_files(tmp_path: Path, data_config: Make) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (
-        f"{tmp_path}/cache/text: no room for the text: about {(tmp_path / 't.jsonl').stat().st_size:,} bytes are needed" in said
+        f"{tmp_path}/cache/text: no space for the corpus: about {(tmp_path / 't.jsonl').stat().st_size:,} bytes are needed"
+        in said
     )
-    assert "nothing half-built was left" in said
+    assert "no partial files were left" in said
     assert not [path for path in (tmp_path / "cache" / "text").iterdir() if path.is_dir()]
     open_corpus(data, cache)
 
@@ -226,5 +227,5 @@ def test_full_disk(tmp_path: Path) -> None:
     incompressible(tmp_path / "t.jsonl")
     said = open_in_process(prefix, tmp_path / "t.jsonl", disk / "cache")
     message, *left = said.strip().split("\n")
-    assert "no room for the text" in message and "bytes are free (" in message and "set cache_dir" in message
+    assert "no space for the corpus" in message and "bytes are free (" in message and "set cache_dir" in message
     assert all(name.endswith((".lock", ".json")) for name in left)

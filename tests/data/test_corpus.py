@@ -153,7 +153,7 @@ def test_too_few_documents(tmp_path: Path, data_config: Make, texts: list[str]) 
         open_corpus(data, cache)
     message = str(caught.value)
     assert "too few documents: 4 documents were read, 1 shorter than data.min_characters=50, 1 duplicates, 2 left" in message
-    assert "data.validation_share=0.2" in message and "Give more documents, or raise the shares" in message
+    assert "data.validation_share=0.2" in message and "Provide more documents, or raise the shares" in message
     with pytest.raises(UserError, match=r"no document is left to train on: 4 documents were read, 4 shorter"):
         open_corpus(data_config(tmp_path / "t.jsonl", min_characters=10_000), cache)
     assert nothing_built(cache)

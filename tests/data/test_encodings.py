@@ -64,14 +64,14 @@ def test_encoding_of_tables_and_its_place_in_the_fingerprint(tmp_path: Path, dat
     assert len(prints) == 2
     with pytest.raises(UserError, match=r"is not shift_jis .* Set data\.encoding"):
         texts_of(data_config(path, encoding="shift_jis"), tmp_path)
-    with pytest.raises(ConfigError, match=r"data\.encoding=base64: allowed: an encoding of text"):
+    with pytest.raises(ConfigError, match=r"data\.encoding=base64: allowed: a text encoding"):
         texts_of(data_config(path, encoding="base64"), tmp_path)
 
 
 def test_bytes_that_are_no_text(tmp_path: Path, data_config: Make) -> None:
     path = tmp_path / "t.txt"
     path.write_bytes(b"text " * 20 + b"\0" + b" text" * 20)
-    with pytest.raises(UserError, match=r"holds a zero byte, which text does not, at byte 100"):
+    with pytest.raises(UserError, match=r"has a zero byte, which is invalid in text, at byte 100"):
         texts_of(data_config(path), tmp_path)
 
 

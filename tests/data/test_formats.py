@@ -72,8 +72,8 @@ def test_json_with_an_object_a_line_is_read_as_such(tmp_path: Path, data_config:
         ("t.json", b'[{"text": "a"}, 3]', "entry 2: is no object"),
         ("t.json", b'[{"body": "a"}]', "entry 1: has no column data.text_column=text; it has body"),
         ("t.csv", b"id,text\n1,a,b\n", "line 2: has 3 fields where the header has 2"),
-        ("t.csv", b'id,text\n1,"a" b\n', "line 2: is no row of a table"),
-        ("t.csv", b'id,text\n1,"a\n', "is no row of a table (unexpected end of data)"),
+        ("t.csv", b'id,text\n1,"a" b\n', "line 2: is not a valid row"),
+        ("t.csv", b'id,text\n1,"a\n', "is not a valid row (unexpected end of data)"),
         ("t.csv", b"text,text\na,b\n", "has 2 columns named text (data.text_column)"),
         ("t.csv", b"a,b\n1,2\n", "has no column data.text_column=text; it has a, b"),
     ],
@@ -102,7 +102,7 @@ def test_gzip_padded_with_zeros_and_in_several_members(tmp_path: Path, data_conf
     path.write_bytes(b"".join(members) + bytes(1000))
     assert texts_of(data_config(path), tmp_path) == TEXTS
     path.write_bytes(b"".join(members) + b"garbage")
-    with pytest.raises(UserError, match="is damaged or cut short"):
+    with pytest.raises(UserError, match="is damaged or truncated"):
         texts_of(data_config(path), tmp_path)
     (tmp_path / "t.jsonl.zst").write_bytes(b"".join(zstandard.compress(gzip.decompress(member)) for member in members))
     assert texts_of(data_config(tmp_path / "t.jsonl.zst"), tmp_path) == TEXTS
@@ -157,7 +157,7 @@ def test_links_are_followed_once_and_the_rest_is_counted(tmp_path: Path, data_co
         "without a suffix": {"files": 1, "bytes": 1},
         "hidden": {"files": 1, "bytes": 0},
         "broken links": {"files": 2, "bytes": 0},
-        "links to what is read already": {"files": 3, "bytes": 0},
+        "links to files that are already read": {"files": 3, "bytes": 0},
         "neither file nor folder": {"files": 1, "bytes": 0},
     }
     [description] = open_source(data_config(folder), tmp_path / "cache").description()
@@ -179,7 +179,7 @@ def test_what_was_dropped_and_passed_over_is_said(
     corpus = open_corpus(data, tmp_path / "cache")
     said = capsys.readouterr().err
     assert "text: 62 documents were read, 1 shorter than data.min_characters=50, 1 duplicates, 60 left" in said
-    assert "not read: 1 .md (7 bytes), 1 .zip (2,000 bytes); formats that are read: .txt .jsonl" in said
+    assert "not read: 1 .md (7 bytes), 1 .zip (2,000 bytes); supported formats: .txt .jsonl" in said
     assert passed_over(corpus.summary["sources"]) == expected
     open_corpus(data, tmp_path / "cache")
     assert capsys.readouterr().err == ""

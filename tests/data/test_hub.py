@@ -129,3 +129,19 @@ def test_truncated_file_and_missing_set(hub: DataConfig, folder: Path, tmp_path:
     with pytest.raises(UserError, match=r"could not be read with data\.subset=None data\.split=train"):
         open_corpus(dataclasses.replace(hub, name=str(tmp_path / "absent")), tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").glob("text/*") if path.is_dir()]
+
+
+def test_attempts_to_reach_the_hub_are_one_line(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package's own attempts, against a port where nothing listens."""
+    from huggingface_hub.utils import http_backoff
+
+    from tinylm_ablate import progress
+
+    monkeypatch.setattr(progress._retries, "_said", False)
+    progress.shorten_retries()
+    for _ in range(2):
+        with pytest.raises(Exception, match="refused"):
+            http_backoff("HEAD", "http://127.0.0.1:9", max_retries=2, base_wait_time=0)
+    assert capfd.readouterr().err == (
+        "note: the Hugging Face hub cannot be reached; further attempts take about half a minute\n"
+    )

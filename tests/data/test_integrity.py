@@ -44,7 +44,7 @@ def test_a_flipped_bit_is_found_and_the_fix_works(data: DataConfig, vocabulary, 
         for _ in range(2):  # it is not trusted the second time either
             with pytest.raises(UserError) as error:
                 open_shards(open_corpus(data, cache), vocabulary, cache)
-            assert str(error.value).startswith(f"{folder / file}: is damaged: what is at bytes 0 to ")
+            assert str(error.value).startswith(f"{folder / file}: is damaged: the content of bytes 0 to ")
             assert f"Delete {folder}, and the {what} is built again" in str(error.value)
         for entry in folder.iterdir():
             entry.unlink()

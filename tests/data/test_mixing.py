@@ -103,7 +103,7 @@ def test_weights_by_language_in_tokens_and_bytes(data: DataConfig, vocabulary, t
 
 def test_weights_have_to_name_what_there_is(data: DataConfig, vocabulary, tmp_path: Path) -> None:
     shards = open_shards(open_corpus(data, tmp_path), vocabulary, tmp_path, "language")
-    with pytest.raises(UserError, match=r"has en, zh; no weight is given for zh \(0 leaves it out\); there is no fr"):
+    with pytest.raises(UserError, match=r"has en, zh; no weight is set for zh \(0 excludes it\); unknown: fr"):
         groups_of(dataclasses.replace(data, weights={"en": 1.0, "fr": 1.0}), shards.summary["groups"])
     with pytest.raises(UserError, match="there is no fr"):  # before anything is tokenized
         open_corpus(dataclasses.replace(data, weights={"en": 1.0, "fr": 1.0}), tmp_path)
@@ -142,8 +142,8 @@ def test_a_mixture_of_sources(tmp_path: Path, data_config: Make, texts: list[str
     [
         ({"weights": {"en": -1.0}}, "data.weights={'en': -1.0}: allowed: numbers that are at least 0"),
         ({"weights": {"en": float("nan")}}, "allowed: numbers that are at least 0"),
-        ({"weights": {"en": 0.0}}, "allowed: one above 0 at least"),
-        ({"sources": {"a": "x"}}, "allowed with data=mixture; data.source=files does not read it"),
+        ({"weights": {"en": 0.0}}, "allowed: at least one above 0"),
+        ({"sources": {"a": "x"}}, "allowed with data=mixture; data.source=files does not use it"),
         ({"source": "mixture", "path": None}, "data.sources={}: data=mixture needs"),
         ({"source": "mixture", "path": None, "sources": {"a b": "default"}}, "data.sources=a b: allowed: names of letters"),
     ],

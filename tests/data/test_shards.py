@@ -97,7 +97,7 @@ def test_failure_in_the_middle_leaves_nothing(
         return vocabulary.encode_batch(batch)
 
     stand_in = SimpleNamespace(size=vocabulary.size, end_of_text=0, fingerprint="f", encode_batch=encode_batch)
-    with pytest.raises(UserError, match=r"shards: no room for the token shards: about [\d,]+ bytes are needed"):
+    with pytest.raises(UserError, match=r"shards: no space for the token shards: about [\d,]+ bytes are needed"):
         open_shards(made, stand_in, tmp_path / "cache")
     assert [path for path in (tmp_path / "cache" / "shards").iterdir() if path.is_dir()] == []
     assert open_shards(made, stand_in, tmp_path / "cache").count("train") > 0

@@ -115,7 +115,7 @@ def test_a_limit_on_the_size_of_files_within_a_checkpoint(
     arguments = [*words, *settings, f"runs_dir={tmp_path}/runs"]
     ended = command(*arguments, limit=40_000)
     assert ended.code == 2 and "Traceback" not in ended.err, ended.err
-    assert "no room for the run" in ended.err and "bytes are free (File too large)" in ended.err
+    assert "no space for the run" in ended.err and "bytes are free (File too large)" in ended.err
     assert "set runs_dir to a folder on a larger disk" in ended.err and "the same command resumes" in ended.err
     assert not half_written(tmp_path / "runs")
     again = run_command(*arguments)
@@ -132,7 +132,7 @@ def test_a_disk_that_fills_within_a_checkpoint(
     (disk / "other").write_bytes(bytes(1_000_000))
     ended = command(*arguments)
     assert ended.code == 2 and "Traceback" not in ended.err, ended.err
-    assert "no room for" in ended.err and "(No space left on device)" in ended.err
+    assert "no space for" in ended.err and "(No space left on device)" in ended.err
     assert not half_written(disk / "runs")
     (disk / "other").unlink()
     again = run_command(*arguments)

@@ -17,7 +17,7 @@ import hypothesis
 import pytest
 
 from tests.helpers import TINY, Command, run_command
-from tinylm_ablate.execute.leases import Leases
+from tinylm_ablate.leases import Leases
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -107,7 +107,7 @@ def test_experiments_that_are_one_grid_share_their_runs(settings: list[str], tmp
         head = "" if "experiments" in content else f"experiment: {{name: {name}, title: About {name}}}\n"
         (tmp_path / "experiments" / f"{name}.yaml").write_text(f"# @package _global_\n{head}{content}\n")
     output = command(tmp_path, *settings, "+experiments=broken", code=2)
-    assert "+experiments=both: is no experiment that trains a grid of its own" in output
+    assert "+experiments=both: is not an experiment that trains a grid" in output
     assert "+experiments=nothing: " in output and not (tmp_path / "runs").exists()
     both = [*settings, "+experiments=both"]
     output = command(tmp_path, *both)

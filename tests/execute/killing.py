@@ -1,15 +1,10 @@
-"""Workers that are killed: ``python -m tests.execute.killing SPEC``, where SPEC is a JSON object.
-
-Everything is imported once, and each worker is a fork of that, so that it starts at once. What became of the workers is printed
-as a JSON object.
-"""
+"""Workers that are killed. Each is a fork of a process that has imported everything, so that it starts at once."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import glob
-import importlib
 import json
 import os
 import random
@@ -18,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -44,7 +40,7 @@ def start(
         if prepare is not None:
             prepare()
         if apart:
-            from tinylm_ablate.execute import leases
+            from tinylm_ablate import leases
 
             leases.machine = lambda: f"{name}/of its own"  # type: ignore[assignment]
             fcntl.flock = _no_locks  # type: ignore[assignment]
@@ -178,13 +174,11 @@ def together(spec: dict[str, Any]) -> dict[str, int]:
     return {name: wait(process) for name, process in processes.items()}
 
 
-def main(spec: dict[str, Any]) -> None:
-    """Do what ``spec["what"]`` says, and print the exit codes."""
-    importlib.import_module("tests.preloaded")
-    print(json.dumps(_WHAT[spec["what"]](spec)))
-
-
 _WHAT = {"at_random": at_random, "in_each_kind": in_each_kind, "suspended": suspended, "together": together}
 
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+
+def main(folder: Path, spec: dict[str, Any]) -> None:
+    """Do what ``spec["what"]`` says in a folder, and write the exit codes to ``codes.json`` there."""
+    os.chdir(folder)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    Path("codes.json").write_text(json.dumps(_WHAT[spec["what"]](spec)))

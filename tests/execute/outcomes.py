@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.execute.killing import main
+from tests.helpers import FORKS
 
 #: Parts of the names of metrics that two runs of one computation need not share.
 TIMES = ("second", "utilisation")
@@ -17,13 +15,11 @@ TIMES = ("second", "utilisation")
 
 def disturbed(folder: Path, **spec: Any) -> dict[str, int]:
     """Let ``tests.execute.killing`` do what ``spec`` says; the exit codes of the workers."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.execute.killing", json.dumps(spec)],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=500,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr + logs(folder)
-    codes: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    process = FORKS.Process(target=main, args=(folder, spec))
+    process.start()
+    process.join(500)
+    assert process.exitcode == 0, logs(folder)
+    codes: dict[str, int] = json.loads((folder / "codes.json").read_text())
     return codes
 
 

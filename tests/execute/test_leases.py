@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinylm_ablate import leases as module
 from tinylm_ablate.errors import Busy
-from tinylm_ablate.execute import leases as module
-from tinylm_ablate.execute.leases import Leases, machine
+from tinylm_ablate.leases import Leases, machine
 
 FORK: Any = multiprocessing.get_context("fork")
 

@@ -12,9 +12,9 @@ import pytest
 
 from tests.helpers import TINY, run, run_command
 from tinylm_ablate.config import Config
-from tinylm_ablate.execute.leases import Leases, machine
 from tinylm_ablate.execute.litter import litter
 from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.leases import Leases, machine
 from tinylm_ablate.settle import settle
 
 
@@ -79,7 +79,7 @@ def test_gc_removes_what_nothing_needs(config: Config, tmp_path: Path) -> None:
     assert found(runs) == expected
     before = everything(runs)
     dry = run_command("gc", "--runs-dir", str(runs))
-    assert dry.code == 0 and "to remove; --delete removes them" in dry.out
+    assert dry.code == 0 and "can be removed with --delete" in dry.out
     assert everything(runs) == before
     assert run_command("gc", "--runs-dir", str(runs), "--delete").code == 0
     gone = before - everything(runs)

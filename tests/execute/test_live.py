@@ -10,10 +10,10 @@ import pytest
 
 from tests.helpers import TINY
 from tinylm_ablate import progress
-from tinylm_ablate.execute.leases import Leases
 from tinylm_ablate.execute.live import Live
 from tinylm_ablate.execute.walk import Walk
 from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.leases import Leases
 from tinylm_ablate.settle import settle
 from tinylm_ablate.tasks.graph import Graph
 from tinylm_ablate.tracking import follow
@@ -51,3 +51,14 @@ def test_a_worker_between_two_tasks_takes_back_no_progress(live: Live, tmp_path:
         assert "left" in live.whole()
         reached = live._reached
     assert reached >= 256 and "left" in live.whole() and live._reached == reached
+
+
+def test_without_a_terminal_what_the_command_itself_has_trained_counts_too(
+    live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_WRITE_SECONDS", 0.0)
+    live.mode = "auto"
+    with live, progress.bar(total=512, description="train", unit="tok") as bar:
+        bar.update(256)
+        assert "tokens/s" in live.whole() and live._reached >= 256
+    assert progress.bar(total=1).disable and not list(tmp_path.glob("order*"))

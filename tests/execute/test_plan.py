@@ -122,6 +122,7 @@ def test_totals_count_equal_and_finished_runs_once(tmp_path: Path) -> None:
     first, second = settled(tmp_path, *TINY), settled(tmp_path, *TINY, "seed=1")
     output = plans([("first", first), ("its twin", first), ("second", second)], "table")
     flops = 1024 * flops_per_token(first.shape, 32)["training"]
+    assert "3 cells are 2 runs: some are the same run as others" in output
     assert f"2 runs, 0 finished; to do: 2, 1,024 tokens, {flops:.3g} FLOPs" in output
     second.folder.mkdir()
     (second.folder / "metrics.json").write_text("{}")

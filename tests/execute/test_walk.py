@@ -14,8 +14,8 @@ import pytest
 from tests.helpers import TINY
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import Interrupted, RunFailed
-from tinylm_ablate.execute.leases import Leases
 from tinylm_ablate.execute.walk import DONE, FAILED, SKIPPED, WAITING, Walk
+from tinylm_ablate.leases import Leases
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.task import Task
@@ -237,5 +237,19 @@ def test_a_task_that_kills_its_workers_is_a_failure(deaths: int, state: str, pla
     walk.go()
     assert states(walk) == {"deadly": state} and task.attempts == (state == DONE)
     if state == FAILED:
-        assert walk.failed()[0].error == "2 workers ended without a word at it (killed by the system for want of memory?)"
+        assert walk.failed()[0].error == "2 workers died at this task without an error (killed by the system, out of memory?)"
         assert "2 workers ended" in task.log.read_text()
+
+
+def test_a_task_that_the_worker_before_finished_after_all_is_done_whatever_that_took_away(place: Place) -> None:
+    class Late(Step):
+        def do(self, tracked: Follower) -> None:
+            super().do(tracked)  # by the other worker, which was suspended and has tidied up after itself
+            raise FileNotFoundError(2, "No such file or directory", "checkpoint/.step-000000047.0a/optimizer.safetensors")
+
+    late = Late("late", place.run)
+    after = place.step("after", late)
+    walk = place.walk(after)
+    walk.go()
+    assert states(walk) == {"late": DONE, "after": DONE}
+    assert not late.log.exists()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +62,58 @@ def test_each_gpu_has_one_worker(
 def test_a_wrong_number_of_workers_is_reported(compose: Compose, wrong: str) -> None:
     with pytest.raises(ConfigError, match=f"grid.workers={wrong}: allowed: "):
         settle(compose([f"grid.workers={wrong}"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True], ids=["to its end", "until its leader is killed"])
+def test_workers_are_forks_where_torch_has_not_started(killed: bool, small_data: list[str], tmp_path: Path) -> None:
+    """In an interpreter of its own, since this one has torch; it cannot start another."""
+    forbid = "from tinylm_ablate.execute import workers; workers._interpreter = None"
+    code = f"{forbid}; from tinylm_ablate.__main__ import main; main()"
+    tokens = 10**6 if killed else 1280
+    words = [
+        "-m",
+        *TINY,
+        *small_data,
+        f"train.tokens={tokens}",
+        "train.log_every=1",
+        "seeds=4",
+        "grid.workers=2",
+        "tracking=mlflow",
+    ]
+    command = [sys.executable, "-c", code, *words, f"runs_dir={tmp_path}/runs"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as leader:
+        if killed:
+            until(lambda: sum(curve.stat().st_size > 0 for curve in tmp_path.glob("runs/*/curve.jsonl")) == 2)
+            leader.kill()
+        _, errors = leader.communicate()
+    if killed:
+        until(lambda: not processes_about(tmp_path))
+        assert len(list(tmp_path.glob("runs/*/checkpoint/step-*"))) == 1, (
+            "the worker saves its run, and the leader had no time to"
+        )
+        return
+    assert leader.returncode == 0, errors
+    lines = [line.split(":")[0].split(maxsplit=1) for line in errors.splitlines() if line.startswith(("start ", "done "))]
+    done, started = ({name for word, name in lines if word == kind} for kind in ("done", "start"))
+    assert len(list(tmp_path.glob("runs/*/metrics.json"))) == 4 and done - started, "the other worker did nothing"
+
+
+def until(reached: Callable[[], bool], seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def processes_about(folder: Path) -> list[str]:
+    """Processes whose command line names a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.fsencode(folder) in (process / "cmdline").read_bytes():
+                found.append(process.name)
+        except OSError:
+            continue
+    return found

@@ -221,6 +221,8 @@ def test_figure_10_looks_twenty_times_at_the_runs_of_table_9() -> None:
     assert two.previous is not None and two.previous.identity == one.identity
     assert len(points.evaluated_steps(one)) == 20
     assert min(points.evaluated_steps(two)) > one.steps
+    # The claim about it looks at the middle of the second round.
+    assert 0.8333 * two.steps == pytest.approx((one.steps + two.steps) / 2, abs=1)
 
 
 def test_the_branches_of_a_seed_leave_one_run() -> None:
@@ -235,6 +237,17 @@ def test_rows_of_pangu_pi_have_their_arms(name: str) -> None:
     own, paper = rows(name)
     assert all(own)
     assert len(paper) - len(own) == (1 if name == "pangu_pi_blocks" else 0)  # WideNet
+
+
+@pytest.mark.parametrize(("name", "scale", "share"), [
+    ("pangu_pi_siaf", "paper", 0.001), ("pangu_pi_siaf", "s32", 0.026),
+    ("pangu_pi_blocks", "paper", 0.005), ("pangu_pi_blocks", "s32", 0.018),
+])  # fmt: skip
+def test_the_modules_add_the_parameters_that_the_notes_say(name: str, scale: str, share: float) -> None:
+    found = shapes(name, scale)
+    totals = [parameters(shape)["total"] for shape in found]
+    assert len({(shape.depth, shape.width, shape.ffn_width) for shape in found}) == 1
+    assert (max(totals) - min(totals)) / min(totals) == pytest.approx(share, abs=0.0005)
 
 
 @pytest.mark.parametrize("scale", ["paper", "s32"])

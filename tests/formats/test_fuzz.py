@@ -51,8 +51,8 @@ def entry(key: str, kind: int, value: bytes) -> bytes:
         (header(1, 1, entry("a", 9, struct.pack("<IQ", 9, 1)) + b" " * 64), "'a': an array of the unknown type 9"),
         (header(1, 1, entry("a", 8, struct.pack("<Q", 2**40)) + b" " * 64), "'a': a text of 1,099,511,627,776 bytes"),
         (header(1, 2, entry("a", 0, b"1") * 2 + b" " * 64), "'a' occurs twice"),
-        (header(1, 0, struct.pack("<Q1sIQIQ", 1, b"t", 1, 2**60, 0, 0) + b" " * 64), "does not lie within the file"),
-        (header(1, 0, struct.pack("<Q1sIQIQ", 1, b"t", 1, 4, 0, 2**63) + b" " * 64), "does not lie within the file"),
+        (header(1, 0, struct.pack("<Q1sIQIQ", 1, b"t", 1, 2**60, 0, 0) + b" " * 64), "is not within the file"),
+        (header(1, 0, struct.pack("<Q1sIQIQ", 1, b"t", 1, 4, 0, 2**63) + b" " * 64), "is not within the file"),
         (header(1, 0, struct.pack("<Q1sIQIQ", 1, b"t", 1, 4, 99, 0) + b" " * 64), "type 99, which cannot be expanded"),
         (header(1, 0, struct.pack("<Q1sI", 1, b"t", 2**31) + b" " * 64), "2147483648 dimensions"),
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "version 50331648; allowed: 2, 3, little-endian"),
@@ -62,4 +62,4 @@ def test_a_gguf_that_declares_more_than_it_holds_is_refused(content: bytes, mess
     (tmp_path / "bomb.gguf").write_bytes(content)
     with pytest.raises(UserError) as caught:
         GgufFile(tmp_path / "bomb.gguf")
-    assert "bomb.gguf: not a whole GGUF file" in str(caught.value) and message in str(caught.value)
+    assert "bomb.gguf: not a complete GGUF file" in str(caught.value) and message in str(caught.value)

@@ -56,7 +56,7 @@ def byte_level() -> Tokenizer:
 
 
 def write(
-    path: Path, state: dict[str, torch.Tensor], quantised: bool = False, architecture: str = "llama", **extra: Any
+    path: Path, state: dict[str, torch.Tensor], quantized: bool = False, architecture: str = "llama", **extra: Any
 ) -> Path:
     """A GGUF file as llama.cpp's converter writes it: names of its own, rows of q and k in pairs."""
     writer = gguf.GGUFWriter(path, architecture)
@@ -77,7 +77,7 @@ def write(
         for end, heads in (("q_proj", SHAPE.heads), ("k_proj", SHAPE.kv_heads)):
             if parts[-1] == end and architecture == "llama":
                 array = array.reshape(heads, 2, SHAPE.head_dim // 2, -1).swapaxes(1, 2).reshape(array.shape)
-        if quantised and array.ndim == 2:
+        if quantized and array.ndim == 2:
             q8 = gguf.GGMLQuantizationType.Q8_0
             writer.add_tensor(f"{own}.{kind}", gguf.quants.quantize(array, q8), raw_dtype=q8)
         else:
@@ -99,15 +99,15 @@ def write_byte_level(path: Path, rule: str) -> Path:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("quantised", [False, True])
-def test_weights_come_back(tmp_path: Path, quantised: bool) -> None:
+@pytest.mark.parametrize("quantized", [False, True])
+def test_weights_come_back(tmp_path: Path, quantized: bool) -> None:
     state = random_state()
-    parent = open_parent(str(write(tmp_path / "model.gguf", state, quantised)), tmp_path)
+    parent = open_parent(str(write(tmp_path / "model.gguf", state, quantized)), tmp_path)
     assert parent.shape == SHAPE
     assert parent.vocabulary is None
     assert parent.state.keys() == state.keys()
     for name, weight in state.items():
-        torch.testing.assert_close(parent.state[name], weight, atol=0.02 if quantised else 0, rtol=0)
+        torch.testing.assert_close(parent.state[name], weight, atol=0.02 if quantized else 0, rtol=0)
     assert len(parent.fingerprint) == 16
 
 
@@ -155,7 +155,7 @@ def test_an_unknown_rule_of_splits_is_refused_where_text_is_encoded(
     path = write_byte_level(tmp_path / "model.gguf", "tekken")
     found = open_parent(str(path), tmp_path).vocabulary
     assert found is not None and not found.encodes
-    with pytest.raises(UserError, match=r"tokenizer\.ggml\.pre=tekken: how it splits text is not known"):
+    with pytest.raises(UserError, match=r"tokenizer\.ggml\.pre=tekken: this pre-tokenization is not supported"):
         import_tokenizer(path)
     child = [
         "arch.depth=1",
@@ -224,7 +224,7 @@ def test_damaged_files_are_reported(tmp_path: Path) -> None:
     content = path.read_bytes()
     for broken in (b"", b"not a model", content[:200], content[: len(content) // 2]):
         path.write_bytes(broken)
-        with pytest.raises(UserError, match="not a whole GGUF file"):
+        with pytest.raises(UserError, match="not a complete GGUF file"):
             open_parent(str(path), tmp_path)
     path.unlink()
     with pytest.raises(UserError, match="no such file"):

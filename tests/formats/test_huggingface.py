@@ -249,7 +249,7 @@ def test_folders_that_do_not_fit_are_reported(tmp_path):
         save_file({**whole, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2)}, folder / "model.safetensors")
         assert load(folder)[0] == shape
     (folder / "model.safetensors").write_bytes(b"cut short")
-    with pytest.raises(UserError, match="not a whole safetensors file"):
+    with pytest.raises(UserError, match="not a complete safetensors file"):
         load(folder)
 
 

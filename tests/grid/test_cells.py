@@ -51,8 +51,8 @@ def test_excluded_cells_are_left_out() -> None:
 
 def test_mistakes_of_a_grid_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
-        names("a=1,2", "b=3,4,5", "seed=1,2", zip=[["a", "b"], ["a", "z"]], exclude=["q=1"], seeds=2)
+        names("a=1,2", "b=3,4,5", "b=6", "seed=1,2", zip=[["a", "b"], ["a", "z"]], exclude=["q=1"], seeds=2)
     output = "\n".join(caught.value.mistakes)
-    assert len(caught.value.mistakes) == 4, output
-    for part in ("a has 2, b has 3", "z has only one value", "grid.exclude=[q=1]", "seeds=2"):
+    assert len(caught.value.mistakes) == 5, output
+    for part in ("a has 2, b has 3", "z has only one value", "grid.exclude=[q=1]", "seeds=2", "b=6: b=3,4,5 is given too"):
         assert part in output

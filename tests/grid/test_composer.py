@@ -63,7 +63,10 @@ def test_what_follows_a_key_changes_with_it_though_its_first_value_is_the_defaul
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composer = Composer(GlobalHydra.instance().config_loader(), hydra_compose("config", return_hydra_config=True))
         found = [composer.typed([f"train.batch_multiple={times}"]).train.batch_tokens for times in (1, 2, 4)]
-    assert found == [2048, 4096, 8192]
+        assert found == [2048, 4096, 8192]
+        followed = "train.batch_tokens=${train.context_length}"
+        found = [composer.typed([followed, f"train.context_length={length}"]).train.batch_tokens for length in (256, 64, 128)]
+        assert found == [256, 64, 128]
 
 
 @pytest.mark.parametrize("wrong", ["arch.depht=3", "init=nothing", "~arch.nothing", "arch.depth=1,2"])

@@ -71,12 +71,21 @@ def test_an_argument_replaces_an_axis_of_an_experiment() -> None:
     assert shared == ["arch.depth=2"] and [axis.key for axis in axes] == ["init"]
 
 
+def test_a_key_with_one_value_and_with_several_is_a_mistake() -> None:
+    """Whichever comes first: one of the two would be ignored."""
+    for words in (["a=2", "a=range(1,5)", "b=1,2"], ["a=range(1,5)", "a=2", "b=1,2"]):
+        with pytest.raises(
+            ConfigError, match=r"^1 mistake.*\n  - a=2: a=range\(1,5\) is given too; allowed: only one of them$"
+        ):
+            parse_space({"a": "7,8"}, words)
+
+
 def test_unknown_and_impossible_values_of_a_range_are_reported_together() -> None:
     output = "\n".join(
         diagnose(["hydra/sweeper=optuna", "arch.dpeth=range(1,5)", "arch.depth=int(interval(0,5))", "x=interval(2,1)"])
     )
     for part in (
-        "arch.dpeth: there is no such key; did you mean arch.depth?",
+        "arch.dpeth: no such key; did you mean arch.depth?",
         "arch.depth=0: allowed",
         "x=interval(2,1): its",
     ):

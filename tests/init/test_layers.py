@@ -77,7 +77,7 @@ def test_a_list_is_taken_as_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("listed", "message"),
-    [([0, 1], "names 2 layers"), ([0, 1, 9], "[9] are not among"), ([2, 1, 0], "ascending"), ([-1, 0, 1], "[-1]")],
+    [([0, 1], "has 2 layers"), ([0, 1, 9], "[9] are not among"), ([2, 1, 0], "ascending"), ([-1, 0, 1], "[-1]")],
 )
 def test_a_list_that_does_not_fit_is_refused(listed: list[int], message: str) -> None:
     with pytest.raises(UserError) as caught:
@@ -145,7 +145,7 @@ def test_what_is_no_list_is_refused(text: str) -> None:
     [
         ("middle", 3, None), ("importance", 3, None), ("even", 1, None), ("0-2", 3, None),
         ("importance", 1, "init.keep_first=1, init.keep_last=1: together 2, more than the child's 1 layers"),
-        ("0-3", 3, "init.layers=0,1,2,3: it names 4 layers and the child has 3 (arch.depth)"),
+        ("0-3", 3, "init.layers=0,1,2,3: it has 4 layers, but the child has 3 (arch.depth)"),
         ("best", 3, "init.layers=best: allowed"),
     ],
 )  # fmt: skip

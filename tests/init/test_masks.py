@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from tinylm_ablate.formats.tensors import tensor_sizes
 from tinylm_ablate.init import masks as module
 from tinylm_ablate.init.calibration import Calibration
 from tinylm_ablate.init.gates import Gates, fold, gated, gates_for
-from tinylm_ablate.init.masks import Learned, backward, learn, open_masks
+from tinylm_ablate.init.masks import Learned, Target, backward, learn, open_masks
 from tinylm_ablate.init.neurons import Units, choose_units, cut, score
 from tinylm_ablate.init.parents import Parent
 
@@ -44,6 +44,13 @@ def settings(**changes: Any) -> MasksConfig:
         "temperature": 2 / 3,
     }
     return MasksConfig(**{**values, **changes})
+
+
+def learned(
+    parent: Parent, child: Shape, layers: Sequence[int], text: Calibration, masks: MasksConfig, precision: str = "fp32"
+) -> Learned:
+    (found,) = learn([Target(parent, child, layers)], text, masks, precision)
+    return found
 
 
 def random_weights(shape: Shape, seed: int = 0) -> dict[str, Tensor]:
@@ -154,7 +161,7 @@ def test_gradients_reach_gates_and_weights_as_through_one_graph(calibration: Cal
         return gated(weights, shape, {axis: gate.sample(generator) for axis, gate in gates.items()})
 
     (whole,) = calibration(6).batches(0, 6)
-    total = backward(decoder, current(), [whole[:4], whole[4:]], 6)
+    (total,) = backward(decoder, [current()], [whole[:4], whole[4:]], 6)
     found = [leaf.grad.clone() for leaf in leaves if leaf.grad is not None]
     assert len(found) == len(leaves)
 
@@ -176,7 +183,7 @@ def test_gradients_reach_gates_and_weights_as_through_one_graph(calibration: Cal
 def test_masks_reach_their_targets_and_the_cut_has_the_childs_shape(trained: Parent, calibration: Calibrations) -> None:
     before = {name: weight.clone() for name, weight in trained.state.items()}
     child = replace(CHILD, depth=2)
-    result = learn(trained, child, [0, 2], calibration(8 * 300), settings())
+    result = learned(trained, child, [0, 2], calibration(8 * 300), settings())
     assert result.record["steps"] == 300
     assert result.record["distance"].keys() == {"width", "heads", "ffn"}
     assert len(result.record["distance"]["ffn"]) == 2
@@ -221,12 +228,12 @@ def test_a_unit_that_does_harm_goes_first(planted: Callable[[str], Parent], cali
     row, unit = {"width": (0, 1), "heads": (1, 0), "ffn": (2, 3)}[axis]
     parent = planted(axis)
     assert gone(l2(parent))[row] != [unit]
-    result = learn(parent, child, range(3), calibration(8 * 120), settings())
+    result = learned(parent, child, range(3), calibration(8 * 120), settings())
     assert gone(result.scores)[row] == [unit]
 
 
 def test_the_parents_own_shape_is_the_parent(trained: Parent, calibration: Calibrations) -> None:
-    result = learn(trained, SHAPE, range(3), calibration(16), settings())
+    result = learned(trained, SHAPE, range(3), calibration(16), settings())
     assert (result.record["steps"], result.record["distance"]) == (0, {})
     state = cut(result.state, SHAPE, SHAPE, range(3), result.scores)
     assert state.keys() == trained.state.keys()
@@ -235,7 +242,7 @@ def test_the_parents_own_shape_is_the_parent(trained: Parent, calibration: Calib
 
 def test_frozen_weights_are_the_parents_times_the_gates(trained: Parent, calibration: Calibrations) -> None:
     child = replace(SHAPE, ffn_width=16)
-    result = learn(trained, child, range(3), calibration(8 * 60), settings(weight_learning_rate=0))
+    result = learned(trained, child, range(3), calibration(8 * 60), settings(weight_learning_rate=0))
     for name, weight in trained.state.items():
         if not name.endswith("down_proj.weight"):
             assert torch.equal(result.state[name], weight)
@@ -251,7 +258,7 @@ def test_frozen_weights_are_the_parents_times_the_gates(trained: Parent, calibra
 
 def test_groups_stay_whole_and_dropped_layers_are_missing(trained: Parent, calibration: Calibrations) -> None:
     child = replace(SHAPE, depth=3, heads=2, kv_heads=1)
-    result = learn(trained, child, [0, 0, 2], calibration(8 * 20), settings())
+    result = learned(trained, child, [0, 0, 2], calibration(8 * 20), settings())
     assert not any(name.startswith("model.layers.1.") for name in result.state)
     units = choose_units(result.scores, SHAPE, child, [0, 0, 2])
     assert units.queries.keys() == {0, 2}
@@ -266,15 +273,15 @@ def test_learned_once_for_each_target(
     trained: Parent, calibration: Calibrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child = replace(SHAPE, ffn_width=16)
-    first = open_masks(trained, child, [0, 1, 2], calibration(16), settings(), tmp_path)
+    first = open_masks(Target(trained, child, [0, 1, 2]), calibration(16), settings(), tmp_path)
     assert isinstance(first, Learned)
-    other = open_masks(trained, replace(SHAPE, ffn_width=20), [0, 1, 2], calibration(16), settings(), tmp_path)
+    other = open_masks(Target(trained, replace(SHAPE, ffn_width=20), [0, 1, 2]), calibration(16), settings(), tmp_path)
     assert not torch.equal(first.scores.ffn, other.scores.ffn)
-    open_masks(trained, child, [0, 1, 2], calibration(24), settings(), tmp_path)
-    open_masks(trained, child, [0, 1, 2], calibration(16), settings(warmup=0.5), tmp_path)
+    open_masks(Target(trained, child, [0, 1, 2]), calibration(24), settings(), tmp_path)
+    open_masks(Target(trained, child, [0, 1, 2]), calibration(16), settings(warmup=0.5), tmp_path)
     assert len(list((tmp_path / "scores").glob("*-learned-*/masks.json"))) == 4
     monkeypatch.setattr(module, "learn", lambda *_: pytest.fail("learned again"))
-    again = open_masks(trained, child, [0, 1, 2], calibration(16), settings(), tmp_path)
+    again = open_masks(Target(trained, child, [0, 1, 2]), calibration(16), settings(), tmp_path)
     one, two = (cut(found.state, SHAPE, child, range(3), found.scores) for found in (first, again))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert again.record == first.record
@@ -282,15 +289,32 @@ def test_learned_once_for_each_target(
 
 
 def test_learning_is_the_same_every_time(trained: Parent, calibration: Calibrations) -> None:
-    one, two = (learn(trained, CHILD, range(3), calibration(16), settings()) for _ in range(2))
+    one, two = (learned(trained, CHILD, range(3), calibration(16), settings()) for _ in range(2))
     assert torch.equal(one.scores.width, two.scores.width)
     assert all(torch.equal(one.state[name], two.state[name]) for name in one.state)
+
+
+def test_several_targets_are_learned_as_each_alone(trained: Parent, calibration: Calibrations) -> None:
+    """To the bit, for other parents, layers and sizes; one child has the parent's width and one has all of it."""
+    other = replace(trained, state={name: weight * 0.9 for name, weight in trained.state.items()})
+    targets = [
+        Target(trained, CHILD, [0, 2]), Target(other, CHILD, [0, 2]), Target(trained, replace(SHAPE, ffn_width=16), [0, 1]),
+        Target(other, SHAPE, [1, 2]),
+    ]  # fmt: skip
+    together = learn(targets, calibration(8 * 4), settings())
+    for target, found in zip(targets, together, strict=True):
+        alone = learned(*target, calibration(8 * 4), settings())
+        assert found.record == alone.record
+        assert torch.equal(found.scores.width, alone.scores.width) and torch.equal(found.scores.ffn, alone.scores.ffn)
+        assert found.state.keys() == alone.state.keys()
+        assert all(torch.equal(found.state[name], weight) for name, weight in alone.state.items())
+    assert [found.record["steps"] for found in together] == [4, 4, 4, 0]
 
 
 def test_masks_that_end_far_from_their_target_are_reported(
     trained: Parent, calibration: Calibrations, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = learn(trained, CHILD, range(3), calibration(8), settings())
+    result = learned(trained, CHILD, range(3), calibration(8), settings())
     assert result.record["steps"] == 1
     output = capsys.readouterr().err
     assert "masks of width" in output and "of 26 of 32" in output and "init.masks.steps" in output
@@ -300,11 +324,11 @@ def test_masks_that_end_far_from_their_target_are_reported(
 
 def test_a_loss_that_is_not_finite_ends_it(trained: Parent, calibration: Calibrations) -> None:
     with pytest.raises(RunFailed, match=r"init\.masks\.weight_learning_rate"):
-        learn(trained, CHILD, range(3), calibration(64), settings(weight_learning_rate=1e30))
+        learned(trained, CHILD, range(3), calibration(64), settings(weight_learning_rate=1e30))
 
 
 def test_products_in_half_precision(trained: Parent, calibration: Calibrations) -> None:
-    half = learn(trained, CHILD, range(3), calibration(8), settings(), precision="bf16")
-    full = learn(trained, CHILD, range(3), calibration(8), settings())
+    half = learned(trained, CHILD, range(3), calibration(8), settings(), precision="bf16")
+    full = learned(trained, CHILD, range(3), calibration(8), settings())
     assert half.record["loss"] != full.record["loss"]
     assert half.record["loss"] == pytest.approx(full.record["loss"], rel=0.02)

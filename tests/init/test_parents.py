@@ -128,7 +128,7 @@ def test_mistral_is_llama_within_its_window(tmp_path: Path) -> None:
     assert parent.shape == SHAPE
     assert check_parent(parent, SHAPE, context_length=64) == []
     assert check_parent(parent, SHAPE, context_length=65) == [
-        "train.context_length=65: the parent looks back 64 positions only; allowed: as many"
+        "train.context_length=65: the parent attends to 64 positions; allowed: at most as many"
     ]
 
 
@@ -144,7 +144,7 @@ def test_other_biases_are_refused(tmp_path: Path, kind: str) -> None:
     folder = save(tmp_path / "model", kind, attention_bias=True)
     assert "attention_bias is True" in refusal(folder)
     edit(folder, attention_bias=False)  # and where the config does not say so
-    assert "biases beside those of Qwen2's queries, keys and values" in refusal(folder)
+    assert "biases other than those of Qwen2's queries, keys and values" in refusal(folder)
 
 
 def test_norms_of_queries_in_another_model_are_refused(folder: Path) -> None:
@@ -171,7 +171,7 @@ def test_norms_of_queries_in_another_model_are_refused(folder: Path) -> None:
         ({"num_key_value_heads": 3}, "key-value heads must divide"),
         ({"num_hidden_layers": 3}, "9 tensors are missing, such as model.layers.2.input_layernorm.weight"),
         ({"num_hidden_layers": 1}, "an unknown tensor model.layers.1."),
-        ({"intermediate_size": 32}, "is (24, 16), and config.json says (32, 16)"),
+        ({"intermediate_size": 32}, "is (24, 16), but config.json says (32, 16)"),
     ],
 )
 def test_a_config_that_does_not_fit_is_reported(folder: Path, settings: dict[str, Any], wanted: str) -> None:
@@ -190,16 +190,16 @@ def test_damaged_folders_are_reported(folder: Path, tmp_path: Path) -> None:
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-100])
-    assert "model.safetensors: not a whole safetensors file" in refusal(folder)
+    assert "model.safetensors: not a complete safetensors file" in refusal(folder)
     weights.write_bytes(content)
     rewrite(folder, lambda state: state.update({"model.norm.weight": state["model.norm.weight"].to(torch.int8)}))
-    assert "model.norm.weight is I8; quantised" in refusal(folder)
+    assert "model.norm.weight is I8; quantized" in refusal(folder)
     weights.unlink()
     assert "no safetensors here" in refusal(folder)
     (folder / "config.json").write_text("{")
     assert "config.json: not readable as JSON" in refusal(folder)
     (folder / "config.json").unlink()
-    assert "holds neither config.json nor model/config.json" in refusal(folder)
+    assert "has neither config.json nor model/config.json" in refusal(folder)
     assert "no such folder, and no run of that name" in refusal(tmp_path / "nowhere")
 
 
@@ -208,10 +208,10 @@ def test_damaged_shards_are_reported(tmp_path: Path) -> None:
     index = folder / "model.safetensors.index.json"
     content = json.loads(index.read_text())
     index.write_text(json.dumps({"weight_map": {**content["weight_map"], "ghost": "model-00001-of-00001.safetensors"}}))
-    assert "the index names model-00001-of-00001.safetensors, and there is no such file" in refusal(folder)
+    assert "the index lists model-00001-of-00001.safetensors, which does not exist" in refusal(folder)
     first = sorted(folder.glob("*.safetensors"))[0].name
     index.write_text(json.dumps({"weight_map": {**content["weight_map"], "ghost": first}}))
-    assert "the index names ghost, and the files do not hold it" in refusal(folder)
+    assert "the index lists ghost, which is not in the files" in refusal(folder)
     index.write_text(json.dumps({"weight_map": {"ghost": "../model.safetensors"}}))
     assert "not a list of files in this folder" in refusal(folder)
 

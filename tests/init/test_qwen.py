@@ -130,9 +130,9 @@ def test_biases_are_pooled_as_rows_are() -> None:
 @pytest.mark.parametrize(
     ("parent", "child", "message"),
     [
-        (QWEN2, PLAIN, "arch.qkv_bias=false: the parent has biases of queries, keys and values, and does not work without"),
+        (QWEN2, PLAIN, "arch.qkv_bias=false: the parent has biases of queries, keys and values and needs"),
         (PLAIN, QWEN2, "arch.qkv_bias=true: the parent has no biases of queries, keys and values; use arch.qkv_bias=false"),
-        (QWEN3, PLAIN, "arch.qk_norm=false: the parent has norms of queries and keys, and does not work without them; use"),
+        (QWEN3, PLAIN, "arch.qk_norm=false: the parent has norms of queries and keys and needs them; use"),
         (PLAIN, QWEN3, "arch.qk_norm=true: the parent has no norms of queries and keys; use arch.qk_norm=false"),
     ],
 )

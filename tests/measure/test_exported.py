@@ -13,11 +13,13 @@ pytest.importorskip("gguf", reason="the extra gguf is not installed")
 from tests.helpers import TINY, run
 from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.formats.huggingface import Model
+from tinylm_ablate.frames.folders import read_runs
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.measure.llama_speed import _llama_cpp, _own
 from tinylm_ablate.measure.quantized import QuantizedBitsPerByte
 from tinylm_ablate.measure.records import read_rows
 from tinylm_ablate.measure.registry import requested
+from tinylm_ablate.measure.speed import _once
 from tinylm_ablate.settle import settle
 
 #: Wide enough that every matrix fills blocks of 32.
@@ -74,14 +76,39 @@ def test_llama_cpp_continues_as_our_decoder_does(model: Any, vocabulary: Any, tm
 
 
 def test_speed_and_memory_stand_beside_our_own(small_data: list[str]) -> None:
+    """Each kind is measured once for a shape and machine, whatever other kinds a grid requests with it."""
     pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
     decode = ["evaluate.decode.batch=2", "evaluate.decode.new_tokens=8", "evaluate.decode.repeats=1"]
-    config = compose([*small_data, *TINY, *WIDE[:3], *decode, "evaluate.decode.llama_cpp=[q8_0]"])
-    metrics = run(config)["metrics"]
+    shared = [*small_data, *TINY, *WIDE[:3], *decode]
+    one = compose([*shared, "evaluate.decode.llama_cpp=[q8_0]"])
+    first = run(one)["metrics"]
     for place in ("decode/own", "decode/llama_cpp/q8_0"):
-        assert metrics[f"{place}/tokens_per_second"] > 0
-        assert metrics[f"{place}/memory"] > 1e5
-    (path,) = [path for path in (settle(config).cache / "decode").glob("*.json") if "q8_0" in path.read_text()]
-    stamp = path.stat().st_mtime_ns
-    assert run(compose([*small_data, *TINY, *WIDE[:3], *decode, "evaluate.decode.llama_cpp=[q8_0]", "seed=1"]))
-    assert path.stat().st_mtime_ns == stamp
+        assert first[f"{place}/tokens_per_second"] > 0
+        assert first[f"{place}/memory"] > 1e5
+    stamps = {path: path.stat().st_mtime_ns for path in (settle(one).cache / "decode").glob("*.json")}
+    run(compose([*shared, "evaluate.decode.llama_cpp=[q8_0]", "seed=1"]))
+    both = run(compose([*shared, "evaluate.decode.llama_cpp=[q8_0,f16]"]))["metrics"]
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+    assert both["decode/llama_cpp/f16/tokens_per_second"] > 0
+    records = read_runs(settle(one).folder.parent)
+    assert not records.problems
+    row = records.runs.set_index("identity").loc[settle(one).identity]
+    speeds = {name: value for name, value in both.items() if name.startswith("decode/")}
+    assert len(speeds) == 6 and {name: row[name] for name in speeds} == speeds
+
+
+def test_a_kept_measurement_may_have_no_memory_and_must_have_a_speed(tmp_path: Path) -> None:
+    """Memory is what a process grew by, which may be nothing; without a speed the file is damaged, and it is measured again."""
+    made: list[float] = []
+
+    def measured(speed: float) -> dict[str, float]:
+        def measure() -> dict[str, float]:
+            made.append(speed)
+            return {"tokens_per_second": speed, "memory": 0.0}
+
+        return _once(settle(compose(TINY)).shape, {"weights": "q8_0"}, tmp_path, measure)
+
+    assert measured(5.0) == measured(6.0) == {"tokens_per_second": 5.0, "memory": 0.0} and made == [5.0]
+    (path,) = (tmp_path / "decode").glob("*.json")
+    path.write_text('{"memory": 7, "weights": "q8_0"}')
+    assert measured(8.0)["tokens_per_second"] == 8.0

@@ -392,7 +392,7 @@ def test_a_name_of_the_hub_is_found_in_its_cache_or_refused(
     (cached / "refs" / "main").write_text("0123456789abcdef0123456789abcdef01234567")
     found = _model_folder(config("model=Owner/Model-1B", f"runs_dir={tmp_path}"))
     assert (found / "config.json").read_bytes() == (exported / "config.json").read_bytes()
-    with pytest.raises(UserError, match=r"model=Owner/Other: not a folder here, and the hub does not give it \("):
+    with pytest.raises(UserError, match=r"model=Owner/Other: not a folder here, and not available on the hub \("):
         _model_folder(config("model=Owner/Other", f"runs_dir={tmp_path}"))
     with pytest.raises(UserError, match=r"model=nowhere: neither a run in"):
         _model_folder(config("model=nowhere", f"runs_dir={tmp_path}"))
@@ -402,10 +402,10 @@ def test_a_name_of_the_hub_is_found_in_its_cache_or_refused(
     ("overrides", "message"),
     [
         ([], r"evaluate\.tasks=\[\]: allowed: tasks of the harness .* as in evaluate\.tasks=\[piqa,arc_easy\]"),
-        (["evaluate.task_folder=nowhere"], r"evaluate\.task_folder=nowhere: there is no such folder"),
+        (["evaluate.task_folder=nowhere"], r"evaluate\.task_folder=nowhere: no such folder"),
         (
             ["evaluate.task_folder={empty}"],
-            r"holds no task; allowed: \.yaml .* 'task: NAME', and the data of ax_b, c3",
+            r"has no tasks; allowed: \.yaml .* 'task: NAME', and the data of ax_b, c3",
         ),
         (
             ["evaluate.task_folder={empty}", "evaluate.limit=0", "evaluate.tasks=[x]"],
@@ -431,9 +431,7 @@ def test_an_unknown_task_is_reported_with_its_neighbours(tasks: Path, monkeypatc
         return whole(include_path=include_path, include_defaults=False)
 
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", without_defaults)
-    with pytest.raises(
-        ConfigError, match=r"evaluate\.tasks=question: there is no such task; did you mean questions\?; allowed:"
-    ):
+    with pytest.raises(ConfigError, match=r"evaluate\.tasks=question: no such task; did you mean questions\?; allowed:"):
         task_names(config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[question]").evaluate)
 
 

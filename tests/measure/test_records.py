@@ -65,14 +65,14 @@ def test_a_name_is_a_file_name_and_follows_from_the_settings_whatever_their_orde
 def test_a_damaged_record_is_reported(tmp_path: Path, content: bytes) -> None:
     write_record(tmp_path, "bits_per_byte", SETTINGS, RESULT, 2.5)
     record_path(tmp_path, STEM).write_bytes(content)
-    with pytest.raises(UserError, match=rf"{STEM}\.json: the record is damaged; remove it, and it is measured again"):
+    with pytest.raises(UserError, match=rf"{STEM}\.json: the record is damaged; remove it to measure it again"):
         read_record(tmp_path, STEM)
 
 
 def test_damaged_rows_are_reported(tmp_path: Path) -> None:
     write_record(tmp_path, "bits_per_byte", SETTINGS, RESULT, 2.5)
     record_path(tmp_path, STEM).with_suffix(".parquet").write_bytes(b"cut short")
-    with pytest.raises(UserError, match=rf"{STEM}\.parquet: damaged .* remove it and the \.json beside it"):
+    with pytest.raises(UserError, match=rf"{STEM}\.parquet: damaged .* remove it and its \.json file"):
         read_rows(tmp_path, STEM)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import TINY
-from tinylm_ablate.execute.leases import Leases
+from tinylm_ablate.leases import Leases
 
 pytestmark = [
     pytest.mark.slow,

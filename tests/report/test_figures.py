@@ -139,6 +139,8 @@ def test_along_a_run_each_arm_has_a_band_over_its_seeds() -> None:
     assert chart is not None
     panels = specification(chart)["concat"]
     assert len(panels) == 3
+    titles = [panel["layer"][1]["encoding"]["y"]["title"] for panel in panels]
+    assert titles[:2] == ["bits/byte all", "cloze all"]  # a share, as it was measured, and no percentage
     drawn = pd.DataFrame(panels[0]["data"]["values"]).query("arm == 'a'").sort_values("tokens")
     assert drawn[["low", "mean", "high"]].to_numpy().tolist() == [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]
     assert figures.along(pd.DataFrame(rows[:0], columns=list(rows[0])), [], BITS) is None

@@ -88,9 +88,9 @@ COMMON = {"metric": "m", "direction": "less"}
     [
         (
             {"arms": {"deep": {"arch.dept": 40}, "shallow": {"arch.depth": 9}}},
-            "arms.deep.arch.dept is no configuration key; the closest is arch.depth",
+            "arms.deep.arch.dept is not a configuration key; the closest is arch.depth",
         ),
-        ({"title": None, "color": 1}, "color is no key here"),
+        ({"title": None, "color": 1}, "color is not a key here"),
         ({"tests": []}, "tests must be a list of at least one test"),
         ({"gates": ["bigram"]}, "must be a list of some of bigrams, steps, tuned"),
         ({"reference": "wide"}, "reference=wide must be one of the claim's arms: deep, shallow"),
@@ -100,6 +100,7 @@ COMMON = {"metric": "m", "direction": "less"}
         ({"tests": [ORDERING | {"margin": -1}]}, "tests[0].margin=-1 must be a number of at least 0, or tokens"),
         ({"tests": [ORDERING | {"than": ["wide"]}]}, "tests[0]: wide must be one of the claim's arms"),
         ({"tests": [ORDERING | {"direction": "up"}]}, "direction=up must be one of less, more"),
+        ({"tests": [ORDERING | {"metric": "along/half/test/bits_per_byte/all"}]}, "must be along/SHARE/METRIC with a share"),
         ({"tests": [ORDERING | {"relative": True}]}, "it has no meaning in tokens"),
         ({"tests": [{"kind": "equivalence", "arms": ["deep"], **COMMON}]}, "must have at least two arms"),
         ({"tests": [{"kind": "rule", "conditions": {"share": {"under": 2}}, **COMMON}]}, "must be {above: NUMBER}"),
@@ -119,7 +120,7 @@ def test_all_mistakes_of_all_files_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         read_claims(tmp_path)
     assert all(word in str(error.value) for word in ("one.yaml", "color", "tests must be", "two.yaml", "cannot be read"))
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         read_claims(tmp_path / "none")
 
 

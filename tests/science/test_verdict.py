@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -296,6 +297,39 @@ def test_exact_counts_need_no_seeds(planted: Any) -> None:
     assert one(planted, claim(below, gates=[])).outcome == Outcome.REPRODUCED
     below["arm"] = "base"
     assert one(planted, claim(below, gates=[])).outcome == Outcome.REVERSED
+
+
+@pytest.mark.parametrize(
+    ("halfway", "outcome"), [(2.42, Outcome.REPRODUCED), (2.48, Outcome.REVERSED), (None, Outcome.NOT_TESTABLE)]
+)
+def test_gains_along_a_run(planted: Any, halfway: float | None, outcome: Outcome) -> None:
+    """The second half of the run gains 0.1 in all; which of its halves gains more is what is claimed."""
+    planted.arm("base", 2.5)
+    planted.arm("new", 2.4)
+    rows = []
+    for row in planted.rows:
+        places = {1.0: row[BITS]} if row["arm"] == "base" else {0.7: halfway, 0.8: halfway, 1.0: row[BITS]}
+        rows += [
+            {"identity": row["identity"], "tokens": 8e6 * place, "metric": BITS, "value": v} for place, v in places.items()
+        ]
+    evidence = dataclasses.replace(planted.evidence(), along=pd.DataFrame(rows).dropna() if halfway else None)
+    own = claim(
+        {
+            "kind": "ordering", "better": ["middle"], "than_mean_of": ["base", "new"], "margin": 0,
+            "metric": {"middle": f"along/0.75/{BITS}", "base": f"along/1/{BITS}", "new": f"along/1/{BITS}"},
+        },
+        arms={"base": "base", "new": "new", "middle": "new"},
+    )  # fmt: skip
+    (found,) = judge([own], {"table": evidence})
+    assert found.outcome == outcome, found.reason
+    (setting,) = settings(evidence)
+    if halfway:
+        assert set(setting.by_seed("new", f"along/0.75/{BITS}").values()) == {halfway}
+        last = setting.by_seed("new", BITS)
+        assert setting.by_seed("new", f"along/0.9/{BITS}") == pytest.approx({s: (halfway + last[s]) / 2 for s in last})
+        assert not setting.by_seed("new", f"along/0.5/{BITS}"), "before the first point"
+    else:
+        assert "was not measured" in found.reason
 
 
 def test_frames_without_optional_columns_are_read() -> None:

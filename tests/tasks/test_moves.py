@@ -129,8 +129,8 @@ def test_a_record_of_another_version_is_left_alone_in_words(whole: Path, small_d
         assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
         path.write_bytes(before)
     edited(folder / "metrics.json", schema=1)
-    with pytest.raises(UserError, match="a record of schema 1, and this version reads 2"):
+    with pytest.raises(UserError, match="the record has schema 1, but this version reads 2"):
         read_metrics(folder)
     edited(measure, schema=0)
-    with pytest.raises(UserError, match="a record of schema 0, and this version reads 1; remove it, and it is measured again"):
+    with pytest.raises(UserError, match="the record has schema 0, but this version reads 1; remove it to measure it again"):
         read_record(folder, measure.stem)

@@ -85,7 +85,7 @@ def test_a_run_that_was_stopped_goes_back_for_a_point_that_it_has_passed(
     with pytest.raises(Pruned):
         perform([("the run", settled)], plain, quiet=True, watch=lambda row: row["step"] == 12)
     run(compose([*place, "evaluate.every=0.25"]))
-    assert "resumes from before step 5, whose model is wanted now" in capsys.readouterr().err
+    assert "resumes from before step 5, whose model is now requested" in capsys.readouterr().err
     assert set(measured(settled.folder)) == {5, 10, 15, 20}
 
 
@@ -102,6 +102,19 @@ def test_a_branch_is_the_run_of_its_own_budget(place: list[str]) -> None:
     ]
     assert [(row["step"], row["loss"], row["learning_rate"]) for row in rows[0]] == [
         (row["step"], row["loss"], row["learning_rate"]) for row in rows[1]
+    ]
+
+
+def test_a_branch_reads_nothing_that_the_run_did_after_it(place: list[str]) -> None:
+    trunk, branch = compose([*place, "train.keep_checkpoints=[0.5]"]), compose([*place, "train.anneal_from=0.5"])
+    run(trunk)
+    curve = settle(trunk).folder / "curve.jsonl"
+    rows = curve.read_text().splitlines(keepends=True)
+    curve.write_text("".join(rows[:15]) + "damaged")
+    assert run(branch)["metrics"]["test/bits_per_byte/all"] > 0
+    found = (settle(branch).folder / "curve.jsonl").read_text().splitlines(keepends=True)
+    assert len(found) == 12 and [json.loads(row)["loss"] for row in found[:10]] == [
+        json.loads(row)["loss"] for row in rows[:10]
     ]
 
 

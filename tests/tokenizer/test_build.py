@@ -148,7 +148,7 @@ def test_damaged_counts_are_made_again(opened: Opener, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_vocabulary_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"{tmp_path}: is no vocabulary"):
+    with pytest.raises(UserError, match=f"{tmp_path}: is not a vocabulary"):
         Vocabulary(tmp_path)
 
 
@@ -222,7 +222,7 @@ def test_sizes_are_held_against_the_imported_source(settings: TokenizerConfig, s
 
 
 def test_too_little_text_is_reported_and_leaves_nothing(opened: Opener, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"tokenizer\.vocab_size=50000: the text is too small .* were reached"):
+    with pytest.raises(UserError, match=r"tokenizer\.vocab_size=50000: the text is too short .* at most"):
         opened(50_000)
     assert not [path for path in (tmp_path / "tokenizers").iterdir() if path.is_dir()]
 

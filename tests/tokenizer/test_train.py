@@ -77,7 +77,7 @@ def test_too_small_a_size_is_refused(texts: list[str]) -> None:
 
 
 def test_too_little_text_says_how_many_entries_were_reached() -> None:
-    with pytest.raises(UserError, match=r"tokenizer\.vocab_size=5000: .* 26\d were reached"):
+    with pytest.raises(UserError, match=r"tokenizer\.vocab_size=5000: .* at most 26\d"):
         train_bpe(["hello hello hello"], 5000)
 
 

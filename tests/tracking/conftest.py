@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tinylm_ablate.config import TrackingConfig
-from tinylm_ablate.execute.leases import Leases
+from tinylm_ablate.leases import Leases
 from tinylm_ablate.tracking.mlflow_client import Store
 
 EXPERIMENT = "tests"
@@ -56,11 +56,11 @@ class Folders:
         )
         return folder
 
-    def train(self, identity: str, first: int, last: int, tail: str = "") -> None:
-        """Rows ``first`` to ``last`` of the curve, at 100 tokens each."""
+    def train(self, identity: str, first: int, last: int, tail: str = "", seconds: float = 0.1) -> None:
+        """Rows ``first`` to ``last`` of the curve, at 100 tokens and some seconds each."""
         with (self.path / identity / "curve.jsonl").open("a") as stream:
             for n in range(first, last + 1):
-                row = {"step": n, "tokens": 100 * n, "loss": 5 - n / 100, "learning_rate": 1e-3, "seconds": n / 10}
+                row = {"step": n, "tokens": 100 * n, "loss": 5 - n / 100, "learning_rate": 1e-3, "seconds": n * seconds}
                 stream.write(json.dumps(row) + "\n")
             stream.write(tail)
 

@@ -36,7 +36,7 @@ def test_a_store_gives_back_the_files_of_finished_runs_also_after_a_move(setting
 @pytest.mark.parametrize(
     ("address", "experiment", "words"),
     [
-        ("sqlite:///{}/none.db", EXPERIMENT, "there is no such file"),
+        ("sqlite:///{}/none.db", EXPERIMENT, "no such file"),
         ("sqlite:///{}/mlflow.db", "other", "it has Default, tests"),
     ],
 )

@@ -17,11 +17,12 @@ from tokenizers.models import BPE
 
 from tests.helpers import FORKS
 from tests.tracking.conftest import EXPERIMENT, GRID, RUNS
+from tinylm_ablate import leases
 from tinylm_ablate.config import TrackingConfig
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.execute.leases import Leases
-from tinylm_ablate.tracking import sync
-from tinylm_ablate.tracking.mlflow_client import local_artifacts
+from tinylm_ablate.leases import Leases
+from tinylm_ablate.tracking import mlflow_client, sync
+from tinylm_ablate.tracking.mlflow_client import ARRIVED, local_artifacts
 
 
 class View:
@@ -200,12 +201,16 @@ def test_what_a_kill_left_running_is_repaired_and_a_run_that_continues_has_each_
 
 
 @pytest.mark.parametrize("content", ["", "[]", "5", '{"pid": "x", "seconds": null}', "\x00garbage"])
-def test_a_lease_of_any_content_breaks_nothing(settings, folders, view, content):
+def test_a_lease_of_any_content_breaks_nothing_and_is_dead_once_it_was_watched(settings, folders, view, content, monkeypatch):
+    monkeypatch.setattr(leases, "UNREADABLE_SECONDS", 0.2)
     folders.start(RUNS[0])
     lease = folders.path / "claims" / f"run-{RUNS[0]}.1"
     lease.parent.mkdir()
     lease.write_text(content)
     os.utime(lease, (time.time() + 10**7,) * 2)  # a clock that was wrong
+    assert sync(settings, folders.path).problems == []
+    assert view.run(RUNS[0]).info.status == "RUNNING"
+    time.sleep(0.3)
     assert sync(settings, folders.path).problems == []
     assert view.run(RUNS[0]).info.status == "KILLED"
 
@@ -365,6 +370,23 @@ def test_a_sync_that_is_killed_anywhere_is_completed_by_the_next(settings, repli
     for run in RUNS:
         assert view.curve(run) == losses(1, 2000)
         assert view.run(run).info.status == "FINISHED"
+
+
+def test_rows_that_arrived_before_a_kill_and_are_trained_again_are_in_the_store_once(settings, folders, view):
+    folder = folders.start(RUNS[0])
+    folders.train(RUNS[0], 1, 10)
+    sync(settings, folders.path)
+    before = view.run(RUNS[0]).data.tags[ARRIVED]
+    folders.train(RUNS[0], 11, 20)
+    sync(settings, folders.path)
+    # As after a kill between the rows and the note that they have arrived; the run resumes from its tenth step, more slowly.
+    view.client.set_tag(view.run(RUNS[0]).info.run_id, ARRIVED, before)
+    mlflow_client._store.cache_clear()
+    (folder / "curve.jsonl").write_text("".join((folder / "curve.jsonl").read_text().splitlines(keepends=True)[:10]))
+    folders.train(RUNS[0], 11, 30, seconds=7.0)
+    folders.finish(RUNS[0])
+    sync(settings, folders.path)
+    assert view.curve(RUNS[0]) == losses(1, 30)
 
 
 def test_what_was_measured_along_a_run_is_a_curve_whenever_it_arrives(settings, folders, view):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from tinylm_ablate.settle import Settled, settle
 from tinylm_ablate.train import stack as stack_module
 from tinylm_ablate.train.fit import fit
 from tinylm_ablate.train.member import Member, OnRows, Start, Trained
+from tinylm_ablate.train.program import Program
 from tinylm_ablate.train.stack import train_stack
 from tinylm_ablate.train.stack_key import stack_key, stack_size
 
@@ -151,6 +153,21 @@ def test_all_runs_at_once_as_on_a_gpu(
         close = {"rtol": 0, "atol": 1e-4} if precision == "fp32" else {"rtol": 0.1, "atol": 0.05}
         for key, value in weights(one.decoder).items():
             torch.testing.assert_close(weights(found.decoder)[key], value, **close, msg=key)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon", "schedule_free"])
+@pytest.mark.parametrize("runs", [1, 3])
+def test_a_step_needs_nothing_from_the_host(name: str, runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device without values, where whatever reads one fails; a graph could not be captured of it either."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # this device has none
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
+    settled = [run(tmp_path, f"optimizer={name}", f"seed={seed}") for seed in range(runs)]
+    weights = [{name: value.to("meta") for name, value in decoder_of(each).named_parameters()} for each in settled]
+    program = Program(settled, weights, "meta", block=4, compiles=False)
+    program._step()
+    assert program.losses.shape == (4, 2, runs) and program.norms.is_meta
+    with pytest.raises(NotImplementedError):
+        program.finish_block(1)
 
 
 def three(tmp_path: Path, tokens: np.ndarray, name: str, middle: OnRows = ignore, *overrides: str) -> list[Member]:

@@ -1,1 +1,1 @@
-"""The decoder and everything that can be said about it from its shape alone."""
+"""The decoder, and everything that follows from its shape alone."""

@@ -1,12 +1,12 @@
-"""Causal attention: PyTorch's kernels on a GPU; on a CPU a kernel of our own for heads of 8 channels, or products over blocks.
+"""Causal attention: PyTorch's kernels on a GPU; on a CPU, our own kernel for heads of 8 channels, or products over blocks.
 
-In training on a CPU, PyTorch's fused attention does a fraction of the arithmetic that plain matrix products do there, most of
-all in bf16 and with small heads. So here the scores are made block by block, small enough to stay in the cache, and the future
-of a whole block is left out. As in FlashAttention (Dao et al. 2022, arXiv 2205.14135) nothing of the size of the scores is
-kept: the backward pass makes them again, which costs no more than writing them to memory and reading them back.
+In training on a CPU, PyTorch's fused attention reaches a fraction of the speed of plain matrix products, especially in bf16 and
+with small heads. Here, scores are computed in blocks that fit the cache, and blocks in the future are skipped. As in
+FlashAttention (Dao et al. 2022, arXiv 2205.14135), the scores are not kept: the backward pass recomputes them, which costs no
+more than writing and reading them.
 
-All operands are (N, channels, T), N = batch * heads: with the few channels of a head as rows, every product runs near the speed
-of large ones.
+All operands are (N, channels, T), N = batch * heads: with the few channels of a head as rows, products are nearly as fast as
+large ones.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from torch.autograd.function import once_differentiable
 
 from tinylm_ablate.arch.attention_kernel import kernel
 
-#: Queries of a block.
+#: Queries per block.
 _BLOCK = 64
 
-#: Bytes of the scores that one thread works on at a time: half of a common second-level cache.
+#: Bytes of scores per thread and block: half of a common second-level cache.
 _CACHE_BYTES = 2**20
 
 
@@ -54,7 +54,7 @@ def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     if group > 1:
         keys, values = keys.repeat_interleave(group, dim=2), values.repeat_interleave(group, dim=2)
     grad = torch.is_grad_enabled() and any(operand.requires_grad for operand in (queries, keys, values))
-    if not grad and queries.dtype == torch.float32:  # without a backward pass to come, PyTorch's kernel is the faster one
+    if not grad and queries.dtype == torch.float32:  # without a backward pass, PyTorch's kernel is faster
         queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
         fused = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
         return fused.transpose(1, 2).reshape(batch, length, heads * size)
@@ -79,7 +79,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _opaque(function: Callable[..., Any], operator: Callable[..., Any]) -> Callable[..., Any]:
-    """The operator where torch.compile traces, and the plain function elsewhere: calling an operator imports the compiler."""
+    """Return the operator while torch.compile traces, and otherwise the function: calling an operator imports the compiler."""
     return operator if torch.compiler.is_compiling() else function
 
 
@@ -114,11 +114,11 @@ def _attend_backward(
 
 
 def _filled_later(operand: Tensor) -> Tensor:
-    """Memory of an operand's sizes, in their order: those of a single sequence are views in another order."""
+    """Return contiguous memory for an operand: operands of a single sequence are views in another order."""
     return torch.empty_like(operand, memory_format=torch.contiguous_format)
 
 
-# As operators of their own, both are one opaque step to torch.compile.
+# As custom operators, both are opaque to torch.compile.
 _attend_operator = torch.library.custom_op("tinylm_ablate::attend", _attend, mutates_args=())
 _attend_backward_operator = torch.library.custom_op("tinylm_ablate::attend_backward", _attend_backward, mutates_args=())
 
@@ -139,8 +139,8 @@ def _weights(queries: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, slic
     """The softmax weights, tile by tile.
 
     Yields:
-        Slices of the N products, of the queries of a block and of the keys up to its end; the weights of those keys for those
-        queries; and scratch memory of the same size. Both are overwritten by the next tile.
+        Slices of the N products, of the queries of a block and of the keys up to its end; the weights of these keys for these
+        queries; and scratch memory of the same size. The next tile overwrites both.
     """
     count, size, length = queries.shape
     rows = min(_BLOCK, length)

@@ -1,7 +1,7 @@
-"""Attention with heads of 8 channels on a processor, by a kernel in C that is compiled on first use (attention_heads.c).
+"""Attention with heads of 8 channels on a CPU, in a C kernel that is compiled on first use (attention_heads.c).
 
-Small decoders spend more than half of a step there, most of it on moving scores through memory. The kernel needs nothing but a
-C compiler; where there is none, or it fails, ``kernel`` is None and attention is computed by products over blocks.
+Small decoders spend more than half of a step on attention, mostly on moving scores through memory. The kernel needs only a C
+compiler; if there is none, or it fails, ``kernel`` is None and attention is computed by products over blocks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 from tinylm_ablate.hardware import cpu_flags
 from tinylm_ablate.paths import user_cache
 
-#: Channels of a head that the kernel is written for.
+#: Channels per head in the kernel.
 CHANNELS = 8
 
 _SOURCE = Path(__file__).with_name("attention_heads.c")
@@ -37,7 +37,7 @@ _FLAGS = (
     "-freciprocal-math", "-ffinite-math-only", "-shared", "-fPIC",
 )  # fmt: skip
 
-#: Scratch numbers for each token of a sequence, at most.
+#: Maximum scratch numbers per token of a sequence.
 _SCRATCH = 8 * CHANNELS + 1
 
 
@@ -66,7 +66,7 @@ class Kernel:
         return of_queries, of_keys, of_values
 
     def _call(self, function: Callable[..., None], *operands: Tensor) -> None:
-        """Call a function of the kernel, with as many threads as torch has; each takes some of the N."""
+        """Call a function of the kernel with as many threads as torch has; the threads divide the N products."""
         operands = tuple(operand.contiguous() for operand in operands)
         number, _, length = operands[0].shape
         bf16, scale = int(operands[0].dtype == torch.bfloat16), 1 / math.sqrt(CHANNELS)
@@ -90,11 +90,11 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has none of the threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
 
 
 def kernel(operand: Tensor) -> Kernel | None:
-    """The kernel for operands such as this one, (N, channels, T); None where there is none."""
+    """Return the kernel for an operand (N, channels, T), or None."""
     fits = operand.shape[1] == CHANNELS and operand.dtype in (torch.float32, torch.bfloat16) and operand.device.type == "cpu"
     return _compiled() if fits else None
 
@@ -115,13 +115,13 @@ def _compiled() -> Kernel | None:
             return Kernel(ctypes.CDLL(str(path)))
         with contextlib.suppress(OSError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Where nothing can be kept, it is compiled for this process alone: products over blocks are rounded otherwise.
+        # If it cannot be cached, compile it for this process alone: products over blocks would round differently.
         place = folder if os.access(folder, os.W_OK) else None
-        with tempfile.TemporaryDirectory(dir=place) as unfinished:  # others may compile it at the same time
+        with tempfile.TemporaryDirectory(dir=place) as unfinished:  # other processes may compile it at the same time
             made = Path(unfinished) / path.name
             command = [compiler, *flags, "-o", str(made), str(_SOURCE)]
             subprocess.run(command, check=True, capture_output=True, timeout=300)
-            compiled = Kernel(ctypes.CDLL(str(made)))  # it stays loaded when its file moves or goes
+            compiled = Kernel(ctypes.CDLL(str(made)))  # it stays loaded if its file is moved or removed
             if place is not None:
                 made.replace(path)
             return compiled

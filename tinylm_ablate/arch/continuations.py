@@ -1,8 +1,8 @@
-"""Several continuations of one text in one pass: the states of the text are computed once and shared.
+"""Several continuations of one text in one pass, which share the states of the text.
 
-A row is the text, padded on the right to P tokens, followed by K continuations of C tokens each. A token of a continuation sees
-the text and the tokens before it in its own continuation, and has the position that it would have right after the text. So the
-numbers are those of K separate sequences; the arithmetic is that of P + K * C tokens instead of K * (P + C).
+A row is the text, padded on the right to P tokens, followed by K continuations of C tokens each. A token of a continuation
+attends to the text and to earlier tokens of the same continuation, with positions as if it directly followed the text. The
+results equal those of K separate sequences, at the cost of P + K * C tokens instead of K * (P + C).
 
 With a decoder of R runs, states are (R, B, P + K * C, width), and every run reads the same rows.
 """
@@ -27,10 +27,10 @@ class Layout:
     """Positions of texts and continuations in a batch.
 
     Attributes:
-        texts: (B,) tokens of each text, 0 to P; the rest of its P places is padding.
-        text: P.
-        count: Continuations K of each text.
-        length: Tokens C of each continuation, padding on the right included.
+        texts: (B,) tokens of each text, 0 to P; the rest is padding.
+        text: Padded length P of the texts.
+        count: Continuations K per text.
+        length: Tokens C per continuation, including padding on the right.
     """
 
     texts: Tensor
@@ -64,7 +64,7 @@ def through(decoder: Decoder, x: Tensor, layers: Sequence[Layer], layout: Layout
 
 
 def _apart(decoder: Decoder, x: Tensor, layers: Sequence[Layer], layout: Layout) -> Tensor:
-    """The same as separate sequences, one for each continuation: for blocks of the user's own, which know no masks."""
+    """Compute the same as separate sequences, one per continuation: user-defined blocks support no masks."""
     out = x.clone()
     for row, length in enumerate(layout.texts.tolist()):
         own = x[row, layout.text :].unflatten(0, (layout.count, layout.length))  # type: ignore[no-untyped-call]
@@ -76,7 +76,7 @@ def _apart(decoder: Decoder, x: Tensor, layers: Sequence[Layer], layout: Layout)
 
 
 def _seen(layout: Layout, device: torch.device) -> Tensor:
-    """Which places of a row each token of a continuation sees, as 0 or -inf: (B, 1, K * C, P + K * C)."""
+    """Attention mask of the continuations, 0 or -inf: (B, 1, K * C, P + K * C)."""
     size = layout.count * layout.length
     text = torch.arange(layout.text, device=device) < layout.texts.unsqueeze(1)
     past = torch.ones(layout.length, layout.length, dtype=torch.bool, device=device).tril()

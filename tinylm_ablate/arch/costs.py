@@ -1,4 +1,4 @@
-"""Cost of training a shape: memory, and arithmetic by the conventions that published figures use.
+"""Cost of training a shape: memory, and FLOPs by the conventions of published figures.
 
 Nothing here imports torch. The exact count of operations is ``shapes.flops_per_token``.
 """
@@ -7,21 +7,22 @@ from __future__ import annotations
 
 from tinylm_ablate.arch.shapes import Shape, matrices, parameters
 
-#: Bytes of the logits' chunk and its copies in the loss; a bound for a CPU, and little beside the rest on a GPU.
+#: Bytes of a chunk of logits and its copies in the loss; an upper bound on a CPU, and negligible on a GPU.
 _LOSS_BYTES = 32 * 2**20
 
-#: Dense bf16 FLOP/s by NVIDIA's data sheets, by what a device's name holds; the first that fits counts.
+#: Dense bf16 FLOP/s from NVIDIA's data sheets, by part of the device's name; the first match is used.
 _PEAKS = {"A100": 312e12, "H100 PCIe": 756e12, "H100": 989.4e12, "H200": 989.4e12}
 
 
 def flops_6n_attention(shape: Shape, context_length: int) -> int:
-    """``palm_flops`` of a shape."""
+    """Return ``palm_flops`` of a shape."""
     return palm_flops(parameters(shape)["total"], shape.depth, shape.heads * shape.head_dim, context_length)
 
 
 def palm_flops(count: int, depth: int, width: int, context_length: int) -> int:
-    """Training FLOPs a token as 6 N + 12 * depth * width * T, attention not halved for its mask: PaLM's convention (arXiv
-    2204.02311, Appendix B), which llm-foundry's tables use.
+    """Training FLOPs per token as 6 N + 12 * depth * width * T, without halving attention for its mask.
+
+    This is PaLM's convention (arXiv 2204.02311, Appendix B), which llm-foundry's tables use.
 
     Args:
         count: All parameters N.
@@ -33,12 +34,12 @@ def palm_flops(count: int, depth: int, width: int, context_length: int) -> int:
 
 
 def flops_utilisation(flops: float, tokens_per_second: float, accelerator: str | None) -> float | None:
-    """Model FLOPs utilisation, percent of the dense bf16 peak of a GPU; None where its peak is not known here.
+    """Model FLOPs utilization, percent of the dense bf16 peak of a GPU; None if the peak is unknown.
 
     Args:
-        flops: Training FLOPs a token, by whatever convention; recomputation is never counted.
-        tokens_per_second: On one GPU.
-        accelerator: The name that its driver gives.
+        flops: Training FLOPs per token by any convention, without recomputation.
+        tokens_per_second: Throughput of one GPU.
+        accelerator: Name of the GPU from its driver.
     """
     peak = next((peak for name, peak in _PEAKS.items() if name in (accelerator or "")), None)
     return None if peak is None else 100 * flops * tokens_per_second / peak
@@ -47,19 +48,19 @@ def flops_utilisation(flops: float, tokens_per_second: float, accelerator: str |
 def training_memory(
     shape: Shape, micro_batch: int, context_length: int, precision: str = "fp32", checkpointing: bool = False
 ) -> int:
-    """Bytes that one step of training needs at its peak, without the libraries' own few hundred megabytes.
+    """Peak memory of a training step in bytes, without the few hundred megabytes of the libraries.
 
-    Weights, gradients and the two moments of Adam are 16 bytes a parameter in fp32. Counted beside them are what the layers
-    keep for the backward pass, written one operation after another (a compiler keeps less), the copies of the matrices in bf16,
-    and the loss with the head's gradient, but never all logits. Temporaries of the backward pass are taken as one layer's
-    activations. The activations are those of the code, checked by a test; the whole is an estimate.
+    Weights, gradients and Adam's two moments take 16 bytes per parameter in fp32. Added to these are the activations that
+    layers keep for the backward pass (compiled layers keep fewer), bf16 copies of the matrices, and the loss with the head's
+    gradient, but never all logits. Temporaries of the backward pass are estimated as one layer's activations. A test checks
+    the activations against the code; the total is an estimate.
 
     Args:
         shape: The decoder.
-        micro_batch: Sequences in one forward pass.
-        context_length: Tokens of a sequence.
+        micro_batch: Sequences per forward pass.
+        context_length: Tokens per sequence.
         precision: "fp32", "bf16" with weights in fp32, or "bf16-true" with weights, gradients and moments in bf16 as well,
-            which is taken to multiply in fp32, as on a processor without instructions for bf16.
+            assuming products in fp32, as on a CPU without bf16 instructions.
         checkpointing: Whether layers keep only their input.
     """
     entry = 8 if precision == "bf16-true" else 16
@@ -75,10 +76,10 @@ def training_memory(
 
 
 def layer_activations(shape: Shape, micro_batch: int, context_length: int, precision: str = "fp32") -> int:
-    """Bytes that one layer keeps for its backward pass, without weights and their copies."""
+    """Bytes of activations that one layer keeps for its backward pass."""
     size = 4 if precision == "fp32" else 2
     norms = 2 * (4 * shape.width + 4 + size * shape.width)
-    if shape.is_own:  # the input and the output of each matrix, and of what is between them as much again
+    if shape.is_own:  # input and output of each matrix, and the same amount again for everything between them
         channels = sum(rows + columns for parts in matrices(shape).values() for rows, columns in parts.values())
         return micro_batch * context_length * (norms + 2 * size * channels)
     # Queries, keys and values (repeated where heads share them), their mix, and the same as input of the output projection.
@@ -98,7 +99,7 @@ def layer_activations(shape: Shape, micro_batch: int, context_length: int, preci
 
 
 def layer_copies(shape: Shape) -> int:
-    """Bytes of the copies in bf16 that one layer keeps of its matrices; SwiGLU makes that of its last one again."""
+    """Bytes of one layer's bf16 copies of its matrices; SwiGLU recomputes that of its last one."""
     made_again = {"ffn.down"} if shape.activations == 1 else set()
     kept = [parts for name, parts in matrices(shape).items() if name not in made_again]
     return 2 * sum(rows * columns for parts in kept for rows, columns in parts.values())

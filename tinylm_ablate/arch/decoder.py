@@ -9,10 +9,8 @@ For token ids t, with x of (B, T, width):
 
 Biases of queries, keys and values (Qwen2) and norms of queries and keys (Qwen3) are options, for parents that have them.
 
-The same decoder serves R runs of one shape: its weights then carry a leading axis of runs, ids are (R, B, T) and states
+The same decoder serves R runs of one shape: its weights then have a leading axis of runs, ids are (R, B, T) and states
 (R, B, T, width), written (..., T, width) below.
-
-Counting, Hugging Face's names, generation and initial weights live beside this file, not in it.
 """
 
 from __future__ import annotations
@@ -56,7 +54,7 @@ class Attention(nn.Module):
         return out
 
     def normed(self, heads: Tensor) -> Tensor:
-        """Queries and keys, (..., heads + kv_heads, head_dim), before they are rotated: with their norms, if there are any."""
+        """Apply the norms of queries and keys, if any, before rotation: (..., heads + kv_heads, head_dim)."""
         if self.q_norm is None or self.k_norm is None:
             return heads
         weights = torch.cat((self.q_norm.repeated(self.heads), self.k_norm.repeated(self.kv_heads)), dim=-2)
@@ -85,7 +83,7 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """One block, pre-norm."""
+    """One pre-norm block."""
 
     def __init__(self, shape: Shape, runs: int | None = None) -> None:
         super().__init__()
@@ -108,23 +106,23 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     """A decoder of a given shape, or R of them.
 
-    All matrices are zero until ``init.random.initialize`` draws them or ``load_state_dict`` fills them.
+    All matrices are zero until ``init.random.initialize`` or ``load_state_dict`` sets them.
 
     Args:
         shape: Its sizes.
-        runs: How many runs R it serves, whose weights then carry a leading axis; None is one run, whose weights do not.
+        runs: Number of runs R, whose weights have a leading axis; None is one run without that axis.
 
     Attributes:
         shape: Its sizes.
-        checkpointing: Whether training keeps only the input of each layer and computes the rest again in the backward pass:
-            about a third more arithmetic, and far less memory.
-        stream: What the residual stream is in, where it is finer than what the weights are kept in.
+        checkpointing: Whether training keeps only the input of each layer and recomputes the rest in the backward pass:
+            about a third more computation, and far less memory.
+        stream: Type of the residual stream if it is more precise than that of the weights.
     """
 
     def __init__(self, shape: Shape, runs: int | None = None) -> None:
         super().__init__()
         if shape.is_own and runs is not None:
-            raise ValueError("blocks of the user's own serve one run")
+            raise ValueError("user-defined blocks support only one run")
         self.shape, self.runs = shape, runs
         self.checkpointing = False
         self.stream: torch.dtype | None = None
@@ -166,24 +164,24 @@ class Decoder(nn.Module):
         return product(self.hidden(tokens), self.head_weight)
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
-        """Cross-entropy of the next token in nats, without ever holding the (B, T, V) logits.
+        """Cross-entropy of the next token in nats, computed without storing the (B, T, V) logits.
 
         Args:
-            tokens: (B, T) token ids. With R runs (R, B, T), or (B, T) that every run reads.
-            targets: Ids of the tokens that follow, of the same shape; a target of -100 does not count.
-            reduction: "mean" over the targets that count, or "none".
+            tokens: (B, T) token ids. With R runs (R, B, T), or (B, T) for all runs.
+            targets: Ids of the next tokens, of the same shape; -100 is ignored.
+            reduction: "mean" over the targets that are not ignored, or "none".
 
         Returns:
-            A scalar, or (B, T) with zeros where a target does not count; with R runs (R,), or (R, B, T). fp32.
+            A scalar, or (B, T) with zeros at ignored targets; with R runs (R,), or (R, B, T). fp32.
         """
         return self._loss(self.hidden(tokens), targets, reduction)
 
     def stream_loss(self, x: Tensor, targets: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
-        """``loss``, of the residual stream behind the last layer, (..., T, width)."""
+        """Compute ``loss`` from the residual stream after the last layer, (..., T, width)."""
         return self._loss(self.norm(x), targets, reduction)
 
     def each_run(self, ids: Tensor) -> Tensor:
-        """Ids with an axis of runs where the weights have one: (B, T) is then read by every run."""
+        """Add an axis of runs to ids (B, T) if the weights have one."""
         return ids if self.runs is None or ids.ndim == 3 else ids.expand(self.runs, *ids.shape)
 
     def _loss(self, hidden: Tensor, targets: Tensor, reduction: Literal["mean", "none"]) -> Tensor:

@@ -1,9 +1,8 @@
-"""Generation with a cache of keys and values, and its speed by the paper's protocol.
+"""Generation with a key-value cache, and its speed by the paper's protocol.
 
-A step of one token is a few dozen small operations, so what counts is how many there are: the cache is allocated once at its
-full length and written in place, queries, keys and values come from one product, the residual stream is added by the product
-that ends a branch, and a step of one token needs no mask. Query heads that share a key-value head are rows of one product,
-so that nothing is repeated.
+A step of one token consists of a few dozen small operations, so their number matters: the cache is allocated once at full
+length and written in place, one product computes queries, keys and values, the last product of a branch adds the residual
+stream, and a step of one token needs no mask. Query heads that share a key-value head are rows of one product.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ from tinylm_ablate.arch.decoder import Attention, Decoder, FeedForward, Layer
 from tinylm_ablate.arch.layers import RMSNorm, rotate
 from tinylm_ablate.arch.shapes import Shape
 
-#: Words of a configuration -> the type of the weights.
+#: Precision -> type of the weights.
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Cached:
-    """A decoder with the keys and values of the tokens that it has read. Not for training.
+    """A decoder with a cache of keys and values. Not for training.
 
     Args:
-        decoder: The decoder; its weights are used as they are, in their own precision.
-        batch: Sequences B.
-        length: Most tokens that a sequence will have.
+        decoder: The decoder; its weights are used in their own precision.
+        batch: Number of sequences B.
+        length: Maximum number of tokens per sequence.
     """
 
     def __init__(self, decoder: Decoder, batch: int, length: int) -> None:
@@ -69,14 +68,14 @@ class Cached:
 
 
 class _Recomputed:
-    """The same for a decoder with blocks of the user's own, which have no cache: all tokens are read again at every step."""
+    """The same interface for decoders with user-defined blocks, which have no cache: each step reads all tokens again."""
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
         self.tokens: Tensor | None = None
 
     def read(self, tokens: Tensor) -> Tensor:
-        """As ``Cached.read``."""
+        """Like ``Cached.read``."""
         self.tokens = tokens if self.tokens is None else torch.cat((self.tokens, tokens), dim=1)
         logits: Tensor = self.decoder(self.tokens)[:, -1]
         return logits
@@ -100,7 +99,7 @@ class _CachedLayer:
         self.values = self.qkv.new_empty(batch * self.kv_heads, length, self.size)
 
     def prompt(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """The prompt, (B, n, width) -> (B, n, width)."""
+        """Process the prompt, (B, n, width) -> (B, n, width)."""
         layer, (batch, count, _) = self.layer, x.shape
         hidden = _norm(x, layer.attention_norm)
         heads = self.attention.qkv(hidden).view(batch, count, -1, self.size)
@@ -116,7 +115,7 @@ class _CachedLayer:
         return result
 
     def step(self, x: Tensor, cos: Tensor, sin: Tensor, exchange: Tensor, position: int) -> Tensor:
-        """One token of each sequence, (B, width) -> (B, width)."""
+        """Process one token per sequence, (B, width) -> (B, width)."""
         layer, batch, size = self.layer, x.shape[0], self.size
         hidden = _norm(x, layer.attention_norm)
         heads = torch.mm(hidden, self.qkv) if self.bias is None else torch.addmm(self.bias, hidden, self.qkv)
@@ -154,19 +153,19 @@ def generate(
     Args:
         decoder: The decoder.
         prompt_ids: (B, T) token ids, T at least 1.
-        new_tokens: Most tokens to add.
-        temperature: 0 takes the likeliest token; otherwise logits are divided by it and a token is drawn.
-        top_k: Draw among the k likeliest only.
-        seed: Of the draws; PyTorch's own generator is left alone.
-        end_of_text: A sequence that reaches this id is filled with it; when all have, generation ends.
-        ended: Asked after each token which sequences, (B, t), have all that is wanted of them, (B,) bool; they are filled too.
+        new_tokens: Maximum number of tokens to generate.
+        temperature: Sampling temperature; 0 always takes the most likely token.
+        top_k: Sample from the k most likely tokens only.
+        seed: Seed of the samples; PyTorch's global generator is not used.
+        end_of_text: A sequence that reaches this id is filled with it; generation ends when all sequences have.
+        ended: Called after each token with the sequences (B, t); returns which are complete, (B,) bool. These are filled too.
 
     Returns:
-        (B, T + n) prompts and continuations, n at most ``new_tokens``; the same tokens as without a cache.
+        (B, T + n) prompts and continuations, n <= ``new_tokens``; the same tokens as without a cache.
     """
     batch, prompt_length = prompt_ids.shape
     if prompt_length < 1 or new_tokens < 0:
-        raise ValueError(f"a prompt of {prompt_length} tokens and {new_tokens} new ones: needs at least 1 and 0")
+        raise ValueError(f"a prompt of {prompt_length} tokens and {new_tokens} new ones; allowed: at least 1 and 0")
     device = prompt_ids.device
     generator = torch.Generator(device).manual_seed(seed)
     tokens = torch.empty(batch, prompt_length + new_tokens, dtype=torch.int64, device=device)
@@ -201,16 +200,16 @@ def decode_speed(
     seed: int = 0,
     device: str = "cpu",
 ) -> float:
-    """New tokens per second over the whole batch, by the paper's protocol: greedy, random weights, a prefix of two tokens.
+    """New tokens per second over the whole batch by the paper's protocol: greedy, random weights, a prefix of two tokens.
 
     (Tables 2, 3 and 12; the paper measured in FP16 on one V100.)
 
     Args:
         shape: The decoder to measure.
-        batch, prefix, new_tokens: Sequences, tokens of the prompt, tokens to add.
+        batch, prefix, new_tokens: Sequences, tokens of the prompt, tokens to generate.
         precision: "fp32", "bf16" or "fp16": weights and arithmetic.
-        seed: Of weights and prompt.
-        device: Where to measure.
+        seed: Seed of weights and prompt.
+        device: Device to measure on.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):

@@ -1,6 +1,6 @@
-"""The parts that all blocks are made of: embedding, matrix, norm and rotary embedding.
+"""Parts of all blocks: embedding, matrix, norm and rotary embedding.
 
-Each serves one run, or R runs of one shape whose weights carry a leading axis of runs (see ``runs``).
+Each serves one run, or R runs of one shape whose weights have a leading axis of runs (see ``runs``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tinylm_ablate.arch.runs import like, product, runs_axis
 
 
 class Embedding(nn.Module):
-    """ids -> rows of a matrix (V, width)."""
+    """Token embedding: ids -> rows of a matrix (V, width)."""
 
     def __init__(self, entries: int, width: int, runs: int | None = None) -> None:
         super().__init__()
@@ -31,8 +31,10 @@ class Embedding(nn.Module):
 
 
 class Matrix(nn.Module):
-    """x -> x W^T + b, W of (rows, columns), b of (rows,) if there is one. Zero until initial weights are drawn or loaded, which
-    costs nothing at any size."""
+    """x -> x W^T + b, with W (rows, columns) and an optional b (rows,).
+
+    Zero until initial weights are drawn or loaded, which is free at any size.
+    """
 
     def __init__(self, rows: int, columns: int, bias: bool = False, runs: int | None = None) -> None:
         super().__init__()
@@ -57,7 +59,7 @@ class RMSNorm(nn.Module):
         return rms_norm(hidden, like(self.weight, hidden), self.eps)
 
     def repeated(self, count: int) -> Tensor:
-        """The weight once for each of ``count`` heads: (count, width), or (R, count, width)."""
+        """Repeat the weight for ``count`` heads: (count, width), or (R, count, width)."""
         return self.weight.unsqueeze(-2).expand(*self.weight.shape[:-1], count, -1)
 
 
@@ -65,10 +67,10 @@ class Rotary:
     """The rotary embedding (Su et al. 2021, arXiv 2104.09864), in the convention of Hugging Face's Llama.
 
     Channel j of a head is paired with channel j + head_dim/2 (not with its neighbor, as in the original Llama code), and the
-    pair at position p is turned by the angle p * theta^(-2j/head_dim), scaled where the shape says so (``arch.rope``).
+    pair at position p is rotated by the angle p * theta^(-2j/head_dim), scaled as the shape requires (``arch.rope``).
 
-    The tables are kept, but are not buffers: computed on first use, for the device and the longest sequence so far, they are
-    right after a model was built on the meta device, emptied, moved or copied, with nothing to reset.
+    The tables are cached, but not as buffers: since they are computed on first use, for the device and the longest sequence so
+    far, they stay correct if the model is built on the meta device, emptied, moved or copied.
     """
 
     def __init__(self, head_dim: int, theta: float, scaling: str = NONE) -> None:
@@ -79,7 +81,7 @@ class Rotary:
         """Cosines and sines of positions 0 to ``length`` - 1, (length, 1, head_dim / 2) each, fp32; the 1 is for the heads."""
         tables = self._tables
         if tables is None or tables[0].shape[0] < length or tables[0].device != device:
-            # A table made while inference mode is on could not be used in training afterwards.
+            # Training cannot use a table that was created in inference mode.
             with torch.inference_mode(False), torch.no_grad():
                 positions = torch.arange(length, dtype=torch.float32, device=device)
                 turns = frequencies(self.head_dim, self.theta, self.scaling, device)

@@ -1,8 +1,8 @@
-"""Cross-entropy in chunks of tokens, so that the logits of a large vocabulary are never held whole.
+"""Cross-entropy in chunks of tokens, so that the logits of a large vocabulary are never stored as a whole.
 
-The gradient of the mean loss is known as soon as the logits are, so the forward pass of a chunk computes it too, and the
-logits are gone before the next chunk's: no second product with the head's matrix is needed. (The idea is Liger Kernel's, Hsu
-et al. 2024, arXiv 2410.10989.)
+The gradient of the mean loss follows from the logits, so the forward pass of a chunk computes it too, and frees the logits
+before the next chunk: no second product with the head's matrix is needed. (The idea is Liger Kernel's, Hsu et al. 2024, arXiv
+2410.10989.)
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch.utils.checkpoint import checkpoint
 
 from tinylm_ablate.arch.runs import apart, product, run_by_run
 
-#: A target that does not count.
+#: Target that is ignored.
 IGNORED = -100
 
-#: Bytes of a chunk's fp32 logits. On a CPU small chunks stay in its cache; a GPU needs large ones to be busy.
+#: Bytes of a chunk's fp32 logits. On a CPU, small chunks fit the cache; a GPU needs large ones.
 _CHUNK_BYTES = {"cpu": 8 * 2**20, "other": 512 * 2**20}
 
 
@@ -32,8 +32,8 @@ def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, reduction: 
     Args:
         hidden: (N, d); of R runs (R, N, d).
         weight: The head's matrix, (V, d) or (R, V, d).
-        targets: (N,) or (R, N) ids; IGNORED does not count.
-        reduction: "mean" over the targets of a run that count (NaN if there are none), or "none".
+        targets: (N,) or (R, N) ids, or IGNORED.
+        reduction: "mean" over the targets of a run that are not ignored (NaN if there are none), or "none".
 
     Returns:
         A scalar or (R,); or (N,) or (R, N).
@@ -58,7 +58,7 @@ def _losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
-    """Slices of the positions; the logits of a chunk, of all runs together, are limited in size."""
+    """Yield slices of the positions that limit the size of a chunk's logits, over all runs together."""
     limit = _CHUNK_BYTES.get(hidden.device.type, _CHUNK_BYTES["other"])
     rows, count = max(1, limit // (4 * weight.shape[:-1].numel())), hidden.shape[-2]
     for start in range(0, count, rows):
@@ -79,7 +79,7 @@ class _MeanLoss(torch.autograd.Function):
             count = counted.sum(-1)
             total = torch.zeros(count.shape, dtype=torch.float32, device=hidden.device)
             grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-            # Summed over chunks in fp32, whatever the products are in.
+            # Summed over chunks in fp32, whatever the precision of the products.
             grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
             for rows in _chunks(hidden, weight):
                 chunk = hidden[..., rows, :].to(precision)
@@ -89,7 +89,7 @@ class _MeanLoss(torch.autograd.Function):
                 total -= (log_p.gather(-1, ids) * kept).sum((-2, -1))
                 if grad_hidden is None and grad_weight is None:
                     continue
-                # d loss / d logits = softmax - one-hot, for the targets that count.
+                # d loss / d logits = softmax - one-hot, for targets that are not ignored.
                 slope = log_p.exp_().scatter_add_(-1, ids, torch.full_like(ids, -1, dtype=torch.float32))
                 slope = slope.mul_(kept).to(precision)
                 if grad_hidden is not None:

@@ -1,4 +1,4 @@
-"""Blocks of the user's own in a decoder: a class names its matrices and computes with them (docs/extending.md)."""
+"""User-defined blocks of a decoder: a class that names its matrices and computes with them (docs/extending.md)."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from tinylm_ablate.errors import ConfigError
 
 
 class OwnBlock(Protocol):
-    """What both kinds are: a dataclass with this method, and ``attend`` or ``feed``."""
+    """Interface of both kinds of blocks: a dataclass with this method, and ``attend`` or ``feed``."""
 
     def matrices(self, shape: Shape) -> Mapping[str, tuple[int, int]]:
-        """The matrices of one layer: name -> (rows, columns).
+        """Return the matrices of one layer: name -> (rows, columns).
 
-        They are drawn by the random rule, which knows q, k, v, out, gate, up and down by name, decay as matrices do, and are
-        counted as parameters and operations.
+        The random rule initializes them, and knows q, k, v, out, gate, up and down by name; they have weight decay like other
+        matrices, and are counted as parameters and operations.
         """
 
 
 class OwnAttentionBlock(OwnBlock, Protocol):
     """A block that replaces attention.
 
-    It may also have ``flops(shape, context_length)``: operations for one token beside those of its matrices, two for each
+    It may also have ``flops(shape, context_length)``: operations per token in addition to those of its matrices, two per
     multiply-add; without it, those of full causal attention are counted.
     """
 
     def attend(
         self, hidden: Tensor, matrix: Mapping[str, nn.Module], shape: Shape, rotate: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """What is added to the residual stream.
+        """Return what is added to the residual stream.
 
         Args:
-            hidden: (B, T, width), normalized. A position must not depend on those after it.
-            matrix: The matrices, each a function (..., columns) -> (..., rows) with its ``weight``.
-            shape: The sizes of the decoder.
+            hidden: (B, T, width), normalized. A position must not depend on later ones.
+            matrix: The matrices, each a function (..., columns) -> (..., rows) with an attribute ``weight``.
+            shape: The shape of the decoder.
             rotate: The rotary embedding, (B, T, heads, head_dim) -> the same.
 
         Returns:
@@ -48,10 +48,10 @@ class OwnAttentionBlock(OwnBlock, Protocol):
 
 
 class OwnFfnBlock(OwnBlock, Protocol):
-    """A block that replaces the FFN; ``flops`` as above, and none without it."""
+    """A block that replaces the FFN; ``flops`` as above, zero if it is missing."""
 
     def feed(self, hidden: Tensor, matrix: Mapping[str, nn.Module], shape: Shape) -> Tensor:
-        """What is added to the residual stream: (B, T, width) -> (B, T, width)."""
+        """Return what is added to the residual stream: (B, T, width) -> (B, T, width)."""
 
 
 class _Own(nn.Module):
@@ -66,10 +66,10 @@ class _Own(nn.Module):
         self.matrix = nn.ModuleDict({name: Matrix(rows, columns) for name, (rows, columns) in sizes.items()})
 
     def checked(self, hidden: Tensor, out: Any) -> Tensor:
-        """What the block returned, if it fits the residual stream.
+        """Check that the result of the block fits the residual stream.
 
         Raises:
-            ConfigError: It does not.
+            ConfigError: The result has another size.
         """
         if not isinstance(out, Tensor) or out.shape != hidden.shape:
             found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
@@ -102,10 +102,10 @@ class OwnFeedForward(_Own):
 
 
 def check_causal(decoder: nn.Module, shape: Shape) -> None:
-    """Refuse a block that looks ahead, whose loss would be worth nothing.
+    """Refuse a block that is not causal, whose loss would be meaningless.
 
     Raises:
-        ConfigError: The first of two texts that differ in their second half has other states in its first half.
+        ConfigError: Two texts that differ only in their second half have different states in their first half.
     """
     if not (shape.own_attention or shape.own_ffn):
         return
@@ -115,4 +115,4 @@ def check_causal(decoder: nn.Module, shape: Shape) -> None:
         one, other = decoder(tokens)[:, :8].float()
     if not torch.allclose(one, other, rtol=1e-3, atol=1e-5):
         keys = [f"arch.{name}" for name in ("own_attention", "own_ffn") if getattr(shape, name)]
-        raise ConfigError([f"{' and '.join(keys)}: a position depends on those after it; allowed: causal blocks"])
+        raise ConfigError([f"{' and '.join(keys)}: a position depends on later ones; allowed: causal blocks"])

@@ -1,7 +1,7 @@
-"""The two modules that make a Llama block a PanGu-pi block (Wang et al. 2023, arXiv 2312.17276).
+"""The two modules that turn a Llama block into a PanGu-pi block (Wang et al. 2023, arXiv 2312.17276).
 
-What the paper leaves open is settled here, and is ours: how the series combines with SwiGLU's gate, that every term is a SiLU
-with one scale and one shift for each neuron, and that the shortcuts read what attention reads.
+The paper leaves some choices open. Ours are: how the series combines with SwiGLU's gate, that every term is a SiLU with one
+scale and one shift per neuron, and that shortcuts have the same input as attention.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from tinylm_ablate.arch.shapes import Shape
 class SeriesActivation(nn.Module):
     """Series informed activation instead of SwiGLU's SiLU: sum over i = 1..n of silu(a_i * gate + b_i).
 
-    The paper's feed-forward block has no gate: (sum of sigma_i(a_i * x + b_i)) W2. With SwiGLU we read it as
-    down(series(gate(x)) * up(x)). n = 1 has no scale and shift and is never built: it is Llama's block itself.
+    The paper's feed-forward block has no gate: (sum of sigma_i(a_i * x + b_i)) W2. With SwiGLU we interpret it as
+    down(series(gate(x)) * up(x)). n = 1 is Llama's block, without scale and shift, and not built here.
 
     Args:
         terms: n, at least 2.
         width: Neurons h of the block.
-        runs: How many runs it serves (see ``runs``).
+        runs: Number of runs (see ``runs``).
     """
 
     def __init__(self, terms: int, width: int, runs: int | None = None) -> None:
         super().__init__()
         self.terms = terms
-        # (n, h) each, kept flat: whatever treats matrices in a way of its own (weight decay, Muon) must not take them for one.
+        # (n, h) each, stored flat so that weight decay and Muon do not treat them as matrices.
         self.scales = nn.Parameter(torch.zeros(*runs_axis(runs), terms * width))
         self.shifts = nn.Parameter(torch.zeros(*runs_axis(runs), terms * width))
 
@@ -50,10 +50,10 @@ class SeriesActivation(nn.Module):
 
 
 class AugmentedShortcuts(nn.Module):
-    """sum over i = 1..T of T_i(z), T_i(z) = up_i(gelu(down_i(z))), beside attention: AugMSA(z) = MSA(z) + z + sum of T_i(z).
+    """Augmented shortcuts: AugMSA(z) = MSA(z) + z + sum over i = 1..T of T_i(z), with T_i(z) = up_i(gelu(down_i(z))).
 
-    In a pre-norm block the z that attention reads is normalized; the shortcuts read the same, and the identity is the residual
-    stream's. The T bottlenecks of width/r are multiplied as one of T * width/r, which is the same function.
+    In a pre-norm block, attention reads a normalized z; the shortcuts read the same z, and the residual stream is the identity.
+    The T bottlenecks of width/r are computed as one of T * width/r, which is the same function.
     """
 
     def __init__(self, shape: Shape, runs: int | None = None) -> None:

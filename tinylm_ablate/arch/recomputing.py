@@ -1,8 +1,8 @@
-"""The norm and the feed-forward product with backward passes of their own, which keep none of their intermediate results.
+"""Norm and feed-forward product with custom backward passes that keep no intermediate results.
 
-What PyTorch would keep of them is computed again from their inputs, which are kept anyway: a few elementwise passes against
-half of a layer's activations. Compiled layers need none of this, since the compiler chooses for itself what it recomputes, and
-neither do several runs in one product, which train on a GPU.
+The backward pass recomputes them from the inputs, which are kept anyway: a few elementwise passes save half of a layer's
+activations. Compiled layers do not use this, since the compiler chooses what to recompute, and neither do several runs in one
+product, which train on a GPU.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tinylm_ablate.arch.runs import apart, product, run_by_run, scale
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """``F.rms_norm`` over the last dimension, of which only ``x`` and its roots are kept.
+    """``F.rms_norm`` over the last dimension that keeps only ``x`` and its roots.
 
     Args:
         x: (..., d); of R runs (R, ..., d).
         weight: (d,) or (R, d).
-        eps: Added to the mean square.
+        eps: Constant added to the mean square.
     """
     if weight.ndim == 2:
         if apart(weight):
@@ -37,10 +37,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def swiglu_down(gate_up: Tensor, weight: Tensor) -> Tensor:
-    """(silu(gate) * up) weight^T, of which only ``gate_up`` is kept.
+    """(silu(gate) * up) weight^T that keeps only ``gate_up``.
 
     Args:
-        gate_up: gate and up beside each other, (..., 2 * ffn_width); of R runs (R, ..., 2 * ffn_width).
+        gate_up: gate and up concatenated, (..., 2 * ffn_width); of R runs (R, ..., 2 * ffn_width).
         weight: (width, ffn_width) or (R, width, ffn_width).
 
     Returns:
@@ -56,7 +56,7 @@ def swiglu_down(gate_up: Tensor, weight: Tensor) -> Tensor:
 
 
 def _plain(*operands: Tensor) -> bool:
-    """Return whether there is nothing to keep, or a compiler to choose it."""
+    """Return whether no gradients are needed, or a compiler chooses what to keep."""
     return torch.compiler.is_compiling() or not torch.is_grad_enabled() or not any(t.requires_grad for t in operands)
 
 

@@ -1,8 +1,8 @@
-"""The frequencies of the rotary embedding, plain or scaled for long texts.
+"""Frequencies of the rotary embedding, plain or scaled for long texts.
 
-A scaling is written as one word, so that a shape stays plain data: "none"; "linear/FACTOR" (Chen et al. 2023, arXiv 2306.15595:
-all angles are divided by the factor); or "llama3/FACTOR/LOW/HIGH/CONTEXT" (Llama 3.1: wavelengths above CONTEXT/LOW are
-stretched by the factor, those below CONTEXT/HIGH stay, and those between are interpolated).
+A scaling is a single string, so that a shape is plain data: "none"; "linear/FACTOR" (Chen et al. 2023, arXiv 2306.15595: all
+angles are divided by the factor); or "llama3/FACTOR/LOW/HIGH/CONTEXT" (Llama 3.1: wavelengths above CONTEXT/LOW are stretched
+by the factor, those below CONTEXT/HIGH are unchanged, and those between are interpolated).
 
 Nothing here imports torch before frequencies are computed.
 """
@@ -21,12 +21,12 @@ NONE = "none"
 #: Kind of scaling -> names of its numbers, in order.
 KINDS = {"linear": ("factor",), "llama3": ("factor", "low", "high", "context")}
 
-#: What a scaling may be, for messages.
+#: Allowed scalings, for messages.
 ALLOWED = ", ".join([NONE, *("/".join([kind, *(name.upper() for name in names)]) for kind, names in KINDS.items())])
 
 
 def scaling(kind: str, *numbers: float) -> str:
-    """The word for a scaling.
+    """Return the string for a scaling.
 
     Raises:
         ValueError: An unknown kind, or numbers that do not define a scaling.
@@ -34,14 +34,14 @@ def scaling(kind: str, *numbers: float) -> str:
     if kind == NONE and not numbers:
         return NONE
     if kind not in KINDS or len(numbers) != len(KINDS[kind]) or not all(math.isfinite(n) and n > 0 for n in numbers):
-        raise ValueError(f"{'/'.join([kind, *map(str, numbers)])} is no scaling of the rotary embedding; allowed: {ALLOWED}")
+        raise ValueError(f"{'/'.join([kind, *map(str, numbers)])}: unknown scaling of the rotary embedding; allowed: {ALLOWED}")
     if kind == "llama3" and numbers[1] >= numbers[2]:
         raise ValueError(f"llama3: LOW is {numbers[1]:g} and HIGH is {numbers[2]:g}; allowed: LOW below HIGH")
     return "/".join([kind, *(f"{number:.10g}" for number in numbers)])
 
 
 def parse(word: str) -> tuple[str, tuple[float, ...]]:
-    """Kind and numbers of a scaling; raises ValueError where ``word`` is none."""
+    """Parse a scaling into its kind and numbers; raises ValueError if it is invalid."""
     kind, *numbers = word.strip().split("/")
     try:
         values = tuple(float(number) for number in numbers)

@@ -1,11 +1,11 @@
 """Support for one decoder that serves R runs of one shape at once.
 
-With R runs every weight carries a leading axis of runs, and so does every hidden state: a matrix is (R, rows, columns) where it
-is (rows, columns) for one run, and a state (R, B, T, width) where it is (B, T, width). Run r reads its own weights alone, so
-runs that train together do not see each other.
+With R runs, weights and hidden states have a leading axis of runs: a matrix is (R, rows, columns) instead of (rows, columns),
+and a state (R, B, T, width) instead of (B, T, width). Each run uses only its own weights, so that runs that train together are
+independent.
 
-A GPU computes a product of all runs at once. A processor, which gains nothing by that, computes one for each run, with the
-operations that the run alone has: so every number of a run in a stack is that of the run alone, to the bit.
+A GPU computes the products of all runs at once. A CPU, where that saves no time, computes them per run, with the operations of
+a single run, so that a run in a stack has bit-identical results to the run alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ONE_BY_ONE = {"cpu"}
 
 
 def runs_axis(runs: int | None) -> tuple[int, ...]:
-    """The leading axis of the weights of so many runs; none for a single run."""
+    """Return the leading axes of weights for ``runs`` runs; none for a single run."""
     return () if runs is None else (runs,)
 
 
@@ -36,37 +36,37 @@ def apart(weight: Tensor) -> bool:
 
 
 def run_by_run(function: Callable[..., Tensor], *operands: Tensor) -> Tensor:
-    """The results of a function of one run for each run."""
+    """Apply a function to each run."""
     results = [function(*own) for own in zip(*(operand.unbind() for operand in operands), strict=True)]
     return results[0].unsqueeze(0) if len(results) == 1 else torch.stack(results)
 
 
 def like(weight: Tensor, hidden: Tensor) -> Tensor:
-    """A weight, raised to fp32 where it meets fp32; elsewhere it stays as it is, for autocast to round."""
+    """Convert a weight to fp32 if the other operand is fp32; otherwise leave it for autocast to round."""
     return weight.float() if hidden.dtype == torch.float32 else weight
 
 
 def positions(hidden: Tensor, matrix: Tensor) -> Tensor:
-    """The positions of a run below each other: (..., d) -> (N, d), or (R, ..., d) -> (R, N, d) beside matrices of R runs."""
+    """Flatten the positions of a run: (..., d) -> (N, d), or (R, ..., d) -> (R, N, d) with matrices of R runs."""
     return hidden.flatten(matrix.ndim - 2, -2)
 
 
 def spread(weight: Tensor, hidden: Tensor, own: int = 1) -> Tensor:
-    """A weight, of which each run has the last ``own`` axes, shaped to broadcast: (R, d) -> (R, 1, ..., 1, d)."""
+    """Reshape a weight with ``own`` axes per run for broadcasting: (R, d) -> (R, 1, ..., 1, d)."""
     if weight.ndim == own:
         return weight
     return weight.view(weight.shape[0], *[1] * (hidden.ndim - weight.ndim), *weight.shape[1:])
 
 
 def scale(hidden: Tensor, weight: Tensor, own: int = 1) -> Tensor:
-    """hidden * weight, of which each run has the last ``own`` axes."""
+    """Multiply hidden states by a weight with ``own`` axes per run."""
     if weight.ndim > own and apart(weight):
         return run_by_run(torch.mul, hidden, weight)
     return hidden * spread(weight, hidden, own)
 
 
 def product(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """hidden weight^T + bias.
+    """Return hidden weight^T + bias.
 
     Args:
         hidden: (..., columns); with weights of R runs (R, ..., columns).

@@ -111,8 +111,10 @@ class Shape:
 
 
 def plain(shape: Shape) -> dict[str, Any]:
-    """The sizes as plain data for fingerprints. Options added later are omitted while they are inactive, so that the
-    fingerprint of a shape stays the same."""
+    """Return the sizes as plain data for fingerprints.
+
+    Options added later are omitted while they are inactive, so that the fingerprint of a shape stays the same.
+    """
     later = {"qkv_bias": False, "qk_norm": False, "rope_scaling": NONE, "own_attention": "", "own_ffn": ""}
     return {name: value for name, value in asdict(shape).items() if name not in later or value != later[name]}
 
@@ -368,8 +370,10 @@ class _Resolver:
         return self.parent.width // common, self.parent.heads // common
 
     def head_dim(self) -> int | None:
-        """A plain number, or "N/s": N over 128 of what the paper's 128 becomes, so that 128/s, 64/s and 32/s stay 4 : 2 : 1
-        where the smallest head size would otherwise make them equal (Table 12)."""
+        """Resolve a plain number, or "N/s" as N/128 of the scale's head size.
+
+        128/s, 64/s and 32/s thus stay 4 : 2 : 1 where the smallest head size would otherwise make them equal (Table 12).
+        """
         value = self.arch.head_dim
         if value == "auto":
             if self.parent is not None:

@@ -1,1 +1,1 @@
-"""Text in: documents -> deduplicated splits -> token shards -> batches in an order that is a function."""
+"""Training data: documents -> deduplicated splits -> token shards -> batches in an order computed from seed and position."""

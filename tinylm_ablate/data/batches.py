@@ -1,7 +1,7 @@
 """Token shards -> training sequences, in an order that is a function of (seed, round, position).
 
-Nothing is drawn and nothing is remembered: the sequence at any position is computed from the position, so a run that starts
-again at position p continues exactly where it stopped, and arms of a grid with one seed see the same text in the same order.
+There is no random state: the sequence at any position is computed from the position, so a run that resumes at position p
+continues exactly where it stopped, and arms of a grid with one seed see the same text in the same order.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ Int64s = npt.NDArray[np.int64]
 
 
 class Batches:
-    """The windows of a text, in a new pseudo-random order every epoch.
+    """Windows of a corpus, in a new pseudo-random order every epoch.
 
-    A window holds ``context_length`` + 1 tokens, the last of which is the first of the next window; every token but a remainder
-    shorter than a window is a target once an epoch. With groups, each has windows and epochs of its own, and positions take
-    them in the proportions of the groups' shares (``tinylm_ablate.data.mixing``).
+    A window has ``context_length`` + 1 tokens, the last of which is the first of the next window; every token, except for a
+    remainder shorter than a window, is a target once per epoch. With groups, each has its own windows and epochs, and positions
+    take them in proportion to the groups' shares (``tinylm_ablate.data.mixing``).
 
     Args:
-        shards_tokens: The text's tokens, one long row; usually memory-mapped.
-        context_length: Tokens of a sequence.
+        shards_tokens: All tokens in one row; usually memory-mapped.
+        context_length: Tokens per sequence.
         seed: The run's seed.
-        round: The round of training; another round has another order.
-        groups: Parts of the tokens with their shares; none is all tokens as they come.
+        round: The round of training; each round has another order.
+        groups: Parts of the tokens with their shares; empty for all tokens in their natural shares.
 
     Attributes:
-        epoch_windows: Sequences of which each appears once an epoch: all of the text's, or of its groups.
-        fresh: Positions before the first one whose window appeared before; with groups a few less.
-        tokens: Tokens that are trained on in an epoch, ``epoch_windows * context_length``.
+        epoch_windows: Number of sequences, each of which appears once per epoch: of the corpus, or of its groups.
+        fresh: Positions before the first repeated window; with groups a few fewer.
+        tokens: Training tokens per epoch, ``epoch_windows * context_length``.
 
     Raises:
-        UserError: The text, or a group, is shorter than one window.
+        UserError: The corpus, or a group, is shorter than one window.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Batches:
         self._tokens = shards_tokens
         self._context_length = context_length
         self._offsets = np.arange(context_length + 1, dtype=np.int64)
-        # Without groups the key is as it was before there were any, so that old runs keep their order.
+        # Without groups, the key is the one from before groups were added, so that old runs keep their order.
         self._parts = (
             [_Part(group.start, group.tokens, context_length, (seed, round), (place,)) for place, group in enumerate(groups)]
             if groups
@@ -64,7 +64,7 @@ class Batches:
                 said = f"the text of {name} in data.weights" if name else "the text"
                 raise UserError(
                     f"train.context_length={context_length}: {said} has {part.count:,} tokens, and one sequence takes "
-                    f"{context_length + 1:,}. Give more text, or lower train.context_length"
+                    f"{context_length + 1:,}. Provide more text, or lower train.context_length"
                 )
         self._interleaving = Interleaving([group.share for group in groups], (seed, round)) if groups else None
         self.epoch_windows = sum(part.windows for part in self._parts)
@@ -75,7 +75,7 @@ class Batches:
             self.fresh = max(0, int(until) - len(groups))
 
     def windows(self, positions: Int64s) -> Int64s:
-        """Where in the shard the windows at ``positions`` (n,) start, (n,): a table that a device can index by position."""
+        """Start of the windows at ``positions`` (n,) in the shard, (n,): a table that a device can index by position."""
         positions = np.asarray(positions, dtype=np.int64)
         if self._interleaving is None:
             return self._parts[0].starts(positions)
@@ -92,7 +92,7 @@ class Batches:
 
 
 class _Part:
-    """Windows that are permuted together, epoch after epoch."""
+    """Windows that are permuted together in each epoch."""
 
     def __init__(self, start: int, count: int, context_length: int, key: tuple[int, int], group: tuple[int, ...]) -> None:
         self.count = count
@@ -100,7 +100,7 @@ class _Part:
         self._start, self._context_length, self._key, self._group = start, context_length, key, group
 
     def starts(self, places: Int64s) -> Int64s:
-        """Where the windows at ``places`` (n,) start; place p is in epoch ``p // windows``."""
+        """Start of the windows at ``places`` (n,); place p is in epoch ``p // windows``."""
         epochs, within = np.divmod(places, self.windows)
         starts = np.empty_like(places)
         for epoch in np.unique(epochs):

@@ -1,9 +1,9 @@
 """Documents -> a corpus: deduplicated, filtered, split by hash, written once, and streamed from then on.
 
 A corpus is a folder with ``train.parquet``, ``validation.parquet`` and ``test.parquet`` (columns text, language, hash, source)
-and ``corpus.json``. The same text gives the same files, byte for byte, under the same release of pyarrow.
+and ``corpus.json``. The same documents give the same files, byte for byte, with the same release of pyarrow.
 
-Memory while building: a few row groups of text, and about 100 bytes a document for the hashes that find duplicates (1 GB for
+Memory while building: a few row groups of text, and about 100 bytes per document for the hashes that find duplicates (1 GB for
 ten million documents).
 """
 
@@ -31,17 +31,17 @@ from tinylm_ablate.files import fingerprint
 
 SPLITS = ("train", "validation", "test")
 
-#: Raised by hand when the same documents result in another corpus.
+#: Version of the format; increment it if the same documents result in another corpus.
 _FORMAT = 1
 _SUMMARY = "corpus.json"
 _COLUMNS = ("text", "language", "hash", "source")
-#: Languages that were identified, not named by the user, with less of the text than this count as "other": bits per byte of a
-#: handful of documents, most of them taken for what they are not, say nothing.
+#: Identified languages with a smaller share of the text count as "other": bits per byte of a handful of documents, most of them
+#: misidentified, are meaningless. Languages named by the user are kept.
 _LEAST_SHARE = 0.01
-#: A row group is written, and read again, at once.
+#: Documents per row group, which is the unit of reading and writing.
 _GROUP_BYTES = 4_000_000
 _GROUP_DOCUMENTS = 8_192
-#: More kinds than this and the column holds something else than languages.
+#: A column with more distinct values does not hold languages.
 _MAX_LANGUAGES = 100
 
 
@@ -49,10 +49,10 @@ class Corpus:
     """An open corpus.
 
     Attributes:
-        folder: Where it lies.
-        fingerprint: Identity of the text.
+        folder: Folder of the corpus.
+        fingerprint: Identity of the corpus.
         summary: ``documents`` and ``bytes`` {split: {language: n}}; ``read``, ``duplicates``, ``near_duplicates``,
-            ``too_short`` and ``other_languages`` (documents); ``grouped``, languages with too little text, which count as
+            ``too_short`` and ``other_languages`` (documents); ``grouped``, languages with too little text, counted as
             "other"; ``by_source`` {split: {source: {documents, bytes}}}; ``sources`` with their licenses; and ``files`` with
             their hashes.
         languages: All languages, sorted.
@@ -61,14 +61,14 @@ class Corpus:
     def __init__(self, folder: Path) -> None:
         summary = integrity.read_sealed(folder / _SUMMARY)
         if summary is None:
-            raise UserError(f"{folder}: is damaged. Delete it, and the text is built again")
+            raise UserError(f"{folder}: is damaged. Delete it; the corpus is built again")
         self.folder = folder
         self.summary: dict[str, Any] = summary
         self.fingerprint: str = summary["fingerprint"]
         self.languages: list[str] = sorted({language for counts in summary["documents"].values() for language in counts})
 
     def documents(self, split: str, language: str | None = None, source: str | None = None) -> Iterator[Document]:
-        """The documents of a split in a fixed order, all or those of a language and source; one row group is held at a time."""
+        """Yield documents of a split in a fixed order, optionally of one language or source; holds one row group at a time."""
         import pyarrow.compute
         import pyarrow.parquet
 
@@ -92,9 +92,9 @@ class Corpus:
 
 
 def text_fingerprint(data: DataConfig, cache_dir: Path) -> str:
-    """Identity of the text: of its source's content and of every setting that decides what becomes of it.
+    """Identity of the corpus: a fingerprint of its source's content and of all settings that affect it.
 
-    Nothing is built or fetched; the user's own files are hashed, once while they stay as they are.
+    Nothing is built or fetched; the user's own files are hashed once, and again only if they change.
 
     Raises:
         ConfigError: The settings of ``data`` contradict each other.
@@ -108,7 +108,7 @@ def _fingerprint(data: DataConfig, source: Source) -> str:
 
 
 def _settings(data: DataConfig) -> dict[str, Any]:
-    """What decides which documents are kept, and in which split; the languages only where they are chosen."""
+    """Return the settings that decide which documents are kept, and in which split."""
     kept = {name: getattr(data, name) for name in ("max_documents", "min_characters", "validation_share", "test_share")}
     chosen: dict[str, Any] = {"languages": sorted(set(data.languages))} if data.languages else {}
     similarity = near_duplicates(data)
@@ -116,12 +116,12 @@ def _settings(data: DataConfig) -> dict[str, Any]:
 
 
 def open_corpus(data: DataConfig, cache_dir: Path) -> Corpus:
-    """Open the corpus of ``data``; build it first, in ``cache_dir/text/<fingerprint>``, if it is not there whole.
+    """Open the corpus of ``data``; build it first, in ``cache_dir/text/<fingerprint>``, unless it is complete.
 
     Raises:
         ConfigError: The settings of ``data`` contradict each other.
-        UserError: The text cannot be read, a split would be empty, or the disk is full, and nothing half-built is left; or a
-            file is damaged, or ``data.weights`` names other languages or sources than there are.
+        UserError: The text cannot be read, a split would be empty, or the disk is full (no partial files are left); or a
+            file is damaged, or ``data.weights`` does not match the languages or sources of the text.
     """
     source = open_source(data, cache_dir)
     identity = _fingerprint(data, source)
@@ -129,12 +129,12 @@ def open_corpus(data: DataConfig, cache_dir: Path) -> Corpus:
     def build(folder: Path) -> None:
         _build(folder, data, source, identity)
         if text_fingerprint(data, cache_dir) != identity:
-            raise UserError(f"data.path={data.path}: the text changed while it was read; run again when it stays as it is")
+            raise UserError(f"data.path={data.path}: the text changed while it was read; run again when it no longer changes")
 
     folder = cache_dir / "text" / identity
-    build_once(folder, is_whole=_is_whole, build=build, needed=source.bytes_estimate(), what="the text")
+    build_once(folder, is_whole=_is_whole, build=build, needed=source.bytes_estimate(), what="the corpus")
     corpus = Corpus(folder)
-    integrity.check(folder, corpus.summary["files"], "the text")
+    integrity.check(folder, corpus.summary["files"], "the corpus")
     if data.weights:
         counted = corpus.summary["by_source" if grouped_by(data) == "source" else "documents"]
         check_names(data, counted["train"])
@@ -146,7 +146,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def split_of(digest: bytes, validation_share: float, test_share: float) -> str:
-    """The split of a document, from the first 8 bytes of its hash: the same wherever and whenever the text turns up."""
+    """Split of a document, from the first 8 bytes of its hash, so that equal texts are always in the same split."""
     place = int.from_bytes(digest[:8], "big") / 2**64
     if place < test_share:
         return "test"
@@ -187,7 +187,7 @@ def _build(folder: Path, data: DataConfig, source: Source, identity: str) -> Non
                 if len(writers[split].documents) > _MAX_LANGUAGES:
                     raise UserError(
                         f"data.language_column={data.language_column}: holds more than {_MAX_LANGUAGES} different values; "
-                        "set it to the column that holds the language, or to null"
+                        "set it to the column with the language, or to null"
                     )
     finally:
         for writer in writers.values():
@@ -221,7 +221,7 @@ def _build(folder: Path, data: DataConfig, source: Source, identity: str) -> Non
 
 
 def passed_over(sources: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """What the folders of a text hold that was not read, {kind: {files, bytes}}, from the descriptions of its sources."""
+    """Return the files that were not read, {kind: {files, bytes}}, from the descriptions of the sources."""
     counted: dict[str, dict[str, int]] = {}
     for source in sources:
         for kind, entry in source.get("passed_over", {}).items():
@@ -232,15 +232,15 @@ def passed_over(sources: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 
 def passed_over_lines(counted: dict[str, dict[str, int]]) -> list[str]:
-    """The same in words, at most one line."""
+    """Describe the files that were not read, in at most one line."""
     if not counted:
         return []
     kinds = ", ".join(f"{entry['files']:,} {kind} ({entry['bytes']:,} bytes)" for kind, entry in counted.items())
-    return [f"not read: {kinds}; formats that are read: {KINDS}"]
+    return [f"not read: {kinds}; supported formats: {KINDS}"]
 
 
 def _identified(data: DataConfig) -> bool:
-    """Return whether languages are identified from the text, and nobody named or chose them."""
+    """Return whether languages are identified from the text, rather than named or selected by the user."""
     return (
         data.source in ("files", "hub", "mixture")
         and data.language == "auto"
@@ -260,7 +260,7 @@ def _too_small(sizes: dict[str, dict[str, int]]) -> list[str]:
 
 
 def _summed(counts: dict[str, int], grouped: list[str]) -> dict[str, int]:
-    """Counts by language, those of ``grouped`` together as "other"."""
+    """Counts by language, with those of ``grouped`` combined as "other"."""
     summed: dict[str, int] = {}
     for language, count in sorted(counts.items()):
         name = OTHER if language in grouped else language
@@ -269,14 +269,14 @@ def _summed(counts: dict[str, int], grouped: list[str]) -> dict[str, int]:
 
 
 class _SplitWriter:
-    """Writes one split a row group at a time, and counts documents and bytes by language."""
+    """Writes one split, a row group at a time, and counts documents and bytes by language."""
 
     def __init__(self, path: Path) -> None:
         import pyarrow
         import pyarrow.parquet
 
         self._schema = pyarrow.schema([(name, pyarrow.string()) for name in _COLUMNS])
-        # Statistics would hold the least and greatest text of each group.
+        # Statistics would include the smallest and largest text of each group.
         self._file = pyarrow.parquet.ParquetWriter(
             str(path), self._schema, compression="zstd", use_dictionary=["language", "source"], write_statistics=False
         )
@@ -317,15 +317,15 @@ def _check_splits(data: DataConfig, counts: dict[str, int], fate: str) -> None:
     """Refuse a corpus in which a split is empty.
 
     Raises:
-        UserError: With the counts, the shares and the fix.
+        UserError: A split is empty; the message has the counts, the shares and the fix.
     """
     if all(counts.values()):
         return
     if not sum(counts.values()):
-        raise UserError(f"no document is left to train on: {fate}. Give more text, or lower data.min_characters")
+        raise UserError(f"no document is left to train on: {fate}. Provide more text, or lower data.min_characters")
     raise UserError(
         f"too few documents: {fate}: {counts['train']:,} for train, {counts['validation']:,} for validation "
         f"(data.validation_share={data.validation_share:g}) and {counts['test']:,} for test "
         f"(data.test_share={data.test_share:g}). "
-        "Each needs one at least. Give more documents, or raise the shares (data.validation_share=0.2 data.test_share=0.2)"
+        "Each needs at least one. Provide more documents, or raise the shares (data.validation_share=0.2 data.test_share=0.2)"
     )

@@ -1,4 +1,4 @@
-"""Summary of a corpus: documents read, kept and dropped, and how often a budget passes over what was kept."""
+"""Summary of a corpus: documents read, kept and dropped, and the number of epochs for a budget."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from tinylm_ablate.data.corpus import SPLITS, Corpus, passed_over, passed_over_l
 from tinylm_ablate.data.mixing import groups_of
 from tinylm_ablate.data.shards import Shards
 
-#: Up to so many passes, repeated text is about as good as new (Muennighoff et al. 2023, arXiv 2305.16264).
+#: Up to this number of epochs, repeated text is about as good as new (Muennighoff et al. 2023, arXiv 2305.16264).
 MANY_PASSES = 4.0
 
-#: Why documents were dropped, in words.
+#: Reasons for dropping documents, for messages.
 _DROPPED = {
     "too_short": "too short", "duplicates": "duplicates", "near_duplicates": "near duplicates",
-    "other_languages": "of other languages",
+    "other_languages": "in other languages",
 }  # fmt: skip
 
 
 def fate(counted: Mapping[str, Any]) -> str:
-    """Documents that were dropped, by reason, in words."""
+    """Describe the dropped documents by reason."""
     dropped = [f"{counted[key]:,} {reason}" for key, reason in _DROPPED.items() if counted[key]]
     return ", ".join(dropped) or "none dropped"
 
 
 @dataclass(frozen=True)
 class LanguageSummary:
-    """A language, over all splits.
+    """Statistics of one language, over all splits.
 
     Attributes:
         language: Its label.
-        documents: Documents that were kept.
+        documents: Number of documents kept.
         bytes: UTF-8 bytes of their text.
-        tokens: Their tokens, ends of text included.
+        tokens: Their tokens, including ends of text.
     """
 
     language: str
@@ -46,13 +46,13 @@ class LanguageSummary:
 
 @dataclass(frozen=True)
 class CorpusSummary:
-    """A text as it is trained on.
+    """Statistics of a corpus and a training budget.
 
     Attributes:
-        read, kept, too_short, duplicates, near_duplicates, other_languages: Documents.
-        languages: By language, sorted.
+        read, kept, too_short, duplicates, near_duplicates, other_languages: Numbers of documents.
+        languages: Statistics by language, sorted.
         train_tokens: Tokens of the training split.
-        passes: How often a budget passes over the training split: {"all": n}, or by language or source with ``data.weights``.
+        passes: Epochs over the training split for a budget: {"all": n}, or by language or source with ``data.weights``.
         passed_over: Files that were not read, {kind: {files, bytes}}.
     """
 
@@ -68,7 +68,7 @@ class CorpusSummary:
     passed_over: dict[str, dict[str, int]]
 
     def lines(self) -> list[str]:
-        """The summary in words, a few lines."""
+        """The summary as text, a few lines."""
         return [
             f"text: {self.read:,} documents read, {self.kept:,} kept ({fate(vars(self))})",
             *(
@@ -105,7 +105,7 @@ _COUNTED = ("documents", "bytes", "tokens")
 
 
 def passes(data: DataConfig, shards: Shards, tokens: int) -> dict[str, float]:
-    """How often a budget of ``tokens`` passes over the training split, as a whole or by group of ``data.weights``."""
+    """Epochs over the training split for a budget of ``tokens``, in total or by group of ``data.weights``."""
     groups = groups_of(data, shards.summary["groups"])
     if not groups:
         return {"all": tokens / shards.count("train")}
@@ -113,5 +113,5 @@ def passes(data: DataConfig, shards: Shards, tokens: int) -> dict[str, float]:
 
 
 def passes_in_words(passes: dict[str, float]) -> str:
-    """Passes for a line of a plan: "0.8", or "en 0.8, zh 1.2"."""
+    """Format epochs for a plan: "0.8", or "en 0.8, zh 1.2"."""
     return ", ".join(f"{count:.2g}" if name == "all" else f"{name} {count:.2g}" for name, count in passes.items())

@@ -1,4 +1,4 @@
-"""Plain text -> documents: small files whole, books cut at blank lines, in bounded memory."""
+"""Plain text -> documents, in bounded memory: small files as a whole, books cut at blank lines."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 from tinylm_ablate.data.opening import decode
 from tinylm_ablate.data.rows import Row
 
-#: A .txt file of a folder is one document up to this many bytes.
+#: In a folder, a .txt file of at most this many bytes is one document.
 WHOLE_BYTES = 64_000
-#: A .txt file that is cut ends a document at the first blank line after this many bytes …
+#: When a .txt file is cut, a document ends at the first blank line after this many bytes …
 _CUT_BYTES = 4_000
-#: … at the end of a line after this many, where there are no blank lines …
+#: … or at the end of a line after this many, if there are no blank lines …
 _CUT_AT_LINE_BYTES = 16_000
-#: … and inside a line of more than this, so that a file without line ends is read in bounded memory too.
+#: … or inside a longer line, so that a file without line ends is read in bounded memory too.
 _CUT_ANYWHERE_BYTES = 64_000
 
 
 def read_text(path: Path, stream: BufferedReader, encoding: str, *, cut: bool) -> Iterator[Row]:
-    """The documents of a .txt file.
+    """Yield the documents of a .txt file.
 
     Args:
         stream: Its content in UTF-8.
-        encoding: What the file was read with, for messages.
-        cut: Whether it is cut into documents even if it is small.
+        encoding: Encoding of the file, for messages.
+        cut: Whether to cut it into documents even if it is small.
     """
     head = stream.read(WHOLE_BYTES + 1)
     if len(head) <= WHOLE_BYTES and not cut:
@@ -38,7 +38,7 @@ def read_text(path: Path, stream: BufferedReader, encoding: str, *, cut: bool) -
 
 
 def _plain(text: str) -> str:
-    """Without a byte order mark, and with line ends as they are everywhere else."""
+    """Remove the byte order mark and normalize line ends."""
     return text.removeprefix("\ufeff").replace("\r\n", "\n")
 
 
@@ -56,7 +56,7 @@ def _pieces(head: bytes, stream: BufferedReader) -> Iterator[bytes]:
 
 
 def _lines(head: bytes, stream: BufferedReader) -> Iterator[bytes]:
-    """The lines of ``head`` and then ``stream``; of a very long one, parts that end between characters."""
+    """Yield the lines of ``head`` and ``stream``; very long lines in parts that end between characters."""
     rest = head
     while True:
         *whole, rest = rest.split(b"\n")
@@ -77,7 +77,7 @@ def _parts(line: bytes) -> Iterator[bytes]:
     start = 0
     while len(line) - start > _CUT_ANYWHERE_BYTES:
         end = start + _CUT_ANYWHERE_BYTES
-        # A continuation byte of UTF-8 is 0b10xxxxxx; no character has more than three.
+        # UTF-8 continuation bytes are 0b10xxxxxx; a character has at most three.
         while end > start + _CUT_ANYWHERE_BYTES - 4 and line[end] & 0xC0 == 0x80:
             end -= 1
         yield line[start:end]

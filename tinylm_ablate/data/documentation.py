@@ -1,4 +1,4 @@
-"""Readers of the documentation of cloud services, as their Python packages carry it: one document an operation or structure."""
+"""Readers of the documentation of cloud services in their Python packages: one document per operation or structure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 from tinylm_ablate.data.prose import Thinner, described
 
-#: The docstring of a class, and of a property of it, in generated Python.
+#: Docstrings of a class and of its properties in generated Python.
 _CLASS = re.compile(r'\nclass (\w+)\([\w.]*\):\n\s+r?"""(.*?)"""', re.DOTALL)
 _PROPERTY = re.compile(r'\n    @property\n    def (\w+)\(self\):\n\s+r?"""(.*?)"""', re.DOTALL)
-#: Where the prose of a docstring ends: at its fields.
+#: Start of the fields, where the prose of a docstring ends.
 _FIELDS = re.compile(r"(?m)^\s*:\w+.*", re.DOTALL)
 
 

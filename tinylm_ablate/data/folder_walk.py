@@ -1,4 +1,4 @@
-"""The files below a folder: which can be read, and what is passed over."""
+"""Files below a folder: those to read, and those that are skipped."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ class Found:
 
     Attributes:
         files: The files to read, in the order of their paths.
-        passed_over: The others, {kind: {files, bytes}}; a kind is a suffix, or says why they are not read.
+        passed_over: Other files, {kind: {files, bytes}}; a kind is a suffix, or the reason why they are not read.
     """
 
     files: list[Path] = field(default_factory=list)
     passed_over: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def pass_over(self, kind: str, size: int) -> None:
-        """Count something that is not read."""
+        """Count a file that is not read."""
         entry = self.passed_over.setdefault(kind, {"files": 0, "bytes": 0})
         entry["files"] += 1
         entry["bytes"] += size
 
 
 def find_files(root: Path) -> Found:
-    """The files to read below ``root``, or ``root`` itself.
+    """Find the files to read below ``root``, or ``root`` itself.
 
-    Symbolic links are followed. What several paths lead to is read once, under the first of them; loops end there too.
-    Hidden files and folders are passed over.
+    Symbolic links are followed. A file with several paths is read once, under the first path, which also ends loops. Hidden
+    files and folders are skipped.
 
     Raises:
         UserError: There is nothing to read, or a file is empty.
@@ -43,7 +43,7 @@ def find_files(root: Path) -> Found:
     try:
         if root.is_file():
             if suffix_of(root) is None:
-                raise UserError(f"data.path={root}: is of no known kind; allowed: {KINDS}. Convert or rename the file")
+                raise UserError(f"data.path={root}: unknown kind of file; allowed: {KINDS}. Convert or rename the file")
             found.files.append(root)
         elif root.is_dir():
             seen: set[tuple[int, int]] = set()
@@ -54,13 +54,13 @@ def find_files(root: Path) -> Found:
                 else:
                     found.files.append(path)
         else:
-            raise UserError(f"data.path={root}: there is no such file or folder (looked from {Path.cwd()})")
+            raise UserError(f"data.path={root}: no such file or folder (current folder: {Path.cwd()})")
         if not found.files:
-            raise UserError(f"data.path={root}: the folder holds nothing to read; allowed: {KINDS}")
+            raise UserError(f"data.path={root}: the folder has no files to read; allowed: {KINDS}")
         empty = [str(path) for path in found.files if path.stat().st_size == 0]
     except PermissionError as error:
         raise UserError(
-            f"{error.filename or root}: cannot be looked into ({error.strerror}). Give yourself the right with chmod"
+            f"{error.filename or root}: cannot be listed ({error.strerror}). Change its permissions with chmod"
         ) from error
     if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
@@ -70,7 +70,7 @@ def find_files(root: Path) -> Found:
 
 
 def _below(folder: Path, found: Found, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Every file below ``folder`` once, in the order of names; counts in ``found`` what is neither file nor folder."""
+    """Yield every file below ``folder`` once, in order of names; count in ``found`` what is neither a file nor a folder."""
     place = folder.stat()
     seen.add((place.st_dev, place.st_ino))
     with os.scandir(folder) as entries:
@@ -83,14 +83,14 @@ def _below(folder: Path, found: Found, seen: set[tuple[int, int]]) -> Iterator[P
             place = entry.stat()
         except PermissionError:
             raise
-        except OSError:  # it leads nowhere, or to itself
+        except OSError:  # a broken link or a loop
             found.pass_over("broken links", 0)
             continue
         path, key = Path(entry.path), (place.st_dev, place.st_ino)
         if not entry.is_dir() and not entry.is_file():
             found.pass_over("neither file nor folder", 0)
         elif key in seen:
-            found.pass_over("links to what is read already", 0)
+            found.pass_over("links to files that are already read", 0)
         elif entry.is_dir():
             yield from _below(path, found, seen)
         else:

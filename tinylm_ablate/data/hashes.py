@@ -1,4 +1,4 @@
-"""Content hashes of a user's files, computed once while a file stays as it is."""
+"""Content hashes of a user's files, cached while a file does not change."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import sha256_file, write_atomic
 
-#: A file that changed this recently may change again within the same tick of the clock, so its hash is not kept.
+#: A file that changed this recently may change again within the same clock tick, so its hash is not cached.
 _SETTLED_SECONDS = 2.0
 
 
 def content_hashes(paths: Sequence[Path], cache_dir: Path) -> list[str]:
-    """The SHA-256 of each file. Known hashes are kept by path, size and times, in ``cache_dir/text/hashes.json``.
+    """Return the SHA-256 of each file. Hashes are cached by path, size and times in ``cache_dir/text/hashes.json``.
 
     Raises:
         UserError: A file cannot be read.
@@ -40,11 +40,11 @@ def content_hashes(paths: Sequence[Path], cache_dir: Path) -> list[str]:
                         news[key] = [*state, hashes[-1]]
             except OSError as error:
                 raise UserError(
-                    f"{path}: cannot be read ({error.strerror}). Give yourself the right, chmod u+r {path}, or leave it out"
+                    f"{path}: cannot be read ({error.strerror}). Change its permissions, chmod u+r {path}, or remove it"
                 ) from error
             bar.update(1)
     if news:
-        # Two processes may write at once, and the loser's entries are computed again some day; so they are if this fails.
+        # Entries that are lost because two processes write at once, or because this fails, are computed again.
         with contextlib.suppress(OSError):
             write_atomic(store, json.dumps(known | news))
     return hashes

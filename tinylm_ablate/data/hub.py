@@ -1,6 +1,6 @@
 """``data=hub``: a data set of the Hugging Face hub, or a local folder in the hub's layout, through ``datasets``.
 
-Only data files are read: code that a data set may carry is never run.
+Only data files are read: code in a data set is never run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ROWS = 256
 
 
 class HubSource:
-    """The data set that ``data.name`` names, with ``data.subset``, ``data.split`` and ``data.revision``."""
+    """The data set of ``data.name``, ``data.subset``, ``data.split`` and ``data.revision``."""
 
     def __init__(self, data: DataConfig, cache_dir: Path) -> None:
         self._data = data
@@ -29,9 +29,9 @@ class HubSource:
         self._local = Path(self._name).expanduser()
 
     def identity(self) -> dict[str, Any]:
-        """Name, subset, split and revision; for a local folder its content in place of the name.
+        """Name, subset, split and revision; for a local folder, its content instead of the name.
 
-        A data set of the hub may change under a name without a revision; text that was built stays as it was.
+        Without a revision, a data set on the hub may change under its name; a corpus that is built already does not.
         """
         data = self._data
         named: Any = self._name
@@ -49,7 +49,7 @@ class HubSource:
         }  # fmt: skip
 
     def description(self) -> list[dict[str, Any]]:
-        """One entry: the requested data set."""
+        """One entry for the data set."""
         data = self._data
         return [
             {
@@ -63,11 +63,11 @@ class HubSource:
         ]
 
     def bytes_estimate(self) -> None:
-        """Nobody knows before it is read."""
+        """Unknown before reading."""
         return
 
     def documents(self) -> Iterator[Document]:
-        """The rows of the split in order; with ``data.streaming`` nothing is downloaded beforehand.
+        """Yield the rows of the split in order; with ``data.streaming``, without downloading everything first.
 
         Raises:
             UserError: The data set, subset, split or column does not exist, or a row cannot be read.
@@ -93,7 +93,8 @@ class HubSource:
 
         data = self._data
         (datasets.enable_progress_bars if progress.shown() else datasets.disable_progress_bars)()
-        datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs, it raises too
+        progress.shorten_retries()
+        datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # logged errors are also raised
         try:
             rows = datasets.load_dataset(
                 str(self._local) if self._local.is_dir() else self._name, data.subset, split=data.split, revision=data.revision,
@@ -111,11 +112,11 @@ class HubSource:
                 languages = batch[data.language_column] if data.language_column else [None] * len(texts)
                 yield from zip(texts, languages, strict=True)
         except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-            # ValueError holds pyarrow's and json's complaints, OSError the network's; the library names its own files.
+            # ValueError covers errors of pyarrow and json, OSError those of the network.
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             cause = f" ({' '.join(str(error.__cause__).split())})" if error.__cause__ is not None else ""
             settings = f"data.subset={data.subset} data.split={data.split} data.revision={data.revision}"
             raise UserError(
                 f"data.name={self._name}: could not be read with {settings}: {reason}{cause}. Check the name, these settings "
-                "and the network; a gated data set needs you to log in to the hub"
+                "and the network; a gated data set requires a login to the hub"
             ) from error

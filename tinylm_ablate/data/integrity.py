@@ -1,8 +1,8 @@
-"""Folders of the cache are trusted by their content: every file has a hash for each block, and the summary a seal.
+"""Integrity of cache folders: every file has a hash per block, and the summary a fingerprint of itself.
 
-Hashing all of a shard before every run would cost more than reading it. A folder is therefore checked when it is first opened
-on a machine, and again when the size, a time or the inode of a file changed since; what was checked is noted beside the files,
-by machine. XXH3 finds damage (it is no defense against somebody who forges files) at several GB/s.
+Hashing a whole shard before every run would cost more than reading it. A folder is therefore checked when it is first opened
+on a machine, and again if the size, a time or the inode of a file has changed; a note next to the files, one per machine, says
+what was checked. XXH3 detects damage (but not forgery) at several GB/s.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import fingerprint, write_atomic
 
-#: Bytes that share a hash.
+#: Bytes per hash.
 BLOCK_BYTES = 1 << 24
-#: Bytes that are read at once: few enough to stay in a processor's cache until they are hashed.
+#: Bytes to read at once: few enough to stay in the CPU cache until they are hashed.
 _READ_BYTES = 1 << 20
 _SEAL = "seal"
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Size of a file and the hash of each of its blocks, as plain data for the summary of its folder."""
+    """Return size and block hashes of a file, as plain data for the summary of its folder."""
     return {"bytes": path.stat().st_size, "block_bytes": BLOCK_BYTES, "xxh3_128": list(_hashes(path, BLOCK_BYTES))}
 
 
@@ -47,12 +47,12 @@ def _hashes(path: Path, block_bytes: int) -> Iterator[str]:
 
 
 def seal(summary: dict[str, Any]) -> str:
-    """The text of a folder's summary, with a fingerprint of itself in it."""
+    """Return the text of a folder's summary, including a fingerprint of itself."""
     return json.dumps(summary | {_SEAL: fingerprint(summary)}, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
-    """The summary of a folder; None if it is missing, damaged, of an older kind, or a file has another size than it says."""
+    """Read the summary of a folder; None if it is missing, damaged or outdated, or if a file has another size."""
     try:
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         whole = summary.pop(_SEAL) == fingerprint(summary)
@@ -63,14 +63,14 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
 
 
 def check(folder: Path, files: dict[str, dict[str, Any]], what: str) -> None:
-    """Compare the files of a folder with their hashes, unless that was done on this machine and they stayed as they were.
+    """Compare the files of a folder with their hashes, unless they are unchanged since the last check on this machine.
 
     Args:
-        files: What ``describe`` said of each when it was written.
-        what: The same for messages ("the text").
+        files: Results of ``describe`` from when the files were written.
+        what: Description of the folder for messages ("the corpus").
 
     Raises:
-        UserError: A block has another content; the message names the file and what to delete.
+        UserError: A block has other content; the message names the file and what to delete.
     """
     note = folder / f"checked.{re.sub(r'[^A-Za-z0-9.-]', '-', platform.node()) or 'here'}.json"
     try:
@@ -90,11 +90,11 @@ def check(folder: Path, files: dict[str, dict[str, Any]], what: str) -> None:
             for block, (is_now, was) in enumerate(zip(found, wanted, strict=True)):
                 if is_now != was:
                     raise UserError(
-                        f"{folder / name}: is damaged: what is at bytes {block * size:,} to "
-                        f"{min((block + 1) * size, files[name]['bytes']) - 1:,} is not what was written there. "
-                        f"Delete {folder}, and {what} is built again; if this repeats, suspect the disk"
+                        f"{folder / name}: is damaged: the content of bytes {block * size:,} to "
+                        f"{min((block + 1) * size, files[name]['bytes']) - 1:,} has changed. "
+                        f"Delete {folder}; {what} is built again. If this happens repeatedly, check the disk"
                     )
-    # A cache that cannot be written is checked every time.
+    # If the cache cannot be written, it is checked every time.
     with contextlib.suppress(OSError):
         write_atomic(note, json.dumps(states))
 

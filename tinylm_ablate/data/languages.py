@@ -1,8 +1,8 @@
-"""Language of a document: named by its owner, or else identified from its text, offline.
+"""Language of a document: set by the user, or identified from its text, offline.
 
-Identification is by py3langid, whose model ships in its package. Text in Han characters without kana is "zh" before it is
-asked, and text that it is not sure about is named by its script: "en" for unaccented Latin letters, "other" for the rest.
-Labels of the user (``data.language_column`` or ``data.language``) win over all of this.
+py3langid, whose model is part of its package, identifies languages. Text in Han characters without kana is always "zh", and
+text with uncertain language is labeled by its script: "en" for unaccented Latin letters, "other" for the rest. The user's
+labels (``data.language_column`` or ``data.language``) take precedence.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 
 from tinylm_ablate.errors import UserError
 
-#: What languages with little text, and text in none, are called.
+#: Label of languages with little text, and of text in no language.
 OTHER = "other"
-#: Characters that are looked at, spread evenly over a document: single ones for the script, pieces for the language.
+#: Characters to examine, spread evenly over a document: single ones for the script, pieces for the language.
 _SAMPLE = 1000
 _PIECE = 100
-#: Below this probability the identifier guesses: single words, tables, formulas.
+#: Below this probability, the identifier is guessing: single words, tables, formulas.
 _SURE = 0.3
 
-#: Varieties of Chinese, which Han characters alone do not distinguish either, and what is no language.
+#: Varieties of Chinese, which Han characters alone do not distinguish, and labels of no language.
 _RENAMED = {"wuu": "zh", "yue": "zh", "zxx": OTHER}
 
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -31,7 +31,7 @@ _LABEL = re.compile(r"[\w.-]{1,32}")
 
 
 def identify(text: str) -> str:
-    """The ISO 639 code of the language of ``text``, judged by about a thousand characters spread over it, or "other"."""
+    """Identify the language of ``text`` from about a thousand characters spread over it: an ISO 639 code, or "other"."""
     characters = text[:: max(1, len(text) // _SAMPLE)]
     letters = sum(map(str.isalpha, characters))
     if not letters:
@@ -59,24 +59,24 @@ def _identifier() -> Any:
 
 
 def is_label(value: str) -> bool:
-    """Return whether ``value`` can name a language in tables, metrics and files; "all" is the name of their sum."""
+    """Return whether ``value`` can name a language in tables, metrics and files; "all" is reserved for their sum."""
     return value != "all" and _LABEL.fullmatch(value) is not None
 
 
 def label(text: str, given: object, where: str) -> str:
-    """The language of a document whose column says ``given``; identified where the column is empty.
+    """Return the language of a document with the label ``given``; identified if the label is empty.
 
     Args:
-        where: The column, and where the document stands, for the message.
+        where: Column and position of the document, for the message.
 
     Raises:
-        UserError: The column holds something that is no label.
+        UserError: The column contains an invalid label.
     """
     if given is None or given == "":
         return identify(text)
     if not isinstance(given, str) or not is_label(given):
         raise UserError(
-            f"{where}: {given!r} is no language; allowed: a word of letters, digits, '.', '_' and '-', at most 32 of them, "
+            f"{where}: {given!r} is not a valid language; allowed: letters, digits, '.', '_' and '-', at most 32 characters, "
             "other than 'all'. Set data.language_column to another column, or to null."
         )
     return given

@@ -1,8 +1,8 @@
-"""``data=files``: a file, or a folder with all that is below it.
+"""``data=files``: a file, or all files below a folder.
 
-One document is a row of a table (.jsonl, .json, .csv, .tsv, .parquet). A .txt file in a folder is one document; one of more
-than 64 kB, or one that is given alone, is cut into documents of about 4 kB at blank lines (at line ends where there are none),
-so that a book in a single file can be split into train, validation and test.
+Each row of a table is a document (.jsonl, .json, .csv, .tsv, .parquet). A .txt file in a folder is one document; a file larger
+than 64 kB, or a single file, is cut into documents of about 4 kB at blank lines (or at line ends if there are none), so that a
+book in a single file can be split into train, validation and test.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from tinylm_ablate.data.readers import read_rows, suffix_of
 from tinylm_ablate.data.rows import Columns
 from tinylm_ablate.files import fingerprint
 
-#: Raised by hand when the readers make other documents, or other labels, from the same files.
+#: Version of the readers; increment it if they make other documents or labels from the same files.
 _READER = 2
-#: Files that hold about as many bytes of text as they take.
+#: Files whose size is about that of their text.
 _PLAIN = {".txt", ".jsonl", ".json", ".csv", ".tsv"}
-#: About how much compressed text grows when it is read.
+#: Approximate compression ratio of text.
 _UNPACKED = 4
 
 
 class FileSource:
-    """The files that ``data.path`` names.
+    """The files of ``data.path``.
 
     Raises:
-        UserError: There is no such path, nothing usable in it, or an empty file.
+        UserError: The path does not exist, has no usable files, or a file is empty.
     """
 
     def __init__(self, data: DataConfig, cache_dir: Path) -> None:
@@ -46,7 +46,7 @@ class FileSource:
         self._passed_over = found.passed_over
 
     def identity(self) -> dict[str, Any]:
-        """The files' kinds and content hashes in order, wherever they lie, and how they are read."""
+        """Kinds and content hashes of the files in order, independent of their location, and the settings of the readers."""
         encoding = {} if is_utf8(self._data.encoding) else {"encoding": self._data.encoding}
         return encoding | {
             "source": "files",
@@ -59,7 +59,7 @@ class FileSource:
         }
 
     def description(self) -> list[dict[str, Any]]:
-        """One entry: the name, number and size of the files."""
+        """One entry with name, number and size of the files."""
         return [
             {
                 "name": self._root.resolve().name,
@@ -77,11 +77,11 @@ class FileSource:
         return content_hashes(self._files, self._cache_dir)
 
     def bytes_estimate(self) -> int:
-        """The files' size, compressed ones taken for several times as much."""
+        """Size of the files, multiplied by a typical ratio if compressed."""
         return sum(path.stat().st_size * (1 if path.suffix.lower() in _PLAIN else _UNPACKED) for path in self._files)
 
     def documents(self) -> Iterator[Document]:
-        """The documents of all files, in the order of the files' names.
+        """Yield the documents of all files, in the order of the files' names.
 
         Raises:
             UserError: A file cannot be used; the message names it, the place in it, and the fix.

@@ -1,4 +1,4 @@
-"""The mistakes of the ``data`` group that need more than one of its values, found before anything is read."""
+"""Mistakes in the ``data`` group that involve several of its values, found before anything is read."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from tinylm_ablate.data.encodings import is_text_encoding, is_utf8
 from tinylm_ablate.data.languages import is_label
 
 _READS = {"path": "files", "name": "hub", "sources": "mixture"}
-#: Sources that know the language of each of their documents.
+#: Sources whose documents have known languages.
 _BUILT_IN = ("auto", "default", "large")
 
 
 def data_mistakes(data: DataConfig) -> list[str]:
-    """One line a mistake, of the form "key=value: what is allowed"."""
+    """Return one line per mistake, of the form "key=value: what is allowed"."""
     mistakes = []
-    # A setting that is given but not read would train on other text than its owner thinks.
+    # Ignoring a setting would train on other text than the user expects.
     for key, source in _READS.items():
         value = getattr(data, key)
         if value and data.source != source:
-            mistakes.append(f"data.{key}={value}: allowed with data={source}; data.source={data.source} does not read it")
+            mistakes.append(f"data.{key}={value}: allowed with data={source}; data.source={data.source} does not use it")
     if data.source == "files" and not data.path:
         mistakes.append("data.path=null: data=files needs data.path=FILE_OR_FOLDER")
     if data.source == "hub" and not data.name:
@@ -29,9 +29,9 @@ def data_mistakes(data: DataConfig) -> list[str]:
     if data.source == "mixture" and not data.sources:
         mistakes.append("data.sources={}: data=mixture needs data.sources={NAME: WHERE, …}")
     if not is_text_encoding(data.encoding):
-        mistakes.append(f"data.encoding={data.encoding}: allowed: an encoding of text such as utf-8, gb18030, cp1252 or utf-16")
+        mistakes.append(f"data.encoding={data.encoding}: allowed: a text encoding such as utf-8, gb18030, cp1252 or utf-16")
     elif data.source not in ("files", "mixture") and not is_utf8(data.encoding):
-        mistakes.append(f"data.encoding={data.encoding}: allowed with data=files; data.source={data.source} does not read it")
+        mistakes.append(f"data.encoding={data.encoding}: allowed with data=files; data.source={data.source} does not use it")
     mistakes += extension.mistakes(data.own, "data.own", data.source == "own", "data.source=own", ("documents",))
     return mistakes + _language_mistakes(data) + _mixture_mistakes(data)
 
@@ -39,9 +39,7 @@ def data_mistakes(data: DataConfig) -> list[str]:
 def _language_mistakes(data: DataConfig) -> list[str]:
     mistakes = []
     if data.source in _BUILT_IN and data.language != "auto":
-        mistakes.append(
-            f"data.language={data.language}: allowed with data={data.source}: auto, since that text knows its languages"
-        )
+        mistakes.append(f"data.language={data.language}: allowed with data={data.source}: auto, since its languages are known")
     if data.source in _BUILT_IN and data.language_column:
         mistakes.append(f"data.language_column={data.language_column}: allowed with data=files, data=hub or data=mixture")
     if data.language != "auto" and not is_label(data.language):
@@ -65,5 +63,5 @@ def _mixture_mistakes(data: DataConfig) -> list[str]:
     if wrong:
         mistakes.append(f"data.weights={wrong}: allowed: numbers that are at least 0")
     elif data.weights and not sum(data.weights.values()) > 0:
-        mistakes.append(f"data.weights={dict(data.weights)}: allowed: one above 0 at least")
+        mistakes.append(f"data.weights={dict(data.weights)}: allowed: at least one above 0")
     return mistakes

@@ -1,7 +1,7 @@
-"""In which proportions groups of text are trained on: which group each position takes its window from, without a table.
+"""Proportions in which groups of text are trained on: the group of each position's window, computed without a table.
 
-The share of a group holds throughout a run, not on average: of its first n windows, a group has n times its share, give or take
-one (with k groups at most k - 1). Which group has a position is a function of the position, like all order here.
+Shares hold throughout a run, not only on average: the first n windows of a run include n times a group's share of its windows,
+within one (with k groups, within k - 1). The group of a position is a function of the position, like all order here.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from tinylm_ablate.errors import UserError
 
 Int64s = npt.NDArray[np.int64]
 
-#: Shares are counted in units of 1 / 2^30, so that positions below 2^33 stay within 64 bits.
+#: Shares are in units of 1 / 2^30, so that positions below 2^33 fit in 64 bits.
 _BITS = 30
 _UNIT = 1 << _BITS
 
 
 @dataclass(frozen=True)
 class Group:
-    """Tokens that are trained on in a proportion of their own.
+    """Tokens with their own share of the training.
 
     Attributes:
-        name: A language, or a source.
-        start: Place of its first token in the shard.
+        name: A language or a source.
+        start: Position of its first token in the shard.
         tokens: Number of its tokens.
-        share: Its part of the windows of a run; those of all groups sum to 1.
+        share: Its share of the windows of a run; all shares sum to 1.
     """
 
     name: str
@@ -44,11 +44,11 @@ class Group:
 class Interleaving:
     """Assigns positions to groups.
 
-    The first group takes a position whenever its share of the positions so far passes a whole number; the positions that are
-    left are numbered anew and given to the others in the same way. A key decides where in its course each count begins.
+    The first group takes a position whenever its share of the positions so far passes a whole number; the remaining positions
+    are renumbered and assigned to the other groups in the same way. A key sets the phase of each count.
 
     Args:
-        shares: Part of each group, at least 0, summing to 1.
+        shares: Share of each group, at least 0, summing to 1.
         key: Integers from 0 to 2^64-1.
     """
 
@@ -63,7 +63,7 @@ class Interleaving:
         self._offsets = [int(offsets[place % len(offsets)]) for place in range(len(self._rates))]
 
     def __call__(self, positions: Int64s) -> tuple[Int64s, Int64s]:
-        """The group of each position (n,), and how many earlier positions that group has, (n,)."""
+        """Return the group of each position (n,), and the number of earlier positions of that group, (n,)."""
         groups = np.full(positions.shape, len(self._rates), dtype=np.int64)
         places = np.array(positions, dtype=np.int64)
         for group, (rate, offset) in enumerate(zip(self._rates, self._offsets, strict=True)):
@@ -76,7 +76,7 @@ class Interleaving:
 
 
 def grouped_by(data: DataConfig) -> str | None:
-    """The column that ``data.weights`` names values of: "source" if all its names are in ``data.sources``, else "language"."""
+    """Column of the names in ``data.weights``: "source" if all are in ``data.sources``, else "language"."""
     if not data.weights:
         return None
     return "source" if data.sources and set(data.weights) <= set(data.sources) else "language"
@@ -86,30 +86,30 @@ def check_names(data: DataConfig, names: Iterable[str]) -> None:
     """Refuse weights that do not name exactly ``names``, the languages or sources of the training text.
 
     Raises:
-        UserError: With what is missing and what is unknown.
+        UserError: Names are missing or unknown; the message lists them.
     """
     missing = sorted(set(names) - set(data.weights))
     unknown = sorted(set(data.weights) - set(names))
     if missing or unknown:
         said = f"the training text has {', '.join(sorted(names))}"
-        said += f"; no weight is given for {', '.join(missing)} (0 leaves it out)" if missing else ""
-        said += f"; there is no {', '.join(unknown)}" if unknown else ""
+        said += f"; no weight is set for {', '.join(missing)} (0 excludes it)" if missing else ""
+        said += f"; unknown: {', '.join(unknown)}" if unknown else ""
         raise UserError(f"data.weights={dict(data.weights)}: {said}")
 
 
 def groups_of(data: DataConfig, counted: Mapping[str, Mapping[str, int]]) -> tuple[Group, ...]:
-    """The groups of ``data.weights``; none without weights.
+    """Return the groups of ``data.weights``; empty without weights.
 
     Args:
         counted: Start, tokens and bytes of each group in the training split: ``groups`` of the shards' summary.
 
     Raises:
-        UserError: The weights do not name exactly the groups that the text has.
+        UserError: The weights do not name exactly the groups of the text.
     """
     if not data.weights:
         return ()
     check_names(data, counted)
-    # Windows hold tokens; a share of the bytes is worth more windows where a token holds fewer of them.
+    # Windows consist of tokens; the fewer bytes per token, the more windows are needed for a share of the bytes.
     in_tokens = {
         name: data.weights[name] * (entry["tokens"] / entry["bytes"] if data.weights_by == "bytes" else 1.0)
         for name, entry in counted.items()

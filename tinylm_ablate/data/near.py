@@ -1,20 +1,20 @@
-"""Near duplicates by MinHash (Broder 1997): texts that share most of their shingles with one that came before."""
+"""Near duplicates by MinHash (Broder 1997): texts that share most of their shingles with an earlier one."""
 
 from __future__ import annotations
 
 import re
 
-#: Words of a shingle; a Han character counts as a word.
+#: Words per shingle; a Han character counts as a word.
 _SHINGLE_WORDS = 5
 _WORD = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]|\\w+")
-#: Hash functions, and the bands that they are cut into: at a similarity of 0.8, 95 of 100 pairs meet in a band.
+#: Number of hash functions and bands: at a similarity of 0.8, 95 of 100 pairs share a band.
 _PERMUTATIONS = 128
 _BANDS = 16
 _SEED = 1
 
 
 def shingles(text: str) -> set[str]:
-    """The runs of five words in ``text``, without case and punctuation; all of a shorter text is one."""
+    """Return the 5-word shingles of ``text``, without case and punctuation; a shorter text is one shingle."""
     words = _WORD.findall(text.lower())
     if len(words) < _SHINGLE_WORDS:
         return {" ".join(words)}
@@ -22,10 +22,10 @@ def shingles(text: str) -> set[str]:
 
 
 class NearDuplicates:
-    """Remembers texts and recognizes those that are nearly one of them; about 1 kB of memory a text.
+    """Index that recognizes near duplicates of earlier texts; about 1 kB of memory per text.
 
     Args:
-        threshold: Least Jaccard similarity of the shingles of near duplicates, above 0 and at most 1.
+        threshold: Minimum Jaccard similarity of the shingles of near duplicates, above 0 and at most 1.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -36,7 +36,7 @@ class NearDuplicates:
         self._count = 0
 
     def seen(self, text: str) -> bool:
-        """Return whether a near duplicate of ``text`` came before; if none did, ``text`` is remembered."""
+        """Return whether an earlier text is a near duplicate of ``text``; if not, add ``text``."""
         sketch = self._sketch(_PERMUTATIONS, _SEED)
         sketch.update(list(shingles(text)))
         self._count += 1

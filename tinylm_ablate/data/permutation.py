@@ -1,8 +1,8 @@
-"""A shuffle that is a function: the place of every item follows from a key, without a table and in any order.
+"""Pseudo-random permutation as a function of position and key, without a table.
 
-A keyed Feistel network permutes the numbers below a power of two; a number that lands at or above the size is sent through
-again until it lands below ("cycle walking"; Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002). That
-is a permutation of any size with O(1) memory, where a shuffled index of 10 billion windows would take 80 GB.
+A keyed Feistel network permutes the numbers below a power of two; a result at or above the size is passed through the network
+again until it is below ("cycle walking"; Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002). This gives
+a permutation of any size with O(1) memory, where a shuffled index of 10 billion windows would take 80 GB.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
-#: Even, so that halves of unequal width are back in their places at the end.
+#: Even, so that halves of unequal width end in their original positions.
 _ROUNDS = 8
-#: Below this the network has too few inner states to mix well; cycle walking bridges the gap.
+#: With fewer bits, the network has too few inner states to mix well; cycle walking handles smaller sizes.
 _MIN_BITS = 4
-#: Odd multipliers with about half of their bits set; multiplication by them is a bijection of the 64-bit numbers.
+#: Odd multipliers with about half of their bits set, so that multiplication is a bijection of 64-bit numbers.
 _MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 UInt64s = npt.NDArray[np.uint64]
@@ -28,7 +28,7 @@ class Permutation:
 
     Args:
         size: Number of items, at least 1.
-        key: Integers from 0 to 2^64-1; other keys give permutations that have nothing to do with each other.
+        key: Integers from 0 to 2^64-1; different keys give unrelated permutations.
     """
 
     def __init__(self, size: int, key: tuple[int, ...]) -> None:
@@ -42,7 +42,7 @@ class Permutation:
         self._keys = np.frombuffer(digest, dtype="<u8")
 
     def __call__(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The items at ``positions`` (any shape, each from 0 to size-1)."""
+        """Return the items at ``positions`` (any shape, each from 0 to size-1)."""
         flat = np.asarray(positions, dtype=np.uint64).reshape(-1)
         items = self._network(flat)
         outside = np.flatnonzero(items >= self.size)
@@ -52,7 +52,7 @@ class Permutation:
         return items.astype(np.int64).reshape(np.shape(positions))
 
     def _network(self, numbers: UInt64s) -> UInt64s:
-        """One pass: a bijection of the numbers below 2^(low + high), as every round of it is one."""
+        """Apply the network once: a bijection of the numbers below 2^(low + high)."""
         right_bits, left_bits = self._low, self._high
         left, right = numbers >> np.uint64(right_bits), numbers & np.uint64((1 << right_bits) - 1)
         for key in self._keys:
@@ -62,7 +62,7 @@ class Permutation:
 
 
 def _mix(numbers: UInt64s) -> UInt64s:
-    """Spread every bit over the 64: two rounds of shift, exclusive or and multiplication."""
+    """Mix all 64 bits: two rounds of shift, exclusive or and multiplication."""
     for multiplier in _MULTIPLIERS:
         numbers = (numbers ^ (numbers >> np.uint64(31))) * multiplier
     return numbers ^ (numbers >> np.uint64(32))

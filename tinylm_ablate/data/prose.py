@@ -1,4 +1,4 @@
-"""Makes prose of what documentation and long texts hold: without markup, without the same sentence over and over, in pieces."""
+"""Prose from documentation and long texts: without markup and repetitive sentences, cut into pieces."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import html
 import re
 from collections.abc import Iterable, Iterator
 
-#: About the characters of a piece of a long text.
+#: Approximate characters per piece of a long text.
 _PIECE = 6_000
-#: A sentence is kept this often with other names in it.
+#: Number of sentences to keep that differ only in names and numbers.
 _TIMES = 2
-#: What is said about a thing is a document from this many bytes on: about 40 words of English, 80 characters of Chinese.
+#: Minimum bytes of a description that becomes a document: about 40 words of English, 80 characters of Chinese.
 _LEAST_BYTES = 240
 
 _BREAKS = re.compile(r"(?i)</?(?:p|li|ul|ol|dl|dt|dd|note|important|br|h\d|div|table|tr|pre)\b[^>]*>")
@@ -20,27 +20,27 @@ _SPACES = re.compile(r"[ \t\u00a0\u3000]+")
 _BLANK = re.compile(r"\s*\n\s*")
 #: The end of a sentence, or of a line.
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[\"'(A-Z0-9])|(?<=[。！？；])|\n")
-#: What may be another name in the same sentence: words with capitals, digits or signs inside, numbers, and what is quoted.
+#: Names and numbers in a sentence: words with capitals, digits or punctuation inside, numbers, and quotations.
 _NAME = re.compile(r"""[`"“「『'][^`"”」』'\n]{1,80}[`"”」』']|\b\w*[A-Z0-9_]\w*(?:[-./:]\w+)*|[A-Za-z]\w*(?:[-./:_]\w+)+""")
 _LATIN_IN_HAN = re.compile(r"[A-Za-z0-9_.:/-]+")
 _HAN = re.compile("[\u4e00-\u9fff]")
 
 
 def plain_text(markup: str) -> str:
-    """HTML or Markdown -> text: paragraphs and list items on lines of their own, links as their words."""
+    """HTML or Markdown -> text: paragraphs and list items on their own lines, links without addresses."""
     text = _TAGS.sub("", _BREAKS.sub("\n", markup)) if "<" in markup else markup
     text = _LINKS.sub(r"\1", html.unescape(text)).replace("**", "")
     return _BLANK.sub("\n", _SPACES.sub(" ", text)).strip()
 
 
 class Thinner:
-    """Keeps the first sentences of each template, and drops those that differ from them in names and numbers alone."""
+    """Filter that keeps the first sentences of each template, and drops those that differ only in names and numbers."""
 
     def __init__(self) -> None:
         self._seen: dict[int, int] = {}
 
     def __call__(self, text: str) -> str:
-        """The sentences of ``text`` that are still worth reading, in their lines."""
+        """Return the new sentences of ``text``, in their lines."""
         lines = (self._kept(line) for line in text.split("\n"))
         return "\n".join(line for line in lines if line)
 
@@ -56,7 +56,7 @@ class Thinner:
 
 
 def template(sentence: str) -> str:
-    """A sentence with its names and numbers masked: equal for sentences that differ in these alone."""
+    """Mask names and numbers in a sentence, so that sentences that differ only in these are equal."""
     if _HAN.search(sentence):
         return _LATIN_IN_HAN.sub("#", sentence)
     first, _, rest = sentence.partition(" ")
@@ -64,9 +64,9 @@ def template(sentence: str) -> str:
 
 
 def described(title: str, about: str, members: Iterable[tuple[str, str]], thin: Thinner) -> str:
-    """One document of what is said about a thing and its members; empty if little is left after thinning.
+    """Join the descriptions of an item and its members into one document; empty if too little is left after thinning.
 
-    Members of which nothing is left are left out.
+    Members without remaining text are omitted.
     """
     lines = [thin(plain_text(about))]
     lines += [f"{name}: {text}" for name, said in members if (text := thin(plain_text(said)))]
@@ -75,7 +75,7 @@ def described(title: str, about: str, members: Iterable[tuple[str, str]], thin: 
 
 
 def pieces(text: str) -> Iterator[str]:
-    """Cut a long text at ends of lines into pieces of about six thousand characters."""
+    """Cut a long text at line ends into pieces of about six thousand characters."""
     piece: list[str] = []
     size = 0
     for line in text.split("\n"):

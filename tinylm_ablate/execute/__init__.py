@@ -1,1 +1,1 @@
-"""The one executor: workers that walk a graph of tasks, on this machine or elsewhere, and what that costs and shows."""
+"""Executor: workers that do the tasks of a graph, on this machine or elsewhere, with plan, status and progress."""

@@ -1,4 +1,4 @@
-"""Cost of a run before it is done: time on this machine, arithmetic and disk space."""
+"""Estimated cost of a run: time on this machine, FLOPs and disk space."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from tinylm_ablate.init.choice import mask_tokens, reads_text, scores_marker
 from tinylm_ablate.init.parents import open_parent
 from tinylm_ablate.settled import Settled
 
-#: Seconds of a run that do not depend on its shape: opening the text, making the trainer, writing what is kept. Measured on
-#: two cores, as is what follows (benchmarks/plan_truth.py).
+#: Seconds of a run that do not depend on its shape: opening the corpus, creating the trainer, writing files. This and the
+#: following values were measured on two cores (benchmarks/plan_truth.py).
 _START_SECONDS = 1.0
 
-#: Seconds that a micro batch costs beside its passes: the loop around it.
+#: Seconds per micro batch in addition to its passes: the loop around it.
 _LOOP_SECONDS = 0.002
 
-#: What compiled layers win in training, and what compiling costs, seconds: the first time, and when the code is there already.
+#: Speedup of compiled layers in training, and seconds of compilation: the first time, and with cached code.
 _COMPILED_GAIN = 1.15
 _COMPILE_SECONDS = 25.0
 _COMPILED_SECONDS = 2.5
 
-#: Seconds before the first run of a program: what it imports.
+#: Seconds before the first run of a process: imports.
 PROGRAM_SECONDS = 8.0
 
-#: Numbers that an optimizer keeps for each parameter.
+#: State tensors of an optimizer per parameter.
 _MOMENTS = {"adamw": 2, "lion": 1, "muon": 1, "schedule_free": 2}
 
 
 def _kept(optimizer: OptimizerConfig) -> int:
-    """Numbers that the optimizer keeps for each weight."""
+    """Number of values in the optimizer state per weight."""
     return len(part(optimizer.own, "optimizer.own").keeps) if optimizer.name == "own" else _MOMENTS[optimizer.name]
 
 
-#: Checkpoints on the disk at once (``train.checkpoint``), the third while it is written.
+#: Maximum number of checkpoints on disk (``train.checkpoint``), including one that is being written.
 _CHECKPOINTS = 3
 
 #: Bytes per parameter that a choice of layers and neurons needs beside the activations of a micro batch of so many tokens: by
@@ -51,7 +51,7 @@ _CHECKPOINTS = 3
 _SCORING_BYTES = {"gradients": 8, "learned": 24}
 _SCORING_TOKENS = 1024
 
-#: Languages of a text that has not been read yet.
+#: Number of languages assumed for a text that has not been read yet.
 _LANGUAGES = 2
 
 
@@ -60,13 +60,13 @@ class Cost:
     """Cost of a run, without the runs that it needs.
 
     Attributes:
-        tokens: Tokens that it trains on.
+        tokens: Training tokens.
         flops: Floating-point operations of its training.
         training: Seconds of training.
         evaluation: Seconds of evaluation.
         start: Seconds of everything else.
-        model_bytes: What it keeps.
-        checkpoint_bytes: What it needs besides while it trains.
+        model_bytes: Bytes that it keeps.
+        checkpoint_bytes: Additional bytes during training.
     """
 
     tokens: int
@@ -79,24 +79,24 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """All of its time."""
+        """Total time."""
         return self.training + self.evaluation + self.start
 
 
 def cost(settled: Settled, compiled: bool = False, stack: int = 1) -> Cost:
-    """The cost of one run, some of it measured (some seconds for a shape).
+    """Estimate the cost of one run, partly by measurement (a few seconds per shape).
 
     Args:
         settled: The run.
-        compiled: Whether a run before it has compiled the same code.
-        stack: How many runs train together with it, itself included; of its time this is its share.
+        compiled: Whether an earlier run has compiled the same code.
+        stack: Number of runs that train together, including this one; times are its share.
     """
     from tinylm_ablate.train.compile import worth_compiling
 
     shape, train, optimizer = settled.shape, settled.config.train, settled.config.optimizer
     measured = speed(
         shape, train.context_length, settled.micro_batch, settled.precision, train.threads, optimizer, train.device,
-        runs=stack if pick_device(train.device) == "cuda" else 1,  # a processor computes them one by one
+        runs=stack if pick_device(train.device) == "cuda" else 1,  # a CPU computes them one by one
     )  # fmt: skip
     steps = settled.steps - settled.rounds.start
     tokens = steps * train.batch_tokens
@@ -130,8 +130,8 @@ class ScoringCost:
     """Cost of choosing layers and neurons of a parent on text.
 
     Attributes:
-        what: How they are chosen.
-        tokens: Tokens that the parent reads.
+        what: Criteria of the choice.
+        tokens: Tokens that the parent processes.
         memory: Bytes at its peak, without the libraries' own.
         seconds: Time on this machine.
     """
@@ -143,7 +143,7 @@ class ScoringCost:
 
 
 def scoring_cost(settled: Settled) -> ScoringCost | None:
-    """The cost of the task between a run and its parent; None where the choice reads no text or was made before."""
+    """Estimate the task between a run and its parent; None if the choice needs no text or is already cached."""
     config, init = settled.config, settled.config.init
     if not reads_text(init) or scores_marker(settled).exists():
         return None
@@ -156,7 +156,7 @@ def scoring_cost(settled: Settled) -> ScoringCost | None:
     looked_at = max(1, init.calibration_tokens // length) * length
     tokens = mask_tokens(settled) if learned else looked_at
     reads = tokens * (1 if learned or init.criterion == "taylor" else 0) * measured.training
-    if init.layers == "importance":  # a pass without each layer, which begins at that layer
+    if init.layers == "importance":  # one pass per skipped layer, starting at that layer
         reads += looked_at * (1 + shape.depth / 2) * measured.forward
     held = _SCORING_BYTES["learned" if learned else "gradients"] * parameters(shape)["total"]
     kept = shape.depth * layer_activations(shape, sequences, length, precision)
@@ -177,7 +177,7 @@ def code_of(settled: Settled) -> tuple[object, ...]:
 
 
 def _tokens_along(settled: Settled) -> float:
-    """Tokens that evaluation along the run reads."""
+    """Tokens processed by evaluation during training."""
     steps, config = points.evaluated_steps(settled), settled.config.evaluate
     if not steps:
         return 0.0
@@ -192,7 +192,7 @@ def _tokens_along(settled: Settled) -> float:
 
 
 def _evaluated_tokens(settled: Settled) -> float:
-    """Tokens that an evaluation reads: the held-out text of both splits, and four continuations of each cloze question."""
+    """Tokens processed by an evaluation: the held-out text of both splits, and four continuations per cloze question."""
     evaluate = settled.config.evaluate
     corpus = corpus_summary(settled)
     rate = bytes_per_token(settled.shape.vocab_size)
@@ -202,7 +202,7 @@ def _evaluated_tokens(settled: Settled) -> float:
         held_out = sum(
             min(size, int(evaluate.max_bytes)) for split in ("validation", "test") for size in corpus["bytes"][split].values()
         )
-    # A character of English is a byte, one of Chinese three.
+    # English has one byte per character, Chinese three.
     characters = evaluate.cloze_context + 4 * evaluate.cloze_continuation
     cloze = int(evaluate.cloze_questions) * languages * characters * 2
     return (held_out + cloze) / rate

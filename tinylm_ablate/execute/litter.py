@@ -1,4 +1,4 @@
-"""Files in a folder of runs that no grid needs any more: found by ``tinylm-ablate gc``, and removed only on request."""
+"""Files in a folder of runs that no grid needs any longer: listed by ``tinylm-ablate gc``, and removed only on request."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinylm_ablate.execute.leases import Leases
+from tinylm_ablate.leases import Leases
 
-#: A half-written file younger than this may still be in work, seconds.
+#: Partial files younger than this may still be in use, seconds.
 _YOUNG = 3600.0
 
 
 @dataclass(frozen=True)
 class Litter:
-    """Something that may be removed.
+    """A file or folder that may be removed.
 
     Attributes:
-        path: Where it is.
-        why: Why nothing needs it.
+        path: Its path.
+        why: Why it is not needed.
         bytes: Its size.
     """
 
@@ -39,11 +39,11 @@ class Litter:
 
 
 def litter(runs_dir: Path) -> list[Litter]:
-    """Everything in ``runs_dir`` that no grid, search or run of the user's needs.
+    """Return everything in ``runs_dir`` that no grid, search or single run needs.
 
-    Kept are the cells of grids and the trials of searches, runs that were requested by themselves, unfinished ones too, what
-    these were trained from, and every corpus, tokenizer and shard that one of them uses. What a living worker holds, and what
-    an order of a command at work names, is always kept.
+    Cells of grids, trials of searches and single runs are kept, including unfinished ones, together with the runs that they
+    were trained from, and every corpus, tokenizer and shard that one of them uses. Files that an active worker holds, or that
+    the order of an active command names, are always kept.
     """
     leases = Leases(runs_dir, 60.0)
     held = {key.split("-")[1] for key in leases.held() if "-" in key}
@@ -92,12 +92,12 @@ def _half_written(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
 
 
 def _products(runs_dir: Path) -> set[str]:
-    """Names of the folders of the cache that are whole."""
+    """Return the names of complete cache folders."""
     return {path.name for path in (runs_dir / "cache").glob("*/*") if path.is_dir() and not path.name.startswith(".")}
 
 
 def _age(path: Path) -> float:
-    """Seconds since a file or folder was changed; 0 where it is gone."""
+    """Return the seconds since a file or folder was changed; 0 if it does not exist."""
     try:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:
@@ -105,7 +105,7 @@ def _age(path: Path) -> float:
 
 
 def _caches(cache: Path, kept: list[dict[str, Any]], busy: bool) -> Iterator[tuple[Path, str]]:
-    """What no run uses. While workers are at work, what is young may be theirs: a cache is filled before its run begins."""
+    """Return unused caches. While workers are active, recent ones are kept: a cache is filled before its run starts."""
     runs = [*kept, *(need for run in kept for need in _needed(run))]
     compact = any(run.get("config", {}).get("tokenizer", {}).get("kind") == "compact" for run in runs)
     texts, vocabularies = ({str(run.get(key)) for run in runs} for key in ("text", "vocabulary"))

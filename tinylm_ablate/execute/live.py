@@ -1,4 +1,4 @@
-"""Progress display of a command: one line per worker and one for the whole, or plain lines without a terminal."""
+"""Progress display of a command: one line per worker and one for the total, or plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tinylm_ablate.execute.plan import duration
 from tinylm_ablate.execute.walk import FAILED, WAITING, Walk
 from tinylm_ablate.tasks.task import Task
 
-#: Seconds between two looks on a terminal, and between two plain lines elsewhere.
+#: Seconds between updates on a terminal, and between plain lines elsewhere.
 _REFRESH_SECONDS, _PLAIN_SECONDS = 1.0, 60.0
 
-#: A worker that has written nothing for so long is not shown, seconds.
+#: Seconds without output after which a worker is not shown.
 _SILENT = 30.0
 
 
 class Live:
-    """Shows a walk until the block ends.
+    """Display a walk until the block ends.
 
     Args:
-        walk: What is shown.
-        folder: Where the workers write their bars (``progress.report_to``); this process writes there too.
-        name: Begins the names of the files.
-        mode: ``progress``: "auto" draws on a terminal and reports plainly elsewhere, "on" draws, "off" shows nothing.
+        walk: The walk.
+        folder: Folder of the workers' bars (``progress.report_to``), including this process'.
+        name: Prefix of the file names.
+        mode: ``progress``: "auto" draws on a terminal and prints plain lines elsewhere, "on" draws, "off" shows nothing.
     """
 
     def __init__(self, walk: Walk, folder: Path, name: str, mode: str) -> None:
@@ -49,11 +49,11 @@ class Live:
             from rich.console import Console
             from rich.live import Live as Screen
 
-            progress.report_to(self.folder / f"{self.name}.leader.live")
             console = Console(stderr=True)
             self._screen = Screen(console=console, auto_refresh=False, transient=True)
             self._screen.start()
             words.through(lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
+        progress.report_to(self.folder / f"{self.name}.leader.live")
         self._thread = threading.Thread(target=self._show, name="live", daemon=True)
         self._thread.start()
         return self
@@ -62,10 +62,10 @@ class Live:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+            progress.report_to(None)
         if self._screen is not None:
             words.through(None)
             self._screen.stop()
-            progress.report_to(None)
 
     def _show(self) -> None:
         while not self._stop.wait(_PLAIN_SECONDS if self._screen is None else _REFRESH_SECONDS):
@@ -78,7 +78,7 @@ class Live:
                 self._screen.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
 
     def workers(self) -> Iterator[str]:
-        """One line per worker that is at work."""
+        """One line per active worker."""
         for state in self._states():
             total = state.get("total")
             share = f"{state['count'] / total:5.0%}" if total else "     "
@@ -103,7 +103,7 @@ class Live:
         return ", ".join([*parts, *([f"{duration(seconds)} left"] if seconds is not None else [])])
 
     def _seconds_left(self, left: list[Task], all_tasks: int) -> float | None:
-        """By the pace of this command so far, tasks being weighed by ``Task.weight``."""
+        """Estimate the time left from the speed of this command so far, with tasks weighted by ``Task.weight``."""
         weights = {state.task.key: state.task.weight for state in self.walk.order}
         total, rest = sum(weights.values()), sum(task.weight for task in left)
         begun = sum(
@@ -111,7 +111,7 @@ class Live:
             for state in self._states()
             if state.get("total") and state["unit"] == "tok"
         )
-        # A worker between two tasks shows nothing for a moment, which takes back no work.
+        # A worker between two tasks shows nothing for a moment, which must not reduce the progress.
         self._reached = done = max(self._reached, total - rest + min(begun, rest))
         passed = time.monotonic() - self._begin
         return None if not all_tasks or done < 0.01 * total else (total - done) * passed / done

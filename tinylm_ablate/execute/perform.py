@@ -1,4 +1,4 @@
-"""One command's tasks, done: by this process alone, with workers beside it, or by workers that a launcher starts elsewhere."""
+"""Execution of a command's tasks in this process, with other workers on this machine, or with a launcher's workers."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError, Interrupted, UserError
-from tinylm_ablate.execute.leases import Leases
 from tinylm_ablate.execute.live import Live
 from tinylm_ablate.execute.walk import Walk
 from tinylm_ablate.execute.words import one_line, say
 from tinylm_ablate.execute.work_order import Order
 from tinylm_ablate.execute.worker import targets
 from tinylm_ablate.execute.workers import LocalWorkers, divide
+from tinylm_ablate.leases import Leases
 from tinylm_ablate.measure.registry import measured, requested
 from tinylm_ablate.provenance import command
 from tinylm_ablate.settled import Settled
@@ -25,7 +26,7 @@ from tinylm_ablate.tasks.measure import lost_weights
 from tinylm_ablate.tasks.run import Record, Watch, read_metrics
 from tinylm_ablate.tracking import follow
 
-#: Starts workers elsewhere: so many, on the order in a file; returns when they have ended.
+#: Function that starts a number of workers elsewhere, for the order in a file; returns when they have ended.
 Launch = Callable[[int, Path], None]
 
 
@@ -44,15 +45,15 @@ def perform(
         cells: Names and runs.
         base: ``grid`` and ``train.threads`` are used.
         train: Whether to train; otherwise only finished runs are measured.
-        launch: Starts the workers; by default this process is one, and starts the others on this machine.
-        watch: Called with every new row of a curve; True prunes the run. Only where this process does everything.
-        quiet: Report nothing but what is waited for.
+        launch: Starts the workers; by default, this process is one and starts the others on this machine.
+        watch: Called with every new row of a curve; True prunes the run. Only if this process does everything.
+        quiet: Whether to report only waiting.
 
     Returns:
-        What became of each task.
+        The outcome of each task.
 
     Raises:
-        ConfigError: Something to be measured has no weights any more; nothing was done.
+        ConfigError: The weights for a requested measure were not kept; nothing was done.
         Interrupted: A signal stopped a task; its state is saved.
     """
     grid = base.grid
@@ -68,19 +69,24 @@ def perform(
         )  # fmt: skip
         waiting = [state.task for state in walk.waiting()]
         order = dataclasses.replace(order, failures=walk.failures)
-        with Live(walk, order.runs_dir / "orders", order.session, "off" if quiet else base.progress):
+        if watch is not None:
+            for _, run in cells:
+                graph.run(run.identity).watch = watch
+        here = bool(waiting) and launch is None
+        beside = _workers(walk, graph, order, base, 1 if watch is not None else grid.workers) if here else nullcontext()
+        with beside as others, Live(walk, order.runs_dir / "orders", order.session, "off" if quiet else base.progress):
             if waiting and launch is not None:
                 _launch(walk, order, launch, grid.workers if isinstance(grid.workers, int) else len(waiting))
             elif waiting:
-                if watch is not None:
-                    for _, run in cells:
-                        graph.run(run.identity).watch = watch
-                _here(walk, graph, order, 1 if watch is not None else grid.workers)
+                walk.go()
+                if others is not None and walk.waiting():  # it stopped at the first failure
+                    others.stop()
     return walk
 
 
-def _here(walk: Walk, graph: Graph, order: Order, wanted: int | str) -> None:
-    """Walk in this process, with other workers of this machine beside it."""
+@contextlib.contextmanager
+def _workers(walk: Walk, graph: Graph, order: Order, base: Config, wanted: int | str) -> Iterator[LocalWorkers | None]:
+    """Other workers of this machine beside this process, if there are to be any."""
     waiting = [state.task for state in walk.waiting()]
     trained = [task.run for task in waiting if task.kind == "run"] or [waiting[0].run]
     workers, threads = divide(trained, wanted)
@@ -88,18 +94,16 @@ def _here(walk: Walk, graph: Graph, order: Order, wanted: int | str) -> None:
         for task in graph.tasks:
             task.run.config.train.threads = threads
     if workers == 1:
-        walk.go()
+        yield None
         return
     say(f"{workers} workers" + (f" of {threads} thread{'s' * (threads > 1)}" if threads else ""))
     walk.workers = workers
-    with _written(order, threads, workers) as path, LocalWorkers(workers - 1, path) as others:
-        walk.go()
-        if walk.waiting():  # it stopped at the first failure
-            others.stop()
+    with _written(order, threads, workers) as path, LocalWorkers(workers - 1, path, base.tracking) as others:
+        yield others
 
 
 def unclaim(config: Config) -> None:
-    """Give back what ``grid.unclaim`` names, before anything is taken."""
+    """Revoke the lease in ``grid.unclaim`` before any task is taken."""
     if config.grid.unclaim is None:
         return
     leases = Leases(Path(config.runs_dir), config.grid.lease_seconds)
@@ -112,7 +116,7 @@ def unclaim(config: Config) -> None:
 
 
 def results(run: Settled) -> Record | None:
-    """The record of a finished run, with the metrics that its config requests beside those of training; None before."""
+    """Return the record of a finished run, with the requested metrics in addition to those of training; None before."""
     if not (run.folder / "metrics.json").exists():
         return None
     record = read_metrics(run.folder)
@@ -121,7 +125,7 @@ def results(run: Settled) -> Record | None:
 
 @contextlib.contextmanager
 def _written(order: Order, threads: int | None, workers: int) -> Iterator[Path]:
-    """The order as a file, as long as workers may start."""
+    """Provide the order as a file while workers may start."""
     path = dataclasses.replace(order, threads=threads, workers=workers).write()
     try:
         yield path
@@ -130,7 +134,7 @@ def _written(order: Order, threads: int | None, workers: int) -> Iterator[Path]:
 
 
 def _launch(walk: Walk, order: Order, launch: Launch, workers: int) -> None:
-    """Let a launcher start workers until everything is done, and report what they do."""
+    """Let a launcher start workers until everything is done, and report their progress."""
     observer = threading.Thread(target=walk.go, name="observer", daemon=True)
     observer.start()
     try:
@@ -143,17 +147,17 @@ def _launch(walk: Walk, order: Order, launch: Launch, workers: int) -> None:
                     launch(min(workers, left), path)
                 except (UserError, Interrupted):
                     raise
-                except Exception as failure:  # whatever a launcher raises when a worker's process was killed
+                except Exception as failure:  # any exception of a launcher whose worker was killed
                     error = failure
                 observer.join(2 * order.lease_seconds if error is None else 5.0)
                 before, left = left, len(walk.waiting())
                 if walk.stop and walk.failed():
                     return
-                # Workers that are left, or that came from elsewhere, may be at tasks that take longer than a launch.
+                # Remaining workers, or those started elsewhere, may be busy with tasks that take longer than a launch.
                 barren = 0 if left < before or walk.leases.held() else barren + 1
                 if error is not None and left:
                     if barren > 1:
-                        raise error  # nothing was done, twice: the launcher does not work
+                        raise error  # nothing was done in two attempts: the launcher does not work
                     say(f"a worker ended early ({one_line(error)}); {left} tasks are left")
                 elif left and barren:
                     raise UserError(f"the workers ended and left {left} tasks; the same command resumes")

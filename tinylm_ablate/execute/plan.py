@@ -1,4 +1,4 @@
-"""Settings and costs of runs, without training them (``mode=plan``)."""
+"""Plan of runs: settings and costs, without training (``mode=plan``)."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _COLUMNS = {
 
 
 def plan(name: str, settled: Settled, compiled: bool = False, stack: int = 1) -> dict[str, Any]:
-    """One run as plain data.
+    """Return the plan of one run as plain data.
 
     Args:
-        name: How it is called.
+        name: Its name.
         settled: The run.
-        compiled: Whether a run before it has compiled the same code.
-        stack: How many runs train together with it, itself included.
+        compiled: Whether an earlier run has compiled the same code.
+        stack: Number of runs that train together, including this one.
 
     Returns:
         ``depth width ffn_width heads vocab_size parameters embedding_head_share`` (percent) ``flops`` (of training, per token)
@@ -92,10 +92,10 @@ def plan(name: str, settled: Settled, compiled: bool = False, stack: int = 1) ->
 
 
 def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 1, read_text: bool = False) -> str:
-    """The plans of all cells and of the runs that they need, as tables with totals, or the cells as one JSON object per line.
+    """Format the plans of all cells and of the runs that they need, as tables with totals, or as one JSON object per line.
 
     Args:
-        cells: Each with its name.
+        cells: The cells with their names.
         form: ``plan.format``.
         workers: ``grid.workers``.
         read_text: ``plan.read_text``, for the tables.
@@ -122,6 +122,10 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 
         return "\n".join(json.dumps(row) for row in rows)
     first, others = rows[: len(cells)], rows[len(cells) :]
     lines = [_runs(first), "", f"parameters by part{_parts(first)}", *_schedules(first), "", *about_text]
+    if len(cells) > len(known):
+        lines.insert(
+            1, f"{len(cells)} cells are {len(known)} {'run' if len(known) == 1 else 'runs'}: some are the same run as others"
+        )
     if others:
         phrase = "run that is" if len(others) == 1 else "runs that are"
         lines += ["", f"and {len(others)} {phrase} trained once, for those above to start from:", _runs(others)]
@@ -144,13 +148,13 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 
 
 
 def _together(runs: Sequence[Settled], workers: int) -> dict[str, list[Settled]]:
-    """The stack that each run is to train in, by identity; of runs that are not finished."""
+    """Return the stack of each unfinished run, by identity."""
     waiting = {run.identity: run for run in runs if not (run.folder / "metrics.json").exists()}
     return {run.identity: stack for stack in stacks(list(waiting.values()), workers) for run in stack}
 
 
 def _stacks(rows: Sequence[dict[str, Any]], together: dict[str, list[Settled]]) -> list[str]:
-    """A table of the stacks: the first run of each, how many there are, their memory and time; nothing if each trains alone."""
+    """Format a table of the stacks: first run, number, memory and time; empty if all runs train alone."""
     by_identity = {row["identity"]: row for row in reversed(rows)}
     several = {stack[0].identity: stack for stack in together.values() if len(stack) > 1}
     if not several:
@@ -168,7 +172,7 @@ def _stacks(rows: Sequence[dict[str, Any]], together: dict[str, list[Settled]]) 
 
 
 def _before(settled: Settled) -> Iterator[Settled]:
-    """All runs that a run needs, and those that they need, first things first."""
+    """Return all runs that a run needs, directly or indirectly, in order of training."""
     for run in settled.needs:
         yield from _before(run)
         yield run
@@ -179,7 +183,7 @@ def _runs(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _totals(rows: Sequence[dict[str, Any]], settled: Sequence[Settled], at_once: int, scoring: float) -> list[str]:
-    """Remaining work, each run counted once: tokens, FLOPs, time and disk."""
+    """Summarize the remaining work, each run counted once: tokens, FLOPs, time and disk."""
     runs = {row["identity"]: row for row in rows}
     waiting = [row for row in runs.values() if not row["finished"]]
     open_runs = {run.identity: run for run in settled if not runs[run.identity]["finished"]}.values()
@@ -196,7 +200,7 @@ def _totals(rows: Sequence[dict[str, Any]], settled: Sequence[Settled], at_once:
         f"({duration(training)} of training, {duration(evaluation)} of evaluation"
         + (f", {duration(scoring)} of choices from parents" if scoring else "")
         + ")"
-        + ("; other programs use this machine now, and that is what it would be without them" if busy() else ""),
+        + ("; other programs are using this machine, and this is the time without them" if busy() else ""),
         f"disk: {_size(sum(row['model_bytes'] for row in waiting))} of models, "
         f"{_size(max((row['checkpoint_bytes'] for row in waiting), default=0))} of checkpoints while the largest trains, "
         f"{_size(sum(known))} of token shards{unread}",
@@ -217,7 +221,7 @@ def _table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
 
 
 def _parts(rows: Sequence[dict[str, Any]]) -> str:
-    """A line where all cells have the same, otherwise a table with the first cell of each kind."""
+    """Return one line if all cells are equal, otherwise a table with the first cell of each kind."""
     kinds = list({tuple(row["parts"].values()): row for row in reversed(rows)}.values())[::-1]
     if len(kinds) == 1:
         return ": " + ", ".join(f"{part} {count:,}" for part, count in rows[0]["parts"].items() if count)
@@ -230,7 +234,7 @@ def _parts(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _schedules(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The course of the learning rate, a line for each one that occurs."""
+    """Describe the learning rate schedules, one line each."""
     keys = ("learning_rate", "warmup_steps", "schedule", "final_learning_rate", "steps", "schedule_drawn")
     courses: dict[tuple[Any, ...], str] = {}
     for row in rows:
@@ -262,7 +266,7 @@ def _shown(key: str, value: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in words, in the unit that suits it."""
+    """Format a time in a suitable unit."""
     for unit, size in (("years", 365 * 86400), ("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"

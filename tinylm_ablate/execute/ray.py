@@ -1,7 +1,7 @@
-"""The launcher behind ``hydra/launcher=ray``: each worker of a grid is a task of a Ray cluster.
+"""Launcher for ``hydra/launcher=ray``: each worker of a grid is a task of a Ray cluster.
 
-Ray starts the workers on its nodes and reports which have ended; what became of a task of the grid is in the folder of the
-runs, which all nodes share. Ray itself restarts nothing: the command that started the workers decides that.
+Ray starts the workers on its nodes and reports when they end; the state of the grid's tasks is in the folder of the runs,
+which all nodes share. Ray restarts nothing: that is up to the command that started the workers.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from tinylm_ablate.provenance import COMMAND
 if TYPE_CHECKING:
     import ray
 
-#: Variables of the environment of the command that its workers inherit.
+#: Environment variables of the command that its workers inherit.
 _CARRIED = (COMMAND, "OMP_WAIT_POLICY", "HYDRA_FULL_ERROR", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
-#: Time that workers have to save their state when they are stopped, seconds.
+#: Time for workers to save their state when they are stopped, seconds.
 _STOP_SECONDS = 60.0
 
 
@@ -37,10 +37,10 @@ class RayLauncher(Launcher):
     """Hydra's interface to a Ray cluster.
 
     Args:
-        address: The cluster's ``HOST:PORT``; "auto" is the one of this machine; None is ``RAY_ADDRESS``, or a cluster of this
-            machine alone for as long as the grid lasts.
-        cpus: Cores of a worker.
-        gpus: GPUs of a worker.
+        address: The cluster's ``HOST:PORT``; "auto" is this machine's; None is ``RAY_ADDRESS``, or else a temporary cluster of
+            this machine alone.
+        cpus: Cores per worker.
+        gpus: GPUs per worker.
 
     Raises:
         ImportError: Ray is not installed.
@@ -55,15 +55,15 @@ class RayLauncher(Launcher):
         self.hydra_context: HydraContext | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra hands over."""
+        """Store Hydra's objects."""
         self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Start a worker for each list of overrides, and wait for all of them.
 
         Raises:
-            UserError: There is no such cluster, or none of its nodes is large enough.
-            RuntimeError: Workers ended without an answer: their processes died, or their nodes.
+            UserError: The cluster does not exist, or none of its nodes is large enough.
+            RuntimeError: Workers ended without an answer, because their processes or nodes died.
         """
         setup_globals()
         self._connect()
@@ -109,14 +109,14 @@ class RayLauncher(Launcher):
                 self.ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise UserError(
-                    f"hydra.launcher.address={address}: no Ray cluster answers there ({first_line(error)}); "
+                    f"hydra.launcher.address={address}: no Ray cluster responds there ({first_line(error)}); "
                     "start one with ray start --head"
                 ) from None
         wanted = {"CPU": self.cpus, "GPU": self.gpus}
         if not any(_holds(node["Resources"], wanted) for node in self.ray.nodes() if node["Alive"]):
             largest = {name: max((node["Resources"].get(name, 0) for node in self.ray.nodes()), default=0) for name in wanted}
             raise UserError(
-                f"hydra.launcher.cpus={self.cpus:g} hydra.launcher.gpus={self.gpus:g}: no node of the cluster has as much; "
+                f"hydra.launcher.cpus={self.cpus:g} hydra.launcher.gpus={self.gpus:g}: no node of the cluster has that many; "
                 f"allowed: up to {largest['CPU']:g} cores and {largest['GPU']:g} GPUs"
             )
 
@@ -132,14 +132,14 @@ def _job(
     folder: str,
     path: Sequence[str],
 ) -> JobReturn:
-    """One worker, in a process of some node.
+    """Run one worker, in a process on any node.
 
     Args:
         common: Hydra's context, the grid's config, the task function, and Hydra's state.
-        overrides: Of the worker.
-        number: Of the worker.
-        folder: Where the grid was started; a relative ``runs_dir`` is meant from there.
-        path: Where Python looks for modules there.
+        overrides: Overrides of the worker.
+        number: Number of the worker.
+        folder: Folder in which the grid was started, for a relative ``runs_dir``.
+        path: Python's module search path there.
     """
     sys.path += [entry for entry in path if entry not in sys.path]
     os.chdir(folder)

@@ -1,4 +1,4 @@
-"""The stacks that the runs of a plan would train in."""
+"""Stacks of the runs in a plan."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tinylm_ablate.train.stack_key import stack_key, stack_size
 
 
 def stacks(runs: Sequence[Settled], workers: int = 1) -> list[list[Settled]]:
-    """Runs that are to be trained as the executor would group them, each run once; most groups are of one run.
+    """Group runs like the executor, each run once; most groups have one run.
 
-    Runs that are ready at the same time train together: those that need equally many others before them.
+    Runs that are ready at the same time train together: those with equally long chains of needs.
 
     Args:
         runs: Different runs, none finished.
-        workers: Workers, who divide what is ready among themselves.
+        workers: Number of workers that share the ready runs.
     """
     groups: dict[tuple[int, Hashable], list[Settled]] = {}
     for run in runs:
@@ -31,5 +31,5 @@ def stacks(runs: Sequence[Settled], workers: int = 1) -> list[list[Settled]]:
 
 
 def _generation(run: Settled) -> int:
-    """Return how many runs stand before this one, each of which needs the one before it."""
+    """Return the length of the chain of runs that must be trained before this one."""
     return max((1 + _generation(need) for need in run.needs), default=0)

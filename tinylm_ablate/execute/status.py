@@ -1,4 +1,4 @@
-"""Progress of a grid (``mode=status``): the state of each cell and of each run that it needs, by the files of its workers."""
+"""Progress of a grid (``mode=status``): the state of each cell and of each run that it needs, from the workers' files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinylm_ablate.execute.leases import Holder, Leases
 from tinylm_ablate.execute.plan import duration
 from tinylm_ablate.execute.words import read_failure
+from tinylm_ablate.leases import Holder, Leases
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.graph import Graph
 from tinylm_ablate.tasks.measure import MeasureTask
@@ -24,13 +24,13 @@ from tinylm_ablate.tasks.run import RunTask
 
 REFRESH_SECONDS = 2.0
 
-#: Most of a curve's end that is read: a row is about 200 bytes.
+#: Bytes to read from the end of a curve: a row has about 200 bytes.
 _TAIL_BYTES = 4096
 
-#: The states as they are counted below the table.
+#: States in the line of totals.
 _COUNTED = ("finished", "running", "measuring", "stopped", "failed", "trained", "waiting")
 
-#: What comes first where a screen is too small for all cells.
+#: Order of states if a screen is too small for all cells.
 _ORDER = ("running", "measuring", "failed", "stopped", "trained", "waiting", "finished")
 
 
@@ -39,13 +39,13 @@ class Status:
     """State of a run.
 
     Attributes:
-        name: How it is called.
+        name: Its name.
         state: "finished", "running", "measuring", "stopped" (it resumes from its last checkpoint), "failed", "trained" (and not
             yet measured) or "waiting".
         share: Share of its steps, according to its curve.
-        rate: Tokens a second, at its last point.
-        left: Seconds of training that are left at that rate.
-        note: Who runs it, or why it failed.
+        rate: Tokens per second at its last point.
+        left: Remaining seconds of training at that rate.
+        note: Its worker, or why it failed.
     """
 
     name: str
@@ -57,12 +57,12 @@ class Status:
 
 
 def status(task: RunTask, measures: Sequence[MeasureTask], held: Mapping[str, Holder]) -> Status:
-    """The status of one run and of what is to be measured of it.
+    """Return the status of one run and of its measures.
 
     Args:
-        task: What trains it.
-        measures: What measures it.
-        held: Who does which task at this moment.
+        task: The task that trains it.
+        measures: The tasks that measure it.
+        held: Workers by task.
     """
     name, settled = task.name, task.run
     if task.done():
@@ -91,7 +91,7 @@ def status(task: RunTask, measures: Sequence[MeasureTask], held: Mapping[str, Ho
 
 
 def statuses(cells: Sequence[tuple[str, Settled]], leases: Leases | None = None) -> list[Status]:
-    """The status of each run of some cells, those that they need first; equal runs once."""
+    """Return the status of each run of some cells, after the runs that they need; equal runs once."""
     graph = Graph(cells)
     leases = leases or _leases(cells)
     held = leases.held() if leases.folder.is_dir() else {}
@@ -107,11 +107,11 @@ def _leases(cells: Sequence[tuple[str, Settled]]) -> Leases:
 
 
 def table(rows: Sequence[Status], lines: int | None = None) -> str:
-    """The table, with a line of totals.
+    """Format the table, with a line of totals.
 
     Args:
-        rows: What each run is doing.
-        lines: Most lines it may take; what is finished or waits is then left out first.
+        rows: Status of each run.
+        lines: Maximum number of lines; finished and waiting runs are omitted first.
     """
     from tabulate import tabulate
 
@@ -140,15 +140,15 @@ def table(rows: Sequence[Status], lines: int | None = None) -> str:
 
 
 def show_status(cells: Sequence[tuple[str, Settled]]) -> None:
-    """Print the table; on a terminal, again every two seconds until nothing is left that could change by itself."""
+    """Print the table; on a terminal, repeat every two seconds until the state is final."""
     if not sys.stdout.isatty():
         print(table(statuses(cells)))
         return
-    leases = _leases(cells)  # kept, since what changes between two looks shows who is alive
+    leases = _leases(cells)  # reused, since changes between two calls show which workers are active
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             rows = statuses(cells, leases)
-            # As watch(1) does: from the top of the screen, without what stood there.
+            # Like watch(1): redraw from the top of the screen, and clear the rest.
             print(f"\x1b[H\x1b[2J{table(rows, shutil.get_terminal_size().lines - 1)}", flush=True)
             if all(row.state in {"finished", "failed"} for row in rows):
                 return
@@ -156,7 +156,7 @@ def show_status(cells: Sequence[tuple[str, Settled]]) -> None:
 
 
 def _last_row(path: Path) -> dict[str, Any]:
-    """The last whole row of a curve; empty where there is none."""
+    """Return the last complete row of a curve, or an empty one."""
     try:
         with path.open("rb") as stream:
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL_BYTES))

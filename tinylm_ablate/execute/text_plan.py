@@ -1,4 +1,4 @@
-"""Facts of a plan about its corpus: how much there is, how often a budget passes over it, and what was left out of it."""
+"""Corpus in a plan: its size, the epochs of a budget, and files that were not read."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _MOST_BYTES_PER_TOKEN = 4.5
 
 
 def bytes_per_token(vocab_size: int) -> float:
-    """Estimated bytes of text per token of such a vocabulary."""
+    """Estimate the bytes of text per token of a vocabulary."""
     return min(_MOST_BYTES_PER_TOKEN, 1 + 0.52 * max(0.0, math.log2(vocab_size / 257)))
 
 
 def corpus_summary(settled: Settled) -> dict[str, Any] | None:
-    """The summary of a text that has been read; None before."""
+    """Return the summary of a corpus; None if it is not built yet."""
     return _sealed(settled.cache / "text" / settled.text / "corpus.json")
 
 
 def _sealed(path: Path) -> dict[str, Any] | None:
-    """``read_sealed``, once while the file stays as it is: all cells of a grid ask for the same."""
+    """Cached ``read_sealed`` while the file does not change: all cells of a grid request the same."""
     try:
         return _read(path, path.stat().st_mtime_ns)
     except OSError:
@@ -44,7 +44,7 @@ def _read(path: Path, version: int) -> dict[str, Any] | None:
 
 
 def shard_bytes(settled: Settled) -> int | None:
-    """About how large the token shards are that a run would have to make; 0 where they exist, None for an unread text."""
+    """Estimate the size of the token shards that a run must create; 0 if they exist, None for an unread text."""
     if (settled.shards / "shards.json").exists():
         return 0
     corpus = corpus_summary(settled)
@@ -55,7 +55,7 @@ def shard_bytes(settled: Settled) -> int | None:
 
 
 def training_tokens(settled: Settled) -> int | None:
-    """Tokens of the training split, counted or estimated; None where not even the size of the text is known."""
+    """Return the tokens of the training split, counted or estimated; None if the size of the text is unknown."""
     shards = _sealed(settled.shards / "shards.json")
     if shards is not None:
         return int(shards["tokens"]["train"])
@@ -71,18 +71,18 @@ def training_tokens(settled: Settled) -> int | None:
 
 
 def passes(settled: Settled) -> float | None:
-    """How often the run's budget passes over its training text; None where its size is unknown."""
+    """Return the epochs of the run's budget over its training text; None if its size is unknown."""
     tokens = training_tokens(settled)
     return None if tokens is None else settled.tokens / tokens
 
 
 def text_lines(runs: Sequence[Settled], read_text: bool) -> list[str]:
-    """What there is of each text of some runs, and which runs pass over it too often.
+    """Describe the corpora of some runs, and note runs with too many epochs.
 
     Args:
         runs: The runs.
-        read_text: Whether the user's own text is read and checked where that has not been done (``plan.read_text``); the run
-            would do the same, and finds it done.
+        read_text: Whether to read and check the user's own text unless that is done (``plan.read_text``), like the run
+            itself, which then need not repeat it.
 
     Raises:
         UserError: The user's text cannot be read.
@@ -105,14 +105,14 @@ def text_lines(runs: Sequence[Settled], read_text: bool) -> list[str]:
         many = sum(count > MANY_PASSES for count in counts)
         if many:
             lines.append(
-                f"  note: {many} of {len(counts)} runs pass over it more than {MANY_PASSES:g} times, and what is repeated more "
-                "often teaches less; more text, or a smaller budget"
+                f"  note: {many} of {len(counts)} runs pass over it more than {MANY_PASSES:g} times, and repeated "
+                "text is worth less: use more text, or a smaller budget"
             )
     return lines
 
 
 def _about(run: Settled) -> list[str]:
-    """Documents, languages and bytes of a text, and files that were left out of it."""
+    """Describe documents, languages and bytes of a corpus, and files that were not read."""
     data, corpus = run.config.data, corpus_summary(run)
     tokens = training_tokens(run)
     size = f"about {tokens / 1e6:,.1f}M training tokens" if tokens is not None else "of unknown size"

@@ -1,14 +1,14 @@
-"""Time of a run on this machine, from a second of measurement that is kept for later plans.
+"""Speed of this machine with a shape, from a second of measurement that is cached for later plans.
 
-A decoder costs a + b * depth for one sequence, since its layers are alike, so one and four layers of the real width, on a real
-sequence, give a and b: for the passes of training, for the forward pass of evaluation and for a step of the optimizer. What was
-measured is kept in the user's cache folder, for this machine and these versions, and a plan measures ``_MOST_MEASURED`` shapes
-at most: the others are estimated from the measured ones nearest to them. A shape whose four layers are too large to be measured
-is estimated from a model of medium size, by the ratio of their FLOPs: on matrices of that size a machine is about as fast as on
-larger ones. A model of a billion parameters is timed without ever being built.
+The time of a decoder is a + b * depth per sequence, since its layers are alike. One and four layers of the real width, on a
+real sequence, therefore determine a and b for the passes of training, the forward pass of evaluation and an optimizer step. The
+measurements are cached in the user's cache folder, for this machine and these versions, and a plan measures at most
+``_MOST_MEASURED`` shapes: others are estimated from the closest measured ones. A shape whose four layers are too large to
+measure is estimated from a model of medium size by the ratio of their FLOPs: on matrices of that size, a machine is about as
+fast as on larger ones. A model of a billion parameters is thus timed without building it.
 
-On a CPU the clock is the processor time of the thread that leads the others. It has its share of every piece of work that they
-divide, and stops while another program has the core, so that a plan made on a busy machine is that of an idle one.
+On a CPU, time is the processor time of the main thread. It takes part in every parallel operation, and its clock stops while
+another program uses the core, so that a plan on a busy machine is that for an idle one.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.paths import user_cache
 from tinylm_ablate.provenance import provenance
 
-#: Layers of the deeper of the two models that are measured: what a layer costs is their difference, and drowns in noise if the
-#: depths are near each other.
+#: Layers of the deeper of the two measured models: the time per layer is their difference, which would be lost in noise if the
+#: depths were similar.
 _LAYERS = 4
 
 #: Training FLOPs of its step; about 50 ms on a core, less on a GPU.
 _STEP_FLOPS = {"cpu": 2e9, "cuda": 4e13}
 
-#: So many shapes are measured in one process; the others are estimated from those that were measured at any time.
+#: Maximum number of shapes to measure per process; others are estimated from all existing measurements.
 _MOST_MEASURED = 2
 
-#: A shape whose layers differ less than this from a measured one in their FLOPs is estimated from it.
+#: Maximum relative difference of FLOPs per layer for estimating a shape from a single measured one.
 _NEAR = 1.2
 
-#: Stands for all shapes that are too large to be measured, and the tokens of its sequences.
+#: Model that represents all shapes that are too large to measure, and the tokens of its sequences.
 _MEDIUM = Shape(depth=20, width=512, ffn_width=1408, heads=4, kv_heads=4, head_dim=128, vocab_size=4096)
 _MEDIUM_TOKENS = 256
 
-#: A step is measured at least this often and this long, after one that is not counted.
+#: Minimum repetitions and seconds of a measurement, after one warm-up step.
 _LEAST_STEPS = 3
 _LEAST_SECONDS = 0.1
 
-#: Where the measured thread had less of a core than this, the machine is busy.
+#: Share of a core for the measured thread below which the machine is busy.
 _IDLE_SHARE = 0.7
 
-#: How long a measurement is not repeated, seconds: one made beside other programs, and any other.
+#: Seconds before a measurement is repeated: on a busy machine, and otherwise.
 _BUSY_SECONDS, _IDLE_SECONDS = 3600.0, 365 * 86400.0
 
 
@@ -73,7 +73,7 @@ class Speed:
     optimizer: float
 
     def scaled(self, flops: float, entries: float) -> Speed:
-        """The passes in proportion to FLOPs, the optimizer's step to parameters."""
+        """Scale the passes by FLOPs, and the optimizer step by parameters."""
         return Speed(self.training * flops, self.forward * flops, self.optimizer * entries)
 
 
@@ -87,18 +87,17 @@ def speed(
     device: str = "auto",
     runs: int = 1,
 ) -> Speed:
-    """How fast this machine's CPU or GPU is with a shape, measured or estimated; layers are not compiled, and a compiled run is
-    faster.
+    """Return the speed of this machine's CPU or GPU with a shape, measured or estimated, without compilation.
 
     Args:
         shape: The decoder.
-        context_length: Tokens of a sequence.
+        context_length: Tokens per sequence.
         micro_batch: Sequences in one forward pass.
         precision: "fp32" or "bf16".
-        threads: CPU threads; "auto" is one a core.
-        optimizer: Whose step is measured.
+        threads: CPU threads; "auto" is one per core.
+        optimizer: The optimizer to measure.
         device: ``train.device``.
-        runs: How many runs of the shape train as one program; the speed is the share of one.
+        runs: Number of runs that train as one program; the speed is the share of one.
     """
     device = pick_device(device)
     limit = _STEP_FLOPS.get(device, _STEP_FLOPS["cpu"])
@@ -137,12 +136,12 @@ class _Layers:
     layer: Speed
 
     def least(self, other: _Layers) -> _Layers:
-        """The lesser of each time in two measurements: other programs can only make them longer."""
+        """Return the minimum of each time in two measurements: other programs can only increase them."""
         pairs = ((self.rest, other.rest), (self.layer, other.layer))
         return _Layers(*(Speed(*map(min, dataclasses.astuple(a), dataclasses.astuple(b))) for a, b in pairs))
 
     def of(self, depth: int) -> Speed:
-        """The cost of so many layers and the rest."""
+        """Return the cost of a number of layers and the rest."""
         return Speed(
             *(a + depth * b for a, b in zip(dataclasses.astuple(self.rest), dataclasses.astuple(self.layer), strict=True))
         )
@@ -153,8 +152,8 @@ class _Key:
 
     Attributes:
         shape: The decoder at a depth of one.
-        tokens: Of a sequence.
-        sequences: In a batch.
+        tokens: Tokens per sequence.
+        sequences: Sequences per batch.
         setting: Precision, threads, optimizer, device and runs.
         layer, rest: Training FLOPs of a layer and of the rest, per token.
         size: Parameters of a layer and of the rest.
@@ -174,7 +173,7 @@ class _Key:
 
     @property
     def path(self) -> Path:
-        """The file that keeps the measurement; its folder holds those of the same setting, machine and versions."""
+        """File of the measurement; its folder has those with the same setting, machine and versions."""
         content = {"shape": dataclasses.asdict(self.shape), "tokens": self.tokens, "sequences": self.sequences}
         return user_cache() / "speed" / fingerprint([_machine(), self.setting]) / f"{fingerprint(content)}.json"
 
@@ -186,13 +185,13 @@ def _machine() -> str:
     return fingerprint(machine | {"torch": about["packages"]["torch"], "format": _FORMAT})
 
 
-#: Raised by hand when what is kept begins to mean something else.
+#: Version of the cached measurements.
 _FORMAT = 1
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """A measurement, the FLOPs and sizes that it was made with, and the time (Unix) until which it is not repeated."""
+    """A measurement, its FLOPs and sizes, and the time (Unix) until which it is not repeated."""
 
     layers: _Layers
     layer: float
@@ -201,11 +200,11 @@ class _Kept:
     valid_until: float
 
 
-#: What is known, by folder and name of its file; and what this process measured.
+#: Known measurements by folder and file name; and those of this process.
 _known: dict[Path, dict[str, _Kept]] = {}
 _measured: list[Path] = []
 
-#: How long measuring took in this process: processor time and time, seconds.
+#: Duration of the measurements in this process: processor time and wall time, seconds.
 _spent = [0.0, 0.0]
 
 
@@ -216,7 +215,7 @@ def busy() -> bool:
 
 
 def _layers(key: _Key, optimizer: OptimizerConfig) -> _Layers:
-    """The cost of a shape's layers: known, estimated from known ones, or measured now and kept."""
+    """Return the cost of a shape's layers: known, estimated from known ones, or measured now and cached."""
     path = key.path
     if path.parent not in _known:
         _known[path.parent] = _read(path.parent)
@@ -234,14 +233,14 @@ def _layers(key: _Key, optimizer: OptimizerConfig) -> _Layers:
     valid = time.time() + (_BUSY_SECONDS if busy() else _IDLE_SECONDS)
     known[path.name] = _Kept(layers, key.layer, key.rest, key.size, valid)
     _measured.append(path)
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs the next plan a second
+    with contextlib.suppress(OSError):  # if the cache cannot be written, the next plan measures again
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(dataclasses.asdict(known[path.name])))
     return layers
 
 
 def _estimated(key: _Key, known: list[_Kept]) -> _Layers:
-    """Seconds as a power of FLOPs between the two measured shapes around this one, and in proportion beyond them all."""
+    """Interpolate seconds as a power of FLOPs between the two closest measured shapes, and extrapolate proportionally."""
     below = [one for one in known if one.layer <= key.layer]
     low, high = (below[-1] if below else known[0]), next((one for one in known if one.layer > key.layer), known[-1])
     near = min(low, high, key=lambda one: abs(math.log(one.layer / key.layer)))
@@ -259,7 +258,7 @@ def _estimated(key: _Key, known: list[_Kept]) -> _Layers:
 
 
 def _read(folder: Path) -> dict[str, _Kept]:
-    """The measurements of a folder; what cannot be read is left out."""
+    """Read the measurements in a folder; unreadable ones are ignored."""
     found = {}
     for path in folder.glob("*.json"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -276,7 +275,7 @@ _PARTS = ("rest", "layer")
 
 
 def _measure(key: _Key, optimizer: OptimizerConfig) -> _Layers:
-    """The cost of a layer and of the rest, from one and from a few layers."""
+    """Measure the cost of a layer and of the rest, from one and from a few layers."""
     import torch
 
     precision, threads, _, device, runs = key.setting
@@ -299,10 +298,10 @@ def _measure(key: _Key, optimizer: OptimizerConfig) -> _Layers:
 def _works(
     shape: Shape, tokens: int, sequences: int, precision: str, optimizer: OptimizerConfig, device: str, runs: int
 ) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None]]:
-    """What a decoder does: its passes over a batch in training, those of an evaluation, and a step of the optimizer.
+    """Work of a decoder: passes over a batch in training and evaluation, and an optimizer step.
 
-    The optimizer's rule is applied as it is: PyTorch's class around it would import the compiler, which takes longer than all
-    that is measured here.
+    The optimizer's rule is called directly: PyTorch's class would import the compiler, which takes longer than all
+    measurements here.
     """
     import torch
 
@@ -340,7 +339,7 @@ def _works(
 
 
 def _shortest(one: Callable[[], None], other: Callable[[], None], device: str) -> tuple[float, float]:
-    """The shortest of some times of each of two works, done in turn: what else the machine does can only make them longer."""
+    """Return the minimum times of two kinds of work, alternating: other programs can only increase them."""
     import torch
 
     clock = time.perf_counter if device == "cuda" else time.thread_time

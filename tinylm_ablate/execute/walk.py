@@ -1,7 +1,7 @@
-"""One worker's walk over a graph of tasks, together with whichever other workers walk the same graph.
+"""One worker's walk over a graph of tasks, together with any other workers on the same graph.
 
-A worker takes the first task that can start and that nobody holds, does it, and looks again, until every task is done or has
-failed. Workers may start late, stop early or be killed: what they held is taken over by another one, or by the next command.
+A worker takes the first task that can start and that no other worker holds, does it, and continues, until every task is done or
+has failed. Workers may start late, stop early or be killed: others, or the next command, take over their tasks.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from tinylm_ablate import progress
 from tinylm_ablate.disk import in_words
 from tinylm_ablate.errors import Busy, DiskError, Interrupted
-from tinylm_ablate.execute.leases import LOOK_SECONDS, Holder, Lease, Leases
 from tinylm_ablate.execute.words import failure_mark, one_line, read_failure, say, write_failure
+from tinylm_ablate.leases import LOOK_SECONDS, Holder, Lease, Leases
 from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower
 
@@ -28,10 +28,10 @@ class State:
     """Outcome of a task in this walk.
 
     Attributes:
-        task: It.
-        state: WAITING, DONE (by this command), SKIPPED (it was done before) or FAILED.
+        task: The task.
+        state: WAITING, DONE (by this command), SKIPPED (done before) or FAILED.
         error: Why it failed, in one line.
-        exception: The same as it was raised, where it was raised here.
+        exception: The exception, if it was raised in this process.
     """
 
     task: Task
@@ -44,15 +44,15 @@ class Walk:
     """Does tasks, each after those that it needs.
 
     Args:
-        targets: What is wanted. A task that only something finished needs is left alone.
-        leases: Those of the folder of runs.
-        tracked: Keeps the trackers up with the folders of runs.
-        retries: How often a task that failed is tried again.
-        stop: End at the first failure.
-        quiet: Report nothing but what is waited for.
-        observe: Do nothing, and report what other workers do.
-        failures: Marks of failures that were there before the command started, by key of the task; None to look now.
-        workers: Workers of the command, who divide what is ready among themselves.
+        targets: The requested tasks. Tasks that only finished ones need are not done.
+        leases: Leases of the folder of runs.
+        tracked: Syncs the trackers with the folders of runs.
+        retries: Times to retry a failed task.
+        stop: Whether to end at the first failure.
+        quiet: Whether to report only waiting.
+        observe: Whether to do nothing, and only report what other workers do.
+        failures: Marks of failures before the command started, by key of the task; None to determine them now.
+        workers: Number of workers of the command, which share the ready tasks.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Walk:
         self._reported: set[str] = set()
 
     def marks(self) -> dict[str, int]:
-        """Marks of the failures that are there now, by key of the task."""
+        """Return the marks of current failures, by key of the task."""
         marks = {state.task.key: failure_mark(state.task.log) for state in self.order}
         return {key: mark for key, mark in marks.items() if mark}
 
@@ -93,7 +93,7 @@ class Walk:
             return
         if task.done():
             self._tidy(task, self._left)
-            task.log.unlink(missing_ok=True)  # of an attempt before the one that did it
+            task.log.unlink(missing_ok=True)  # of an earlier attempt
             self.states[task.key] = State(task, SKIPPED)
             return
         for need in task.needs:
@@ -101,7 +101,7 @@ class Walk:
         self.states[task.key] = State(task)
 
     def _tidy(self, task: Task, left: Container[str]) -> None:
-        """Tidy up after a task that is done; of one in ``left``, with the lease of a worker that died before it did so."""
+        """Clean up after a finished task; for one in ``left``, including the lease of a worker that died before doing so."""
         if task.key not in left:
             task.tidy()
         elif not self.observe:
@@ -121,11 +121,11 @@ class Walk:
         return list(self._of.get(identity, []))
 
     def go(self) -> None:
-        """Walk until nothing is left that can be done, or ``ended`` is set.
+        """Walk until no task is left that can be done, or ``ended`` is set.
 
         Raises:
             Interrupted: A signal stopped a task; its state is saved.
-            DiskError: There is no room, or no right to write.
+            DiskError: No disk space, or no permission to write.
         """
         waiting = self.order
         while waiting := [state for state in waiting if state.state == WAITING]:
@@ -135,7 +135,7 @@ class Walk:
                 return
 
     def _step(self, waiting: Sequence[State]) -> bool:
-        """Do the first task that can start; False if there is none now."""
+        """Do the first task that can start; False if there is none."""
         held = self.leases.held()
         busy: list[tuple[State, Holder]] = []
         changed = False
@@ -171,7 +171,7 @@ class Walk:
         return state.state != WAITING
 
     def _companions(self, first: State, waiting: Sequence[State], held: Mapping[str, Holder]) -> list[State]:
-        """The first of ``waiting`` that can start, and those that are done with it as one program."""
+        """Return the first of ``waiting`` that can start, and the tasks to do with it as one program."""
         task = first.task
         if task.most_together(len(waiting)) == 1:
             return [first]
@@ -189,7 +189,7 @@ class Walk:
         return [first, *ready][: task.most_together(math.ceil((1 + len(ready)) / self.workers))]
 
     def _do(self, states: Sequence[State]) -> bool:
-        """Do tasks that nobody else holds; False if there are none."""
+        """Do tasks that no other worker holds; False if there are none."""
         with contextlib.ExitStack() as leases:
             pending = []
             held: dict[str, Lease] = {}
@@ -200,7 +200,9 @@ class Walk:
                     if state.task.done():  # another worker has done it meanwhile
                         continue
                     if lease.crashes > self.retries + 1:
-                        text = f"{lease.crashes} workers ended without a word at it (killed by the system for want of memory?)"
+                        text = (
+                            f"{lease.crashes} workers died at this task without an error (killed by the system, out of memory?)"
+                        )
                         write_failure(state.task.log, RuntimeError(text), f"attempt {lease.crashes}")
                         self._fail(state, text)
                         continue
@@ -209,18 +211,19 @@ class Walk:
             for state in pending:
                 self._say(f"start  {state.task.name}")
             for number in range(1, self.retries + 2):
-                if not pending:  # other workers did them all meanwhile, or this one the last of them
+                if not pending:  # all were done meanwhile
                     break
                 pending = self._attempt(pending, number, held)
         return started
 
     def _attempt(self, states: Sequence[State], number: int, held: Mapping[str, Lease]) -> list[State]:
-        """Attempt tasks together; returns those to be tried again. A task whose lease was lost is another worker's now, and
-        what happened to it here says nothing.
+        """Attempt tasks together; returns those to retry.
+
+        A task whose lease was lost now belongs to another worker, and its outcome here is ignored.
 
         Raises:
-            Interrupted: A signal stopped one; what was done with it is kept.
-            DiskError: There is no room, or no right to write, which is no fault of a task.
+            Interrupted: A signal stopped one; completed work is kept.
+            DiskError: No disk space, or no permission to write, which no task is to blame for.
         """
         again = []
         stopped: Interrupted | DiskError | None = None
@@ -232,7 +235,9 @@ class Walk:
                     task.tidy()
             elif isinstance(error, Busy) or (isinstance(error, Interrupted) and any(lease.lost for lease in held.values())):
                 continue  # another worker did it, or it was stopped along with a lost one and can start again
-            elif error is None:
+            elif error is None or (task.done() and not isinstance(error, DiskError | Interrupted)):
+                # Beside an error it was finished by the worker that held the lease before: it was only suspended, and took away
+                # what this one still used.
                 task.log.unlink(missing_ok=True)
                 task.tidy()
                 state.state = DONE
@@ -252,7 +257,7 @@ class Walk:
         return again
 
     def _ended(self, states: Sequence[State]) -> list[Exception | None]:
-        """Do tasks; what ended each, or None where it is done."""
+        """Do tasks; returns the exception that ended each, or None on success."""
         tasks = [state.task for state in states]
         progress.begin(f"{tasks[0].name} and {len(tasks) - 1} more" if len(tasks) > 1 else tasks[0].name)
         try:

@@ -14,12 +14,12 @@ from tinylm_ablate.errors import RunFailed, UserError
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.secrets import cut
 
-#: Prints a line above what is drawn on the screen, while something is.
+#: Function that prints a line above a live display, while there is one.
 _print: Callable[[str], None] | None = None
 
 
 def through(printer: Callable[[str], None] | None) -> None:
-    """Print lines through a screen that is being drawn; None prints them to standard error."""
+    """Print lines through a live display; None prints them to standard error."""
     global _print
     _print = printer
 
@@ -33,7 +33,7 @@ def say(text: str) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """An error in one line, without the name of its class where the message is meant for users."""
+    """Format an error in one line, without the name of its class if the message is for users."""
     lines = str(error).strip().splitlines()
     if isinstance(error, UserError | RunFailed):
         return " ".join(line.strip() for line in lines)
@@ -41,7 +41,7 @@ def one_line(error: BaseException) -> str:
 
 
 def write_failure(log: Path, error: BaseException, attempt: str) -> None:
-    """Record why a task failed: one line that says why, one that says where and when, and the traceback."""
+    """Record the failure of a task: one line with the reason, one with place and time, and the traceback."""
     where = f"{attempt}, {socket.gethostname()}, process {os.getpid()}"
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     trace = "".join(traceback.format_exception(error))
@@ -49,7 +49,7 @@ def write_failure(log: Path, error: BaseException, attempt: str) -> None:
 
 
 def read_failure(log: Path) -> str | None:
-    """Reason why a task failed, in one line; None if it did not."""
+    """Return the reason why a task failed, in one line; None if it did not."""
     try:
         lines = log.read_text(errors="replace").strip().splitlines()
     except FileNotFoundError:
@@ -58,7 +58,7 @@ def read_failure(log: Path) -> str | None:
 
 
 def failure_mark(log: Path) -> int:
-    """What changes with every failure that is written; 0 where there is none."""
+    """Return a value that changes with every recorded failure; 0 if there is none."""
     try:
         return log.stat().st_mtime_ns
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Work order of a command for its workers: the settled runs and how they are walked, as one file of plain data."""
+"""Work order of a command for its workers: the settled runs and settings of the walk, as one file of plain data."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Order:
     Attributes:
         cells: Names and runs.
         train: Whether runs are trained; otherwise only finished ones are measured.
-        retries: How often a task that failed is tried again.
+        retries: Times to retry a failed task.
         stop: Whether the first failure ends the command.
         lease_seconds: Lease time.
-        threads: CPU threads of each worker; None leaves what each run says.
-        workers: How many work on it.
-        command: The words of the command line, for the provenance of what is made.
-        failures: Marks of the failures that were there before, by key of the task.
-        session: Names the command; its workers share it.
+        threads: CPU threads per worker; None uses the setting of each run.
+        workers: Number of workers.
+        command: The command line, for provenance.
+        failures: Marks of earlier failures, by key of the task.
+        session: Id of the command, shared by its workers.
     """
 
     cells: Sequence[tuple[str, Settled]]
@@ -51,9 +51,9 @@ class Order:
         return Path(self.cells[0][1].config.runs_dir)
 
     def write(self) -> Path:
-        """Write it for workers; returns the file. Paths in it are made absolute, since a worker may start elsewhere.
+        """Write the order for workers; returns the file. Paths are made absolute, since a worker may start elsewhere.
 
-        Workers need whatever secrets the config holds, so a file that holds some is for its owner alone.
+        Workers need the secrets in the config, so a file with secrets is only readable by its owner.
         """
         about = {name.name: getattr(self, name.name) for name in dataclasses.fields(self) if name.name != "cells"}
         head = json.dumps(about)[:-1]
@@ -65,10 +65,10 @@ class Order:
 
     @staticmethod
     def read(path: Path) -> Order:
-        """Read it, and go to the folder where the command was started: relative paths are meant from there.
+        """Read an order, and change to the folder where the command was started, for relative paths.
 
         Raises:
-            UserError: The file is gone, which means that the command has ended, or damaged.
+            UserError: The file is damaged or missing, because the command has ended.
         """
         try:
             content: dict[str, Any] = json.loads(path.read_text())

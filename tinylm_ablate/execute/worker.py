@@ -1,7 +1,8 @@
-"""A worker: ``python -m tinylm_ablate.execute.worker FILE`` walks the tasks of an order until nothing is left to do."""
+"""A worker: ``python -m tinylm_ablate.execute.worker FILE`` does the tasks of an order until none is left."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -9,28 +10,35 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tinylm_ablate import progress
 from tinylm_ablate.errors import Interrupted, UserError
-from tinylm_ablate.execute.leases import Leases
 from tinylm_ablate.execute.walk import Walk
 from tinylm_ablate.execute.words import say
 from tinylm_ablate.execute.work_order import Order
+from tinylm_ablate.leases import Leases
 from tinylm_ablate.provenance import COMMAND
 from tinylm_ablate.tasks.graph import Graph
 from tinylm_ablate.tasks.task import Task
-from tinylm_ablate.tracking import follow
+from tinylm_ablate.tracking import follow, prepare_environment
 
-#: Names the process that started this one; a worker ends with it.
+if TYPE_CHECKING:
+    from tinylm_ablate.config import TrackingConfig
+
+#: Environment variable with the process that started this one; a worker ends with it.
 LEADER = "TINYLM_ABLATE_LEADER"
 
 _LOOK_SECONDS = 1.0
 
+#: What tasks import when they are done.
+_IMPORTED = ("tinylm_ablate.train.fit", "tinylm_ablate.train.stack", "tinylm_ablate.init.initial")
+
 
 def targets(graph: Graph, train: bool) -> list[Task]:
-    """Tasks of a graph that a command requests: runs and their measures, or the measures of runs that are finished.
+    """Return the requested tasks of a graph: runs and their measures, or only the measures of finished runs.
 
-    Text, tokenizers and the like follow where something that is not done needs them.
+    Corpora, tokenizers and so on are included if an unfinished task needs them.
     """
     if train:
         return [*graph.runs, *graph.measures]
@@ -41,7 +49,7 @@ def work(path: Path) -> None:
     """Walk the tasks of the order in ``path``.
 
     Raises:
-        UserError: There is no such order.
+        UserError: The order does not exist.
         Interrupted: A signal stopped it.
     """
     order = Order.read(path)
@@ -64,7 +72,7 @@ def work(path: Path) -> None:
 
 
 def end_with_leader() -> None:
-    """End this process with SIGTERM, which saves what is in training, once the process that started it is gone."""
+    """End this process with SIGTERM, which saves runs in training, once the process that started it has ended."""
     leader = os.environ.pop(LEADER, None)
     if leader is None:
         return
@@ -77,11 +85,23 @@ def end_with_leader() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main() -> None:
-    """The command line of a worker."""
+def preload(tracking: TrackingConfig) -> None:
+    """Import what a worker imports sooner or later, so that forks of this process need not. It starts no threads."""
+    from tinylm_ablate.train.lean import import_lightning
+
+    import_lightning()
+    for name in _IMPORTED:
+        importlib.import_module(name)
+    if tracking.kind == "mlflow":
+        prepare_environment()
+        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+
+
+def main(order: Path) -> None:
+    """Work on an order, as a process."""
     end_with_leader()
     try:
-        work(Path(sys.argv[1]))
+        work(order)
     except UserError as error:
         say(str(error))
         raise SystemExit(2) from None
@@ -91,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

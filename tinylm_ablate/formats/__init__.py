@@ -1,1 +1,1 @@
-"""Models and tokenizers in the layouts of other programs: Hugging Face, GGUF, SentencePiece and tiktoken ranks."""
+"""Models and tokenizers in other programs' formats: Hugging Face, GGUF, SentencePiece and tiktoken ranks."""

@@ -1,4 +1,4 @@
-"""The tokenizer that comes with a model's weights."""
+"""Tokenizers stored with a model's weights."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FolderVocabulary:
-    """The vocabulary of a model's file or folder.
+    """Vocabulary of a model's file or folder.
 
     Attributes:
-        tokenizer: It.
+        tokenizer: The tokenizer.
         special_ids: Its special tokens.
-        end_of_text: The one that ends a text.
+        end_of_text: The token that ends a text.
         fingerprint: Its identity.
-        source_ids: Entry -> the id it had in the vocabulary that this one was cut out of.
-        encodes: Whether it is whole. If not, it is for finding rows, and encoding text gives other tokens than the model saw.
+        source_ids: Entry -> its id in the vocabulary that this one was cut from.
+        encodes: Whether it is complete. Otherwise, it can only match rows: encoding would give other tokens than in training.
     """
 
     tokenizer: Tokenizer
@@ -37,12 +37,12 @@ class FolderVocabulary:
 
     @property
     def size(self) -> int:
-        """One more than the largest id."""
+        """The largest id plus one."""
         return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     @classmethod
     def read(cls, folder: Path) -> FolderVocabulary | None:
-        """The vocabulary in ``folder``, or None without a ``tokenizer.json``."""
+        """Read the vocabulary in ``folder``; None without a ``tokenizer.json``."""
         from tinylm_ablate.formats.tokenizer_json import open_json
 
         path = folder / "tokenizer.json"
@@ -54,7 +54,7 @@ class FolderVocabulary:
 
 
 def _end_of_text(folder: Path, tokenizer: Tokenizer) -> int | None:
-    """The id of the token that ends a text: in our own record, by name in tokenizer_config.json, or in config.json."""
+    """Find the id of the end-of-text token: in our own record, by name in tokenizer_config.json, or in config.json."""
     if isinstance(own := _json(folder / "vocabulary.json").get("end_of_text"), int):
         return own
     name = _json(folder / "tokenizer_config.json").get("eos_token")

@@ -1,7 +1,7 @@
-"""Models in GGUF files, of Llama's, Qwen2's or Qwen3's architecture.
+"""Models in GGUF files with the architecture of Llama, Qwen2 or Qwen3.
 
-GGUF names tensors in its own way. Of Llama it stores the rows of q and k in pairs of neighbors, (0, half), (1, half + 1), …,
-where Hugging Face's layout has the first half of a head before the second. Quantised tensors are expanded when they are read.
+GGUF has its own tensor names. For Llama, it interleaves the rows of q and k, (0, half), (1, half + 1), …, where Hugging Face's
+layout has the first half of a head before the second. Quantized tensors are expanded when read.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _PARTS = {
 }  # fmt: skip
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
-#: Per frequency, by what llama.cpp divides it: the only trace of Llama 3's scaling in a file.
+#: Divisors of the frequencies in llama.cpp: the only trace of Llama 3's scaling in a file.
 ROPE_FACTORS = "rope_freqs.weight"
 #: LOW, HIGH and CONTEXT of that scaling in every published model; its FACTOR is the largest divisor.
 _LLAMA3 = (1.0, 4.0, 8192.0)
 
-#: Key of config.json -> key of the metadata behind the architecture's name.
+#: Key of config.json -> key of the metadata after the architecture's name.
 KEYS = {
     "num_hidden_layers": "block_count",
     "hidden_size": "embedding_length",
@@ -59,17 +59,17 @@ KEYS = {
 
 
 def shape_of(file: GgufFile) -> tuple[Shape, int | None]:
-    """The shape that the metadata describes, and how many positions its attention looks back; None for all.
+    """Return the shape in the metadata, and the size of its attention window, or None.
 
     Raises:
-        UserError: An architecture or settings that the decoder does not have.
+        UserError: The decoder does not support the architecture or its settings.
     """
     kind = file.value("general.architecture")
     if kind not in ARCHITECTURES:
         raise UserError(f"{file.path}: general.architecture is {kind!r:.60}; allowed: {', '.join(ARCHITECTURES)}")
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.size) != 2:
-        raise UserError(f"{file.path}: token_embd.weight is missing or no matrix; copy the file again")
+        raise UserError(f"{file.path}: token_embd.weight is missing or not a matrix; copy the file again")
     names = {ours: f"{kind}.{theirs}" for ours, theirs in KEYS.items()}
     config = {ours: _plain(file.value(key)) for ours, key in names.items()}
     width, heads = config["hidden_size"], config["num_attention_heads"]
@@ -93,7 +93,7 @@ def shape_of(file: GgufFile) -> tuple[Shape, int | None]:
 
 
 def _scaling(file: GgufFile, kind: str) -> dict[str, Any] | None:
-    """The scaling of the rotary embedding as config.json has it, but for Llama 3's, which is in a tensor."""
+    """Return the scaling of the rotary embedding as in config.json, except for Llama 3's, which is in a tensor."""
     name, factor = _plain(file.value(f"{kind}.rope.scaling.type", "none")), _plain(file.value(f"{kind}.rope.scaling.factor"))
     older = _plain(file.value(f"{kind}.rope.scale_linear", 1.0))
     if name in ("none", "linear") and older not in (0, 1):
@@ -102,10 +102,10 @@ def _scaling(file: GgufFile, kind: str) -> dict[str, Any] | None:
 
 
 def _llama3(file: GgufFile, shape: Shape) -> Shape:
-    """The shape with the scaling whose divisors the file holds.
+    """Return the shape with the scaling whose divisors are in the file.
 
     Raises:
-        UserError: They are not those of any published model.
+        UserError: The divisors match no published model.
     """
     if file.tensors[ROPE_FACTORS].size == (shape.head_dim // 2,):
         divisors = torch.from_numpy(file.expanded(ROPE_FACTORS))
@@ -116,30 +116,30 @@ def _llama3(file: GgufFile, shape: Shape) -> Shape:
             scaled = replace(shape, rope_scaling=rope.scaling("llama3", factor, *_LLAMA3))
             if torch.allclose(rope_factors(scaled), divisors, rtol=1e-4):
                 return scaled
-    raise UserError(f"{file.path}: {ROPE_FACTORS} holds divisors that are not those of Llama 3.1 to 3.3; allowed: those")
+    raise UserError(f"{file.path}: the divisors in {ROPE_FACTORS} are not those of Llama 3.1 to 3.3; allowed: those")
 
 
 def rope_factors(shape: Shape) -> Tensor:
-    """By what each plain frequency of a shape is divided, (head_dim / 2,)."""
+    """Return the divisor of each plain frequency of a shape, (head_dim / 2,)."""
     plain = rope.frequencies(shape.head_dim, shape.rope_theta)
     return plain / rope.frequencies(shape.head_dim, shape.rope_theta, shape.rope_scaling)
 
 
 def _plain(value: Any) -> Any:
-    """A value of the metadata as JSON would have it; of an array, its first entries."""
+    """Convert a value of the metadata for JSON; of an array, only its first entries."""
     return value[:8].tolist() if isinstance(value, np.ndarray) else value
 
 
 def _short(number: float) -> float:
-    """The number that was meant: 1e-5 comes back from single precision as 9.999999747378752e-06."""
+    """Round to the intended number: 1e-5 in single precision is 9.999999747378752e-06."""
     return float(f"{number:.6g}")
 
 
 class GgufState(Mapping[str, Tensor]):
-    """The tensors of a GGUF file under Hugging Face's names, in single precision; each is expanded when it is read.
+    """The tensors of a GGUF file under Hugging Face's names, in single precision, expanded when read.
 
     Attributes:
-        files: Tensor -> the file.
+        files: Tensor -> its file.
         sizes: Tensor -> its size.
     """
 
@@ -160,13 +160,13 @@ class GgufState(Mapping[str, Tensor]):
 
 
 def paired_rows(name: str, weight: Tensor, shape: Shape, *, back: bool = False) -> Tensor:
-    """A tensor with the rows of each head in the order of GGUF, or ``back`` in Hugging Face's; only Llama's q and k change.
+    """Reorder the rows of each head from Hugging Face's order to GGUF's, or ``back``; affects only Llama's q and k.
 
     Args:
-        name: Hugging Face's.
+        name: Hugging Face's name.
         weight: Any tensor of the model.
-        shape: Its shape; Qwen2's and Qwen3's rows stay as they are.
-        back: Whether the rows are in pairs.
+        shape: Shape of the model; Qwen2's and Qwen3's rows are not reordered.
+        back: Whether to convert from GGUF's order.
     """
     if shape.qkv_bias or shape.qk_norm or not name.endswith(("q_proj.weight", "k_proj.weight")):
         return weight
@@ -175,7 +175,7 @@ def paired_rows(name: str, weight: Tensor, shape: Shape, *, back: bool = False) 
 
 
 def gguf_name(name: str) -> str:
-    """GGUF's name of a tensor under Hugging Face's."""
+    """Convert Hugging Face's name of a tensor to GGUF's."""
     outer = {theirs: ours for ours, theirs in _OUTER.items()}
     if name in outer:
         return outer[name]
@@ -184,7 +184,7 @@ def gguf_name(name: str) -> str:
 
 
 def _name(name: str) -> str:
-    """Hugging Face's name of a tensor; an unknown one keeps its own and is refused later."""
+    """Convert a name to Hugging Face's; unknown names are kept, and refused later."""
     block, _, rest = name.removeprefix("blk.").partition(".")
     part, _, kind = rest.rpartition(".")
     if name.startswith("blk.") and part in _PARTS:

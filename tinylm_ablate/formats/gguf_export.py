@@ -1,4 +1,4 @@
-"""Models of Llama's or Qwen's blocks as GGUF files, for llama.cpp and programs built on it."""
+"""Export of models with Llama's or Qwen's blocks as GGUF files, for llama.cpp and programs based on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tinylm_ablate.formats.model_config import huggingface_config, model_type
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: How matrices are stored: single and half precision, and blocks of 32 entries in 8 or 4 bits with a common scale.
+#: Types of matrices: single and half precision, and blocks of 32 entries in 8 or 4 bits with a common scale.
 WEIGHTS = ("f32", "f16", "q8_0", "q4_0")
 
 #: ``tokenizer.ggml.token_type`` of an entry.
@@ -30,19 +30,19 @@ _NORMAL, _CONTROL, _USER_DEFINED, _BYTE = 1, 3, 4, 6
 
 
 def export_gguf(path: Path, model: Model, weights: str = "f16") -> list[str]:
-    """Write a GGUF file; it appears whole or not at all.
+    """Write a GGUF file atomically.
 
     Args:
         path: A file that does not exist yet.
-        model: What to write; its tokenizer's file is in the exact form of ``lossless``.
-        weights: How matrices are stored, one of ``WEIGHTS``. Norms and biases are in single precision, and a matrix whose rows
-            are no multiple of a quantized block is in half precision.
+        model: The model; its tokenizer's file is in the exact form of ``lossless``.
+        weights: Type of the matrices, one of ``WEIGHTS``. Norms and biases are in single precision, and matrices whose rows
+            are not a multiple of a quantized block are in half precision.
 
     Returns:
-        What a user must know of the file, one line each.
+        Notes on the file for users, one line each.
 
     Raises:
-        UserError: llama.cpp has no model with such blocks, the file exists, or the package ``gguf`` is not installed.
+        UserError: llama.cpp does not support such blocks, the file exists, or the package ``gguf`` is not installed.
     """
     try:
         import gguf
@@ -50,7 +50,7 @@ def export_gguf(path: Path, model: Model, weights: str = "f16") -> list[str]:
         raise UserError("export.format=gguf needs a package; pip install gguf") from error
     model.check_exportable("llama.cpp")
     if path.exists():
-        raise UserError(f"{path}: exists already; name a new file")
+        raise UserError(f"{path}: exists already; choose a new file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = unfinished(path)
     try:
@@ -110,8 +110,8 @@ def _write_tensors(writer: Any, tensors: Mapping[str, Tensor], shape: Shape, wei
     if not fallen:
         return []
     return [
-        f"{fallen} of {kinds.total()} matrices are in half precision: their rows have no multiple of {block} entries, which is "
-        f"the block of {weights}"
+        f"{fallen} of {kinds.total()} matrices are in half precision, since their row lengths are no multiple of {block}, the "
+        f"block size of {weights}"
     ]
 
 
@@ -143,8 +143,8 @@ def _write_tokenizer(writer: Any, tokenizer_json: Path, end_of_text: int | None)
         writer.add_token_merges([" ".join(pair) for pair in merges])
         if rule is None:
             notes.append(
-                "llama.cpp has no name for how this tokenizer splits text into words, and will split it by a rule of its own: "
-                "tokens may differ from those of training"
+                "llama.cpp has no name for this tokenizer's rule for splitting text into words, and uses its own: "
+                "tokens may differ from those in training"
             )
     writer.add_token_list(tokens)
     writer.add_token_types(types)
@@ -152,5 +152,5 @@ def _write_tokenizer(writer: Any, tokenizer_json: Path, end_of_text: int | None)
     if end_of_text is not None:
         writer.add_bos_token_id(end_of_text)
         writer.add_eos_token_id(end_of_text)
-        writer.add_add_bos_token(True)  # a document begins behind the end of another
+        writer.add_add_bos_token(True)  # a document follows the end of another
     return notes

@@ -1,8 +1,8 @@
-"""The container format of GGUF files: metadata, and where each tensor lies.
+"""The GGUF container format: metadata and positions of tensors.
 
-The layout is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, version 2 and 3, little-endian. The header is
-read here, because every number that a file declares is held against the file's own size before anything is allocated; the
-package ``gguf`` knows the quantised types and expands their blocks.
+The format is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian. This module
+reads the header itself, in order to check every number in it against the size of the file before allocating memory; the
+package ``gguf`` expands the blocks of quantized types.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tinylm_ablate.errors import UserError
 
 _MAGIC = b"GGUF"
 
-#: Code of a number's type -> its form for ``struct``.
+#: Code of a number's type -> its format for ``struct``.
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 
-#: Code of a tensor's type -> NumPy's, of those that are not quantised.
+#: Code of a tensor's type -> NumPy's type, for types that are not quantized.
 _NATIVE = {0: "<f4", 1: "<f2", 28: "<f8"}
 
-#: Far more than any model has.
+#: Limits far above those of any model.
 _MOST_ENTRIES, _MOST_TENSORS, _MOST_STRINGS, _MOST_NAME = 65_536, 200_000, 2**22, 65_536
 
 
@@ -37,9 +37,9 @@ class GgufTensor:
 
     Attributes:
         kind: Code of its type.
-        size: Rows first, as PyTorch has it.
-        start: Byte in the file.
-        bytes: How many.
+        size: Rows first, as in PyTorch.
+        start: Offset in the file, bytes.
+        bytes: Size in bytes.
     """
 
     kind: int
@@ -49,26 +49,26 @@ class GgufTensor:
 
 
 class GgufFile:
-    """An open GGUF file; the header is read, tensors are not.
+    """An open GGUF file, with its header read.
 
     Attributes:
         path: The file.
-        metadata: Key -> value; arrays of numbers are NumPy's, of strings lists.
-        tensors: Name -> where it lies.
+        metadata: Key -> value; arrays of numbers are NumPy arrays, those of strings are lists.
+        tensors: Name -> location.
     """
 
     def __init__(self, path: Path) -> None:
         """Read the header.
 
         Raises:
-            UserError: It is no whole GGUF file, or the package ``gguf`` is not installed.
+            UserError: It is not a complete GGUF file, or the package ``gguf`` is not installed.
         """
         try:
             from gguf import GGML_QUANT_SIZES, quants
         except ImportError as error:
             raise UserError(f"{path}: reading GGUF files needs a package; pip install gguf") from error
         self.path = path
-        #: Code of a tensor's type -> entries and bytes of a block, of the types that can be expanded.
+        #: Code of a tensor's type -> entries and bytes per block, for types that can be expanded.
         self._blocks = {
             int(kind): sizes for kind, sizes in GGML_QUANT_SIZES.items() if int(kind) in _NATIVE or kind in quants._type_traits
         }
@@ -80,14 +80,14 @@ class GgufFile:
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
         except ValueError as error:
-            raise UserError(f"{path}: not a whole GGUF file ({error}); copy it again") from error
+            raise UserError(f"{path}: not a complete GGUF file ({error}); copy it again") from error
 
     def value(self, key: str, default: Any = None) -> Any:
-        """One entry of the metadata."""
+        """Return one entry of the metadata."""
         return self.metadata.get(key, default)
 
     def expanded(self, name: str) -> np.ndarray:
-        """A tensor in single precision, of its size."""
+        """Read a tensor in single precision."""
         from gguf import GGMLQuantizationType, dequantize
 
         tensor = self.tensors[name]
@@ -108,7 +108,7 @@ class GgufFile:
             dimensions = reader.number("I")
             if name in found or not 1 <= dimensions <= 4:
                 raise ValueError(f"tensor {name!r:.60} occurs twice or has {dimensions} dimensions")
-            # GGUF counts dimensions from the innermost.
+            # GGUF lists the innermost dimension first.
             size = tuple(reversed([reader.number("Q") for _ in range(dimensions)]))
             found[name] = reader.number("I"), size, reader.number("Q")
         alignment = self.metadata.get("general.alignment", 32)
@@ -122,13 +122,13 @@ class GgufFile:
             entries, bytes_ = self._blocks[kind]
             length, rest = divmod(math.prod(size), entries)
             if min(size) < 1 or size[-1] % entries or rest or data + offset + length * bytes_ > reader.end:
-                raise ValueError(f"tensor {name!r:.60} of size {size} does not lie within the file")
+                raise ValueError(f"tensor {name!r:.60} of size {size} is not within the file")
             tensors[name] = GgufTensor(kind, size, data + offset, length * bytes_)
         return tensors
 
 
 class _Reader:
-    """The header of a file, from its beginning; nothing is read that the file is too short for."""
+    """Reader of a file's header that checks every read against the size of the file."""
 
     def __init__(self, file: BinaryIO, end: int) -> None:
         self.file, self.end, self.at = file, end, 0
@@ -138,7 +138,7 @@ class _Reader:
         if version not in (2, 3):
             raise ValueError(f"version {version}; allowed: 2, 3, little-endian")
         self.tensors, self.entries = self.number("Q"), self.number("Q")
-        # The shortest tensor's entry has 32 bytes, the shortest of the metadata 13.
+        # The entry of a tensor has at least 32 bytes, one of the metadata at least 13.
         if self.tensors > min(_MOST_TENSORS, end // 32) or self.entries > min(_MOST_ENTRIES, end // 13):
             raise ValueError(f"it declares {self.tensors:,} tensors and {self.entries:,} entries in {end:,} bytes")
 

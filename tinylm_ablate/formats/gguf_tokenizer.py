@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file."""
+"""Tokenizers in GGUF files."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from tinylm_ablate.formats.ranks import gpt4_split
 from tinylm_ablate.formats.tokenizer_json import check_lengths, open_state, read_tokenizer_json
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-#: ``tokenizer.ggml.pre``, llama.cpp's name of a rule -> how text is split before merging, words by GPT-2's pattern (ByteLevel).
+#: ``tokenizer.ggml.pre``, llama.cpp's name of a pre-tokenization -> its steps; words by GPT-2's pattern (ByteLevel).
 SPLITS: dict[str, list[dict[str, Any]]] = {
     "gpt-2": [_BYTE_LEVEL],
     "smollm": [{"type": "Digits", "individual_digits": True}, _BYTE_LEVEL],
     "llama-bpe": gpt4_split("{1,3}"),
     "qwen2": gpt4_split(""),
 }
-#: What ``tokenizer.ggml.token_type`` says of an entry.
+#: Values of ``tokenizer.ggml.token_type``.
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
-#: The key under which the whole tokenizer.json may stand, which is exact where the other keys leave open how text is split.
+#: Key that may hold a complete tokenizer.json, which is exact where the other keys do not specify pre-tokenization.
 HUGGINGFACE_TOKENIZER = "tokenizer.huggingface.json"
 
 
 def gguf_vocabulary(file: GgufFile) -> FolderVocabulary | None:
-    """The vocabulary of the file, or None if it holds none.
+    """Read the vocabulary of the file; None if it has none.
 
     Raises:
         UserError: The vocabulary is neither byte-level ("gpt2") nor SentencePiece's ("llama").
@@ -44,7 +44,7 @@ def gguf_vocabulary(file: GgufFile) -> FolderVocabulary | None:
 
 
 def rule_of(state: dict[str, Any]) -> str | None:
-    """llama.cpp's name of the rule by which a byte-level tokenizer in the exact form splits text, or None."""
+    """Return llama.cpp's name of the pre-tokenization of a byte-level tokenizer in exact form, or None."""
 
     def essence(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
@@ -55,7 +55,7 @@ def rule_of(state: dict[str, Any]) -> str | None:
 
 
 def end_of_text(file: GgufFile) -> int | None:
-    """The id of the token that ends a text: "<|endoftext|>" where there is one, since chat models name the end of a turn."""
+    """Return the id of the end-of-text token: "<|endoftext|>" if it exists, since chat models declare the end of a turn."""
     names = _list(file, "tokenizer.ggml.tokens", str)
     number = file.value("tokenizer.ggml.eos_token_id")
     if "<|endoftext|>" in names:
@@ -64,10 +64,10 @@ def end_of_text(file: GgufFile) -> int | None:
 
 
 def tokenizer_state(file: GgufFile) -> dict[str, Any] | None:
-    """The tokenizer in the layout of a tokenizer.json, or None if the file holds none.
+    """Return the tokenizer in the format of tokenizer.json, or None if the file has none.
 
-    How text is split into words before merging is not in the file, which names a rule only (``tokenizer.ggml.pre``). Without
-    one in ``SPLITS`` there is no pre-tokenizer, and the tokenizer is not for encoding text.
+    The file does not describe pre-tokenization, but only names a rule (``tokenizer.ggml.pre``). Without one in ``SPLITS``,
+    there is no pre-tokenizer, and the tokenizer must not be used to encode text.
 
     Raises:
         UserError: The vocabulary is neither byte-level ("gpt2") nor SentencePiece's ("llama"), or does not fit together.
@@ -86,7 +86,7 @@ def tokenizer_state(file: GgufFile) -> dict[str, Any] | None:
         scores = _list(file, "tokenizer.ggml.scores", float)
         if len(scores) != len(names):
             raise UserError(
-                f"{file.path}: tokenizer.ggml.scores has {len(scores):,} entries, and there are {len(names):,} tokens"
+                f"{file.path}: tokenizer.ggml.scores has {len(scores):,} entries, but there are {len(names):,} tokens"
             )
         merges = _merges(ids, scores)
         decoder = {"type": "ByteFallback"}
@@ -115,16 +115,16 @@ def tokenizer_state(file: GgufFile) -> dict[str, Any] | None:
 
 
 def _list(file: GgufFile, key: str, kind: type) -> list[Any]:
-    """A list of the metadata, empty where it is absent; its entries are all of one kind."""
+    """Return a list of the metadata, with entries of one type; empty if it is absent."""
     found = file.value(key, [])
     found = found.tolist() if isinstance(found, np.ndarray) else found
     if not isinstance(found, list) or not isinstance(found[0] if found else kind(), kind):
-        raise UserError(f"{file.path}: {key} is no list of {kind.__name__}; copy the file again")
+        raise UserError(f"{file.path}: {key} is not a list of {kind.__name__}; copy the file again")
     return found
 
 
 def _merges(ids: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """SentencePiece's merges: every way to make an entry of two others, better entries first."""
+    """Return SentencePiece's merges: all pairs of entries that form an entry, better entries first."""
     ways = [
         (-scores[number], number, end, name)
         for name, number in ids.items()

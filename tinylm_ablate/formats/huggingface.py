@@ -1,7 +1,7 @@
-"""Weights under Hugging Face's names: the models that our runs leave behind, and folders for and from other programs.
+"""Weights under Hugging Face's names: models of our runs, and folders for and from other programs.
 
-A model is a folder in Hugging Face's layout. The blocks of Llama, Qwen2 and Qwen3 are written so that ``AutoModelForCausalLM``
-reads them. PanGu-pi's are kept in the same layout under a model type of our own, which nobody else will take for Llama.
+A model is a folder in Hugging Face's layout. ``AutoModelForCausalLM`` reads models with blocks of Llama, Qwen2 and Qwen3.
+Those with PanGu-pi's blocks have the same layout with our own model type, so that programs do not mistake them for Llama.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tinylm_ablate.arch.decoder import Decoder
 
 
-#: The mapping, used both ways: a module of our layers -> Hugging Face's modules whose rows are stacked in it, in order.
+#: Mapping in both directions: a module of our layers -> Hugging Face's modules whose rows are stacked in it, in order.
 _MODULES: dict[str, tuple[str, ...]] = {
     "attention_norm": ("input_layernorm",),
     "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -43,9 +43,9 @@ _HEAD_NORMS = ("attention.q_norm", "attention.k_norm")
 
 
 def names(shape: Shape) -> dict[str, tuple[str, ...]]:
-    """Every tensor of a decoder -> the tensors of Hugging Face's Llama or Qwen that are stacked in it, in order.
+    """Map every tensor of a decoder to the tensors of Hugging Face's Llama or Qwen that are stacked in it, in order.
 
-    What Llama lacks keeps our name behind "model.".
+    Tensors that Llama does not have keep our name after "model.".
     """
     table: dict[str, tuple[str, ...]] = {"embedding.weight": (EMBEDDING,)}
     replaced = tuple(f"{block}." for block, own in (("attention", shape.own_attention), ("ffn", shape.own_ffn)) if own)
@@ -67,7 +67,7 @@ def names(shape: Shape) -> dict[str, tuple[str, ...]]:
 
 
 def to_huggingface(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
-    """A decoder's state under Hugging Face's names; the tensors are views of the ones given."""
+    """Return a decoder's state under Hugging Face's names; the tensors are views."""
     import torch
 
     rows = {stored: [size[0] for size in parts.values()] for stored, parts in matrices(shape).items()}
@@ -80,15 +80,15 @@ def to_huggingface(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tenso
 
 
 def from_huggingface(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
-    """The state that ``Decoder(shape).load_state_dict`` takes, from tensors under Hugging Face's names.
+    """Convert tensors under Hugging Face's names to a state for ``Decoder(shape).load_state_dict``.
 
     Args:
-        state: The tensors; of a lazy mapping, each is read once. A copy of a tied head and tables of the rotary embedding,
-            which some programs write, are passed over.
+        state: The tensors; in a lazy mapping, each is read once. Copies of a tied head and tables of the rotary embedding,
+            which some programs write, are ignored.
         shape: The decoder.
 
     Raises:
-        UserError: Tensors are missing, or have no place in the decoder.
+        UserError: Tensors are missing or unexpected.
     """
     import torch
 
@@ -101,14 +101,14 @@ def from_huggingface(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Ten
 
 
 def take_decoder(state: dict[str, Tensor], shape: Shape) -> Decoder:
-    """The decoder of tensors under Hugging Face's names, taken out of ``state``, so that little is in memory twice at any time.
+    """Create a decoder from tensors under Hugging Face's names, removing them from ``state`` to save memory.
 
     Args:
-        state: The tensors, in the precision that the decoder is to have; empty afterwards.
+        state: The tensors, in the precision of the decoder; empty afterwards.
         shape: The decoder.
 
     Raises:
-        UserError: Tensors are missing, or have no place in the decoder.
+        UserError: Tensors are missing or unexpected.
     """
     import torch
 
@@ -134,22 +134,22 @@ def _check_names(state: Mapping[str, Tensor], shape: Shape) -> None:
     if missing or unexpected:
         said = [
             f"{len(found)} {words}, such as {found[0]}"
-            for found, words in ((missing, "tensors are missing"), (unexpected, "tensors have no place in the decoder"))
+            for found, words in ((missing, "tensors are missing"), (unexpected, "tensors are unexpected"))
             if found
         ]
-        raise UserError(f"weights that do not fit their shape: {'; '.join(said)}")
+        raise UserError(f"weights do not match their shape: {'; '.join(said)}")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A decoder's weights with what other programs need to run them.
+    """A decoder's weights with everything that other programs need to run them.
 
     Attributes:
         state: The decoder's state.
         shape: Its shape.
         tokenizer_json: The tokenizer's file, or None without one.
-        context_length: Tokens of a sequence in training.
-        end_of_text: The id that stands behind each document, and so before the next.
+        context_length: Tokens per sequence in training.
+        end_of_text: The id after each document, and so before the next.
     """
 
     state: Mapping[str, Tensor] = field(repr=False)
@@ -160,10 +160,10 @@ class Model:
 
     @classmethod
     def read(cls, folder: Path) -> Model:
-        """The model of a folder in Hugging Face's layout.
+        """Read a model from a folder in Hugging Face's layout.
 
         Raises:
-            UserError: There is no model, it is damaged, or our decoder cannot express it.
+            UserError: The model does not exist, is damaged, or is not supported by our decoder.
         """
         shape, state = load(folder)
         _, end_of_text = load_tokenizer(folder)
@@ -173,14 +173,14 @@ class Model:
         return cls(state, shape, folder / "tokenizer.json", context_length, end_of_text)
 
     def check_exportable(self, program: str) -> None:
-        """Refuse blocks that no other program has.
+        """Refuse blocks that other programs do not support.
 
         Raises:
             UserError: They are PanGu-pi's.
         """
         if self.shape.is_own:
             raise UserError(
-                "arch.own_attention, arch.own_ffn: no other program knows blocks of your own, so they are not exported"
+                "arch.own_attention, arch.own_ffn: other programs do not support user-defined blocks, so they are not exported"
             )
         if not self.shape.is_llama:
             given = f"arch.activations={self.shape.activations}, arch.shortcuts={self.shape.shortcuts}"
@@ -191,23 +191,23 @@ class Model:
 
 
 def export(folder: Path, model: Model) -> None:
-    """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load; it appears whole or not at all.
+    """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` can load, atomically.
 
     Args:
         folder: A folder that does not exist yet.
-        model: What to write; without a tokenizer's file none is written.
+        model: The model; without a tokenizer's file, none is written.
 
     Raises:
-        UserError: Hugging Face has no model with such blocks, or the folder exists.
+        UserError: Hugging Face does not support such blocks, or the folder exists.
     """
     model.check_exportable("Hugging Face's Llama")
     if folder.exists():
-        raise UserError(f"{folder}: exists already; name a new folder")
+        raise UserError(f"{folder}: exists already; choose a new folder")
     save(folder, model)
 
 
 def save(folder: Path, model: Model) -> None:
-    """Write a model of any shape as a folder in Hugging Face's layout, whole or not at all; one in its place is replaced."""
+    """Write a model of any shape as a folder in Hugging Face's layout, atomically; an existing folder is replaced."""
     shutil.rmtree(folder, ignore_errors=True)
     tensors = {name: tensor.detach().contiguous() for name, tensor in to_huggingface(model.state, model.shape).items()}
     config = huggingface_config(model.shape, model.context_length, model.end_of_text)
@@ -225,21 +225,21 @@ def save(folder: Path, model: Model) -> None:
 
 
 def load(folder: Path) -> tuple[Shape, dict[str, Tensor]]:
-    """The shape and the decoder's state of a folder in Hugging Face's layout, or of a GGUF file.
+    """Read shape and decoder state from a folder in Hugging Face's layout, or a GGUF file.
 
-    Tensors are read one after another, and keep the type that they are stored in; quantised ones are expanded.
+    Tensors are read one after another, and keep their stored type; quantized ones are expanded.
 
     Raises:
         UserError: There is no model, it is damaged, or our decoder cannot express it.
     """
     stored = open_stored(folder)
     if stored.window is not None and stored.window < (stored.context_length or 0):
-        raise UserError(f"{folder}: sliding_window is {stored.window}, and the decoder looks back to the start")
+        raise UserError(f"{folder}: sliding_window is {stored.window}, but the decoder attends to all positions")
     return stored.shape, from_huggingface(stored.state, stored.shape)
 
 
 def load_model(folder: Path) -> Decoder:
-    """The decoder of a folder or a GGUF file, with its weights in fp32."""
+    """Load the decoder of a folder or a GGUF file, with its weights in fp32."""
     import torch
 
     from tinylm_ablate.arch.decoder import Decoder
@@ -252,7 +252,7 @@ def load_model(folder: Path) -> Decoder:
 
 
 def load_tokenizer(folder: Path) -> tuple[Tokenizer, int | None]:
-    """The tokenizer of a model's folder, and its end-of-text id if ``config.json`` has one.
+    """Load the tokenizer of a model's folder, and its end-of-text id if ``config.json`` has one.
 
     Raises:
         UserError: There is no ``tokenizer.json``, or it cannot be read.
@@ -264,7 +264,7 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, int | None]:
         from tinylm_ablate.formats.gguf_tokenizer import gguf_vocabulary
 
         if (vocabulary := gguf_vocabulary(GgufFile(folder))) is None or not vocabulary.encodes:
-            raise UserError(f"{folder}: holds no whole tokenizer; allowed: the model as a folder with its tokenizer.json")
+            raise UserError(f"{folder}: has no complete tokenizer; allowed: the model as a folder with its tokenizer.json")
         return vocabulary.tokenizer, vocabulary.end_of_text
     path = folder / "tokenizer.json"
     tokenizer = open_json(read_bytes(path), path)
@@ -276,7 +276,7 @@ def _tokenizer_config(tokenizer: dict[str, Any], context_length: int, end_of_tex
     text = next((token["content"] for token in tokenizer.get("added_tokens", ()) if token["id"] == end_of_text), None)
     special = {} if text is None else {"bos_token": text, "eos_token": text, "pad_token": text}
     return {
-        # The class that takes tokenizer.json as it is; a Llama one would replace the file's steps with its own.
+        # This class uses tokenizer.json unchanged; a Llama tokenizer would replace its steps.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context_length,
         "clean_up_tokenization_spaces": False,

@@ -1,13 +1,13 @@
-"""Import of large tokenizers from the four formats in which they are published, recognized by their content.
+"""Import of large tokenizers in four formats, which are recognized by content.
 
 - ``tokenizer.json`` of the Hugging Face library: byte-level BPE or BPE with byte fallback.
-- tiktoken ranks: lines of a Base64 entry and its rank. Such a file says neither how text is split before merging nor which
-  special tokens there are. The split is taken to be the one of GPT-4 and Qwen, with runs of up to three digits where the
-  ranks hold such runs (GPT-4) and single digits where they do not (Qwen); ``<|endoftext|>`` is added behind the last rank.
-- a GGUF file with a byte-level BPE. It names the split by a rule of llama.cpp's, of which ``gguf_tokenizer`` knows some.
-- a SentencePiece model of type BPE. Pieces without byte fallback get the 256 byte pieces behind the last one.
+- tiktoken ranks: lines with a Base64 entry and its rank. Such a file contains neither the pre-tokenization nor the special
+  tokens. The pre-tokenization is assumed to be that of GPT-4 and Qwen, with runs of up to three digits if the ranks contain
+  such runs (GPT-4) and single digits otherwise (Qwen); ``<|endoftext|>`` is added after the last rank.
+- a GGUF file with a byte-level BPE. It names a pre-tokenization of llama.cpp, some of which ``gguf_tokenizer`` supports.
+- a SentencePiece model of type BPE. If it has no byte fallback, the 256 byte pieces are added after its last piece.
 
-All of them end in the exact form of ``lossless``. Nothing here unpickles or runs code from a file.
+All are converted to the exact form of ``lossless``. Nothing here unpickles or runs code from a file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Imported:
     """A tokenizer in exact form.
 
     Attributes:
-        state: The tokenizer in the layout of a tokenizer.json.
+        state: The tokenizer in the format of tokenizer.json.
         end_of_text: Its end-of-text token.
         format: "tokenizer.json", "tiktoken", "gguf" or "sentencepiece".
     """
@@ -44,16 +44,16 @@ class Imported:
 
     @property
     def size(self) -> int:
-        """Rows that an embedding needs: the highest id and one."""
+        """Rows that an embedding needs: the highest id plus one."""
         vocab: dict[str, int] = self.state["model"]["vocab"]
         return max(vocab.values()) + 1
 
 
 def source_file(source: str | Path) -> Path:
-    """The file that ``tokenizer.source`` means: a path; of a folder, its tokenizer.json; or that of a packaged model's name.
+    """Resolve ``tokenizer.source`` to a file: a path, the tokenizer.json of a folder, or the file of a packaged model.
 
     Raises:
-        UserError: There is no such file.
+        UserError: The file does not exist.
     """
     if str(source) in PACKAGED:
         return packaged(str(source), "tokenizer.source")
@@ -66,10 +66,10 @@ def source_file(source: str | Path) -> Path:
 
 
 def source_identity(source: str | Path) -> dict[str, str]:
-    """Identity of an imported tokenizer: the SHA-256 of each file that is read.
+    """Return the identity of an imported tokenizer: the SHA-256 of each of its files.
 
     Raises:
-        UserError: There is no such file.
+        UserError: The file does not exist.
     """
     path = source_file(source)
     return {file.name: sha256_file(file) for file in (path, path.with_name(_CONFIG)) if file.is_file()}
@@ -79,7 +79,7 @@ def import_tokenizer(source: str | Path) -> Imported:
     """Read a tokenizer of any of the four formats.
 
     Raises:
-        UserError: The file is missing or malformed, or its tokenizer loses text; the message names it and what was expected.
+        UserError: The file is missing or malformed, or its tokenizer loses text; the message says what was expected.
     """
     path = source_file(source)
     stat = path.stat()
@@ -93,7 +93,7 @@ def _import(path: Path, _modified: int, _size: int) -> Imported:
             start = file.read(4)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {EXPECTED}") from error
-    if start == b"GGUF":  # a whole model, of any size
+    if start == b"GGUF":  # a complete model, of any size
         state, named = _read_gguf(path)
         return Imported(*make_lossless(state, path, named), "gguf")
     content, named = read_bytes(path, EXPECTED), None
@@ -110,7 +110,7 @@ def _import(path: Path, _modified: int, _size: int) -> Imported:
 
 
 def _named_end_of_text(path: Path) -> str | None:
-    """The ``eos_token`` of the tokenizer_config.json beside a tokenizer.json, where there is one."""
+    """Return the ``eos_token`` in a tokenizer_config.json next to a tokenizer.json, if any."""
     if not path.exists():
         return None
     token = read_object(path, "expected the end-of-text token under eos_token").get("eos_token")
@@ -119,18 +119,18 @@ def _named_end_of_text(path: Path) -> str | None:
 
 
 def _read_gguf(path: Path) -> tuple[State, str | None]:
-    """The tokenizer of a GGUF file, and its end-of-text token."""
+    """Read the tokenizer of a GGUF file, and its end-of-text token."""
     from tinylm_ablate.formats import gguf_tokenizer
     from tinylm_ablate.formats.gguf_file import GgufFile
 
     file = GgufFile(path)
     state, rule = gguf_tokenizer.tokenizer_state(file), file.value("tokenizer.ggml.pre")
     if state is None:
-        raise UserError(f"{path}: holds no tokenizer (tokenizer.ggml.tokens); {EXPECTED}")
+        raise UserError(f"{path}: has no tokenizer (tokenizer.ggml.tokens); {EXPECTED}")
     if state["pre_tokenizer"] is None:
         kind = file.value("tokenizer.ggml.model")
         raise UserError(
-            f"{path}: tokenizer.ggml.model={kind} tokenizer.ggml.pre={rule}: how it splits text is not known here; allowed: "
+            f"{path}: tokenizer.ggml.model={kind} tokenizer.ggml.pre={rule}: this pre-tokenization is not supported; allowed: "
             f"gpt2 with {' or '.join(gguf_tokenizer.SPLITS)}, or the model's own tokenizer.json"
         )
     last, names = gguf_tokenizer.end_of_text(file), list(state["model"]["vocab"])

@@ -1,4 +1,4 @@
-"""JSON files that users bring, read with limits on their size and nesting."""
+"""Reading of users' JSON files, with limits on size and nesting."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from tinylm_ablate.errors import UserError
 
-#: Most bytes of a JSON file: three times the largest tokenizer.json of a public model. Parsed, it takes several times as much.
+#: Maximum size of a JSON file: three times the largest tokenizer.json of a public model. Parsing takes several times as much.
 MOST_BYTES = 100_000_000
 
 
 def read_bytes(path: Path, remedy: str = "copy it again") -> bytes:
-    """The content of a file that is to be small enough to parse; ``remedy`` ends the message where it cannot be read."""
+    """Read a file that is small enough to parse; ``remedy`` is the end of error messages."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise UserError(f"{path}: {path.stat().st_size:,} bytes; allowed: at most {MOST_BYTES:,}")
@@ -23,7 +23,7 @@ def read_bytes(path: Path, remedy: str = "copy it again") -> bytes:
 
 
 def parse_object(content: bytes | str, path: Path, remedy: str = "copy it again") -> dict[str, Any]:
-    """A JSON object out of the content of a file."""
+    """Parse the content of a file as a JSON object."""
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -34,9 +34,9 @@ def parse_object(content: bytes | str, path: Path, remedy: str = "copy it again"
 
 
 def read_object(path: Path, remedy: str = "copy it again") -> dict[str, Any]:
-    """The JSON object that a file holds.
+    """Read a JSON object from a file.
 
     Raises:
-        UserError: The file is missing, too large, or no JSON object; the message ends with ``remedy``.
+        UserError: The file is missing, too large, or not a JSON object; the message ends with ``remedy``.
     """
     return parse_object(read_bytes(path, remedy), path, remedy)

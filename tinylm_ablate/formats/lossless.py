@@ -1,15 +1,15 @@
-"""One exact form for every tokenizer: any text goes in, and the same text comes back.
+"""An exact form for all tokenizers, in which decoding restores every text.
 
-Bits per byte are counted on the text itself, so a vocabulary that loses a character would flatter its model. Every
-tokenizer, trained or imported, is therefore brought into this form, in the layout of a ``tokenizer.json``:
+Bits per byte are computed on the original text, so a vocabulary that loses characters would make its model look better. Every
+tokenizer, trained or imported, is therefore converted to this form, in the format of ``tokenizer.json``:
 
-- *byte-level* (GPT-2 and what followed): the pre-tokenizer stays as it is, but never puts a space in front of the text;
-- *byte fallback* (SentencePiece): a space is written as U+2581 and a dummy one precedes the text if the source
-  has it so; the character U+2581 itself is escaped, which SentencePiece would turn into a space;
-- normalisers that lose text (NFC, NFKC, lower case, squeezed spaces) are dropped, and so are truncation, padding, dropout
-  and templates that add tokens: a run puts its end-of-text tokens itself;
-- every entry has at most one merge (see ``merges``), and none makes a special token;
-- each of the 256 bytes has an entry, and there is an end-of-text token; what is missing is put behind the last entry.
+- *byte-level* (GPT-2 and successors): the pre-tokenizer is kept, but never inserts a space before the text;
+- *byte fallback* (SentencePiece): a space is written as U+2581, and a dummy space precedes the text if the source does
+  this; the character U+2581 itself is escaped, since SentencePiece would turn it into a space;
+- normalizers that lose text (NFC, NFKC, lower case, collapsed spaces) are removed, and so are truncation, padding, dropout
+  and templates that add tokens: a run inserts its own end-of-text tokens;
+- every entry has at most one merge (see ``merges``), and no merge results in a special token;
+- each of the 256 bytes has an entry, and there is an end-of-text token; missing ones are added after the last entry.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from tinylm_ablate.formats.merges import live_merges, unreachable
 from tinylm_ablate.formats.tokenizer_json import MOST_ID, check_lengths, open_state
 from tinylm_ablate.formats.tokenizer_json import State as State
 
-#: The token between two documents, where a tokenizer has none of the names below.
+#: The token between documents for tokenizers that have none of the names below.
 END_OF_TEXT = "<|endoftext|>"
 
-#: End-of-text tokens of public tokenizers, in the order in which they are looked for.
+#: End-of-text tokens of public tokenizers, in order of preference.
 END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "<｜end▁of▁sentence｜>", "</s>", "<eos>", "<|im_end|>")
 
 _ESCAPE = "\ue000"
 
-#: Bytes that every byte-level vocabulary has; the others may be missing where they did not occur in its training text.
+#: Bytes that every byte-level vocabulary has; others may be missing if they did not occur in its training text.
 _ASCII = frozenset(byte_characters()[0x20:0x7F])
 
-#: Texts that a lossy tokenizer is known to change.
+#: Texts that lossy tokenizers often change.
 _PROBES = (
     "",
     " ",
@@ -55,30 +55,30 @@ _PROBES = (
 
 
 def special_token(content: str, identity: int) -> dict[str, Any]:
-    """An entry of ``added_tokens`` that text never produces."""
+    """Return an entry of ``added_tokens`` that text never produces."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {"id": identity, "content": content, **flags, "special": True}
 
 
 def open_tokenizer(state: State) -> Tokenizer:
-    """A tokenizer that reads special tokens in a text as text."""
+    """Return a tokenizer that encodes special tokens in a text as text."""
     tokenizer = open_state(state, "the tokenizer")
     tokenizer.encode_special_tokens = True
     return tokenizer
 
 
 def base_entries(state: State) -> set[str]:
-    """The 256 entries by which any byte can be written."""
+    """Return the entries of the 256 bytes."""
     return set(BYTE_PIECES) if state["model"]["byte_fallback"] else set(byte_characters())
 
 
 def added(state: State) -> dict[str, int]:
-    """The added tokens, special or not, with their ids."""
+    """Return the added tokens, special or not, with their ids."""
     return {token["content"]: token["id"] for token in state["added_tokens"]}
 
 
 def dead_entries(state: State) -> set[str]:
-    """The entries that no text produces, special tokens aside."""
+    """Return the entries that no text produces, except for special tokens."""
     if state["model"].get("ignore_merges"):
         return set()
     given = set(added(state)) | base_entries(state)
@@ -86,12 +86,12 @@ def dead_entries(state: State) -> set[str]:
 
 
 def has_dummy_prefix(state: State) -> bool:
-    """Return whether a space is put in front of every text before it is encoded, and taken away after decoding."""
+    """Return whether encoding inserts a space before every text, which decoding removes."""
     return any(part["type"] == "Prepend" for part in _parts(state["normalizer"], "normalizers"))
 
 
 def without_dummy_prefix(state: State) -> State:
-    """The same tokenizer for pieces from inside a text."""
+    """Return the same tokenizer for pieces from inside a text."""
     if not has_dummy_prefix(state):
         return state
     steps = [part for part in _parts(state["normalizer"], "normalizers") if part["type"] != "Prepend"]
@@ -99,24 +99,24 @@ def without_dummy_prefix(state: State) -> State:
 
 
 def make_lossless(state: State, source: Path | str, end_of_text: str | None = None) -> tuple[State, str]:
-    """Bring a tokenizer into the exact form.
+    """Convert a tokenizer to the exact form.
 
     Args:
         state: The tokenizer, a BPE; it is not changed.
-        source: The file it came from, for messages.
-        end_of_text: The end-of-text token that a neighboring file names, asked after the known names.
+        source: Its file, for messages.
+        end_of_text: The end-of-text token in a neighboring file, used if none of the known names exists.
 
     Returns:
         The tokenizer in exact form, and its end-of-text token.
 
     Raises:
-        UserError: The model is no BPE that can write any byte, or a text does not come back.
+        UserError: The model is not a BPE that can encode any byte, or a text is not restored.
     """
     model = dict(state["model"])
     if model.get("type") != "BPE" or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         kind = model.get("type") if model.get("type") != "BPE" else "BPE with marked word ends"
         raise UserError(f"{source}: the model is {kind}; expected a BPE, byte-level or with byte fallback")
-    # Where an added token stands outside the vocabulary, the library hands out the next free id instead of the file's.
+    # For added tokens outside the vocabulary, the library assigns the next free id instead of the file's.
     vocab = {token["content"]: token["id"] for token in state["added_tokens"]} | model["vocab"]
     tokens = [dict(token, id=vocab[token["content"]], lstrip=False, rstrip=False) for token in state["added_tokens"]]
     if len(set(vocab.values())) != len(vocab):
@@ -124,7 +124,7 @@ def make_lossless(state: State, source: Path | str, end_of_text: str | None = No
 
     check_lengths(vocab, source)
     if not all(0 <= number <= MOST_ID for number in vocab.values()):
-        raise UserError(f"{source}: an id that is not between 0 and {MOST_ID:,}; an embedding has a row for each id")
+        raise UserError(f"{source}: an id is not between 0 and {MOST_ID:,}; an embedding has a row for each id")
 
     fallback = bool(model.get("byte_fallback"))
     next_id = max(vocab.values()) + 1
@@ -133,17 +133,17 @@ def make_lossless(state: State, source: Path | str, end_of_text: str | None = No
         vocab |= {piece: next_id + at for at, piece in enumerate(missing)}
         next_id += len(missing)
         pipeline = _fallback_pipeline(state, vocab)
-        # A run of spaces among the added tokens is an entry like others: merging finds it.
+        # Runs of spaces among the added tokens are ordinary entries, which merging finds.
         tokens = [token for token in tokens if token["special"] or SPACE not in token["content"]]
         if has_dummy_prefix(pipeline):
-            # Text around an added token would get a dummy space of its own, so none is looked for in text.
+            # Text around an added token would get its own dummy space, so added tokens are not matched in text.
             tokens = [dict(token, special=True) for token in tokens]
     else:
         missing = [character for character in byte_characters() if character not in vocab]
         if set(missing) & _ASCII:
             expected = "expected a byte-level BPE or one with byte fallback"
             raise UserError(f"{source}: {len(missing)} of the 256 bytes have no entry; {expected}")
-        # SmolLM2's, for one, was trained on text in which some bytes do not occur.
+        # Some vocabularies, such as SmolLM2's, were trained on text in which some bytes do not occur.
         vocab |= {character: next_id + at for at, character in enumerate(missing)}
         next_id += len(missing)
         pipeline = _byte_level_pipeline(state)
@@ -178,14 +178,14 @@ def make_lossless(state: State, source: Path | str, end_of_text: str | None = No
             "merges": [list(pair) for pair in merges],
         },
     }
-    # Whole words that are in the vocabulary without a merge path; elsewhere the flag changes nothing.
+    # For whole words that are in the vocabulary without a merge path; otherwise the flag has no effect.
     exact["model"]["ignore_merges"] = bool(model.get("ignore_merges")) and bool(dead_entries(exact))
     _check(exact, source)
     return exact, found
 
 
 def _parts(component: State | None, key: str) -> Iterator[State]:
-    """The steps of a normaliser, pre-tokenizer or decoder, sequences unrolled."""
+    """Return the steps of a normalizer, pre-tokenizer or decoder, with sequences flattened."""
     if component is None:
         return
     if component["type"] == "Sequence":
@@ -221,14 +221,14 @@ def _fallback_pipeline(state: State, vocab: Iterable[str]) -> State:
     if any(part.get("split", True) for part in spaces):
         steps.append({"type": "Split", "pattern": {"String": SPACE}, "behavior": "MergedWithNext", "invert": False})
     elif not any(SPACE in entry.lstrip(SPACE) for entry in vocab):
-        # No merge joins a word to a space after it, so cutting there is only faster: short words are cached.
+        # No merge joins a word to a following space, so a cut there only saves time: short words are cached.
         pattern = {"Regex": f"{SPACE}*[^{SPACE}]+|{SPACE}+"}
         steps.append({"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False})
     escape = [_replace(_ESCAPE, f"{_ESCAPE}0"), _replace(SPACE, f"{_ESCAPE}1")]
     unescape = [_replace(f"{_ESCAPE}1", SPACE), _replace(f"{_ESCAPE}0", _ESCAPE)]
     prepend = [{"type": "Prepend", "prepend": SPACE}] if prefix else []
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
-    # The mark of a space may itself be written in bytes, so it is looked for behind them.
+    # The mark of a space may itself be encoded in bytes, so it is replaced after decoding them.
     decoders = [{"type": "ByteFallback"}, {"type": "Fuse"}, _replace(SPACE, " "), *unescape, *strip]
     return {
         "normalizer": {"type": "Sequence", "normalizers": [*escape, *prepend, _replace(" ", SPACE)]},
@@ -238,13 +238,13 @@ def _fallback_pipeline(state: State, vocab: Iterable[str]) -> State:
 
 
 def _check(state: State, source: Path | str) -> None:
-    """Refuse a tokenizer that loses a text, or that lets a text spell a special token."""
+    """Refuse a tokenizer that loses text, or that encodes text as special tokens."""
     tokenizer = open_state(state, source)
     tokenizer.encode_special_tokens = True
     for probe in _PROBES:
         ids = tokenizer.encode(probe, add_special_tokens=False).ids
         if (back := tokenizer.decode(ids, skip_special_tokens=False)) != probe:
-            raise UserError(f"{source}: loses text, which bits per byte does not allow: {probe!r} comes back as {back!r}")
+            raise UserError(f"{source}: loses text, which bits per byte does not allow: {probe!r} is decoded as {back!r}")
     special = {token["id"] for token in state["added_tokens"] if token["special"]}
     for token in state["added_tokens"]:
         if token["special"] and special & set(tokenizer.encode(token["content"], add_special_tokens=False).ids):

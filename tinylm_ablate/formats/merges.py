@@ -1,9 +1,9 @@
-"""Merge paths of byte-pair encoding: which two parts make an entry, and which entries no text can ever produce.
+"""Merge paths of byte-pair encoding: the two parts of each entry, and the entries that no text can produce.
 
-Byte-pair encoding starts from single symbols and, again and again, joins the adjacent pair of lowest rank. If an entry
-comes out at all, the joins inside it are those of encoding the entry alone: a join over its border would have made
-something else, and among the joins inside, the neighbors change no order. So one merge an entry says everything, and
-where a file lists several (converted SentencePiece models do), all but one are dead.
+Byte-pair encoding starts from single symbols and repeatedly joins the adjacent pair with the lowest rank. If the result
+contains an entry, the joins inside it are those of encoding the entry alone: a join across its boundary would have given
+another entry, and its neighbors do not affect the order of the joins inside. One merge per entry is therefore sufficient, and
+if a file lists several, as converted SentencePiece models do, all but one never apply.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Pair = tuple[str, str]
 
 
 def last_pair(symbols: Sequence[AnyStr], rank: Callable[[AnyStr, AnyStr], int | None]) -> tuple[AnyStr, AnyStr] | None:
-    """The two parts of which the last merge makes the whole of ``symbols``.
+    """Return the two parts that the last merge joins to ``symbols``.
 
     Args:
         symbols: The entry's single symbols (characters or bytes), two or more.
-        rank: The rank of merging two adjacent parts, or None where there is no such merge; lower goes first.
+        rank: Rank of merging two adjacent parts, lower first, or None if there is no such merge.
 
     Returns:
-        The parts, or None where merging ends before two parts are left: then the entry cannot be reached.
+        The parts, or None if merging ends before two parts are left, so that the entry cannot be produced.
     """
     parts = list(symbols)
     while len(parts) > 2:
@@ -37,7 +37,7 @@ def last_pair(symbols: Sequence[AnyStr], rank: Callable[[AnyStr, AnyStr], int | 
 
 
 def live_merges(vocab: dict[str, int], merges: Iterable[Sequence[str]], untouchable: set[str]) -> list[Pair]:
-    """The merges that can happen, one per entry, in their order.
+    """Return the merges that can occur, one per entry, in order.
 
     Args:
         vocab: Entry to id.
@@ -68,12 +68,12 @@ def live_merges(vocab: dict[str, int], merges: Iterable[Sequence[str]], untoucha
 
 
 def unreachable(vocab: dict[str, int], merges: Iterable[Sequence[str]], given: set[str]) -> set[str]:
-    """The entries that merging never yields.
+    """Return the entries that merging never produces.
 
     Args:
         vocab: Entry to id.
-        merges: What ``live_merges`` returned.
-        given: Entries that need no merge though they are longer than one symbol (byte pieces, special tokens).
+        merges: Result of ``live_merges``.
+        given: Entries of several symbols that need no merge (byte pieces, special tokens).
     """
     made = {left + right for left, right in merges}
     return {entry for entry in vocab if len(entry) > 1 and entry not in made and entry not in given}

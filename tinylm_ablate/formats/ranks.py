@@ -1,4 +1,4 @@
-"""tiktoken ranks: lines of a Base64 entry and its rank."""
+"""tiktoken ranks: lines with a Base64 entry and its rank."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ RANK_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+")
 
 
 def read_ranks(content: bytes, path: Path) -> State:
-    """The tokenizer of a file of ranks, split as GPT-4 and Qwen do.
+    """Read a tokenizer from a file of ranks, with the pre-tokenization of GPT-4 and Qwen.
 
     Raises:
-        UserError: A line is no entry and rank.
+        UserError: A line is not an entry with a rank.
     """
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(content.splitlines(), 1):
@@ -40,7 +40,7 @@ def read_ranks(content: bytes, path: Path) -> State:
     pairs = (last_pair([bytes([byte]) for byte in entry], lambda left, right: ranks.get(left + right)) for entry in entries)
     merges = [[write[left], write[right]] for left, right in filter(None, pairs) if left in write and right in write]
     vocab = {write[entry]: rank for entry, rank in ranks.items()}
-    # tiktoken looks a whole word up before it merges.
+    # tiktoken looks up a whole word before merging.
     model = {"type": "BPE", "byte_fallback": False, "ignore_merges": True, "vocab": vocab, "merges": merges}
     steps = gpt4_split("{1,3}" if b"12" in ranks or b"123" in ranks else "")
     return {
@@ -50,10 +50,10 @@ def read_ranks(content: bytes, path: Path) -> State:
 
 
 def gpt4_split(digits: str) -> list[dict[str, Any]]:
-    """How GPT-4 (cl100k_base), Llama 3 and Qwen split text: steps of a pre-tokenizer.
+    """Pre-tokenization of GPT-4 (cl100k_base), Llama 3 and Qwen, as steps of a pre-tokenizer.
 
     Args:
-        digits: "" where digits stand alone, "{1,3}" for runs of up to three.
+        digits: "" for single digits, "{1,3}" for runs of up to three.
     """
     contraction = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
     word = r"[^\r\n\p{L}\p{N}]?\p{L}+"

@@ -16,10 +16,10 @@ _WEIGHT_TYPES = {"F64", "F32", "F16", "BF16"}
 
 
 class LazyState(Mapping[str, "Tensor"]):
-    """The tensors of a folder of safetensors; each is read anew at every use, and none is kept.
+    """The tensors of a folder of safetensors, read from disk at every use.
 
     Attributes:
-        files: Tensor -> the file that holds it.
+        files: Tensor -> its file.
         sizes: Tensor -> its size, from the headers.
     """
 
@@ -27,7 +27,7 @@ class LazyState(Mapping[str, "Tensor"]):
         """Read the index and the headers.
 
         Raises:
-            UserError: No safetensors here, a shard is missing or broken, or the weights are quantised.
+            UserError: There are no safetensors, a shard is missing or broken, or the weights are quantized.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -40,12 +40,12 @@ class LazyState(Mapping[str, "Tensor"]):
                     for name in file.keys():  # noqa: SIM118 - the file is no mapping
                         part = file.get_slice(name)
                         if part.get_dtype() not in _WEIGHT_TYPES:
-                            raise UserError(f"{path}: {name} is {part.get_dtype()}; quantised weights cannot be inherited")
+                            raise UserError(f"{path}: {name} is {part.get_dtype()}; quantized weights cannot be inherited")
                         found[name], self.sizes[name] = path, tuple(part.get_shape())
             except (SafetensorError, OSError) as error:
-                raise UserError(f"{path}: not a whole safetensors file ({error}); copy it again") from error
+                raise UserError(f"{path}: not a complete safetensors file ({error}); copy it again") from error
         if absent := sorted(set(listed) - set(found)):
-            raise UserError(f"{folder}: the index names {_some(absent)}, and the files do not hold it; copy them again")
+            raise UserError(f"{folder}: the index lists {_some(absent)}, which is not in the files; copy them again")
         self.files = found
 
     def __getitem__(self, name: str) -> Tensor:
@@ -63,7 +63,7 @@ class LazyState(Mapping[str, "Tensor"]):
 
 
 def _listed(folder: Path) -> dict[str, str]:
-    """Tensor -> file, as the index of a sharded model says; empty without one."""
+    """Return tensor -> file from the index of a sharded model; empty without one."""
     path = folder / "model.safetensors.index.json"
     if not path.is_file():
         return {}
@@ -76,11 +76,11 @@ def _listed(folder: Path) -> dict[str, str]:
 def _weight_files(folder: Path, listed: Mapping[str, str]) -> list[Path]:
     paths = [folder / name for name in sorted(set(listed.values()))] or sorted(folder.glob("*.safetensors"))
     if absent := [path.name for path in paths if not path.is_file()]:
-        raise UserError(f"{folder}: the index names {_some(absent)}, and there is no such file; copy it too")
+        raise UserError(f"{folder}: the index lists {_some(absent)}, which does not exist; copy it too")
     if not paths:
         pickles = [path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in sorted(folder.glob(pattern))]
         advice = (
-            f"{_some(pickles)} is a pickle, which can run any code and is not read; where you trust it, write it anew with "
+            f"{_some(pickles)} is a pickle, which can run any code and is not read; if you trust it, convert it with "
             "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)"
             if pickles
             else "copy model.safetensors there"

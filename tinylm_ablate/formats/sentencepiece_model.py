@@ -12,23 +12,23 @@ from tinylm_ablate.formats.lossless import special_token
 from tinylm_ablate.formats.merges import last_pair
 from tinylm_ablate.formats.tokenizer_json import EXPECTED, State, check_lengths
 
-#: The fields of SentencePiece's ModelProto that say what a piece is.
+#: Values of ``type`` in SentencePiece's ModelProto.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 _SENTENCEPIECE_BPE = 2
 
 
 def read_sentencepiece(content: bytes, path: Path) -> State:
-    """The tokenizer of a SentencePiece model.
+    """Read the tokenizer of a SentencePiece model.
 
     Raises:
-        UserError: It is none, no BPE, or one that writes spaces in another way.
+        UserError: It is not a SentencePiece model, not a BPE, or represents spaces differently.
     """
     proto = _parse_sentencepiece(content, path)
     if proto.trainer_spec.model_type != _SENTENCEPIECE_BPE:
-        raise UserError(f"{path}: a SentencePiece model that is no BPE; expected --model_type=bpe")
+        raise UserError(f"{path}: this SentencePiece model is not a BPE; expected --model_type=bpe")
     if proto.trainer_spec.treat_whitespace_as_suffix or not proto.normalizer_spec.escape_whitespaces:
         raise UserError(
-            f"{path}: a SentencePiece model that does not write a space as a leading {SPACE}; expected one that does"
+            f"{path}: this SentencePiece model does not represent a space as a leading {SPACE}; expected one that does"
         )
     if not all(isinstance(piece.piece, str) for piece in proto.pieces):
         raise UserError(f"{path}: a piece is not in UTF-8; copy it again")
@@ -55,8 +55,8 @@ def _parse_sentencepiece(content: bytes, path: Path) -> Any:
         raise UserError(f"{path}: to read a SentencePiece model: pip install sentencepiece protobuf") from error
     try:
         proto = model_format.ModelProto.FromString(content)
-    except Exception as error:  # DecodeError, of a module without types
-        raise UserError(f"{path}: is none of the known formats; {EXPECTED}") from error
+    except Exception as error:  # DecodeError, from a module without types
+        raise UserError(f"{path}: unknown format; {EXPECTED}") from error
     if not proto.pieces:
         raise UserError(f"{path}: is none of the known formats; {EXPECTED}")
     return proto

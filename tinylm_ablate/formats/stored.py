@@ -1,4 +1,4 @@
-"""A model as others keep it, a folder or a GGUF file: its shape and its weights, of which none is read yet."""
+"""Models in a Hugging Face folder or a GGUF file, opened without reading weights."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """A model whose weights have all the sizes that its shape says.
+    """A model whose weights match its shape.
 
     Attributes:
-        shape: Its sizes.
-        state: Its weights under Hugging Face's names; each is read at its first use.
-        window: Positions that attention looks back, None for all: a sliding window matters in longer sequences only.
-        context_length: Tokens of its longest sequences, None where the model does not say.
+        shape: Its shape.
+        state: Its weights under Hugging Face's names; each is read on first use.
+        window: Size of the attention window, or None: a sliding window matters only in longer sequences.
+        context_length: Maximum sequence length in tokens, None if the model does not state it.
     """
 
     shape: Shape
@@ -38,12 +38,12 @@ def open_stored(path: Path) -> Stored:
     """Open a folder in Hugging Face's layout with safetensors, or a GGUF file; reads headers, not weights.
 
     Raises:
-        UserError: There is no model, it is damaged, or the decoder cannot express it.
+        UserError: The model does not exist, is damaged, or is not supported by the decoder.
     """
     if path.suffix == ".gguf":
         stored = _open_gguf(path)
     else:
-        config = read_object(path / "config.json", "name a folder that holds a model")
+        config = read_object(path / "config.json", "choose a folder with a model")
         shape, window = read_shape(config, path / "config.json")
         length = config.get("max_position_embeddings")
         stored = Stored(shape, LazyState(path), window, length if isinstance(length, int) else None)

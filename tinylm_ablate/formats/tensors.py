@@ -1,6 +1,6 @@
-"""The tensors of a model of Llama's or Qwen's shape under Hugging Face's names, and the axes that couple them.
+"""Tensors of Llama and Qwen models under Hugging Face's names, and the axes that couple them.
 
-Nothing here imports torch, so that a grid is checked in an instant.
+Nothing here imports torch, so that checking a grid is fast.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ EMBEDDING = "model.embed_tokens.weight"
 NORM = "model.norm.weight"
 HEAD = "lm_head.weight"
 
-#: The tensors of a layer of Llama's, with the axis that their rows and their columns belong to.
+#: The tensors of a Llama layer, with the axes of their rows and columns.
 PARTS: dict[str, tuple[str, ...]] = {
     "input_layernorm": ("width",),
     "self_attn.q_proj": ("heads", "width"),
@@ -34,10 +34,10 @@ _HEAD_NORMS: dict[str, tuple[str, ...]] = {"self_attn.q_norm": ("head_dim",), "s
 
 
 def layer_parts(shape: Shape) -> dict[str, tuple[str, ...]]:
-    """The tensors of a layer of this shape: ``PARTS``, and the biases and norms of queries and keys that it has.
+    """Return the tensors of a layer: ``PARTS``, and the shape's biases and norms of queries and keys.
 
-    A bias belongs to its head as the row beside it does. The axis "head_dim" of a norm is shared by all heads of a layer and is
-    never cut.
+    A bias belongs to the same head as the corresponding row. The axis "head_dim" of a norm is shared by all heads of a layer
+    and never cut.
     """
     parts = PARTS | (_BIASES if shape.qkv_bias else {}) | (_HEAD_NORMS if shape.qk_norm else {})
     replaced = tuple(module for own, module in ((shape.own_attention, "self_attn."), (shape.own_ffn, "mlp.")) if own)
@@ -45,8 +45,10 @@ def layer_parts(shape: Shape) -> dict[str, tuple[str, ...]]:
 
 
 def own_parts(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """The tensors of a layer that Llama lacks, PanGu-pi's and those of blocks of the user's own, with their sizes; they keep
-    our names."""
+    """Return the tensors of a layer that Llama does not have, with their sizes, under our names.
+
+    These are the tensors of PanGu-pi and of user-defined blocks.
+    """
     inner = shape.shortcuts * shape.shortcut_width
     terms = (shape.activations * shape.ffn_width,)
     shortcuts: dict[str, tuple[int, ...]] = {
@@ -61,12 +63,12 @@ def own_parts(shape: Shape) -> dict[str, tuple[int, ...]]:
 
 
 def tensor_name(layer: int, part: str) -> str:
-    """Hugging Face's name of a layer's tensor."""
+    """Return Hugging Face's name of a layer's tensor."""
     return f"model.layers.{layer}.{part}" + ("" if part.endswith(".bias") else ".weight")
 
 
 def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a model under Hugging Face's names, with its size; rows are outputs. PanGu-pi's have names of our own."""
+    """Return all tensors of a model under Hugging Face's names, with sizes; rows are outputs. PanGu-pi's have our names."""
     length = {
         "width": shape.width, "heads": shape.heads * shape.head_dim, "kv_heads": shape.kv_heads * shape.head_dim,
         "ffn": shape.ffn_width, "head_dim": shape.head_dim,

@@ -11,43 +11,43 @@ from tokenizers import Tokenizer
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.formats.json_file import parse_object
 
-#: A tokenizer in the layout of a tokenizer.json.
+#: A tokenizer in the format of tokenizer.json.
 State = dict[str, Any]
 
-#: The formats of tokenizers that can be read, for messages.
+#: Supported formats of tokenizers, for messages.
 EXPECTED = "expected a tokenizer.json, a file of tiktoken ranks, a GGUF file, or a SentencePiece model"
 
-#: Most characters of an entry, several times as many as in public vocabularies: looking for its parts takes their square.
+#: Maximum characters per entry, several times those of public vocabularies: finding its parts takes quadratic time.
 MOST_CHARACTERS = 1_024
 
-#: Ids above this are taken for damage; the largest public vocabulary has a sixtieth of them.
+#: Larger ids are treated as damage; the largest public vocabulary has a sixtieth of them.
 MOST_ID = 2**24
 
-#: The flags of an added token, and their values where an older file leaves them out.
+#: Flags of an added token, with their defaults for older files.
 _FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
 
 
 def open_json(content: bytes | str, source: Path | str) -> Tokenizer:
-    """The library's tokenizer of the content of a tokenizer.json; raises what ``open_state`` raises."""
+    """Open the content of a tokenizer.json with the library; raises the errors of ``open_state``."""
     return open_state(parse_object(content, Path(source), "expected a tokenizer.json"), source)
 
 
 def open_state(state: State, source: Path | str) -> Tokenizer:
-    """The library's tokenizer of a state.
+    """Open a state with the library.
 
     Raises:
-        UserError: The library cannot read it, or an id is too high: the library passes over every id below it.
+        UserError: The library cannot read it, or an id is too high: the library iterates over all ids below it.
     """
     model = state.get("model")
     prefix = model.get("continuing_subword_prefix") if isinstance(model, dict) and model.get("type", "BPE") == "BPE" else None
-    if prefix:  # the library cuts it off every entry, shorter ones too, and panics
-        raise UserError(f"{source}: continuing_subword_prefix is {prefix!r:.60}; expected a BPE without marked parts of words")
+    if prefix:  # the library removes it from every entry, and panics on shorter ones
+        raise UserError(f"{source}: continuing_subword_prefix is {prefix!r:.60}; expected a BPE without subword prefixes")
     try:
         tokenizer = Tokenizer.from_str(json.dumps(state))
         highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # the library raises plain Exception, and a panic of Rust's is no Exception
+    except BaseException as error:  # the library raises plain Exception, and panics in Rust are not an Exception
         raise UserError(f"{source}: the library `tokenizers` cannot read it ({error!s:.200}); copy it again") from error
     if highest > MOST_ID:
         raise UserError(f"{source}: an entry has the id {highest:,}; allowed: at most {MOST_ID:,}")
@@ -55,10 +55,10 @@ def open_state(state: State, source: Path | str) -> Tokenizer:
 
 
 def read_tokenizer_json(content: bytes | str, path: Path) -> State:
-    """The state that the content of a tokenizer.json describes, with what older files leave out.
+    """Parse the content of a tokenizer.json, adding defaults that older files omit.
 
     Raises:
-        UserError: It is no BPE, or not readable.
+        UserError: It is not a BPE, or not readable.
     """
     plain = parse_object(content, path, "expected a tokenizer.json")
     kind = plain["model"].get("type", "BPE") if isinstance(plain.get("model"), dict) else None
@@ -67,10 +67,10 @@ def read_tokenizer_json(content: bytes | str, path: Path) -> State:
     if kind != "BPE":
         raise UserError(f"{path}: the model is {kind!s:.60}; expected a BPE, byte-level or with byte fallback")
     state = dict(json.loads(open_state(plain, path).to_str()))
-    # The library hands out ids of its own for added tokens outside the vocabulary; those of the file count.
+    # The library assigns its own ids to added tokens outside the vocabulary; the file's ids are used instead.
     tokens = plain.get("added_tokens") or []
     if not isinstance(tokens, list) or not all(_is_token(token) for token in tokens):
-        raise UserError(f"{path}: added_tokens holds an entry without content and id; expected both")
+        raise UserError(f"{path}: added_tokens has an entry without content and id; expected both")
     return state | {"added_tokens": [_FLAGS | token for token in tokens]}
 
 

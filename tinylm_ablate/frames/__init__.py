@@ -1,1 +1,1 @@
-"""Finished runs as data frames, and what statistics read: the one way from records to evidence, for grids and reports."""
+"""Finished runs as data frames and as evidence for statistics, for grids and reports."""

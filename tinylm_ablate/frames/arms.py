@@ -1,4 +1,4 @@
-"""From records to what statistics read: the runs of each experiment with their arms, and the paper's row for each arm."""
+"""Conversion of records to evidence for statistics: the runs of each experiment with their arms."""
 
 from __future__ import annotations
 
@@ -17,45 +17,51 @@ from tinylm_ablate.science.evidence import Evidence
 from tinylm_ablate.science.matrices import matrix_metrics
 from tinylm_ablate.science.pairs import MOST_ARMS
 
-#: Runs are compared where their text was scored alike. How something else was measured concerns that alone, and much of it
-#: follows from the run: bigrams are counted on its tokens, and what was forgotten has the parts that it was trained in.
+#: Runs are compared if their text was scored in the same way. Settings of other measures affect only those, and many follow
+#: from the run: bigrams are counted on its tokens, and forgetting has the parts of its training.
 _SCORED = ("measure.bits_per_byte.", "measure.cloze.")
 
-#: Speeds compare on one machine and by one protocol.
-_SPEED, _PROTOCOL = "decode/", "measure.decoding_speed."
+#: Speeds are comparable on one machine and with one protocol: key of the protocol, and its metrics.
+_SPEEDS = {
+    "measure.decoding_speed.": ("decode/tokens_per_second",),
+    "measure.exported_speed.": ("decode/own/", "decode/llama_cpp/"),
+}
 
 
 def evidence(records: Records) -> dict[str, Evidence]:
-    """The finished runs of each experiment, by name; experiments without any are left out.
+    """Return the finished runs of each experiment, by name; experiments without any are omitted.
 
-    Grids of one name are one experiment: the same with more seeds, another arm, scale or budget. A run's place on an axis that
-    its own grid did not have is what its config says.
+    Grids with one name are one experiment: the same with more seeds, another arm, scale or budget. For an axis that its own
+    grid did not have, a run's config gives its value.
     """
     named: dict[str, list[Grid]] = {}
     for grid in records.grids:
         named.setdefault(grid.name, []).append(grid)
     by_identity = _with_matrices(_with_edges(records), records).set_index("identity", drop=False)
     documents, questions = records.rows.get("documents"), records.rows.get("questions")
-    curves = _bits(records)
+    curves, along = _bits(records), records.rows.get("along")
     found = {}
     for name, grids in named.items():
         runs = _runs(grids, by_identity)
         if runs.empty:
             continue
-        runs = _one_protocol(name, runs, records.problems)
+        for protocol, speeds in _SPEEDS.items():
+            runs = _one_protocol(name, runs, protocol, speeds, records.problems)
         known = set(runs["identity"])
 
         def own(table: pd.DataFrame | None, known: set[str] = known) -> pd.DataFrame | None:
             return None if table is None else table[table["identity"].isin(known)]
 
         keys = setting_keys(runs)
-        found[name] = Evidence(name, axes(grids), runs, keys, own(documents), own(questions), own(curves))
+        found[name] = Evidence(name, axes(grids), runs, keys, own(documents), own(questions), own(curves), own(along))
     return found
 
 
 def evidence_of(runs_dir: Path, grid: Grid, damaged: list[str] | None = None) -> Evidence | None:
-    """The finished part of one grid; None while nothing is. Files that cannot be read are reported, and left out; ``damaged``
-    gets a line for each."""
+    """Return the finished part of one grid, or None.
+
+    Unreadable files are reported and omitted; ``damaged`` receives a line for each.
+    """
     records = read_runs(runs_dir, grid)
     for problem in records.problems:
         if "cannot be read" in problem:
@@ -91,23 +97,23 @@ def best_arms_of(runs_dir: Path, grid: Grid, metrics: Mapping[str, int], damaged
 
 
 def axes(grids: Sequence[Grid]) -> list[str]:
-    """The keys that distinguish the arms of some grids."""
+    """Return the keys that distinguish the arms of some grids."""
     return list(dict.fromkeys(key for grid in grids for key in grid.axis if key != SEED))
 
 
 def axis_column(key: str) -> str:
-    """The column of an axis; "arm" is the label of the whole place."""
+    """Return the column of an axis; "arm" is the label of all axis values."""
     return "grid.arm" if key == "arm" else key
 
 
 def claim_keys() -> set[str]:
-    """Every key that a claim may name an arm by: settings, config groups, and "arm"."""
+    """Return every key that a claim may use for arms: settings, config groups, and "arm"."""
     known = {key for key, _, _ in walk(Config())}
     return known | {key.split(".")[0] for key in known if "." in key} | {"arm"}
 
 
 def setting_keys(runs: pd.DataFrame) -> list[str]:
-    """The columns that are settings: of the config, of how a run was measured, and which text it was trained on."""
+    """Return the columns that are settings: of the config, of measures, and the identity of the corpus."""
     known = {key for key, _, rule in walk(Config()) if rule.get("identity") != NONE} - {SEED}
     groups = {key.split(".")[0] for key in known if "." in key}
     return [
@@ -121,7 +127,7 @@ def setting_keys(runs: pd.DataFrame) -> list[str]:
 
 
 def _runs(grids: Sequence[Grid], by_identity: pd.DataFrame) -> pd.DataFrame:
-    """One row per cell with a finished run: its columns, its grid, its place on each axis and its arm."""
+    """One row per cell with a finished run: its columns, its grid, its axis values and its arm."""
     keys = axes(grids)
     cells = [(grid, cell) for grid in grids for cell in grid.cells if cell.identity in by_identity.index]
     runs = by_identity.loc[[cell.identity for _, cell in cells]].reset_index(drop=True)
@@ -142,20 +148,20 @@ def _runs(grids: Sequence[Grid], by_identity: pd.DataFrame) -> pd.DataFrame:
     }
     kept = runs.drop(columns=[key for key in added if key in runs])
     joined = pd.concat([kept, pd.DataFrame(added, index=runs.index)], axis="columns")
-    # One block of objects instead of a hundred text columns: statistics select rows thousands of times.
+    # One block of objects instead of a hundred text columns, since statistics select rows thousands of times.
     return joined.astype(dict.fromkeys(joined.select_dtypes(["string", "str"]), object)).copy()
 
 
 def _defaults(runs: pd.DataFrame, key: str) -> list[str]:
-    """Value of each run on an axis that its own grid did not have."""
+    """Return the value of each run on an axis that its own grid did not have."""
     values = runs[key] if key in runs else runs.get(f"{key}.name", pd.Series("", index=runs.index))
     return ["" if value is None or value != value else as_text(value) for value in values.tolist()]
 
 
-def _one_protocol(name: str, runs: pd.DataFrame, problems: list[str]) -> pd.DataFrame:
-    """The runs with speeds of decoding where they were measured as most of them were."""
-    keys = [key for key in runs if str(key).startswith(_PROTOCOL)]
-    speeds = [key for key in runs if str(key).startswith(_SPEED)]
+def _one_protocol(name: str, runs: pd.DataFrame, protocol: str, prefixes: tuple[str, ...], problems: list[str]) -> pd.DataFrame:
+    """Keep decoding speeds only of runs that were measured like most of them."""
+    keys = [key for key in runs if str(key).startswith(protocol)]
+    speeds = [key for key in runs if str(key).startswith(prefixes)]
     if not keys or not speeds:
         return runs
     known = runs[speeds].notna().any(axis="columns")
@@ -170,7 +176,7 @@ def _one_protocol(name: str, runs: pd.DataFrame, problems: list[str]) -> pd.Data
 
 
 def _bits(records: Records) -> pd.DataFrame | None:
-    """The loss curves with the column bits: bits per byte of the training text."""
+    """Add the column bits, bits per byte of the training text, to the loss curves."""
     curves = records.rows.get("curves")
     if curves is None:
         return None
@@ -182,8 +188,10 @@ def _bits(records: Records) -> pd.DataFrame | None:
 
 
 def _with_edges(records: Records) -> pd.DataFrame:
-    """The runs with ``layer_skip/1/bits_per_byte/first``, ``/last`` and ``/between`` (the mean over the layers between): bits
-    per byte of validation text without that layer. Runs of fewer than three layers have none."""
+    """Add ``layer_skip/1/bits_per_byte/first``, ``/last`` and ``/between`` (the mean over the layers between).
+
+    These are bits per byte of validation text without that layer. Runs of fewer than three layers have none.
+    """
     skipped = records.rows.get("layer_skip")
     if skipped is None:
         return records.runs
@@ -201,7 +209,7 @@ def _with_edges(records: Records) -> pd.DataFrame:
 
 
 def _with_matrices(runs: pd.DataFrame, records: Records) -> pd.DataFrame:
-    """The runs with the metrics of their trained matrices (``matrix_metrics``)."""
+    """Add the metrics of trained matrices (``matrix_metrics``)."""
     weights = records.rows.get("matrix_std")
     if weights is None:
         return runs

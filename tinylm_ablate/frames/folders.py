@@ -1,7 +1,7 @@
-"""Finished runs, read from the folders that hold them, as data frames.
+"""Finished runs as data frames, read from their folders.
 
-A run is finished when ``runs/<identity>/metrics.json`` exists; what was measured of it lies in ``measures/``. Anything
-unfinished or damaged is reported and left out, so one bad record never costs the others.
+A run is finished if ``runs/<identity>/metrics.json`` exists; its measurements are in ``measures/``. Unfinished or damaged runs
+are reported and omitted, without affecting others.
 """
 
 from __future__ import annotations
@@ -20,54 +20,56 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from tinylm_ablate import progress
 from tinylm_ablate.config import NONE, Config, walk
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import canonical_json
 from tinylm_ablate.measure.benchmarks import averages
+from tinylm_ablate.paths import conf_dir
 
-#: The axis that is averaged over.
+#: The axis to average over.
 SEED = "seed"
 
-#: The newest layouts of ``metrics.json`` and of a measure's file that are understood.
+#: The newest supported formats of ``metrics.json`` and of a measure's file.
 RECORD_SCHEMA, MEASURE_SCHEMA = 2, 1
 
-#: What may name a run or a grid: identities are names of files, so nothing else may come from a record.
+#: Pattern of identities, which are used as file names, so that records cannot contain anything else.
 _IDENTITY = re.compile(r"[0-9a-f]{16}")
 _MEASURE = re.compile(r"([a-z][a-z0-9_]*)\.([0-9a-f]{4,64})")
 
-#: Prefixes of the columns that come from each part of a record. Config and metrics keep their own names.
+#: Prefixes of columns from each part of a record. Config and metrics keep their own names.
 _PREFIXES = {
     "config": "", "metrics": "", "shape": "shape.", "parameters": "parameters.", "flops_per_token": "flops_per_token.",
     "tokenizer": "vocabulary.", "data": "text.", "init": "origin.", "provenance": "provenance.",
 }  # fmt: skip
 
-#: Parts of a record that describe where it was made and not what it is.
+#: Parts of a record that describe its origin rather than its content.
 _LEFT_OUT = (
     "text.sources", "text.files", "provenance.packages", "provenance.command", "schema", "grid.", "experiment.", "tracking.",
 )  # fmt: skip
 _LONGEST_LIST = 64
 
-#: Metrics that describe another one.
+#: Suffixes of metrics that describe another one.
 _ABOUT = re.compile(r"/(standard_error|documents|bytes|questions|tokens|shots|requests|cut_requests)$")
 
-#: Points kept of a loss curve: more than a figure of this width shows.
+#: Points to keep of a loss curve: more than a figure can show.
 POINTS = 64
 
-#: Settings that set no runs apart: which of several records of a measure one is; and the tokens of bigrams follow the budget.
+#: Settings that do not distinguish runs: those that identify a measure's record, and the tokens of bigrams (from the budget).
 _WHICH = ("task", "shipped", "weights", "tokens")
 
-#: Columns of the measures whose items are kept: of the test split, to compare runs item by item.
+#: Columns of the measures whose items are kept, for the test split, in order to compare runs item by item.
 _ITEMS = {
     "bits_per_byte": ["split", "language", "document", "nats", "bytes"],
     "cloze": ["split", "language", "question", "correct"],
 }
 
-#: What the long frames of some files are called.
+#: Names of the long frames of some files.
 _LONG = {"bits_per_byte": "documents", "cloze": "questions", "curve": "curves"}
 
-#: Characters of an item's name that are kept: enough to distinguish thousands.
+#: Characters to keep of an item's name: enough to distinguish thousands.
 _ITEM_CHARACTERS = 12
 
 Row = dict[str, Any]
@@ -81,9 +83,9 @@ class Cell:
 
     Attributes:
         identity: The run.
-        overrides: Where it stands on each axis, as text.
+        overrides: Its value on each axis, as text.
         measures: Stems of the files of its measures.
-        tuned: What became of the tuning of its arm: "interior", "edge" or "untuned".
+        tuned: Result of the tuning of its arm: "interior", "edge" or "untuned".
     """
 
     identity: str
@@ -98,17 +100,17 @@ class Cell:
 
 
 def alone(identity: str) -> Grid:
-    """A run by itself as a grid of one cell."""
+    """Return a single run as a grid of one cell."""
     return Grid(identity, "", "", "", ["run"], None, [], [], [], [], "", [Cell(identity, {"run": identity})])
 
 
 def label(place: Mapping[str, str]) -> str:
-    """Label of an arm: its values on the axes but the seed, long numbers cut: 2.6666666666666665 is 2.667."""
+    """Label of an arm: its values on the axes except the seed, with long numbers shortened: 2.6666666666666665 is 2.667."""
     return ", ".join(short(value) for key, value in place.items() if key != SEED) or "all runs"
 
 
 def short(text: str) -> str:
-    """A value on an axis with a long number cut."""
+    """Shorten long numbers in an axis value."""
     try:
         return f"{float(text):.4g}" if len(text) > 8 else text
     except ValueError:
@@ -117,22 +119,22 @@ def short(text: str) -> str:
 
 @dataclass(frozen=True)
 class Grid:
-    """One grid, as its file describes it.
+    """One grid, read from its file.
 
     Attributes:
         identity: Its identity.
-        name: Name of the experiment; grids of one name share a page.
-        title: What it shows.
-        note: What a reader must know beside the table.
-        axis: Keys that vary, "seed" included.
+        name: Name of the experiment; grids with one name share a page.
+        title: Title of the table.
+        note: Note for readers, shown with the table.
+        axis: Keys that vary, including "seed".
         paper: Stem of the paper's CSV, or None.
         paper_axis: Columns of that CSV that identify an arm.
         correlate: Columns whose rank correlation with quality is shown.
         figures: Names of further figures.
         tuning: The tuning curves of its arms: mappings with arm, key, best factor, state, and curve (factor, loss, identity).
         command: The command line that ran it.
-        created: When, in ISO format; newest first on the page.
-        cells: In the order of the grid.
+        created: Time of creation in ISO format; newest first on the page.
+        cells: Cells in the order of the grid.
     """
 
     identity: str
@@ -152,15 +154,15 @@ class Grid:
 
 @dataclass
 class Records:
-    """Everything that a report is made from.
+    """All data for a report.
 
     Attributes:
         runs: One row per finished run.
         grids: Every grid, in the order of its file name.
         rows: Long frames by name, each with a column "identity": "curves", "along", "documents", "questions", "matrix_std",
-            one for each other measure that has rows, and "models", the scores of models of others.
+            one for each other measure that has rows, and "models", the scores of external models.
         searches: The description of each search.
-        problems: One line for each thing that was left out.
+        problems: One line for each omitted item.
     """
 
     runs: pd.DataFrame
@@ -171,11 +173,11 @@ class Records:
 
 
 def read_runs(runs_dir: Path, only: Grid | None = None) -> Records:
-    """Everything in a folder of runs.
+    """Read everything in a folder of runs.
 
     Args:
         runs_dir: The folder; it may be missing.
-        only: A grid: it and its runs, and nothing else.
+        only: A grid: read only it and its runs.
 
     Raises:
         UserError: The folder cannot be read.
@@ -208,13 +210,36 @@ def read_runs(runs_dir: Path, only: Grid | None = None) -> Records:
 
 
 def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Flat rows as a data frame: identity and seed first, then the other columns in alphabetical order.
+    """Convert flat rows to a data frame: identity and seed first, then the other columns in alphabetical order.
 
-    A column holds numbers, booleans or texts. A column of both numbers and words, such as ``arch.width``, holds texts.
+    A column has numbers, booleans or texts. A column with both numbers and words, such as ``arch.width``, has texts. Settings
+    that are missing in records of older versions have their defaults, which do not change what these computed.
     """
     first = ["identity", "seed"]
     names = first + sorted({key for row in rows for key in row} - set(first))
-    return pd.DataFrame({name: _column([row.get(name) for row in rows]) for name in names})
+    defaults = shipped()
+    return pd.DataFrame({name: _column([row.get(name, defaults.get(name)) for row in rows]) for name in names})
+
+
+@functools.cache
+def shipped() -> Row:
+    """Settings of the shipped ``conf/``, but for values that refer to others."""
+    known = {key for key, _, rule in walk(Config()) if rule.get("identity") != NONE}
+    found: Row = {}
+
+    def read(group: str, name: str) -> None:
+        content = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text())
+        for entry in content.pop("defaults", []):
+            if isinstance(entry, dict) and not group:
+                read(*next(iter(entry.items()))) if not next(iter(entry)).startswith("override") else None
+            elif group and entry not in ("_self_", "schema"):
+                read(group, entry)
+        _flatten(f"{group}." if group else "", content, found)
+
+    read("", "config")
+    return {
+        key: value for key, value in found.items() if key in known and not key.startswith("scale.") and "${" not in str(value)
+    }
 
 
 def parse_grid(content: Mapping[str, Any]) -> Grid:
@@ -234,7 +259,7 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
     ]
     lists = {key: [str(word) for word in content.get(key) or []] for key in ("axis", "paper_axis", "correlate", "figures")}
     paper = content.get("paper")
-    # A grid calls an arm by keys and values; tables call it by its label.
+    # Grids identify an arm by keys and values, tables by its label.
     arms = {" ".join(f"{key}={value}" for key, value in cell.overrides.items() if key != SEED): cell.arm for cell in cells}
     return Grid(
         identity(content["identity"]),
@@ -265,10 +290,10 @@ def _tuning(entry: Mapping[str, Any], arms: Mapping[str, str]) -> dict[str, Any]
 
 
 def identity(text: Any) -> str:
-    """An identity that may name a file.
+    """Check an identity that is used as a file name.
 
     Raises:
-        ValueError: It is none, such as "../../../x".
+        ValueError: It is not an identity, such as "../../../x".
     """
     if not isinstance(text, str) or not _IDENTITY.fullmatch(text):
         raise ValueError(f"identity={text!r} is not sixteen hexadecimal digits")
@@ -276,7 +301,7 @@ def identity(text: Any) -> str:
 
 
 def _run(folder: Path, wanted: set[str], tables: _Tables, problems: list[str]) -> Row:
-    """One finished run as a flat row; its long tables are added to ``tables``."""
+    """Return one finished run as a flat row, and add its long tables to ``tables``."""
     record = _parse(folder / "metrics.json", RECORD_SCHEMA)
     if identity(record["identity"]) != folder.name:
         raise ValueError(f"identity={record['identity']} is not the name of its folder")
@@ -299,7 +324,7 @@ def _run(folder: Path, wanted: set[str], tables: _Tables, problems: list[str]) -
                 _flatten("", measured["metrics"], own)
                 _check(own)
                 if before := next((taken[key] for key in own if key in taken), None):
-                    if before.stem not in wanted or path.stem in wanted:  # no grid chose between them
+                    if before.stem not in wanted or path.stem in wanted:  # no grid selects one of them
                         problems.append(
                             f"{folder}: different measurements of {name}; {before.name} is used, {path.name} is not"
                         )
@@ -331,8 +356,10 @@ def measured(folder: Path, stems: Sequence[str], problems: list[str]) -> Row:
 
 
 def _measures(folder: Path, wanted: set[str], problems: list[str]) -> dict[str, list[Path]]:
-    """The records of each measure: first those that a grid names, then the last by name. Where two hold the same metric, the
-    first counts."""
+    """Return the records of each measure: first those that a grid names, then the last by name.
+
+    If two have the same metric, the first is used.
+    """
     found: dict[str, list[Path]] = {}
     for path in sorted((folder / "measures").glob("*.json"), reverse=True):
         if match := _MEASURE.fullmatch(path.stem):
@@ -343,7 +370,7 @@ def _measures(folder: Path, wanted: set[str], problems: list[str]) -> dict[str, 
 
 
 def _models(runs_dir: Path, problems: list[str]) -> pd.DataFrame:
-    """One row per model of others that was measured: identity, name, parameters, and its metrics."""
+    """Return one row per external model: identity, name, parameters, and its metrics."""
     rows = []
     for path in sorted((runs_dir / "models").glob("*/model.json")):
         try:
@@ -367,7 +394,7 @@ def _models(runs_dir: Path, problems: list[str]) -> pd.DataFrame:
 
 @dataclass
 class _Tables:
-    """The long tables of all runs, joined once: a frame per run and file would take most of the time of a report."""
+    """Long tables of all runs, joined once: a frame per run and file would take most of the time of a report."""
 
     parts: dict[str, list[pa.Table]] = field(default_factory=dict)
     metrics: dict[tuple[str, str], tuple[Path, Row]] = field(default_factory=dict)
@@ -378,14 +405,14 @@ class _Tables:
         owner = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(table), np.int32)), pa.array([run]))
         table = table.add_column(0, "identity", owner)
         if parts:
-            pa.unify_schemas(
-                [parts[0].schema, table.schema], promote_options="permissive"
-            )  # raises where they cannot be joined
+            pa.unify_schemas([parts[0].schema, table.schema], promote_options="permissive")  # raises if they cannot be joined
         parts.append(table)
 
     def add_along(self, folder: Path, run: Row, problems: list[str]) -> None:
-        """Add what was measured along a run, without errors and sizes: tokens, metric, value; of two measurements of one
-        metric at one point the newer."""
+        """Add measurements along a run, without errors and sizes: tokens, metric, value.
+
+        Of two measurements of one metric at one point, the newer is used.
+        """
         newest: dict[tuple[int, str], tuple[int, float]] = {}
         for path in sorted(folder.glob("points/[0-9]*/measures/*.json")):
             try:
@@ -406,7 +433,7 @@ class _Tables:
             self.add(pa.table(dict(zip(("tokens", "metric", "value"), columns, strict=True))), "along", folder.name)
 
     def add_measure(self, path: Path, name: str, run: str, metrics: Row) -> None:
-        """Add the rows of a measure, where it has any."""
+        """Add the rows of a measure, if any."""
         if path.is_file():
             with pq.ParquetFile(path) as file:
                 if missing := set(_ITEMS.get(name, ())) - set(file.schema_arrow.names):
@@ -416,7 +443,7 @@ class _Tables:
                 self.metrics[name, run] = path, metrics
 
     def joined(self, rows: Mapping[str, Row], problems: list[str]) -> dict[str, pd.DataFrame]:
-        """The long frames by name; items that do not add up to their metrics are left out with them, and reported."""
+        """Return the long frames by name; items that are inconsistent with their metrics are omitted and reported."""
         found = {}
         for name, parts in sorted(self.parts.items()):
             table = pa.concat_tables(parts, promote_options="permissive").unify_dictionaries().to_pandas()
@@ -432,7 +459,7 @@ class _Tables:
         *_, item, value = columns = _ITEMS[name][:4]
         if name == "bits_per_byte":
             table = table[table["bytes"] > 0]
-            # Six digits: documents are kept in a repository.
+            # Six digits, since documents are stored in a repository.
             magnitude = 10.0 ** (5 - np.floor(np.log10(table["nats"].abs().clip(lower=1e-300))))
             table = table.assign(nats=np.round(table["nats"] * magnitude) / magnitude)
         size = table["bytes"].astype(float) * math.log(2) if name == "bits_per_byte" else 1.0
@@ -459,8 +486,8 @@ class _Tables:
 def thin_curve(path: Path) -> pa.Table:
     """A run's ``curve.jsonl`` as at most ``POINTS`` rows of (tokens, loss).
 
-    Each row is the mean over equally many steps, at the tokens of the last of them. Incomplete lines are skipped, as a power
-    cut can leave one.
+    Each row is the mean over an equal number of steps, at the tokens of the last one. Incomplete lines are skipped, since a
+    power failure can leave one.
     """
     lines = path.read_text(errors="replace").splitlines()
     try:  # all at once takes half of the time
@@ -478,7 +505,7 @@ def thin_curve(path: Path) -> pa.Table:
 
 
 def _matrix_std(path: Path) -> pa.Table:
-    """The standard deviation of each matrix by layer: layer, matrix, initial, trained."""
+    """Return the standard deviation of each matrix by layer: layer, matrix, initial, trained."""
     rows = json.loads(path.read_text())
     return pa.table(
         {
@@ -491,7 +518,7 @@ def _matrix_std(path: Path) -> pa.Table:
 
 
 def flatten(record: Mapping[str, Any]) -> Row:
-    """A record as one flat row. Settings that cannot change a number are left out: folders and addresses are private.
+    """Return a record as one flat row, without settings that cannot change results: folders and addresses are private.
 
     Raises:
         ValueError: A part that every record has is missing.
@@ -532,7 +559,7 @@ def _check(row: Mapping[str, Any]) -> None:
 
 
 def _column(values: Sequence[Any]) -> pd.Series[Any]:
-    """Values of one column with one type; None stands for a missing value."""
+    """Convert the values of one column to one type; missing values are None."""
     kinds = set(map(type, values))
     if kinds <= {bool, type(None)}:
         return pd.Series(values, dtype="bool" if kinds == {bool} else "boolean")
@@ -545,7 +572,7 @@ def _column(values: Sequence[Any]) -> pd.Series[Any]:
 
 
 def as_text(value: Any) -> str:
-    """A value as it stands on a command line: 20.0 is "20", a list is JSON."""
+    """Format a value as on a command line: 20.0 is "20", a list is JSON."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -562,7 +589,7 @@ def _search(path: Path) -> Mapping[str, Any]:
 
 
 def _readable(paths: Sequence[Path], read: Callable[[Path], _T], problems: list[str]) -> Iterator[_T]:
-    """Content of the readable files; the others are reported."""
+    """Read files; unreadable ones are reported."""
     for path in paths:
         try:
             yield read(path)
@@ -589,7 +616,7 @@ def _parse(path: Path, schema: int) -> Mapping[str, Any]:
 
 
 def _unfinished(folder: Path) -> str:
-    """Known facts about a run without a record."""
+    """Describe the state of a run without a record."""
     error = folder / "error.txt"
     if error.is_file():
         lines = error.read_text(errors="replace").strip().splitlines()

@@ -1,1 +1,1 @@
-"""Grids: composing and checking cells, the sweeper that walks them, and the plan of what they cost."""
+"""Grids and searches: composing and checking cells, tuning, and the sweeper plugins."""

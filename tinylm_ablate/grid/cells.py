@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ValueType
+from hydra.core.override_parser.types import Override, ValueType
 
 from tinylm_ablate.arguments import normalize
 from tinylm_ablate.config import GridConfig
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.science.looks import LOOKS
 
-#: Keys that a grid reads once, and not for each cell.
+#: Keys that apply to a whole grid rather than a cell.
 WHOLE = re.compile(
     r"mode|runs_dir|cache_dir|results_dir|model|prompt|folder|progress|tracking|experiments"
     r"|(grid|search|tracking|plan|experiment|generate|export)\..*"
@@ -27,7 +27,7 @@ class Cell:
     """One cell.
 
     Attributes:
-        overrides: What to compose it with, beside the overrides that all cells share.
+        overrides: Its own overrides, in addition to those that all cells share.
         values: Its value on each axis, by the axis' key; an arm is under "arm".
     """
 
@@ -40,23 +40,24 @@ class Cell:
         return " ".join(f"{key}={value}" for key, value in self.values.items()) or "the only cell"
 
 
-#: One step on an axis: what it overrides, and how it is called.
+#: One value on an axis: its overrides, and its label.
 _Step = tuple[tuple[str, ...], dict[str, str]]
 
 
 def expand(
     params: Mapping[str, object] | None, arguments: Sequence[str], grid: GridConfig, seeds: int | str | None
 ) -> tuple[list[str], list[Cell]]:
-    """The overrides that all cells share, and the cells.
+    """Return the overrides that all cells share, and the cells.
 
     Args:
-        params: Axes from an experiment file, key to values ("20,40" or a list); an argument with the same key wins.
+        params: Axes from an experiment file, key to values ("20,40" or a list); arguments with the same key take precedence.
         arguments: Overrides from the command line; those with several values are axes.
         grid: Arms, zipped axes and excluded cells.
-        seeds: Number of seeds; "sequential" begins with the first look's; None where the seed is no axis of its own.
+        seeds: Number of seeds; "sequential" starts with the first look; None if there is no separate axis of seeds.
 
     Raises:
-        ConfigError: Zipped axes of different lengths, an unknown axis in ``grid.zip`` or ``grid.exclude``, seeds given twice.
+        ConfigError: Zipped axes have different lengths, an axis in ``grid.zip`` or ``grid.exclude`` is unknown, seeds are set
+            twice, or a key has both one value and several.
     """
     parser = OverridesParser.create()
     given = parser.parse_overrides(list(arguments))
@@ -70,6 +71,7 @@ def expand(
         for override in parser.parse_overrides(overrides)
         if WHOLE.fullmatch(override.key_or_group)
     ]
+    mistakes += fixed_and_swept(given)
     axes: dict[str, list[_Step]] = {}
     for override in [*(one for one in parser.parse_overrides(texts) if one.key_or_group not in named), *given]:
         key = override.key_or_group
@@ -79,7 +81,7 @@ def expand(
             mistakes.append(f"{override.input_line}: a grid takes lists, choice(...) and range(...)")
         elif override.is_sweep_override():
             if not list(override.sweep_iterator()):
-                mistakes.append(f"{override.input_line}: holds no value; allowed: a range from its low end to its high end")
+                mistakes.append(f"{override.input_line}: has no values; allowed: a range from its low end to its high end")
                 continue
             axes[key] = [((f"{override.get_key_element()}={v}",), {key: _bare(v)}) for v in override.sweep_string_iterator()]
         elif key != "seeds":
@@ -113,10 +115,20 @@ def expand(
         if not any(_matches(values, rule) for rule in excluded)
     ]
     if not cells and not mistakes:
-        mistakes.append("grid.exclude: leaves no cell of this grid")
+        mistakes.append("grid.exclude: excludes all cells of this grid")
     if mistakes:
         raise ConfigError(mistakes)
     return shared, cells
+
+
+def fixed_and_swept(given: Sequence[Override]) -> list[str]:
+    """Return mistakes: overrides with one value whose key has several values in another override."""
+    swept = {override.key_or_group: override.input_line for override in given if override.is_sweep_override()}
+    return [
+        f"{override.input_line}: {swept[override.key_or_group]} is given too; allowed: only one of them"
+        for override in given
+        if override.key_or_group in swept and not override.is_sweep_override()
+    ]
 
 
 def _matches(values: Mapping[str, str], rule: Mapping[str, str]) -> bool:
@@ -124,7 +136,7 @@ def _matches(values: Mapping[str, str], rule: Mapping[str, str]) -> bool:
 
 
 def _zip(axes: dict[str, list[_Step]], groups: Sequence[Sequence[str]]) -> list[str]:
-    """Walk the axes of each group together, in place of every combination of their values."""
+    """Zip the axes of each group instead of combining their values."""
     mistakes = []
     for group in groups:
         text = f"grid.zip=[[{','.join(group)}]]"
@@ -134,7 +146,7 @@ def _zip(axes: dict[str, list[_Step]], groups: Sequence[Sequence[str]]) -> list[
             mistakes.append(f"{text}: {', '.join(unknown)} has only one value; allowed: axes of this grid: {', '.join(axes)}")
         elif len(set(lengths.values())) > 1:
             sizes = ", ".join(f"{key} has {length}" for key, length in lengths.items())
-            mistakes.append(f"{text}: {sizes}; allowed: axes with equally many values")
+            mistakes.append(f"{text}: {sizes}; allowed: axes with equal numbers of values")
         elif group:
             steps: list[_Step] = []
             for parts in zip(*(axes.pop(key) for key in group), strict=True):
@@ -162,7 +174,7 @@ def _exclusions(rules: Sequence[str], axes: set[str]) -> tuple[list[dict[str, st
 
 
 def _text(value: object) -> str:
-    """A parameter of an experiment file as an override: a list becomes a choice sweep."""
+    """Return a parameter of an experiment file as an override: a list becomes a choice sweep."""
     if isinstance(value, str):
         return value
     if isinstance(value, Sequence):

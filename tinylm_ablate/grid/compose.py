@@ -1,4 +1,4 @@
-"""Composing configs with Hydra, and saying what is wrong when they do not compose."""
+"""Composition of configs with Hydra, and diagnosis of overrides that do not compose."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
@@ -37,7 +38,7 @@ from tinylm_ablate.grid.yaml_files import choices, mistakes_in_files
 from tinylm_ablate.paths import conf_dir, experiments_dir
 from tinylm_ablate.secrets import credentials_to_environment, watch_environment
 
-#: The choices of Hydra's plugins.
+#: Choices of Hydra's plugins.
 _PLUGINS = {
     "hydra/launcher": ("basic", "submitit_local", "submitit_slurm", "ray"),
     "hydra/sweeper": ("grid", "optuna"),
@@ -53,7 +54,7 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, Un
 
 
 class _SearchPath(SearchPathPlugin):
-    """Lets ``+experiments=NAME`` find the experiments of the package and, first, those of the current folder."""
+    """Lets ``+experiments=NAME`` find experiments in the current folder and, after that, in the package."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append("working-folder", f"file://{Path.cwd()}")
@@ -62,14 +63,23 @@ class _SearchPath(SearchPathPlugin):
 
 
 def register() -> None:
-    """Give Hydra the schema and the search path; called once by each process that composes."""
+    """Register schema and search path with Hydra; called once per process."""
     schema.register()
     watch_environment()
     Plugins.instance().register(_SearchPath)
+    Hydra.get_mode = _mode  # type: ignore[method-assign, assignment]
+
+
+_hydras_mode = Hydra.get_mode
+
+
+def _mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+    """Return the mode that an override sets; by default ``-m`` decides, for which Hydra composes everything once more."""
+    return _hydras_mode(hydra, config_name, overrides) if any("hydra.mode" in text for text in overrides) else None
 
 
 def typed(config: DictConfig) -> Config:
-    """The typed config of a composed one; Hydra's own node is left out.
+    """Convert a composed config to a typed one, without Hydra's own node.
 
     Raises:
         OmegaConfBaseException: A value is missing, or an interpolation cannot be resolved.
@@ -77,14 +87,14 @@ def typed(config: DictConfig) -> Config:
     result = OmegaConf.to_object(_own(config))
     assert isinstance(result, Config)
     if unknown := list(_unknown(result)):  # "+" adds keys that no code reads
-        raise ConfigError([f"+{key}: there is no such key{meant(key)}" for key in unknown])
-    if result.tracking.uri is not None:  # no file and no message ever holds a password
+        raise ConfigError([f"+{key}: no such key{meant(key)}" for key in unknown])
+    if result.tracking.uri is not None:  # so that no file or message ever contains a password
         result.tracking.uri = credentials_to_environment(result.tracking.uri)
     return result
 
 
 def _own(config: DictConfig) -> DictConfig:
-    """The config without Hydra's nodes, of which one is larger than all of ours."""
+    """Return the config without Hydra's nodes, one of which is larger than all others."""
     if not {"hydra", "experiments"} & config.keys():
         return config
     own = config.copy()
@@ -95,7 +105,7 @@ def _own(config: DictConfig) -> DictConfig:
 
 
 def _unknown(node: Any, prefix: str = "") -> Iterator[str]:
-    """Keys that the schema lacks."""
+    """Yield keys that are not in the schema."""
     known = {item.name for item in dataclasses.fields(node)}
     for name, value in vars(node).items():
         if name not in known:
@@ -140,16 +150,22 @@ class Composer:
             HydraException, OmegaConfBaseException, ConfigError: The overrides do not compose.
         """
         key, values = self._key(overrides), [text for text in overrides if not self._parse(text)[1]]
-        followed = [text for text in values if self._setting(key, text) is None]
-        paths = [self._parse(text)[0].key_or_group for text in followed]
+        followed = [text for text in values if not self._is_plain(key, text)]
         own = [text for text in values if text not in followed]
+        paths = [self._parse(text)[0].key_or_group for text in own]
         base = None
-        if not any(_overlap(self._parse(text)[0].key_or_group, path) for text in own for path in paths):
+        if not any(_overlap(self._parse(text)[0].key_or_group, path) for text in followed for path in paths):
             key = (*key, *followed)
             if key in self._bases or len(self._bases) < _MOST_BASES:
                 base = self._base(key)
-        settings = [self._setting(key, text) for text in own] if base is not None else []
-        if base is None or None in settings:
+        if base is None or any(self._is_referred(key, path) for path in paths):
+            return typed(self(overrides))
+        if new := set(paths) - self._sets_one_key.keys():  # one composition shows it of all of them
+            first = typed(self(overrides))
+            self._sets_one_key |= dict.fromkeys(new, _differs_by(first, base, paths))
+            return first
+        settings = [self._setting(key, text) for text in own]
+        if None in settings:
             return typed(self(overrides))
         config: Config = _clone(base)
         for path, value in filter(None, settings):
@@ -165,35 +181,29 @@ class Composer:
                 self._bases[key] = None
         return self._bases[key]
 
-    def _setting(self, key: tuple[str, ...], text: str) -> tuple[str, Any] | None:
-        """The key and value that an override sets beside some choices; None if it does more than setting one key."""
-        if (key, text) not in self._settings:
-            self._settings[key, text] = self._tried(key, text)
-        return self._settings[key, text]
+    def _is_plain(self, key: tuple[str, ...], text: str) -> bool:
+        """Whether an override may only set one key beside some choices; lists and dicts are merged into what is there."""
+        override = self._parse(text)[0]
+        path = override.key_or_group
+        return not (
+            "${" in text
+            or path in _REWRITTEN
+            or override.type != OverrideType.CHANGE
+            or isinstance(override.value(), dict | list)
+            or not self._sets_one_key.get(path, True)
+            or self._is_referred(key, path)
+        )
 
-    def _tried(self, key: tuple[str, ...], text: str) -> tuple[str, Any] | None:
-        """``_setting``, found by setting it."""
-        override, path = self._parse(text)[0], self._parse(text)[0].key_or_group
-        base = self._base(key)
-        if base is None or "${" in text or path in _REWRITTEN or self._is_referred(key, path):
-            return None
-        # A dictionary or list is merged into what is there, which may be null.
-        if override.type != OverrideType.CHANGE or isinstance(override.value(), dict | list):
-            return None
-        if path not in self._sets_one_key:
-            self._sets_one_key[path] = False
-            alone = typed(self([*key, text]))
-            with contextlib.suppress(AttributeError):
-                changed = _clone(base)
-                _set(changed, path, functools.reduce(getattr, path.split("."), cast(Any, alone)))
-                self._sets_one_key[path] = changed == alone
-        if not self._sets_one_key[path]:
-            return None
-        if key not in self._trials:
-            self._trials[key] = copy.deepcopy(self._choice(key))
-        self.loader._apply_overrides_to_config([override], self._trials[key])
-        value = OmegaConf.select(self._trials[key], path)
-        return None if OmegaConf.is_config(value) else (path, value)
+    def _setting(self, key: tuple[str, ...], text: str) -> tuple[str, Any] | None:
+        """The key and value that an override sets beside some choices; None if its value is not a plain one."""
+        if (key, text) not in self._settings:
+            override = self._parse(text)[0]
+            if key not in self._trials:
+                self._trials[key] = copy.deepcopy(self._choice(key))
+            self.loader._apply_overrides_to_config([override], self._trials[key])
+            value = OmegaConf.select(self._trials[key], override.key_or_group)
+            self._settings[key, text] = None if OmegaConf.is_config(value) else (override.key_or_group, value)
+        return self._settings[key, text]
 
     def _is_referred(self, key: tuple[str, ...], path: str) -> bool:
         """Whether another value refers to a key; a trial with a value cannot show it, since that may be the default."""
@@ -256,7 +266,7 @@ class Composer:
 
 
 def _read_once(loader: ConfigLoaderImpl) -> None:
-    """Let Hydra read each file once: it reads and parses all of them anew for every composition."""
+    """Cache files for Hydra, which otherwise reads and parses all of them for every composition."""
     for source in loader.repository.get_sources():
         if source.scheme() == "file" and not hasattr(source.load_config, "read_once"):
             read = functools.cache(source.load_config)
@@ -269,12 +279,12 @@ def _read_once(loader: ConfigLoaderImpl) -> None:
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Return whether two dotted keys are the same, or one is a group that holds the other."""
+    """Return whether two dotted keys are equal, or one is a group that contains the other."""
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def _clone(config: Any) -> Any:
-    """A copy of a config and of its groups; values inside are shared."""
+    """Copy a config and its groups; the values are shared."""
     new = copy.copy(config)
     for name, value in vars(config).items():
         if dataclasses.is_dataclass(value):
@@ -284,11 +294,22 @@ def _clone(config: Any) -> Any:
     return new
 
 
+def _differs_by(config: Config, base: Config, paths: Sequence[str]) -> bool:
+    """Whether a config is another one with its own values of some keys."""
+    changed = _clone(base)
+    try:
+        for path in paths:
+            _set(changed, path, functools.reduce(getattr, path.split("."), cast(Any, config)))
+    except AttributeError:
+        return False
+    return bool(changed == config)
+
+
 def _set(config: Any, path: str, value: Any) -> None:
-    """Set one key that the config has.
+    """Set an existing key of the config.
 
     Raises:
-        AttributeError: It has no such key.
+        AttributeError: The key does not exist.
     """
     *groups, name = path.split(".")
     group = functools.reduce(getattr, groups, config)
@@ -305,14 +326,14 @@ def compose(overrides: Sequence[str]) -> Config:
 
 
 def _hydras(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
-    """What Hydra itself composes, with its own node if requested."""
+    """Compose a config with Hydra, with its own node if requested."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return hydra_compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
 
 
 @functools.cache
 def _composer(folder: Path) -> Composer:
-    """A composer of single configs; ``folder`` is where Hydra also looks for groups."""
+    """Create a composer of single configs; ``folder`` is an additional location of groups."""
     del folder
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
@@ -325,7 +346,7 @@ def check_files(overrides: Sequence[str], grid: bool) -> None:
     """Check the YAML files that overrides choose.
 
     Raises:
-        ConfigError: Their mistakes, and those of the other overrides.
+        ConfigError: They, or other overrides, have mistakes.
     """
     if found := mistakes_in_files(overrides):
         rest = [text for text in overrides if text.lstrip("+").partition("=")[0] not in (*GROUPS, "experiments")]
@@ -333,14 +354,14 @@ def check_files(overrides: Sequence[str], grid: bool) -> None:
 
 
 def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
-    """Mistakes in overrides that do not compose: each is tried alone, so that all mistakes are reported together.
+    """Return mistakes in overrides that do not compose: each is tried alone, so that all mistakes are reported together.
 
     Args:
-        overrides: The command line's.
-        grid: Whether a grid was requested, where an override may have several values.
+        overrides: Overrides of the command line.
+        grid: Whether a grid was requested, in which an override may have several values.
 
     Returns:
-        One line a mistake; empty if each override is sound by itself.
+        One line per mistake; empty if each override is valid by itself.
     """
     register()
     GlobalHydra.instance().clear()
@@ -382,7 +403,7 @@ def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
 
 
 def _settled(choices: list[list[str]]) -> list[str]:
-    """Mistakes in the meaning of what composes: the first value of every override, then each other value in its place."""
+    """Return mistakes in the values of valid overrides: the first value of each, then every other value in its place."""
     from tinylm_ablate.settle import settle
 
     mistakes: list[str] = []
@@ -419,20 +440,20 @@ def _explain(text: str, override: Override, error: Exception) -> str:
         value, known = text.partition("=")[2], _PLUGINS.get(key) or choices(key)
         if value in known:
             return f"{text}: {first_line(error.__cause__ or error)}"
-        return f"{text}: there is no such choice; {did_you_mean(value, known)}allowed: {', '.join(known)}"
+        return f"{text}: no such choice; {did_you_mean(value, known)}allowed: {', '.join(known)}"
     if key in keys:
         return f"{text}: allowed: {allowed(keys[key])}"
-    return f"{key}: there is no such key{meant(key)}"
+    return f"{key}: no such key{meant(key)}"
 
 
 def _unreadable(text: str) -> str:
-    """Plain explanation of why Hydra's grammar rejects an override."""
+    """Explain why Hydra's grammar rejects an override."""
     key, _, value = text.lstrip("+").partition("=")
     keys = {known: rule for known, _, rule in schema.walk(Config())}
     if key in GROUPS:
-        return f"{text}: there is no such choice; allowed: {', '.join(choices(key))}"
+        return f"{text}: no such choice; allowed: {', '.join(choices(key))}"
     if key not in keys and not key.startswith(("hydra", "experiments", *(f"{known}." for known in keys))):
-        return f"{key}: there is no such key{meant(key)}"
+        return f"{key}: no such key{meant(key)}"
     if any(value.count(opening) != value.count(closing) for opening, closing in ("()", "[]", "{}")):
         return f"{text}: a bracket is not closed, or not opened"
     if any(value.count(quote) % 2 for quote in "'\""):

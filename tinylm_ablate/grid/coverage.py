@@ -1,4 +1,4 @@
-"""Figure 2 for the configured text and large vocabulary (``mode=coverage``): table, figure and page; nothing is trained."""
+"""Figure 2 for the configured corpus and large vocabulary (``mode=coverage``): table, figure and page, without training."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _PERCENT = "accumulated_frequency_percent"
 
 
 def write_coverage(cells: Sequence[Settled]) -> str:
-    """Count each cell's large vocabulary on its text, and write what its most frequent entries cover beside the paper's values.
+    """Count each cell's large vocabulary on its corpus, and write the coverage of its most frequent entries and the paper's.
 
     Args:
-        cells: Settled configs; those of the same large vocabulary and text make one curve. The first says where results go,
-            what the files are called, and which table of the paper holds its values.
+        cells: Settled configs; those with the same large vocabulary and corpus give one curve. The first determines the output
+            folder, the file names, and the table with the paper's values.
 
     Returns:
-        A table for the terminal, with the files that were written.
+        A table for the terminal, with the written files.
 
     Raises:
         UserError: The text or the large vocabulary cannot be used.
@@ -72,7 +72,7 @@ def write_coverage(cells: Sequence[Settled]) -> str:
 
 
 def _curves(cells: Sequence[Settled]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Counts by label, and a line on each."""
+    """Return counts by label, and a description of each."""
     from tinylm_ablate.data.corpus import open_corpus
     from tinylm_ablate.tokenizer.vocabularies import large_vocabulary, open_counts
 
@@ -100,7 +100,7 @@ def _curves(cells: Sequence[Settled]) -> tuple[dict[str, np.ndarray], list[str]]
 
 
 def _printed(name: str | None) -> Mapping[int, float]:
-    """The paper's values: size of the vocabulary -> percent."""
+    """Return the paper's values: size of the vocabulary -> percent."""
     path = paper_dir() / f"{(name or 'table01_tokenizer').removesuffix('.csv')}.csv"
     try:
         with path.open(newline="") as stream:

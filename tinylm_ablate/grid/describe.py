@@ -1,4 +1,4 @@
-"""The file that describes a grid or search to the report and to trackers: ``runs_dir/grids/<identity>.json``."""
+"""Description of a grid or search for the report and the trackers: ``runs_dir/grids/<identity>.json``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tinylm_ablate.secrets import cut
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tracking.folders import read_json
 
-#: A cell: its run, its name, its values on the axes, and what became of the tuning of its arm.
+#: A cell: its run, its name, its values on the axes, and the result of tuning its arm.
 Described = tuple[Settled, str, Mapping[str, str], str]
 
 
 def grid_path(runs_dir: Path, identity: str) -> Path:
-    """The file that describes a grid."""
+    """Return the file that describes a grid."""
     return runs_dir / "grids" / f"{identity}.json"
 
 
@@ -34,15 +34,15 @@ def described(
     search: str | None = None,
     tuning: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """A grid as plain data.
+    """Describe a grid as plain data.
 
     Args:
-        identity: Of the grid.
+        identity: Identity of the grid.
         name: Short name.
-        title: What it shows.
+        title: Title of its table.
         base: Its config, without axes.
         cells: Its cells.
-        search: The name of the study, where the cells are the trials of a search.
+        search: The name of the study, if the cells are the trials of a search.
         tuning: The tuning curves of its arms (``tinylm_ablate.grid.tuned_arms.Search.described``).
     """
     experiment = base.experiment
@@ -75,10 +75,10 @@ def described(
 
 
 def write_grid(runs_dir: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Write a grid's description before its first run starts; what it was called and when it was first started stays.
+    """Write a grid's description before its first run starts, keeping an existing name and start time.
 
     Returns:
-        What was written.
+        The written description.
     """
     path = grid_path(runs_dir, content["identity"])
     before = read_json(path)

@@ -16,22 +16,22 @@ from tinylm_ablate.grid.study import DONE, FAILED, PRUNED, REJECTED, Result
 from tinylm_ablate.measure.records import read_record
 from tinylm_ablate.secrets import cut
 
-#: Version of the layout of the file.
+#: Version of the format of the file.
 SCHEMA = 1
 
-#: Shown with the best on validation text, since nothing was chosen by it.
+#: Shown with the best on validation text, since it was not used for selection.
 _TEST = "test/bits_per_byte/all"
 
 
 def write_search(
     path: Path, about: Mapping[str, Any], objectives: Sequence[Objective], results: Sequence[Result], front: Sequence[int]
 ) -> None:
-    """Write ``runs_dir/search/<name>.json``: what was requested, every trial, and the front.
+    """Write ``runs_dir/search/<name>.json``: the request, all trials, and the front.
 
     Args:
         path: The file.
         about: Name, title, scale, space and settings.
-        objectives: What was searched on.
+        objectives: The objectives.
         results: All trials with an outcome.
         front: Numbers of those on the front.
     """
@@ -60,12 +60,12 @@ def write_search(
 def found_table(
     objectives: Sequence[Objective], results: Sequence[Result], front: Sequence[int], runs_dir: Path, stems: Sequence[str]
 ) -> str:
-    """The front as a Markdown table, best in the first objective first; with one objective, the ten best trials.
+    """Format the front as a Markdown table, best in the first objective first; with one objective, the ten best trials.
 
     A run that was proposed more than once is one row. Bits per byte on test text, unless searched on, are columns too.
 
     Args:
-        objectives: What was searched on.
+        objectives: The objectives.
         results: All trials with an outcome.
         front: Numbers of those on the front.
         runs_dir: Folder of the runs.
@@ -108,7 +108,7 @@ def _number(value: float) -> str:
 
 
 def _short(value: str) -> str:
-    """A real number with five digits, anything else as it is."""
+    """Format real numbers with five digits, and other values unchanged."""
     try:
         return value if value.lstrip("-").isdigit() else f"{float(value):.5g}"
     except ValueError:
@@ -116,12 +116,12 @@ def _short(value: str) -> str:
 
 
 def summary(results: Sequence[Result]) -> str:
-    """Numbers of trials by outcome, in words."""
+    """Describe the numbers of trials by outcome."""
     counts = Counter(result.state for result in results)
     words = {
         DONE: "done",
         PRUNED: "pruned",
         FAILED: "failed",
-        REJECTED: "not trained, as they were off the budget or impossible",
+        REJECTED: "not trained, since they were outside the budget or impossible",
     }
     return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state]) or "no trial"

@@ -1,4 +1,4 @@
-"""Objectives of a search: names of metrics, and which direction is better."""
+"""Objectives of a search: names of metrics, and their direction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinylm_ablate.config import Config, EvaluateConfig
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.measure.speed import METRIC as DECODE_SPEED
 
-#: Metrics of a run that may be searched on, as patterns, and whether more is better. "all" is the mean over the languages.
+#: Allowed metrics as patterns, and whether higher is better. "all" is the mean over the languages.
 _KNOWN = {
     r"(validation|test)/bits_per_byte/[^/]+": False,
     r"test/cloze/[^/]+": True,
@@ -24,26 +24,26 @@ _KNOWN = {
 
 @dataclass(frozen=True)
 class Objective:
-    """A metric of a run, and whether more of it is better."""
+    """A metric of a run, and whether higher is better."""
 
     name: str
     maximize: bool
 
     @property
     def language(self) -> str | None:
-        """The language that it is about; None where there is none, or where it is all of them."""
+        """Its language; None if it has none, or for the mean over all."""
         split, _, rest = self.name.partition("/")
         language = rest.partition("/")[2] if split in {"validation", "test"} else ""
         return None if language in {"", "all"} else language
 
     @property
     def title(self) -> str:
-        """The name with an arrow to where it is better."""
+        """The name with an arrow in the better direction."""
         return f"{self.name} {'↑' if self.maximize else '↓'}"
 
 
 def parse_objectives(names: Sequence[str], evaluate: EvaluateConfig) -> tuple[list[Objective], list[str]]:
-    """The objectives, and the mistakes in them."""
+    """Return the objectives, and mistakes in them."""
     found: list[Objective] = []
     mistakes: list[str] = []
     if not names:
@@ -63,10 +63,10 @@ def parse_objectives(names: Sequence[str], evaluate: EvaluateConfig) -> tuple[li
 
 
 def check_languages(objectives: Sequence[Objective], config: Config) -> None:
-    """Refuse metrics of languages that the text does not hold.
+    """Refuse metrics of languages that are not in the corpus.
 
     Raises:
-        ConfigError: There are some.
+        ConfigError: A language is not in the corpus.
         UserError: The text cannot be read.
     """
     from tinylm_ablate.data.corpus import open_corpus

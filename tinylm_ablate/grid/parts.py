@@ -1,7 +1,7 @@
-"""The parts of a grid, which is one experiment or several that are done together, and the runs of their cells.
+"""Parts of a grid, which combines one or several experiments, and the runs of their cells.
 
-``grid.experiments`` names the experiments of a grid of several, as ``experiments/paper.yaml`` does. Each keeps its own axes,
-its own file for the report and its own entry in MLflow; a run that cells of several of them mean is done once.
+``grid.experiments`` lists the experiments of a combined grid, as in ``experiments/paper.yaml``. Each has its own axes, its own
+file for the report and its own entry in MLflow; a run that is in several of them is done once.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Part:
     """One experiment of a grid.
 
     Attributes:
-        name: Its name where there are several, otherwise empty.
+        name: Its name if there are several, otherwise empty.
         base: Its config, without its axes.
-        arguments: What composes it: the command line's overrides.
+        arguments: The overrides of the command line.
         shared: The overrides that all of its cells share.
         cells: Its cells.
         jobs: The run of each cell.
-        settled: Each cell as it was settled: the run, and what the cell requests to be measured of it.
-        tuned: What became of the tuning of each arm, by its label: "interior" or "edge"; absent where it was not tuned.
+        settled: Each settled cell: the run with its requested measures.
+        tuned: Result of tuning each arm, by its label: "interior" or "edge"; absent if it was not tuned.
     """
 
     name: str
@@ -48,27 +48,27 @@ class Part:
 
     @property
     def arms(self) -> dict[str, list[Cell]]:
-        """The cells of each arm, by its label."""
+        """Return the cells of each arm, by its label."""
         found: dict[str, list[Cell]] = {}
         for cell in self.cells:
             found.setdefault(self.arm_of(cell), []).append(cell)
         return found
 
     def arm_of(self, cell: Cell) -> str:
-        """The label of a cell's arm: its values on all axes but the seed."""
+        """Return the label of a cell's arm: its values on all axes except the seed."""
         return " ".join(f"{key}={value}" for key, value in cell.values.items() if key != "seed") or "the only arm"
 
     def called_arm(self, arm: str) -> str:
-        """A name for one of its arms, unique over all parts."""
+        """Return a name for one of its arms, unique over all parts."""
         return f"{self.name}: {arm}" if self.name else arm
 
     def apply(self, arm: str, change: Callable[[Settled], Settled]) -> None:
-        """Settle the cells of an arm anew."""
+        """Settle the cells of an arm again."""
         for cell in self.arms[arm]:
             self.settled[cell] = change(self.settled[cell])
 
     def add_seeds(self, arm: str, seeds: int) -> list[Cell]:
-        """Give an arm more seeds, up to so many; returns the new cells."""
+        """Increase the seeds of an arm to a number; returns the new cells."""
         cells = self.arms[arm]
         known = {self.settled[cell].config.seed for cell in cells}
         added = []
@@ -84,22 +84,22 @@ class Part:
         return added
 
     def called(self, cell: Cell) -> str:
-        """A name for one of its cells, unique over all parts."""
+        """Return a name for one of its cells, unique over all parts."""
         return f"{self.name}: {cell.name}" if self.name else cell.name
 
     @property
     def runs(self) -> list[Job]:
-        """Its runs, each once."""
+        """Return its runs, without duplicates."""
         return list(dict.fromkeys(self.jobs))
 
 
 @dataclass(eq=False)
 class Job:
-    """A run of a grid, with every cell that means it.
+    """A run of a grid, with all its cells.
 
     Attributes:
         cell: Its first cell.
-        cells: Name and settled run of each cell that means it, the first first.
+        cells: Name and settled run of each of its cells, in order.
     """
 
     cell: Cell
@@ -112,26 +112,26 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Its first cell's."""
+        """That of its first cell."""
         return self.cells[0][0]
 
     @property
     def settled(self) -> Settled:
-        """Its first cell's."""
+        """That of its first cell."""
         return self.cells[0][1]
 
 
 def parts(base: Config, compose: Composer, params: Mapping[str, Any] | None, arguments: Sequence[str]) -> list[Part]:
-    """The parts of the grid that a command line requests, without their runs.
+    """Return the parts of the grid in a command line, without their runs.
 
     Args:
-        base: The config of the whole.
-        compose: Composes others.
+        base: The config of the whole grid.
+        compose: Composes other configs.
         params: Axes from an experiment file.
         arguments: The command line's overrides.
 
     Raises:
-        ConfigError: An experiment of ``grid.experiments`` does not exist or is no grid of runs, or axes have mistakes.
+        ConfigError: An experiment in ``grid.experiments`` does not exist or does not train a grid, or axes have mistakes.
     """
     parser = OverridesParser.create()
     given = [parser.parse_override(text) for text in arguments]
@@ -147,7 +147,7 @@ def parts(base: Config, compose: Composer, params: Mapping[str, Any] | None, arg
         try:
             own, axes = typed(compose([first, *plain])), compose.params([first, *plain])
             if own.grid.experiments or own.mode != base.mode:
-                raise ConfigError(["is no experiment that trains a grid of its own"])
+                raise ConfigError(["is not an experiment that trains a grid"])
             everything = [first, *(str(override.input_line) for override in rest)]
             found.append(Part(name, own, everything, *expand(axes, everything, own.grid, own.seeds)))
         except ConfigError as error:
@@ -160,10 +160,10 @@ def parts(base: Config, compose: Composer, params: Mapping[str, Any] | None, arg
 
 
 def settle_all(compose: Composer, found: Sequence[Part]) -> list[Job]:
-    """Compose and settle every cell; cells that mean one run become one job. The parts' ``jobs`` are filled.
+    """Compose and settle every cell; cells with the same run become one job. Sets the parts' ``jobs``.
 
     Raises:
-        ConfigError: With the mistakes of all cells.
+        ConfigError: Some cells have mistakes; it lists all of them.
     """
     from tinylm_ablate import progress
 
@@ -181,7 +181,7 @@ def settle_all(compose: Composer, found: Sequence[Part]) -> list[Job]:
                 mistakes.setdefault(mistake, []).append(name)
         except COMPOSITION_ERRORS as error:
             broken.setdefault(one_line(error.__cause__ or error), []).append(name)
-    if broken:  # each override alone says best what is wrong with it
+    if broken:  # single overrides give the clearest messages
         texts = dict.fromkeys(text for part, cell in cells for text in (*part.shared, *cell.overrides))
         found_alone = diagnose([text for text in texts if not text.startswith("seeds=")])
         raise ConfigError(found_alone or [f"{text}{_where(names, len(cells))}" for text, names in broken.items()])
@@ -194,7 +194,7 @@ def settle_all(compose: Composer, found: Sequence[Part]) -> list[Job]:
 
 
 def jobs_of(found: Sequence[Part]) -> list[Job]:
-    """The runs that the settled cells of some parts mean, each once; the parts' ``jobs`` are filled."""
+    """Return the runs of the settled cells of some parts, without duplicates; sets the parts' ``jobs``."""
     jobs: dict[str, Job] = {}
     for part in found:
         part.jobs = []
@@ -207,13 +207,13 @@ def jobs_of(found: Sequence[Part]) -> list[Job]:
 
 
 def even(cells: Sequence[tuple[Config, Settled]]) -> list[Settled]:
-    """Settle for a whole grid what 'auto' settles for each arm alone: one arithmetic, one text, and one amount of evaluation.
+    """Resolve 'auto' for a whole grid: one precision, one corpus, and one amount of evaluation for all arms.
 
-    ``train.precision=auto`` is bf16 where that is the choice of every arm and of every run that one starts from, and fp32 for
-    all of them elsewhere. Text and amounts are those of the largest budget.
+    ``train.precision=auto`` is bf16 if every arm and every run that one starts from would choose it, and otherwise fp32 for
+    all of them. Corpus and amounts are those of the largest budget.
 
     Args:
-        cells: Each config, and what it settles to by itself.
+        cells: Each config, and its run when settled alone.
     """
     arithmetic = {
         run.precision for own, arm in cells if own.train.precision == "auto" for run in (arm, arm.parent) if run is not None
@@ -230,9 +230,9 @@ def even(cells: Sequence[tuple[Config, Settled]]) -> list[Settled]:
             settled = settle(own)
         found.append((own, settled))
     if len(arithmetic) > 1:
-        say("note: train.precision=auto is fp32 for every arm, since some are too narrow for bf16; name it to choose")
+        say("note: train.precision=auto is fp32 for every arm, since some are too narrow for bf16; set it to override this")
     if len(texts) > 1:
-        say("note: data=auto is the large text for every arm, since some budgets need it; data=default or data=large chooses")
+        say("note: data=auto is the large text for every arm, since some budgets need it; set data= to override this")
     for key in ("max_bytes", "cloze_questions", "every_bytes"):
         automatic = [settled.config.evaluate for own, settled in found if getattr(own.evaluate, key) == "auto"]
         if key == "every_bytes":

@@ -1,4 +1,4 @@
-"""The short table at the end of a grid."""
+"""Short table at the end of a grid."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from tinylm_ablate.science.evidence import Evidence
     from tinylm_ablate.science.pairs import Result
 
-#: Marks a value that may be as good as the best of its column.
+#: Mark of a value that may be as good as the best of its column.
 WITHIN_NOISE = "≈"
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A metric of the table: its name, its head, digits after the point, and which way is better (0: neither)."""
+    """A metric of the table: its name, its head, decimals, and the better direction (0: neither)."""
 
     metric: str
     head: str
@@ -36,7 +36,7 @@ _COLUMNS = (
 )
 
 
-#: Measures that tell arms apart, the first that is known: 1 where more is better, -1 where less is.
+#: Measures to distinguish arms, of which the first known one is used: 1 if higher is better, -1 if lower is better.
 JUDGED = {column.metric: column.direction for column in _COLUMNS if column.direction}
 
 
@@ -44,11 +44,11 @@ def summary_table(own: Evidence | None, arms: int = 0) -> str:
     """A Markdown table, aligned for a terminal: one row per arm, mean ± standard deviation over its seeds.
 
     Args:
-        own: What is finished; None for nothing.
-        arms: Arms of the grid, where only the best of them are in ``own``.
+        own: The finished part; None if nothing is finished.
+        arms: Number of arms of the grid, if only the best are in ``own``.
 
     Returns:
-        The table, with a line on what may be concluded from it; empty where nothing is finished.
+        The table, with a line on possible conclusions; empty if nothing is finished.
     """
     from tabulate import tabulate
 
@@ -94,7 +94,7 @@ def _cell(result: Result, column: _Column, marked: bool) -> str:
 
 
 def _conclusion(arms: int, several: bool) -> str:
-    """One sentence on what the seeds allow to conclude; empty for a single arm."""
+    """State in one sentence what the seeds allow to conclude; empty for a single arm."""
     if arms < 2:
         return ""
     if not several:

@@ -1,8 +1,8 @@
-"""The sweeper behind ``hydra/sweeper=optuna``: a resumable search over ranges, one run per trial.
+"""Sweeper for ``hydra/sweeper=optuna``: a resumable search over ranges, one run per trial.
 
-Before the first trial the ends of every range and every choice are settled, so that mistakes are reported before anything is
-spent. A trial whose shape is off the parameter budget is settled and not trained. What is searched on is validation text
-unless the user says otherwise, so that the test text stays unseen.
+Before the first trial, the ends of every range and every choice are settled, so that mistakes are reported early. A trial whose
+shape is outside the parameter budget is settled, but not trained. By default, objectives use validation text, so that the test
+text stays unseen.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tinylm_ablate.grid.study import Study
 
 
-#: A trial at an end of the space: what it overrides, and its run.
+#: A trial at an end of the space: its overrides, and its run.
 _Probe = tuple[str, Settled]
 
 
@@ -54,17 +54,17 @@ class OptunaSweeper(Sweeper):
         self.compose: Composer | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra hands over; trials are trained in this process, so there is no launcher."""
+        """Store Hydra's objects; trials are trained in this process, without a launcher."""
         del task_function
         self.config, self.hydra_context = config, hydra_context
         self.compose = Composer(hydra_context.config_loader, config)
 
     def sweep(self, arguments: list[str]) -> list[str]:
-        """Search until the study has its trials, and print what was found; returns the identities of the runs that are done.
+        """Search until the study has its trials, and print the results; returns the identities of finished runs.
 
         Raises:
             ConfigError: Mistakes in the settings or the space; nothing was run.
-            SystemExit: With 1 if a trial failed of anything but a loss that is not finite, or if none was done.
+            SystemExit: With 1 if a trial failed for any reason other than a loss that is not finite, or if none is done.
         """
         from tinylm_ablate.grid.study import REJECTED, Study
 
@@ -84,7 +84,7 @@ class OptunaSweeper(Sweeper):
         return self._search(base, shared, study, objectives, probes[0][1])
 
     def _check(self, base: Config, arguments: Sequence[str]) -> tuple[list[str], list[Axis], list[Objective], list[_Probe]]:
-        """Everything that can be checked before a trial starts, with all mistakes at once."""
+        """Check everything before the first trial, and report all mistakes at once."""
         from tinylm_ablate.grid.objectives import check_languages, parse_objectives
         from tinylm_ablate.grid.space import parse_space
         from tinylm_ablate.measure.speed import METRIC as DECODE_SPEED
@@ -99,7 +99,7 @@ class OptunaSweeper(Sweeper):
                 shared.append("evaluate.decode.measure=true")
             probes, found = self._probe(shared, axes)
         except (ConfigError, *COMPOSITION_ERRORS) as error:
-            # Each override is tried alone, so that other mistakes are reported with it.
+            # Each override is tried alone, so that other mistakes are reported too.
             first = error.mistakes if isinstance(error, ConfigError) else []
             problems = [*mistakes, *first, *diagnose(["hydra/sweeper=optuna", *arguments])]
             raise ConfigError(problems or [one_line(error.__cause__ or error)]) from None
@@ -117,11 +117,11 @@ class OptunaSweeper(Sweeper):
         check_languages(objectives, probes[0][1].config)
         for objective in objectives:
             if objective.name.startswith("test/"):
-                say(f"note: {objective.name}: what is chosen by test text flatters itself on it; choose by validation text")
+                say(f"note: {objective.name}: the result is biased on the text that selected it; use validation text")
         return shared, axes, objectives, probes
 
     def _probe(self, shared: Sequence[str], axes: Sequence[Axis]) -> tuple[list[_Probe], list[str]]:
-        """Settle the first value of every axis, then each other probe in its place."""
+        """Settle the first value of every axis, then every other probe in its place."""
         first = [axis.probes()[0] for axis in axes]
         trials = [("", first)] + [
             (probe, [*first[:place], probe, *first[place + 1 :]])
@@ -191,7 +191,7 @@ class OptunaSweeper(Sweeper):
 
 
 def _preview(base: Config, axes: Sequence[Axis], objectives: Sequence[Objective], probes: Sequence[_Probe]) -> str:
-    """What a search would do: its settings and space, and the plan of the trials at the ends of the space."""
+    """Describe a search: its settings and space, and the plan of the trials at the ends of the space."""
     from tinylm_ablate.execute.plan import duration, plan, plans
 
     search = base.search
@@ -203,7 +203,7 @@ def _preview(base: Config, axes: Sequence[Axis], objectives: Sequence[Objective]
         + ", ".join(f"{objective.name} ({'largest' if objective.maximize else 'smallest'})" for objective in objectives),
         *(f"  {axis.key}: {axis.text}" for axis in axes),
         *([f"  only shapes of {low:,} to {high:,} parameters are trained"] if search.parameters else []),
-        f"  {off} of the {len(probes)} trials below are outside of that" if off else "",
+        f"  {off} of the {len(probes)} trials below are outside this range" if off else "",
     ]
     if seconds:
         ends = dict.fromkeys(duration(search.trials * bound) for bound in (min(seconds), max(seconds)))
@@ -215,7 +215,7 @@ def _preview(base: Config, axes: Sequence[Axis], objectives: Sequence[Objective]
 
 
 def _search_mistakes(base: Config, launcher: str) -> list[str]:
-    """Mistakes: settings that a search cannot have."""
+    """Return mistakes: settings that a search does not support."""
     search, mistakes = base.search, []
     if base.mode not in ("run", "plan"):
         mistakes.append(f"mode={base.mode}: allowed with hydra/sweeper=grid")
@@ -237,7 +237,7 @@ def _search_mistakes(base: Config, launcher: str) -> list[str]:
         mistakes.append(f"search.name={search.name}: allowed: letters, digits, and the signs _ . -")
     budget = search.parameters
     if budget and (len(budget) != 2 or not 0 < budget[0] <= budget[1]):
-        mistakes.append(f"search.parameters={budget}: allowed: [low,high], the least and the most parameters, or []")
+        mistakes.append(f"search.parameters={budget}: allowed: [low,high], the minimum and maximum of parameters, or []")
     if search.pruner != "none" and len(search.objectives) > 1:
         mistakes.append(f"search.pruner={search.pruner}: allowed with one objective; with several: none")
     return mistakes
@@ -246,7 +246,7 @@ def _search_mistakes(base: Config, launcher: str) -> list[str]:
 def _asked(
     search: SearchConfig, axes: Sequence[Axis], objectives: Sequence[Objective], probes: Sequence[Settled]
 ) -> dict[str, Any]:
-    """Identity of a study: everything that its trials and their values depend on."""
+    """Identity of a study: everything that affects its trials and their values."""
     return {
         "space": {axis.key: axis.text for axis in axes},
         "objectives": [objective.name for objective in objectives],

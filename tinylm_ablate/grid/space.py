@@ -1,8 +1,8 @@
 """Search space: Hydra's sweep overrides as Optuna's distributions.
 
-``a,b`` and ``choice(a,b)`` are a choice without order. ``range(10,40)`` are the numbers 10 to 39, ``range(10,40,5)`` every
-fifth of them: the end is left out, as Hydra has it. ``interval(0.1,0.5)`` is a real number, ``int(interval(16,64))`` a whole
-one, both ends within. ``tag(log, …)`` draws evenly over the logarithm.
+``a,b`` and ``choice(a,b)`` are an unordered choice. ``range(10,40)`` is the numbers 10 to 39, ``range(10,40,5)`` every fifth of
+them: as in Hydra, the end is excluded. ``interval(0.1,0.5)`` is a real number, ``int(interval(16,64))`` a whole one, including
+both ends. ``tag(log, …)`` is uniform in the logarithm.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from tinylm_ablate.arguments import normalize
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.grid.cells import WHOLE
+from tinylm_ablate.grid.cells import WHOLE, fixed_and_swept
 
 _TAGS = {"log", "int"}
 
@@ -27,9 +27,9 @@ class Axis:
     """One axis of the space.
 
     Attributes:
-        key: What it overrides, as on the command line.
+        key: Its key, as on the command line.
         text: Its values, as on the command line.
-        distribution: The same for Optuna; a choice is between texts.
+        distribution: The distribution for Optuna; choices are texts.
     """
 
     key: str
@@ -37,7 +37,7 @@ class Axis:
     distribution: BaseDistribution
 
     def value(self, value: object) -> str:
-        """One of Optuna's values, as on the command line."""
+        """Format one of Optuna's values as on the command line."""
         return repr(value) if isinstance(value, float) else str(value)
 
     def count(self) -> float:
@@ -52,7 +52,7 @@ class Axis:
         raise TypeError(f"{self.distribution!r}")
 
     def probes(self) -> list[str]:
-        """The overrides to try before anything is spent: every choice, or both ends."""
+        """Return the overrides to check first: every choice, or both ends."""
         if isinstance(self.distribution, CategoricalDistribution):
             values = self.distribution.choices
         else:
@@ -62,14 +62,14 @@ class Axis:
 
 
 def parse_space(params: Mapping[str, object] | None, arguments: Sequence[str]) -> tuple[list[str], list[Axis]]:
-    """The overrides that all trials share, and the axes.
+    """Return the overrides that all trials share, and the axes.
 
     Args:
-        params: Axes from an experiment file, key to values; an argument with the same key wins.
+        params: Axes from an experiment file, key to values; arguments with the same key take precedence.
         arguments: Overrides from the command line; those with several values are axes.
 
     Raises:
-        ConfigError: Ranges without a value, tags that are not known, or no axis at all.
+        ConfigError: A range is empty, a tag is unknown, a key has both one value and several, or there is no axis.
     """
     parser = OverridesParser.create()
     given = parser.parse_overrides(list(arguments))
@@ -77,7 +77,7 @@ def parse_space(params: Mapping[str, object] | None, arguments: Sequence[str]) -
     texts = normalize([f"{key}={_text(value)}" for key, value in (params or {}).items()], grid=True).overrides
     shared: list[str] = []
     axes: dict[str, Axis] = {}
-    mistakes: list[str] = []
+    mistakes = fixed_and_swept(given)
     for override in [*(one for one in parser.parse_overrides(texts) if one.key_or_group not in named), *given]:
         if not override.is_sweep_override():
             shared.append(str(override.input_line))
@@ -91,7 +91,7 @@ def parse_space(params: Mapping[str, object] | None, arguments: Sequence[str]) -
             mistakes += error.mistakes
     if not axes and not mistakes:
         mistakes.append(
-            "a search needs something to search over: allowed: choice(a,b), range(10,40), interval(0.1,0.5), "
+            "a search needs at least one axis: allowed: choice(a,b), range(10,40), interval(0.1,0.5), "
             "int(interval(16,64)), tag(log, interval(1e-4,1e-2))"
         )
     if mistakes:
@@ -100,10 +100,10 @@ def parse_space(params: Mapping[str, object] | None, arguments: Sequence[str]) -
 
 
 def axis(override: Override) -> Axis:
-    """The axis of one override with several values.
+    """Return the axis of one override with several values.
 
     Raises:
-        ConfigError: It has no value, or is of a kind that a search does not take.
+        ConfigError: It has no values, or is of a kind that a search does not support.
     """
     key, text, sweep = override.get_key_element(), override.get_value_string(), override.value()
     if isinstance(sweep, Sweep) and sweep.tags - _TAGS:
@@ -131,7 +131,7 @@ def _range(override: Override, sweep: RangeSweep) -> BaseDistribution:
     values = sweep.range()
     if isinstance(values, range):
         if not values:
-            raise _mistake(override, "holds no number; the end is left out")
+            raise _mistake(override, "has no values; the end is excluded")
         low, high = sorted((values[0], values[-1]))
         _check_log(override, log, low)
         return IntDistribution(low, high, log=log, step=abs(values.step))
@@ -165,5 +165,5 @@ def _mistake(override: Override, what: str) -> ConfigError:
 
 
 def _text(value: object) -> str:
-    """A parameter of an experiment file as an override."""
+    """Return a parameter of an experiment file as an override."""
     return ",".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)

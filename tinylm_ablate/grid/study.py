@@ -1,8 +1,8 @@
-"""An Optuna study in an sqlite file: resumable, and shared by several processes.
+"""An Optuna study in an SQLite file: resumable, and shared by several processes.
 
-Optuna leaves a trial that was started and never reported in the state RUNNING. Here each trial that is worked on holds a lock,
-which the system lets go when its process ends in whatever way; a RUNNING trial whose lock is free was left behind, and its
-parameters are tried again. They mean the same run, which resumes from its last checkpoint.
+Optuna leaves a trial that was started and never reported in the state RUNNING. Here, each active trial holds a lock, which the
+system releases when its process ends in any way; a RUNNING trial whose lock is free was abandoned, and its parameters are tried
+again. They result in the same run, which resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from tinylm_ablate.errors import ConfigError, UserError, first_line
 from tinylm_ablate.grid.objectives import Objective
 from tinylm_ablate.grid.space import Axis
 
-#: At how many points of a run its loss is reported to the pruner: the same shares of every run, whatever its batch.
+#: Number of points at which a run's loss is reported to the pruner, at the same shares of every run.
 POINTS = 20
 
-#: The pruner stays quiet before this point, since losses in the warm-up of the learning rate say little.
+#: Number of points before pruning starts, since losses during warm-up are not informative.
 _FIRST_POINT = 4
 
-#: What became of a trial. "rejected" trials cost nothing and are not counted: their shape is off the budget, or impossible.
+#: Outcomes of a trial. "rejected" trials cost nothing and are not counted: their shape is outside the budget or impossible.
 DONE, PRUNED, FAILED, REJECTED = "done", "pruned", "failed", "rejected"
 
-#: The trial that a trial tries again, and what a study was made for.
+#: Attributes: the trial that a trial repeats, and the definition of a study.
 _AGAIN, _ASKED = "tries_again", "asked"
 
 
@@ -67,12 +67,12 @@ class Study:
     """A study.
 
     Args:
-        folder: Where ``<name>.db`` is kept.
+        folder: Folder of ``<name>.db``.
         name: Its name.
-        axes: What it ranges over.
-        objectives: What it looks at.
-        search: Trials in all, sampler, pruner and seed.
-        asked: What the study means, as plain data: a study of the same name that was made for something else is refused.
+        axes: Its axes.
+        objectives: Its objectives.
+        search: Number of trials, sampler, pruner and seed.
+        asked: Definition of the study as plain data: a study with the same name and another definition is refused.
 
     Raises:
         ConfigError: The name belongs to another study.
@@ -93,7 +93,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with self._alone():
             if not self.path.exists():
-                self.path.touch()  # with a mode by the umask; sqlite would leave it to its owner
+                self.path.touch()  # with the mode of the umask; SQLite would allow only its owner
             try:
                 storage = optuna.storages.RDBStorage(f"sqlite:///{self.path}", engine_kwargs={"connect_args": {"timeout": 60}})
                 self._study = optuna.create_study(
@@ -106,7 +106,7 @@ class Study:
         self._locks: dict[int, filelock.BaseFileLock] = {}
 
     def ask(self) -> optuna.Trial | None:
-        """The next trial, first of all one that a process left behind; None if the study has all it is to have."""
+        """Return the next trial, an abandoned one first; None if the study is complete."""
         with self._alone():
             self._take_up()
             trials = self._known()
@@ -121,7 +121,7 @@ class Study:
             return trial
 
     def place(self, trial: optuna.Trial | FrozenTrial) -> dict[str, str]:
-        """The value of a trial on each axis, by the axis' key, as on the command line."""
+        """Return the value of a trial on each axis, by the axis' key, as on the command line."""
         return {axis.key: axis.value(trial.params[axis.key]) for axis in self.axes}
 
     def tell(
@@ -145,24 +145,24 @@ class Study:
             identity: Its run.
             parameters: Parameters of its model.
             reason: Why it was not done.
-            violation: For a rejected one, how far it is from what is possible: the sampler keeps away from it.
-            broken: It failed of something that says nothing about its parameters, so that the sampler is to forget it.
+            violation: For a rejected one, its distance from what is allowed, which the sampler avoids.
+            broken: Whether it failed for a reason unrelated to its parameters, so that the sampler must ignore it.
         """
         about = {"state": state, "identity": identity, "parameters": parameters, "reason": reason}
-        with self._alone():  # or another process would find the lock free, and the trial still running
+        with self._alone():  # otherwise another process might see a free lock of a running trial
             trial.set_user_attr("outcome", about)
             if violation > 0:
                 trial.set_constraint("possible", violation)
             if state == DONE:
                 self._study.tell(trial, list(values))
             else:
-                # A run that diverged is reported like a weak one: Optuna's samplers learn nothing from a trial that failed.
+                # A run that diverged is reported as a bad one, since Optuna's samplers ignore failed trials.
                 self._study.tell(trial, state=TrialState.FAIL if broken else TrialState.PRUNED)
             _let_go(self._locks.pop(trial.number))
         return Result(trial.number, state, self.place(trial), list(values), identity, parameters, reason)
 
     def results(self) -> list[Result]:
-        """All trials with an outcome, in order; those that were tried again are left out."""
+        """Return all trials with an outcome, in order, except for those that were repeated."""
         results = []
         for trial in self._known():
             about = trial.user_attrs.get("outcome")
@@ -177,19 +177,19 @@ class Study:
         return results
 
     def front(self) -> list[int]:
-        """Numbers of the trials that no other beats in every objective; with one objective, of the best."""
+        """Return the numbers of the trials that no other dominates; with one objective, of the best."""
         return [trial.number for trial in self._study.best_trials]
 
     def running(self) -> int:
-        """Trials that other processes are working on."""
+        """Number of active trials of other processes."""
         return sum(trial.state == TrialState.RUNNING and trial.number not in self._locks for trial in self._known())
 
     def counted(self) -> int:
-        """Trials that count towards the total, those under way among them."""
+        """Number of trials that count towards the total, including active ones."""
         return sum(_counts(trial) for trial in self._known())
 
     def _known(self) -> list[FrozenTrial]:
-        """All trials but those that were left behind."""
+        """Return all trials except abandoned ones."""
         trials = self._study.get_trials(deepcopy=False)
         again = {trial.user_attrs.get(_AGAIN) for trial in trials}
         return [
@@ -199,7 +199,7 @@ class Study:
         ]
 
     def _take_up(self) -> None:
-        """Enqueue anew what processes that ended left behind."""
+        """Enqueue the parameters of abandoned trials."""
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         again = {trial.user_attrs.get(_AGAIN) for trial in self._study.get_trials(deepcopy=False)}
         for trial in trials:
@@ -209,8 +209,8 @@ class Study:
             try:
                 lock.acquire(timeout=0)
             except filelock.Timeout:
-                continue  # somebody is at work on it
-            # Enqueued before its failure is reported, so that a crash between the two loses nothing; nor is it enqueued twice.
+                continue  # it is active
+            # Enqueued before its failure is reported, so that a crash in between loses nothing; it is not enqueued twice.
             if trial.params and trial.number not in again:
                 self._study.enqueue_trial(trial.params, user_attrs={_AGAIN: trial.number})
             self._study.tell(trial.number, state=TrialState.FAIL)
@@ -235,16 +235,16 @@ class Study:
 
 
 class Watch:
-    """Reports the loss of a run to the pruner while it trains.
+    """Reports the loss of a run in training to the pruner.
 
-    What is reported is the mean training loss of each twentieth of the run, nats per token; for an objective of which more
-    is better its negative, since Optuna has one direction for both.
+    It reports the mean training loss of each twentieth of the run, nats per token, or its negative for an objective that is
+    maximized, since Optuna has one direction for both.
 
     Args:
         trial: The trial.
-        curve: The run's ``curve.jsonl``: what earlier sessions of the run have written of it is reported too.
+        curve: The run's ``curve.jsonl``, so that losses from earlier sessions are reported too.
         tokens: Tokens of the whole run.
-        maximize: Whether more of the objective is better.
+        maximize: Whether the objective is maximized.
     """
 
     def __init__(self, trial: optuna.Trial, curve: Path, tokens: int, maximize: bool) -> None:
@@ -253,7 +253,7 @@ class Watch:
         self._reported = 0
 
     def __call__(self, row: dict[str, float]) -> bool:
-        """Record a new row of the curve; return whether the run is to be pruned."""
+        """Record a new row of the curve; return whether to prune the run."""
         if not self._rows:
             earlier = (json.loads(line) for line in self._curve.read_text().splitlines())
             self._rows = [before for before in earlier if before["tokens"] < row["tokens"]]
@@ -285,8 +285,10 @@ def _counts(trial: FrozenTrial) -> bool:
 
 
 def _sampler(search: SearchConfig, asked: int) -> BaseSampler:
-    """A sampler for one trial. Its seed follows from the number of trials, or a resumed study would begin with the same
-    points again; so it draws what it would have drawn without the stop."""
+    """Create a sampler for one trial.
+
+    Its seed depends on the number of trials, so that a resumed study makes the same proposals as without interruption.
+    """
     seed = int(np.random.SeedSequence([search.seed, asked]).generate_state(1)[0])
     return RandomSampler(seed=seed) if search.sampler == "random" else TPESampler(seed=seed)
 

@@ -1,7 +1,7 @@
-"""The sweeper behind ``-m``: a grid is checked whole before its first task starts, and survives its cells.
+"""Sweeper for ``-m``: checks a whole grid before its first task starts, and continues after failures.
 
-Cells that mean the same run are trained once, finished ones are skipped, and one that fails leaves the others alone. The same
-command started several times, also on several machines that share the folder of the runs, works on one grid.
+Equivalent cells are trained once, finished ones are skipped, and a failed one does not affect the others. The same command,
+started several times, also on several machines that share the folder of the runs, works on one grid.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from tinylm_ablate.tracking import on_end, sync
 if TYPE_CHECKING:
     from tinylm_ablate.science.evidence import Evidence
 
-#: What installs the launchers that are not Hydra's own.
+#: Extras that install launchers, except for Hydra's own.
 _EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 
-#: Cells that a line at the end names.
+#: Maximum number of cells to list in a line at the end.
 _MOST_NAMES = 100
 
-#: Hydra's own launcher: the workers are processes of this machine.
+#: Hydra's own launcher: workers are processes on this machine.
 _HERE = "basic"
 
 
@@ -69,7 +69,7 @@ class GridSweeper(Sweeper):
         self.task_function: TaskFunction | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra hands over."""
+        """Store Hydra's objects."""
         self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
 
     def sweep(self, arguments: list[str]) -> list[str]:
@@ -109,14 +109,14 @@ class GridSweeper(Sweeper):
             case "evaluate":
                 _evaluate(jobs, found, base, launch)
             case _:
-                raise ConfigError([f"mode={base.mode}: it is about one model; allowed without -m"])
+                raise ConfigError([f"mode={base.mode}: applies to one model; allowed without -m"])
         return []
 
     def _launch(self) -> Launch | None:
-        """What starts workers elsewhere, by the launcher that the config names; None for processes of this machine.
+        """Return the function that starts workers with the config's launcher; None for processes on this machine.
 
         Raises:
-            UserError: It is not installed.
+            UserError: The launcher is not installed.
         """
         assert self.config is not None and self.hydra_context is not None and self.task_function is not None
         name = str(self.config.hydra.runtime.choices.get("hydra/launcher", _HERE))
@@ -143,7 +143,7 @@ class GridSweeper(Sweeper):
 
 
 def _run(found: Sequence[Part], base: Config, launch: Launch | None) -> list[str]:
-    """Tune the arms, do the cells, and add seeds where comparisons are open, as far as the grid requests it.
+    """Tune the arms, do the cells, and add seeds for undecided comparisons, as requested.
 
     Raises:
         ConfigError: Something cannot be tuned.
@@ -155,7 +155,7 @@ def _run(found: Sequence[Part], base: Config, launch: Launch | None) -> list[str
         for twin in job.names[1:]:
             say(f"skip   {twin}: the same run as {job.name}")
     if all(not part.base.grid.tune for part in found) and any(len(part.arms) > 1 for part in found):
-        say("note: learning rates are not tuned for each arm; grid.tune=true tunes them before arms are compared")
+        say("note: learning rates are not tuned for each arm; grid.tune=true tunes them before the comparison")
     grids = {part: _write_grid(part) for part in found}
     walks: list[Walk] = []
 
@@ -187,7 +187,7 @@ def _run(found: Sequence[Part], base: Config, launch: Launch | None) -> list[str
 
 
 def _more_seeds(part: Part, identity: str, searches: Sequence[Search]) -> bool:
-    """Add the seeds that open comparisons want (``seeds=sequential``); False if none is wanted."""
+    """Add seeds for undecided comparisons (``seeds=sequential``); False if there are none."""
     if part.base.seeds != "sequential":
         return False
     from tinylm_ablate.frames.arms import claim_keys
@@ -205,20 +205,20 @@ def _more_seeds(part: Part, identity: str, searches: Sequence[Search]) -> bool:
     if not any(added.values()):
         return False
     names = ", ".join(f"{arm} to {wanted[arm]}" for arm, cells in added.items() if cells)
-    say(f"seeds  {part.called_arm(names)}: these comparisons are open")
+    say(f"seeds  {part.called_arm(names)}: these comparisons are undecided")
     _write_grid(part, identity, [search.described() for search in searches if search.part is part])
     return True
 
 
 def _end(base: Config, walks: Sequence[Walk], grids: Mapping[Part, _Grid]) -> list[str]:
-    """Run ``grid.on_end`` for each grid; returns what went wrong. No walk means that it was interrupted."""
+    """Run ``grid.on_end`` for each grid; returns any problems. No walk means that it was interrupted."""
     status = "interrupted" if not walks else "failed" if any(walk.failed() for walk in walks) else "finished"
     facts = [{"grid": grid.path.stem, "name": grid.name, "status": status, "file": grid.path} for grid in grids.values()]
     return [problem for fact in facts if (problem := on_end(base.grid.on_end, fact)) is not None]
 
 
 def _evaluate(jobs: Sequence[Job], found: Sequence[Part], base: Config, launch: Launch | None) -> None:
-    """Measure what is finished and print the scores.
+    """Measure finished cells and print the scores.
 
     Raises:
         UserError: Nothing is finished.
@@ -244,12 +244,12 @@ def _evaluate(jobs: Sequence[Job], found: Sequence[Part], base: Config, launch: 
 
 
 def _described(part: Part, identity: str | None = None, tuning: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    """A part of the grid as plain data: its axes and cells.
+    """Describe a part of the grid as plain data: its axes and cells.
 
     Args:
-        part: It.
+        part: The part.
         identity: Its identity, if it was described before: neither tuning nor more seeds change it.
-        tuning: What was tried for its arms.
+        tuning: Tuning curves of its arms.
     """
     base = part.base
     cells = [(part.settled[cell], cell.name, cell.values, part.tuned.get(part.arm_of(cell), "untuned")) for cell in part.cells]
@@ -270,7 +270,7 @@ def _write_grid(part: Part, identity: str | None = None, tuning: Sequence[dict[s
 
 
 def _conclude(jobs: Sequence[Job], walks: Sequence[Walk], grids: Mapping[Part, _Grid]) -> list[str]:
-    """Report at the end what happened to each cell; returns the identities of the finished runs."""
+    """Report the outcome of each cell; returns the identities of finished runs."""
     from tinylm_ablate.frames.arms import best_arms_of, evidence_of
     from tinylm_ablate.frames.folders import parse_grid
 
@@ -299,7 +299,7 @@ def _conclude(jobs: Sequence[Job], walks: Sequence[Walk], grids: Mapping[Part, _
     if failures:
         raise SystemExit(1)
     for job in jobs if damaged else ():
-        results(job.settled)  # refuses what the table leaves out
+        results(job.settled)  # raises for records that the table would omit
     return [job.settled.identity for job in jobs if (job.settled.folder / "metrics.json").exists()]
 
 
@@ -315,7 +315,7 @@ def _state(job: Job, walks: Sequence[Walk]) -> str:
 
 
 def _evidence(part: Part, content: Mapping[str, Any]) -> Evidence | None:
-    """What is finished of a part of the grid, as it is described; None while nothing is."""
+    """Return the finished part of a described part of the grid; None if nothing is finished."""
     from tinylm_ablate.frames.arms import evidence_of
     from tinylm_ablate.frames.folders import parse_grid
 

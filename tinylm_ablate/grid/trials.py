@@ -1,4 +1,4 @@
-"""The trials of a search, one after another: settled, trained if they are within the budget, and reported to the study."""
+"""Trials of a search, one after another: settled, trained if they are within the budget, and reported to the study."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tinylm_ablate.grid.objectives import Objective
 from tinylm_ablate.grid.study import DONE, FAILED, PRUNED, REJECTED, Result, Study, Watch
 from tinylm_ablate.settled import Settled
 
-#: A search ends after so many proposals in a row that are off the budget or impossible, since its space holds hardly anything
-#: else, or that were tried before.
+#: Number of consecutive proposals outside the budget, impossible, or repeated after which a search ends, since its space has
+#: hardly any others.
 _MOST_REJECTED, _MOST_REPEATED = 50, 20
 
 
@@ -29,12 +29,12 @@ class Trials:
     Args:
         base: The settings of the search.
         study: The study.
-        objectives: What it looks at.
+        objectives: The objectives.
         settle: Settles the run of a trial's overrides.
         begins: Called with the name, run and values of each trial before it trains.
 
     Attributes:
-        broken: Trials that failed of something that is not their parameters' doing.
+        broken: Number of trials that failed for reasons unrelated to their parameters.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class Trials:
         self.broken = 0
 
     def go(self) -> None:
-        """Do trials until the study has its total, or its space nothing new.
+        """Do trials until the study is complete, or its space is exhausted.
 
         Raises:
-            Interrupted: SIGTERM or Ctrl-C; the trial is tried again by the next command, from where its run was stopped.
+            Interrupted: SIGTERM or Ctrl-C; the next command repeats the trial and resumes its run.
         """
         points = math.prod(axis.count() for axis in self.study.axes)
         rejected = repeated = 0
@@ -73,7 +73,7 @@ class Trials:
             known = _spelled(result.place) in places or result.identity in {other.identity for other in before} - {""}
             repeated = repeated + 1 if known else 0
             if rejected == _MOST_REJECTED:
-                self._report_end(f"{rejected} proposals in a row were off the budget or impossible", [*before, result])
+                self._report_end(f"{rejected} proposals in a row were outside the budget or impossible", [*before, result])
                 return
             if repeated == _MOST_REPEATED:
                 self._report_end(f"{repeated} proposals in a row were tried before", [*before, result])
@@ -82,14 +82,14 @@ class Trials:
                 return
 
     def _report_end(self, why: str, results: Sequence[Result]) -> None:
-        """Report why a search ends before it has its trials."""
+        """Report why a search ends early."""
         if (left := self.base.search.trials - self.study.counted()) <= 0:
             return
         off = sorted(result.parameters for result in results if result.state == REJECTED and result.parameters)
         low_high = self.base.search.parameters
-        sizes = f"; shapes off search.parameters={low_high} had {off[0]:,} to {off[-1]:,} parameters" if off else ""
+        sizes = f"; shapes outside search.parameters={low_high} had {off[0]:,} to {off[-1]:,} parameters" if off else ""
         impossible = [result.reason for result in results if result.state == REJECTED and not result.parameters]
-        words = f"; the last that is impossible: {impossible[-1]}" if impossible else ""
+        words = f"; the last impossible one: {impossible[-1]}" if impossible else ""
         say(f"the search ends {left} trials early: {why}{sizes}{words}")
 
     def _try(self, trial: optuna.Trial, overrides: Sequence[str]) -> Result:
@@ -102,7 +102,7 @@ class Trials:
         about: dict[str, Any] = {"identity": settled.identity, "parameters": count}
         if distance := off_budget(count, self.base.search.parameters):
             low, high = self.base.search.parameters
-            reason = f"{count:,} parameters, off search.parameters=[{low:,}, {high:,}]"
+            reason = f"{count:,} parameters, outside search.parameters=[{low:,}, {high:,}]"
             return self.study.tell(trial, REJECTED, **about, reason=reason, violation=distance)
         watch = None
         if self.base.search.pruner != "none":
@@ -133,7 +133,7 @@ def _spelled(place: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def off_budget(count: int, budget: Sequence[int]) -> float:
-    """How far a number of parameters is off the budget, as a share of the end that it misses; 0 within, or without one."""
+    """Distance of a number of parameters from the budget, as a share of the closer end; 0 within, or without one."""
     if not budget:
         return 0.0
     low, high = budget

@@ -1,7 +1,7 @@
-"""Tuned arms: before arms are compared, each gets the learning rate that suits it (``grid.tune``).
+"""Tuned arms: before the comparison, the learning rate of each arm is tuned (``grid.tune``).
 
-Every arm tries factors about its own rate on a seed that no comparison uses, judged on validation text, and further factors
-while the best is at an edge. The tuned value then holds for all seeds of the arm.
+Every arm tries factors on its rate with a seed that is excluded from comparisons, and selects on validation text; further
+factors are tried while the best is at an edge. All seeds of the arm use the tuned value.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from tinylm_ablate.science.tuning import START, Tuning, tune
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
 
-#: What rates are judged by.
+#: Metric for the selection of rates.
 METRIC = "validation/bits_per_byte/all"
 
-#: Does the tasks of some runs.
+#: Function that does the tasks of some runs.
 Do = Callable[[Sequence[tuple[str, Settled]]], None]
 
 
 @dataclass
 class Search:
-    """The search of one arm along one key.
+    """Tuning of one arm along one key.
 
     Attributes:
         part: The experiment that the arm belongs to.
         arm: Its label.
-        key: What is tuned.
+        key: The key.
         run: The arm's run at factor 1, on the tuning seed.
         runs: Factor to run.
-        tuning: What is known so far.
+        tuning: Results so far.
     """
 
     part: Part
@@ -50,7 +50,7 @@ class Search:
     tuning: Tuning = field(default_factory=lambda: tune({}))
 
     def described(self) -> dict[str, Any]:
-        """As plain data for the report: ``curve`` has one entry per factor that was tried."""
+        """Return plain data for the report: ``curve`` has one entry per tried factor."""
         curve = [
             {"factor": factor, "identity": self.runs[factor].identity, "loss": loss if math.isfinite(loss) else None}
             for factor, loss in self.tuning.tried.items()
@@ -59,7 +59,7 @@ class Search:
 
 
 def mistakes(parts: Sequence[Part]) -> list[str]:
-    """Mistakes: settings that cannot be tuned."""
+    """Return mistakes: settings that cannot be tuned."""
     found = []
     for part in parts:
         grid = part.base.grid
@@ -76,14 +76,14 @@ def mistakes(parts: Sequence[Part]) -> list[str]:
 
 
 def tune_parts(parts: Sequence[Part], do: Do) -> list[Search]:
-    """Tune every arm of the parts with `grid.tune`, and give all of its cells the tuned values.
+    """Tune every arm of the parts with ``grid.tune``, and set the tuned values in all of its cells.
 
     Args:
         parts: Experiments of a grid, settled.
         do: Trains and measures runs.
 
     Returns:
-        What was tried, for the report.
+        The tuning curves, for the report.
     """
     searches: list[Search] = []
     wanted = [part for part in parts if part.base.grid.tune]
@@ -108,7 +108,7 @@ def tune_parts(parts: Sequence[Part], do: Do) -> list[Search]:
 
 
 def first_runs(parts: Sequence[Part]) -> list[tuple[str, Settled]]:
-    """The runs that tuning begins with, for the plan."""
+    """Return the first runs of tuning, for the plan."""
     return [
         (f"tuning {part.called_arm(search.arm)} {key} x {factor:g}", scaled(search.run, key, factor))
         for part in parts
@@ -120,10 +120,10 @@ def first_runs(parts: Sequence[Part]) -> list[tuple[str, Settled]]:
 
 
 def scaled(run: Settled, key: str, factor: float) -> Settled:
-    """A run with one real number of its config multiplied."""
+    """Return a run with one real number in its config multiplied."""
     config = copy.deepcopy(run.config)
     value = _get(config, key)
-    if value is None:  # the dial's rate becomes a number of the arm's own
+    if value is None:  # the scale's rate becomes an explicit value
         train, scaling = config.train, config.optimizer.scaling
         value = run.learning_rate / ((train.batch_tokens / scaling.base_batch_tokens) ** scaling.exponent * scaling.multiplier)
     _set(config, key, value * factor)
@@ -134,21 +134,21 @@ _RATE = "optimizer.scaling.base_lr"
 
 
 def _searches(part: Part, key: str) -> list[Search]:
-    """One per arm; arms that differ in the key itself are not tuned along it."""
+    """Start one search per arm; arms that differ in the key itself are not tuned along it."""
     if any(key in cell.values for cell in part.cells):
-        say(f"note: {key} is an axis of this grid and so is not tuned")
+        say(f"note: {key} is an axis of this grid and is therefore not tuned")
         return []
     found = []
     for arm, cells in part.arms.items():
         config = copy.deepcopy(part.settled[cells[0]].config)
         config.seed = part.base.grid.tune_seed
-        config.evaluate.every, config.train.keep_checkpoints = None, []  # of the runs that are compared
+        config.evaluate.every, config.train.keep_checkpoints = None, []  # only for the compared runs
         found.append(Search(part, arm, key, settle(config)))
     return found
 
 
 def _loss(run: Settled) -> float:
-    """The run's loss; infinite where it failed, as where its loss was not finite."""
+    """Return the run's loss; infinite if it failed, for example because its loss was not finite."""
     record = results(run)
     return math.inf if record is None else float(record["metrics"].get(METRIC, math.inf))
 
@@ -166,5 +166,5 @@ def _set(config: Config, key: str, value: float) -> None:
     for name in path:
         node = getattr(node, name)
     if not hasattr(node, last):
-        raise ConfigError([f"grid.tune_keys=[{key}]: there is no such key"])
+        raise ConfigError([f"grid.tune_keys=[{key}]: no such key"])
     setattr(node, last, value)

@@ -1,4 +1,4 @@
-"""Mistakes in the YAML files of users, by file, line and key: experiments and choices of config groups."""
+"""Mistakes in users' YAML files, by file, line and key: experiments and choices of config groups."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from tinylm_ablate.paths import conf_dir, experiments_dir
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-#: The line that puts the keys of an experiment at the top of the config.
+#: Line that places the keys of an experiment at the top level of the config.
 PACKAGE = "# @package _global_"
 
 
 def choice_folders(group: str) -> list[Path]:
-    """Where files of a group may be, in the order in which Hydra looks."""
+    """Return the folders of a group's files, in Hydra's order."""
     return [Path.cwd() / group, Path.cwd() / "conf" / group, conf_dir() / group, experiments_dir().parent / group]
 
 
 def choices(group: str) -> list[str]:
-    """The names of a group's files."""
+    """Return the names of a group's files."""
     return sorted({path.stem for place in choice_folders(group) for path in place.glob("*.yaml")} - {"schema"})
 
 
 def choice_files(group: str, name: str) -> list[Path]:
-    """The files that ``group=name`` may mean, in the order in which Hydra looks; also those with another ending."""
+    """Return the candidate files for ``group=name``, in Hydra's order, including those with other suffixes."""
     return [
         path for place in choice_folders(group) for path in (place / f"{name}.yaml", place / f"{name}.yml") if path.is_file()
     ]
 
 
 def file_mistakes(group: str, name: str) -> list[str]:
-    """What is wrong with the file of ``group=name``; empty where there is none, or nothing is wrong with it."""
+    """Return mistakes in the file of ``group=name``, if it exists."""
     for path in choice_files(group, name):
         if path.suffix == ".yml":
-            return [f"{path}: Hydra reads .yaml alone; rename it to {path.stem}.yaml"]
+            return [f"{path}: Hydra reads only .yaml; rename it to {path.stem}.yaml"]
         return list(_mistakes(path, group))
     return []
 
 
 def mistakes_in_files(overrides: Sequence[str]) -> list[str]:
-    """Mistakes in the files that overrides choose, whether they compose or not: Hydra passes over much."""
+    """Yield mistakes in the files that overrides select, even if they compose: Hydra ignores many."""
     found: list[str] = []
     for text in overrides:
         group, _, names = text.lstrip("+").partition("=")
@@ -71,7 +71,7 @@ def _mistakes(path: Path, group: str) -> Iterator[str]:
         return
     for number, written in enumerate(text.splitlines(), 1):
         if "\t" in written[: len(written) - len(written.lstrip())]:
-            yield f"{path}:{number}: indented with a tab; YAML takes spaces"
+            yield f"{path}:{number}: indented with a tab; YAML requires spaces"
             return
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -87,11 +87,11 @@ def _mistakes(path: Path, group: str) -> Iterator[str]:
         return
     whole = group == "experiments" or PACKAGE in text
     if group == "experiments" and PACKAGE not in text:
-        yield f"{path}:1: lacks the line {PACKAGE!r} at its top, without which its keys are not read"
+        yield f"{path}:1: the line {PACKAGE!r} is missing at its top, without which its keys are not read"
     rules = {key: rule for key, _, rule in walk(Config())}
     known = {name.value: value for name, value in node.value}
     if group in GROUPS and "defaults" not in known:
-        yield f"{path}:1: does not say what it starts from, as in defaults: [{choices(group)[0]}, _self_]"
+        yield f"{path}:1: does not extend a choice, as in defaults: [{choices(group)[0]}, _self_]"
     if "defaults" in known:
         yield from _defaults(path, known["defaults"], group)
     if "hydra" in known:
@@ -101,7 +101,7 @@ def _mistakes(path: Path, group: str) -> Iterator[str]:
 
 
 def _defaults(path: Path, node: yaml.Node, group: str) -> Iterator[str]:
-    """Choices that a file starts from, or that it makes: each must exist, and its file be sound."""
+    """Check the choices that a file extends or overrides: each must exist and be valid."""
     if not isinstance(node, yaml.SequenceNode):
         yield f"{path}:{node.start_mark.line + 1}: defaults: allowed: a list, as in [override /arch: pangu_pi]"
         return
@@ -123,17 +123,17 @@ def _defaults(path: Path, node: yaml.Node, group: str) -> Iterator[str]:
                 elif choice_files(other, str(name))[0] != path:
                     yield from file_mistakes(other, str(name))
             elif not other.startswith("hydra"):
-                yield f"{where}: {other}: there is no such group; allowed: {', '.join(GROUPS)}"
+                yield f"{where}: {other}: no such group; allowed: {', '.join(GROUPS)}"
 
 
 def _hydra(path: Path, node: yaml.Node, rules: Mapping[str, dict[str, Any]]) -> Iterator[str]:
-    """The axes of a grid, under ``hydra.sweeper.params``."""
+    """Check the axes of a grid, under ``hydra.sweeper.params``."""
     if not isinstance(node, yaml.MappingNode):
         return
     sweepers = [value for name, value in node.value if name.value == "sweeper" and isinstance(value, yaml.MappingNode)]
     for name, value in (pair for sweeper in sweepers for pair in sweeper.value):
         if name.value != "params":
-            yield f"{path}:{name.start_mark.line + 1}: hydra.sweeper.{name.value}: there is no such key; allowed: params"
+            yield f"{path}:{name.start_mark.line + 1}: hydra.sweeper.{name.value}: no such key; allowed: params"
             continue
         for axis, values in value.value if isinstance(value, yaml.MappingNode) else ():
             line = axis.start_mark.line + 1
@@ -143,12 +143,12 @@ def _hydra(path: Path, node: yaml.Node, rules: Mapping[str, dict[str, Any]]) -> 
             if key in GROUPS or key.startswith("hydra") or any(key.startswith(f"{known}.") for known in rules):
                 continue
             if key not in rules:
-                yield f"{path}:{line}: {key}: there is no such key{meant(key)}"
+                yield f"{path}:{line}: {key}: no such key{meant(key)}"
 
 
 @functools.cache
 def _config() -> DictConfig:
-    """A config whose values are only ever set, to see whether they may be; making one takes a tenth of a second."""
+    """Return a config for trying values; cached, since creating one takes a tenth of a second."""
     from omegaconf import OmegaConf
 
     config: DictConfig = OmegaConf.structured(Config)
@@ -156,7 +156,7 @@ def _config() -> DictConfig:
 
 
 def normal_mistakes(text: str) -> list[str]:
-    """Mistakes in one axis; none in an empty text."""
+    """Yield mistakes in one axis; none for an empty text."""
     try:
         normalize([text] if text else [], grid=True)
     except ConfigError as error:
@@ -181,11 +181,11 @@ def _keys(
         elif inner and key in GROUPS:
             yield f"{path}:{line}: {key}: allowed: its keys; a choice is named under defaults, as in - override /{key}: …"
         elif not inner:
-            yield f"{path}:{line}: {key}: there is no such key{meant(key)}"
+            yield f"{path}:{line}: {key}: no such key{meant(key)}"
 
 
 def _value(path: Path, line: int, key: str, node: yaml.Node, rule: dict[str, Any]) -> Iterator[str]:
-    """Return whether the schema takes a value."""
+    """Return whether the schema accepts a value."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 

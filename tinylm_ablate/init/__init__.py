@@ -1,1 +1,1 @@
-"""Initial weights: random rules, layers and neurons of a larger model, and Hugging Face's layout in and out."""
+"""Initial weights: random rules, or layers and neurons of a larger model."""

@@ -1,8 +1,8 @@
-"""Calibration text for the criteria that need more than single weights, in the parent's own tokens.
+"""Calibration text for criteria that need more than the weights, in the parent's tokens.
 
-It is a part of the child's training text, ``init.calibration_tokens`` long and the same for every seed and child, so that a
-parent is scored once. Where parent and child share their tokenizer the run's shards are read; for any other parent a sample of
-the documents is encoded with the parent's tokenizer.
+The text is a part of the child's training text, ``init.calibration_tokens`` long and the same for every seed and child, so that
+a parent is scored once. If parent and child share a tokenizer, the run's shards are read; otherwise a sample of the documents
+is encoded with the parent's tokenizer.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ if TYPE_CHECKING:
     from tinylm_ablate.init.parents import Parent
     from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
-#: The order of the sequences: that of a round which no run trains, and so not the order that any child sees.
+#: Round that determines the order of the sequences; no run trains it, so that no child sees the text in this order.
 _SEED, _ROUND = 0, 2**32
 
-#: Most tokens in a forward pass.
+#: Maximum number of tokens per forward pass.
 _MICRO_TOKENS = 1_024
 
-#: Text that is taken up for a token of the sample: more than any tokenizer puts into one on average.
+#: Bytes of text per token of the sample: more than the average of any tokenizer.
 _BYTES_PER_TOKEN = 8
 _BATCH_DOCUMENTS = 256
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Calibration text of a parent; tokens are read, or made, at their first use.
+    """Calibration text of a parent; tokens are read or created on first use.
 
     Attributes:
-        context_length: Tokens of a sequence.
-        sequences: Sequences of the whole budget.
-        fingerprint: Identity of text, tokenizer, budget and length of the sequences.
-        load: Makes the tokens, one long row.
+        context_length: Tokens per sequence.
+        sequences: Sequences in the whole budget.
+        fingerprint: Identity of text, tokenizer, budget and sequence length.
+        load: Returns the tokens in one row.
     """
 
     context_length: int
@@ -65,9 +65,9 @@ class Calibration:
         return Batches(self.load(), self.context_length, _SEED, _ROUND)
 
     def batches(self, first: int, last: int) -> Iterator[Tensor]:
-        """The sequences ``first`` to ``last`` - 1 in micro batches of token ids, (B, context_length + 1).
+        """Yield the sequences ``first`` to ``last`` - 1 in micro batches of token ids, (B, context_length + 1).
 
-        Where the text is shorter than the budget, it comes again in another order.
+        If the text is shorter than the budget, it is repeated in another order.
         """
         size = max(1, _MICRO_TOKENS // self.context_length)
         for start in range(first, last, size):
@@ -78,15 +78,15 @@ class Calibration:
 def open_calibration(
     parent: Parent, corpus: Corpus, vocabulary: Vocabulary, tokens: int, context_length: int, cache_dir: Path
 ) -> Calibration:
-    """The calibration text of a parent.
+    """Return the calibration text of a parent.
 
     Args:
-        parent: Whose tokenizer is used.
-        corpus: The child's text, of which the training split is read.
+        parent: The parent, whose tokenizer is used.
+        corpus: The child's corpus, whose training split is read.
         vocabulary: The child's tokenizer.
-        tokens: The budget; whole sequences of it are read, at least one.
-        context_length: Tokens of a sequence.
-        cache_dir: Where the run's shards are.
+        tokens: The budget, rounded down to whole sequences, at least one.
+        context_length: Tokens per sequence.
+        cache_dir: Folder of the run's shards.
 
     Raises:
         ValueError: The parent has no tokenizer.
@@ -107,7 +107,7 @@ def open_calibration(
 
 
 def _sample(corpus: Corpus, vocabulary: FolderVocabulary, wanted: int, parent: Parent) -> npt.NDArray[Any]:
-    """``wanted`` tokens of documents in the order of their hashes, whatever their order in the text, or all that there are."""
+    """Encode documents in the order of their hashes until there are ``wanted`` tokens or no more documents."""
     from tokenizers import Tokenizer
 
     share = min(1.0, _BYTES_PER_TOKEN * wanted / max(1, corpus.bytes("train")))
@@ -121,7 +121,7 @@ def _sample(corpus: Corpus, vocabulary: FolderVocabulary, wanted: int, parent: P
             bar.update(len(document.text.encode()))
     chosen.sort()
     tokenizer = Tokenizer.from_str(vocabulary.tokenizer.to_str())
-    tokenizer.encode_special_tokens = True  # text that spells a special token is text
+    tokenizer.encode_special_tokens = True  # special tokens in the text are encoded as text
     tokenizer.no_truncation()
     tokenizer.no_padding()
     end = [] if vocabulary.end_of_text is None else [vocabulary.end_of_text]
@@ -135,19 +135,19 @@ def _sample(corpus: Corpus, vocabulary: FolderVocabulary, wanted: int, parent: P
     tokens = np.array(ids[:wanted], dtype=np.int64)
     if len(tokens) and tokens.max() >= parent.shape.vocab_size:
         raise UserError(
-            f"init.parent={parent.reference}: its tokenizer gives the id {tokens.max()}, and its embedding has "
-            f"{parent.shape.vocab_size} rows; the tokenizer is another model's"
+            f"init.parent={parent.reference}: its tokenizer produces the id {tokens.max()}, but its embedding has "
+            f"{parent.shape.vocab_size} rows; the tokenizer belongs to another model"
         )
     return tokens
 
 
 def loss_gradients(parents: Sequence[Parent], calibration: Calibration, device: str = "cpu") -> list[dict[str, Tensor]]:
-    """The gradient of the mean loss on the calibration text with respect to every weight, in single precision.
+    """Return the gradient of the mean loss on the calibration text with respect to every weight, in single precision.
 
     Memory: two copies in single precision, the parents' weights and their gradients, and the activations of a micro batch.
 
     Args:
-        parents: Models of one shape and tokenizer; their own tokens are predicted.
+        parents: Models of one shape and tokenizer.
         calibration: Their text.
         device: "cpu" or "cuda".
 
@@ -169,14 +169,14 @@ def loss_gradients(parents: Sequence[Parent], calibration: Calibration, device: 
 
 
 def parents_decoder(parents: Sequence[Parent]) -> Decoder:
-    """One parent as our decoder, or several of one shape as one decoder of as many runs."""
+    """Return one parent as our decoder, or several of one shape as one decoder with as many runs."""
     if len(parents) == 1:
         return parent_decoder(parents[0])
     return stacked([parent_decoder(parent) for parent in parents])
 
 
 def parent_decoder(parent: Parent) -> Decoder:
-    """The parent as our decoder, in single precision and in memory of its own."""
+    """Return the parent as our decoder, in single precision, with its own copy of the weights."""
     with torch.device("meta"):
         decoder = Decoder(parent.shape)
     weights = from_huggingface(parent.state, parent.shape)

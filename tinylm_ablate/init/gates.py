@@ -5,10 +5,10 @@ A gate (Louizos et al. 2018, arXiv 1712.01312) has a parameter a = log alpha: wi
     s = sigmoid((log u - log(1 - u) + a) / beta),    z = min(1, max(0, 1.2 s - 0.1)),
     P(z > 0) = sigmoid(a - beta log(0.1 / 1.1)).
 
-A gate multiplies what its unit writes: a head's columns of the output projection, an FFN neuron's column of the down
+A gate multiplies the output weights of its unit: a head's columns of the output projection, an FFN neuron's column of the down
 projection, a channel's column of the embedding and its row of both projections. RMSNorm divides by the root mean square of the
-channels whose gates are open, as it will in the child. So the gated parent is a plain decoder with other weights, and once the
-gates are 0 or 1 (or folded) it computes what the cut child does.
+channels with open gates, as in the child. The gated parent is therefore a plain decoder with other weights, and once the gates
+are 0 or 1 (or folded), it computes the same function as the child.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from tinylm_ablate.init.neurons import heads_together
 if TYPE_CHECKING:
     from tinylm_ablate.arch.shapes import Shape
 
-#: The interval that the concrete distribution is stretched to before it is clamped.
+#: Interval to which the concrete distribution is stretched before it is clamped.
 _LOW, _HIGH = -0.1, 1.1
 
-#: log alpha starts at the upper bound, every gate open, and stays within both, so that a closed gate can open again.
+#: Bounds of log alpha, which starts at the upper one with every gate open; they allow a closed gate to open again.
 _BOUND = math.log(100)
 
 
 class Gates(nn.Module):
-    """The gates of one axis.
+    """Gates of one axis.
 
     Args:
-        rows: Targets: layers, or one for the channels.
-        units: Gates of a row.
-        kept: How many of them the child has.
+        rows: Number of targets: layers, or one for the channels.
+        units: Gates per row.
+        kept: Number of units that the child keeps.
         temperature: beta.
     """
 
@@ -49,13 +49,13 @@ class Gates(nn.Module):
         self.multipliers = nn.Parameter(torch.zeros(2, rows))
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """Gates for one step, (rows, units), each in [0, 1]."""
+        """Sample the gates for one step, (rows, units), each in [0, 1]."""
         u = torch.rand(self.log_alpha.shape, generator=generator).clamp(1e-6, 1 - 1e-6).to(self.log_alpha.device)
         return _stretched((torch.logit(u) + self.log_alpha) / self.temperature)
 
     @torch.no_grad()
     def values(self) -> Tensor:
-        """The gates without noise, as Louizos et al. test with, (rows, units)."""
+        """Gates without noise, as at test time in Louizos et al., (rows, units)."""
         return _stretched(self.log_alpha)
 
     def probability(self) -> Tensor:
@@ -63,7 +63,7 @@ class Gates(nn.Module):
         return torch.sigmoid(self.log_alpha - self.temperature * math.log(-_LOW / _HIGH))
 
     def penalty(self, share: float) -> Tensor:
-        """The Lagrangian's terms when the targets have gone ``share`` of the way to the child's sizes."""
+        """Terms of the Lagrangian when the targets have moved ``share`` of the way to the child's sizes."""
         excess = 1 - self.probability().mean(1) - share * (1 - self.kept / self.units)
         return (self.multipliers[0] * excess + self.multipliers[1] * excess.square()).sum()
 
@@ -83,7 +83,7 @@ def _stretched(logits: Tensor) -> Tensor:
 
 
 def gates_for(shape: Shape, child: Shape, temperature: float) -> dict[str, Gates]:
-    """Open gates for each axis of which the child has less; ``shape`` is the parent's with the layers that are kept."""
+    """Create open gates for each axis that is smaller in the child; ``shape`` is the parent's with the kept layers."""
     together = heads_together(shape, child)
     sizes = {
         "width": (1, shape.width, child.width),
@@ -94,12 +94,12 @@ def gates_for(shape: Shape, child: Shape, temperature: float) -> dict[str, Gates
 
 
 def fold(weights: Mapping[str, Tensor], shape: Shape, gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A decoder's weights multiplied by the gates of the units that write them.
+    """Multiply a decoder's weights by the gates of their output units.
 
     Args:
         weights: Under the decoder's names.
-        shape: Its sizes.
-        gates: Axis -> (rows, units); an axis that is not there is open.
+        shape: Shape of the decoder.
+        gates: Axis -> (rows, units); missing axes are open.
     """
     result = dict(weights)
     width = gates["width"][0] if "width" in gates else None
@@ -117,10 +117,11 @@ def fold(weights: Mapping[str, Tensor], shape: Shape, gates: Mapping[str, Tensor
 
 
 def gated(weights: Mapping[str, Tensor], shape: Shape, gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``fold``, and norms that look at open channels alone: the weights of a plain decoder that computes the gated parent.
+    """``fold``, with norms over open channels only: weights of a plain decoder that computes the gated parent.
 
-    With n of d channels open, everything that is written to the stream grows by c = sqrt(d/n), so that its mean square over d
-    channels is that over n; the norms' weights shrink by c, and that before a tied head again, whose matrix has grown.
+    With n of d channels open, all outputs to the residual stream are scaled by c = sqrt(d/n), so that the mean square over d
+    channels equals that over n; the norms' weights are divided by c, and the one before a tied head, whose matrix is scaled,
+    once more.
     """
     result = fold(weights, shape, gates)
     if "width" not in gates:

@@ -1,7 +1,7 @@
-"""Importance of each layer of a parent: the rise of its loss when the layer is skipped (Section 3.2, Figure 5).
+"""Importance of each layer of a parent: the increase of its loss when the layer is skipped (Section 3.2, Figure 5).
 
-The paper skips layers of large models and looks at benchmarks. Here the loss on the parent's calibration text is measured with
-each layer left out in turn, which is what ``init.layers=importance`` goes by; no held-out text is looked at.
+The paper skips layers of large models and measures benchmarks. Here, the loss on the parent's calibration text is measured
+with each layer skipped in turn, which ``init.layers=importance`` uses; no held-out text is involved.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Importance:
-    """Losses of a parent, whole and with each layer skipped.
+    """Losses of a parent, complete and with each layer skipped.
 
     Attributes:
-        whole: Mean loss of the whole parent, nats per token.
-        skipped: The same with one layer left out, for each layer.
+        whole: Mean loss of the complete parent, nats per token.
+        skipped: Mean loss with one layer skipped, for each layer.
     """
 
     whole: float
@@ -43,22 +43,22 @@ class Importance:
 
     @property
     def costs(self) -> tuple[float, ...]:
-        """Rise of the loss when each layer is skipped, nats per token; below zero where the parent is better off without it."""
+        """Increase of the loss when each layer is skipped, nats per token; negative if the parent is better without it."""
         return tuple(loss - self.whole for loss in self.skipped)
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all."""
+        """Write the losses as JSON, atomically."""
         write_atomic(path, json.dumps({"whole": self.whole, "skipped": self.skipped}, indent=1))
 
 
 def open_importance(parent: Parent, calibration: Calibration, cache_dir: Path, device: str = "cpu") -> Importance:
-    """Cost of skipping each layer, measured once for a parent and a text and then read from ``cache_dir/scores``.
+    """Return the cost of skipping each layer, measured once per parent and text and then read from ``cache_dir/scores``.
 
     Args:
         parent: The model.
         calibration: Its text.
-        cache_dir: Folder that runs share.
-        device: "cpu" or "cuda", where to measure.
+        cache_dir: Shared cache folder.
+        device: "cpu" or "cuda".
 
     Raises:
         UserError: The parent's loss is not finite, or the saved file is damaged.
@@ -69,14 +69,14 @@ def open_importance(parent: Parent, calibration: Calibration, cache_dir: Path, d
         content = json.loads(path.read_text())
         found = Importance(float(content["whole"]), tuple(float(loss) for loss in content["skipped"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a file of saved losses ({error}); delete it and they are measured again") from error
+        raise UserError(f"{path}: not a file of saved losses ({error}); delete it to measure them again") from error
     if len(found.skipped) != parent.shape.depth:
-        raise UserError(f"{path}: losses of {len(found.skipped)} layers, and the parent has {parent.shape.depth}; delete it")
+        raise UserError(f"{path}: losses of {len(found.skipped)} layers, but the parent has {parent.shape.depth}; delete it")
     return found
 
 
 def make_importance(parents: Sequence[Parent], calibration: Calibration, cache_dir: Path, device: str = "cpu") -> None:
-    """Measure those parents, of one shape and tokenizer, that have not been measured, together.
+    """Measure the parents, of one shape and tokenizer, that have no saved losses, together.
 
     Raises:
         UserError: The loss of a parent is not finite.
@@ -100,11 +100,12 @@ def measures_layers(parent: Parent, child_depth: int, init: InitConfig) -> bool:
 def open_layers(
     parent: Parent, child_depth: int, init: InitConfig, calibration: Calibration, cache_dir: Path, device: str = "cpu"
 ) -> LayerChoice:
-    """Choose the child's layers by ``init.layers``; only the rule "importance" looks at the calibration text. Pooling, which
-    changes no layer, keeps them all.
+    """Choose the child's layers by ``init.layers``; only the rule "importance" uses the calibration text.
+
+    Pooling, which does not change layers, keeps all.
 
     Raises:
-        UserError: The layers cannot be chosen so.
+        UserError: The layers cannot be chosen by this rule.
     """
     rule = "middle" if init.method == "pool" else init.layers
     measured = measures_layers(parent, child_depth, init)
@@ -113,10 +114,10 @@ def open_layers(
 
 
 def layer_importance(parents: Sequence[Parent], calibration: Calibration, device: str = "cpu") -> list[Importance]:
-    """Measure the mean loss of each parent, and that with each layer left out.
+    """Measure the mean loss of each parent, complete and with each layer skipped.
 
-    The state before a layer is computed once and continued from there without it, which is half of the arithmetic of
-    as many whole passes as there are layers. Memory: the parents in single precision.
+    The state before a layer is computed once and continued without that layer, which halves the cost of one complete pass per
+    layer. Memory: the parents in single precision.
 
     Raises:
         UserError: The loss of a parent is not finite.

@@ -1,4 +1,4 @@
-"""Initial weights from a larger model (Section 3.2): layers, then neurons, then the rows of the vocabulary."""
+"""Initial weights from a larger model (Section 3.2): layers, then neurons, then rows of the vocabulary."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ def inherit(
     """Cut a child out of a parent.
 
     Args:
-        parent: Where the weights come from; read one tensor at a time.
+        parent: The parent; its weights are read one tensor at a time.
         child_shape: Shape of the child.
-        child_vocabulary: The child's vocabulary, of ``child_shape.vocab_size`` entries.
-        init: Criterion, layers to keep, and the standard deviation of rows that are drawn at random.
-        seed: Seed of those rows.
-        layers: The choice of layers, if it was made elsewhere; otherwise "middle" with ``init.keep_first`` and ``keep_last``.
-        scores: Scores of the parent's units (see ``open_scores``); otherwise they are computed.
-        weights: What takes the place of the parent's weights, of the same sizes: those that were trained beside learned masks.
+        child_vocabulary: The child's vocabulary, with ``child_shape.vocab_size`` entries.
+        init: Criterion, layers to keep, and the standard deviation of random rows.
+        seed: Seed of random rows.
+        layers: Layers to keep; by default "middle" with ``init.keep_first`` and ``keep_last``.
+        scores: Scores of the parent's units (see ``open_scores``); by default they are computed.
+        weights: Replacement of the parent's weights, with the same sizes: those trained with learned masks.
 
     Returns:
-        The child's weights in single precision under Hugging Face's Llama names (a tied child has no head), and what was
-        done, ready for JSON: parent, layers, neurons, vocabulary.
+        The child's weights in single precision under Hugging Face's Llama names (a tied child has no head), and a record for
+        JSON: parent, layers, neurons, vocabulary.
 
     Raises:
         ConfigError: The child does not fit the parent.
-        ValueError: The vocabulary is not of the shape's size.
+        ValueError: The vocabulary does not have the shape's size.
     """
     mistakes = check_parent(parent, child_shape)
     if init.method == "pool":
@@ -96,10 +96,10 @@ def inherit(
 
 
 def _new_modules(parent: Shape, child: Shape, std: float, seed: int) -> dict[str, Tensor]:
-    """PanGu-pi's modules of a child whose parent has none, at the point where the child is still Llama's function exactly.
+    """Return PanGu-pi's modules for a child of a parent without them, initialized so that the child computes Llama's function.
 
-    The first term of each series has scale 1, the others 0, and all shifts are 0; shortcuts end in a matrix of zeros and begin
-    in one drawn from N(0, std^2). Terms beyond the second begin alike and so stay alike.
+    The first term of each series has scale 1, the others 0, and all shifts are 0; the last matrix of a shortcut is zero and the
+    first is drawn from N(0, std^2). Terms beyond the second start equal and therefore stay equal.
     """
     if not parent.is_llama:
         return {}
@@ -114,21 +114,21 @@ def _new_modules(parent: Shape, child: Shape, std: float, seed: int) -> dict[str
     return made
 
 
-#: Scores parents of one shape and tokenizer together.
+#: Function that scores parents of one shape and tokenizer together.
 Compute = Callable[[Sequence[Parent]], list[Scores]]
 
 
 def open_scores(
     parents: Sequence[Parent], criterion: str, cache_dir: Path, compute: Compute | None = None, variant: str = ""
 ) -> list[Scores]:
-    """The scores of the units of each parent, computed once and then read from ``cache_dir/scores``.
+    """Return the scores of each parent's units, computed once and then read from ``cache_dir/scores``.
 
     Args:
-        parents: Whose units.
-        criterion: How they are scored.
-        cache_dir: Folder that runs share.
-        compute: How to compute scores that need more than the weights (gradients); "random" and the norms need no more.
-        variant: What else the scores depend on, such as the fingerprint of the calibration text.
+        parents: The parents.
+        criterion: Criterion of the scores.
+        cache_dir: Shared cache folder.
+        compute: Computes scores that need more than the weights, such as gradients; not used for "random" and the norms.
+        variant: Other inputs of the scores, such as the fingerprint of the calibration text.
 
     Raises:
         UserError: The weights are not finite, or the scores cannot be written.
@@ -153,7 +153,7 @@ def _scores(parent: Parent, criterion: str) -> Scores:
 
 
 def _kept(parent: Shape, child: Shape) -> dict[str, dict[str, int]]:
-    """Numbers of units per axis that the child keeps, and of those that the parent has."""
+    """Numbers of units per axis in child and parent."""
     return {
         axis: {"kept": getattr(child, axis), "of": getattr(parent, axis)}
         for axis in ("width", "heads", "kv_heads", "ffn_width")

@@ -22,7 +22,7 @@ from tinylm_ablate.init.choice import mask_tokens, scores_marker
 from tinylm_ablate.init.importance import make_importance, measures_layers, open_layers
 from tinylm_ablate.init.inherit import inherit, open_scores
 from tinylm_ablate.init.layer_choice import LayerChoice
-from tinylm_ablate.init.masks import open_masks
+from tinylm_ablate.init.masks import Target, make_masks, open_masks
 from tinylm_ablate.init.neurons import Scores, score
 from tinylm_ablate.init.parents import Parent, open_parent
 from tinylm_ablate.init.random import initialize
@@ -31,14 +31,14 @@ from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
 
 def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, dict[str, Any]]:
-    """A decoder with the run's initial weights.
+    """Return a decoder with the run's initial weights.
 
     Args:
-        settled: The run; a parent that is trained for it is finished.
-        vocabulary: Its tokenizer, for the rows that are inherited.
+        settled: The run; its trained parent, if any, must be finished.
+        vocabulary: Its tokenizer, to select rows of the parent.
 
     Returns:
-        The decoder in fp32 on the CPU, and the record: the random rule, or the parent with what was kept of it.
+        The decoder in fp32 on the CPU, and a record of the random rule, or of the parent and the kept units.
 
     Raises:
         UserError: The parent cannot be inherited from.
@@ -60,12 +60,12 @@ def initial_decoder(settled: Settled, vocabulary: Vocabulary) -> tuple[Decoder, 
 
 
 def make_scores(runs: Sequence[Settled], vocabulary: Vocabulary) -> None:
-    """Compute what the runs' choice of layers and neurons needs of their parents, and keep it in the cache.
+    """Compute and cache the scores of parents that the runs need to choose layers and neurons.
 
-    The layers and the weights of several parents are scored together; masks are learned for one run after another.
+    Several parents are scored together, and masks of several children are learned together.
 
     Args:
-        runs: Runs that choose alike, from parents of one shape and tokenizer.
+        runs: Runs with the same criteria, from parents of one shape and tokenizer; their children have one depth.
         vocabulary: Their tokenizer.
 
     Raises:
@@ -82,6 +82,13 @@ def make_scores(runs: Sequence[Settled], vocabulary: Vocabulary) -> None:
                 make_importance(parents, calibration, cache, device)
             if init.criterion == "taylor":
                 _taylor(parents, calibration, cache, device)
+            if init.criterion == "learned":
+                targets = [
+                    Target(parent, run.shape, _layers(run, parent, calibration).layers)
+                    for run, parent in zip(runs, parents, strict=True)
+                ]
+                text = opened[0][1](tokens=mask_tokens(runs[0]))
+                make_masks(targets, text, init.masks, cache, runs[0].precision, device)
     for run in runs:
         choice = _choose(run, vocabulary)
         write_atomic(scores_marker(run), choice.parent.fingerprint)
@@ -89,7 +96,7 @@ def make_scores(runs: Sequence[Settled], vocabulary: Vocabulary) -> None:
 
 @dataclass(frozen=True)
 class _Choice:
-    """Choice of what is kept of a parent: layers, scores of its units, weights that replace its own (or None), and a record."""
+    """Units to keep of a parent: layers, scores of its units, weights that replace its own (or None), and a record."""
 
     parent: Parent
     layers: LayerChoice
@@ -99,11 +106,11 @@ class _Choice:
 
 
 def _open(settled: Settled, vocabulary: Vocabulary) -> tuple[Parent, Callable[..., Calibration]]:
-    """The parent of a run, and a function that opens its calibration text of ``tokens`` tokens."""
+    """Return the parent of a run, and a function that opens its calibration text of ``tokens`` tokens."""
     config, cache = settled.config, settled.cache
     reference = settled.parent.identity if settled.parent is not None else str(config.init.parent)
     parent = open_parent(reference, Path(config.runs_dir))
-    # Nothing is read of the text before a criterion needs it.
+    # The text is not read until a criterion needs it.
     open_text = partial(
         open_calibration, parent, open_corpus(config.data, cache), vocabulary, context_length=config.train.context_length,
         cache_dir=cache,
@@ -113,26 +120,32 @@ def _open(settled: Settled, vocabulary: Vocabulary) -> tuple[Parent, Callable[..
 
 
 def _choose(settled: Settled, vocabulary: Vocabulary) -> _Choice:
-    config, cache = settled.config, settled.cache
+    config = settled.config
     parent, open_text = _open(settled, vocabulary)
     calibration = open_text(tokens=config.init.calibration_tokens)
-    layers = open_layers(parent, settled.shape.depth, config.init, calibration, cache, pick_device(config.train.device))
+    layers = _layers(settled, parent, calibration)
     if config.init.criterion == "learned":
         calibration = open_text(tokens=mask_tokens(settled))
     scores, weights, found = _scores(settled, parent, layers, calibration)
     return _Choice(parent, layers, scores, weights, found)
 
 
+def _layers(settled: Settled, parent: Parent, calibration: Calibration) -> LayerChoice:
+    device = pick_device(settled.config.train.device)
+    return open_layers(parent, settled.shape.depth, settled.config.init, calibration, settled.cache, device)
+
+
 def _scores(
     settled: Settled, parent: Parent, layers: LayerChoice, calibration: Calibration
 ) -> tuple[Scores, Mapping[str, Tensor] | None, dict[str, Any]]:
-    """Scores of the parent's units by the run's criterion, weights that replace the parent's, and what to record."""
+    """Return the scores of the parent's units by the run's criterion, weights that replace the parent's, and a record."""
     init, cache, device = settled.config.init, Path(settled.config.cache_dir), pick_device(settled.config.train.device)
     # Pooling keeps every unit, whatever its score.
     criterion = "l2" if init.method == "pool" else init.criterion
     found = {"calibration_tokens": calibration.sequences * calibration.context_length}
     if criterion == "learned":
-        masks = open_masks(parent, settled.shape, layers.layers, calibration, init.masks, cache, settled.precision, device)
+        target = Target(parent, settled.shape, layers.layers)
+        masks = open_masks(target, calibration, init.masks, cache, settled.precision, device)
         summary = {name: value for name, value in masks.record.items() if name != "curve"}
         return masks.scores, masks.state, found | {"masks": summary}
     if criterion == "taylor":

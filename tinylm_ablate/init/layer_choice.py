@@ -1,16 +1,16 @@
 """Mapping of the child's layers to layers of the parent (Section 3.2, first stage).
 
 The paper finds the first two or three layers and the last ones crucial and the intermediate ones redundant (Figure 5), and
-so drops intermediate layers; it prints neither a formula nor a list of indices. The rules here are ours:
+therefore drops intermediate layers; it gives neither a formula nor a list of indices. The rules here are ours:
 
-- "middle": the first ``keep_first`` and last ``keep_last`` layers stay, the intermediate ones are spread evenly.
-- "even": all layers are spread evenly; nothing is protected.
-- "importance": the first ``keep_first`` and last ``keep_last`` layers stay; of the intermediate ones those go whose skipping
-  costs least (``tinylm_ablate.init.importance``). Each layer is judged alone, with all others in place.
+- "middle": keeps the first ``keep_first`` and last ``keep_last`` layers, and selects the intermediate ones evenly.
+- "even": selects all layers evenly; none is protected.
+- "importance": keeps the first ``keep_first`` and last ``keep_last`` layers, and drops the intermediate ones with the smallest
+  cost of skipping (``tinylm_ablate.init.importance``). Each layer's cost is measured with all others in place.
 - an explicit list of parent layers, "0-3,7,9-11".
 
-A child deeper than its parent reuses layers by the same formula: an intermediate layer is then repeated in place, each
-about equally often. That is the interleaved kind of depth growth; SOLAR (Kim et al. 2023, arXiv 2312.15166) and G_stack (Du
+A child deeper than its parent reuses layers by the same formula: intermediate layers are repeated in place, about equally
+often. This is interleaved depth growth; SOLAR (Kim et al. 2023, arXiv 2312.15166) and G_stack (Du
 et al. 2024, arXiv 2405.15319) repeat whole blocks of layers instead, and LLaMA Pro (Wu et al. 2024, arXiv 2401.02415)
 inserts copies that start as the identity.
 """
@@ -33,14 +33,14 @@ _RANGE = re.compile(r"(\d+)(?:\s*-\s*(\d+))?")
 
 @dataclass(frozen=True, slots=True)
 class LayerChoice:
-    """The parent's layer for each layer of the child, and how it was chosen.
+    """Parent layer for each layer of the child, and the rule that selected it.
 
     Attributes:
         layers: For each child layer in order, the index of its layer in the parent.
         parent_depth: Layers of the parent.
         rule: "middle", "even", "importance" or "list".
         words: One sentence for the record.
-        costs: rule "importance": what skipping each layer of the parent costs, nats per token.
+        costs: rule "importance": cost of skipping each layer of the parent, nats per token.
     """
 
     layers: tuple[int, ...]
@@ -56,11 +56,11 @@ class LayerChoice:
 
     @property
     def repeated(self) -> dict[int, int]:
-        """Parent layers that the child has more than once, with how often."""
+        """Parent layers that the child has more than once, with their numbers of uses."""
         return {layer: count for layer, count in sorted(Counter(self.layers).items()) if count > 1}
 
     def record(self) -> dict[str, Any]:
-        """The choice as a record, ready for JSON."""
+        """The choice as a record for JSON."""
         return {
             "rule": self.rule,
             "words": self.words,
@@ -83,14 +83,14 @@ def choose_layers(
     Args:
         parent_depth: Layers of the parent, at least 1.
         child_depth: Layers of the child, at least 1.
-        keep_first: rules "middle" and "importance": this many first layers stay, each once.
-        keep_last: rules "middle" and "importance": this many last layers stay, each once.
+        keep_first: rules "middle" and "importance": number of first layers to keep, each once.
+        keep_last: rules "middle" and "importance": number of last layers to keep, each once.
         rule: "middle", "even", "importance", or the list of parent layers, ascending.
-        costs: rule "importance", for a child with fewer layers: what skipping each layer of the parent costs.
+        costs: rule "importance", for a child with fewer layers: cost of skipping each layer of the parent.
 
     Raises:
-        UserError: More layers are to be kept than the child has, the list does not fit, or an unknown rule.
-        ValueError: A depth below 1, or costs that are missing.
+        UserError: More layers must be kept than the child has, the list does not fit, or the rule is unknown.
+        ValueError: A depth is below 1, or costs are missing.
     """
     if parent_depth < 1 or child_depth < 1 or keep_first < 0 or keep_last < 0:
         raise ValueError(f"impossible depths: parent {parent_depth}, child {child_depth}, keep {keep_first} and {keep_last}")
@@ -108,10 +108,10 @@ def choose_layers(
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
-    """The layers that "0-3,7,9-11" names.
+    """Parse a list of layers such as "0-3,7,9-11".
 
     Raises:
-        UserError: It is no such list.
+        UserError: The text is not such a list.
     """
     layers: list[int] = []
     for part in text.split(","):
@@ -123,11 +123,11 @@ def parse_layers(text: str) -> tuple[int, ...]:
 
 
 def spread(count: int, wanted: int) -> tuple[int, ...]:
-    """``wanted`` indices out of ``count``, evenly and in order: floor((2i + 1) count / (2 wanted)).
+    """Select ``wanted`` of ``count`` indices, evenly and in order: floor((2i + 1) count / (2 wanted)).
 
-    The i-th index is the one whose interval holds the middle of the i-th of ``wanted`` equal parts. With fewer wanted than
-    there are, all indices differ; with as many, it is the identity; with more, every index is used and their numbers of
-    uses differ by at most one.
+    The i-th index is the one whose interval contains the middle of the i-th of ``wanted`` equal parts. If ``wanted`` is
+    smaller than ``count``, all indices differ; if equal, the result is the identity; if larger, every index is used and the
+    numbers of uses differ by at most one.
     """
     return tuple((2 * i + 1) * count // (2 * wanted) for i in range(wanted))
 
@@ -139,8 +139,8 @@ def _middle(parent_depth: int, child_depth: int, keep_first: int, keep_last: int
     if child_depth < parent_depth:
         _check_kept(child_depth, keep_first, keep_last)
     if kept >= parent_depth:
-        # Only a child deeper than its parent comes here: nothing is intermediate, so every layer takes its share of the growth.
-        return spread(parent_depth, child_depth), "all layers repeated evenly, for the parent has no intermediate ones"
+        # The child is deeper than its parent, and no layer is intermediate, so all layers are repeated.
+        return spread(parent_depth, child_depth), "all layers repeated evenly, since the parent has no intermediate ones"
     inner = spread(parent_depth - kept, child_depth - kept)
     layers = (
         *range(keep_first),
@@ -155,9 +155,9 @@ def _important(child_depth: int, keep_first: int, keep_last: int, costs: Sequenc
     _check_kept(child_depth, keep_first, keep_last)
     depth = len(costs)
     intermediate = range(keep_first, depth - keep_last)
-    # Of equal costs the later layer goes.
+    # Of equal costs, the later layer is dropped.
     dropped = sorted(intermediate, key=lambda layer: (costs[layer], -layer))[: depth - child_depth]
-    words = f"first {keep_first} and last {keep_last} kept, of the {len(intermediate)} between the costliest to skip"
+    words = f"first {keep_first} and last {keep_last} kept, and of the {len(intermediate)} between, the most costly to skip"
     return tuple(layer for layer in range(depth) if layer not in dropped), words
 
 
@@ -174,7 +174,7 @@ def _listed(parent_depth: int, child_depth: int, listed: Sequence[int]) -> Layer
     layers = tuple(listed)
     mistakes = []
     if len(layers) != child_depth:
-        mistakes.append(f"it names {len(layers)} layers and the child has {child_depth} (arch.depth)")
+        mistakes.append(f"it has {len(layers)} layers, but the child has {child_depth} (arch.depth)")
     if outside := [layer for layer in layers if not 0 <= layer < parent_depth]:
         mistakes.append(f"{outside} are not among the parent's layers 0 to {parent_depth - 1}")
     if any(after < before for before, after in pairwise(layers)):

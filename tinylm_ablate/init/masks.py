@@ -1,20 +1,20 @@
-"""Learned masks: which units of the parent a child keeps is trained, with Lagrange multipliers on the number of each kind.
+"""Learned masks: training selects the units that a child keeps, with Lagrange multipliers on the number of each kind.
 
-The paper prints no formula and cites Sheared-LLaMA (Xia et al. 2023, arXiv 2310.06694), whose method this is: every unit has a
-gate with a probability P of being open (``tinylm_ablate.init.gates``), and is drawn open or closed in each step.
+The paper gives no formula and cites Sheared-LLaMA (Xia et al. 2023, arXiv 2310.06694), whose method this is: every unit has a
+gate with a probability P of being open (``tinylm_ablate.init.gates``), which is sampled in each step.
 
-Each axis has its own target, the child's size: one for the hidden channels, one in each layer for heads and for FFN neurons.
-With s the expected share of closed gates and t its target, the gates (and the weights beside them) go down and the multipliers
-l1, l2, which start at 0, go up the slope of
+Each axis has its own target, the child's size: one for the hidden channels, and one per layer for heads and FFN neurons. With s
+the expected share of closed gates and t its target, the gates (and the weights) descend, and the multipliers l1, l2, which
+start at 0, ascend the gradient of
 
     loss(gated parent) + sum over targets of l1 (s - t) + l2 (s - t)^2,
 
-while t grows from 0 to the child's over the first ``masks.warmup`` of the steps. In the end the units with the highest P are
-kept, as many as the child has, and their gates' values are folded into the weights. An axis that the child has whole gets no
-gates, so that the parent's own shape gives the parent's own weights.
+while t increases from 0 to the child's over the first ``masks.warmup`` of the steps. Finally, the units with the highest P are
+kept, as many as the child has, and the values of their gates are folded into the weights. An axis with the same size in the
+child gets no gates, so that a child of the parent's shape has the parent's weights.
 
-What other criteria have once for a parent, this one has once for a parent and a target: the child's sizes and layers belong to
-the name of what is saved. Its scores and weights have the parent's sizes all the same, so that the cut is that of all criteria.
+Other criteria score once per parent, this one once per parent and target: the names of its files include the child's sizes and
+layers. Its scores and weights have the parent's sizes, so that the same cut serves all criteria.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +35,10 @@ from torch import Tensor, nn
 from tinylm_ablate import progress
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape, parameters
-from tinylm_ablate.data.once import build_once
+from tinylm_ablate.arch.stacking import stacked
+from tinylm_ablate.data.once import write_once
 from tinylm_ablate.errors import RunFailed
-from tinylm_ablate.files import fingerprint, save_tensors
+from tinylm_ablate.files import building, fingerprint, save_tensors
 from tinylm_ablate.formats.huggingface import to_huggingface
 from tinylm_ablate.formats.safetensors_folder import LazyState
 from tinylm_ablate.init.calibration import Calibration, parent_decoder
@@ -47,18 +49,18 @@ from tinylm_ablate.init.parents import Parent
 if TYPE_CHECKING:
     from tinylm_ablate.config import MasksConfig
 
-#: Of Sheared-LLaMA's published configuration, as is the schedule: all learning rates rise over the first tenth of the steps,
-#: and fall along a cosine to a tenth of their peak.
+#: From Sheared-LLaMA's published configuration, like the schedule: all learning rates rise over the first tenth of the steps
+#: and then follow a cosine to a tenth of their peak.
 _BETAS, _CLIP = (0.9, 0.95), 1.0
 _RISE, _FINAL = 0.1, 0.1
 
-#: Ours: no momentum for gates and multipliers, which are a control loop. A momentum of 0.9 acts ten steps late, in which a gate
-#: crosses its whole range at a rate of 1; over a few hundred steps the axes then swing about their targets instead of settling.
+#: Ours: no momentum for gates and multipliers, which form a control loop. A momentum of 0.9 delays by ten steps, in which a
+#: gate crosses its whole range at a rate of 1; over a few hundred steps, the axes then oscillate around their targets.
 _GATE_BETAS = (0.0, 0.95)
 
 _SEED = 0
 
-#: An axis that ends further from its target than this share of the units that were to be closed is reported.
+#: An axis is reported if its final distance from its target exceeds this share of the units to close.
 _FAR = 0.1
 
 _SCORES, _WEIGHTS, _RECORD = "scores.safetensors", "weights", "masks.json"
@@ -71,9 +73,9 @@ class Learned:
     Attributes:
         scores: The probability of each unit to be open; 0 in layers that the child does not have.
         state: The trained weights with the gates' values folded in, under the parent's names (Hugging Face's) and of its sizes,
-            in single precision; layers that the child does not have are missing.
-        record: ``steps``, ``loss`` of the last one in nats, ``distance`` {axis: for each target, how many units more than the
-            child's are expected to be open}, and ``curve``, for each step the loss and each axis' largest distance.
+            in single precision; without layers that the child does not have.
+        record: ``steps``, the final ``loss`` in nats, ``distance`` {axis: for each target, the expected number of open units
+            minus the child's}, and ``curve``, for each step the loss and each axis' largest distance.
     """
 
     scores: Scores
@@ -81,156 +83,227 @@ class Learned:
     record: dict[str, Any]
 
     def save(self, folder: Path) -> None:
-        """Write scores, weights (safetensors) and record into an empty folder."""
-        self.scores.save(folder / _SCORES)
-        (folder / _WEIGHTS).mkdir()
-        save_tensors(folder / _WEIGHTS / "model.safetensors", self.state)
-        (folder / _RECORD).write_text(json.dumps(self.record, allow_nan=False))
+        """Write scores, weights (safetensors) and record, whole or not at all; a damaged folder is replaced."""
+        if folder.exists():
+            shutil.rmtree(folder)
+        with building(folder) as unfinished:
+            self.scores.save(unfinished / _SCORES)
+            (unfinished / _WEIGHTS).mkdir()
+            save_tensors(unfinished / _WEIGHTS / "model.safetensors", self.state)
+            (unfinished / _RECORD).write_text(json.dumps(self.record, allow_nan=False))
 
     @classmethod
     def load(cls, folder: Path) -> Learned:
-        """Read what ``save`` wrote; weights are read at their first use."""
+        """Read the files of ``save``; weights are read on first use."""
         state = LazyState(folder / _WEIGHTS)
         return cls(Scores.load(folder / _SCORES), state, json.loads((folder / _RECORD).read_text()))
 
 
+class Target(NamedTuple):
+    """A parent, the child that its masks are learned for, and the parent layer of each child layer."""
+
+    parent: Parent
+    child: Shape
+    layers: Sequence[int]
+
+    @property
+    def kept(self) -> list[int]:
+        """Layers that the child has, ascending, each once."""
+        return sorted(set(self.layers))
+
+    @property
+    def shape(self) -> Shape:
+        """The parent's shape without the layers that are left out."""
+        return dataclasses.replace(self.parent.shape, depth=len(self.kept))
+
+
 def open_masks(
-    parent: Parent,
-    child: Shape,
-    layers: Sequence[int],
+    target: Target,
     calibration: Calibration,
     masks: MasksConfig,
     cache_dir: Path,
     precision: str = "fp32",
     device: str = "cpu",
 ) -> Learned:
-    """``learn``, once: kept in ``cache_dir/scores`` under the parent, the child's sizes and layers, and all settings.
+    """Learned masks of one target, cached."""
+    make_masks([target], calibration, masks, cache_dir, precision, device)
+    return Learned.load(_folder(target, calibration, masks, cache_dir, precision))
 
-    On the disk it takes as much as the parent in single precision.
+
+def make_masks(
+    targets: Sequence[Target],
+    calibration: Calibration,
+    masks: MasksConfig,
+    cache_dir: Path,
+    precision: str = "fp32",
+    device: str = "cpu",
+) -> None:
+    """Run ``learn`` for those targets that have no masks yet, together.
+
+    They are cached in ``cache_dir/scores`` by parent, the child's sizes and layers, and all settings. Each takes as much disk
+    space as its parent in single precision.
     """
+    write_once(
+        {_folder(target, calibration, masks, cache_dir, precision): target for target in targets},
+        lambda missing: [learned.save for learned in learn(missing, calibration, masks, precision, device)],
+        what="the learned masks",
+        is_whole=lambda folder: (folder / _RECORD).is_file(),
+        needed=4 * sum(parameters(target.parent.shape)["total"] for target in targets),
+    )
+
+
+def _folder(target: Target, calibration: Calibration, masks: MasksConfig, cache_dir: Path, precision: str) -> Path:
+    child = target.child
     content = {
         "text": calibration.fingerprint,
         "sizes": [child.width, child.heads, child.kv_heads, child.ffn_width],
-        "layers": sorted(set(layers)),
+        "layers": target.kept,
         "masks": dataclasses.asdict(masks),
         "precision": precision,
     }
-    folder = cache_dir / "scores" / f"{parent.fingerprint}-learned-{fingerprint(content)}"
-    build_once(
-        folder,
-        is_whole=lambda built: (built / _RECORD).is_file(),
-        build=lambda unfinished: learn(parent, child, layers, calibration, masks, precision, device).save(unfinished),
-        needed=4 * parameters(parent.shape)["total"],
-        what="the learned masks",
-    )
-    return Learned.load(folder)
+    return cache_dir / "scores" / f"{target.parent.fingerprint}-learned-{fingerprint(content)}"
 
 
 def learn(
-    parent: Parent,
-    child: Shape,
-    layers: Sequence[int],
+    targets: Sequence[Target],
     calibration: Calibration,
     masks: MasksConfig,
     precision: str = "fp32",
     device: str = "cpu",
-) -> Learned:
-    """Train gates for a child, and weights beside them.
+) -> list[Learned]:
+    """Train gates for each child, together with the weights; several targets as one program.
 
-    Memory, in copies of the parent in single precision: its weights, the gated weights and their gradients; where the weights
-    are trained, also their gradients and the optimizer's two moments.
+    Memory per target, in copies of the parent in single precision: its weights, the gated weights and their gradients; if the
+    weights are trained, also their gradients and the optimizer's two moments.
 
     Args:
-        parent: The model; its weights are not changed.
-        child: The target.
-        layers: Parent layer of each child layer; the others are left out.
-        calibration: The text; it is read once, ``masks.batch_tokens`` in a step.
+        targets: Parents of one shape and tokenizer, whose weights are not changed, and children of one depth.
+        calibration: The text; it is read once, ``masks.batch_tokens`` per step.
         masks: Learning rates, batch, warm-up and beta.
-        precision: Of the matrix products, "fp32" or "bf16".
+        precision: Precision of the matrix products, "fp32" or "bf16".
         device: "cpu" or "cuda".
 
     Raises:
-        RunFailed: The loss was not finite.
+        RunFailed: A loss was not finite.
     """
-    kept = sorted(set(layers))
-    shape = dataclasses.replace(parent.shape, depth=len(kept))
-    decoder = parent_decoder(parent).to(device)
-    decoder.layers = nn.ModuleList(decoder.layers[layer] for layer in kept)
-    weights = {name: parameter.detach().clone() for name, parameter in decoder.named_parameters()}
-    gates = gates_for(shape, child, masks.temperature)
-    for gate in gates.values():
+    shape = targets[0].shape
+    decoder = _decoder(targets).to(device)
+    weights = [
+        {name: row.detach().clone() for name, row in own.items()} for own in _by_run(dict(decoder.named_parameters()), decoder)
+    ]
+    gates = [gates_for(shape, target.child, masks.temperature) for target in targets]
+    for gate in _every(gates):
         gate.to(device)
-    curve = _train(decoder, shape, weights, gates, calibration, masks, precision) if gates else []
+    curves = _train(decoder, shape, weights, gates, calibration, masks, precision)
+    return [_learned(*each) for each in zip(targets, weights, gates, curves, strict=True)]
+
+
+def _decoder(targets: Sequence[Target]) -> Decoder:
+    """The parents without the layers that are left out, as one decoder."""
+    decoders = []
+    for target in targets:
+        decoder = parent_decoder(target.parent)
+        decoder.layers = nn.ModuleList(decoder.layers[layer] for layer in target.kept)
+        decoder.shape = target.shape
+        decoders.append(decoder)
+    return decoders[0] if len(decoders) == 1 else stacked(decoders)
+
+
+def _by_run(tensors: Mapping[str, Tensor], decoder: Decoder) -> list[dict[str, Tensor]]:
+    """Tensors of a decoder of one or more runs, as those of each run."""
+    if decoder.runs is None:
+        return [dict(tensors)]
+    return [{name: tensor[run] for name, tensor in tensors.items()} for run in range(decoder.runs)]
+
+
+def _every(gates: Sequence[Mapping[str, Gates]]) -> list[Gates]:
+    return [gate for own in gates for gate in own.values()]
+
+
+def _learned(target: Target, weights: Mapping[str, Tensor], gates: dict[str, Gates], curve: list[dict[str, float]]) -> Learned:
+    """Result for a target, from its trained gates and weights."""
     _tell_far(gates)
     with torch.no_grad():
-        folded = fold(weights, shape, {axis: gate.values() for axis, gate in gates.items()})
-    state = to_huggingface({name: weight.detach().cpu() for name, weight in folded.items()}, shape)
+        folded = fold(weights, target.shape, {axis: gate.values() for axis, gate in gates.items()})
+    state = to_huggingface({name: weight.detach().cpu() for name, weight in folded.items()}, target.shape)
     record = {
         "steps": len(curve),
         "loss": curve[-1]["loss"] if curve else None,
         "distance": {axis: [float(d) for d in gate.distance()] for axis, gate in gates.items()},
         "curve": curve,
     }
-    return Learned(_scores(parent.shape, kept, gates), _renamed(state, kept), record)
+    return Learned(_scores(target.parent.shape, target.kept, gates), _renamed(state, target.kept), record)
 
 
 def _train(
     decoder: Decoder,
     shape: Shape,
-    weights: dict[str, Tensor],
-    gates: dict[str, Gates],
+    weights: Sequence[dict[str, Tensor]],
+    gates: Sequence[dict[str, Gates]],
     calibration: Calibration,
     masks: MasksConfig,
     precision: str,
-) -> list[dict[str, float]]:
-    """Train gates, multipliers and ``weights`` in place; ``decoder`` is where the gated weights are put."""
+) -> list[list[dict[str, float]]]:
+    """Train gates, multipliers and ``weights`` of each target in place; return a curve for each.
+
+    The gated weights are written to ``decoder``. A target without gates is left unchanged.
+    """
+    curves: list[list[dict[str, float]]] = [[] for _ in weights]
+    if not any(gates):
+        return curves
     groups: list[dict[str, Any]] = [
-        {"params": [gate.log_alpha for gate in gates.values()], "lr": masks.learning_rate, "betas": _GATE_BETAS},
+        {"params": [gate.log_alpha for gate in _every(gates)], "lr": masks.learning_rate, "betas": _GATE_BETAS},
         {
-            "params": [gate.multipliers for gate in gates.values()],
+            "params": [gate.multipliers for gate in _every(gates)],
             "lr": masks.learning_rate,
             "betas": _GATE_BETAS,
             "maximize": True,
         },
     ]
-    trained = list(weights.values()) if masks.weight_learning_rate > 0 else []
-    if trained:
-        for weight in trained:
-            weight.requires_grad_()
-        groups.append({"params": trained, "lr": masks.weight_learning_rate})
+    trained = [
+        list(own.values()) if own_gates and masks.weight_learning_rate > 0 else []
+        for own, own_gates in zip(weights, gates, strict=True)
+    ]
+    if every := [weight.requires_grad_() for own in trained for weight in own]:
+        groups.append({"params": every, "lr": masks.weight_learning_rate})
     optimizer = torch.optim.AdamW(groups, betas=_BETAS, weight_decay=0.0)
-    generator = torch.Generator().manual_seed(_SEED)
+    generators = [torch.Generator().manual_seed(_SEED) for _ in weights]  # one each, so that a target is drawn as it is alone
     sequences = max(1, masks.batch_tokens // calibration.context_length)
     steps = max(1, calibration.sequences // sequences)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    curve = []
     with progress.bar(total=steps, description="learning masks", unit="step") as bar:
         for step in range(steps):
-            current = gated(weights, shape, {axis: gate.sample(generator) for axis, gate in gates.items()})
+            current = [
+                gated(own, shape, {axis: gate.sample(generator) for axis, gate in own_gates.items()})
+                for own, own_gates, generator in zip(weights, gates, generators, strict=True)
+            ]
             optimizer.zero_grad()
             batches = calibration.batches(step * sequences, (step + 1) * sequences)
-            total = backward(decoder, current, batches, sequences, precision)
-            if not math.isfinite(total):
+            losses = backward(decoder, current, batches, sequences, precision)
+            if bad := [loss for loss in losses if not math.isfinite(loss)]:
                 raise RunFailed(
-                    f"learned masks: the loss of step {step + 1} of {steps} is {total}; try a lower "
+                    f"learned masks: the loss of step {step + 1} of {steps} is {bad[0]}; try a lower "
                     "init.masks.weight_learning_rate or init.masks.learning_rate"
                 )
             reached = min(1.0, (step + 1) / (masks.warmup * steps)) if masks.warmup else 1.0
-            torch.stack([gate.penalty(reached) for gate in gates.values()]).sum().backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(trained, _CLIP)
+            torch.stack([gate.penalty(reached) for gate in _every(gates)]).sum().backward()  # type: ignore[no-untyped-call]
+            for own in trained:
+                nn.utils.clip_grad_norm_(own, _CLIP)
             optimizer.step()
             schedule.step()
-            for gate in gates.values():
+            for gate in _every(gates):
                 gate.clamp()
-            far = {axis: _largest(gate) for axis, gate in gates.items()}
-            curve.append({"loss": total, **far})
-            bar.set_postfix_str(f"loss {total:.3f}, " + ", ".join(f"{axis} {units:+.1f}" for axis, units in far.items()))
+            for curve, loss, own_gates in zip(curves, losses, gates, strict=True):
+                if own_gates:
+                    curve.append({"loss": loss, **{axis: _largest(gate) for axis, gate in own_gates.items()}})
+            loss, far = losses[0], {axis: _largest(gate) for axis, gate in gates[0].items()}
+            bar.set_postfix_str(f"loss {loss:.3f}, " + ", ".join(f"{axis} {units:+.1f}" for axis, units in far.items()))
             bar.update()
-    return curve
+    return curves
 
 
 def _rate(step: int, steps: int) -> float:
-    """The learning rates of a step, from 0 on, over their peaks."""
+    """Return the learning rate factor of a step, counted from 0."""
     rise = math.ceil(_RISE * steps)
     if step < rise:
         return (step + 1) / rise
@@ -238,59 +311,68 @@ def _rate(step: int, steps: int) -> float:
 
 
 def backward(
-    decoder: Decoder, weights: Mapping[str, Tensor], batches: Iterable[Tensor], sequences: int, precision: str = "fp32"
-) -> float:
-    """The mean loss with other weights, whose gradients are sent back to whatever they were computed from.
+    decoder: Decoder,
+    weights: Sequence[Mapping[str, Tensor]],
+    batches: Iterable[Tensor],
+    sequences: int,
+    precision: str = "fp32",
+) -> list[float]:
+    """Return the mean loss of each run with other weights, and backpropagate to the tensors they were computed from.
 
-    The decoder holds copies, so that a pass over a micro batch is that of an ordinary model, and the way back from the weights
-    is gone once for all of them.
+    The decoder has copies, so that micro batches are computed as in an ordinary model, and the backward pass from the weights
+    runs once for all of them.
 
     Args:
-        decoder: Where the weights are put.
-        weights: Under the decoder's names; some have a history.
+        decoder: The decoder that receives the weights.
+        weights: Weights of each run, under the decoder's names; some have a gradient history.
         batches: Token ids, (B, T + 1) each.
-        sequences: Of all batches together.
-        precision: Of the matrix products.
+        sequences: Number of sequences in all batches.
+        precision: Precision of the matrix products.
     """
-    used = dict(decoder.named_parameters())
+    parameters = dict(decoder.named_parameters())
     with torch.no_grad():
-        for name, parameter in used.items():
-            parameter.requires_grad_(weights[name].requires_grad)
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(any(own[name].requires_grad for own in weights))
             parameter.grad = None
-            parameter.copy_(weights[name])
-    total = 0.0
+        for rows, own in zip(_by_run(parameters, decoder), weights, strict=True):
+            for name, row in rows.items():
+                row.copy_(own[name])
     device = decoder.norm.weight.device
+    totals = torch.zeros(len(weights), dtype=torch.float64, device=device)
     for batch in batches:
         tokens = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            loss = decoder.loss(tokens[:, :-1], tokens[:, 1:]) * (len(tokens) / sequences)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
-    changed = [name for name in used if weights[name].requires_grad]
-    torch.autograd.backward([weights[name] for name in changed], [used[name].grad for name in changed])
-    return total
+            losses = decoder.loss(tokens[:, :-1], tokens[:, 1:]) * (len(tokens) / sequences)
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        totals += losses.detach()
+    gradients = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+    used = zip(_by_run(gradients, decoder), weights, strict=True)
+    changed = [(own[name], slope) for slopes, own in used for name, slope in slopes.items() if own[name].requires_grad]
+    torch.autograd.backward([weight for weight, _ in changed], [slope for _, slope in changed])
+    found: list[float] = totals.tolist()
+    return found
 
 
 def _largest(gates: Gates) -> float:
-    """The distance of the target that is furthest away."""
+    """Largest distance from a target."""
     distances = gates.distance()
     return float(distances[distances.abs().argmax()])
 
 
 def _tell_far(gates: Mapping[str, Gates]) -> None:
-    """Report axes that ended far from their targets: there the cut, not the masks, decided."""
+    """Report axes that ended far from their targets, where the final cut decides more than the masks."""
     for axis, gate in gates.items():
         distance = _largest(gate)
         if abs(distance) > max(1.0, _FAR * (gate.units - gate.kept)):
             print(
-                f"note: the masks of {axis} ended {distance:+.1f} units from their target of {gate.kept} of {gate.units}; give "
-                "them more steps with init.masks.steps",
+                f"note: the masks of {axis} ended {distance:+.1f} units from their target of {gate.kept} of {gate.units}; "
+                "increase init.masks.steps",
                 file=sys.stderr,
             )
 
 
 def _scores(parent: Shape, kept: Sequence[int], gates: Mapping[str, Gates]) -> Scores:
-    """The probabilities of being open as scores; the width's, which all layers share, are in the row of the embedding."""
+    """Use the probabilities of being open as scores; those of the width, shared by all layers, are in the embedding's row."""
     sizes = {"width": parent.width, "heads": parent.heads, "ffn": parent.ffn_width}
     tables = {axis: torch.zeros(parent.depth, size, dtype=torch.float64) for axis, size in sizes.items()}
     tables["width"] = torch.zeros(parent.depth + 1, parent.width, dtype=torch.float64)
@@ -305,7 +387,7 @@ def _scores(parent: Shape, kept: Sequence[int], gates: Mapping[str, Gates]) -> S
 
 
 def _renamed(state: Mapping[str, Tensor], kept: Sequence[int]) -> dict[str, Tensor]:
-    """The layers of ``state`` under the indices that they have in the parent."""
+    """Rename the layers of ``state`` to their indices in the parent."""
     prefix = "model.layers."
     result = {}
     for name, weight in state.items():

@@ -1,20 +1,20 @@
-"""Choice of the neurons that the child keeps, and the cut itself (Section 3.2, second stage).
+"""Selection of the neurons that the child keeps, and the cut (Section 3.2, second stage).
 
-Neurons come in coupled structures; a unit leaves with all the weights that belong to it alone:
+Neurons form coupled structures; a unit is removed with all weights that belong only to it:
 
 - width: one hidden channel, shared by embedding, head, norms and every layer;
-- heads: one key-value head with the query heads that it serves, so that a group stays whole;
+- heads: one key-value head with its query heads, so that groups are never divided;
 - ffn: one FFN neuron, the row of gate and up and the column of down.
 
 The score of a unit is a sum over all its weights, as in LLM-Pruner (Ma et al. 2023, arXiv 2305.11627), which the paper cites
-for its three heuristics and for which it prints no formula: |w| for "l1", w^2 for "l2" (no root), |w g| for "taylor" with g
-the gradient of the mean loss on calibration text (``tinylm_ablate.init.calibration``). All units of an axis have equally many
-weights, so that the sum and the mean over a group choose the same. Scores depend on the parent and the criterion alone: they
-are kept per layer, so that any child can be cut from them without reading the parent again. A criterion that does not look at
-single weights ("random", the control, and learned masks in ``tinylm_ablate.init.masks``) fills ``Scores`` in its own way and
-uses the same cut.
+for its three heuristics without giving a formula: |w| for "l1", w^2 for "l2" (no root), |w g| for "taylor" with g the
+gradient of the mean loss on calibration text (``tinylm_ablate.init.calibration``). All units of an axis have the same number of
+weights, so that sum and mean select the same units. Scores depend only on parent and criterion and are stored per layer, so
+that any child can be cut without reading the parent again. Criteria that do not score single weights ("random", the control,
+and learned masks in ``tinylm_ablate.init.masks``) fill ``Scores`` in their own way and use the same cut.
 
-Nothing is rescaled after a cut: RMSNorm divides by the root mean square of the channels that are left.
+
+Nothing is rescaled after a cut: RMSNorm divides by the root mean square of the remaining channels.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Scores:
     """Importance scores of the units of a parent; larger is kept.
 
     Attributes:
-        criterion: How the scores were made.
+        criterion: Criterion of the scores.
         width: (layers + 1, width), what each layer contributes to a hidden channel, then embedding, last norm and head.
         heads: (layers, heads), the query heads with their columns of the output projection.
         kv_heads: (layers, key-value heads), keys and values.
@@ -67,7 +67,7 @@ class Scores:
     ffn: Tensor
 
     def save(self, path: Path) -> None:
-        """Write the scores as safetensors, whole or not at all."""
+        """Write the scores as safetensors, atomically."""
         from safetensors.torch import save
 
         tensors = {"width": self.width, "heads": self.heads, "kv_heads": self.kv_heads, "ffn": self.ffn}
@@ -82,7 +82,7 @@ class Scores:
             with safe_open(path, framework="pt") as file:
                 return cls(file.metadata()["criterion"], **{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except (SafetensorError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: not a file of saved scores ({error}); delete it and they are computed again") from error
+            raise UserError(f"{path}: not a file of saved scores ({error}); delete it to compute them again") from error
 
 
 def score(state: Mapping[str, Tensor], shape: Shape, criterion: str, gradients: Mapping[str, Tensor] | None = None) -> Scores:
@@ -96,10 +96,10 @@ def score(state: Mapping[str, Tensor], shape: Shape, criterion: str, gradients: 
 
     Raises:
         UserError: The weights or gradients are not finite.
-        ValueError: An unknown criterion, or one that needs gradients and has none.
+        ValueError: The criterion is unknown, or gradients are missing or unexpected.
     """
     if criterion not in ELEMENTWISE:
-        raise ValueError(f"unknown criterion {criterion!r}; of single weights there are {', '.join(ELEMENTWISE)}")
+        raise ValueError(f"unknown criterion {criterion!r}; allowed: {', '.join(ELEMENTWISE)}")
     if (criterion in NEEDS_GRADIENTS) != (gradients is not None):
         raise ValueError(f"criterion {criterion!r} {'needs' if gradients is None else 'does not use'} gradients")
 
@@ -118,7 +118,7 @@ def score(state: Mapping[str, Tensor], shape: Shape, criterion: str, gradients: 
     for layer in range(shape.depth):
         for part, axes in layer_parts(shape).items():
             if not totals.keys() >= set(axes):
-                continue  # belongs to no unit alone, as the norm that all heads of a layer share
+                continue  # belongs to no single unit, like the norm that all heads of a layer share
             for axis, summed in zip(axes, sums(tensor_name(layer, part)), strict=True):
                 units = totals[axis].shape[1]
                 totals[axis][layer] += summed.reshape(units, -1).sum(1)
@@ -130,11 +130,11 @@ def score(state: Mapping[str, Tensor], shape: Shape, criterion: str, gradients: 
 
 
 def random_scores(shape: Shape, key: str) -> Scores:
-    """Scores that are drawn evenly from [0, 1): the control arm, which chooses units blindly.
+    """Draw scores uniformly from [0, 1): the control arm, which selects units at random.
 
     Args:
         shape: Shape of the parent.
-        key: Hexadecimal digits that seed the draw, the parent's fingerprint: the same parent has the same scores everywhere.
+        key: Hexadecimal seed, the parent's fingerprint, so that a parent has the same scores everywhere.
     """
     generator = torch.Generator().manual_seed(int(key, 16) % 2**63)
 
@@ -152,7 +152,7 @@ def random_scores(shape: Shape, key: str) -> Scores:
 
 
 def _sums(weight: Tensor, gradient: Tensor | None, element: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, ...]:
-    """Scores of a tensor's weights summed over each row and over each column; of a vector, its weights' scores."""
+    """Sum the scores of a tensor's weights over each row and each column; for a vector, return its weights' scores."""
     if weight.dim() == 1:
         return (element(weight.float(), weight if gradient is None else gradient.float()).double(),)
     rows = torch.zeros(weight.shape[0], dtype=torch.float64)
@@ -168,15 +168,15 @@ def _sums(weight: Tensor, gradient: Tensor | None, element: Callable[[Tensor, Te
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """The parent's units that a child keeps, each list ascending.
+    """Units of the parent that a child keeps, each list ascending.
 
     Attributes:
         width: (child width,) hidden channels.
         queries: Parent layer -> (child heads,) query heads.
-        keys: Parent layer -> (child key-value heads * pool,) key-value heads; a head that had to be split for smaller
-            groups stands there more than once.
+        keys: Parent layer -> (child key-value heads * pool,) key-value heads; a head that is split into smaller groups is
+            repeated.
         ffn: Parent layer -> (child FFN width,) FFN neurons.
-        pool: Neighboring key-value heads whose mean becomes one head of the child.
+        pool: Number of adjacent key-value heads whose mean becomes one head of the child.
         shares: Axis -> share of the total score that is kept, over the kept layers.
     """
 
@@ -189,16 +189,16 @@ class Units:
 
 
 def heads_together(parent: Shape, child: Shape) -> int:
-    """Query heads of a unit: a whole group where both have equal groups, else the greatest common part of both groups."""
+    """Query heads per unit: a whole group if the groups are equal, otherwise their greatest common divisor."""
     return math.gcd(parent.heads // parent.kv_heads, child.heads // child.kv_heads)
 
 
 def choose_units(scores: Scores, parent: Shape, child: Shape, layers: Sequence[int]) -> Units:
-    """Choose the best units of the layers that are kept; of equal ones the first.
+    """Select the units with the highest scores in the kept layers; of equal ones, the first.
 
-    Where parent and child have equally many query heads to a key-value head, whole groups are chosen. Otherwise the unit is
-    the greatest common part of both groups: a key-value head is copied into each part of its group (which changes nothing),
-    parts are chosen, and the key-value heads of neighboring parts are averaged as in Table 10.
+    If parent and child have the same number of query heads per key-value head, whole groups are selected. Otherwise, units have
+    the greatest common divisor of both group sizes: each key-value head is copied for every unit of its group (which changes
+    nothing), units are selected, and the key-value heads of adjacent units are averaged as in Table 10.
     """
     kept_layers = sorted(set(layers))
     width_scores = scores.width[[*kept_layers, parent.depth]].sum(0)
@@ -234,13 +234,13 @@ def cut(
     Args:
         state: The parent's weights under Hugging Face's Llama names.
         parent: Shape of ``state``.
-        child: Shape wanted; its vocabulary is not looked at, embedding and head keep the parent's rows.
+        child: Shape of the child; its vocabulary is ignored, since embedding and head keep the parent's rows.
         layers: Parent layer of each child layer.
-        scores: Scores of the parent's units, or the units already chosen from them.
+        scores: Scores of the parent's units, or the units already selected from them.
         dtype: Type of the child's weights; None keeps the parent's.
 
     Returns:
-        The child's weights under the same names, in memory of their own. An untied child of a tied parent gets two copies.
+        The child's weights under the same names, as copies. An untied child of a tied parent gets two copies.
 
     Raises:
         ValueError: The child does not fit (see ``check_shapes``).
@@ -262,7 +262,7 @@ def cut(
     }
 
     def kept(name: str, *indices: Tensor) -> Tensor:
-        """The chosen entries of a tensor, one list of them for each of its first or last dimensions."""
+        """Select entries of a tensor, with one list for each of its first or last dimensions."""
         weight = state[name]
         for dimension, index in enumerate(indices, start=weight.dim() - len(indices)):
             weight = weight.index_select(dimension, index)
@@ -283,10 +283,10 @@ def cut(
 
 
 def _best(scores: Tensor, count: int) -> Tensor:
-    """Indices of the ``count`` largest scores, ascending; of equal scores the first come first."""
+    """Indices of the ``count`` largest scores, ascending; ties go to the lower index."""
     return scores.argsort(descending=True, stable=True)[:count].sort().values
 
 
 def _members(groups: Tensor, size: int) -> Tensor:
-    """Indices of the members of each group, where group i holds i * size to (i + 1) * size - 1."""
+    """Indices of the members of each group, where group i contains i * size to (i + 1) * size - 1."""
     return (groups.unsqueeze(1) * size + torch.arange(size)).flatten()

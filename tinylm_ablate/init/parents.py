@@ -1,7 +1,7 @@
-"""Models to inherit from: a finished run, a folder in Hugging Face's layout, or a GGUF file. Nothing is unpickled.
+"""Models to inherit from: a finished run, a Hugging Face folder, or a GGUF file. Nothing is unpickled.
 
-Weights are read from safetensors one tensor at a time and not kept, so that a child cut from a much larger parent needs
-little more memory than itself. What our decoder cannot express is refused with the reason when the parent is opened.
+Weights are read from safetensors one tensor at a time and not kept, so that cutting a child from a much larger parent needs
+little more memory than the child. Opening a parent with features that our decoder does not support is an error.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Parent:
     """A model to inherit from.
 
     Attributes:
-        reference: What the user called it.
-        folder: Where its weights are; for GGUF, the file.
-        shape: Its sizes.
-        state: Its weights under Hugging Face's Llama names, read at their first use unless they were made in memory.
-        vocabulary: Its vocabulary, or None if the folder holds none.
-        window: Positions that attention looks back, None for all: a sliding window matters in longer sequences only.
+        reference: The user's name for it.
+        folder: Folder of its weights; for GGUF, the file.
+        shape: Its shape.
+        state: Its weights under Hugging Face's Llama names, read on first use unless they are in memory already.
+        vocabulary: Its vocabulary, or None if the folder has none.
+        window: Size of the attention window, or None: a sliding window matters only in longer sequences.
     """
 
     reference: str
@@ -49,7 +49,7 @@ class Parent:
 
     @property
     def description(self) -> str:
-        """One line for people."""
+        """One-line description."""
         shape, total = self.shape, parameters(self.shape)["total"]
         return (
             f"{self.reference}: {total:,} parameters, {shape.depth} layers, width {shape.width}, FFN {shape.ffn_width}, "
@@ -58,7 +58,7 @@ class Parent:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of shape, weights and vocabulary, wherever the folder lies; reads every byte of the weights once."""
+        """Identity of shape, weights and vocabulary, independent of the folder; reads all weights once."""
         files: dict[str, Path] | None = getattr(self.state, "files", None)
         if files is not None:
             contents = sorted(sha256_file(path) for path in set(files.values()))
@@ -74,10 +74,10 @@ def open_parent(reference: str, runs_dir: Path) -> Parent:
     Args:
         reference: A folder (of a run, or in Hugging Face's layout), a GGUF file, the name of a packaged model
             (``formats.packaged``), or the identity of a run in ``runs_dir``.
-        runs_dir: Where runs are.
+        runs_dir: Folder of the runs.
 
     Raises:
-        UserError: There is no such model, it is damaged, or our decoder cannot express it.
+        UserError: The model does not exist, is damaged, or has features that our decoder does not support.
     """
     path = _find(reference, runs_dir)
     stored = open_stored(path)
@@ -85,7 +85,7 @@ def open_parent(reference: str, runs_dir: Path) -> Parent:
         vocabulary = gguf_vocabulary(GgufFile(path))
     else:
         vocabulary = FolderVocabulary.read(path)
-        if vocabulary is None and (path.parent / "config.yaml").is_file():  # a run may keep its tokenizer beside its model
+        if vocabulary is None and (path.parent / "config.yaml").is_file():  # a run may have its tokenizer next to its model
             vocabulary = FolderVocabulary.read(path.parent)
     return Parent(reference, path, stored.shape, stored.state, vocabulary, stored.window)
 
@@ -96,16 +96,16 @@ def check_parent(parent: Parent, child: Shape, context_length: int | None = None
     Args:
         parent: An opened parent.
         child: Shape of the child.
-        context_length: Tokens in the child's sequences, to be held against a sliding window.
+        context_length: Tokens per sequence of the child, to compare with a sliding window.
     """
     mistakes = check_shapes(parent.shape, child)
     if parent.vocabulary is None:
         mistakes.append(
-            f"init.parent={parent.reference}: no tokenizer.json in {parent.folder}, so no row of the embedding fits"
+            f"init.parent={parent.reference}: no tokenizer.json in {parent.folder}, so embedding rows cannot be matched"
         )
     if parent.window is not None and context_length is not None and context_length > parent.window:
         mistakes.append(
-            f"train.context_length={context_length}: the parent looks back {parent.window} positions only; allowed: as many"
+            f"train.context_length={context_length}: the parent attends to {parent.window} positions; allowed: at most as many"
         )
     return mistakes
 
@@ -117,7 +117,7 @@ def _sha256(tensor: Tensor) -> str:
 
 
 def _find(reference: str, runs_dir: Path) -> Path:
-    """The folder with config.json and weights, or the GGUF file, that a reference means."""
+    """Resolve a reference to the folder with config.json and weights, or to the GGUF file."""
     if reference in PACKAGED:
         return packaged(reference)
     if reference.endswith(".gguf"):
@@ -133,7 +133,7 @@ def _find(reference: str, runs_dir: Path) -> Path:
     for folder in candidates:
         if folder.is_dir():
             raise UserError(
-                f"init.parent={reference}: {folder} holds neither config.json nor model/config.json; a run has its model once "
+                f"init.parent={reference}: {folder} has neither config.json nor model/config.json; a run has a model once "
                 "it is finished, with train.keep_model=true; a Hugging Face folder has config.json, model.safetensors and "
                 "tokenizer.json"
             )

@@ -1,9 +1,9 @@
-"""Grouped-query attention out of multi-head attention (Appendix A, Table 10): key and value heads become group means.
+"""Grouped-query attention from multi-head attention (Appendix A, Table 10): key and value heads become group means.
 
 The paper mean-pools the key and value heads of a trained model in each of 8 groups and then continues training; the method is
-that of Ainslie et al. 2023 (arXiv 2305.13245). Query heads and the output projection stay as they are. Rotary embedding
-turns every head alike, so the mean of keys before it is the mean of keys after it. Biases are pooled as their rows are. A norm
-of keys is left as it is; what is pooled are the keys before it.
+from Ainslie et al. 2023 (arXiv 2305.13245). Query heads and the output projection are unchanged. The rotary embedding rotates
+every head equally, so pooling keys before or after it is the same. Biases are pooled like their rows. A norm of keys is
+unchanged; the keys before it are pooled.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def mean_heads(weight: Tensor, head_dim: int, group: int) -> Tensor:
-    """The mean of each ``group`` neighboring heads.
+    """Average each group of ``group`` adjacent heads.
 
     Args:
         weight: (heads * head_dim, inputs), the rows of a key or value projection, or (heads * head_dim,), its bias.
-        head_dim: Rows of one head.
-        group: How many heads become one; divides their number.
+        head_dim: Rows per head.
+        group: Heads per group; divides the number of heads.
 
     Returns:
-        The same with heads / group heads, of the same type; the mean itself is taken in single precision at least.
+        The weight with heads / group heads, of the same type; the mean is computed at least in single precision.
     """
     if group == 1:
         return weight
@@ -36,7 +36,7 @@ def mean_heads(weight: Tensor, head_dim: int, group: int) -> Tensor:
 
 
 def check_pool(parent: Shape, child: Shape) -> list[str]:
-    """Reasons why ``child`` is not ``parent`` with fewer key-value heads, one line each."""
+    """Return reasons why ``child`` is not ``parent`` with fewer key-value heads, one line each."""
     sizes = {key: (getattr(parent, key), getattr(child, key)) for key in ("depth", "width", "ffn_width", "head_dim", "tied")}
     mistakes = [
         f"arch.{key}={wanted}: init.method=pool changes key-value heads only; allowed: the parent's {available}"

@@ -1,22 +1,22 @@
 """The four random rules (Section 3.1 and Appendix B; Tables 4 and 11), and the standard deviation of each matrix (Fig. 11).
 
-Every matrix is drawn from N(0, std^2); the rules differ in std alone, with sigma = ``init.std``:
+Every matrix is drawn from N(0, std^2); the rules differ only in std, with sigma = ``init.std``:
 
 - constant: sigma everywhere.
-- gpt2: sigma / sqrt(N) in all matrices of all layers, with N the number of residual layers. We read N as GPT-2 does: two for
-  each layer, one of attention and one of the FFN, N = 2 * depth.
-- internlm: sigma / sqrt(N), the same N, in the output projection of attention and in the FFN's gate, as the paper words it;
-  sigma elsewhere. (InternLM's own code divides by the index of the layer instead of by N.)
-- depthwise: q and k fall from sqrt(2) * sigma in the first layer to sigma in the last; v and the output projection rise from
-  sigma / sqrt(2) to sigma; the FFN has sigma. The paper does not state the course between the ends; ours is linear in the
-  standard deviation. With one layer the first is what counts.
+- gpt2: sigma / sqrt(N) in all matrices of all layers, with N the number of residual layers. As in GPT-2, we count two per
+  layer, attention and FFN, so that N = 2 * depth.
+- internlm: sigma / sqrt(N), the same N, in the output projection of attention and in the FFN's gate, as the paper states;
+  sigma elsewhere. (InternLM's own code divides by the index of the layer instead of N.)
+- depthwise: q and k decrease from sqrt(2) * sigma in the first layer to sigma in the last; v and the output projection increase
+  from sigma / sqrt(2) to sigma; the FFN has sigma. The paper does not state the values in between; ours are linear in the
+  standard deviation. A single layer has the values of the first.
 
-Embedding and head have sigma under every rule, norms are 1. The paper leaves sigma open; 0.02 fits its Fig. 11.
+Embedding and head have sigma under every rule, norms are 1. The paper does not state sigma; 0.02 fits its Fig. 11.
 
-PanGu-pi's modules, of which neither paper says anything, start so that the block is nearly Llama's: the first term of a series
-activation has scale 1 and shift 0, the others have scales from N(0, sigma^2), drawn for each neuron so that no two terms are
-alike, and shift 0: the sum at the start is silu(x) up to order sigma. The matrices of a shortcut follow the rule as matrices
-of the layer do (gpt2 scales them, the others do not).
+PanGu-pi's modules, whose initialization neither paper describes, start close to Llama's block: the first term of a series
+activation has scale 1 and shift 0; the others have shift 0 and scales from N(0, sigma^2), drawn per neuron so that no two terms
+are equal, and the initial sum is silu(x) up to order sigma. The matrices of a shortcut follow the rule like other matrices
+of the layer (gpt2 scales them, the others do not).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from tinylm_ablate.extension import part
 def initialize(decoder: Decoder, init: InitConfig, seed: int) -> None:
     """Draw all weights of ``decoder`` in place by ``init.rule`` and ``init.std``.
 
-    The draw of a matrix depends on the seed and its name alone: not on PyTorch's own generator, the number of threads, the
-    device, the precision (beyond rounding) or the other matrices. Two rules with one seed differ in scale alone.
+    The values of a matrix depend only on the seed and its name: not on PyTorch's global generator, the number of threads, the
+    device, the precision (beyond rounding) or other matrices. Two rules with one seed differ only in scale.
     """
     shape = decoder.shape
     with torch.no_grad():
@@ -72,7 +72,7 @@ class OwnRule(Protocol):
     """Interface of a user-defined random rule: a dataclass with this method."""
 
     def standard_deviation(self, sigma: float, matrix: str, layer: int, depth: int) -> float:
-        """What it gives to one matrix; the arguments are those of ``standard_deviation`` below."""
+        """Return the standard deviation of one matrix; the arguments are those of ``standard_deviation``."""
 
 
 def _std(init: InitConfig, matrix: str, layer: int, depth: int) -> float:
@@ -83,7 +83,7 @@ def _std(init: InitConfig, matrix: str, layer: int, depth: int) -> float:
 
 
 def standard_deviation(rule: str, sigma: float, matrix: str, layer: int, depth: int) -> float:
-    """What a rule gives to one matrix.
+    """Return the standard deviation of one matrix under a rule.
 
     Args:
         rule: "constant", "gpt2", "internlm" or "depthwise".
@@ -103,7 +103,7 @@ def standard_deviation(rule: str, sigma: float, matrix: str, layer: int, depth: 
             return sigma * (math.sqrt(0.5) + (1 - math.sqrt(0.5)) * depthwise)
         case "constant" | "internlm" | "depthwise", _:
             return sigma
-    raise ValueError(f"there is no random rule {rule!r}")
+    raise ValueError(f"unknown random rule {rule!r}")
 
 
 def matrix_std(decoder: Decoder) -> list[dict[str, int | str | float]]:
@@ -116,7 +116,7 @@ def matrix_std(decoder: Decoder) -> list[dict[str, int | str | float]]:
 
 
 def layer_matrices(decoder: Decoder) -> Iterator[tuple[int, str, Tensor]]:
-    """Each single matrix of each layer (layer, name, view of its rows), sliced out of the ones that are stored as one."""
+    """Yield each matrix of each layer (layer, name, view of its rows), as a slice of the stacked ones."""
     table = matrices(decoder.shape)
     for index, layer in enumerate(decoder.blocks):
         for stored, parts in table.items():
@@ -127,7 +127,7 @@ def layer_matrices(decoder: Decoder) -> Iterator[tuple[int, str, Tensor]]:
 
 
 def draw(weight: Tensor, std: float, seed: int, name: str) -> None:
-    """Fill with N(0, std^2), drawn in fp32 on the CPU by a generator that is seeded by ``seed`` and ``name``."""
+    """Fill with N(0, std^2), drawn in fp32 on the CPU by a generator seeded with ``seed`` and ``name``."""
     key = hashlib.sha256(f"{seed} {name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little", signed=True))
     weight.copy_(torch.empty(weight.shape).normal_(0.0, std, generator=generator))

@@ -1,9 +1,9 @@
-"""Rows of embedding and head for a child whose vocabulary is not its parent's.
+"""Rows of embedding and head for a child whose vocabulary differs from its parent's.
 
-An entry that the parent has too (a compact vocabulary has only such entries) takes the parent's row. Any other entry takes
-the mean of the rows of the pieces into which the parent would split its text, as in fast vocabulary transfer (Gee et al.
-2022, EMNLP Industry). An entry that the parent cannot spell, and a special token without a counterpart, is drawn at random.
-Entries are compared by the bytes they stand for, so that byte-level and SentencePiece-like tokenizers meet.
+An entry that the parent also has (as all entries of a compact vocabulary) takes the parent's row. Any other entry takes the
+mean of the rows of the pieces into which the parent would split its text, as in fast vocabulary transfer (Gee et al. 2022,
+EMNLP Industry). Entries that the parent cannot encode, and special tokens without a counterpart, are drawn at random.
+Entries are compared by their bytes, so that byte-level and SentencePiece-like tokenizers match.
 """
 
 from __future__ import annotations
@@ -27,28 +27,37 @@ _BYTES = {piece: byte for byte, piece in enumerate(BYTE_PIECES)}
 
 
 class Entries(Protocol):
-    """Interface of a vocabulary as used here; ``tinylm_ablate.tokenizer.vocabulary.Vocabulary`` has it."""
+    """Interface of a vocabulary that this module needs; ``tinylm_ablate.tokenizer.vocabulary.Vocabulary`` implements it."""
 
     @property
-    def tokenizer(self) -> Tokenizer: ...
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the Hugging Face library."""
+
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Rows that an embedding needs."""
+
     @property
-    def special_ids(self) -> Collection[int]: ...
+    def special_ids(self) -> Collection[int]:
+        """Ids that encoding never produces."""
+
     @property
-    def end_of_text(self) -> int | None: ...
+    def end_of_text(self) -> int | None:
+        """The id after each document."""
+
     @property
-    def source_ids(self) -> np.ndarray | None: ...
+    def source_ids(self) -> np.ndarray | None:
+        """For each id, its id in the larger tokenizer that the vocabulary was cut from."""
 
 
 @dataclass(frozen=True, eq=False)
 class RowMap:
-    """For each entry of the child, the parent's rows whose mean it takes.
+    """Rows of the parent whose mean each entry of the child takes.
 
     Attributes:
-        pieces: The parent's ids, those of one entry after those of another.
-        counts: (entries,) how many pieces each entry has: none is a fresh row, one a copy, more a composed row.
-        words: How the two vocabularies relate, for the record.
+        pieces: The parent's ids, concatenated over the entries.
+        counts: (entries,) number of pieces per entry: 0 for a random row, 1 for a copy, more for a mean.
+        words: Relation of the two vocabularies, for the record.
     """
 
     pieces: np.ndarray
@@ -63,12 +72,12 @@ class RowMap:
         return {"relation": self.words, "entries": total, **shares}
 
     def apply(self, rows: Tensor, std: float, generator: torch.Generator) -> Tensor:
-        """The child's matrix.
+        """Compute the child's matrix.
 
         Args:
             rows: (parent entries, channels), the parent's embedding or head, already cut to the child's channels.
-            std: Standard deviation of fresh rows, which are drawn from N(0, std^2).
-            generator: Where fresh rows are drawn from.
+            std: Standard deviation of random rows, which are drawn from N(0, std^2).
+            generator: Generator of random rows.
 
         Returns:
             (child entries, channels), of the type of ``rows``; copies are exact.
@@ -94,13 +103,13 @@ class RowMap:
 def map_rows(child: Entries, parent: Entries | None, rows: int | None = None) -> RowMap:
     """Find the parent's rows for each entry of the child's vocabulary.
 
-    Special tokens are matched by name, and the end of text also by its role. ``child.source_ids`` is followed where the
-    entry at the old id is the same; a map into some other tokenizer thus does no harm.
+    Special tokens are matched by name, and the end of text also by its role. ``child.source_ids`` is used only if the parent's
+    entry at that id is equal, so that a map into another tokenizer does no harm.
 
     Args:
         child: The child's vocabulary.
-        parent: The parent's; None where it has none, and then all rows are fresh.
-        rows: Rows of the parent's embedding; entries beyond it are not looked at. None: all have one.
+        parent: The parent's vocabulary; if None, all rows are random.
+        rows: Rows of the parent's embedding; entries beyond are ignored. None if all entries have a row.
     """
     if parent is None:
         return RowMap(np.zeros(0, np.int64), np.zeros(child.size, np.int64), "the parent has no vocabulary")
@@ -123,7 +132,7 @@ def _relation(found: list[list[int]], child: Entries, old: _Spelling) -> str:
 
 
 def _pieces(number: int, child: _Spelling, parent: _Spelling) -> list[int]:
-    """The parent's ids for one entry of the child: itself, its pieces, or nothing."""
+    """Return the parent's ids for one entry of the child: the same entry, its pieces, or nothing."""
     name = child.names.get(number)
     if name is None:
         return []
@@ -161,24 +170,24 @@ class _Spelling:
             for number, name in self.names.items()
             if number not in self.special_ids
         }
-        # SentencePiece spells some characters twice, as "A" and as "<0x41>": the entry that is no byte piece wins.
+        # SentencePiece has some characters twice, as "A" and as "<0x41>": the one that is not a byte piece is used.
         spelled = sorted(self.texts, key=lambda number: (self.names[number] not in _BYTES, -number))
         self.by_text = {self.texts[number]: number for number in spelled}
 
     def text(self, name: str) -> bytes:
-        """The bytes of an entry's name."""
+        """Return the bytes of an entry."""
         if self.byte_level:
             values = byte_values()
             return bytes(values[letter] for letter in name) if all(letter in values for letter in name) else name.encode()
         return bytes([_BYTES[name]]) if name in _BYTES else name.replace(SPACE, " ").encode()
 
     def split(self, text: bytes) -> list[int]:
-        """The ids whose texts make up ``text``; empty if there are none."""
+        """Return ids whose texts concatenate to ``text``; empty if there are none."""
         if self.byte_level:
             name = "".join(byte_characters()[byte] for byte in text)
         else:
             name = text.decode(errors="ignore").replace(" ", SPACE)
-        # The model alone, without normalizer and pre-tokenizer: an entry is a piece already, and may be part of a character.
+        # Without normalizer and pre-tokenizer: an entry is a piece already, and may be part of a character.
         pieces = [token.id for token in self.tokenizer.model.tokenize(name)] if name else []
         if b"".join(self.texts.get(piece, b"") for piece in pieces) == text:
             return pieces
@@ -187,7 +196,7 @@ class _Spelling:
 
 
 def _has_byte_level(description: dict[str, Any]) -> bool:
-    """Return whether a tokenizer spells bytes as letters, by the description of its pre-tokenizer and decoder."""
+    """Return whether a tokenizer represents bytes as letters, from its pre-tokenizer and decoder."""
 
     def walk(part: Any) -> bool:
         if isinstance(part, dict):

@@ -1,1 +1,1 @@
-"""Measures of finished runs: records of their own, made from kept weights without training."""
+"""Measures of finished runs, computed from their weights and stored as separate records."""

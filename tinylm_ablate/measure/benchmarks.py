@@ -1,4 +1,4 @@
-"""Benchmarks of EleutherAI's harness as measures: one record per task or group (``evaluate.tasks``)."""
+"""Measures with EleutherAI's harness: one record per task or group (``evaluate.tasks``)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Benchmarks:
     weights = True
 
     def requests(self, run: Settled) -> list[dict[str, Any]]:
-        """One per task that ``evaluate.tasks`` or ``evaluate.task_folder`` names."""
+        """One per task of ``evaluate.tasks`` or ``evaluate.task_folder``."""
         evaluate = run.config.evaluate
         return settings_of(evaluate) if evaluate.tasks or evaluate.task_folder is not None else []
 
@@ -41,7 +41,7 @@ class Benchmarks:
 
 
 def settings_of(evaluate: EvaluateConfig) -> list[dict[str, Any]]:
-    """Settings of each task that a config names.
+    """Return the settings of each task in a config.
 
     Raises:
         ConfigError, UserError: The tasks cannot be used.
@@ -58,14 +58,14 @@ def settings_of(evaluate: EvaluateConfig) -> list[dict[str, Any]]:
 
 
 def averages(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The paper's averages, in percent, of whatever scores there are.
+    """Compute the paper's averages, in percent, from the available scores.
 
     Args:
         metrics: Flat metrics of a model.
 
     Returns:
         ``benchmarks/average/ablations`` over ARC-Easy, HellaSwag and C3, and ``benchmarks/average/table8`` over the ten
-        benchmarks of Table 8; each only where all of its scores are there.
+        benchmarks of Table 8; each only if all of its scores are available.
     """
     found = {}
     for name in AVERAGES:
@@ -77,7 +77,7 @@ def averages(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def column_of(benchmark: Benchmark) -> str:
-    """The flat name of the metric that counts for a benchmark of the paper."""
+    """Return the flat name of the paper's metric for a benchmark."""
     return f"{NAME}/{benchmark.task}/{benchmark.metric}"
 
 
@@ -85,13 +85,13 @@ def benchmark(model_folder: Path, settings: Settings, task_folder: str | None, d
     """Score a model on one task or group.
 
     Args:
-        model_folder: In Hugging Face's layout.
-        settings: From ``settings_of``.
+        model_folder: A folder in Hugging Face's layout.
+        settings: Settings from ``settings_of``.
         task_folder: ``evaluate.task_folder``.
-        device: Where to compute.
+        device: Device to compute on.
 
     Returns:
-        For the task and, of a group, each member: metrics ``benchmarks/<task>/<metric>`` with ``/standard_error``, and
+        For the task and, for a group, each member: metrics ``benchmarks/<task>/<metric>`` with ``/standard_error``, and
         ``benchmarks/<task>/questions``, ``/shots``, ``/requests`` and ``/cut_requests`` (those longer than the model's
         context). One row per question.
 
@@ -106,7 +106,7 @@ def benchmark(model_folder: Path, settings: Settings, task_folder: str | None, d
     if cut := model.cut.total():
         print(
             f"note: {cut:,} of {model.asked.total():,} requests were longer than the model's context of "
-            f"{model.max_length:,} tokens and lost their beginning",
+            f"{model.max_length:,} tokens and were truncated at the beginning",
             file=sys.stderr,
         )
     metrics: dict[str, float] = {}
@@ -115,7 +115,7 @@ def benchmark(model_folder: Path, settings: Settings, task_folder: str | None, d
     for found in scores:
         place = f"{NAME}/{found.task}"
         if not math.isfinite(found.value):
-            print(f"note: left out: {found.metric} of {found.task} is {found.value}", file=sys.stderr)
+            print(f"note: omitted: {found.metric} of {found.task} is {found.value}", file=sys.stderr)
             continue
         metrics[f"{place}/{found.metric}"] = found.value
         if found.standard_error is not None:
@@ -125,16 +125,16 @@ def benchmark(model_folder: Path, settings: Settings, task_folder: str | None, d
 
 
 def benchmark_folder(model: Path, home: Path, evaluate: EvaluateConfig, device: str) -> None:
-    """Measure a model on the tasks that a config names, unless it was.
+    """Measure a model on the tasks of a config, unless that is done already.
 
     Args:
-        model: In Hugging Face's layout.
-        home: The folder whose ``measures/`` gets the records: its run's, or its own.
-        evaluate: Which tasks, with which settings.
-        device: Where to compute.
+        model: A folder in Hugging Face's layout.
+        home: The folder whose ``measures/`` receives the records: its run's, or its own.
+        evaluate: The tasks and their settings.
+        device: Device to compute on.
 
     Raises:
-        ConfigError, UserError: The tasks or the model cannot be used; what was scored until then is kept.
+        ConfigError, UserError: The tasks or the model cannot be used; earlier scores are kept.
     """
     for settings in settings_of(evaluate):
         if read_record(home, stem(NAME, settings)) is None:
@@ -144,11 +144,11 @@ def benchmark_folder(model: Path, home: Path, evaluate: EvaluateConfig, device: 
 
 
 def score_table(models: Sequence[tuple[str, Path]], evaluate: EvaluateConfig) -> str:
-    """The scores of models on the tasks that a config names, one row per metric.
+    """Format the scores of models on the tasks of a config, one row per metric.
 
     Args:
-        models: A name and the folder that holds ``measures/``, each.
-        evaluate: Which tasks, with which settings.
+        models: Name and folder with ``measures/`` of each model.
+        evaluate: The tasks and their settings.
     """
     from tabulate import tabulate
 
@@ -176,7 +176,7 @@ def score_table(models: Sequence[tuple[str, Path]], evaluate: EvaluateConfig) ->
 
 
 def _scores(metrics: Mapping[str, float]) -> list[tuple[str, str, float, float | None, dict[str, float]]]:
-    """Task, metric, value, standard error, and what is known of the task."""
+    """Task, metric, value, standard error, and other facts about the task."""
     found = []
     for key, value in metrics.items():
         _, _, place = key.partition("/")
@@ -191,7 +191,7 @@ def _scores(metrics: Mapping[str, float]) -> list[tuple[str, str, float, float |
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row whose values fit one column type each: what is no number or text becomes JSON."""
+    """Convert the values of a row to one type per column: values other than numbers and text become JSON."""
     return {
         key: value
         if isinstance(value, str | float | int) and key != "target"

@@ -1,5 +1,7 @@
-"""Bits per byte of a table of bigrams counted on the text that a run trains on: what a model has to beat before its losses say
-anything about its design."""
+"""Bits per byte of a bigram table counted on a run's training text.
+
+A model must beat this table before its loss is informative about its design.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,16 @@ from tinylm_ablate.settled import Settled
 Int64s = npt.NDArray[np.int64]
 Float64s = npt.NDArray[np.float64]
 
-#: Weights of the unigram that are tried on validation text, as so many occurrences of the token before.
+#: Weights of the unigram to try on validation text, as numbers of occurrences of the preceding token.
 PRIORS = tuple(2.0**power for power in range(-2, 15))
-#: More tokens are not counted: the table hardly changes, and a budget of billions would take hours.
+#: Maximum number of tokens to count: more hardly change the table, and a budget of billions would take hours.
 _MOST_TOKENS = 1 << 26
-#: Tokens that are counted at once.
+#: Tokens to count at a time.
 _CHUNK = 1 << 21
 
 
 class Bigrams:
-    """Bits per byte of held-out text under bigrams counted on the run's own training sequences, each once."""
+    """Bits per byte of held-out text under bigrams counted on the run's training sequences, each once."""
 
     name = "bigrams"
     weights = False
@@ -38,11 +40,11 @@ class Bigrams:
         return [] if not run.tokens else [{"max_bytes": run.config.evaluate.max_bytes, "tokens": min(run.tokens, _MOST_TOKENS)}]
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
-        """Count, choose the smoothing on validation text, and score the documents that ``bits_per_byte`` scores.
+        """Count, choose the smoothing on validation text, and score the documents of ``bits_per_byte``.
 
         Returns:
             ``test/bigrams/bits_per_byte/en`` and so on for both splits, like those of ``bits_per_byte``; ``bigrams/tokens``,
-            the tokens that were counted; and ``bigrams/prior``, the weight of the unigram. One row per document.
+            the number of tokens counted; and ``bigrams/prior``, the weight of the unigram. One row per document.
         """
         config, vocabulary, corpus = subject.run.config, subject.vocabulary, subject.corpus
         batches = training_batches(subject.shards.tokens("train"), config, subject.run.shards)
@@ -88,16 +90,16 @@ class Bigrams:
 
 @dataclass(frozen=True)
 class BigramTable:
-    """Counts of bigrams, and the probabilities that follow from them.
+    """Counts of bigrams, and the resulting probabilities.
 
     p(b | a) = (count(a, b) + w p(b)) / (count(a) + w) with p(b) = (count(b) + 1) / (n + V): a Bayesian estimate with one prior
-    for all contexts (MacKay and Peto 1995), about the least that a language model can learn.
+    for all contexts (MacKay and Peto 1995), about the minimum that a language model can learn.
 
     Attributes:
         vocabulary: V, the number of ids.
         pairs: a * V + b for each pair (a, b) that occurs, sorted, (m,).
-        counts: How often each occurs, (m,).
-        contexts: How often each id is followed by one, (V,).
+        counts: Number of occurrences of each, (m,).
+        contexts: Number of pairs that start with each id, (V,).
         unigram: p(b), (V,).
     """
 
@@ -108,7 +110,7 @@ class BigramTable:
     unigram: Float64s
 
     def score(self, sequences: Sequence[Sequence[int]]) -> Scored:
-        """Look up each token of each sequence but the first, given the one before it."""
+        """Look up each token of each sequence except the first, given the preceding one."""
         lengths = [max(0, len(sequence) - 1) for sequence in sequences]
         before = np.array([token for sequence in sequences for token in sequence[:-1]], dtype=np.int64)
         tokens = np.array([token for sequence in sequences for token in sequence[1:]], dtype=np.int64)
@@ -120,13 +122,13 @@ class BigramTable:
 
 @dataclass(frozen=True)
 class Scored:
-    """Sequences under a table, for any weight of the unigram.
+    """Sequences with their counts in a table, for any weight of the unigram.
 
     Attributes:
-        counts: How often each pair was counted, (tokens,).
-        contexts: How often its first id was, (tokens,).
+        counts: Count of each pair, (tokens,).
+        contexts: Count of its first id, (tokens,).
         unigram: p of its second id, (tokens,).
-        ends: Where each sequence begins and the last ends, (sequences + 1,).
+        ends: Start of each sequence and end of the last, (sequences + 1,).
     """
 
     counts: Int64s
@@ -145,17 +147,17 @@ class Scored:
         return [float(nats) for nats in np.diff(summed[self.ends])]
 
     def best_prior(self) -> float:
-        """The one of ``PRIORS`` with the fewest nats over all sequences."""
+        """Return the weight in ``PRIORS`` with the fewest nats over all sequences."""
         return min(PRIORS, key=lambda prior: float(self.token_nats(prior).sum()))
 
 
 def count_bigrams(windows: Iterable[Int64s], vocabulary: int) -> BigramTable:
-    """Count the pairs of neighbors in windows of token ids.
+    """Count the adjacent pairs in windows of token ids.
 
-    Memory is that of the different pairs and of one chunk of windows.
+    Memory holds the distinct pairs and one chunk of windows.
 
     Args:
-        windows: Chunks (n, T + 1); each pair of neighbors in a row counts once.
+        windows: Chunks (n, T + 1); each adjacent pair in a row counts once.
         vocabulary: Number of ids.
     """
     pairs, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)

@@ -1,4 +1,4 @@
-"""Bits per byte of held-out text: the measure that does not depend on how the text is cut into tokens."""
+"""Bits per byte of held-out text, a measure that does not depend on tokenization."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tinylm_ablate.data.documents import Document
 
 
-#: The held-out splits that are measured.
+#: The held-out splits to measure.
 SPLITS = ("validation", "test")
 
 
@@ -40,7 +40,7 @@ class BitsPerByte:
     weights = True
 
     def requests(self, run: Settled) -> list[dict[str, Any]]:
-        """One set of settings, always."""
+        """One set of settings."""
         return [{"max_bytes": run.config.evaluate.max_bytes}]
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
@@ -49,7 +49,7 @@ class BitsPerByte:
         return result
 
     def measure_together(self, subjects: Sequence[Subject], settings: Settings) -> list[Result]:
-        """Score the held-out documents under all runs at once."""
+        """Score the held-out documents with all runs at once."""
         first = subjects[0]
         return bits(first.reader.by(decoder_of(subjects)), first.corpus, settings["max_bytes"])
 
@@ -60,11 +60,11 @@ def bits(reader: Reader[LanguageModel], corpus: Corpus, max_bytes: int) -> list[
     Args:
         reader: The model, or a decoder of R runs.
         corpus: The text.
-        max_bytes: Text of each split and language that is scored.
+        max_bytes: Bytes to score per split and language.
 
     Returns:
-        For each run, metrics ``test/bits_per_byte/en`` with ``/standard_error``, ``/documents`` and ``/bytes`` below it, "all"
-        being the unweighted mean over languages; and one row per document: split, language, document, nats, bytes, tokens.
+        For each run, metrics ``test/bits_per_byte/en`` with ``/standard_error``, ``/documents`` and ``/bytes``, where "all" is
+        the unweighted mean over languages; and one row per document: split, language, document, nats, bytes, tokens.
     """
     results = [Result({}) for _ in range(runs_of(reader.model) or 1)]
     for split in SPLITS:
@@ -85,12 +85,12 @@ def _metrics(name: str, rows: Sequence[DocumentRow]) -> dict[str, float]:
 
 
 def named(prefix: str, values: Mapping[str, float], suffix: str = "") -> dict[str, float]:
-    """Values by language as metrics."""
+    """Return values by language as metrics."""
     return {f"{prefix}/{language}{suffix}": value for language, value in values.items()}
 
 
 def first_bytes(documents: Iterable[Document], max_bytes: int) -> Iterator[Document]:
-    """The first ``max_bytes`` bytes of text, in the order given; the last document is cut, between two characters."""
+    """Yield the first ``max_bytes`` bytes of text; the last document is truncated between two characters."""
     left = max_bytes
     for document in documents:
         encoded = document.text.encode()
@@ -108,18 +108,18 @@ def first_bytes(documents: Iterable[Document], max_bytes: int) -> Iterator[Docum
 def document_losses(reader: Reader[LanguageModel], documents: Iterable[Document], description: str = "") -> list[DocumentRow]:
     """Loss of each document, in nats.
 
-    A document is scored as it appears in training text: it begins after an end-of-text token. All of its tokens are scored;
-    the end-of-text after it is not, since a document that was cut has none. A document longer than the context is cut into
-    consecutive windows of ``context_length`` predictions. A window begins with the last token of the one before as its only
+    A document is scored as in training text: it begins after an end-of-text token. All of its tokens are scored, but not the
+    end-of-text after it, since a truncated document has none. A document longer than the context is cut into consecutive
+    windows of ``context_length`` predictions. A window begins with the last token of the previous one as its only
     context, so that each token is scored exactly once (see ``scoring.token_losses``).
 
     Args:
         reader: The model.
-        documents: Texts; they are all held in memory.
+        documents: Texts, which are all kept in memory.
         description: Title of the progress bar.
 
     Returns:
-        One row per document, in their order: language, hash, nats, UTF-8 bytes and tokens.
+        One row per document, in order: language, hash, nats, UTF-8 bytes and tokens.
     """
     (rows,) = losses_by_run(reader, documents, description)
     return rows
@@ -128,7 +128,7 @@ def document_losses(reader: Reader[LanguageModel], documents: Iterable[Document]
 def losses_by_run(
     reader: Reader[LanguageModel], documents: Iterable[Document], description: str = ""
 ) -> list[list[DocumentRow]]:
-    """``document_losses`` under each run of a decoder of R runs; any other model is the only one."""
+    """Compute ``document_losses`` for each run of a decoder of R runs, or for the only run of any other model."""
     listed = list(documents)
     vocabulary = reader.vocabulary
     encoded = vocabulary.encode_batch([document.text for document in listed])
@@ -155,19 +155,19 @@ def losses_by_run(
 def bits_per_byte(rows: Iterable[DocumentRow]) -> dict[str, float]:
     """Bits per UTF-8 byte of each language: sum of nats / (ln 2 * sum of bytes).
 
-    "all" is the unweighted mean over the languages. Weighing by bytes would let the language with more text, or with more
-    bytes to a character, decide; languages without text are left out.
+    "all" is the unweighted mean over the languages. Weighting by bytes would favor the language with more text, or with more
+    bytes per character; languages without text are omitted.
     """
     values = {language: float(nats.sum() / (math.log(2) * size.sum())) for language, (nats, size) in _by_language(rows).items()}
     return {**values, "all": math.fsum(values.values()) / len(values)} if values else {}
 
 
 def standard_errors(rows: Iterable[DocumentRow]) -> dict[str, float]:
-    """Standard error of ``bits_per_byte`` over the choice of documents, for the languages with two documents or more.
+    """Standard error of ``bits_per_byte`` over the choice of documents, for languages with at least two documents.
 
     Bits per byte are a ratio R = sum n_i / sum b_i of two sums over documents. By the delta method (Cochran, Sampling
     Techniques, 1977, Section 6.4) its standard error is sqrt(m / (m - 1) * sum (n_i - R b_i)^2) / sum b_i for m documents.
-    "all" treats the languages as independent: sqrt(sum of squares) / number of languages. It is given when each has one.
+    "all" treats the languages as independent: sqrt(sum of squares) / number of languages. It is given if each has one.
     """
     errors = {}
     languages = _by_language(rows)
@@ -181,12 +181,12 @@ def standard_errors(rows: Iterable[DocumentRow]) -> dict[str, float]:
 
 
 def with_all(errors: dict[str, float]) -> dict[str, float]:
-    """Standard errors of independent languages, and of their unweighted mean under "all"."""
+    """Standard errors of independent languages, with that of their unweighted mean as "all"."""
     return {**errors, "all": math.hypot(*errors.values()) / len(errors)}
 
 
 def _by_language(rows: Iterable[DocumentRow]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Nats and bytes of the documents that hold any text, by language in alphabetical order."""
+    """Nats and bytes of the documents with any text, by language in alphabetical order."""
     groups: dict[str, list[tuple[float, int]]] = {}
     for row in rows:
         if row["bytes"]:

@@ -1,4 +1,4 @@
-"""Four-way cloze: choose the true continuation among four passages."""
+"""Four-way cloze: select the true continuation from four passages."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 CHOICES = 4
 
-#: A gap is moved to a space that is no further away than this many characters: a word, in a script that has spaces.
+#: Maximum distance in characters by which a gap is moved to a space, in scripts with spaces.
 _WORD = 24
 
-#: Distractors are drawn this often before a document is skipped, as in a corpus of repeated boilerplate.
+#: Number of draws of distractors before a document is skipped, as in a corpus of repeated boilerplate.
 _DRAWS = 64
 
 
@@ -45,10 +45,10 @@ class Question:
 
     Attributes:
         language: Language of all its texts.
-        document: Hash of the document that it asks about.
+        document: Hash of its document.
         context: The text before the gap.
-        choices: Four texts of equally many characters; one of them follows the context.
-        answer: Index of that one.
+        choices: Four texts of equal length in characters; one of them follows the context.
+        answer: Index of that text.
     """
 
     language: str
@@ -59,7 +59,7 @@ class Question:
 
 
 class QuestionRow(TypedDict):
-    """Answer to one question; ``margin`` is in nats per byte, and positive where the answer was right."""
+    """Answer to one question; ``margin`` is in nats per byte, and positive if the answer is right."""
 
     language: str
     question: str
@@ -72,11 +72,11 @@ class Cloze:
 
     name = "cloze"
     weights = True
-    #: Questions are about test text alone, so that nothing is ever chosen by them.
+    #: Questions use only test text, so that they never affect choices.
     split = "test"
 
     def requests(self, run: Settled) -> list[dict[str, Any]]:
-        """One, unless there are to be no questions."""
+        """One, unless no questions are requested."""
         evaluate = run.config.evaluate
         if not evaluate.cloze_questions:
             return []
@@ -89,7 +89,7 @@ class Cloze:
         return result
 
     def measure_together(self, subjects: Sequence[Subject], settings: Settings) -> list[Result]:
-        """Answer the questions under all runs at once."""
+        """Answer the questions with all runs at once."""
         subject = subjects[0]
         posed = [
             question
@@ -110,23 +110,23 @@ class Cloze:
 
 
 def questions(corpus: Corpus, split: str, language: str, count: int, context: int, continuation: int) -> list[Question]:
-    """Questions about held-out documents, at most one a document, so that they are independent.
+    """Create questions about held-out documents, at most one per document, so that they are independent.
 
-    They are a function of the text and of these arguments alone: where the gap is, which stretches distract and the order of
-    the choices come from SHA-256 of the documents' hashes. All tokenizers and models are asked the same.
+    They depend only on the text and these arguments: SHA-256 of the documents' hashes determines the position of the gap, the
+    distractors and the order of the choices. All tokenizers and models get the same questions.
 
-    The first ``count`` documents of at least ``context`` + ``continuation`` characters are asked about. The context is
-    ``context`` characters, the true choice the next ``continuation`` characters, and the others are stretches of as many
-    characters from three other of these documents. In scripts with spaces a stretch begins at a space, so that the beginning
-    of a word does not give the answer away.
+    Questions are about the first ``count`` documents of at least ``context`` + ``continuation`` characters. The context has
+    ``context`` characters, the true choice is the next ``continuation`` characters, and the others are passages of equal
+    length from three other of these documents. In scripts with spaces, passages begin at a space, so that a partial word does
+    not reveal the answer.
 
     Args:
         corpus: The text.
-        split: Which documents, e.g. "test".
-        language: Of all texts.
-        count: Questions wanted. There are fewer where the split has fewer such documents, and none below four.
+        split: The split, such as "test".
+        language: Language of all texts.
+        count: Number of questions. There are fewer if the split has fewer such documents, and none below four.
         context: Characters before the gap.
-        continuation: Characters of a choice.
+        continuation: Characters per choice.
     """
     if count <= 0:
         return []
@@ -139,7 +139,7 @@ def questions(corpus: Corpus, split: str, language: str, count: int, context: in
 
 
 def _question(index: int, pool: Sequence[Document], context: int, continuation: int) -> Question | None:
-    """The question about ``pool[index]``, or None if three different distractors are not found."""
+    """Create the question about ``pool[index]``, or None if there are not three different distractors."""
     document = pool[index]
     gap = _stretch(document, "gap", context, continuation)
     truth = document.text[gap : gap + continuation]
@@ -162,7 +162,7 @@ def _question(index: int, pool: Sequence[Document], context: int, continuation: 
 
 
 def _stretch(document: Document, key: str, first: int, length: int) -> int:
-    """Start of a passage of ``length`` characters, not before ``first``: at a space if there is one near by."""
+    """Find the start of a passage of ``length`` characters, not before ``first``: at a space if there is one nearby."""
     last = len(document.text) - length
     start = first + _draw(last - first + 1, document.hash, key)
     after = document.text.find(" ", start, min(start + _WORD, last) + 1)
@@ -173,24 +173,24 @@ def _stretch(document: Document, key: str, first: int, length: int) -> int:
 
 
 def _draw(below: int, *key: str) -> int:
-    """A number under ``below`` that looks random and depends on ``key`` alone."""
+    """Return a pseudo-random number below ``below`` that depends only on ``key``."""
     digest = hashlib.sha256("\0".join(("cloze", *key)).encode()).digest()
     return int.from_bytes(digest[:8]) % below
 
 
 def answer(reader: Reader[ContinuingModel], posed: Sequence[Question], description: str = "") -> list[QuestionRow]:
-    """Answer the questions with a model: it takes the choice with the highest log-likelihood per UTF-8 byte, given the context.
+    """Answer the questions with a model, which selects the choice with the highest log-likelihood per UTF-8 byte.
 
-    A sequence is end-of-text, the context and a choice. Context and choice are encoded separately, because a tokenizer that
-    saw them together might join the last character of one to the first of the other for some choices and not for others.
-    Where the longest of the four choices leaves too little room, the context of all four loses its beginning.
+    A sequence is end-of-text, the context and a choice. Context and choice are encoded separately, because a tokenizer might
+    otherwise join the last character of one to the first of the other for some choices and not for others.
+    If the longest of the four choices leaves too little space, the context of all four is truncated at the beginning.
 
-    Among equal choices the first wins. The order of the choices is a hash, so a model that cannot distinguish them is at
+    Of equal choices, the first is selected. The order of the choices is a hash, so a model that cannot distinguish them is at
     chance, 25 %.
 
     Returns:
-        One row per question: language, hash of the document, whether the answer was right, and by how many nats per byte the
-        true choice is ahead of the best of the others.
+        One row per question: language, hash of the document, whether the answer was right, and the margin of the true choice
+        over the best of the others in nats per byte.
     """
     (rows,) = answers_by_run(reader, posed, description)
     return rows
@@ -199,7 +199,7 @@ def answer(reader: Reader[ContinuingModel], posed: Sequence[Question], descripti
 def answers_by_run(
     reader: Reader[ContinuingModel], posed: Sequence[Question], description: str = ""
 ) -> list[list[QuestionRow]]:
-    """``answer`` under each run of a model of R runs; any other model is the only one."""
+    """Compute ``answer`` for each run of a model of R runs, or for the only run of any other model."""
     vocabulary = reader.vocabulary
     contexts = vocabulary.encode_batch([question.context for question in posed])
     choices = vocabulary.encode_batch([choice for question in posed for choice in question.choices])
@@ -217,7 +217,7 @@ def _rows(posed: Sequence[Question], nats: Sequence[np.ndarray]) -> list[Questio
     for question, losses in zip(posed, nats, strict=True):
         scores = [-float(loss) / len(choice.encode()) for loss, choice in zip(losses, question.choices, strict=True)]
         truth = scores.pop(question.answer)
-        # A choice before the true one wins a tie against it.
+        # In a tie, a choice before the true one is selected.
         correct = all(truth > score for score in scores[: question.answer]) and all(
             truth >= score for score in scores[question.answer :]
         )
@@ -230,7 +230,7 @@ def _rows(posed: Sequence[Question], nats: Sequence[np.ndarray]) -> list[Questio
 def _losses(reader: Reader[ContinuingModel], families: Sequence[Family], description: str) -> list[np.ndarray]:
     """Nats of each continuation, (..., continuations) for each family.
 
-    Where a continuation alone is longer than the context, it is cut into windows as documents are.
+    A continuation longer than the context is cut into windows like documents.
     """
     length, size = reader.context_length, reader.vocabulary.size
     fits = [max(map(len, family.continuations)) <= length for family in families]
@@ -254,7 +254,7 @@ def _losses(reader: Reader[ContinuingModel], families: Sequence[Family], descrip
 def accuracy(rows: Iterable[QuestionRow]) -> tuple[dict[str, float], dict[str, float]]:
     """Share of right answers and its standard error sqrt(p (1 - p) / n), for each language with questions.
 
-    Under "all" stand the unweighted mean over the languages and its standard error, the languages being independent.
+    "all" is the unweighted mean over the languages and its standard error, treating languages as independent.
     """
     groups: dict[str, list[bool]] = {}
     for row in rows:

@@ -1,7 +1,7 @@
-"""Effective dimension of each layer's features: the number of principal components that hold most of their variance.
+"""Effective dimension of each layer's features: the number of principal components that explain most of their variance.
 
 PanGu-pi (arXiv 2312.17276, Section 3 and Figure 4) measures the diversity of features by d(0.8), the number of components that
-explain 80 % of the variance. Features are the residual stream behind each layer.
+explain 80 % of the variance. Features are the residual stream after each layer.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.data.documents import Document
 
-#: No more validation text than this is read, of each language.
+#: Maximum bytes of validation text per language.
 MAX_BYTES = 50_000
 
 
 class EffectiveDimension:
-    """d(``evaluate.effective_dimension``) of the features behind each layer, on validation text."""
+    """d(``evaluate.effective_dimension``) of the features after each layer, on validation text."""
 
     name = "effective_dimension"
     weights = True
 
     def requests(self, run: Settled) -> list[dict[str, Any]]:
-        """One, where ``evaluate.effective_dimension`` is above 0."""
+        """One, if ``evaluate.effective_dimension`` is above 0."""
         evaluate = run.config.evaluate
         if not evaluate.effective_dimension:
             return []
@@ -59,9 +59,9 @@ class EffectiveDimension:
 
 
 def layer_covariances(reader: Reader[Decoder], documents: Iterable[Document]) -> tuple[list[NDArray[np.float64]], int]:
-    """Covariances of the residual stream behind each layer over all tokens of some texts.
+    """Compute covariances of the residual stream after each layer over all tokens of some texts.
 
-    Sums are kept in double precision, so memory is that of the matrices and not of the features.
+    Memory holds sums of the matrices in double precision, not the features.
 
     Returns:
         One matrix per layer, (width, width), and the number of tokens.
@@ -96,7 +96,7 @@ def layer_covariances(reader: Reader[Decoder], documents: Iterable[Document]) ->
 
 
 def dimension(covariance: NDArray[np.float64], share: float) -> int:
-    """The least number of principal components that hold ``share`` of the variance; 0 where there is none."""
+    """Minimum number of principal components that explain ``share`` of the variance; 0 without variance."""
     variances = np.clip(np.linalg.eigvalsh(covariance)[::-1], 0, None)
     total = float(variances.sum())
     if total <= 0:

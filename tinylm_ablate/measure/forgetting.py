@@ -1,4 +1,4 @@
-"""Loss of a trained model on each part of its data (Figure 9)."""
+"""Loss of a trained model on each part of its training data (Figure 9)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class Forgetting:
-    """Loss of each part of the training data under the final model (``rounds.forgetting``)."""
+    """Loss of the final model on each part of the training data (``rounds.forgetting``)."""
 
     name = "forgetting"
     weights = True
 
     def requests(self, run: Settled) -> list[dict[str, Any]]:
-        """One for the run's parts, where ``rounds.forgetting`` requests it."""
+        """One, if ``rounds.forgetting`` requests it."""
         return [{"parts": list(run.rounds.parts)}] * run.config.rounds.forgetting
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
@@ -33,13 +33,13 @@ class Forgetting:
 
 
 def forgetting(settled: Settled, decoder: Decoder, tokens: npt.NDArray[Any], folder: Path) -> dict[str, float]:
-    """Mean loss of each part of the first round under the final model, as metrics.
+    """Compute the mean loss of the final model on each part of the first round, as metrics.
 
     Returns:
-        ``forgetting/part_1`` and on, in the order in which the parts were seen, in nats per token, each with the standard
-        error of its mean over batches (``…/se``); and ``forgetting/unseen``, the same for text of the same epoch that was not
-        trained on, where there is any: as many batches as a part has, so far as they go. The paper's figure has no such bar,
-        without which a rise from part to part cannot be distinguished from parts that are harder.
+        ``forgetting/part_1`` and so on, in training order, in nats per token, each with the standard error of its mean over
+        batches (``…/se``); and ``forgetting/unseen``, the same for text of the same epoch that was not trained on, if there is
+        any, with up to as many batches as a part has. The paper's figure has no such bar, without which an increase from part
+        to part cannot be distinguished from parts that are harder.
     """
     from tinylm_ablate.rounds.losses import Passed, batch_losses, measure
 
@@ -55,7 +55,7 @@ def forgetting(settled: Settled, decoder: Decoder, tokens: npt.NDArray[Any], fol
 
 
 def _unseen(settled: Settled, tokens: npt.NDArray[Any]) -> range:
-    """The next batches of the first round's order that lie whole in its first epoch."""
+    """Return the next batches of the first round's order that are entirely in its first epoch."""
     from tinylm_ablate.rounds.losses import first_batches
 
     sequences = settled.config.train.batch_tokens // settled.config.train.context_length

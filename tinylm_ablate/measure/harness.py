@@ -1,7 +1,7 @@
-"""Tasks of EleutherAI's harness for a finished model: their index, scoring and records.
+"""Tasks of EleutherAI's harness for a finished model: index, scoring and records.
 
-The harness (the extra ``lm-eval``) has the tasks, their prompts and their metrics; their texts come from the Hugging Face hub
-when they are first used. A folder of one's own tasks in its YAML format needs no network.
+The harness (the extra ``lm-eval``) has the tasks, their prompts and their metrics; their texts are downloaded from the Hugging
+Face hub on first use. A folder of your own tasks in its YAML format needs no network.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from tinylm_ablate.config import EvaluateConfig
     from tinylm_ablate.measure.harness_model import HarnessModel
 
-#: Resamples for the standard errors of metrics that are no means, such as perplexities.
+#: Resamples for the standard errors of metrics that are not means, such as perplexities.
 _BOOTSTRAP = 1000
 
-#: Seeds of the examples before a question: the harness's own.
+#: Seeds for the examples before a question: the harness's defaults.
 _SEED = 1234
 
 
@@ -40,11 +40,11 @@ class Benchmark:
     """A benchmark of the paper.
 
     Attributes:
-        name: As the paper prints it.
+        name: Name in the paper.
         task: The task.
         column: Its column in the paper's tables.
-        folder: The harness's folder of it; None where the task ships with this package.
-        metric: What counts; the paper's is an accuracy in percent, and ROUGE-1 of summaries.
+        folder: Its folder in the harness; None if the task is part of this package.
+        metric: The paper's metric: an accuracy in percent, or ROUGE-1 of summaries.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Benchmark:
 
 _C3 = Benchmark("C3", "c3", "c3", None, "acc_norm")
 
-#: Tasks by the names of lists that ``evaluate.tasks`` takes: the ten of Figure 1 and Table 8, and the three of the ablations.
+#: Lists of tasks for ``evaluate.tasks``: the ten of Figure 1 and Table 8, and the three of the ablations.
 LISTS: dict[str, tuple[Benchmark, ...]] = {
     "table8": (
         Benchmark("C-Eval", "ceval-valid", "c_eval", "ceval"),
@@ -78,7 +78,7 @@ LISTS: dict[str, tuple[Benchmark, ...]] = {
 }
 LISTS["paper"] = tuple(dict.fromkeys([*LISTS["table8"], *LISTS["ablations"]]))
 
-#: Tasks that the harness lacks.
+#: Tasks that the harness does not have.
 _SHIPPED = Path(__file__).parent / "paper_tasks"
 
 
@@ -88,11 +88,11 @@ class Score:
 
     Attributes:
         task: The task or group.
-        metric: As the harness calls it, with its filter behind a comma unless that is "none".
+        metric: The harness's name, followed by a comma and its filter unless that is "none".
         value: Its value, in the harness's own unit.
-        standard_error: The harness's, or None where it has none.
+        standard_error: The harness's standard error, if any.
         shots: Examples before each question.
-        questions: Questions that were asked.
+        questions: Number of questions.
     """
 
     task: str
@@ -109,7 +109,7 @@ class Tasks:
 
     Attributes:
         name: The task or group.
-        loaded: As the harness's ``evaluate`` takes it.
+        loaded: Input for the harness's ``evaluate``.
     """
 
     name: str
@@ -117,13 +117,13 @@ class Tasks:
 
 
 def task_names(settings: EvaluateConfig) -> list[str]:
-    """The tasks that a config names, with lists written out.
+    """Return the tasks in a config, with lists expanded.
 
     Args:
-        settings: ``tasks`` and ``task_folder`` are used. Without tasks, all of the folder's.
+        settings: ``tasks`` and ``task_folder`` are used. Without tasks, all tasks in the folder.
 
     Raises:
-        ConfigError: No task, an unknown one, or a folder without any.
+        ConfigError: There is no task, an unknown task, or a folder without tasks.
         UserError: The harness is not installed.
     """
     if not settings.tasks and settings.task_folder is None:
@@ -150,12 +150,12 @@ def _task_names(tasks: tuple[str, ...], wanted: str | None) -> list[str]:
         if not names:
             raise ConfigError(
                 [
-                    f"evaluate.task_folder={folder}: holds no task; allowed: .yaml files with a line 'task: NAME', and the "
+                    f"evaluate.task_folder={folder}: has no tasks; allowed: .yaml files with a line 'task: NAME', and the "
                     f"data of {', '.join(sorted(path.stem for path in _SHIPPED.glob('*.yaml')))} as NAME.jsonl"
                 ]
             )
     mistakes = [
-        f"evaluate.tasks={name}: there is no such task{_nearest(name, manager)}; allowed: tasks, groups and tags of the "
+        f"evaluate.tasks={name}: no such task{_nearest(name, manager)}; allowed: tasks, groups and tags of the "
         f"harness, tasks of evaluate.task_folder, and the lists {', '.join(LISTS)}"
         for name in names
         if name not in manager.task_index
@@ -166,7 +166,7 @@ def _task_names(tasks: tuple[str, ...], wanted: str | None) -> list[str]:
 
 
 def shipped_fingerprint(name: str) -> str | None:
-    """A fingerprint of the file of a task that ships with this package; None for any other."""
+    """Return a fingerprint of the file of a task that is part of this package; None for any other."""
     path = _SHIPPED / f"{name}.yaml"
     return fingerprint(sha256_file(path)) if path.is_file() else None
 
@@ -185,10 +185,10 @@ def open_task(name: str, task_folder: str | None, shots: int | None) -> Tasks:
     Args:
         name: One of ``task_names``.
         task_folder: ``evaluate.task_folder``.
-        shots: Examples before each question; None is the task's own number.
+        shots: Examples before each question; None is the task's default.
 
     Raises:
-        UserError: It cannot be loaded (its YAML is wrong, its data are out of reach).
+        UserError: It cannot be loaded (its YAML is wrong, or its data are not available).
     """
     _check_installed()
     folder = _task_folder(task_folder)
@@ -210,14 +210,14 @@ def score(model: HarnessModel, tasks: Tasks, limit: int | None) -> tuple[list[Sc
 
     Args:
         model: The model.
-        tasks: What to ask.
-        limit: Most questions of a task; None for all.
+        tasks: The tasks.
+        limit: Maximum questions per task; None for all.
 
     Returns:
         Scores of every task and group, and for each task its rows: document, target, answer and metrics of each question.
 
     Raises:
-        UserError: The harness fails over a task.
+        UserError: The harness fails on a task.
     """
     import numpy as np
     from lm_eval.evaluator import evaluate
@@ -228,7 +228,7 @@ def score(model: HarnessModel, tasks: Tasks, limit: int | None) -> tuple[list[Sc
         found: Mapping[str, Any] = evaluate(model, tasks.loaded, limit=limit, bootstrap_iters=_BOOTSTRAP, log_samples=True)
     except UserError:
         raise
-    except Exception as error:  # templates, metrics and filters of a task are code of others
+    except Exception as error:  # templates, metrics and filters of a task are third-party code
         raise UserError(
             f"evaluate.tasks=[{tasks.name}]: the harness stopped ({_line(error)}); HYDRA_FULL_ERROR=1 shows where"
         ) from error
@@ -249,7 +249,7 @@ def _task_folder(wanted: str | None) -> Path | None:
         return None
     folder = Path(wanted).expanduser().resolve()
     if not folder.is_dir():
-        raise ConfigError([f"evaluate.task_folder={wanted}: there is no such folder; allowed: one with tasks as .yaml files"])
+        raise ConfigError([f"evaluate.task_folder={wanted}: no such folder; allowed: one with tasks as .yaml files"])
     return folder
 
 
@@ -260,16 +260,17 @@ def _follow_our_settings() -> None:
     import lm_eval.api.task
     from tqdm import tqdm
 
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # defaults that a task leaves open, file by file
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it logs missing defaults for every file of a task
     quiet = not progress.shown()
     lm_eval.api.task.tqdm = partial(tqdm, disable=quiet, leave=False)
+    progress.shorten_retries()
     if quiet:
         datasets.disable_progress_bars()
 
 
 @cache
 def _manager(wanted: tuple[str, ...], folder: Path | None) -> TaskManager:
-    """The harness's index of tasks, of as few folders as hold what is wanted: reading all of them takes it half a minute."""
+    """Return the harness's index of as few folders as necessary: reading all of them takes half a minute."""
     import lm_eval.tasks
 
     root = Path(lm_eval.tasks.__file__).parent
@@ -284,19 +285,19 @@ def _manager(wanted: tuple[str, ...], folder: Path | None) -> TaskManager:
 
 
 def _own(manager: TaskManager, name: str, folder: Path | None) -> bool:
-    """Return whether a task is of the user's folder."""
+    """Return whether a task is in the user's folder."""
     return folder is not None and folder in Path(manager.task_index[name].yaml_path or "").parents
 
 
 def _data(name: str, folder: Path | None) -> Path | None:
-    """The user's data of a task that ships with this package."""
+    """Return the user's data for a task that is part of this package."""
     if folder is None or not (_SHIPPED / f"{name}.yaml").is_file():
         return None
     return path if (path := folder / f"{name}.jsonl").is_file() else None
 
 
 def _has(manager: TaskManager, name: str) -> bool:
-    """Return whether an index has a task, and of a group all members."""
+    """Return whether an index has a task, including all members of a group."""
     entry = manager.task_index.get(name)
     if entry is None:
         return False
@@ -314,20 +315,20 @@ def _load(manager: TaskManager, name: str, folder: Path | None) -> dict[str, dic
     entry = manager.task_index[name]
     try:
         loaded: dict[str, dict[str, Any]] = manager.load([name if own or data is None else _with_data(entry.yaml_path, data)])
-    except Exception as error:  # YAML, templates and data sets of others: whatever they raise
+    except Exception as error:  # any exception of third-party YAML, templates and data sets
         if own:
-            hint = f"see {entry.yaml_path}; data_files are looked for from the folder where you are"
+            hint = f"see {entry.yaml_path}; data_files are relative to the current folder"
         elif data is not None:
-            hint = f"see {data}; its rows have the fields that {entry.yaml_path} names"
+            hint = f"see {data}; its rows must have the fields in {entry.yaml_path}"
         else:
-            hint = "its texts come from the Hugging Face hub when they are first used; evaluate.task_folder needs no network"
-            hint += f": put them there as {name}.jsonl" if entry.yaml_path and _SHIPPED in entry.yaml_path.parents else ""
+            hint = "its texts are downloaded from the Hugging Face hub on first use; evaluate.task_folder needs no network"
+            hint += f": save them there as {name}.jsonl" if entry.yaml_path and _SHIPPED in entry.yaml_path.parents else ""
         raise UserError(f"evaluate.tasks={name}: cannot be loaded ({_line(error)}); {hint}") from error
     return loaded
 
 
 def _with_data(path: Path, data: Path) -> dict[str, Any]:
-    """A shipped task with the user's data instead of those on the hub."""
+    """Return a packaged task with the user's data instead of those on the hub."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
     task: dict[str, Any] = load_yaml(path)
@@ -336,7 +337,7 @@ def _with_data(path: Path, data: Path) -> dict[str, Any]:
 
 
 def _metrics(found: Mapping[str, Any]) -> list[tuple[str, float, float | None]]:
-    """The numbers of a task: metric, value and standard error."""
+    """Return the results of a task: metric, value and standard error."""
     result = []
     for key, value in found.items():
         metric, comma, kind = key.partition(",")
@@ -349,7 +350,7 @@ def _metrics(found: Mapping[str, Any]) -> list[tuple[str, float, float | None]]:
 
 
 def _row(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """Record of a question; its text stays in the data set, under ``doc_hash``."""
+    """Return the record of a question, without its text, which is in the data set under ``doc_hash``."""
     kept = {"doc_id": sample["doc_id"], "doc_hash": sample["doc_hash"], "filter": sample["filter"]}
     kept |= {"target": sample["target"], "answer": sample["filtered_resps"]}
     return kept | {metric: sample[metric] for metric in sample["metrics"]}

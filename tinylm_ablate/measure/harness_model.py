@@ -1,8 +1,8 @@
-"""A model of ours as a model of EleutherAI's harness (lm-evaluation-harness, Gao et al. 2021, doi 10.5281/zenodo.5371628).
+"""Adapter of our models to EleutherAI's harness (lm-evaluation-harness, Gao et al. 2021, doi 10.5281/zenodo.5371628).
 
-Log-likelihoods are those that the harness's own ``hf`` model gives for the same folder in fp32: text is encoded as the folder's
-tokenizer does it, special tokens included; an input that is too long loses its beginning; text to be scored whole is cut into
-windows of the context's length. PanGu-pi's blocks, which ``hf`` does not know, are scored by the same code.
+Log-likelihoods equal those of the harness's ``hf`` model for the same folder in fp32: text is encoded by the folder's
+tokenizer, including special tokens; inputs that are too long are truncated at the beginning; texts that are scored as a whole
+are cut into windows of the context length. The same code scores PanGu-pi's blocks, which ``hf`` does not support.
 
 This module needs the extra ``lm-eval``.
 """
@@ -32,31 +32,31 @@ from tinylm_ablate.formats.json_file import read_object
 from tinylm_ablate.formats.stored import open_stored
 from tinylm_ablate.measure.scoring import Window, batches, most_tokens, padded
 
-#: Sequences that are continued at once.
+#: Sequences to generate at once.
 _GENERATED = 32
 
-#: What a task may ask of generation; anything else would be another way to choose tokens.
+#: Supported settings of generation; others would select tokens differently.
 _GENERATION = ("until", "max_gen_toks", "do_sample", "temperature", "top_k")
 
-#: A request as the harness hands it over: what it came from, tokens of the context, tokens of the continuation.
+#: A request of the harness: its source, tokens of the context, tokens of the continuation.
 _Pair = tuple[Any, list[int], list[int]]
 
 
 class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes no types
-    """A folder in Hugging Face's layout, the ``model`` of a run, or a GGUF file, behind the harness's interface.
+    """A folder in Hugging Face's layout, the ``model`` of a run, or a GGUF file, with the harness's interface.
 
     Attributes:
         decoder: The model, with fp32 weights.
-        max_length: Tokens that it sees at once, from ``config.json``.
-        asked: Requests by task.
-        cut: Requests by task that were longer than ``max_length`` and lost their beginning.
+        max_length: Context length, from ``config.json``.
+        asked: Number of requests by task.
+        cut: Number of requests by task that were longer than ``max_length`` and truncated at the beginning.
 
     Args:
         folder: The model.
-        device: Where to compute.
+        device: Device to compute on.
 
     Raises:
-        UserError: There is no such model or tokenizer, or nothing to begin a text with.
+        UserError: The model or tokenizer does not exist, or has no token to begin a text with.
     """
 
     def __init__(self, folder: Path, device: str) -> None:
@@ -71,8 +71,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
         first = ends if begins is None else begins
         if first is None:
             raise UserError(
-                f"{folder}: neither tokenizer_config.json nor config.json names a token that begins or ends a text; the "
-                "harness needs one to score a text from its first token on: set eos_token_id in config.json"
+                f"{folder}: neither tokenizer_config.json nor config.json has a token that begins or ends a text; the "
+                "harness needs one to score the first token of a text: set eos_token_id in config.json"
             )
         self._first: int = first
         self._end: int = first if ends is None else ends
@@ -83,7 +83,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
 
     @property
     def eot_token_id(self) -> int:
-        """The token behind a text."""
+        """The token after a text."""
         return self._end
 
     @property
@@ -92,18 +92,18 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
         return self._first
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """The ids of a text, with the tokenizer's special tokens around it unless the text spells the first of them."""
+        """Encode a text, with the tokenizer's special tokens around it unless the text contains the first of them."""
         if add_special_tokens is None:
             add_special_tokens = not string.startswith(self._first_text)
         return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens).ids)
 
     def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Sum of the log-probabilities of each continuation in nats, and whether greedy generation would give it.
+        """Return the sum of log-probabilities of each continuation in nats, and whether greedy generation would produce it.
 
         Args:
             requests: Each with ``args`` (context, continuation). An empty context is the token before a text; an empty
-                continuation is certain.
-            disable_tqdm: Draw no bar, whatever our own setting is.
+                continuation has probability 1.
+            disable_tqdm: Whether to draw no bar, whatever our own setting.
         """
         pairs = [(request.args, *self._pair(*request.args)) for request in requests]
         for request, (_, context, continuation) in zip(requests, pairs, strict=True):
@@ -111,7 +111,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
         return self._loglikelihood_tokens(pairs, disable_tqdm=disable_tqdm)
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Log-probability of each whole text in nats: every token is predicted once, in windows of ``max_length``."""
+        """Return the log-probability of each text in nats: every token is predicted once, in windows of ``max_length``."""
         windows: list[_Pair] = []
         counts: list[int] = []
         for request in requests:
@@ -124,13 +124,13 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
         return [sum(scores[start:stop]) for start, stop in zip([0, *counts], counts, strict=False)]
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
-        """The continuation of each prompt, up to the first of the task's stop texts.
+        """Generate the continuation of each prompt, up to the first of the task's stop texts.
 
-        A prompt that leaves too little of the context for ``max_gen_toks`` loses its beginning. No more than half of the
-        context is generated, so that something of the prompt is left (the harness's own model stops with an error there).
+        A prompt that leaves too little of the context for ``max_gen_toks`` is truncated at the beginning. At most half of the
+        context is generated, so that a part of the prompt remains (the harness's model stops with an error in this case).
 
         Raises:
-            UserError: A task wants tokens to be chosen in a way that we do not have.
+            UserError: A task requires an unsupported way to select tokens.
         """
         texts = [""] * len(requests)
         groups: dict[tuple[str, int], list[tuple[int, list[int]]]] = {}
@@ -157,10 +157,10 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
         self.cut[request.task_name or ""] += cut
 
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Tokens of a context, at least one, and of its continuation."""
+        """Return the tokens of a context, at least one, and of its continuation."""
         if context:
             before, after = self._encode_pair(context, continuation)
-            # Where the two join into other tokens than the context alone has, nothing may be left of the context.
+            # If their boundary is inside a token, the context may have no tokens of its own.
             return list(before) or [self._first], list(after)
         after = self.tok_encode(continuation, add_special_tokens=False)
         return (after[:1], after[1:]) if after[:1] == [self._first] else ([self._first], after)
@@ -169,14 +169,14 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
     def _loglikelihood_tokens(
         self, requests: Sequence[_Pair], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        """Scores of continuations. Equal inputs, such as a question's with four letters for answers, are computed once."""
+        """Score continuations. Equal inputs, such as those of a question with four letters as answers, are computed once."""
         results: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
         asked: dict[tuple[int, ...], list[tuple[int, list[int]]]] = {}
         for index, (_, context, continuation) in enumerate(requests):
             if continuation:
                 inputs = (*context, *continuation)[-(self.max_length + 1) : -1]
                 asked.setdefault(inputs, []).append((index, continuation[-len(inputs) :]))
-        # A window's targets are not used, so that its sequence needs one more token, whatever it is.
+        # A window's targets are not used, so its sequence needs one more arbitrary token.
         sequences = [(*inputs, 0) for inputs in asked]
         answers = list(asked.values())
         windows = sorted((Window(i, 0, len(s) - 1) for i, s in enumerate(sequences)), key=lambda window: -window.length)
@@ -191,7 +191,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
         return results
 
     def _score(self, hidden: Tensor, answers: Iterable[tuple[int, list[int]]], results: list[tuple[float, bool]]) -> None:
-        """Score continuations of one input, (T, width): each ends behind its last token."""
+        """Score continuations of one input, (T, width): each ends after its last token."""
         answers = list(answers)
         longest = max(len(tokens) for _, tokens in answers)
         logits = F.linear(hidden[-longest:], self.decoder.head_weight).float()
@@ -202,10 +202,10 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
             results[index] = float(chosen.cpu().double().sum()), bool((likeliest[-len(tokens) :] == targets).all())
 
     def _generation(self, task: str | None, settings: dict[str, Any]) -> dict[str, Any]:
-        """A task's settings of generation in one spelling, within the context.
+        """Normalize a task's settings of generation, within the context.
 
         Raises:
-            UserError: One of them cannot be followed.
+            UserError: A setting is not supported.
         """
         kwargs: dict[str, Any] = dict(normalize_gen_kwargs(settings, 256))
         idle = {"top_p", "top_k", "temperature"} if not kwargs["do_sample"] else set()
@@ -220,7 +220,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
         }
 
     def _continue(self, prompts: Sequence[Sequence[int]], settings: dict[str, Any]) -> list[str]:
-        """The texts that follow prompts of equally many tokens, cut at the first stop text."""
+        """Generate after prompts of equal numbers of tokens, and truncate at the first stop text."""
         prompt = torch.tensor(prompts, device=self._device)
         until = [text for text in settings["until"] if text]
         tokens = generate(
@@ -231,8 +231,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
         return [postprocess_generated_text(text, until, None) for text in texts]
 
     def _stops(self, start: int, until: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        """A function that reports which sequences, (B, T), have a stop text behind their prompt of ``start`` tokens."""
-        # A byte is at least a token of a byte-level vocabulary, and the text may begin within one.
+        """Return a function that reports which sequences, (B, T), have a stop text after their prompt of ``start`` tokens."""
+        # In a byte-level vocabulary, a byte is at most one token, and the text may begin within one.
         most = max((len(text.encode()) for text in until), default=0) + 4
 
         def ended(tokens: Tensor) -> Tensor:
@@ -245,7 +245,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
 
 
 def _special_token(folder: Path, tokenizer: Tokenizer, name: str) -> int | None:
-    """The id of the token "bos" or "eos", as ``tokenizer_config.json`` spells it or else as ``config.json`` numbers it."""
+    """Return the id of the token "bos" or "eos", from ``tokenizer_config.json`` or else ``config.json``."""
     if not folder.is_dir():  # a GGUF file
         return load_tokenizer(folder)[1]
     path = folder / "tokenizer_config.json"

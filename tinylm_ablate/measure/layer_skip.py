@@ -1,10 +1,10 @@
-"""A model with one, two or three adjacent layers skipped at inference, at every position (Figures 5 and 12).
+"""Models with one, two or three adjacent layers skipped at inference, at every position (Figures 5 and 12).
 
-The paper skips layers of models of 29 to 40 layers, and finds the first two or three and the last ones crucial and those
-between redundant. Nothing is trained: a skipped layer hands its input on.
+The paper skips layers of models with 29 to 40 layers, and finds the first two or three and the last ones crucial and those
+between redundant. Nothing is trained: a skipped layer passes its input through.
 
-That is some three measurements a layer, so each is made on less text than the model's own evaluation, and on the same text for
-all. What stands before the skipped layers is computed once, which saves half of the arithmetic.
+There are about three measurements per layer, so they use less text than the evaluation of the model, and the same text for all.
+The layers before the skipped ones are computed once, which saves half of the computation.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from tinylm_ablate.arch.decoder import Decoder, Layer
     from tinylm_ablate.data.corpus import Corpus
 
-#: No more text and questions than this are looked at, of each language.
+#: Maximum text and questions per language.
 MAX_BYTES, MAX_QUESTIONS = 50_000, 100
 
 
 class LayerSkip:
-    """The model with 1 to ``evaluate.layer_skip`` adjacent layers skipped at every position."""
+    """The model with 1 to ``evaluate.layer_skip`` adjacent layers skipped, at every position."""
 
     name = "layer_skip"
     weights = True
 
     def requests(self, run: Settled) -> list[dict[str, Any]]:
-        """One, where ``evaluate.layer_skip`` is above 0; with the benchmarks of ``evaluate.tasks``."""
+        """One, if ``evaluate.layer_skip`` is above 0, with the benchmarks of ``evaluate.tasks``."""
         evaluate = run.config.evaluate
         layers = min(evaluate.layer_skip, run.shape.depth - 1)
         if layers < 1:
@@ -74,13 +74,13 @@ def layer_skip(reader: Reader[Decoder], corpus: Corpus, settings: Settings) -> l
 
     Args:
         reader: The model.
-        corpus: The text: documents of validation, and the cloze questions of test.
-        settings: ``layers``, and how much text: ``max_bytes``, ``questions``, ``context`` and ``continuation``.
+        corpus: The corpus: validation documents, and cloze questions on test text.
+        settings: ``layers``, and the amount of text: ``max_bytes``, ``questions``, ``context`` and ``continuation``.
 
     Returns:
-        A row for the whole model (skipped 0, first 0), then one for each number and position: skipped (layers), first (index of
-        the first of them, from 0), loss (nats a token of validation text), bits_per_byte (of the same, mean over languages),
-        cloze (share of right answers, mean over languages; None without questions).
+        A row for the complete model (skipped 0, first 0), then one per number and position: skipped (layers), first (index of
+        the first skipped layer, from 0), loss (nats per token of validation text), bits_per_byte (of the same, mean over
+        languages), cloze (share of right answers, mean over languages; None without questions).
     """
     size = settings["max_bytes"]
     texts = [text for language in corpus.languages for text in first_bytes(corpus.documents("validation", language), size)]
@@ -93,7 +93,7 @@ def layer_skip(reader: Reader[Decoder], corpus: Corpus, settings: Settings) -> l
     ]
     depth = reader.model.shape.depth
     most = min(settings["layers"], depth - 1)
-    # By position, since a pass continues from the states of the one before.
+    # By position, since a pass continues from the states of the previous one.
     places = [(0, 0), *((skipped, first) for first in range(depth) for skipped in range(1, min(most, depth - first) + 1))]
     model = _Skipping(reader.model)
     skipping = reader.by(model)
@@ -121,10 +121,10 @@ def skipped_benchmark(
 
     Args:
         model_folder, settings, task_folder, device: See ``benchmarks.benchmark``.
-        places: Each with skipped (layers) and first.
+        places: Positions with skipped (layers) and first.
 
     Returns:
-        For each place, scores by name: ``benchmarks/<task>/<metric>``.
+        For each position, scores by name: ``benchmarks/<task>/<metric>``.
     """
     from tinylm_ablate.measure.harness import open_task, score
     from tinylm_ablate.measure.harness_model import HarnessModel
@@ -139,44 +139,44 @@ def skipped_benchmark(
 
 
 def without_layers(decoder: Decoder, first: int, count: int) -> Decoder:
-    """A decoder of the same weights without ``count`` layers from ``first`` on."""
+    """Return a decoder with the same weights, without ``count`` layers from ``first`` on."""
     shorter = copy.copy(decoder)
-    shorter._modules = dict(decoder._modules)  # which the copy would share
+    shorter._modules = dict(decoder._modules)  # otherwise shared with the copy
     shorter.layers = type(decoder.layers)([*decoder.blocks[:first], *decoder.blocks[first + count :]])
     shorter.shape = dataclasses.replace(decoder.shape, depth=len(shorter.layers))
     return shorter
 
 
 class _Skipping(Continuing):
-    """A decoder without some of its layers, as the scoring sees it.
+    """A decoder without some of its layers, for scoring.
 
-    All passes score the same batches in the same order, and skip no earlier layer than the pass before. So the state of each
-    batch before the skipped layers is kept, and the next pass resumes there. Memory: a state for each token.
+    All passes score the same batches in the same order, and skip no earlier layer than the previous pass. The state of each
+    batch before the skipped layers is therefore kept, and the next pass continues there. Memory: one state per token.
     """
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__(decoder)
         self.first = self.count = self._batch = 0
-        #: For each batch, the layers that it has passed and its state behind them.
+        #: For each batch, the number of layers computed and the state after them.
         self._states: list[tuple[int, Tensor]] = []
 
     def skip(self, first: int, count: int) -> None:
-        """Begin a pass without the ``count`` layers from ``first`` on; ``first`` is no less than it was before."""
+        """Start a pass without ``count`` layers from ``first`` on; ``first`` must not decrease."""
         self.first, self.count, self._batch = first, count, 0
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
-        """As ``Decoder.loss``, without the skipped layers."""
+        """Like ``Decoder.loss``, without the skipped layers."""
         return self.decoder.stream_loss(self._through(tokens, self.decoder.through), targets, reduction)
 
     def continuation_loss(self, tokens: Tensor, targets: Tensor, layout: Layout) -> Tensor:
-        """As in ``ContinuingModel``, without the skipped layers."""
+        """Like ``ContinuingModel``, without the skipped layers."""
         from tinylm_ablate.arch import continuations
 
         x = self._through(tokens, lambda x, layers: continuations.through(self.decoder, x, layers, layout))
         return self.decoder.stream_loss(x[:, layout.text :], targets, "none")
 
     def _through(self, tokens: Tensor, through: Callable[[Tensor, Sequence[Layer]], Tensor]) -> Tensor:
-        """The residual stream behind the last layer."""
+        """Return the residual stream after the last layer."""
         if self._batch == len(self._states):
             self._states.append((0, self.decoder.embedding(tokens)))
         passed, x = self._states[self._batch]
@@ -188,8 +188,11 @@ class _Skipping(Continuing):
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """A few numbers for a run's record, by the number of layers skipped: ``layer_skip/2/bits_per_byte/least`` and ``/most`` are
-    bits per byte at the cheapest and the costliest position, ``layer_skip/2/cheapest`` is the first layer of the cheapest."""
+    """Summarize for a run's record, by the number of layers skipped.
+
+    ``layer_skip/2/bits_per_byte/least`` and ``/most`` are bits per byte at the best and the worst position,
+    ``layer_skip/2/cheapest`` is the first layer of the best position.
+    """
     found: dict[str, float] = {}
     for count in sorted({row["skipped"] for row in rows if row["skipped"] and row["bits_per_byte"] is not None}):
         by_cost = sorted((row["bits_per_byte"], row["first"]) for row in rows if row["skipped"] == count)

@@ -1,8 +1,8 @@
-"""Greedy generation by llama.cpp or by our own decoder in a process of its own: new tokens per second, and memory.
+"""Speed and memory of greedy generation with llama.cpp or our decoder, in a separate process.
 
 ``python -m tinylm_ablate.measure.llama_speed MODEL BATCH PREFIX NEW_TOKENS THREADS REPEATS KERNELS`` prints one JSON object. A
-model that ends in .gguf is read by llama.cpp's Python package (the extra ``llama-cpp``), a folder by our own decoder. It is a
-process of its own because memory is known of processes only, and because the two libraries should not share threads.
+model that ends in .gguf is read by llama.cpp's Python package (the extra ``llama-cpp``), a folder by our decoder. A separate
+process is needed because memory is measured per process, and because the two libraries should not share threads.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def generation_speed(model: Path, wanted: dict[str, Any]) -> dict[str, float]:
         wanted: ``batch``, ``prefix``, ``new_tokens``, ``threads`` and ``repeats``.
 
     Returns:
-        ``tokens_per_second`` over the whole batch, the fastest repeat, and ``memory`` in bytes: resident after generation, less
-        what the process had before it read the model.
+        ``tokens_per_second`` over the whole batch in the fastest repeat, and ``memory`` in bytes: resident after generation
+        minus that before reading the model.
 
     Raises:
         UserError: The process failed.
@@ -39,7 +39,7 @@ def generation_speed(model: Path, wanted: dict[str, Any]) -> dict[str, float]:
         command = [sys.executable, "-m", __name__, str(model), *sizes, kernels]
         ended = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment(wanted["threads"]))
         if ended.returncode != -signal.SIGILL:
-            break  # a virtual machine may report instructions that it does not allow, such as Intel's AMX
+            break  # a virtual machine may report instructions that it does not support, such as Intel's AMX
     if ended.returncode:
         last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"{model}: generation failed with code {ended.returncode}: {last:.300}")
@@ -56,16 +56,16 @@ def _environment(threads: int) -> dict[str, str]:
 def _llama_cpp(
     path: Path, batch: int, prefix: int, new_tokens: int, threads: int, fast: bool
 ) -> Callable[[int], list[list[int]]]:
-    """A function that generates n tokens of each sequence by llama.cpp, from the prefix on.
+    """Return a function that generates n tokens per sequence with llama.cpp after the prefix.
 
     Args:
         path: The GGUF file.
-        batch, prefix, new_tokens: Sequences, tokens of the prompt, most tokens that are added.
-        threads: Of the processor.
-        fast: Whether llama.cpp may store weights in layouts of its own, for special instructions.
+        batch, prefix, new_tokens: Sequences, tokens of the prompt, maximum tokens to generate.
+        threads: CPU threads.
+        fast: Whether llama.cpp may store weights in its own layouts, for special instructions.
 
     Raises:
-        UserError: llama.cpp does not take the file, or fails.
+        UserError: llama.cpp cannot read the file, or fails.
     """
     import ctypes
 
@@ -86,13 +86,13 @@ def _llama_cpp(
     settings.n_threads = settings.n_threads_batch = threads
     context = lib.llama_init_from_model(model, settings)
     if not context:
-        raise UserError(f"{path}: llama.cpp has no memory for {batch} sequences of {prefix + new_tokens} tokens")
+        raise UserError(f"{path}: llama.cpp has not enough memory for {batch} sequences of {prefix + new_tokens} tokens")
     size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
     prompt = np.random.default_rng(0).integers(size, size=(batch, prefix))
     block = lib.llama_batch_init(batch * prefix, 0, 1)
 
     def read(tokens: Any, start: int) -> Any:
-        """Read (B, n) tokens at the positions from ``start`` on; returns the likeliest next tokens, (B, 1)."""
+        """Read (B, n) tokens at the positions from ``start`` on; returns the most likely next tokens, (B, 1)."""
         count = tokens.shape[1]
         block.n_tokens = tokens.size
         for place, token in enumerate(tokens.ravel().tolist()):
@@ -118,7 +118,7 @@ def _llama_cpp(
 
 
 def _own(folder: Path, batch: int, prefix: int, threads: int) -> Callable[[int], list[list[int]]]:
-    """The same by our own decoder, from the same prefix."""
+    """Return the same function for our decoder."""
     import numpy as np
     import torch
 
@@ -137,7 +137,7 @@ def _own(folder: Path, batch: int, prefix: int, threads: int) -> Callable[[int],
 
 
 def main(arguments: list[str]) -> None:
-    """Measure, and print what was found."""
+    """Measure, and print the result."""
     import psutil
 
     model, (batch, prefix, new_tokens, threads, repeats) = Path(arguments[0]), map(int, arguments[1:6])

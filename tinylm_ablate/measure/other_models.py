@@ -1,6 +1,6 @@
-"""Models that no run of ours trained, and the scores that are kept of them: ``runs_dir/models/<identity>/``.
+"""Scores of external models, stored in ``runs_dir/models/<identity>/``.
 
-``model.json`` says what a model is called and how large it is; its records are in ``measures/`` beside it, as a run's are.
+``model.json`` has the name and size of a model; its records are in ``measures/`` next to it, like those of a run.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from tinylm_ablate.arch.shapes import parameters, plain
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.init.parents import open_parent
 
-#: Version of the layout of ``model.json``.
+#: Version of the format of ``model.json``.
 SCHEMA = 1
 
-#: The folder below ``runs_dir``.
+#: The folder in ``runs_dir``.
 FOLDER = "models"
 
 
 def model_home(name: str, model: Path, runs_dir: Path) -> Path:
-    """The folder of the records of a model, which is one and the same wherever the model lies.
+    """Return the folder of a model's records, which does not depend on the location of the model.
 
     Args:
-        name: What the user calls it.
-        model: Its folder or GGUF file; every byte is read once.
-        runs_dir: Where runs are.
+        name: The user's name for it.
+        model: Its folder or GGUF file, which is read completely.
+        runs_dir: Folder of the runs.
 
     Raises:
-        UserError: There is no model, it is damaged, or our decoder cannot express it.
+        UserError: The model does not exist, is damaged, or is not supported by our decoder.
     """
     opened = open_parent(str(model), runs_dir)
     home = runs_dir / FOLDER / opened.fingerprint

@@ -1,4 +1,4 @@
-"""Cost of quantized export: bits per byte of the model read back from a GGUF file, next to the original."""
+"""Cost of quantized export: bits per byte of the model read from a GGUF file, compared with the original."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tinylm_ablate.settled import Settled
 
 
 class QuantizedBitsPerByte:
-    """Bits per byte of test text under the model as exported with smaller weights (``evaluate.quantized``)."""
+    """Bits per byte of test text under the model exported with quantized weights (``evaluate.quantized``)."""
 
     name = "quantized_bits_per_byte"
     weights = True
 
     def requests(self, run: Settled) -> list[dict[str, Any]]:
-        """One for each kind of weights.
+        """One per type of weights.
 
         Raises:
-            UserError: The package that quantizes is not installed.
+            UserError: The package for quantization is not installed.
         """
         evaluate = run.config.evaluate
         if evaluate.quantized:
@@ -32,13 +32,13 @@ class QuantizedBitsPerByte:
         return [{"weights": kind, "max_bytes": int(evaluate.max_bytes)} for kind in dict.fromkeys(evaluate.quantized)]
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
-        """Export the trained model, read the file back, and score the same documents under both.
+        """Export the trained model, read the file, and score the same documents with both.
 
         Returns:
-            Metrics ``quantized/q4_0/bits_per_byte/en``, ``quantized/q4_0/added/en`` (over the model itself) with
-            ``/standard_error``, paired by document, and so for each language and "all"; ``quantized/q4_0/bytes`` of the file,
-            and ``/share`` of all entries that have these weights. One row per document: language, document, bytes, tokens,
-            nats, and nats of the model itself.
+            Metrics ``quantized/q4_0/bits_per_byte/en``, ``quantized/q4_0/added/en`` (the difference from the model) with
+            ``/standard_error``, paired by document, for each language and "all"; ``quantized/q4_0/bytes`` of the file,
+            and ``/share`` of entries with this type. One row per document: language, document, bytes, tokens, nats, and nats
+            of the original model.
         """
         from tinylm_ablate.formats.gguf_export import export_gguf
         from tinylm_ablate.formats.huggingface import Model, load_model
@@ -64,7 +64,7 @@ class QuantizedBitsPerByte:
 
 
 def _share(path: Path, kind: str) -> float:
-    """Which part of a model's entries is stored as ``kind``: rows that fill no block, norms and biases are not."""
+    """Return the share of a model's entries stored as ``kind``, which excludes norms, biases and rows that fill no block."""
     from gguf import GGMLQuantizationType
 
     from tinylm_ablate.formats.gguf_file import GgufFile
@@ -75,13 +75,13 @@ def _share(path: Path, kind: str) -> float:
 
 
 def check_gguf(key: str) -> None:
-    """Refuse a setting that needs the package ``gguf`` where it is not installed.
+    """Refuse a setting that needs the package ``gguf`` if it is not installed.
 
     Args:
         key: The setting.
 
     Raises:
-        UserError: It is not.
+        UserError: It is not installed.
     """
     if importlib.util.find_spec("gguf") is None:
         raise UserError(f"{key}: its package is not installed; pip install 'tinylm-ablate[gguf]'")

@@ -1,6 +1,6 @@
-"""Records of measures, beside the run that they are about: ``measures/<name>.<fingerprint of the settings>.json``.
+"""Records of measures in the folders of runs: ``measures/<name>.<fingerprint of the settings>.json``.
 
-The rows lie beside a record as Parquet, under the same stem. A record is written last and atomically: a measure is made when
+The rows of a record are in a Parquet file with the same stem. A record is written last and atomically: a measure is done when
 its record exists, and it is never rewritten.
 """
 
@@ -17,14 +17,14 @@ from tinylm_ablate.files import fingerprint, write_atomic
 from tinylm_ablate.measure.subject import Result, Settings
 from tinylm_ablate.provenance import provenance
 
-#: Version of the layout of a record.
+#: Version of the format of a record.
 SCHEMA = 1
 
 Record = dict[str, Any]
 
 
 def stem(name: str, settings: Settings) -> str:
-    """The name of a record's files, without their endings."""
+    """Return the name of a record's files, without suffixes."""
     key = name, repr(settings)
     if key not in _stems:  # a grid of ten thousand cells has three of them
         _stems[key] = f"{name}.{fingerprint(dict(settings))}"
@@ -35,12 +35,12 @@ _stems: dict[tuple[str, str], str] = {}
 
 
 def record_path(folder: Path, stem: str) -> Path:
-    """The file of a record of the run in ``folder``."""
+    """Return the file of a record of the run in ``folder``."""
     return folder / "measures" / f"{stem}.json"
 
 
 def write_record(folder: Path, name: str, settings: Settings, result: Result, seconds: float) -> None:
-    """Write a record with its rows into a run's folder, rows first.
+    """Write a record with its rows to a run's folder, rows first.
 
     Raises:
         RunFailed: A metric is not a finite number; nothing was written.
@@ -63,7 +63,7 @@ def write_record(folder: Path, name: str, settings: Settings, result: Result, se
 
 
 def read_record(folder: Path, stem: str) -> Record | None:
-    """A record of the run in ``folder``, or None where it was not measured.
+    """Read a record of the run in ``folder``; None if it was not measured.
 
     Raises:
         UserError: The file is damaged, or of another version.
@@ -76,17 +76,17 @@ def read_record(folder: Path, stem: str) -> Record | None:
     except ValueError:
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
-        raise UserError(f"{path}: the record is damaged; remove it, and it is measured again")
+        raise UserError(f"{path}: the record is damaged; remove it to measure it again")
     if record.get("schema") != SCHEMA:
         raise UserError(
-            f"{path}: a record of schema {record.get('schema')}, and this version reads {SCHEMA}; "
-            "remove it, and it is measured again"
+            f"{path}: the record has schema {record.get('schema')}, but this version reads {SCHEMA}; "
+            "remove it to measure it again"
         )
     return record
 
 
 def read_rows(folder: Path, stem: str) -> list[dict[str, Any]]:
-    """The rows beside a record; none where it has none.
+    """Read the rows of a record, if any.
 
     Raises:
         UserError: The file is damaged.
@@ -100,16 +100,16 @@ def read_rows(folder: Path, stem: str) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path}: damaged ({error}); remove it and the .json beside it, and it is measured again") from error
+        raise UserError(f"{path}: damaged ({error}); remove it and its .json file to measure it again") from error
     return rows
 
 
 def write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as a Parquet file, whole or not at all; a column that a row lacks is null there."""
+    """Write rows to a Parquet file atomically; missing values are null."""
     import pyarrow
     import pyarrow.parquet
 
     sink = pyarrow.BufferOutputStream()
-    columns = dict.fromkeys(column for row in rows for column in row)  # from_pylist would take the first row's alone
+    columns = dict.fromkeys(column for row in rows for column in row)  # from_pylist would use only those of the first row
     pyarrow.parquet.write_table(pyarrow.table({name: [row.get(name) for row in rows] for name in columns}), sink)
     write_atomic(path, sink.getvalue().to_pybytes())

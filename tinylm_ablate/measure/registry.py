@@ -1,4 +1,4 @@
-"""All measures, and what a run's config requests of them."""
+"""All measures, and the records that a run's config requests."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tinylm_ablate.settled import Settled
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One record that is requested of a run.
+    """Request for one record of a run.
 
     Attributes:
-        measure: Its kind.
+        measure: Its measure.
         settings: Its settings.
-        stem: The name of its files, without their endings.
+        stem: The name of its files, without suffixes.
     """
 
     measure: Measure
@@ -36,24 +36,24 @@ class OwnMeasure:
         self.name, self.weights = str(self.own.name), bool(self.own.weights)
 
     def requests(self, run: Settled) -> list[dict[str, Any]]:
-        """None: it is requested by ``evaluate.own``."""
+        """None, since ``evaluate.own`` requests it."""
         del run
         return []
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
-        """What the class finds; its fields are its settings."""
+        """Return the results of the class, whose fields are its settings."""
         del settings
         found = self.own.measure(subject)
         return found if isinstance(found, Result) else Result(dict(found))
 
 
-#: What a measure of the user's own must have.
+#: Required attributes of a user-defined measure.
 OWN_MEASURE = ("name", "weights", "measure")
 
 
 @cache
 def measures() -> tuple[Measure, ...]:
-    """Every kind of measure, those of installed packages among them (entry points of the group ``tinylm_ablate.measures``)."""
+    """Return every measure, including those of installed packages (entry points of the group ``tinylm_ablate.measures``)."""
     from importlib.metadata import entry_points
 
     from tinylm_ablate.measure.bigram import Bigrams
@@ -73,14 +73,14 @@ def measures() -> tuple[Measure, ...]:
 
 
 def requested(run: Settled) -> list[Request]:
-    """What a run's config requests, in the order of the registry."""
+    """Return the requests of a run's config, in the order of the registry."""
     own = [(OwnMeasure(described), normal(described, "evaluate.own")) for described in run.config.evaluate.own]
     pairs = [*((measure, settings) for measure in measures() for settings in measure.requests(run)), *own]
     return [Request(measure, settings, stem(measure.name, settings)) for measure, settings in pairs]
 
 
 def measured(run: Settled, requests: list[Request]) -> dict[str, float]:
-    """The metrics of those requests that have records."""
+    """Return the metrics of requests that have records."""
     found: dict[str, float] = {}
     for request in requests:
         record = read_record(run.folder, request.stem)

@@ -1,4 +1,4 @@
-"""ROUGE-1 of a summary, as the task ``xsum`` scores it."""
+"""ROUGE-1 of a summary, for the task ``xsum``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def _scorer() -> Any:
 
 
 def process_results(doc: Mapping[str, str], results: Sequence[str]) -> dict[str, float]:
-    """The F-measure of shared words, 0 to 1.
+    """Return the F-measure of shared words, 0 to 1.
 
     Args:
         doc: A row with its ``summary``.
-        results: One text that was written.
+        results: One generated text.
     """
     return {"rouge1": float(_scorer().score(doc["summary"], results[0].strip())["rouge1"].fmeasure)}

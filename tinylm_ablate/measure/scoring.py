@@ -1,4 +1,4 @@
-"""Losses of token sequences and of continuations under a model, batched so that few padding tokens are computed."""
+"""Losses of token sequences and continuations under a model, batched to minimize padding."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ if TYPE_CHECKING:
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
-#: A batch holds at most this many tokens: on a CPU few enough that a layer's activations stay in its cache.
+#: Maximum tokens per batch: on a CPU, a layer's activations then fit its cache.
 _MAX_TOKENS = {"cpu": 2**11, "other": 2**15}
 
-#: And at most this many logits (1 GiB in fp32), for a model that makes them all at once.
+#: Maximum logits per batch (1 GiB in fp32), for a model that computes all at once.
 _MAX_LOGITS = 2**28
 
 
 class LanguageModel(Protocol):
-    """Interface of a model that is scored: the decoder has it, and a few lines around any other causal model give it."""
+    """Interface of a model for scoring, which the decoder implements; any other causal model needs a small wrapper."""
 
     @property
     def training(self) -> bool:
-        """Whether it is in the mode of training."""
+        """Whether the model is in training mode."""
 
     def train(self, mode: bool = True) -> Any:
         """Switch between training and evaluation."""
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: Any = "mean") -> Tensor:
-        """Cross-entropy in nats; with reduction="none" one value for each of ``targets`` (B, T)."""
+        """Return the cross-entropy in nats; with reduction="none", one value for each of ``targets`` (B, T)."""
 
 
 class ContinuingModel(LanguageModel, Protocol):
-    """A model that also scores several continuations of one text in one pass."""
+    """A model that can also score several continuations of one text in one pass."""
 
     def continuation_loss(self, tokens: Tensor, targets: Tensor, layout: Layout) -> Tensor:
         """Cross-entropy in nats.
 
         Args:
-            tokens: (B, P + K * C) ids, laid out as ``layout`` says.
-            targets: (B, K * C) ids of the tokens that follow those of the continuations.
-            layout: Where texts and continuations stand.
+            tokens: (B, P + K * C) ids, arranged according to ``layout``.
+            targets: (B, K * C) ids of the next tokens of the continuations.
+            layout: Positions of texts and continuations.
 
         Returns:
             (B, K * C).
@@ -65,19 +65,19 @@ class Continuing:
 
     @property
     def training(self) -> bool:
-        """As of the decoder."""
+        """Like the decoder's."""
         return self.decoder.training
 
     def train(self, mode: bool = True) -> Decoder:
-        """As of the decoder."""
+        """Like the decoder's."""
         return self.decoder.train(mode)
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
-        """As ``Decoder.loss``."""
+        """Like ``Decoder.loss``."""
         return self.decoder.loss(tokens, targets, reduction)
 
     def continuation_loss(self, tokens: Tensor, targets: Tensor, layout: Layout) -> Tensor:
-        """As in ``ContinuingModel``."""
+        """Like ``ContinuingModel``."""
         from tinylm_ablate.arch import continuations
 
         decoder = self.decoder
@@ -91,13 +91,13 @@ _Other = TypeVar("_Other", bound=LanguageModel)
 
 @dataclass(frozen=True)
 class Reader(Generic[_Model]):
-    """A model that reads text.
+    """A model with a tokenizer.
 
     Attributes:
         model: A causal language model.
         vocabulary: Its tokenizer.
-        context_length: Most tokens that it sees at once, as in training.
-        device: Where it is.
+        context_length: Maximum number of tokens in its context, as in training.
+        device: Its device.
     """
 
     model: _Model
@@ -106,12 +106,12 @@ class Reader(Generic[_Model]):
     device: torch.device | str
 
     def by(self, model: _Other) -> Reader[_Other]:
-        """Another model that reads the same way."""
+        """Return a reader with another model and the same settings."""
         return Reader(model, self.vocabulary, self.context_length, self.device)
 
 
 class Window(NamedTuple):
-    """``length`` predictions in a sequence, from its token ``start`` on."""
+    """``length`` predictions in a sequence, starting at token ``start``."""
 
     sequence: int
     start: int
@@ -127,27 +127,27 @@ def token_losses(
     device: torch.device | str,
     description: str = "",
 ) -> list[NDArray[np.float32]]:
-    """The loss of each token of each sequence but the first, given what stands before it in its window.
+    """Return the loss of each token of each sequence except the first, given the preceding tokens in its window.
 
-    A sequence of n + 1 tokens is n predictions. They are cut into consecutive windows of ``context_length`` predictions, the
-    last one shorter. The input of a window is the tokens one place to the left of its targets: its first input is the last
-    target of the window before, and nothing older is seen. So each token is predicted exactly once, and in a sequence of at
-    most ``context_length`` + 1 tokens each prediction sees all of its past.
+    A sequence of n + 1 tokens has n predictions. They are cut into consecutive windows of ``context_length`` predictions, the
+    last one shorter. The input of a window is its targets shifted by one token: its first input is the last target of the
+    previous window, and earlier tokens are not visible. Each token is thus predicted exactly once, and in a sequence of at
+    most ``context_length`` + 1 tokens, each prediction sees all earlier tokens.
 
-    Windows of many sequences are padded to a batch on the right, which a causal model cannot see. The result does not depend
-    on which sequences share a batch, beyond the rounding of fp32.
+    Windows of many sequences are padded on the right, which does not affect a causal model. The result does not depend on
+    the composition of batches, except for fp32 rounding.
 
     Args:
-        model: A causal language model. It is put into evaluation mode, and back into its mode afterwards. A decoder of R runs
-            (``arch.stacking.stacked``) scores the sequences under each of them.
+        model: A causal language model. It is set to evaluation mode, and afterwards restored. A decoder of R runs
+            (``arch.stacking.stacked``) scores the sequences with each of them.
         sequences: Token ids.
-        context_length: Most tokens that the model sees at once.
+        context_length: Maximum number of tokens in the model's context.
         vocab_size: Entries of the vocabulary; bounds the size of a batch.
-        device: Where the model is.
+        device: Device of the model.
         description: Title of the progress bar.
 
     Returns:
-        For each sequence an fp32 array of nats, one shorter than the sequence; of R runs (R, length).
+        For each sequence an fp32 array of nats, one shorter than the sequence; with R runs (R, length).
     """
     import torch
 
@@ -159,7 +159,7 @@ def token_losses(
         for index, sequence in enumerate(sequences)
         for start in range(0, len(sequence) - 1, context_length)
     ]
-    # Longest first: neighbors are equally long, and a batch that is too large for the memory fails at once.
+    # Longest first: adjacent sequences have similar lengths, and a batch that is too large for the memory fails immediately.
     windows.sort(key=lambda window: -window.length)
     was_training = model.training
     model.train(False)
@@ -180,13 +180,13 @@ def token_losses(
 
 
 def runs_of(model: object) -> int | None:
-    """Return how many runs R a model serves at once; None for a plain one, whose losses have no axis of runs."""
+    """Return the number of runs R of a model; None for a single model, whose losses have no axis of runs."""
     runs: int | None = getattr(model, "runs", None)
     return runs
 
 
 def by_run(losses: Sequence[NDArray[Any]], runs: int | None) -> list[list[NDArray[Any]]]:
-    """Losses of R runs as a list for each run; those of a plain model as the only list."""
+    """Split losses by run; those of a single model are the only list."""
     return [list(losses)] if runs is None else [[values[run] for values in losses] for run in range(runs)]
 
 
@@ -205,15 +205,15 @@ def continuation_losses(
     device: torch.device | str,
     description: str = "",
 ) -> list[NDArray[np.float64]]:
-    """The loss of each continuation given its text, in nats: what ``token_losses`` of text and continuation together finds.
+    """Return the loss of each continuation given its text, in nats: the same as ``token_losses`` of text and continuation.
 
-    The last token of a text is the first input of each of its continuations, whose last token is no input.
+    The last token of a text is the first input of each of its continuations, whose last token is not an input.
 
     Args:
-        model: It is put into evaluation mode, and back into its mode afterwards.
-        families: Equally many continuations of each text.
+        model: The model. It is set to evaluation mode, and afterwards restored.
+        families: Texts with equal numbers of continuations.
         vocab_size: Entries of the vocabulary; bounds the size of a batch.
-        device: Where the model is.
+        device: Device of the model.
         description: Title of the progress bar.
 
     Returns:
@@ -256,7 +256,7 @@ def _size(batch: Sequence[Family]) -> int:
 
 
 def _laid_out(batch: Sequence[Family]) -> tuple[Tensor, Tensor, Layout]:
-    """Inputs (B, P + K * C), targets (B, K * C) and where they stand; the padding is token 0, whose losses nobody reads."""
+    """Inputs (B, P + K * C), targets (B, K * C) and their layout; the padding is token 0, whose losses are ignored."""
     import torch
 
     from tinylm_ablate.arch.continuations import Layout
@@ -286,7 +286,7 @@ def most_tokens(device: torch.device | str, vocab_size: int) -> int:
 
 
 def batches(windows: Sequence[Window], tokens: int) -> Iterator[Sequence[Window]]:
-    """Neighbors, as many as fit into ``tokens`` when padded to the first, which is the longest."""
+    """Group adjacent items, as many as fit into ``tokens`` when padded to the first, which is the longest."""
     start = 0
     while start < len(windows):
         stop = start + max(1, tokens // windows[start].length)
@@ -295,7 +295,7 @@ def batches(windows: Sequence[Window], tokens: int) -> Iterator[Sequence[Window]
 
 
 def padded(batch: Sequence[Window], sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Inputs and targets, (B, T); the padding is token 0, whose losses nobody reads."""
+    """Inputs and targets, (B, T); the padding is token 0, whose losses are ignored."""
     import torch
 
     both = np.zeros((2, len(batch), batch[0].length), np.int64)

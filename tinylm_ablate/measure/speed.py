@@ -1,4 +1,4 @@
-"""The speed of generation, measured once for each shape, protocol and machine (Tables 2, 3 and 12).
+"""Speed of generation, measured once per shape, protocol and machine (Tables 2, 3 and 12).
 
 It does not depend on the weights, so it belongs to no single run: all seeds of a shape share one measurement. Beside our own
 decoder stands llama.cpp, which runs an exported model on a phone.
@@ -30,7 +30,7 @@ from tinylm_ablate.settled import Settled
 if TYPE_CHECKING:
     from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
-#: The measured value's name among a run's metrics.
+#: Name of the metric.
 METRIC = "decode/tokens_per_second"
 
 
@@ -41,24 +41,24 @@ class DecodingSpeed:
     weights = False
 
     def requests(self, run: Settled) -> list[dict[str, Any]]:
-        """One for this machine, where ``evaluate.decode.measure`` requests it."""
+        """One for this machine, if ``evaluate.decode.measure`` requests it."""
         config = run.config
         if not config.evaluate.decode.measure:
             return []
         return [protocol(config.evaluate.decode, config.train.device, config.train.threads)]
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
-        """Measure the shape, or read what another run of it measured."""
+        """Measure the shape, or read the measurement of another run with this shape."""
         return Result({METRIC: decode_speed_once(subject.run.shape, dict(settings), subject.run.cache)})
 
 
 def protocol(config: DecodeConfig, device: str, threads: int | str) -> dict[str, Any]:
-    """Protocol and machine: everything besides the shape that the speed depends on.
+    """Protocol and machine: everything that affects the speed, apart from the shape.
 
     Args:
         config: Batch, prefix, new tokens and precision.
-        device: As ``train.device``: "auto" is a GPU if there is one.
-        threads: As ``train.threads``: "auto" is one a core.
+        device: Like ``train.device``: "auto" is a GPU if there is one.
+        threads: Like ``train.threads``: "auto" is one per core.
     """
     import torch
 
@@ -80,13 +80,13 @@ def protocol(config: DecodeConfig, device: str, threads: int | str) -> dict[str,
 
 
 class ExportedSpeed:
-    """New tokens per second and memory of llama.cpp on this processor, by kind of weights, and of our own decoder."""
+    """New tokens per second and memory of llama.cpp on this CPU, by type of weights, and of our decoder."""
 
     name = "exported_speed"
     weights = False
 
     def requests(self, run: Settled) -> list[dict[str, Any]]:
-        """One for this machine, where ``evaluate.decode.llama_cpp`` names kinds of weights.
+        """One for our own decoder and one per kind of weights that ``evaluate.decode.llama_cpp`` names, for this machine.
 
         Raises:
             UserError: A package that it needs is not installed.
@@ -102,23 +102,20 @@ class ExportedSpeed:
                 "may be compiled, which takes some minutes)"
             )
         wanted = protocol(config.evaluate.decode, "cpu", config.train.threads)
-        return [{"weights": kinds, **{key: value for key, value in wanted.items() if key not in ("precision", "device")}}]
+        del wanted["precision"], wanted["device"]
+        return [{"weights": kind, **wanted} for kind in ("own", *kinds)]
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
-        """Measure the shape with random weights and the run's tokenizer, or read what another run of it measured.
+        """Measure the shape with random weights and the run's tokenizer, or read the measurement of another run.
 
         Returns:
-            Metrics ``decode/llama_cpp/q4_0/tokens_per_second`` and ``/memory`` (bytes, see ``generation_speed``) for each kind
-            of weights, and the same below ``decode/own`` in single precision.
+            Metrics ``decode/llama_cpp/q4_0/tokens_per_second`` and ``/memory`` (bytes, see ``generation_speed``), or the same
+            below ``decode/own`` in single precision.
         """
-        run = subject.run
-        found: dict[str, float] = {}
-        for kind in ("own", *settings["weights"]):
-            wanted = {**settings, "weights": kind}
-            place = "decode/own" if kind == "own" else f"decode/llama_cpp/{kind}"
-            made = partial(_exported_speed, run, subject.vocabulary, wanted)
-            found |= {f"{place}/{key}": value for key, value in _once(run.shape, wanted, run.cache, made).items()}
-        return Result(found)
+        run, wanted = subject.run, dict(settings)
+        place = "decode/own" if wanted["weights"] == "own" else f"decode/llama_cpp/{wanted['weights']}"
+        found = _once(run.shape, wanted, run.cache, partial(_exported_speed, run, subject.vocabulary, wanted))
+        return Result({f"{place}/{key}": value for key, value in found.items()})
 
 
 def decode_speed_once(shape: Shape, wanted: dict[str, Any], cache_dir: Path) -> float:
@@ -127,13 +124,13 @@ def decode_speed_once(shape: Shape, wanted: dict[str, Any], cache_dir: Path) -> 
     Args:
         shape: The decoder.
         wanted: The protocol.
-        cache_dir: Folder that runs share.
+        cache_dir: Shared cache folder.
     """
     return _once(shape, wanted, cache_dir, lambda: {"tokens_per_second": _measure(shape, wanted)})["tokens_per_second"]
 
 
 def _once(shape: Shape, wanted: dict[str, Any], cache_dir: Path, made: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """The result of ``made``, or its earlier result. Two measurements never run beside each other; other work may."""
+    """Return the result of ``made``, or its earlier result. Two measurements never run at the same time; other work may."""
     folder = cache_dir / "decode"
     path = folder / f"{fingerprint({'shape': plain(shape), **wanted})}.json"
     with locked(folder / "measuring", "a measurement of decode speed"):
@@ -144,12 +141,13 @@ def _once(shape: Shape, wanted: dict[str, Any], cache_dir: Path, made: Callable[
 
 
 def _kept(path: Path, wanted: dict[str, Any]) -> dict[str, float] | None:
-    """The earlier measurement; None where nothing was, or where the file is damaged."""
+    """Return the earlier measurement; None if there is none, or if the file is damaged."""
     try:
         found = {key: float(value) for key, value in json.loads(path.read_text()).items() if key not in wanted}
     except (OSError, ValueError, TypeError, AttributeError):
         return None
-    return found if found and all(math.isfinite(value) and value > 0 for value in found.values()) else None
+    sound = all(math.isfinite(value) for value in found.values()) and found.get("tokens_per_second", 0) > 0
+    return found if sound else None
 
 
 def _exported_speed(run: Settled, vocabulary: Vocabulary, wanted: dict[str, Any]) -> dict[str, float]:
@@ -187,7 +185,7 @@ def _measure(shape: Shape, wanted: dict[str, Any]) -> float:
     torch.set_num_threads(wanted["threads"])
     sizes = wanted["batch"], wanted["prefix"], wanted["new_tokens"]
     try:
-        # The fastest, since what else the machine does can only make it slower.
+        # The fastest, since other programs on the machine can only slow it down.
         return max(decode_speed(shape, *sizes, wanted["precision"], device=wanted["device"]) for _ in range(wanted["repeats"]))
     finally:
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Interface of a measure: one kind of number about a finished run, with its settings and its rows."""
+"""Interface of a measure: a kind of metrics of a finished run, with settings and rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Result:
 
     Attributes:
         metrics: Flat names to numbers, such as ``test/bits_per_byte/en``.
-        rows: One row per document, question or position: where statistics over them start. May be empty.
+        rows: One row per document, question or position, for statistics. May be empty.
     """
 
     metrics: dict[str, float]
@@ -45,9 +45,9 @@ class Measure(Protocol):
     weights: bool
 
     def requests(self, run: Settled) -> list[dict[str, Any]]:
-        """Settings of each record that the run's config requests; empty where it requests none.
+        """Return the settings of each record that the run's config requests.
 
-        Settings hold everything beside the run that the numbers depend on: their fingerprint names the record.
+        Settings include everything that affects the metrics, except for the run: their fingerprint names the record.
         """
 
     def measure(self, subject: Subject, settings: Settings) -> Result:
@@ -56,14 +56,14 @@ class Measure(Protocol):
 
 @runtime_checkable
 class StackedMeasure(Measure, Protocol):
-    """A measure that several runs of one shape, text and tokenizer can share."""
+    """A measure that can measure several runs of one shape, text and tokenizer together."""
 
     def measure_together(self, subjects: Sequence[Subject], settings: Settings) -> list[Result]:
-        """Measure runs with the same settings as one program; a result for each."""
+        """Measure runs with the same settings as one program; returns one result per run."""
 
 
 class Subject:
-    """A finished run to be measured: its parts are opened when they are first used, and kept for the next measure.
+    """A finished run to measure; its parts are opened on first use, and kept for the next measure.
 
     Attributes:
         run: The run.
@@ -76,7 +76,7 @@ class Subject:
         torch.set_num_threads(thread_count(run.config.train.threads))
 
     def share(self, other: Subject) -> None:
-        """Use what another subject has opened, so far as it is the same."""
+        """Reuse the opened parts of another subject if they are the same."""
         mine, their = self.run, other.run
         if (mine.cache, mine.text) == (their.cache, their.text):
             names = ("corpus", "vocabulary") if mine.vocabulary == their.vocabulary else ("corpus",)
@@ -89,7 +89,7 @@ class Subject:
 
     @property
     def context_length(self) -> int:
-        """Tokens that the model sees at once, as in training."""
+        """Context length, as in training."""
         return self.run.config.train.context_length
 
     @cached_property
@@ -109,7 +109,7 @@ class Subject:
 
     @cached_property
     def shards(self) -> Shards:
-        """The corpus in the tokenizer's ids."""
+        """The token shards of the corpus."""
         from tinylm_ablate.data.mixing import grouped_by
         from tinylm_ablate.data.shards import open_shards
 
@@ -122,7 +122,7 @@ class Subject:
 
     @property
     def reader(self) -> Reader[Decoder]:
-        """The trained weights as a reader of text."""
+        """The trained weights with the tokenizer."""
         return Reader(self.decoder, self.vocabulary, self.context_length, self.device)
 
     @cached_property
@@ -133,7 +133,7 @@ class Subject:
 
 
 def decoder_of(subjects: Sequence[Subject]) -> Decoder:
-    """The decoder of a run, or one decoder with copies of the weights of several runs of one shape."""
+    """Load the decoder of a run, or one decoder with copies of the weights of several runs of one shape."""
     if len(subjects) == 1:
         return subjects[0].decoder
     from tinylm_ablate.arch.stacking import stacked

@@ -1,1 +1,1 @@
-"""Optimizers, schedules, and the rule from batch to learning rate (Section 4.1)."""
+"""Optimizers, schedules, and the learning rate as a function of the batch size (Section 4.1)."""

@@ -1,4 +1,4 @@
-"""An optimizer for each of R runs, for a processor: the arithmetic that the run alone has, to the bit."""
+"""Separate optimizers for R runs on a CPU, with results bit-identical to those of each run alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ApartOptimizers:
     def __init__(self, models: Sequence[nn.Module], configs: Sequence[OptimizerConfig], products: torch.dtype) -> None:
         self.models, self.clips = models, [config.clip for config in configs]
         self.optimizers = [
-            build_optimizer(model, config, learning_rate=1.0, products=products)  # the rate is set in each step
+            build_optimizer(model, config, learning_rate=1.0, products=products)  # each step sets the rate
             for model, config in zip(models, configs, strict=True)
         ]
 

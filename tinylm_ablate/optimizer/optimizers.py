@@ -1,4 +1,4 @@
-"""The optimizer of one run, as PyTorch and Lightning want it; that of R runs, with the same arithmetic, is in ``stacked``."""
+"""Optimizer of one run, for PyTorch and Lightning; ``stacked`` has the equivalent for R runs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tinylm_ablate.optimizer.updates import RULES, OwnRule, Rule, Settings, appl
 
 
 def rule_of(name: str, matrix: bool, optimizer: OptimizerConfig) -> Rule:
-    """The rule that updates a parameter.
+    """Return the update rule of a parameter.
 
-    With "muon" the matrices of the layers are orthogonalized as they are stored: queries, keys and values as one, gate and up
-    as one. Embedding and head, whose rows are entries of the vocabulary and not directions of one space, go with the vectors
-    to AdamW, as its author advises.
+    With "muon", the matrices of the layers are orthogonalized as they are stored: queries, keys and values as one, gate and up
+    as one. Embedding and head, whose rows are entries of the vocabulary rather than directions in one space, are updated by
+    AdamW like the vectors, as the author of Muon recommends.
     """
     if optimizer.name == "muon":
         return RULES["muon" if matrix and name.startswith("layers.") else "adamw"]
@@ -30,26 +30,26 @@ def rule_of(name: str, matrix: bool, optimizer: OptimizerConfig) -> Rule:
 
 
 def decay_of(matrix: bool, optimizer: OptimizerConfig) -> float:
-    """The decay of a parameter: with ``decay=matrices`` vectors (norms, scales) do not decay."""
+    """Weight decay of a parameter: with ``decay=matrices``, vectors (norms, scales) do not decay."""
     return optimizer.weight_decay if matrix or optimizer.decay == "all" else 0.0
 
 
 def build_optimizer(
     model: nn.Module, optimizer: OptimizerConfig, learning_rate: float, products: torch.dtype = torch.float32
 ) -> torch.optim.Optimizer:
-    """The optimizer with its peak learning rate; the schedule multiplies it.
+    """Create the optimizer with its peak learning rate, which the schedule multiplies.
 
     - adamw: torch's fused AdamW.
-    - lion: takes about a tenth of AdamW's rate and ten times its decay.
-    - muon: its updates have the scale of AdamW's, so that AdamW's rate and decay serve all parameters.
+    - lion: needs about a tenth of AdamW's rate and ten times its decay.
+    - muon: its updates are scaled like AdamW's, so that AdamW's rate and decay suit all parameters.
     - schedule_free: AdamW with averaging instead of a decaying schedule.
     - own: the class in ``optimizer.own`` (``updates.OwnRule``).
 
     Args:
-        model: Its parameters are updated.
+        model: The model whose parameters are updated.
         optimizer: The group ``optimizer``.
-        learning_rate: The peak.
-        products: muon: the precision of its matrix products.
+        learning_rate: Peak learning rate.
+        products: muon: precision of its matrix products.
     """
     groups: dict[tuple[Rule, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -66,16 +66,16 @@ def build_optimizer(
 
 
 class AdamW(torch.optim.AdamW):
-    """Torch's, without the decorator of its step, which imports the compiler for code that nobody compiles (``train.lean``)."""
+    """Torch's AdamW without the decorator of its step, which needlessly imports the compiler (``train.lean``)."""
 
     step = torch.no_grad()(getattr(torch.optim.AdamW.step, "__wrapped__", torch.optim.AdamW.step))
 
 
 class RuleOptimizer(torch.optim.Optimizer):
-    """The rules of ``updates`` for the parameters of one run.
+    """The rules in ``updates`` for the parameters of one run.
 
     Attributes:
-        counters: "updates" that were done; for schedule_free the highest rate so far, and the sum of the weights of all steps.
+        counters: "updates" done; for schedule_free also the highest rate so far and the sum of the weights of all steps.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update the parameters that have a gradient; where none has, nothing changes."""
+        """Update the parameters that have gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -118,7 +118,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
 @torch.no_grad()
 def final_weights(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The weights that a model is used with, by name: averages with schedule_free, or else those that it trains."""
+    """Return the weights to use a model with, by name: averages with schedule_free, otherwise the trained ones."""
     weights: dict[str, Tensor] = dict(model.named_parameters())
     if isinstance(optimizer, RuleOptimizer) and optimizer.config.name == "schedule_free":
         for name, parameter in weights.items():
@@ -128,13 +128,13 @@ def final_weights(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[st
 
 
 # ---------------------------------------------------------------------------------------------------------------------------
-# A run's state of the optimizer, by the names of its parameters: what its checkpoint holds.
+# Optimizer state of a run by the names of its parameters, as stored in checkpoints.
 
 
 def optimizer_state(
     optimizer: torch.optim.Optimizer, model: nn.Module
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
-    """The tensors that an optimizer keeps, as kind -> name of the parameter -> tensor, and its counters."""
+    """Return the optimizer's tensors, as kind -> name of the parameter -> tensor, and its counters."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     kept: dict[str, dict[str, Tensor]] = {}
     counters = dict(optimizer.counters) if isinstance(optimizer, RuleOptimizer) else {"updates": 0.0}

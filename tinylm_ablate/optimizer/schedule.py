@@ -1,4 +1,4 @@
-"""The course of the learning rate, as a closed form of the optimizer step."""
+"""Learning rate schedules, in closed form."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ class Schedule(Protocol):
     """Interface of a user-defined schedule of the learning rate: a dataclass with this method."""
 
     def factor(self, done: float) -> float:
-        """The learning rate over the peak, ``done`` being the share of the steps after warm-up that are done."""
+        """Return the learning rate divided by the peak when the share ``done`` of the steps after warm-up is done."""
 
 
 def warmup_steps(optimizer: OptimizerConfig, steps: int, batch_tokens: int) -> int:
-    """Optimizer steps of warm-up: a share of all steps if ``optimizer.warmup`` is below 1, otherwise that many tokens."""
+    """Steps of warm-up: a share of all steps if ``optimizer.warmup`` is below 1, otherwise a number of tokens."""
     wanted = optimizer.warmup * steps if optimizer.warmup < 1 else optimizer.warmup / batch_tokens
     return min(steps, math.ceil(wanted))
 
 
 def run_factor(optimizer: OptimizerConfig, rounds: Rounds, step: int, batch_tokens: int) -> float:
-    """The learning rate of step ``step`` (from 0) of a run over the peak, whatever round it is in.
+    """Return the learning rate of step ``step`` (from 0) of a run divided by the peak, in any round.
 
-    A branch falls linearly from the rate of the run that it leaves to ``optimizer.final``.
+    In a branch, it decreases linearly from the rate of the run that it leaves to ``optimizer.final``.
     """
     place, steps = rounds.place(step)
     rate = factor(optimizer, place, steps, warmup_steps(optimizer, steps, batch_tokens))

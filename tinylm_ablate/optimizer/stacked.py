@@ -48,12 +48,12 @@ class Kind:
 
 @dataclass(frozen=True)
 class Part:
-    """Kinds that the optimizer treats alike.
+    """Kinds of parameters with the same update rule.
 
     Attributes:
         matrices: Whether they are matrices.
-        within: Where they lie in a row.
-        kinds: The kinds, with places that count from the beginning of the part.
+        within: Their slice of a row.
+        kinds: The kinds, with offsets relative to the part.
     """
 
     matrices: bool
@@ -63,11 +63,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """Layout of the parameters of a run in its row.
+    """Layout of a run's parameters in a row.
 
     Attributes:
         parts: All of them, in order.
-        width: Length P of a row; what lies between parameters is zero and stays so.
+        width: Length P of a row; gaps between parameters are always zero.
     """
 
     parts: tuple[Part, ...]
@@ -75,7 +75,7 @@ class Layout:
 
     @staticmethod
     def of(sizes: Mapping[str, torch.Size]) -> Layout:
-        """The layout of parameters: name -> size in one run."""
+        """Create the layout of parameters: name -> size in one run."""
         groups: tuple[list[str], list[str], list[str]] = ([], [], [])
         for name, size in sizes.items():
             groups[2 if len(size) < 2 else 0 if name.startswith("layers.") else 1].append(name)
@@ -94,7 +94,7 @@ class Layout:
         return Layout(tuple(part for part in parts if part.kinds), begin)
 
     def views(self, rows: Tensor) -> dict[str, Tensor]:
-        """The parameters in rows (R, P): name -> (R, *size), the same memory."""
+        """Return views of the parameters in rows (R, P): name -> (R, *size)."""
         return {
             name: kind.of(rows[:, part.within])[:, index]
             for part in self.parts
@@ -105,7 +105,7 @@ class Layout:
 
 @dataclass
 class _Kept:
-    """A part as the optimizer sees it: its rule, each run's decay (R, 1), and its state by kind of state, (R, width)."""
+    """State of a part: its rule, each run's decay (R, 1), and its state by kind, (R, width)."""
 
     part: Part
     rule: Rule
@@ -114,13 +114,13 @@ class _Kept:
 
 
 class StackedOptimizer:
-    """One optimizer for R runs, each with its own settings; a step of it needs nothing from the host.
+    """One optimizer for R runs with their own settings; a step does not synchronize with the host.
 
     Args:
-        layout: Of the rows.
+        layout: Layout of the rows.
         weights: (R, P).
-        configs: The group ``optimizer`` of each run; the name is the same in all.
-        products: muon: the precision of its matrix products.
+        configs: The group ``optimizer`` of each run, all with the same name.
+        products: muon: precision of its matrix products.
     """
 
     def __init__(self, layout: Layout, weights: Tensor, configs: Sequence[OptimizerConfig], products: torch.dtype) -> None:
@@ -144,8 +144,8 @@ class StackedOptimizer:
         Args:
             grads: (R, P).
             rates: Learning rate of each run, (R,) fp64.
-            active: Which runs take part, (R,) bool. Of the others, and of those whose gradients are not finite, weights, state
-                and counters do not change by a bit.
+            active: Which runs take part, (R,) bool. Weights, state and counters of the others, and of runs whose gradients are
+                not finite, stay unchanged to the bit.
 
         Returns:
             The norm of each run's gradients before clipping, (R,).
@@ -172,14 +172,14 @@ class StackedOptimizer:
         return norms_of_runs
 
     def _orthogonal(self, rows: Tensor, part: Part) -> Tensor:
-        """The scaled orthogonal matrices nearest to all matrices of a part, (R, width) -> (R, width)."""
+        """Return the scaled orthogonal matrices closest to the matrices of a part, (R, width) -> (R, width)."""
         result = torch.zeros_like(rows)
         for kind in part.kinds:
             kind.of(result).copy_(scaled_orthogonal(kind.of(rows), self.products))
         return result
 
     def state_of(self, run: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
-        """What ``build.optimizer_state`` is for one run: kind of state -> name -> tensor, and the counters."""
+        """Return the state of one run as ``build.optimizer_state`` does: kind of state -> name -> tensor, and the counters."""
         counters = {name: float(value[run]) for name, value in self.counters.items()}
         kept: dict[str, dict[str, Tensor]] = {}
         if counters["updates"]:
@@ -196,11 +196,11 @@ class StackedOptimizer:
         for kind_of_state, name, view in self._state_views():
             if kind_of_state in kept:
                 view[run].copy_(kept[kind_of_state][name])
-            elif kind_of_state == "z":  # before the first update, from the weights that the run begins with
+            elif kind_of_state == "z":  # before the first update, the run's initial weights
                 view[run].copy_(self.layout.views(self.weights)[name][run])
 
     def final_weights(self, run: int) -> dict[str, Tensor]:
-        """The weights that a run's model is used with: name -> tensor; schedule_free's are averages."""
+        """Return the weights to use a run's model with: name -> tensor; averages with schedule_free."""
         weights = {name: view[run] for name, view in self.layout.views(self.weights).items()}
         if self.counters["updates"][run] > 0:
             for kind_of_state, name, view in self._state_views():
@@ -209,7 +209,7 @@ class StackedOptimizer:
         return weights
 
     def _state_views(self) -> list[tuple[str, str, Tensor]]:
-        """All state by the names of the parameters: (kind of state, name, (R, *size))."""
+        """Yield all state by the names of the parameters: (kind of state, name, (R, *size))."""
         return [
             (kind_of_state, name, kind.of(rows)[:, index])
             for kept in self.kept

@@ -1,8 +1,8 @@
-"""The arithmetic of the optimizers, for one run or for R runs at once.
+"""Update rules of the optimizers, for one run or for R runs at once.
 
-A rule changes weights and its own state in place. Of one run the weights are a parameter and the settings are numbers; of R
-runs the weights are (R, P), a row for each run, and the settings are (R, 1), so that rates, betas and decay may differ from run
-to run. All rules compute in fp32, whatever the weights are kept in.
+A rule changes weights and its state in place. For one run, weights are a parameter and settings are numbers; for R runs,
+weights are (R, P), one row per run, and settings are (R, 1), so that rates, betas and decay may differ between runs. All rules
+compute in fp32, whatever the type of the weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 Number = float | Tensor
 
-#: The coefficients of Jordan's quintic iteration, and how often it runs.
+#: Coefficients of Jordan's quintic iteration, and the number of iterations.
 _NEWTON_SCHULZ, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 
 
@@ -29,11 +29,11 @@ class Settings:
         decay: Decoupled weight decay.
         beta1, beta2: Decay of the first and the second moment.
         eps: Epsilon of the update.
-        momentum: Muon's.
-        updates: Updates including this one, at least 1.
+        momentum: Muon's momentum.
+        updates: Number of updates including this one, at least 1.
         average: schedule_free: weight of this step in the average of all steps.
-        active: 1, or 0 for a run that this step leaves exactly as it is; its gradients must be finite then.
-        orthogonal: muon: replaces momentum by the scaled orthogonal matrices nearest to it.
+        active: 1, or 0 for a run that this step must not change; its gradients must still be finite.
+        orthogonal: muon: replaces momentum by the closest scaled orthogonal matrices.
     """
 
     rate: Number
@@ -70,7 +70,7 @@ def lion(weights: Tensor, grads: Tensor, state: dict[str, Tensor], settings: Set
 
 
 def muon(weights: Tensor, grads: Tensor, state: dict[str, Tensor], settings: Settings) -> None:
-    """Muon (Jordan et al. 2024), with Nesterov's momentum."""
+    """Muon (Jordan et al. 2024), with Nesterov momentum."""
     s = settings
     assert s.orthogonal is not None
     momentum = state["momentum_buffer"]
@@ -98,13 +98,13 @@ class OwnRule(Protocol):
     """Interface of a user-defined optimizer: a dataclass with these two methods.
 
     Attributes:
-        keeps: Names of what it keeps for each weight; all begin at zero.
+        keeps: Names of its state tensors per weight, which start at zero.
     """
 
     keeps: Sequence[str]
 
     def update(self, weights: Tensor, grads: Tensor, state: dict[str, Tensor], settings: Settings) -> None:
-        """Change the weights of one parameter, and its state, in place; all are in fp32."""
+        """Update the weights of one parameter and its state in place, in fp32."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Rule:
     Attributes:
         name: As in ``optimizer.name``.
         update: The update, in place.
-        keeps: Names of what is kept for each weight.
+        keeps: Names of its state tensors per weight.
     """
 
     name: str
@@ -134,35 +134,35 @@ RULES = {
 
 
 def first_state(rule: Rule, weights: Tensor) -> dict[str, Tensor]:
-    """The state of a rule before the first update: zeros, and schedule-free's z, which begins at the weights."""
+    """Return the state of a rule before the first update: zeros, or the weights for schedule-free's z."""
     averages = rule.name == "schedule_free"
     return {name: weights.detach().clone() if averages and name == "z" else torch.zeros_like(weights) for name in rule.keeps}
 
 
 def apply(rule: Rule, weights: Tensor, grads: Tensor, state: dict[str, Tensor], settings: Settings) -> None:
-    """One update in place, in fp32."""
+    """Apply one update in place, in fp32."""
     exact = weights.float()
     exact_state = {name: value.float() for name, value in state.items()}
     rule.update(exact, grads.float(), exact_state, settings)
-    if weights.dtype != torch.float32:  # else they are the same memory
+    if weights.dtype != torch.float32:  # otherwise they share memory
         weights.copy_(exact)
         for name, value in state.items():
             value.copy_(exact_state[name])
 
 
 def averaged(weights: Tensor, z: Tensor, beta1: float) -> Tensor:
-    """schedule_free: the paper's x, the average that a model is used with, from y = beta1 x + (1 - beta1) z."""
+    """schedule_free: compute the paper's x, the average to use a model with, from y = beta1 x + (1 - beta1) z."""
     return weights.lerp(z.to(weights.dtype), 1 - 1 / beta1)
 
 
 def scaled_orthogonal(matrices: Tensor, products: torch.dtype) -> Tensor:
-    """The nearest orthogonal matrices, by Newton and Schulz, to the scale of AdamW's updates.
+    """Return the closest orthogonal matrices by Newton-Schulz iteration, at the scale of AdamW's updates.
 
-    0.2 sqrt(max(rows, columns)) is the scale of Liu et al. 2025 (arXiv 2502.16982), with which AdamW's rates and decay serve.
+    The scale is 0.2 sqrt(max(rows, columns)) (Liu et al. 2025, arXiv 2502.16982), which suits AdamW's rates and decay.
 
     Args:
         matrices: (..., rows, columns).
-        products: The precision of the products.
+        products: Precision of the products.
     """
     rows, columns = matrices.shape[-2:]
     x = matrices.mT if rows > columns else matrices
@@ -177,11 +177,11 @@ def scaled_orthogonal(matrices: Tensor, products: torch.dtype) -> Tensor:
 
 
 def _root_of_square(square: Tensor, grads: Tensor, s: Settings) -> Tensor:
-    """Take the gradients into the second moment; returns its root, without the bias of the first steps, plus eps."""
+    """Update the second moment with the gradients; return its bias-corrected root plus eps."""
     square.lerp_(grads * grads, _fp32((1 - s.beta2) * s.active))
     return square.sqrt().mul_(_fp32((1 - s.beta2**s.updates) ** -0.5)).add_(_fp32(s.eps))
 
 
 def _fp32(number: Number) -> Number:
-    """A coefficient as the weights are: a product of fp32 and a tensor in fp64 would be fp64."""
+    """Convert a coefficient to the type of the weights: a product of fp32 and an fp64 tensor would be fp64."""
     return number.float() if isinstance(number, Tensor) else number

@@ -1,6 +1,6 @@
-"""From runs to pages: records become one frame, statistics, a page of blocks, and that HTML, Markdown and LaTeX.
+"""Reports on finished runs, as HTML, Markdown and LaTeX:
 
     records -> frame -> science -> blocks -> html, markdown, latex
 
-Nothing here trains, and no renderer reads what another wrote.
+Nothing here trains, and renderers do not read each other's output.
 """

@@ -1,6 +1,6 @@
-"""``tinylm-ablate report``, or ``python -m tinylm_ablate.report``: the pages of the runs, written to ``results/``.
+"""``tinylm-ablate report``, or ``python -m tinylm_ablate.report``: writes pages on the runs to ``results/``.
 
-The same runs give the same bytes: nothing that is written depends on the time, the machine, or the order of folders.
+The same runs give the same bytes: the output does not depend on the time, the machine, or the order of folders.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from tinylm_ablate.paths import conf_dir
 from tinylm_ablate.report import mlflow_store
 from tinylm_ablate.report.site import Ahead, add_to_reference, write_report
 
-_NOTHING = """no finished run in {runs_dir} yet. `make demo` trains a small grid; one of your own is, for instance,
+_NOTHING = """no finished run in {runs_dir} yet. `make demo` trains a small grid; for your own, use for example
     python -m tinylm_ablate -m arch.depth=20,40 seeds=2"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command; returns its exit code."""
     options = _parser().parse_args(arguments)
     claims = options.claims or next((folder for folder in [Path("claims")] if folder.is_dir()), None)
     reference = options.results / "reference" if options.reference is None else options.reference
@@ -61,20 +61,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--add", action="store_true", help="add the runs to the reference, and write nothing else")
     parser.add_argument(
         "--forecast", nargs=3, metavar=("SCALE", "PARAMETERS", "TOKENS"),
-        help="write down what is expected of a scale before it is run, such as s8 15.2e6 122e6; mode=plan prints both numbers",
+        help="forecast results at a scale before it is run, such as s8 15.2e6 122e6; mode=plan prints both numbers",
     )  # fmt: skip
     parser.add_argument(
         "--claims", type=Path, help="folder of your own claims, one YAML file each (default: claims, if there is one here)"
     )
     parser.add_argument(
-        "--mlflow", metavar="URI", help="read an MLflow store in place of a folder of runs: sqlite:///FILE or http://SERVER"
+        "--mlflow", metavar="URI", help="read an MLflow store instead of a folder of runs: sqlite:///FILE or http://SERVER"
     )
     parser.add_argument("--experiment", help="its experiment (default: that of conf/tracking/mlflow.yaml)")
     return parser
 
 
 def _ahead(scale: str, parameters: str, tokens: str) -> Ahead:
-    """The setting that is forecast."""
+    """Return the setting to forecast."""
     numbers = []
     mistakes = []
     for name, text in (("PARAMETERS", parameters), ("TOKENS", tokens)):
@@ -91,7 +91,7 @@ def _ahead(scale: str, parameters: str, tokens: str) -> Ahead:
 
 
 def _experiment_name() -> str:
-    """What runs are tracked under by default."""
+    """Return the default name of the MLflow experiment."""
     import yaml
 
     name: str = yaml.safe_load((conf_dir() / "tracking" / "mlflow.yaml").read_text(encoding="utf-8"))["experiment"]

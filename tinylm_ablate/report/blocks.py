@@ -1,7 +1,7 @@
-"""What a page is made of: a list of blocks, which each renderer writes in its own format.
+"""Blocks of a page, which each renderer writes in its own format.
 
-Text is plain; emphasis, code and links are ``Span``. No block holds Markdown, HTML or LaTeX, so nothing that a user wrote (a
-note, a name, a path) can become markup.
+Text is plain; emphasis, code and links are ``Span``. Blocks contain no Markdown, HTML or LaTeX, so users' texts (notes, names,
+paths) cannot become markup.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Style = Literal["strong", "code", "link", "quiet"]
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of text with a style; ``address`` is where a link leads."""
+    """A piece of text with a style; ``address`` is the target of a link."""
 
     text: str
     style: Style
@@ -35,8 +35,8 @@ class Cell:
     """One cell of a table.
 
     Attributes:
-        content: What it shows.
-        value: What its column is sorted by: a number or a text; None sorts last.
+        content: Its content.
+        value: Sort key in its column: a number or a text; None sorts last.
         mark: A class for its color, such as a verdict's name; empty for none.
     """
 
@@ -69,7 +69,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Code:
-    """Something to copy, such as a command."""
+    """Text to copy, such as a command."""
 
     text: str
 
@@ -83,9 +83,9 @@ class Table:
 
     Attributes:
         head: Heads of the columns.
-        rows: Cells; every row has as many as the head.
-        words: The first columns that hold words; the others hold numbers and are aligned to the right.
-        caption: What it shows.
+        rows: Cells; each row is as long as the head.
+        words: Number of first columns with words; the others have numbers and are right-aligned.
+        caption: Its caption.
     """
 
     def __init__(self, head: Sequence[str], rows: Sequence[Row], words: int = 1, caption: str = "") -> None:
@@ -95,14 +95,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure: one description, drawn once, from which every format takes what it needs.
+    """A figure, drawn once from one description for all formats.
 
     Attributes:
         name: Stem of its file.
         spec: Its Vega-Lite specification.
-        title: What stands under it.
-        alt: What it shows, for readers who do not see it.
-        narrow: The same for a narrow screen; None where the figure fits one.
+        title: Its caption.
+        alt: Its description for readers who cannot see it.
+        narrow: Version for a narrow screen; None if the figure fits.
     """
 
     name: str
@@ -123,8 +123,8 @@ class Verdict:
 
     Attributes:
         title: The claim.
-        source: Where it is made.
-        verdict: One of the five words.
+        source: Source of the claim.
+        verdict: One of the five verdicts.
         reason: Why, with the numbers.
     """
 
@@ -136,7 +136,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Fold:
-    """Blocks that are folded away under a summary."""
+    """Collapsed blocks with a summary."""
 
     summary: str
     blocks: Sequence[Block]
@@ -156,19 +156,19 @@ def code(text: str) -> Span:
 
 
 def quiet(text: str) -> Span:
-    """Text that stands back."""
+    """De-emphasized text."""
     return Span(text, "quiet")
 
 
 def link(text: str, address: str) -> Piece:
-    """A link, or plain text where the address is neither on the web nor within these pages."""
+    """A link, or plain text if the address is neither on the web nor within these pages."""
     scheme = re.match(r"\s*([^/?#]*):", address)
     safe = re.fullmatch(r"(?i)https?", scheme[1]) if scheme else not address.startswith(("/", "\\", ".."))
     return Span(text, "link", address) if safe else text
 
 
 def styled(text: str) -> list[Piece]:
-    """Text of this program with **strong**, `code` and [link](address); in a user's text such signs mean nothing."""
+    """Parse this program's text with **strong**, `code` and [link](address); users' texts are never parsed."""
     found: list[Piece] = []
     for plain_text, bold, fixed, words, address in re.findall(r"([^*`\[]+)|\*\*(.+?)\*\*|`(.+?)`|\[(.+?)\]\((.+?)\)", text):
         found.append(plain_text or (strong(bold) if bold else code(fixed) if fixed else link(words, address)))
@@ -176,17 +176,17 @@ def styled(text: str) -> list[Piece]:
 
 
 def pieces(content: Inline) -> Sequence[Piece]:
-    """Content as a sequence, whether it is one text or several pieces."""
+    """Return content as a sequence of pieces."""
     return [content] if isinstance(content, str) else content
 
 
 def plain(content: Inline) -> str:
-    """Content without its styles."""
+    """Return content without styles."""
     return "".join(piece if isinstance(piece, str) else piece.text for piece in pieces(content))
 
 
 def walk(blocks: Sequence[Block]) -> Iterator[Block]:
-    """Every block, those within folds included."""
+    """Yield every block, including those in folds."""
     for block in blocks:
         yield block
         if isinstance(block, Fold):

@@ -1,4 +1,4 @@
-"""Tables that only some experiments ask for, by the name in ``experiment.figures``."""
+"""Tables for specific experiments, by the name in ``experiment.figures``."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tinylm_ablate.science.evidence import Setting
 from tinylm_ablate.science.pairs import pairs
 from tinylm_ablate.science.rank import correlation as rank_correlation
 
-#: The arm that convergence is measured against; without one of this name it is the first.
+#: Reference arm for convergence; without one of this name, the first arm is used.
 _BASE = "base"
 
 
 def ladder(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
-    """Gain of each step, next to the paper's."""
+    """Gain of each step, compared with the paper's."""
     if primary is None:
         return []
     arms = list(dict.fromkeys(setting.runs["arm"]))
@@ -50,20 +50,22 @@ def ladder(setting: Setting, records: Records, primary: Measure | None, paper: P
 
 
 def forgetting(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
-    """Loss of each part of the training data under the final model."""
+    """Loss of the final model on each part of the training data."""
     runs = setting.runs
     names = [str(name) for name in runs if str(name).startswith("forgetting/part_") and str(name).count("/") == 1]
     names.sort(key=lambda name: int(name.rpartition("_")[2]))
     if not names:
         return []
     names += ["forgetting/unseen"] if "forgetting/unseen" in runs else []
-    rows = [[str(arm), *(_spread(own[name].dropna()) for name in names)] for arm, own in runs.groupby("arm", sort=False)]
+    rows: list[Row] = [
+        [str(arm), *(_spread(own[name].dropna()) for name in names)] for arm, own in runs.groupby("arm", sort=False)
+    ]
     head = ["arm", *(name.rpartition("/")[2].replace("_", " ") for name in names)]
     return [Table(head, rows, 1, "Loss of each part of the data, nats per token")]
 
 
 def layer_skip(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
-    """Positions at which skipping layers costs least and most."""
+    """Positions at which skipping layers costs the least and the most."""
     long = records.rows.get("layer_skip")
     if long is None:
         return []
@@ -124,7 +126,7 @@ def convergence(setting: Setting, records: Records, primary: Measure | None, pap
 
 
 def tokens_to(curve: pd.DataFrame, loss: float) -> float | None:
-    """Tokens after which a curve first is at ``loss`` or below, linear between its points; None if it never is."""
+    """Return the tokens at which a curve first reaches ``loss``, interpolated linearly; None if it never does."""
     tokens, losses = curve["tokens"].to_numpy(float), curve["loss"].to_numpy(float)
     below = np.flatnonzero(losses <= loss)
     if not len(below):
@@ -144,7 +146,7 @@ def correlation(
     columns: Sequence[str] = (),
     table: str = "",
 ) -> list[Block]:
-    """Spearman's rank correlation of each column with quality over the arms, beside the paper's (Figure 4)."""
+    """Spearman's rank correlation of each column with quality over the arms, compared with the paper's (Figure 4)."""
     runs = setting.runs
     if primary is None:
         return []
@@ -171,7 +173,7 @@ def correlation(
 
 
 def models(setting: Setting, records: Records, primary: Measure | None, paper: Printed | None) -> list[Block]:  # noqa: ARG001
-    """The ten benchmarks of Table 8: our arms, other models that were measured, and the paper's printed rows."""
+    """The ten benchmarks of Table 8: our arms, other measured models, and the paper's rows."""
     columns = [*(column_of(benchmark) for benchmark in LISTS["table8"]), "benchmarks/average/table8"]
     share: measures.Kind = "share"
     kinds: list[measures.Kind] = [*(share for _ in LISTS["table8"]), "percent"]

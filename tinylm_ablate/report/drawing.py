@@ -1,8 +1,8 @@
-"""Drawing of figures: the theme, the registry, and charts as Vega-Lite, SVG and PNG.
+"""Drawing of figures: theme, registry, and charts as Vega-Lite, SVG and PNG.
 
 A figure is a function of a data frame: ``figure(frame, by, measure)`` returns an Altair chart, or None without data. One
 description gives the static SVG of a page or a repository, and the interactive figure of a page that works offline. Altair
-describes, Vega-Lite draws, and vl-convert carries both in one wheel, so neither needs a browser or a network.
+describes charts, Vega-Lite draws them, and vl-convert includes both in one wheel, so that no browser or network is needed.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Kind:
     Attributes:
         draw: The function.
         rows: The long frame that it reads (``Records.rows``), or "runs" for one row per run.
-        title: Heading over the figure.
-        alt: What it shows, in a sentence.
+        title: Heading of the figure.
+        alt: Its description, in a sentence.
     """
 
     draw: Draw
@@ -65,7 +65,7 @@ class Kind:
     alt: str
 
 
-#: Every figure by name, complete as ``tinylm_ablate.report.figures.FIGURES``.
+#: All figures by name; complete as ``tinylm_ablate.report.figures.FIGURES``.
 FIGURES: dict[str, Kind] = {}
 
 
@@ -80,7 +80,7 @@ def figure(title: str, alt: str, rows: str = "runs") -> Callable[[Draw], Draw]:
 
 
 def specification(chart: Any) -> dict[str, Any]:
-    """A chart as a Vega-Lite specification with our theme; the same for the same chart in any process."""
+    """Return a chart as a Vega-Lite specification with our theme; the same for the same chart in any process."""
     import altair as alt
 
     with alt.data_transformers.enable("default", max_rows=None, consolidate_datasets=False):
@@ -89,23 +89,23 @@ def specification(chart: Any) -> dict[str, Any]:
 
 
 def svg(spec: Mapping[str, Any]) -> str:
-    """A specification as SVG, in which text takes the color of its surroundings."""
+    """Render a specification as SVG, in which text has the color of its surroundings."""
     import vl_convert
 
     drawn: str = vl_convert.vegalite_to_svg(dict(spec))
-    # Identifiers are counted up over a process; the same figure is to have the same bytes.
+    # Identifiers count up within a process, but the same figure must have the same bytes.
     numbers: dict[str, str] = {}
     return re.sub(r"\b(clip|gradient_)\d+\b", lambda found: numbers.setdefault(found[0], f"{found[1]}{len(numbers)}"), drawn)
 
 
 def on_white(drawn: str) -> str:
-    """An SVG that stands by itself: dark text on white, and the colors that the page's style gives for it."""
+    """Return a self-contained SVG: dark text on white, and the colors of the page's style."""
     drawn = re.sub(r"var\(--(\w+)\)", lambda found: _ON_WHITE[found[1]], drawn.replace("currentColor", "#24292f"))
     return drawn.replace("<svg ", '<svg style="background:#ffffff" ', 1)
 
 
 def png(drawn: str) -> bytes:
-    """An SVG as PNG on white, with two pixels for each of its units."""
+    """Render an SVG as PNG on white, with two pixels per unit."""
     import vl_convert
 
     image: bytes = vl_convert.svg_to_png(on_white(drawn), scale=2)
@@ -117,13 +117,13 @@ def save(chart: Any, path: Path) -> list[Path]:
 
     Args:
         chart: The chart.
-        path: Where it goes, without a suffix.
+        path: Output path without a suffix.
     """
     return save_drawn(svg(specification(chart)), path)
 
 
 def save_drawn(drawn: str, path: Path) -> list[Path]:
-    """Write an SVG and its PNG, unless they are there already: most of a report's time is spent on PNGs."""
+    """Write an SVG and its PNG, unless they exist already: PNGs take most of a report's time."""
     written = [path.with_name(f"{path.name}{suffix}") for suffix in (".svg", ".png")]
     text = on_white(drawn)
     if not (written[1].is_file() and written[0].is_file() and written[0].read_text(encoding="utf-8") == text):
@@ -133,25 +133,25 @@ def save_drawn(drawn: str, path: Path) -> list[Path]:
 
 
 def axis_title(measure: str) -> str:
-    """A measure's title for an axis."""
-    return by_name(measure, 0).title
+    """Return a measure's title for an axis, which shows shares as measured; tables write them in percent."""
+    return by_name(measure, 0).title.replace(" %", "")
 
 
 def short_title(key: str) -> str:
-    """A column's name for an axis: the last part of a setting's key, the title of a measure."""
-    title = by_name(key, 0).title
+    """Return a column's name for an axis: the last part of a setting's key, or the title of a measure."""
+    title = axis_title(key)
     return title if title != key else key.split(".")[-1].replace("_", " ")
 
 
 def value_text(value: Any) -> str:
-    """A value of a column as text; a float as a count."""
+    """Format a value of a column as text; a float as a count."""
     if isinstance(value, float):
         return count(value) if math.isfinite(value) else "–"
     return str(value)
 
 
 def _rounded(value: Any) -> Any:
-    """Numbers with six digits, so that a figure does not depend on the last bit of a processor's arithmetic."""
+    """Round numbers to six digits, so that a figure does not depend on the last bit of a CPU's arithmetic."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):

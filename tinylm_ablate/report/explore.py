@@ -1,4 +1,4 @@
-"""Data of the page's explorer: the columns in which runs differ, and their curves, packed small."""
+"""Compact data for the page's explorer: the columns in which runs differ, and their curves."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tinylm_ablate.report import measures
 from tinylm_ablate.report.measures import by_name
 from tinylm_ablate.report.search_figures import importances
 
-#: Columns and distinct words of a column that are packed at most, and runs up to which curves are.
+#: Maximum number of columns, of distinct words per column, and of runs with curves.
 _MOST_COLUMNS, _MOST_WORDS, _MOST_CURVES = 48, 400, 10_000
 
-#: Points of a curve that are packed where there are more runs than this, so that the page stays small.
+#: Points per curve if there are more runs than this, so that the page stays small.
 _MANY, _FEW_POINTS = 1000, 24
 
-#: Columns that are offered first where they are known.
+#: Columns to offer first, if known.
 _COSTS = ("parameters.total", "training FLOPs", "train/seconds", "tokens")
 
 
 def payload(records: Records, with_importance: bool = True) -> dict[str, Any] | None:
-    """Columns, curves and importances as plain data; None without runs.
+    """Return columns, curves and importances as plain data; None without runs.
 
     Args:
         records: The runs.
@@ -48,7 +48,7 @@ def payload(records: Records, with_importance: bool = True) -> dict[str, Any] | 
     columns = [_packed(name, runs[name]) for name in names]
     explained = _importance(runs, settings, quality) if with_importance else []
     left_out = sorted(set(settings) - set(names))
-    # What explains most comes first among the parallel coordinates.
+    # The most important settings are first among the parallel coordinates.
     settings = list(dict.fromkeys([*(str(entry["setting"]) for entry in explained), *settings]))
     return {
         "count": len(runs),
@@ -66,9 +66,9 @@ def payload(records: Records, with_importance: bool = True) -> dict[str, Any] | 
 
 
 def setting_columns(runs: pd.DataFrame, axes: Collection[str] = ()) -> list[str]:
-    """Settings of the config that vary between runs: first those that grids vary, then those with the fewest values.
+    """Return settings of the config that vary between runs: first those that grids vary, then those with the fewest values.
 
-    Of settings that split the runs alike, such as all values that follow the scale, the first stands for the others.
+    Of settings that split the runs in the same way, such as all values that follow the scale, only the first is kept.
     """
     codes = {name: pd.factorize(runs[name])[0] for name in setting_keys(runs)}
     varying = {name: int(found.max()) for name, found in codes.items() if found.max() > found.min()}
@@ -84,7 +84,7 @@ def setting_columns(runs: pd.DataFrame, axes: Collection[str] = ()) -> list[str]
 
 
 def _with_experiments(records: Records) -> pd.DataFrame:
-    """The runs with the experiment and the arm that each belongs to, of several the first; "tuning" for runs that tuned it."""
+    """Add the (first) experiment and arm of each run; "tuning" for tuning runs."""
     places: dict[str, tuple[str, str]] = {}
     for grid in records.grids:
         for cell in grid.cells:
@@ -99,7 +99,7 @@ def _with_experiments(records: Records) -> pd.DataFrame:
 
 
 def _packed(name: str, values: pd.Series[Any]) -> dict[str, Any]:
-    """A column as numbers with six digits, or as words and codes."""
+    """Return a column as numbers with six digits, or as words and codes."""
     title = by_name(name, 0).title
     if name != "identity" and pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         numbers = [float(f"{value:.6g}") if math.isfinite(value) else None for value in values.astype(float)]
@@ -121,7 +121,7 @@ def _importance(runs: pd.DataFrame, settings: Sequence[str], quality: Sequence[s
 
 
 def _curves(runs: pd.DataFrame, curves: pd.DataFrame | None) -> Mapping[str, Any] | None:
-    """All curves as 32-bit floats (tokens and loss in turn), and where each run's begins."""
+    """Return all curves as 32-bit floats (alternating tokens and loss), and the start of each run's curve."""
     if curves is None or curves.empty or len(runs) > _MOST_CURVES:
         return None
     rank = curves["identity"].map({name: number for number, name in enumerate(runs["identity"])})

@@ -32,7 +32,7 @@ def arms(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMi
     data = _tidy(frame, by, measure)
     if data.empty:
         return None
-    about, order = by_name(measure, -1), list(dict.fromkeys(data["arm"]))
+    order = list(dict.fromkeys(data["arm"]))
     summary = _summary(data)
     low, high = data["value"].min(), data["value"].max()
     reach = (high - low) or abs(high) * 0.01 or 1.0
@@ -49,7 +49,7 @@ def arms(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMi
     points = (
         alt.Chart(data)
         .mark_point(filled=True, size=36, opacity=0.55, color=COLORS[0])
-        .encode(x=x, y=y, tooltip=["arm:N", "seed:N", alt.Tooltip("value:Q", title=about.title)])
+        .encode(x=x, y=y, tooltip=["arm:N", "seed:N", alt.Tooltip("value:Q", title=axis_title(measure))])
     )
     means = base.mark_tick(thickness=3, size=18, color=COLORS[1]).encode(
         x="mean:Q", tooltip=["arm:N", alt.Tooltip("mean:Q", title="mean"), "low:Q", "high:Q", "seeds:Q"]

@@ -1,4 +1,4 @@
-"""``forecasts.csv``: forecasts of a scale that was not run, dated and hashed, and judged once it is."""
+"""``forecasts.csv``: forecasts for scales that were not run, dated and hashed, and judged once they are run."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from tinylm_ablate.science.verdict import Verdict
 
 FILE = "forecasts.csv"
 
-#: What losses are forecast of.
+#: Metric of loss forecasts.
 METRIC = "test/bits_per_byte/all"
 
-#: Column of the judged table: the row's words no longer match its hash. It is not part of the file.
+#: Column of the judged table: whether the row no longer matches its hash. It is not part of the file.
 EDITED = "edited"
 
 _NUMBERS = ("parameters", "tokens", "forecast", "low", "high", "observed")
 
 
 def read_forecasts(folder: Path) -> pd.DataFrame:
-    """The forecasts that a folder keeps; empty where it keeps none.
+    """Read the forecasts in a folder, if any.
 
     Raises:
         UserError: The file is damaged.
@@ -52,7 +52,7 @@ def read_forecasts(folder: Path) -> pd.DataFrame:
 
 
 def judged(table: pd.DataFrame, evidence: Mapping[str, Evidence], verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """Forecasts with what was measured since, and with the column ``EDITED``."""
+    """Add later measurements and the column ``EDITED`` to forecasts."""
     if table.empty:
         return table.assign(**{EDITED: False})
     found = judge_forecasts(table, observed(evidence, [METRIC], verdicts))
@@ -64,12 +64,12 @@ def new_forecasts(
     table: pd.DataFrame, evidence: Mapping[str, Evidence], verdicts: Sequence[Verdict], scale: str, parameters: float,
     tokens: float,
 ) -> pd.DataFrame:  # fmt: skip
-    """``table`` with forecasts of everything that the runs determine at a setting, dated today.
+    """Add forecasts of everything that the runs determine at a setting to ``table``, dated today.
 
-    Experiments that were run there already are left out: a forecast precedes its runs. One in the table is kept as it is.
+    Experiments that were already run there are omitted: a forecast must precede its runs. Existing forecasts are kept.
 
     Raises:
-        UserError: The runs determine nothing there.
+        UserError: The runs determine no forecast there.
     """
     open_ones = {
         name: own
@@ -90,7 +90,7 @@ def new_forecasts(
 
 
 def write_forecasts(table: pd.DataFrame, folder: Path) -> None:
-    """Write forecasts; a folder without any gets no file."""
+    """Write forecasts; without any, no file is written."""
     if len(table):
         text = table[list(COLUMNS)].to_csv(index=False, float_format="%.6g", lineterminator="\n")
         write_atomic(folder / FILE, text)

@@ -1,7 +1,7 @@
-"""Blocks as HTML: one page that works from one file, without a network.
+"""Blocks as HTML: one self-contained page that works offline.
 
-Figures are in the page as SVG, with a text for readers who do not see them; on request the same description becomes
-interactive. Everything that comes from a user is escaped by the template; nothing is read from a path that a record names.
+Figures are embedded as SVG, with a text for readers who cannot see them; on request, the same description becomes
+interactive. The template escapes all users' texts; paths in records are never read.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def document(title: str, sections: Sequence[Mapping[str, Any]], explore: Mapping[str, Any] | None = None) -> str:
-    """The whole page.
+    """Return the whole page.
 
     Args:
         title: Its title.
-        sections: Mappings with "anchor", "title", "blocks", "group" (heading of the contents that it stands under, or "")
-            and "open" (whether it is unfolded).
-        explore: What the part for exploring shows (see ``explore.payload``); None leaves it out.
+        sections: Mappings with "anchor", "title", "blocks", "group" (its heading in the contents, or "") and "open" (whether
+            it is expanded).
+        explore: Data of the explorer (see ``explore.payload``); None omits it.
     """
     specs: dict[str, Any] = {
         block.name: block.spec for section in sections for block in walk(section["blocks"]) if isinstance(block, Figure)
@@ -48,18 +48,18 @@ def document(title: str, sections: Sequence[Mapping[str, Any]], explore: Mapping
 
 
 def render(blocks: Sequence[Block], deeper: int = 0) -> str:
-    """Blocks as a piece of HTML, headings ``deeper`` levels further down."""
+    """Return blocks as HTML, with headings ``deeper`` levels lower."""
     module: Any = _environment().get_template("blocks.html.j2").module
     return str(module.render(blocks, deeper))
 
 
 def slug(text: str) -> str:
-    """An anchor for a text."""
+    """Return an anchor for a text."""
     return re.sub(r"[^\w.-]+", "-", text).strip("-") or "section"
 
 
 def picture(figure: Figure, narrow: bool = False) -> Markup:
-    """A figure as SVG within the page. The identifiers within it are made its own, as a page has many figures."""
+    """Return a figure as SVG for the page, with unique identifiers, since a page has many figures."""
     drawn = svg(figure.narrow) if narrow and figure.narrow is not None else figure.drawn
     name = slug(f"{figure.name}-narrow" if narrow else figure.name)
     drawn = re.sub(r'(\bid="|url\(#|href="#)((?:clip|gradient)[\w-]*)', rf"\1{name}-\2", drawn)
@@ -80,7 +80,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _data(value: Any) -> Markup:
-    """Data for a script element: JSON in which no tag can end it."""
+    """Return data for a script element: JSON that cannot contain a closing tag."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
@@ -91,7 +91,7 @@ def _text(name: str) -> str:
 
 @functools.cache
 def _bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed (BSD licenses), kept as text until a figure is made interactive."""
+    """Vega, Vega-Lite and Vega-Embed (BSD licenses), as text until a figure becomes interactive."""
     import vl_convert
 
     bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # the stub has no default

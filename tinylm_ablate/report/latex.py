@@ -1,4 +1,4 @@
-"""The tables of a page in LaTeX, to be read with ``\\input``; they need the packages booktabs and graphicx."""
+"""Tables of a page in LaTeX, for ``\\input``; they need the packages booktabs and graphicx."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jinja2
 
 from tinylm_ablate.report.blocks import Block, Heading, Inline, Table, pieces, walk
 
-#: What LaTeX reads as a command, and signs that its fonts may lack.
+#: Special characters of LaTeX, and symbols that its fonts may lack.
 _SIGNS = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
@@ -20,11 +20,11 @@ _SIGNS = {
 
 
 def tables(blocks: Sequence[Block], label: str) -> str:
-    """Every table of a page, each with the headings over it as its caption.
+    """Return every table of a page, with its headings as the caption.
 
     Args:
         blocks: The page.
-        label: Beginning of the tables' labels: tab:LABEL:1 and so on.
+        label: Prefix of the tables' labels: tab:LABEL:1 and so on.
     """
     found = []
     titles: dict[int, str] = {}
@@ -42,7 +42,7 @@ def tables(blocks: Sequence[Block], label: str) -> str:
 
 
 def _template() -> jinja2.Template:
-    """The template; its marks are ones that LaTeX does not use."""
+    """Return the template, whose delimiters LaTeX does not use."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=False, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined, block_start_string="<%",

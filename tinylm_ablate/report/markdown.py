@@ -20,7 +20,7 @@ from tinylm_ablate.report.blocks import (
     pieces,
 )  # fmt: skip
 
-#: Writes a figure and returns its path relative to the page, or None to leave the figure out.
+#: Function that writes a figure and returns its path relative to the page, or None to omit the figure.
 Place = Callable[[Figure], str | None]
 
 
@@ -28,9 +28,9 @@ def render(blocks: Sequence[Block], place: Place, address: Callable[[str], str] 
     """A page.
 
     Args:
-        blocks: What stands on it.
-        place: Writes a figure and returns its path relative to the page; None leaves it out.
-        address: What a link becomes.
+        blocks: Blocks of the page.
+        place: Writes a figure and returns its path relative to the page; None omits it.
+        address: Maps the address of a link.
     """
     parts = [_block(block, place, address) for block in blocks]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -42,7 +42,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 0) ->
     Args:
         head: Heads of the columns.
         rows: Cells; a pipe in them is escaped.
-        words: The first columns that are aligned to the left; the others hold numbers and are aligned to the right.
+        words: Number of first columns, which are left-aligned; the others have numbers and are right-aligned.
     """
     lines = [[re.sub(r"(?<!\\)\|", r"\\|", cell.replace("\n", " ")) for cell in row] for row in (head, *rows)]
     widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(head))]
@@ -59,7 +59,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 0) ->
 
 
 def escape(text: str) -> str:
-    """Text in which nothing is markup."""
+    """Escape all markup in a text."""
     text = re.sub(r"([\\`*|]|<(?=[a-zA-Z/!?]))", r"\\\1", " ".join(text.split()))
     text = re.sub(r"\](?=[(:\[])", r"\\]", text)
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
@@ -110,6 +110,6 @@ def _piece(piece: str | Span, address: Callable[[str], str]) -> str:
 
 
 def _keep_space(text: str) -> str:
-    """Escaped, but with a space at either end where there was one: pieces stand side by side."""
+    """Escape a piece of text, keeping spaces at its ends."""
     inner = escape(text)
     return f"{' ' if text[:1].isspace() and inner else ''}{inner}{' ' if text[-1:].isspace() else ''}"

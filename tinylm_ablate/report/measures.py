@@ -1,4 +1,4 @@
-"""Measures in the report, and their format in a table or on an axis."""
+"""Measures in the report, and their format in tables and on axes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DIAL = re.compile(r"\s*(\d+)\s*/\s*s\s*")
 _BITS = re.compile(r"(validation|test)/bits_per_byte/([^/]+)")
 _CLOZE = re.compile(r"(validation|test)/cloze/([^/]+)")
 
-#: Share of right answers of a four-way cloze by guessing.
+#: Share of right answers in a four-way cloze by chance.
 CHANCE = 0.25
 
 
@@ -28,9 +28,9 @@ class Measure:
     Attributes:
         column: Its column.
         title: Head of the column in a table.
-        kind: How it is written: bits with four decimals, a share in percent, a percent with two decimals, a count with k, M
-            and G, a rate per second, or a number with four digits.
-        better: -1 where less is better, 1 where more is, 0 where it is not compared.
+        kind: Its format: bits with four decimals, a share in percent, a percent with two decimals, a count with k, M and G, a
+            rate per second, or a number with four digits.
+        better: -1 if lower is better, 1 if higher is better, 0 if it is not compared.
     """
 
     column: str
@@ -70,19 +70,19 @@ COST = (SPEED, SECONDS, DECODE)
 
 
 def bits(columns: Iterable[str], split: str) -> list[Measure]:
-    """Bits per byte of a split, one measure per language; the mean over them last."""
+    """Bits per byte of a split, one measure per language, and the mean last."""
     languages = _languages(columns, _BITS, split)
     return [Measure(f"{split}/bits_per_byte/{name}", f"bits/byte {name}", "bits", -1) for name in languages]
 
 
 def cloze(columns: Iterable[str], split: str) -> list[Measure]:
-    """Share of right answers, one measure per language; the mean over them last."""
+    """Share of right answers, one measure per language, and the mean last."""
     languages = _languages(columns, _CLOZE, split)
     return [Measure(f"{split}/cloze/{name}", f"cloze {name} %", "share", 1) for name in languages]
 
 
 def averages(columns: Iterable[str]) -> list[Measure]:
-    """The paper's averages over benchmarks, those that are there."""
+    """Available averages over benchmarks as in the paper."""
     known = set(columns)
     return [
         Measure(f"benchmarks/average/{name}", f"average of {len(LISTS[name])} benchmarks", "percent", 1)
@@ -92,7 +92,7 @@ def averages(columns: Iterable[str]) -> list[Measure]:
 
 
 def also(columns: Iterable[str]) -> list[Measure]:
-    """Measures of only some experiments: quantized exports, llama.cpp beside our decoder, the diversity of features."""
+    """Measures of specific experiments: quantized exports, llama.cpp and our decoder, the diversity of features."""
     found = []
     for column in sorted(columns):
         if match := re.fullmatch(r"quantized/(\w+)/added/all", column):
@@ -107,11 +107,11 @@ def also(columns: Iterable[str]) -> list[Measure]:
 
 
 def by_name(column: str, better: int) -> Measure:
-    """The measure of any column: bits and shares as in the tables, and others as numbers.
+    """Return the measure of any column: bits and shares as in the tables, and others as numbers.
 
     Args:
         column: Such as "test/bits_per_byte/all" or "forgetting/part_1".
-        better: -1 where less is better, 1 where more is.
+        better: -1 if lower is better, 1 if higher is better.
     """
     if match := _BITS.fullmatch(column):
         return Measure(column, f"bits/byte {match[2]}" + _split(match[1]), "bits", better)
@@ -130,12 +130,12 @@ def _split(split: str) -> str:
 def _languages(columns: Iterable[str], pattern: re.Pattern[str], split: str) -> list[str]:
     found = {match[2] for column in columns if (match := pattern.fullmatch(column)) and match[1] == split}
     names = sorted(found - {"all"})
-    # With a single language the mean says the same again.
+    # With a single language, the mean is redundant.
     return names if len(names) == 1 else [*names, *(["all"] if "all" in found else [])]
 
 
 def count(value: float) -> str:
-    """A count of parameters or tokens to four digits: 951,983,872 is 952M."""
+    """Format a count of parameters or tokens with four digits: 951,983,872 is 952M."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.4g}{unit}"
@@ -143,7 +143,7 @@ def count(value: float) -> str:
 
 
 def number(text: str) -> float | None:
-    """The number that a text stands for, "48000/s" being 48000; None for a word."""
+    """Parse a number, "48000/s" being 48000; None for a word."""
     match = _DIAL.fullmatch(text)
     try:
         return float(match[1] if match else text)
@@ -152,7 +152,7 @@ def number(text: str) -> float | None:
 
 
 def as_float(value: object) -> float:
-    """A number, or NaN for anything else."""
+    """Return a number, or NaN for anything else."""
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):

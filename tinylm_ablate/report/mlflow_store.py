@@ -1,7 +1,7 @@
-"""Runs and grids from an MLflow store, laid out as the folder of runs that they came from.
+"""Runs and grids from an MLflow store, written as a folder of runs.
 
-A run in the store has the files that a report is made from among its artifacts, and a grid its file, so a report from a store
-says the same as one from the folders.
+The artifacts of a run in the store include all files for a report, and those of a grid its file, so a report from a store
+equals one from the folders.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-#: What a run or a grid is called in a folder of runs.
+#: Pattern of the names of runs and grids in a folder of runs.
 _IDENTITY = re.compile(r"[0-9a-f]{16}")
 
 
@@ -31,11 +31,11 @@ def fetch(uri: str, experiment: str, folder: Path, problems: list[str]) -> None:
     Args:
         uri: ``sqlite:///FILE``, or ``http(s)://`` of a server.
         experiment: Name of the experiment in the store.
-        folder: Where they go.
-        problems: Gets a line for each run without its record: one that has not finished, or that an older version tracked.
+        folder: Output folder.
+        problems: Receives a line for each run without a record: unfinished, or tracked by an older version.
 
     Raises:
-        UserError: The store cannot be reached, or has no such experiment.
+        UserError: The store cannot be reached, or does not have the experiment.
     """
     prepare_environment()
     from mlflow import MlflowClient
@@ -43,7 +43,7 @@ def fetch(uri: str, experiment: str, folder: Path, problems: list[str]) -> None:
 
     database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
     if database is not None and not database.is_file():
-        raise UserError(f"--mlflow {uri}: there is no such file")
+        raise UserError(f"--mlflow {uri}: no such file")
     try:
         client = MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(experiment)
@@ -58,7 +58,7 @@ def fetch(uri: str, experiment: str, folder: Path, problems: list[str]) -> None:
 
 
 def _runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
-    """All of them, the oldest first."""
+    """Return all runs, oldest first."""
     token = None
     while True:
         page = client.search_runs([experiment], order_by=["attributes.start_time ASC"], page_token=token)
@@ -69,7 +69,7 @@ def _runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
 
 
 def _fetch(client: MlflowClient, database: Path | None, run: Run, folder: Path, problems: list[str]) -> None:
-    """Copy the artifacts of a run to its folder, or the file of a grid to that of the grids."""
+    """Copy the artifacts of a run to its folder, or the file of a grid to the folder of grids."""
     key, identity = str(run.data.tags.get(KEY)), run.data.tags.get("identity")
     if not _IDENTITY.fullmatch(key):
         problems.append(f"run {run.info.run_name}: was not tracked by this version")
@@ -91,7 +91,7 @@ def _fetch(client: MlflowClient, database: Path | None, run: Run, folder: Path, 
 
 
 def _names(client: MlflowClient, run: str, below: str | None = None) -> Iterator[str]:
-    """The files among a run's artifacts, of those that a run folder or the folder of the grids holds."""
+    """Return the artifacts of a run that belong in a run folder or the folder of grids."""
     for file in client.list_artifacts(run, below):
         if not file.is_dir:
             yield file.path

@@ -1,4 +1,4 @@
-"""Results in a notebook: the runs as a data frame, and the paired test between arms. The figures are in ``figures``."""
+"""Results in a notebook: the runs as a data frame, and paired tests of arms. Figures are in ``figures``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BITS = "test/bits_per_byte/all"
 
 
 def runs(folder: str | Path = "runs") -> pd.DataFrame:
-    """One row per finished run.
+    """Return one row per finished run.
 
     Columns: "identity", "seed"; settings under their dotted keys ("arch.depth"); "shape.width", "parameters.total", "tokens",
     …; every metric under its name ("test/bits_per_byte/en").
@@ -29,34 +29,34 @@ def runs(folder: str | Path = "runs") -> pd.DataFrame:
         folder: A folder of runs, or of a reference such as "results/reference".
 
     Raises:
-        UserError: There is no such folder, or it cannot be read.
+        UserError: The folder does not exist, or cannot be read.
     """
     return _records(folder).runs
 
 
 def curves(folder: str | Path = "runs") -> pd.DataFrame:
-    """The thinned loss curves of a folder: columns identity, tokens, loss (nats per token)."""
+    """Return the thinned loss curves of a folder: columns identity, tokens, loss (nats per token)."""
     return _records(folder).rows.get("curves", pd.DataFrame(columns=["identity", "tokens", "loss"]))
 
 
 def along(folder: str | Path = "runs") -> pd.DataFrame:
-    """Measurements along the runs of a folder (``evaluate.every``): columns identity, tokens, metric, value."""
+    """Return measurements along the runs of a folder (``evaluate.every``): columns identity, tokens, metric, value."""
     return _records(folder).rows.get("along", pd.DataFrame(columns=["identity", "tokens", "metric", "value"]))
 
 
 def compare(frame: pd.DataFrame, by: str | Sequence[str], measure: str = BITS) -> pd.DataFrame:
-    """The paired test between every two arms: each the runs that share the values of ``by``, paired by seed.
+    """Return paired tests of all pairs of arms: an arm is the runs with equal values of ``by``, paired by seed.
 
     Args:
-        frame: Runs, as ``runs`` gives them; a part of them is enough.
-        by: What distinguishes the arms: one column or several.
-        measure: The column that is compared.
+        frame: Runs from ``runs``, or some of them.
+        by: One or several columns that distinguish the arms.
+        measure: The column to compare.
 
     Returns:
         One row per pair: arm, against, difference (arm minus against) with its 95 % interval (low, high), seeds, p (adjusted
-        for looking at 3, 5, 8 and 12 seeds; 1 below three seeds), holm (corrected for all pairs), better (the better arm, or
-        "" where it is not decided), needed (seeds that would decide it). Runs that differ in another setting are compared
-        within that setting only (column "setting").
+        for looks at 3, 5, 8 and 12 seeds; 1 below three seeds), holm (corrected for all pairs), better (the better arm, or
+        "" if undecided), needed (seeds that would decide it). Runs that differ in another setting are only compared
+        within that setting (column "setting").
 
     Raises:
         UserError: A column is missing.
@@ -86,5 +86,5 @@ def compare(frame: pd.DataFrame, by: str | Sequence[str], measure: str = BITS) -
 def _records(folder: str | Path) -> Records:
     path = Path(folder)
     if not path.is_dir():
-        raise UserError(f"{path}: there is no such folder of runs")
+        raise UserError(f"{path}: no such folder of runs")
     return read_reference(path) if (path / "runs.parquet").is_file() else read_runs(path)

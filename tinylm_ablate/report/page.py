@@ -1,4 +1,4 @@
-"""The page of one experiment, as a list of blocks: figure, verdicts, table, the paper beside it, tests, and how it was run."""
+"""Page of one experiment as a list of blocks: figures, verdicts, table, the paper's numbers, tests, and commands."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 #: Stems of other files.
 _TAKEN = {"readme", "claims", "index", "figures", "reference", "scales"}
 
-#: What became of the tuning of an arm, in words.
+#: Descriptions of the result of tuning an arm.
 _STATES = {"edge": "at an edge: not testable", "open": "not finished"}
 
 
@@ -51,8 +51,8 @@ class Page:
     Attributes:
         stem: Stem of its files, unique whatever the experiment is called.
         title: Its heading.
-        blocks: What stands on it.
-        arms, seeds, runs: How many it shows.
+        blocks: Its blocks.
+        arms, seeds, runs: Numbers of arms, seeds and runs.
     """
 
     stem: str
@@ -64,9 +64,9 @@ class Page:
 
 
 def stem_of(name: str) -> str:
-    """A file's stem for a name that a user may choose freely: names that differ have stems that differ, in any case.
+    """Return a file stem for an arbitrary name; different names have different stems, also on case-insensitive systems.
 
-    A name that is a plain lower-case stem is kept; any other gets a fingerprint behind what can be kept of it.
+    A plain lower-case name is kept; any other is simplified and gets a fingerprint as a suffix.
     """
     if re.fullmatch(r"[a-z0-9][a-z0-9_+-]{0,63}", name) and name not in _TAKEN:
         return name
@@ -76,14 +76,14 @@ def stem_of(name: str) -> str:
 def experiment_page(
     grids: Sequence[Grid], evidence: Evidence, records: Records, verdicts: Sequence[Verdict], reference: Evidence | None = None
 ) -> Page:
-    """The page of the grids of one name.
+    """Return the page of the grids with one name.
 
     Args:
         grids: Those grids.
         evidence: Their finished runs.
-        records: Where their long frames are; problems are added to it.
+        records: Records with their long frames; problems are added.
         verdicts: Those on claims about this experiment.
-        reference: The same experiment in the reference, shown beside a user's own.
+        reference: The same experiment in the reference, for comparison.
     """
     found = settings(evidence)
     newest = max(grids, key=lambda grid: (grid.created, grid.identity))
@@ -112,7 +112,7 @@ def experiment_page(
 
 
 def _setting(setting: Setting, grids: Sequence[Grid], records: Records, verdicts: Sequence[Block], stem: str) -> list[Block]:
-    """Everything about one group of comparable runs."""
+    """Return the blocks of one group of comparable runs."""
     primary = primary_measure(setting)
     all_arms = setting.runs["arm"].nunique()
     setting = best_arms(setting, primary.column, primary.better) if primary is not None else setting
@@ -138,7 +138,7 @@ def _setting(setting: Setting, grids: Sequence[Grid], records: Records, verdicts
 def _figures(
     setting: Setting, grid: Grid, records: Records, primary: Measure | None, paper: Printed | None, stem: str
 ) -> list[Block]:
-    """The experiment's own figures, the arms and the loss curves, as far as there are any."""
+    """Return the experiment's figures, the arms and the loss curves, if any."""
     blocks: list[Block] = []
     runs = setting.runs
     measure = primary.column if primary else ""
@@ -167,7 +167,7 @@ def _figures(
 
 
 def _tuning(grids: Sequence[Grid], stem: str) -> list[Block]:
-    """Choice of the tuned settings of each arm; an arm that two grids have was tuned alike in both."""
+    """Return the tuned settings of each arm; an arm of two grids was tuned alike in both."""
     import pandas as pd
 
     entries = list({(entry["arm"], entry["key"]): entry for grid in grids for entry in grid.tuning}.values())
@@ -190,7 +190,7 @@ def _tuning(grids: Sequence[Grid], stem: str) -> list[Block]:
 
 
 def _changed_by_tuning(entries: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """Return how many pairs of arms would have another order at the dial's own value of each tuned setting."""
+    """Describe how many pairs of arms would have another order with the default value of each tuned setting."""
     curves: dict[str, dict[str, dict[float, float]]] = {}
     for entry in entries:
         curve = {point["factor"]: math.nan if point["loss"] is None else point["loss"] for point in entry["curve"]}
@@ -209,7 +209,7 @@ def _changed_by_tuning(entries: Sequence[Mapping[str, Any]]) -> list[Block]:
 
 
 def _reference(reference: Evidence) -> list[Block]:
-    """The reference's results for the same experiment, at its largest setting."""
+    """Return the reference's results for the same experiment, at its largest setting."""
     found = settings(reference)
     if not found:
         return []
@@ -220,13 +220,13 @@ def _reference(reference: Evidence) -> list[Block]:
 
 
 def _averages(setting: Setting, paper: Printed | None) -> list[float]:
-    """The paper's mean accuracy for the arm of each run; NaN where it prints none."""
+    """Return the paper's mean accuracy for the arm of each run; NaN if it states none."""
     rows = paper.rows if paper is not None else [None] * len(setting.arms)
     known = {arm: as_float((row or {}).get("average")) for arm, row in zip(setting.arms, rows, strict=True)}
     return [known[arm] for arm in setting.runs["arm"]]
 
 
 def _numbers(data: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Axes as numbers where all of their words are."""
+    """Convert axes to numbers if all of their values are."""
     found = {key: data[key].map(measures.number) for key in keys if key in data}
     return data.assign(**{key: values for key, values in found.items() if values.notna().all()})

@@ -1,4 +1,4 @@
-"""The tables of an experiment's page: its arms, paired tests, the paper beside them, costs and runs."""
+"""Tables of an experiment's page: arms, paired tests, the paper's numbers, costs and runs."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from tinylm_ablate.science.pairs import Result, pairs, results
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Set behind a value that cannot be distinguished from the best of its column.
+#: Mark of a value that cannot be distinguished from the best of its column.
 WITHIN_NOISE = "≈"
 
-#: Pairs that are listed before only those with the best arm are, and runs that are listed at most.
+#: Number of pairs above which only those with the best arm are listed, and maximum number of runs listed.
 _MOST_PAIRS, _MOST_RUNS = 15, 300
 
-#: What follows from the axes and is shown where it differs between arms.
+#: Values derived from the axes, which are shown if they differ between arms.
 _FOLLOWS = {
     "shape.depth": "depth", "shape.width": "width", "shape.ffn_width": "FFN", "shape.heads": "heads",
     "shape.kv_heads": "KV heads", "shape.vocab_size": "vocabulary", "embedding_head_share": "embedding + head %",
 }  # fmt: skip
 
-#: What the paper prints beside quality -> the same of our runs.
+#: The paper's columns other than quality -> our columns.
 _COUNTERPARTS = {
     "pehl_percent": "embedding_head_share", "accumulated_frequency_percent": "vocabulary.accumulated_frequency_percent",
     "width": "shape.width", "heads": "shape.heads", "tokens_per_second_v100": measures.DECODE.column,
@@ -41,12 +41,12 @@ _COUNTERPARTS = {
 
 
 def arms_table(setting: Setting, primary: Measure | None) -> list[Block]:
-    """The table of the arms: the measure first, then its difference to the best, then everything else."""
+    """Return the table of the arms: the measure, its difference from the best, then everything else."""
     runs, axis = setting.runs, setting.evidence.axis
     known = known_columns(setting)
     quality = [*measures.bits(known, "test"), *measures.cloze(known, "test")[-1:], *measures.averages(known)]
     shown = [*([primary] if primary else []), *(measure for measure in quality if measure != primary)]
-    # Only these are tested; the languages beside them are shown as means.
+    # Only these are tested; single languages are shown as means.
     tested = [measure for measure in shown if measure == primary or "/cloze/" in measure.column]
     found = {measure.column: results(setting, measure.column, measure.better) for measure in tested}
     own_axes = {key.split(".")[-1] for key in axis}
@@ -76,7 +76,7 @@ def arms_table(setting: Setting, primary: Measure | None) -> list[Block]:
 
 
 def _reading(setting: Setting, marks: bool, shown: Sequence[Measure]) -> Inline:
-    """Conclusions that the table allows, in two sentences."""
+    """State possible conclusions from the table, in two sentences."""
     pieces: list[Piece] = []
     if setting.runs["arm"].nunique() > 1:
         if marks:
@@ -97,7 +97,7 @@ def _reading(setting: Setting, marks: bool, shown: Sequence[Measure]) -> Inline:
 
 
 def paired_tests(setting: Setting, primary: Measure | None) -> list[Block]:
-    """Each pair of arms with its difference, p-values and verdict; only those with the best arm where there are many."""
+    """Return each pair of arms with its difference, p-values and verdict; only those with the best arm if there are many."""
     tested = pairs(setting, primary.column) if primary else []
     if primary is None or not tested:
         return []
@@ -152,7 +152,7 @@ def beside_the_paper(setting: Setting, paper: Printed | None, primary: Measure |
 
 
 def validation_and_cost(setting: Setting) -> list[Block]:
-    """Validation and cost of each arm, and how decoding was measured."""
+    """Return validation and cost of each arm, and the protocol of decoding speeds."""
     runs = setting.runs
     known = known_columns(setting)
     shown = [
@@ -187,7 +187,7 @@ def runs_table(setting: Setting) -> list[Block]:
         shown = (measures.PARAMETERS, measures.TOKENS, measures.SECONDS, measures.SPEED)
         cells = [Cell(measure.text(value), value) for measure in shown for value in [as_float(row.get(measure.column))]]
         cells.insert(2, Cell("–" if math.isnan(flops) else f"{flops:.2e}".replace("e+", "e"), flops))
-        named = [Cell([code(str(row["identity"]))], str(row["identity"])), str(row["arm"]), int(row["seed"])]
+        named: Row = [Cell([code(str(row["identity"]))], str(row["identity"])), str(row["arm"]), int(row["seed"])]
         rows.append([*named, *cells, "–" if machine is None or machine != machine else str(machine)])
     blocks: list[Block] = [Table(head, rows, 2, "Runs")]
     if len(runs) > _MOST_RUNS:
@@ -216,7 +216,7 @@ def comma_separated(evidence: Evidence) -> str:
 
 
 def primary_measure(setting: Setting) -> Measure | None:
-    """Bits per byte of test text over all languages, or of validation text where no other is known."""
+    """Return bits per byte of test text over all languages, or of validation text if unknown."""
     for split in ("test", "validation"):
         if found := measures.bits(known_columns(setting), split):
             return found[-1]
@@ -224,7 +224,7 @@ def primary_measure(setting: Setting) -> Measure | None:
 
 
 def known_columns(setting: Setting) -> list[str]:
-    """Columns of the runs that hold at least one value."""
+    """Return the columns of the runs that have at least one value."""
     runs = setting.runs
     return [str(name) for name in runs if runs[name].notna().any()]
 
@@ -236,7 +236,7 @@ def places_of(setting: Setting) -> list[Mapping[str, str]]:
 
 
 def varies(runs: pd.DataFrame, key: str) -> bool:
-    """Return whether a column is there and has two values or more."""
+    """Return whether a column exists and has two or more values."""
     return key in runs and runs[key].nunique() > 1
 
 
@@ -247,14 +247,14 @@ def _column(runs: pd.DataFrame, name: str) -> pd.Series[float]:
 
 
 def _named(arm: str, place: Mapping[str, str]) -> list[Cell]:
-    """The cells that name an arm: its values on the axes."""
+    """Return the cells that name an arm: its values on the axes."""
     return [Cell(short(text), text if (value := measures.number(text)) is None else value) for text in place.values()] or [
         Cell(arm, arm)
     ]
 
 
 def value_cell(result: Result, measure: Measure, seeds: int, marks: bool) -> Cell:
-    """Cell of a mean, with its deviation, its mark where ``marks``, and its seeds where they are not ``seeds``."""
+    """Return the cell of a mean with its deviation, its mark if ``marks``, and its seeds if they differ from ``seeds``."""
     if not result.values:
         return Cell("–")
     text = measure.text(result.mean)

@@ -1,4 +1,4 @@
-"""The paper's own numbers: which of its rows belongs to an arm."""
+"""The paper's numbers, and the row for each arm."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tinylm_ablate.report.measures import number
 
 FOLDER = Path(__file__).parent / "paper"
 
-#: The experiment that a reader sees first.
+#: The experiment to show first.
 LADDER = "figure01_ladder"
 
-#: The paper's sizes are rounded (its expanding rate "2.77" is 2.714 or 8/3): a nearest row this close is the same.
+#: Maximum relative difference to the closest row, since the paper's sizes are rounded (its rate "2.77" is 2.714 or 8/3).
 _TOLERANCE = 0.04
 
 
@@ -28,7 +28,7 @@ class Printed:
     Attributes:
         name: Stem of its CSV.
         columns: Columns with results, as texts.
-        rows: One per requested arm: its results, or None where the paper has no such row.
+        rows: One per requested arm: its results, or None if the paper has no such row.
     """
 
     name: str
@@ -37,15 +37,15 @@ class Printed:
 
 
 def printed(grids: Sequence[Grid], places: Sequence[Mapping[str, str]], problems: list[str]) -> Printed | None:
-    """The paper's rows for arms.
+    """Return the paper's rows for arms.
 
     A column of ``paper_axis`` belongs to the axis whose last part has its name ("depth" to "arch.depth"), and otherwise to the
     axis at the same position. Sizes written as "N/s" are the paper's N.
 
     Args:
-        grids: Grids of one name; the last that names a table of the paper counts.
-        places: Where each arm stands on the axes.
-        problems: Gets a line if the table is not there.
+        grids: Grids with one name; the last one with a table of the paper is used.
+        places: Values of each arm on the axes.
+        problems: Receives a line if the table does not exist.
     """
     named = [grid for grid in grids if grid.paper and grid.paper_axis]
     if not named:
@@ -72,18 +72,18 @@ def printed(grids: Sequence[Grid], places: Sequence[Mapping[str, str]], problems
 
 @functools.cache
 def printed_tables() -> dict[str, pd.DataFrame]:
-    """Every table of the paper by name, all columns as text."""
+    """Return every table of the paper by name, with all columns as text."""
     return {path.stem: pd.read_csv(path, dtype=str, keep_default_na=False) for path in sorted(FOLDER.glob("*.csv"))}
 
 
 def rows_of(name: str) -> list[dict[str, str]]:
-    """The rows of a table of the paper; none if there is no such table."""
+    """Return the rows of a table of the paper, if it exists."""
     table = printed_tables().get(name)
     return [] if table is None else [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
 def order(names: Iterable[str]) -> list[str]:
-    """Experiments as they are read: the ladder, the paper's tables, its other figures, and those of others."""
+    """Sort experiments: the ladder, the paper's tables, its other figures, and other experiments."""
 
     def place(name: str) -> tuple[int, str]:
         rank = 0 if name == LADDER else 1 if name.startswith("table") else 2 if name.startswith("figure") else 3
@@ -101,7 +101,7 @@ def _row(table: Sequence[Mapping[str, str]], wanted: Mapping[str, str]) -> Mappi
 
 
 def _distance(printed_value: str, value: str) -> float:
-    """Relative distance of two numbers; words are equal or infinitely far."""
+    """Return the relative distance of two numbers; 0 or infinity for words."""
     first, second = number(printed_value), number(value)
     if first is None or second is None:
         return 0.0 if printed_value.strip().lower() == value.strip().lower() else float("inf")

@@ -1,8 +1,8 @@
-"""The reference: the runs that this project stands behind, kept small enough for a repository.
+"""The reference: this project's published runs, in a format that is small enough for a repository.
 
 ``runs.parquet`` has one row per run, ``curves.parquet`` thinned loss curves, ``documents.parquet`` and ``questions.parquet``
-the result of each held-out document and cloze question, other measures their own file; ``grids.json`` says which runs make up
-a table. Pages are made from these files alone.
+the result of each held-out document and cloze question, and other measures have their own file; ``grids.json`` lists the runs
+of each table. Pages are generated only from these files.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import pandas as pd
 
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.frames.folders import Records, frame, identity, parse_grid
+from tinylm_ablate.frames.folders import Records, frame, identity, parse_grid, shipped
 
 _RUNS, _GRIDS = "runs.parquet", "grids.json"
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def read_reference(folder: Path) -> Records:
-    """The records that a folder keeps; empty where it keeps none.
+    """Read the records in a folder, if any.
 
     Raises:
         UserError: A file is damaged.
@@ -49,10 +49,10 @@ def read_reference(folder: Path) -> Records:
 
 
 def write_reference(records: Records, folder: Path) -> None:
-    """Write records as the reference, the same bytes for the same records.
+    """Write records as the reference, with the same bytes for the same records.
 
-    Only runs that a grid has are kept, and only the rows that a page uses: loss curves, documents, and those measures and
-    weights that a grid draws.
+    Keeps only runs of grids, and only the rows that pages use: loss curves, documents, and measures and weights in a grid's
+    figures.
 
     Raises:
         OSError: The folder cannot be written.
@@ -65,7 +65,8 @@ def write_reference(records: Records, folder: Path) -> None:
             drawn.setdefault(name, set()).update(cell.identity for cell in grid.cells)
     members = drawn.get("curves", set())
     runs = records.runs[records.runs["identity"].isin(members)].sort_values("identity")
-    write_atomic(folder / _RUNS, _parquet(runs.dropna(axis="columns", how="all")))
+    empty = [name for name in runs.columns if runs[name].isna().all() and shipped().get(name) is None]
+    write_atomic(folder / _RUNS, _parquet(runs.drop(columns=empty)))
     for name, table in records.rows.items():
         kept = table if name == "models" and name in drawn else table[table["identity"].isin(drawn.get(name, set()))]
         if len(kept):
@@ -75,7 +76,7 @@ def write_reference(records: Records, folder: Path) -> None:
 
 
 def merged(old: Records, new: Records) -> Records:
-    """Both, a run or a grid of ``new`` replacing that of the same identity in ``old``."""
+    """Merge records; a run or grid in ``new`` replaces that with the same identity in ``old``."""
     fresh = set(new.runs["identity"])
     kept = [row for row in _plain(old.runs) if row["identity"] not in fresh]
     rows = [{key: None if value != value else value for key, value in row.items()} for row in [*kept, *_plain(new.runs)]]
@@ -89,7 +90,7 @@ def merged(old: Records, new: Records) -> Records:
 
 
 def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows with Python values; missing ones are None or NaN."""
+    """Return rows with Python values; missing ones are None or NaN."""
     converted = table.astype(object).where(table.notna(), None)
     return [{str(key): value for key, value in row.items()} for row in converted.to_dict("records")]
 
@@ -99,7 +100,7 @@ def _parquet(table: pd.DataFrame) -> bytes:
     import pyarrow.parquet as pq
 
     stream = io.BytesIO()
-    # Without pandas' metadata, which names its version, the same table has the same bytes.
+    # Without pandas' metadata, which includes its version, the same table has the same bytes.
     content = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
     pq.write_table(content, stream, compression="zstd", compression_level=9)
     return stream.getvalue()

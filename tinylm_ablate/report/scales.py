@@ -27,11 +27,11 @@ _MOST_PAIRS = 100
 
 
 def scales_page(evidence: Mapping[str, Evidence], verdicts: Sequence[Verdict], forecasts: pd.DataFrame) -> Page | None:
-    """The page, or None where nothing was run at two scales or budgets and nothing was forecast.
+    """Return the page, or None if nothing was run at two scales or budgets and nothing was forecast.
 
     Args:
-        evidence: By the name of the experiment.
-        verdicts: On all claims.
+        evidence: Evidence by the name of the experiment.
+        verdicts: Verdicts on all claims.
         forecasts: ``forecasts.csv``, judged.
     """
     measure = by_name(METRIC, -1)
@@ -48,7 +48,7 @@ def scales_page(evidence: Mapping[str, Evidence], verdicts: Sequence[Verdict], f
 
 
 def _scales(evidence: Mapping[str, Evidence]) -> list[tuple[str, str]]:
-    """Pairs of scales, smaller first, that one experiment was run at."""
+    """Return pairs of scales, smaller first, at which an experiment was run."""
     found: dict[tuple[str, str], tuple[float, float]] = {}
     for own in evidence.values():
         known = [(group.parameters, group.scale) for group in settings(own) if group.scale and not math.isnan(group.parameters)]
@@ -59,7 +59,7 @@ def _scales(evidence: Mapping[str, Evidence]) -> list[tuple[str, str]]:
 
 
 def _accuracy(found: Accuracy, measure: Measure, name: str) -> list[Block]:
-    """Decision accuracy of one scale for another: a sentence, the picture, a row per bin, and the pairs that disagree."""
+    """Decision accuracy of one scale for another: a sentence, the figure, a row per bin, and the pairs that disagree."""
     blocks: list[Block] = [
         Heading(2, f"Decision accuracy of {found.small} for {found.large}"),
         Text(
@@ -70,7 +70,7 @@ def _accuracy(found: Accuracy, measure: Measure, name: str) -> list[Block]:
     kind = FIGURES["scales"]
     if (chart := kind.draw(found.points, [found.small, found.large], METRIC)) is not None:
         blocks.append(Figure(name, specification(chart), kind.title, f"{kind.alt}."))
-    rows = [
+    rows: list[Row] = [
         [_distance(own), own.pairs, own.arms, Cell(_share(own), own.share)]
         for own in (*found.by_distance, found.overall)
         if own.pairs
@@ -104,7 +104,7 @@ def _share(own: Agreement) -> str:
 
 
 def _trends(verdicts: Sequence[Verdict]) -> list[Block]:
-    """Change of the effect of each comparison over the settings it was tested at."""
+    """Change of the effect of each comparison over its tested settings."""
     rows: list[Row] = [
         [
             verdict.claim.title, own.label, "; ".join(point.setting for point in own.points), str(own.course),
@@ -128,7 +128,7 @@ def _slope(own: Slope | None) -> Cell:
 
 
 def _forecasts(table: pd.DataFrame) -> list[Block]:
-    """Every forecast beside what was measured since, and how many intervals held."""
+    """Every forecast with later measurements, and the number of correct intervals."""
     if table.empty:
         return []
     inside = table["inside"].tolist()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @figure("Pareto front", "The measure against a cost, with the runs that no other beats in both")
 def pareto(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
-    """The measure against the first column of ``by``, less of both being better, and the line of the best."""
+    """The measure against the first column of ``by``, both minimized, with the Pareto front."""
     import altair as alt
 
     cost = next((key for key in by if key in frame), None)
@@ -116,17 +116,17 @@ def search(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
 
 
 def importances(frame: pd.DataFrame, by: Sequence[str], measure: str, resamples: int = 8, most: int = 400) -> pd.DataFrame:
-    """How much of a measure's variance each setting explains by itself: functional ANOVA over random forests.
+    """Return the share of a measure's variance that each setting explains by itself: functional ANOVA over random forests.
 
-    Hutter, Hoos, Leyton-Brown (2014), by Optuna's evaluator. The interval is the range from the 5th to the 95th percentile over
-    forests of runs drawn with replacement: it says how much the answer depends on which runs there happen to be.
+    Hutter, Hoos, Leyton-Brown (2014), with Optuna's evaluator. The interval is the range from the 5th to the 95th percentile
+    over forests of resampled runs: it shows how much the result depends on the available runs.
 
     Args:
         frame: One row per run.
-        by: Settings; those that do not vary are left out.
-        measure: Column that is explained.
-        resamples: Forests.
-        most: Runs that a forest sees at most.
+        by: Settings; constant ones are omitted.
+        measure: Column to explain.
+        resamples: Number of forests.
+        most: Maximum number of runs per forest.
 
     Returns:
         Columns setting, share, low, high, largest first; empty with fewer than eight runs or two settings.
@@ -166,7 +166,7 @@ def importances(frame: pd.DataFrame, by: Sequence[str], measure: str, resamples:
         evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=16, max_depth=8, seed=number)
         try:
             found.append(evaluator.evaluate(study, params=keys))
-        except (RuntimeError, ValueError):  # a resample in which nothing varies
+        except (RuntimeError, ValueError):  # a resample without variation
             continue
     if not found:
         return pd.DataFrame(columns=head)
@@ -176,7 +176,7 @@ def importances(frame: pd.DataFrame, by: Sequence[str], measure: str, resamples:
 
 
 def _places(values: pd.Series[Any]) -> pd.Series[float]:
-    """Values from 0 to 1 on an axis: numbers by size, words by their order."""
+    """Scale values to 0 to 1: numbers by size, words by order."""
     numbers = pd.to_numeric(values, errors="coerce")
     if numbers.isna().any():
         ranks = {word: place for place, word in enumerate(sorted(set(values.map(value_text))))}

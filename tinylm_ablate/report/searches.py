@@ -1,4 +1,4 @@
-"""The page of a search: its front or its best trials, its figure, and every trial as CSV."""
+"""Page of a search: its front or its best trials, its figure, and all trials as CSV."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tinylm_ablate.report.figures import FIGURES
 from tinylm_ablate.report.measures import number
 from tinylm_ablate.report.page import Page, stem_of
 
-#: Trials that are shown of a search on one objective.
+#: Number of trials to show for a single objective.
 _SHOWN = 10
 
 _COUNTED = {"done": "done", "pruned": "pruned", "failed": "failed", "rejected": "not trained, as over the budget or impossible"}
 
 
 def search_page(content: Mapping[str, Any]) -> tuple[Page, str]:
-    """The page of a search, and its trials as CSV.
+    """Return the page of a search, and its trials as CSV.
 
     Args:
-        content: The search's own description.
+        content: The search's description.
 
     Raises:
         KeyError, TypeError, ValueError: It is damaged.
@@ -84,7 +84,7 @@ def search_page(content: Mapping[str, Any]) -> tuple[Page, str]:
 
 
 def trials_of(content: Mapping[str, Any]) -> pd.DataFrame:
-    """Every trial: number, state, settings, values of the objectives, parameters, whether it is on the front, run, reason."""
+    """Return all trials: number, state, settings, objectives, parameters, whether it is on the front, run, reason."""
     rows = [
         {
             "trial": int(trial["number"]),

@@ -1,4 +1,4 @@
-"""Everything that a report writes: the reference's pages, the user's own, and one page in HTML that shows both apart."""
+"""Output of a report: the reference's pages, the user's pages, and one HTML page with both, in separate parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tinylm_ablate.files import write_atomic
 from tinylm_ablate.frames.arms import claim_keys, evidence
 from tinylm_ablate.frames.folders import Grid, Records, read_runs
 from tinylm_ablate.report import explore, html, latex, markdown, measures
-from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Items, Table, Text, link, styled
+from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Items, Row, Table, Text, link, styled
 from tinylm_ablate.report.drawing import on_white, save_drawn
 from tinylm_ablate.report.forecasts import EDITED, FILE, judged, new_forecasts, read_forecasts, write_forecasts
 from tinylm_ablate.report.page import Page, experiment_page, stem_of
@@ -68,13 +68,13 @@ READING: Sequence[Block] = (
 
 @dataclass
 class Side:
-    """The reference, or a user's own runs: what both are made into.
+    """Results for the reference, or for a user's own runs.
 
     Attributes:
-        records: What it is made from.
-        evidence: By experiment.
-        verdicts: On all claims.
-        pages: One per experiment, the claims' page not among them.
+        records: The records.
+        evidence: Evidence by experiment.
+        verdicts: Verdicts on all claims.
+        pages: One per experiment, without the page of claims.
         forecasts: ``forecasts.csv`` of its folder, judged.
         tables: CSV of each page, by its stem.
     """
@@ -97,12 +97,12 @@ def write_report(
 ) -> tuple[Side, Side]:
     """Write the reference's pages and those of the user's runs.
 
-    The reference is written anew from its own data alone, byte for byte; the user's runs go beside it and never into it.
+    The reference is regenerated only from its own data, byte for byte; the user's runs are never added to it.
 
     Args:
         runs_dir: Folder of the runs; it may be missing.
-        results: Where the user's pages and ``index.html`` go.
-        claims: Folder of a user's own claims, beside those of the paper.
+        results: Folder for the user's pages and ``index.html``.
+        claims: Folder of a user's own claims, in addition to those of the paper.
         reference: Folder of the reference; ``results/reference`` by default.
         ahead: Scale, parameters and tokens to forecast from the user's runs.
 
@@ -155,7 +155,7 @@ def side(
     reference: Side | None = None,
     ahead: Ahead | None = None,
 ) -> Side:
-    """Statistics, verdicts and pages of some records. A page that cannot be made is reported, and all others are made."""
+    """Compute statistics, verdicts and pages of some records. A page that fails is reported, and does not affect others."""
     found = evidence(records)
     verdicts = judge(read_claims(claims, claim_keys(), printed_tables()), found)
     if ahead is not None:
@@ -166,7 +166,7 @@ def side(
     named: dict[str, list[Grid]] = {}
     for grid in records.grids:
         named.setdefault(grid.name, []).append(grid)
-    # Grids of one command are as new as the last of them, and so keep the paper's order among themselves.
+    # Grids of one command are as new as the last of them, so that they keep the paper's order.
     moments: dict[tuple[str, ...], str] = {}
     for grid in records.grids:
         moments[tuple(grid.command)] = max(grid.created, moments.get(tuple(grid.command), ""))
@@ -202,8 +202,8 @@ def write_pages(own: Side, folder: Path, kept: bool = False) -> None:
 
     Args:
         own: The side.
-        folder: Where they go; it is left alone where there is nothing to say.
-        kept: They are kept in a repository: Markdown with the first figure of each page, and neither LaTeX nor CSV.
+        folder: Output folder; it is not touched if there are no pages.
+        kept: Whether they are for a repository: Markdown with the first figure of each page, without LaTeX and CSV.
     """
     if not own.pages and not kept:
         return
@@ -234,7 +234,7 @@ def write_pages(own: Side, folder: Path, kept: bool = False) -> None:
 
 
 def front_page(mine: Side, theirs: Side) -> str:
-    """The page in HTML: what the runs say in one sentence and one picture, the user's own experiments, the reference's."""
+    """Return the HTML page: a sentence and a figure on all verdicts, the user's experiments, and the reference's."""
     sections: list[dict[str, Any]] = []
 
     def add(anchor: str, title: str, blocks: Sequence[Block], group: str = "", deeper: int = 1) -> None:
@@ -260,7 +260,7 @@ def front_page(mine: Side, theirs: Side) -> str:
 
 
 def _apart(block: Block, prefix: str) -> Block:
-    """A block whose figures' names are not those of the same experiment on the other side."""
+    """Rename a block's figures, so that they differ from those of the same experiment on the other side."""
     if isinstance(block, Figure) and prefix:
         return dataclasses.replace(block, name=f"{prefix}{block.name}")
     if isinstance(block, Fold):
@@ -269,7 +269,7 @@ def _apart(block: Block, prefix: str) -> Block:
 
 
 def _called(own: Side, whose: str) -> str:
-    """Summary of the runs: "Your 6 runs (393k parameters, 1.1M tokens each)"."""
+    """Summarize the runs: "Your 6 runs (393k parameters, 1.1M tokens each)"."""
     runs = own.records.runs
     counted = f"{len(runs):,} {'run' if len(runs) == 1 else 'runs'}"
     return f"{whose} {counted} ({_ends(runs, 'parameters.total')} parameters, {_ends(runs, 'tokens')} tokens each)"
@@ -284,8 +284,8 @@ def _ends(runs: Any, column: str) -> str:
 
 
 def _index(own: Side, kept: bool) -> list[Block]:
-    """The front page in Markdown."""
-    rows = [
+    """Return the front page in Markdown."""
+    rows: list[Row] = [
         [Cell([link(page.stem, f"{page.stem}.md")], page.stem), page.title, page.arms, page.seeds, page.runs]
         for page in own.pages
     ]

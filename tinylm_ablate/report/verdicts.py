@@ -1,4 +1,4 @@
-"""Verdicts on claims: one sentence, one picture of all of them, and the page that has every comparison."""
+"""Verdicts on claims: a sentence and a figure on all of them, and the page with every comparison."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ SIGNS = {
     Outcome.UNDECIDED: ("?", "var(--open)"), Outcome.NOT_TESTABLE: ("–", "var(--quiet)"),
 }  # fmt: skip
 
-#: Effects beyond so many margins are drawn at the edge.
+#: Maximum effect to plot, in margins; larger ones are at the edge.
 _FURTHEST = 16.0
 _REASON, _TITLE, _NARROW_TITLE = 60, 80, 50
 
 
 def headline(verdicts: Sequence[Verdict], runs: str = "The runs") -> Inline:
-    """One sentence that says what the runs say about all claims.
+    """Summarize the verdicts on all claims in one sentence.
 
     Args:
-        verdicts: All of them.
-        runs: What the runs are called; begins the sentence.
+        verdicts: All verdicts.
+        runs: Name of the runs, at the beginning of the sentence.
     """
     tested = [verdict for verdict in verdicts if verdict.at is not None]
     ours = sum(verdict.claim.ours for verdict in verdicts)
@@ -50,13 +50,13 @@ def headline(verdicts: Sequence[Verdict], runs: str = "The runs") -> Inline:
 
 
 def summary(verdicts: Sequence[Verdict], name: str) -> list[Block]:
-    """The picture of all verdicts that have runs; claims without any are folded away.
+    """Return the figure of all verdicts with runs; claims without runs are collapsed.
 
     Args:
-        verdicts: All of them.
+        verdicts: All verdicts.
         name: Stem of the figure's file.
     """
-    # What was decided comes first; claims of one outcome keep the paper's order.
+    # Decided claims are first; claims with the same outcome keep the paper's order.
     ran = sorted((verdict for verdict in verdicts if verdict.at is not None), key=lambda own: list(Outcome).index(own.outcome))
     absent = [verdict for verdict in verdicts if verdict.at is None]
     blocks: list[Block] = []
@@ -108,13 +108,13 @@ def picture(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLeve
 
 
 def _picture(frame: pd.DataFrame, key: str, measure: str, narrow: bool = False) -> alt.TopLevelMixin:
-    """The picture of some verdicts.
+    """Return the figure of some verdicts.
 
     Args:
-        frame: As of ``as_frame``.
+        frame: Result of ``as_frame``.
         key: The column of titles.
         measure: The column of effects.
-        narrow: For a phone: the title stands over the interval, and of the words only the verdict beside it.
+        narrow: Whether it is for a phone: the title is above the interval, with only the verdict next to it.
     """
     import altair as alt
 
@@ -125,7 +125,7 @@ def _picture(frame: pd.DataFrame, key: str, measure: str, narrow: bool = False) 
         row=range(len(frame)),
         **ends,
     )
-    # Rows are places, and not titles: two claims may have one title.
+    # Rows are positions rather than titles, since two claims may have the same title.
     step, over = (44, 15) if narrow else (18, 0)
     places = alt.Scale(domain=[-0.5, len(frame) - 0.5], range=[0, step * len(frame)], nice=False)
     height, left, plot = step * len(frame), 0 if narrow else 470, 170 if narrow else 250
@@ -174,7 +174,7 @@ def _picture(frame: pd.DataFrame, key: str, measure: str, narrow: bool = False) 
 
 
 def about(verdict: Verdict) -> list[Block]:
-    """A verdict on an experiment's page, with its comparisons folded; nothing where it has no runs."""
+    """Return a verdict for an experiment's page, with its comparisons collapsed; empty if it has no runs."""
     if verdict.at is None:
         return []
     blocks: list[Block] = [VerdictBlock(verdict.claim.title, verdict.claim.source, str(verdict.outcome), verdict.reason)]
@@ -184,11 +184,11 @@ def about(verdict: Verdict) -> list[Block]:
 
 
 def claims_blocks(verdicts: Sequence[Verdict], stems: Mapping[str, str], name: str = "claims") -> list[Block]:
-    """The page of all claims: the sentence, the picture, one line per claim, and every comparison.
+    """Return the page of all claims: the sentence, the figure, one line per claim, and every comparison.
 
     Args:
-        verdicts: All of them.
-        stems: Experiment -> stem of its page, where it has one.
+        verdicts: All verdicts.
+        stems: Experiment -> stem of its page, if any.
         name: Stem of the figure's file.
     """
     rows: list[Row] = []
@@ -208,7 +208,7 @@ def claims_blocks(verdicts: Sequence[Verdict], stems: Mapping[str, str], name: s
 
 
 def deciding(verdict: Verdict) -> Comparison | None:
-    """The comparison that the verdict rests on: the first with its outcome, the smallest effect where all hold."""
+    """Return the deciding comparison: the first with the outcome, or the smallest effect if all hold."""
     measured = [comparison for comparison in verdict.comparisons if comparison.effect is not None]
     same = [comparison for comparison in measured if comparison.outcome == verdict.outcome] or measured
     if not same:
@@ -245,7 +245,7 @@ def _comparisons(verdicts: Sequence[Verdict]) -> Table:
 
 
 def _in_margins(own: Comparison | None) -> tuple[float, float, float]:
-    """Effect and ends of its interval in units of the margin; NaN where there is no effect or margin."""
+    """Return effect and interval in units of the margin; NaN without effect or margin."""
     if own is None or own.effect is None or math.isnan(own.margin) or own.margin == 0:
         return math.nan, math.nan, math.nan
     margin = abs(own.margin)

@@ -1,10 +1,10 @@
-"""Training in rounds over the same data (Section 4.2): which batches are repeated, and what was forgotten."""
+"""Training in rounds over the same data (Section 4.2)."""
 
-#: The file of a run's batch losses, in its folder.
+#: File of batch losses in a run's folder.
 LOSSES = "batch_losses.parquet"
 
-#: And those of a pass that has not ended.
+#: File of batch losses of an unfinished pass.
 UNFINISHED_LOSSES = "batch_losses.part"
 
-#: Rules that look at the losses of batches.
+#: Rules that use batch losses.
 NEED_LOSSES = ("loss", "top")

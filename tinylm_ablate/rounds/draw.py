@@ -23,7 +23,7 @@ class Drawn:
 
     Attributes:
         batches: Ids of the first round's batches, in the order of the new round.
-        record: What was drawn from what, ready for JSON.
+        record: Statistics of the draw, for JSON.
     """
 
     batches: Int64s
@@ -33,18 +33,18 @@ class Drawn:
 def draw(rounds: Rounds, losses: Float64s | None, seed: int) -> Drawn:
     """Draw the batches of the last round of ``rounds``.
 
-    Within each part, N0 of its N batches are drawn without replacement: rule "loss" one after another with
-    p = softmax(loss / temperature) over those that are left (the paper's; it prints temperature 1), "uniform" each set of N0
-    alike, "top" those of the highest loss, "none" all. What is drawn comes in a new random order over the whole round, whose
-    place among the rounds and seed make it, so that all rules are shuffled alike.
+    Within each part, N0 of its N batches are drawn without replacement: rule "loss" draws one at a time with
+    p = softmax(loss / temperature) over the remaining batches (as in the paper, with temperature 1), "uniform" draws all sets
+    of N0 with equal probability, "top" takes the highest losses, "none" takes all. The drawn batches are shuffled over the
+    whole round, in an order that depends on seed and round, but not on the rule.
 
-    The paper lacks the uniform control. Where the losses of batches differ by hundredths of a nat, softmax is all but uniform;
-    the record reports by the effective sample size 1 / sum(p^2) of each part, as a share of its batches.
+    The paper lacks the uniform control. If batch losses differ by hundredths of a nat, softmax is nearly uniform; the record
+    therefore has the effective sample size 1 / sum(p^2) of each part, as a share of its batches.
 
     Args:
         rounds: The rounds of the run, at least two.
-        losses: (first,) mean loss in nats of every batch under the model that the round begins with; None with rules that do
-            not look at them.
+        losses: (first,) mean loss in nats of every batch under the model at the start of the round; None with rules that do
+            not use losses.
         seed: The run's seed.
     """
     chosen: list[Int64s] = []
@@ -60,7 +60,7 @@ def draw(rounds: Rounds, losses: Float64s | None, seed: int) -> Drawn:
             assert part_losses is not None
             picked = batches[np.argsort(-part_losses, kind="stable")[:wanted]]
         else:
-            # The largest of log p + Gumbel noise are a draw without replacement by p (Kool et al. 2019, arXiv 1903.06059).
+            # The largest values of log p + Gumbel noise are a draw without replacement (Kool et al. 2019, arXiv 1903.06059).
             keys = _gumbel(size, seed, rounds.count, part)
             if rounds.rule == "loss":
                 assert part_losses is not None
@@ -90,7 +90,7 @@ def describe(losses: Float64s) -> dict[str, float]:
 
 
 def effective_share(losses: Float64s, temperature: float) -> float:
-    """Effective sample size 1 / sum(p^2) of p = softmax(losses / temperature), over the number of losses: 1 is uniform."""
+    """Effective sample size 1 / sum(p^2) of p = softmax(losses / temperature), as a share of the losses: 1 is uniform."""
     weights = np.exp((losses - losses.max()) / temperature)
     p = weights / weights.sum()
     return float(1.0 / np.square(p).sum() / len(p))
@@ -106,7 +106,7 @@ def _spread(losses: Float64s | None, picked: Int64s, rounds: Rounds) -> dict[str
 
 
 def _gumbel(count: int, *key: int) -> Float64s:
-    """Standard Gumbel noise (count,) as a function of the key; Philox's raw numbers are the same in all versions of numpy."""
+    """Standard Gumbel noise (count,) as a function of the key; Philox's raw numbers are the same in all numpy versions."""
     digest = hashlib.blake2b(struct.pack(f"<{len(key)}Q", *key), digest_size=16, person=b"rounds").digest()
     raw = np.random.Philox(key=np.frombuffer(digest, dtype="<u8")).random_raw(count)
     uniform = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53

@@ -1,4 +1,4 @@
-"""The loss of every training batch under a frozen model: one forward pass over what was trained on, kept beside the run."""
+"""Loss of every training batch under a frozen model: one forward pass over the training data, stored with the run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tinylm_ablate.train.compile import compiled, worth_compiling
 
 Float64s = npt.NDArray[np.float64]
 
-#: Batches whose losses are put on the disk together, so that a kill costs few.
+#: Batches per write of their losses, so that a kill loses few.
 _TOGETHER = 16
 
 
@@ -60,7 +60,7 @@ class Passed:
 
 
 def batch_losses(settled: Settled, decoder: Decoder, tokens: npt.NDArray[Any], folder: Path) -> Float64s:
-    """Mean loss in nats of each batch of the run's first round under ``decoder``, (first,), measured once.
+    """Return the mean loss in nats of each batch of the run's first round under ``decoder``, (first,), measured once.
 
     Args:
         settled, decoder, tokens, folder: See ``Passed``.
@@ -70,10 +70,10 @@ def batch_losses(settled: Settled, decoder: Decoder, tokens: npt.NDArray[Any], f
 
 
 def pass_over(runs: Sequence[Passed]) -> None:
-    """Measure the losses of runs with equal ``stack_key`` together, and keep them in ``batch_losses.parquet`` of each run.
+    """Measure the losses of runs with equal ``stack_key`` together, and store them in ``batch_losses.parquet`` of each run.
 
-    A pass that was killed resumes from the last batches that every run has on the disk (``batch_losses.part``), in the same
-    company or in another one; a batch's loss does not depend on where a pass began.
+    A pass that was killed resumes after the last batches that every run has on disk (``batch_losses.part``), with the same
+    or other runs; a batch's loss does not depend on where a pass started.
     """
     with contextlib.ExitStack() as held:
         for run in sorted(
@@ -102,7 +102,7 @@ def pass_over(runs: Sequence[Passed]) -> None:
 
 
 def first_batches(settled: Settled, tokens: npt.NDArray[Any]) -> Batches:
-    """The order of the first round."""
+    """Return the order of the first round."""
     return training_batches(tokens, settled.config, settled.shards)
 
 
@@ -142,7 +142,7 @@ def measure(runs: Sequence[Passed], ids: range) -> Iterator[Float64s]:
 
 
 def write_losses(path: Path, losses: Float64s) -> None:
-    """Write batch ids with their losses as parquet, whole or not at all."""
+    """Write batch ids with their losses as Parquet, atomically."""
     import io
 
     import pyarrow as pa
@@ -154,10 +154,10 @@ def write_losses(path: Path, losses: Float64s) -> None:
 
 
 def read_losses(path: Path, count: int) -> Float64s:
-    """Read what ``write_losses`` wrote.
+    """Read the file of ``write_losses``.
 
     Raises:
-        UserError: It is damaged, or not of ``count`` batches.
+        UserError: It is damaged, or does not have ``count`` batches.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -165,14 +165,14 @@ def read_losses(path: Path, count: int) -> Float64s:
     try:
         losses = pq.read_table(path, columns=["loss"])["loss"].to_numpy()
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise UserError(f"{path}: not a file of batch losses ({error}); delete it and they are measured again") from error
+        raise UserError(f"{path}: not a file of batch losses ({error}); delete it to measure them again") from error
     if len(losses) != count:
-        raise UserError(f"{path}: {len(losses)} losses for {count} batches; delete it and they are measured again")
+        raise UserError(f"{path}: {len(losses)} losses for {count} batches; delete it to measure them again")
     return np.asarray(losses, dtype=np.float64)
 
 
 def _whole(path: Path) -> Float64s:
-    """The losses that reached the disk whole."""
+    """Read the losses that were written completely."""
     if not path.exists():
         return np.empty(0)
     content = path.read_bytes()

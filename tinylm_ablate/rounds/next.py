@@ -1,4 +1,4 @@
-"""Start of a round, or of a branch: the weights of earlier rounds, and the batches drawn for it."""
+"""Start of a round or branch: the weights of earlier rounds, and the drawn batches."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def continued(
         tokens: The training text as token ids, (n,).
 
     Returns:
-        The decoder; where its first weights came from; the standard deviations that they had; where the fit starts; and the
+        The decoder; the origin of its initial weights; their standard deviations; the starting point of the fit; and the
         record of all draws so far.
 
     Raises:
-        UserError: What the previous rounds left cannot be read.
+        UserError: Files of the previous rounds cannot be read.
     """
     previous = settled.previous
     assert previous is not None
@@ -45,16 +45,16 @@ def continued(
         seconds, origin, rounds = float(record["metrics"]["train/seconds"]), record["init"], list(record.get("rounds", []))
         initial_std = [{**row, "std": row["std"]} for row in json.loads((folder / "matrix_std.json").read_text())]
         skipped = record["metrics"].get("train/skipped_steps", 0)
-        curve = _curve(folder / "curve.jsonl", None if skipped or branch else previous.steps)
+        curve = "" if branch else _curve(folder / "curve.jsonl", None if skipped else previous.steps)
         decoder = load_model(models / "model")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{folder}: its weights and record cannot be read ({error}); remove it, and it is done again"
+            f"{folder}: its weights and record cannot be read ({error}); remove it to train the run again"
         ) from error
-    if branch:
+    if branch:  # which continues the state and curve of its point, and nothing that the trunk did after it
         state = restore(models / "checkpoint")
         if state is None:
-            raise UserError(f"{models / 'checkpoint'}: cannot be read; remove {models}, and {folder} is trained again")
+            raise UserError(f"{models / 'checkpoint'}: cannot be read; remove {models} to train {folder} again")
         start = Start(state.recorder["seconds"], None, models / "checkpoint", state.records[CURVE])
         return decoder, origin, initial_std, start, []
     losses = batch_losses(previous, decoder, tokens, folder) if settled.rounds.rule in NEED_LOSSES else None
@@ -69,11 +69,11 @@ def continued(
 
 
 def _curve(path: Path, steps: int | None) -> str:
-    """The content of a finished run's curve.
+    """Read a finished run's curve.
 
     Args:
         path: The file.
-        steps: The step of its last row; None where steps were skipped, which have no row.
+        steps: The step of its last row; None if steps were skipped, which have no row.
 
     Raises:
         ValueError: A line is damaged, or lines are missing at its end.

@@ -1,16 +1,16 @@
-"""Statistics and verdicts over finished runs: it reads data frames, knows no file of a run, and trains nothing.
+"""Statistics and verdicts on finished runs; works on data frames, reads no files of runs, and trains nothing.
 
-| module | about |
+| module | content |
 |---|---|
-| ``evidence`` | the frames that everything here reads, and the groups of runs that may be compared |
-| ``estimate`` | a paired effect over seeds and documents, with its intervals and p-values |
-| ``looks`` | the numbers of seeds at which a comparison is judged, and the error that each look may spend |
+| ``evidence`` | the input data frames, and groups of comparable runs |
+| ``estimate`` | paired effects over seeds and documents, with intervals and p-values |
+| ``looks`` | numbers of seeds at which comparisons are judged, and the error allowed at each |
 | ``comparison`` | one comparison of arms and its verdict |
-| ``claim``, ``claims/`` | statements of the paper, or of anyone, as data |
-| ``gate``, ``margin`` | when a claim can be tested, and the smallest effect that matters |
-| ``verdict`` | one verdict for each claim; the false discovery rate over a family of claims |
-| ``trend``, ``forecast`` | effects over budgets and scales, and at a scale that was not run |
-| ``rank``, ``accuracy`` | rank correlations, and how often a small scale orders two arms as a larger one does |
+| ``claim``, ``claims/`` | statements by the paper or others, as data |
+| ``gate``, ``margin`` | conditions for testing a claim, and the smallest effect that matters |
+| ``verdict`` | one verdict per claim; false discovery rate over a family of claims |
+| ``trend``, ``forecast`` | effects over budgets and scales, and at scales that were not run |
+| ``rank``, ``accuracy`` | rank correlations, and agreement of a small scale with a larger one on the order of arms |
 | ``pairs`` | all pairs of arms of a table |
-| ``seeds``, ``tuning`` | which arms need more seeds, which learning rates to try next |
+| ``seeds``, ``tuning`` | arms that need more seeds, learning rates to try next |
 """

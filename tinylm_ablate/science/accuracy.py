@@ -1,4 +1,4 @@
-"""Decision accuracy: how often a small scale orders two arms as a larger one does.
+"""Decision accuracy: how often a small scale orders two arms like a larger one.
 
 DataDecide (Magnusson et al. 2025) studied this for training data; here it is measured for architectures and training choices.
 """
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from tinylm_ablate.science.evidence import Evidence, Setting, settings
 
-#: Ends of the bins of differences at the small scale, in bits per byte.
+#: Boundaries of the bins of differences at the small scale, in bits per byte.
 BINS = (0.0, 0.005, 0.01, 0.02, 0.05, math.inf)
 
-#: Below so many arms in a bin's pairs no interval is given.
+#: Minimum number of arms in a bin's pairs for an interval.
 LEAST_ARMS = 5
 
 _RESAMPLES = 1000
@@ -27,12 +27,12 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Agreement:
-    """Share of pairs of arms that are in the same order at two scales.
+    """Share of pairs of arms with the same order at two scales.
 
     Attributes:
-        distance: (least, most) difference of the pairs at the small scale, in the metric's unit; (0, inf) for all of them.
-        pairs, arms: How many.
-        share: Of pairs that agree; NaN without pairs.
+        distance: (minimum, maximum) difference of the pairs at the small scale, in the metric's unit; (0, inf) for all.
+        pairs, arms: Their numbers.
+        share: Share of pairs that agree; NaN without pairs.
         low, high: 95 % interval; NaN with fewer than ``LEAST_ARMS`` arms.
     """
 
@@ -50,8 +50,8 @@ class Accuracy:
 
     Attributes:
         small, large: Their labels.
-        overall: All pairs.
-        by_distance: In bins of ``BINS``.
+        overall: Agreement of all pairs.
+        by_distance: Agreement in the bins of ``BINS``.
         points: Columns experiment, first, second, small, large (differences, first minus second), agree: one row per pair.
     """
 
@@ -63,10 +63,10 @@ class Accuracy:
 
 
 def accuracy(arms: pd.DataFrame, small: str, large: str) -> Accuracy:
-    """Compares the orders of arms at two settings.
+    """Compare the orders of arms at two settings.
 
-    Pairs share arms and so are not independent: the interval is the percentile bootstrap over arms, which draws each
-    experiment's arms with replacement and weights a pair by how often both were drawn.
+    Pairs share arms and are not independent: the interval is the percentile bootstrap over arms, which draws each experiment's
+    arms with replacement and weights a pair by how often both were drawn.
 
     Args:
         arms: Columns experiment, arm, setting, value (mean over seeds): one row per arm and setting. Pairs are formed within an
@@ -87,7 +87,7 @@ def accuracy(arms: pd.DataFrame, small: str, large: str) -> Accuracy:
             for first, second in itertools.combinations(values, 2)
         ]
     points = pd.DataFrame(rows, columns=["experiment", "first", "second", "small", "large"])
-    # A tie is no order: it agrees with another tie alone.
+    # A tie agrees only with another tie.
     points["agree"] = np.sign(points["small"]) == np.sign(points["large"])
     resampled = _weights(points)
     whole = np.ones(len(points), dtype=bool)
@@ -103,7 +103,7 @@ def accuracy(arms: pd.DataFrame, small: str, large: str) -> Accuracy:
 
 
 def _weights(points: pd.DataFrame) -> NDArray[np.float64]:
-    """How often each pair is drawn in each resample: (resamples, pairs)."""
+    """Count how often each pair is drawn in each resample: (resamples, pairs)."""
     source = np.random.default_rng(0)
     weights = np.zeros((_RESAMPLES, len(points)))
     for _, own in points.groupby("experiment"):
@@ -124,7 +124,7 @@ def _agreement(
     if arms >= LEAST_ARMS:
         totals = weights[:, chosen].sum(axis=1)
         shares = (weights[:, chosen] @ agree)[totals > 0] / totals[totals > 0]
-        # Where all pairs agree the bootstrap has no width; the rule of three over arms replaces it.
+        # If all pairs agree, the bootstrap interval has no width; the rule of three over arms replaces it.
         low, high = (float(end) for end in np.quantile(shares, [0.025, 0.975]))
         low = min(low, 1 - 3 / arms) if agree.all() else low
         high = max(high, 3 / arms) if not agree.any() else high
@@ -135,8 +135,8 @@ def _agreement(
 def between_scales(evidence: Mapping[str, Evidence], metric: str, small: str, large: str) -> Accuracy:
     """Decision accuracy of one scale for another, over all experiments that were run at both.
 
-    Of each experiment the two settings count that answer the same question with the most alike tokens per parameter; of several
-    such, those with most tokens.
+    For each experiment, this uses the two settings that answer the same question with the most similar tokens per parameter;
+    among several, those with the most tokens.
     """
     rows = []
     for name, own in evidence.items():
@@ -154,6 +154,6 @@ def between_scales(evidence: Mapping[str, Evidence], metric: str, small: str, la
 
 
 def _unlike(first: Setting, second: Setting) -> float:
-    """How unlike the tokens per parameter of two settings are, in log units; 0 where they are not known."""
+    """Distance of the tokens per parameter of two settings, in log units; 0 if unknown."""
     ratio = (first.tokens / first.parameters) / (second.tokens / second.parameters)
     return abs(math.log(ratio)) if math.isfinite(ratio) and ratio > 0 else 0.0

@@ -1,8 +1,8 @@
-"""Claims: statements of the paper, or of anyone, as data that finished runs are held against.
+"""Claims: statements by the paper or others, as data for testing with finished runs.
 
-A claim names an experiment, the arms it speaks of by their overrides, one or more tests, and where it stands. The paper's own
-effect is computed from its printed tables. The paper's claims are in ``claims/``; a user's may be in a folder of their own, and
-one of the same file name replaces ours. For instance:
+A claim names an experiment, its arms by their overrides, one or more tests, and its source. The paper's effect is computed
+from its tables. The paper's claims are in ``claims/``; users may have a folder of their own, in which a file replaces ours of
+the same name. For instance:
 
     title: A medium vocabulary beats both a small and a large one
     source: Section 2.1, Table 1
@@ -16,32 +16,35 @@ one of the same file name replaces ours. For instance:
     tests:
       - {kind: ordering, better: [middle], than: [small, large], metric: test/bits_per_byte/all, direction: less}
 
-``ours: true`` marks a claim that is not the paper's. ``reference`` is the arm that the gate and margins in tokens look at;
-unless named it is the second arm of the first comparison. ``gates`` names the gates that apply: bigrams, steps, tuned, which is
-all of them unless a claim needs fewer.
+``ours: true`` marks a claim that is not the paper's. ``reference`` is the arm of the gates and of margins in tokens; by
+default, the second arm of the first comparison. ``gates`` lists the gates that apply; the default is all of bigrams, steps,
+tuned.
 
 Kinds of test:
 
-- ``ordering``: ``order: [best, …, worst]`` tests each arm against the next; ``better: […]`` with ``than: […]`` each of the
-  first against each of the second; ``better: […]`` with ``than_mean_of: […]`` against the mean of several.
+- ``ordering``: ``order: [best, …, worst]`` compares each arm with the next; ``better: […]`` with ``than: […]`` each of the
+  first with each of the second; ``better: […]`` with ``than_mean_of: […]`` with the mean of several.
 - ``no_worse``: the same, but an arm may be worse by less than the margin.
-- ``equivalence``: every two of ``arms`` differ by less than the margin.
-- ``threshold``: ``arm`` has the metric ``above`` or ``below`` a bound, by the margin at least.
+- ``equivalence``: any two of ``arms`` differ by less than the margin.
+- ``threshold``: the metric of ``arm`` is ``above`` or ``below`` a bound by at least the margin.
 - ``rule``: arms that meet all ``conditions``, such as {embedding_head_share: {below: 20}}, are on average better than each arm
   that does not.
-- ``correlation``: Spearman's rank correlation of ``column`` with the quality of all arms has the sign ``sign`` and is beyond
-  the margin; with sign 0 it is within it. With ``largest_of`` its size is also larger than that of each column named there.
+- ``correlation``: Spearman's rank correlation of ``column`` with the quality of all arms has the sign ``sign`` and exceeds
+  the margin; with sign 0, it is within the margin. With ``largest_of``, its size also exceeds that of each column in the list.
 
-``metric`` is a column, or one for each arm: {early: forgetting/part_1, late: forgetting/part_8}. ``margin`` is the smallest
-effect that matters: a number in the metric's unit, or ``tokens``, the default, which is what 5 % more tokens are worth to the
-reference arm. ``relative`` compares ratios (a margin of 0.1 is 10 %). ``exact`` says that the metric is a count, or measured
-once, in which seeds play no part. ``equal_tokens`` needs arms that have seen equally many tokens.
+``metric`` is a column, or one per arm: {early: forgetting/part_1, late: forgetting/part_8}. Columns are also "curve/start" and
+"curve/end" of the training loss (first fiftieth and last twentieth of the tokens), and "along/0.5/test/bits_per_byte/all" for
+values measured along the run (``evaluate.every``), here after half of its tokens, interpolated linearly. ``margin`` is the
+smallest effect that matters: a number in the unit of the metric, or ``tokens``, the default: the effect of 5 % more tokens on
+the reference arm. ``relative`` compares ratios (a margin of 0.1 is 10 %). ``exact`` states that the metric is a count, or
+measured once, and does not depend on seeds. ``equal_tokens`` requires arms with equal numbers of tokens.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +59,7 @@ FOLDER = Path(__file__).parent / "claims"
 
 GATES = ("bigrams", "steps", "tuned")
 
-#: Kind -> the keys that it must have, and those that it may have, beside the common ones.
+#: Kind -> required keys, and optional keys in addition to the common ones.
 _KINDS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "ordering": (frozenset(), frozenset({"order", "better", "than", "than_mean_of"})),
     "no_worse": (frozenset(), frozenset({"order", "better", "than", "than_mean_of"})),
@@ -77,16 +80,16 @@ class Test:
 
     Attributes:
         kind: A key of ``_KINDS``.
-        metric: Arm to column; under "" the column of all arms, of a rule or correlation.
-        direction: 1 where more of the metric is better, -1 where less is.
-        margin: The smallest effect that matters, in the metric's unit, the logarithm of a ratio where ``relative``; None stands
-            for what 5 % more tokens are worth to the reference arm.
-        comparisons: (an arm, the arms whose mean it is compared with), in order; of a threshold the second are empty.
-        bound: (number, 1 if the metric is to be above it and -1 if below), of a threshold.
-        conditions: Column to such a bound, of a rule.
-        column, sign, largest_of: Of a correlation.
+        metric: Arm to column; for a rule or correlation, "" to the column of all arms.
+        direction: 1 if higher is better, -1 if lower is better.
+        margin: The smallest effect that matters, in the metric's unit, or the logarithm of a ratio if ``relative``; None is
+            the effect of 5 % more tokens on the reference arm.
+        comparisons: (an arm, the arms whose mean it is compared with), in order; the latter are empty for a threshold.
+        bound: (number, 1 if the metric must be above it and -1 if below), for a threshold.
+        conditions: Column to such a bound, for a rule.
+        column, sign, largest_of: For a correlation.
         relative, exact, equal_tokens: See the beginning of this file.
-        paper_column, paper_direction, paper_row: Where the paper prints the effect, and whether more of it is better.
+        paper_column, paper_direction, paper_row: Location of the effect in the paper's table, and whether higher is better.
     """
 
     kind: str
@@ -113,18 +116,18 @@ class Claim:
 
     Attributes:
         name: Stem of its file.
-        title: What it says.
-        source: Where it says so.
-        experiment: Name of the experiment that it is judged by.
+        title: The statement.
+        source: Its source.
+        experiment: Name of the experiment that tests it.
         arms: Name to overrides.
         tests: All of them must hold.
-        ours: It is not the paper's, and is counted apart.
-        reference: Arm of the gate and of margins in tokens; empty for the arms of a rule or correlation.
-        gates: Which gates apply.
-        printed: Arm to the paper's row for it, as text; empty where the paper prints none.
-        column: The column of these rows that is compared.
+        ours: Whether it is not the paper's, and counted separately.
+        reference: Arm of the gates and of margins in tokens; empty for the arms of a rule or correlation.
+        gates: Gates that apply.
+        printed: Arm to the paper's row for it, as text; empty if the paper has none.
+        column: Column of these rows to compare.
         correlations: Row key to the paper's row, for a correlation.
-        note: What a reader must know beside the verdict.
+        note: Note for readers, shown with the verdict.
     """
 
     name: str
@@ -142,7 +145,7 @@ class Claim:
     note: str = ""
 
     def paper_effect(self, test: Test, first: str, others: Sequence[str]) -> float | None:
-        """The paper's own effect in its own unit, the logarithm of a ratio where the test is relative; None if not printed."""
+        """Return the paper's effect in its unit, the logarithm of a ratio if the test is relative; None if not printed."""
         column = test.paper_column or self.column
         try:
             own, *rest = (float(self.printed[name][column]) for name in (first, *others))
@@ -157,18 +160,18 @@ class Claim:
 def read_claims(
     folder: Path | None = None, keys: Collection[str] | None = None, tables: Mapping[str, pd.DataFrame] | None = None
 ) -> list[Claim]:
-    """The claims of this package and those of ``folder``, sorted by name; one of the same file name replaces ours.
+    """Load the claims of this package and of ``folder``, sorted by name; a file in ``folder`` replaces ours of that name.
 
     Args:
         folder: Holds one YAML file per claim.
-        keys: Every key that an arm's overrides may name: configuration keys, config groups, "arm"; None accepts any.
-        tables: The paper's printed tables by name, all columns as text; None leaves the paper's effects out.
+        keys: Every key that an arm's overrides may use: configuration keys, config groups, "arm"; None accepts any.
+        tables: The paper's tables by name, all columns as text; None omits the paper's effects.
 
     Raises:
-        UserError: With every mistake in every file.
+        UserError: Some files have mistakes; it lists all of them.
     """
     if folder is not None and not folder.is_dir():
-        raise UserError(f"--claims {folder}: is no folder; it holds one YAML file per claim")
+        raise UserError(f"--claims {folder}: is not a folder; expected one with a YAML file per claim")
     paths = {path.stem: path for place in (FOLDER, folder) if place is not None for path in sorted(place.glob("*.yaml"))}
     claims, mistakes = [], []
     for name in sorted(paths):
@@ -189,14 +192,14 @@ def read_claims(
 def parse(
     name: str, content: Any, keys: Collection[str] | None = None, tables: Mapping[str, pd.DataFrame] | None = None
 ) -> tuple[Claim | None, list[str]]:
-    """The claim that a file's content describes, or None, and every mistake in it."""
+    """Parse a file's content; returns the claim, or None, and all mistakes."""
     reader = _Reader(keys, tables)
     claim = reader.claim(name, content)
     return (None if reader.mistakes else claim), reader.mistakes
 
 
 class _Reader:
-    """Reads one claim and remembers all mistakes in it."""
+    """Parser of one claim that collects all mistakes."""
 
     def __init__(self, keys: Collection[str] | None, tables: Mapping[str, pd.DataFrame] | None) -> None:
         self.keys = keys
@@ -265,6 +268,9 @@ class _Reader:
             if name not in arms:
                 self._mistake(f"{place}: {name}", f"must be one of the claim's arms: {', '.join(arms) or 'it has none'}")
         metric = content.get("metric")
+        for column in metric.values() if isinstance(metric, dict) else [metric]:
+            if re.match("along/", str(column)) and not re.match(r"along/(1|0?\.\d+)/.", str(column)):
+                self._mistake(f"{place}.metric={column}", "must be along/SHARE/METRIC with a share above 0 up to 1")
         if isinstance(metric, dict):
             for name in named:
                 if name not in metric:
@@ -302,11 +308,11 @@ class _Reader:
             self._mistake(f"{place}.margin={margin}", "must be a number of at least 0, or tokens")
             return None
         if margin == 0 and kind == "equivalence":
-            self._mistake(f"{place}.margin={margin}", "must be over 0: no two arms agree to the last digit")
+            self._mistake(f"{place}.margin={margin}", "must be above 0: no two arms are equal to the last digit")
         return float(margin)
 
     def _comparisons(self, kind: str, content: Mapping[str, Any], place: str) -> list[tuple[str, tuple[str, ...]]]:
-        """Which arms are compared, as ``Test.comparisons``."""
+        """Return the arms to compare, as ``Test.comparisons``."""
         lists: dict[str, list[str]] = {}
         for key in _LISTS:
             value = content.get(key, [])
@@ -356,13 +362,13 @@ class _Reader:
         for name, own in content.items():
             for key in own:
                 if self.keys is not None and str(key) not in self.keys:
-                    self._mistake(f"arms.{name}.{key}", f"is no configuration key{_closest(str(key), self.keys)}")
+                    self._mistake(f"arms.{name}.{key}", f"is not a configuration key{_closest(str(key), self.keys)}")
         return {str(name): {str(key): word(value) for key, value in own.items()} for name, own in content.items()}
 
     def _paper(
         self, content: Any, arms: Mapping[str, Any]
     ) -> tuple[str, dict[str, Mapping[str, str]], dict[str, Mapping[str, str]]]:
-        """The compared column, the row of each arm, and all rows by their key."""
+        """Return the compared column, the row of each arm, and all rows by their key."""
         if content is None:
             return "", {}, {}
         if not isinstance(content, dict):
@@ -396,14 +402,14 @@ class _Reader:
         for key in sorted(needed - content.keys()):
             self._mistake(f"{place}.{key}".lstrip("."), "is missing")
         for key in sorted(map(str, content.keys() - needed - more)):
-            self._mistake(f"{place}.{key}".lstrip("."), f"is no key here; allowed are {', '.join(sorted(needed | more))}")
+            self._mistake(f"{place}.{key}".lstrip("."), f"is not a key here; allowed are {', '.join(sorted(needed | more))}")
 
     def _mistake(self, place: str, what: str) -> None:
         self.mistakes.append(f"{place} {what}".strip())
 
 
 def word(value: Any) -> str:
-    """A value as an override spells it."""
+    """Format a value as in an override."""
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
 
 

@@ -1,6 +1,6 @@
 """One comparison of arms and its verdict.
 
-The interval of an effect, in the direction of the claim, is held against plus and minus the margin:
+The interval of an effect, in the direction of the claim, is compared with plus and minus the margin:
 
 | kind | reproduced | reversed | no effect that matters |
 |---|---|---|---|
@@ -9,11 +9,11 @@ The interval of an effect, in the direction of the claim, is held against plus a
 | no_worse | above minus the margin | below minus the margin | – |
 | bound | above the margin | below the margin | – |
 
-A claim of k comparisons is reproduced if each of them is, which needs no correction (Berger's intersection-union test, 1982).
+A claim of k comparisons is reproduced if all of them are, which needs no correction (Berger's intersection-union test, 1982).
 It fails if one of them fails, so "reversed" and "no effect that matters" use the level of one of k comparisons. Equivalence is
 two one-sided tests (Schuirmann, 1987).
 
-The functions work elementwise on arrays of effects, so that the simulations in the tests run this code.
+The functions work elementwise on arrays of effects, so that simulations in the tests can use them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from tinylm_ablate.science.estimate import Estimate
 from tinylm_ablate.science.looks import LOOKS, ZERO_SHARE, adjusted, level
 from tinylm_ablate.science.rank import Correlation, Larger
 
-#: More seeds than this are not promised to decide anything.
+#: Maximum number of seeds in estimates of how many would decide a comparison.
 MOST_SEEDS = 1000
 
 Kind = Literal["better", "same", "no_worse", "bound"]
 
-#: Anything with a mean and one-sided bounds.
+#: Any quantity with a mean and one-sided bounds.
 Effect = Estimate | Correlation | Larger
 
 
@@ -49,7 +49,7 @@ class Outcome(enum.StrEnum):
 
 
 class Decision(NamedTuple):
-    """Which verdicts hold: booleans, or arrays of them; at most one of the three is true."""
+    """Truth of three verdicts, as booleans or arrays; at most one is true."""
 
     reproduced: Any
     reversed: Any
@@ -61,21 +61,21 @@ class Comparison:
     """One comparison of a claim with its verdict.
 
     Attributes:
-        label: What is compared, such as "deep better than shallow".
+        label: Description, such as "deep better than shallow".
         kind: "better" (than others by more than the margin), "same", "no_worse" or "bound" (a metric beyond a number).
-        metrics: Columns that are compared; of a correlation the quality.
-        effect: In the direction of the claim, at the look; None where it was not measured.
-        margin: The smallest effect that matters; NaN where it is unknown.
-        margin_source: How the margin was found, such as "5 % more tokens for shallow".
-        seeds: Common seeds that were run; of a correlation the number of arms.
-        look: Seeds that were used: the largest look that they suffice for; 0 below the first.
+        metrics: Columns that are compared; for a correlation, the quality.
+        effect: Effect in the direction of the claim, at the look; None if it was not measured.
+        margin: The smallest effect that matters; NaN if unknown.
+        margin_source: Origin of the margin, such as "5 % more tokens for shallow".
+        seeds: Number of common seeds; for a correlation, the number of arms.
+        look: Number of seeds used: the largest look up to ``seeds``; 0 below the first.
         outcome: Its verdict.
-        reason: Why it is undecided or not testable; empty otherwise.
-        p: Look-adjusted p-value of the verdict; 1 where nothing was decided.
-        needed: Seeds that would decide it if mean and spread stay; None if more than ``MOST_SEEDS`` or unknown.
-        paper: The paper's own effect in its own unit; None where it prints none.
-        relative: Effects and margins are logarithms of ratios.
-        arms: The arms that take part, by their label in the runs; empty where they are unknown.
+        reason: Why it is undecided or not testable; otherwise empty.
+        p: Look-adjusted p-value of the verdict; 1 if nothing was decided.
+        needed: Seeds that would decide it with the same mean and spread; None if more than ``MOST_SEEDS`` or unknown.
+        paper: The paper's effect in its unit; None if it states none.
+        relative: Whether effects and margins are logarithms of ratios.
+        arms: The arms involved, by their label in the runs; empty if unknown.
     """
 
     label: str
@@ -95,20 +95,20 @@ class Comparison:
     arms: Sequence[str] = ()
 
     def interval(self) -> tuple[float, float]:
-        """The interval that is held against the margin: 96.66 %, which each look misses on either side with p 0.0167."""
+        """The interval for comparison with the margin: 96.66 %, missed at each look on either side with p 0.0167."""
         if self.effect is None:
             return -np.inf, np.inf
         return self.effect.interval(1 - 2 * level())
 
 
 def decide(effect: Effect, margin: Any, kind: Kind = "better", comparisons: int = 1) -> Decision:
-    """The verdict on one of ``comparisons`` of a claim, at one look.
+    """Decide one of ``comparisons`` of a claim at one look.
 
     Args:
-        effect: In the direction of the claim.
+        effect: Effect in the direction of the claim.
         margin: The smallest effect that matters, at least 0.
-        kind: What is claimed.
-        comparisons: Of the whole claim.
+        kind: Kind of the comparison.
+        comparisons: Number of comparisons in the claim.
     """
     own, wide = level(), level(comparisons)
     if kind == "same":
@@ -133,14 +133,14 @@ def _beyond(effect: Effect, margin: Any, p: float) -> Decision:
 
 
 def combine(decisions: Sequence[Decision]) -> Decision:
-    """The verdict on a claim that needs all of its comparisons to hold."""
+    """Combine the verdicts of a claim that requires all of its comparisons to hold."""
     turned = np.any([own.reversed for own in decisions], axis=0)
     none = np.any([own.no_effect for own in decisions], axis=0) & ~turned
     return Decision(np.all([own.reproduced for own in decisions], axis=0), turned, none)
 
 
 def outcome(decision: Decision) -> Outcome:
-    """The verdict as a word."""
+    """Return the verdict as an outcome."""
     if decision.reproduced:
         return Outcome.REPRODUCED
     if decision.reversed:
@@ -152,7 +152,7 @@ def p_value(effect: Effect, margin: float, kind: Kind, comparisons: int, found: 
     """Look-adjusted p-value of a verdict: the smallest error over all looks at which it would have been reached."""
 
     def reached(p: float) -> bool:
-        # ``decide`` with all levels scaled, so that the nominal level of one comparison is p.
+        # ``decide`` with all levels scaled so that the nominal level of one comparison is p.
         if kind == "same":
             inside = effect.above(p) > -margin and effect.below(p) < margin
             beyond = _beyond(effect, margin, p)
@@ -176,9 +176,9 @@ def p_value(effect: Effect, margin: float, kind: Kind, comparisons: int, found: 
 
 
 def seeds_needed(effect: Effect, margin: float, kind: Kind, comparisons: int) -> int | None:
-    """The fewest seeds that would decide it if mean and spread stay as they are; None if up to ``MOST_SEEDS`` do not.
+    """Return the fewest seeds that would decide it with the same mean and spread; None if more than ``MOST_SEEDS``.
 
-    Up to the last look it is a look; beyond, a number that the protocol has no look at.
+    Up to the last look, the result is a look; beyond, it is a number of seeds without a look in the protocol.
     """
     if not isinstance(effect, Estimate) or effect.pairs < 2 or effect.exact:
         return None
@@ -190,7 +190,7 @@ def seeds_needed(effect: Effect, margin: float, kind: Kind, comparisons: int) ->
 
 
 def fewest(decided: Callable[[int], bool]) -> int | None:
-    """The first look at which ``decided`` is true, or beyond the last look the fewest seeds; None up to ``MOST_SEEDS``."""
+    """Return the first look at which ``decided`` is true, or the fewest seeds beyond; None above ``MOST_SEEDS``."""
     for seeds in LOOKS:
         if decided(seeds):
             return seeds

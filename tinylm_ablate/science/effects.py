@@ -13,20 +13,20 @@ from tinylm_ablate.science.estimate import Estimate, common_seeds, contrast, mea
 from tinylm_ablate.science.evidence import Items, Setting
 from tinylm_ablate.science.looks import look
 
-#: What is appended to the name of a metric for its standard error over held-out items.
+#: Suffix of a metric's standard error over held-out items.
 _ERRORS = ("/standard_error", "/se")
 
 
 def effect(
     setting: Setting, terms: Sequence[tuple[str, str, float]], *, relative: bool = False, exact: bool = False
 ) -> tuple[Estimate | None, int]:  # fmt: skip
-    """A weighted sum over arms, and the number of common seeds; None without a common seed.
+    """Return a weighted sum over arms, and the number of common seeds; None without a common seed.
 
     Args:
-        setting: Where.
+        setting: Setting of the runs.
         terms: Arm, metric, weight.
-        relative: Sum logarithms, so that differences are ratios.
-        exact: The metrics are counts, or measured once: seeds need not be common and the interval has no width.
+        relative: Whether to sum logarithms, so that differences are ratios.
+        exact: Whether the metrics are counts or measured once: seeds need not be common, and the interval has no width.
     """
     values = [_values(setting, arm, metric, relative) for arm, metric, _ in terms]
     weights = [weight for _, _, weight in terms]
@@ -39,7 +39,7 @@ def effect(
     seeds = common_seeds(values)
     if not seeds:
         return None, 0
-    # Below the first look nothing is decided, and all seeds are shown.
+    # Below the first look, nothing is decided and all seeds are shown.
     used = seeds[: look(len(seeds)) or len(seeds)]
     found = contrast(values, weights, used)
     parts = () if relative else _paired(setting, terms, used)
@@ -52,7 +52,7 @@ def _values(setting: Setting, arm: str, metric: str, relative: bool) -> dict[int
 
 
 def _paired(setting: Setting, terms: Sequence[tuple[str, str, float]], seeds: Sequence[int]) -> tuple[tuple[float, float], ...]:
-    """The variance over documents that all runs share, by language; empty where a run's documents are not known or differ."""
+    """Variance over documents that all runs share, by language; empty if a run's documents are unknown or differ."""
     metrics = {metric for _, metric, _ in terms}
     if len(metrics) != 1:
         return ()
@@ -80,11 +80,10 @@ def _paired(setting: Setting, terms: Sequence[tuple[str, str, float]], seeds: Se
 def _recorded(
     setting: Setting, terms: Sequence[tuple[str, str, float]], seeds: Sequence[int], relative: bool
 ) -> tuple[tuple[float, float], ...]:
-    """The variance from standard errors that are recorded beside metrics of different texts, as of two parts of the training
-    data.
+    """Variance from the recorded standard errors of metrics on different texts, such as two parts of the training data.
 
-    The items of all seeds may be the same, so it does not shrink with the number of seeds. One metric of several arms is over
-    the same items, whose errors cancel for the most part, so these standard errors would say nothing.
+    It does not decrease with the number of seeds, since all seeds may share the items. For one metric of several arms, errors
+    over the same items mostly cancel, so these standard errors would be meaningless.
     """
     if len(terms) > 1 and len({metric for _, metric, _ in terms}) == 1:
         return ()

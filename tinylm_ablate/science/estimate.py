@@ -1,21 +1,21 @@
-"""A paired effect over seeds and documents: its interval and p-values.
+"""Paired effects over seeds and documents, with intervals and p-values.
 
-A number of a run varies for two reasons: the seed (initial weights and the order of the data) and the choice of held-out
-documents. Two runs of one seed see the same text in the same order, and all runs are evaluated on the same documents, so arms
-are compared by their difference within each seed, and within each document.
+A run's results vary for two reasons: the seed (initial weights and data order) and the choice of held-out documents. Two runs
+with the same seed see the same text in the same order, and all runs are evaluated on the same documents, so arms are compared
+by their difference within each seed and each document.
 
-**Why Student's t and not the bootstrap.** With n seeds the hierarchical bootstrap resamples n numbers. Without any effect its
-95 % intervals exclude zero in 43 % of cases with 2 seeds, 26 % with 3 and 16 % with 5. Student's t accounts for how little a
-few seeds say about their own spread.
+**Why Student's t rather than the bootstrap.** With n seeds, the hierarchical bootstrap resamples n numbers. Without any effect,
+its 95 % intervals exclude zero in 43 % of cases with 2 seeds, 26 % with 3 and 16 % with 5. Student's t accounts for how poorly
+a few seeds determine their spread.
 
-**Why documents come on top.** All seeds share the documents, so their choice does not show in the spread over seeds. The two
-variances are combined as Banerjee (1960) does for variances of unknown ratio: reach² = t²(n - 1) s²/n + t²(m - 1) v, each
+**Why documents are added.** All seeds share the documents, so the spread over seeds does not include their choice. The two
+variances are combined as in Banerjee (1960) for variances of unknown ratio: reach² = t²(n - 1) s²/n + t²(m - 1) v, each
 variance with the quantile of its own degrees of freedom. The coverage is at least the nominal one for any ratio.
 
 **Why the spread is not pooled over arms.** Arms differ in their spread (a high learning rate, a deep model): one with three
 times the spread of four others would get 16 % false verdicts.
 
-All methods work elementwise on arrays of effects, so that the simulations in the tests run this code.
+All methods work elementwise on arrays of effects, so that simulations in the tests can use them.
 
 Source: S. K. Banerjee, Approximate confidence interval for linear functions of means of k populations when the population
 variances are not equal, Sankhya 22 (1960).
@@ -45,10 +45,10 @@ class Estimate:
     Attributes:
         mean: Mean over the seeds.
         deviation: Sample standard deviation over the seeds.
-        pairs: Seeds that all of the arms have.
-        documents: Pairs (variance of ``mean`` over the choice of documents, degrees of freedom), one per language; empty where
-            no documents are known, so that an interval covers the seeds alone.
-        exact: A count, not a sample: its interval has no width.
+        pairs: Number of seeds common to all arms.
+        documents: Pairs (variance of ``mean`` over the choice of documents, degrees of freedom), one per language; empty if
+            documents are unknown, so that an interval covers only the seeds.
+        exact: Whether it is a count rather than a sample, whose interval has no width.
     """
 
     mean: Number
@@ -69,11 +69,11 @@ class Estimate:
         return np.sqrt(sum(float(stdtrit(min(free, 1e9), 1 - p)) ** 2 * variance for variance, free in parts))
 
     def above(self, p: float) -> Number:
-        """Lower bound: the effect is above it, wrongly with probability ``p``."""
+        """Lower bound, which exceeds the effect with probability ``p``."""
         return self.mean - self.reach(p)
 
     def below(self, p: float) -> Number:
-        """Upper bound: the effect is below it, wrongly with probability ``p``."""
+        """Upper bound, which the effect exceeds with probability ``p``."""
         return self.mean + self.reach(p)
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
@@ -90,12 +90,12 @@ class Estimate:
         return self._p(bound - self.mean)
 
     def with_seeds(self, seeds: int) -> Estimate:
-        """What it would be with so many seeds if mean and spread stay as they are."""
+        """Return the effect for another number of seeds with the same mean and spread."""
         return dataclasses.replace(self, pairs=seeds)
 
     @property
     def documents_error(self) -> float:
-        """Standard error over the choice of documents; 0 where none are known."""
+        """Standard error over the choice of documents; 0 if unknown."""
         return math.sqrt(math.fsum(variance for variance, _ in self.documents))
 
     def _p(self, distance: float) -> float:
@@ -113,7 +113,7 @@ class Estimate:
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (n - 1); NaN for what too few values leave unknown."""
+    """Mean and sample standard deviation (n - 1); NaN if there are too few values."""
     if not values:
         return math.nan, math.nan
     mean = math.fsum(values) / len(values)
@@ -123,16 +123,16 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
 
 
 def common_seeds(values: Sequence[Mapping[int, float]]) -> list[int]:
-    """The seeds that all arms have, sorted."""
+    """Return the seeds that all arms have, sorted."""
     return sorted(set.intersection(*(set(arm) for arm in values))) if values else []
 
 
 def contrast(values: Sequence[Mapping[int, float]], weights: Sequence[float], seeds: Sequence[int]) -> Estimate:
-    """The weighted sum of arms within each of ``seeds``, without documents.
+    """Return the weighted sum of arms within each of ``seeds``, without documents.
 
     Args:
         values: Seed to value, for each arm.
-        weights: One for each arm: (1, -1) is the difference of two.
+        weights: One per arm: (1, -1) is the difference of two.
         seeds: At least one; all arms have them.
     """
     sums = [math.fsum(weight * arm[seed] for weight, arm in zip(weights, values, strict=True)) for seed in seeds]
@@ -146,7 +146,7 @@ def ratio_variance(values: NDArray[np.float64], sizes: NDArray[np.float64]) -> t
 
     Args:
         values: A number per item, such as the difference of two arms' bits: (m,), m at least 2.
-        sizes: What it is divided by, such as its bytes: (m,).
+        sizes: Denominators, such as the items' bytes: (m,).
     """
     count = len(values)
     residuals = values - values.sum() / sizes.sum() * sizes

@@ -1,4 +1,4 @@
-"""The frames that statistics are computed from, and the groups of runs that may be compared."""
+"""Data frames for statistics, and groups of comparable runs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-#: How much a run trains.
+#: Columns for the amount of training.
 BUDGET = ("train.tokens", "train.tokens_per_parameter", "train.share")
 
-#: Settings that say how a run is measured or computed, not what question it answers; init.parent_tokens follows the budget.
+#: Settings of how a run is measured or computed, rather than of the question it answers; init.parent_tokens follows the budget.
 _HOW = ("evaluate.", "measure.", "train.precision", "train.device", "init.parent_tokens")
 
-#: What the paper's 1B shape becomes at a scale: any key that starts so belongs to the scale.
+#: Prefix of keys that belong to the scale, with the sizes of the paper's 1B shape at that scale.
 _SCALE = "scale."
 
 
@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 
 def computed_once(function: Callable[Concatenate[_Of, _P], _T]) -> Callable[Concatenate[_Of, _P], _T]:
-    """Keep each result of a function of evidence or a setting with that object, for as long as the object lives.
+    """Cache the results of a function of evidence or a setting on that object.
 
     The other arguments must be hashable, and results must not be changed.
     """
@@ -46,25 +46,26 @@ def computed_once(function: Callable[Concatenate[_Of, _P], _T]) -> Callable[Conc
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """All that is known about the finished runs of one experiment.
+    """Data about the finished runs of one experiment.
 
     Attributes:
         experiment: Its name.
         axis: Keys that distinguish its arms: dotted configuration keys, config groups such as "init", or "arm"; not "seed".
         runs: One row per cell of a grid with a finished run, and measure setting. Columns:
 
-            - ``identity`` (str), ``grid`` (str, identity of the grid; absent where there is one grid),
-              ``arm`` (str, one label per place on the axes), ``seed`` (int);
+            - ``identity`` (str), ``grid`` (str, identity of the grid; absent if there is only one grid),
+              ``arm`` (str, one label per combination of axis values), ``seed`` (int);
             - ``tokens``, ``steps``, ``parameters.total`` (numbers), ``scale`` (str);
-            - ``role``: "arm", or "tuning" for runs that only choose a learning rate; absent means "arm" throughout;
-            - ``tuned``: "interior", "edge" or "untuned", what became of the arm's tuning; absent means "untuned" throughout;
-            - one column per key of ``axis`` with the word of the override, such as "8000/s" (of the axis "arm": ``grid.arm``,
+            - ``role``: "arm", or "tuning" for runs that only choose a learning rate; if absent, all are "arm";
+            - ``tuned``: "interior", "edge" or "untuned", the result of the arm's tuning; if absent, all are "untuned";
+            - one column per key of ``axis`` with the value in the override, such as "8000/s" (for the axis "arm": ``grid.arm``,
               or else ``arm``);
             - one column per setting, with dotted keys, and one per metric, with its flat name.
-        keys: The columns that are settings and so may set runs apart; identity, metrics and provenance are none.
-        documents: Columns identity, split, language, document, nats, bytes; None where none are known.
-        questions: Columns identity, split, language, question, correct; None where none are known.
-        curves: Columns identity, tokens, bits (bits per byte); None where none are known.
+        keys: Columns that are settings and may distinguish runs; identity, metrics and provenance are not.
+        documents: Columns identity, split, language, document, nats, bytes; None if unknown.
+        questions: Columns identity, split, language, question, correct; None if unknown.
+        curves: Columns identity, tokens, bits (bits per byte); None if unknown.
+        along: Columns identity, tokens, metric, value, measured along the runs; None if unknown.
     """
 
     experiment: str
@@ -74,6 +75,7 @@ class Evidence:
     documents: pd.DataFrame | None = field(default=None, repr=False)
     questions: pd.DataFrame | None = field(default=None, repr=False)
     curves: pd.DataFrame | None = field(default=None, repr=False)
+    along: pd.DataFrame | None = field(default=None, repr=False)
 
     def items(self, identity: str, column: str) -> Mapping[str, Items]:
         """The items of the test split of a run, by language.
@@ -96,13 +98,13 @@ class Evidence:
 
     @functools.cached_property
     def _items(self) -> dict[tuple[str, str], dict[str, Items]]:
-        """The items of the runs that were asked for."""
+        """Items of the runs that were requested so far."""
         return {}
 
     @functools.cached_property
-    def _tests(self) -> dict[str, tuple[pd.DataFrame, Mapping[Any, NDArray[np.intp]], str, str, str | None]]:
+    def _tests(self) -> dict[str, tuple[pd.DataFrame, Mapping[Any, Any], str, str, str | None]]:
         """By column of metrics, the rows of the test split, each run's places among them, and their columns."""
-        found: dict[str, tuple[pd.DataFrame, Mapping[Any, NDArray[np.intp]], str, str, str | None]] = {}
+        found: dict[str, tuple[pd.DataFrame, Mapping[Any, Any], str, str, str | None]] = {}
         for frame, column, name, value, size in (
             (self.documents, "test/bits_per_byte", "document", "nats", "bytes"),
             (self.questions, "test/cloze", "question", "correct", None),
@@ -120,11 +122,18 @@ class Evidence:
         ordered = self.curves.dropna(subset=["bits"]).sort_values("tokens")
         return {str(identity): rows[["tokens", "bits"]].to_numpy(np.float64) for identity, rows in ordered.groupby("identity")}
 
+    @functools.cached_property
+    def along_by_run(self) -> Mapping[tuple[str, str], NDArray[np.float64]]:
+        """(identity, metric) to (points, 2): tokens and values, in order."""
+        if self.along is None:
+            return {}
+        groups = self.along.sort_values("tokens").groupby(["identity", "metric"], observed=True)
+        return {(str(run), str(name)): rows[["tokens", "value"]].to_numpy(np.float64) for (run, name), rows in groups}
+
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """Contribution of each held-out item to a metric of one run: bits of a document over its bytes, or right answers over
-    1."""
+    """Contributions of held-out items to a metric of one run: bits and bytes of documents, or right answers and 1."""
 
     names: tuple[str, ...]
     values: NDArray[np.float64] = field(repr=False)
@@ -133,18 +142,18 @@ class Items:
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """Runs that differ in nothing but their arm and seed.
+    """Runs that differ only in arm and seed.
 
     Attributes:
         scale: Name of the scale; empty if unknown.
-        parameters: The median over its runs; NaN if unknown.
-        tokens: Of the run that has most.
-        steps: Of the run that has fewest.
-        others: Settings, other than scale, budget and how runs are measured, that set it apart: what question it answers.
-        how: The remaining settings that set it apart.
+        parameters: Median over its runs; NaN if unknown.
+        tokens: Maximum over its runs.
+        steps: Minimum over its runs.
+        others: Settings, except for scale, budget and measurement, that distinguish it: the question it answers.
+        how: The remaining settings that distinguish it.
         runs: Its rows: one per arm and seed.
-        evidence: What it is part of.
-        doubles: Identities left out because another run has the same arm and seed.
+        evidence: The evidence that it is part of.
+        doubles: Identities omitted because another run has the same arm and seed.
     """
 
     scale: str
@@ -159,7 +168,7 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """Scale, tokens, steps and what else sets it apart; never empty: "s32, 7.5M tokens, 3,637 steps"."""
+        """Label with scale, tokens, steps and other distinguishing settings; never empty: "s32, 7.5M tokens, 3,637 steps"."""
         parts = [self.scale] if self.scale else []
         parts += [f"{count(self.tokens)} tokens"] if not math.isnan(self.tokens) else []
         parts += [f"{self.steps:,.0f} steps"] if not math.isnan(self.steps) else []
@@ -171,21 +180,29 @@ class Setting:
         return list(self._places)
 
     def rows(self, arm: str) -> pd.DataFrame:
-        """The runs of an arm."""
+        """Return the runs of an arm."""
         return self.runs.iloc[self._places.get(arm, [])]
 
     def identities(self, arm: str) -> dict[int, str]:
-        """Seed to identity."""
+        """Return seed -> identity."""
         return dict(sorted((self._labels[place][1], self._labels[place][2]) for place in self._places.get(arm, [])))
 
     def by_seed(self, arm: str, metric: str) -> dict[int, float]:
-        """A metric of an arm by seed; runs without it are left out. "curve/start" and "curve/end" are read off the curves."""
+        """Return a metric of an arm by seed, for runs that have it.
+
+        "curve/start" and "curve/end" are computed from curves, and "along/0.5/METRIC" from values measured along the runs.
+        """
         if metric in ("curve/start", "curve/end"):
             return {
                 seed: _end_of(curve, metric)
                 for seed, identity in self.identities(arm).items()
                 if (curve := self.evidence.curve_by_run.get(identity)) is not None and len(curve)
             }
+        if metric.startswith("along/"):
+            share, _, name = metric.removeprefix("along/").partition("/")
+            found = self.evidence.along_by_run
+            places = ((seed, _at(found.get((identity, name)), float(share))) for seed, identity in self.identities(arm).items())
+            return {seed: value for seed, value in places if math.isfinite(value)}
         if metric not in self.runs.columns:
             return {}
         if metric not in self._columns:
@@ -200,13 +217,13 @@ class Setting:
 
     @functools.cached_property
     def _labels(self) -> list[tuple[str, int, str]]:
-        """Arm, seed and identity of each run; plain values, since these are read again and again."""
+        """Arm, seed and identity of each run; plain values for fast repeated access."""
         columns = (self.runs[name].tolist() for name in ("arm", "seed", "identity"))
         return [(str(arm), int(seed), str(identity)) for arm, seed, identity in zip(*columns, strict=True)]
 
     @functools.cached_property
     def _places(self) -> dict[str, list[int]]:
-        """Label of an arm to the places of its runs."""
+        """Label of an arm to the positions of its runs."""
         found: dict[str, list[int]] = {}
         for place, (arm, _, _) in enumerate(self._labels):
             found.setdefault(arm, []).append(place)
@@ -214,16 +231,16 @@ class Setting:
 
     @functools.cached_property
     def _columns(self) -> dict[str, NDArray[np.float64]]:
-        """The requested metrics, as numbers."""
+        """Return the requested metrics as numbers."""
         return {}
 
 
 @computed_once
 def settings(evidence: Evidence) -> list[Setting]:
-    """The groups of comparable runs, larger scales and budgets first; tuning runs are left out.
+    """Return the groups of comparable runs, larger scales and budgets first, without tuning runs.
 
-    A setting separates runs if it varies, is no axis, does not follow the scale (``_follows``), and is the same
-    for all runs of each grid. How runs are measured always separates them.
+    A setting separates runs if it varies, is not an axis, does not follow the scale (``_follows``), and is constant within
+    each grid. Settings of measurement always separate them.
     """
     runs = evidence.runs
     if "role" in runs.columns:
@@ -284,13 +301,15 @@ def _setting(rows: pd.DataFrame, found: Mapping[str, Any], evidence: Evidence) -
 
 
 def matches(row: Mapping[str, Any], overrides: Mapping[str, str]) -> bool:
-    """Return whether a run has these overrides; numbers are equal in any spelling, and "8000/s" is not 8000."""
+    """Return whether a run has these overrides; the notation of numbers does not matter, but "8000/s" is not 8000."""
     return all(any(_same(own, value) for own in _values(row, key)) for key, value in overrides.items())
 
 
 def _values(row: Mapping[str, Any], key: str) -> list[str]:
-    """What a run has for a key: of "arm" its word on that axis or its label, of a config group that is no axis the group's
-    name."""
+    """Return a run's value for a key.
+
+    For "arm", this is its value on that axis or its label; for a config group that is not an axis, the group's name.
+    """
     if key == "arm":
         return [_word(plain(row.get("grid.arm"))), _word(plain(row.get("arm")))]
     value = plain(row.get(key))
@@ -308,7 +327,7 @@ def _same(own: str, value: str) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """A value that equals itself: a missing one is None, and 20.0 is 20."""
+    """Normalize a value for comparison: missing values are None, and 20.0 is 20."""
     if value is None or (isinstance(value, float) and math.isnan(value)) or value is pd.NA:
         return None
     if isinstance(value, np.generic):
@@ -334,8 +353,17 @@ def _end_of(curve: NDArray[np.float64], which: str) -> float:
     return float(bits[tokens >= 0.95 * tokens[-1]].mean())
 
 
+def _at(points: NDArray[np.float64] | None, share: float) -> float:
+    """The value at a share of the tokens of the last point, linear between points; NaN before the first one, or without any."""
+    if points is None:
+        return math.nan
+    tokens, values = points[:, 0], points[:, 1]
+    place = share * tokens[-1]
+    return float(np.interp(place, tokens, values)) if tokens[0] <= place else math.nan
+
+
 def count(value: float) -> str:
-    """A count of parameters or tokens in short: 7.5M."""
+    """Format a count of parameters or tokens: 7.5M."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"

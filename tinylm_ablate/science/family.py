@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-#: The share of false ones among the verdicts of a family that is accepted.
+#: Accepted share of false verdicts in a family.
 FALSE_DISCOVERIES = 0.10
 
 
 def survivors(p_values: Sequence[float], rate: float = FALSE_DISCOVERIES) -> list[bool]:
-    """Which tests keep the false discovery rate over the family (Benjamini and Hochberg, 1995)."""
+    """Return which tests survive control of the false discovery rate over the family (Benjamini and Hochberg, 1995)."""
     ordered = sorted(p_values)
     count = len(ordered)
     cut = max((p for place, p in enumerate(ordered, start=1) if p <= rate * place / count), default=-1.0)
@@ -17,7 +17,7 @@ def survivors(p_values: Sequence[float], rate: float = FALSE_DISCOVERIES) -> lis
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values (1979): below 0.05 are the hypotheses that may be rejected with a family-wise error of 5 %."""
+    """Holm's adjusted p-values (1979): rejecting hypotheses below 0.05 has a family-wise error of at most 5 %."""
     count = len(p_values)
     adjusted = [0.0] * count
     largest = 0.0

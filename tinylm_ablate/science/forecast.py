@@ -1,8 +1,8 @@
-"""Forecasts of a setting that was not run, written down before it is, and their judgment afterwards.
+"""Forecasts for settings that were not run, recorded in advance and judged afterwards.
 
-Two courses are considered, and the interval covers both: a loss continues along a straight line or along a power law, both
-in log parameters and log tokens; an effect continues along its line, or stays at its mean. Neither course is known to
-be the true one, so how often the intervals hold is for ``judge_forecasts`` to show.
+The interval covers two models: a loss follows a straight line or a power law, both in log parameters and log tokens; an effect
+follows its line, or is constant at its mean. Neither model is known to be true, so ``judge_forecasts`` reports how often the
+intervals are correct.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from tinylm_ablate.science.verdict import Verdict
 #: One-sided error of a 90 % interval.
 _TAIL = 0.05
 
-#: What a line has no column for may differ by this factor from its points.
+#: Maximum factor between a setting and the points in a quantity without a column in the line.
 _ALIKE = 1.5
 
-#: A forecast is judged by runs whose tokens differ by this factor at most, which is what the margin of a claim is worth.
+#: Maximum factor between the tokens of a forecast and of the runs that judge it, which corresponds to the margin of a claim.
 TOKENS_ALIKE = 1.05
 
 _SUBJECT = ("experiment", "metric", "subject", "quantity", "scale")
@@ -43,15 +43,15 @@ COLUMNS = (*_FORECAST, "hash", "observed", "inside")
 
 @dataclass(frozen=True)
 class Forecast:
-    """A number that is expected at a setting that was not run, with its 90 % interval.
+    """Expected value at a setting that was not run, with its 90 % interval.
 
     Attributes:
-        experiment, metric: Of what.
+        experiment, metric: Experiment and metric.
         subject: An arm, or the label of a comparison.
         quantity: "loss" or "effect".
-        scale, parameters, tokens: Of the setting.
+        scale, parameters, tokens: The setting.
         mean, low, high: The forecast.
-        based_on: Labels of the settings that it was made from, joined by "; ".
+        based_on: Labels of the settings that it is based on, joined by "; ".
     """
 
     experiment: str
@@ -71,12 +71,12 @@ def forecast(
     points: Sequence[Point], experiment: str, metric: str, subject: str, quantity: str, scale: str, parameters: float,
     tokens: float,
 ) -> Forecast | None:  # fmt: skip
-    """The forecast of one loss or effect; None where the points do not determine it.
+    """Forecast one loss or effect; None if the points do not determine it.
 
     Args:
-        points: Two settings or more with two seeds or more; the scales must differ if ``parameters`` is new, and the budgets if
-            only ``tokens`` is.
-        experiment, metric, subject, quantity: Of what; "loss" or "effect".
+        points: At least two settings with at least two seeds; the scales must differ if ``parameters`` is new, and the budgets
+            if only ``tokens`` is.
+        experiment, metric, subject, quantity: The forecast quantity; "loss" or "effect".
         scale, parameters, tokens: The setting that was not run.
     """
     if quantity not in ("loss", "effect"):
@@ -102,7 +102,7 @@ _Course = tuple[float, float, float]
 
 
 def _line(points: Sequence[Point], parameters: float, tokens: float) -> _Course | None:
-    """Straight in log parameters and log tokens, whichever the points distinguish."""
+    """A straight line in log parameters and log tokens, as far as the points distinguish them."""
     values = np.array([point.effect.mean for point in points])
     fitted = fit(points, values)
     if fitted is None or not _within(points, set(fitted.centers), parameters, tokens):
@@ -113,7 +113,7 @@ def _line(points: Sequence[Point], parameters: float, tokens: float) -> _Course 
 
 
 def _power(points: Sequence[Point], parameters: float, tokens: float) -> _Course:
-    """A power law: the line of the logarithms, whose errors are relative ones."""
+    """A power law: the line of the logarithms, with relative errors."""
     logs = [
         dataclasses.replace(
             point,
@@ -140,7 +140,7 @@ def _constant(points: Sequence[Point]) -> _Course:
 
 
 def _within(points: Sequence[Point], columns: set[str], parameters: float, tokens: float) -> bool:
-    """Return whether the line says something about a setting: what it has no column for must be as at its points."""
+    """Return whether the line applies to a setting: quantities without a column must be as at its points."""
 
     def alike(values: Sequence[float], new: float) -> bool:
         return min(values) / _ALIKE <= new <= max(values) * _ALIKE
@@ -154,10 +154,10 @@ def _within(points: Sequence[Point], columns: set[str], parameters: float, token
 
 
 def add(table: pd.DataFrame | None, forecasts: Sequence[Forecast], date: str) -> pd.DataFrame:
-    """``table`` (``results/forecasts.csv``) with new forecasts, dated and hashed.
+    """Add new forecasts, with date and hash, to ``table`` (``results/forecasts.csv``).
 
-    A forecast that stands there is never changed: of one experiment, metric, subject, quantity, scale and number of tokens the
-    first one counts. The hash is over the row's own words, so that a row that was edited later shows.
+    Existing forecasts are never changed: for each experiment, metric, subject, quantity, scale and number of tokens, the first
+    one is kept. The hash covers the content of the row, so that later edits are detected.
     """
     kept = pd.DataFrame(columns=list(COLUMNS)) if table is None else table.copy()
     known = {_key(row) for row in kept.to_dict("records")}
@@ -175,12 +175,12 @@ def add(table: pd.DataFrame | None, forecasts: Sequence[Forecast], date: str) ->
 
 
 def judge_forecasts(table: pd.DataFrame, observed: pd.DataFrame) -> pd.DataFrame:
-    """``table`` with the columns observed and inside ("yes" or "no") filled where the setting was run since.
+    """Fill the columns observed and inside ("yes" or "no") of ``table`` for settings that have been run since.
 
-    Of several settings of a scale, the one with the most alike number of tokens counts, if it is within ``TOKENS_ALIKE``.
+    Of several settings at a scale, the one with the most similar number of tokens is used, if it is within ``TOKENS_ALIKE``.
 
     Args:
-        table: As ``add`` makes it.
+        table: Result of ``add``.
         observed: Columns experiment, metric, subject, quantity, scale, tokens, value.
     """
     found = table.copy()
@@ -197,12 +197,12 @@ def judge_forecasts(table: pd.DataFrame, observed: pd.DataFrame) -> pd.DataFrame
 
 
 def changed(table: pd.DataFrame) -> list[int]:
-    """Places of rows whose words no longer match their hash."""
+    """Positions of rows that no longer match their hash."""
     return [place for place, row in enumerate(table.to_dict("records")) if row["hash"] != _hash(row)]
 
 
 def _nearest(found: Sequence[tuple[float, float]], tokens: float) -> float:
-    """The value at the most alike number of tokens; NaN where none is alike."""
+    """Return the value at the most similar number of tokens; NaN if none is similar."""
     distance, value = min(((abs(math.log(own / tokens)), value) for own, value in found), default=(math.inf, math.nan))
     return value if distance <= math.log(TOKENS_ALIKE) else math.nan
 
@@ -221,7 +221,7 @@ def _hash(row: Mapping[Any, Any]) -> str:
 
 
 def forecast_losses(evidence: Evidence, metric: str, scale: str, parameters: float, tokens: float) -> list[Forecast]:
-    """A forecast of each arm's metric at a setting that was not run, for arms whose runs determine one."""
+    """Forecast each arm's metric at a setting that was not run, for arms with sufficient runs."""
     found = []
     for arm, points in _losses(evidence, metric).items():
         own = forecast(points, evidence.experiment, metric, arm, "loss", scale, parameters, tokens)
@@ -230,7 +230,7 @@ def forecast_losses(evidence: Evidence, metric: str, scale: str, parameters: flo
 
 
 def forecast_effects(verdicts: Sequence[Verdict], scale: str, parameters: float, tokens: float) -> list[Forecast]:
-    """A forecast of each comparison of claims that have a trend; the subject is "claim: comparison"."""
+    """Forecast each comparison of claims that have a trend; the subject is "claim: comparison"."""
     found = []
     for verdict in verdicts:
         metrics = {compared.label: compared.metrics[0] for compared in verdict.comparisons}
@@ -244,8 +244,7 @@ def forecast_effects(verdicts: Sequence[Verdict], scale: str, parameters: float,
 
 
 def observed(evidence: Mapping[str, Evidence], metrics: Sequence[str], verdicts: Sequence[Verdict] = ()) -> pd.DataFrame:
-    """What was measured since, as ``judge_forecasts`` takes it: losses of arms, and effects of claims at each of their
-    settings."""
+    """Collect measured values for ``judge_forecasts``: losses of arms, and effects of claims at each of their settings."""
     rows = [
         (own.experiment, metric, arm, "loss", point.scale, point.tokens, point.effect.mean)
         for own in evidence.values()
@@ -267,7 +266,7 @@ def observed(evidence: Mapping[str, Evidence], metrics: Sequence[str], verdicts:
 
 
 def _losses(evidence: Evidence, metric: str) -> dict[str, list[Point]]:
-    """Of each arm its losses at the settings that answer the question of the largest one."""
+    """Return each arm's losses at settings that answer the same question as the largest one."""
     groups = settings(evidence)
     found: dict[str, list[Point]] = {}
     for setting in groups:

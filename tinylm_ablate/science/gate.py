@@ -1,4 +1,4 @@
-"""Conditions that must hold before a claim is judged; each function returns reasons against it, empty where it passes."""
+"""Conditions for judging a claim; each function returns reasons against it, or an empty list."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import pandas as pd
 from tinylm_ablate.science.estimate import Estimate
 from tinylm_ablate.science.evidence import Setting, plain
 
-#: Fewer optimizer steps than this are no training.
+#: Minimum number of optimizer steps.
 LEAST_STEPS = 500
 
-#: Bits per byte of a table of bigrams counted on as many tokens: the column of each run, without its language.
+#: Column with bits per byte of a bigram table counted on the same number of tokens, without its language.
 BIGRAMS = "test/bigrams/bits_per_byte"
 
-#: The documents' standard error may be at most this share of the margin.
+#: Maximum ratio of the documents' standard error to the margin.
 DOCUMENTS_SHARE = 0.25
 
-#: Tokens of two arms are equal within this share, where a claim is about equal tokens.
+#: Maximum relative difference of tokens for claims that require equal tokens.
 EQUAL_TOKENS = 0.05
 
 
 def bigrams(setting: Setting, reference: str, language: str = "all") -> list[str]:
-    """The reference arm must be better than a table of bigrams counted on as many tokens."""
+    """Require the reference arm to beat a bigram table counted on the same number of tokens."""
     table = setting.mean(reference, f"{BIGRAMS}/{language}")
     own = setting.mean(reference, f"test/bits_per_byte/{language}")
     if math.isnan(table) or math.isnan(own):
@@ -35,7 +35,7 @@ def bigrams(setting: Setting, reference: str, language: str = "all") -> list[str
 
 
 def steps(setting: Setting, arms: Collection[str]) -> list[str]:
-    """Every arm must have enough optimizer steps."""
+    """Require enough optimizer steps for every arm."""
     counts = {arm: _least(setting, arm, "steps") for arm in arms}
     few = {arm: count for arm, count in counts.items() if not count >= LEAST_STEPS}
     if not few:
@@ -46,7 +46,7 @@ def steps(setting: Setting, arms: Collection[str]) -> list[str]:
 
 
 def tuned(setting: Setting, arms: Collection[str]) -> list[str]:
-    """Every arm's learning rate must be tuned to an interior optimum."""
+    """Require that every arm's learning rate is tuned to an interior optimum."""
     states = {arm: _states(setting, arm) for arm in arms}
     untuned = [arm for arm, own in states.items() if own - {"interior", "edge"}]
     edge = [arm for arm, own in states.items() if "edge" in own]
@@ -60,7 +60,7 @@ def tuned(setting: Setting, arms: Collection[str]) -> list[str]:
 
 
 def equal_tokens(setting: Setting, arms: Collection[str]) -> list[str]:
-    """Arms must have seen equally many tokens."""
+    """Require equal numbers of tokens for all arms."""
     tokens = sorted({value for arm in arms for value in setting.by_seed(arm, "tokens").values()})
     if not tokens or tokens[-1] <= (1 + EQUAL_TOKENS) * tokens[0]:
         return []
@@ -68,7 +68,7 @@ def equal_tokens(setting: Setting, arms: Collection[str]) -> list[str]:
 
 
 def documents(effect: Estimate, margin: float) -> list[str]:
-    """The documents' standard error must be small against the margin, or seeds cannot decide what is open."""
+    """Require a small standard error over documents relative to the margin, since more seeds cannot reduce it."""
     error = effect.documents_error
     if error <= DOCUMENTS_SHARE * margin:
         return []
@@ -76,7 +76,7 @@ def documents(effect: Estimate, margin: float) -> list[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Up to three names, and how many more."""
+    """List up to three names, and the number of others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

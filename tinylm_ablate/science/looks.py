@@ -1,13 +1,13 @@
-"""Numbers of seeds at which comparisons are judged, fixed in advance, and the error that each look may spend.
+"""Numbers of seeds at which comparisons are judged, fixed in advance, and the error allowed at each look.
 
-Adding seeds until something is decided turns 5 % of false verdicts into 20 %. So comparisons are judged at fixed numbers of
-seeds only (a group sequential design with one nominal p-value for all looks: S. J. Pocock, Biometrika 64, 1977). The constants
-below were calibrated by simulation of the paired t-test at these looks (``tests/science/test_error_rates.py`` repeats it): a
-single comparison whose effect is on the margin is falsely decided in 4.9 % of cases over all four looks.
+Adding seeds until a comparison is decided raises the rate of false verdicts from 5 % to 20 %. Comparisons are therefore judged
+only at fixed numbers of seeds (a group sequential design with one nominal p-value for all looks: S. J. Pocock, Biometrika 64,
+1977). The constants below were calibrated by simulating the paired t-test at these looks (``tests/science/test_error_rates.py``
+repeats it): a single comparison with an effect equal to the margin is falsely decided in 4.9 % of cases over all four looks.
 
-**Why zero is tested beside the margin.** Where the margin is small against the spread over seeds, an effect between plus and
-minus the margin can be falsely called "reproduced" and falsely called "reversed", and the two errors add up: 9.9 % with the
-margin alone. Each direction must therefore also exclude zero, at a stricter level; the sum is then at most 4.9 % for any effect
+**Why zero is tested in addition to the margin.** If the margin is small relative to the spread over seeds, an effect between
+plus and minus the margin can be falsely called "reproduced" or "reversed", and the two errors add up to 9.9 % with the margin
+alone. Each direction must therefore also exclude zero, at a stricter level; the sum is then at most 4.9 % for any effect
 and any margin.
 """
 
@@ -33,20 +33,20 @@ _ANY_LOOK = (
 
 
 def look(seeds: int) -> int:
-    """The largest look that ``seeds`` suffice for, 0 if none."""
+    """Return the largest look up to ``seeds``, or 0."""
     return max((n for n in LOOKS if n <= seeds), default=0)
 
 
 def next_look(seeds: int) -> int | None:
-    """The smallest look beyond ``seeds``; None after the last."""
+    """Return the smallest look above ``seeds``; None after the last."""
     return min((n for n in LOOKS if n > seeds), default=None)
 
 
 def level(comparisons: int = 1) -> float:
-    """One-sided p-value below which one of so many comparisons is decided at any look.
+    """One-sided p-value below which one of ``comparisons`` comparisons is decided at any look.
 
-    With k comparisons the opposite of a claim is declared if one of them shows it, so each may spend a k-th of the error.
-    Beyond four the levels follow the same power of k.
+    With k comparisons, the opposite of a claim is declared if one of them shows it, so each has a k-th of the error.
+    Above four, the levels follow the same power of k.
     """
     if comparisons <= len(_LEVELS):
         return _LEVELS[max(comparisons, 1) - 1]
@@ -54,7 +54,7 @@ def level(comparisons: int = 1) -> float:
 
 
 def adjusted(p: float) -> float:
-    """The look-adjusted p-value: the probability of a nominal one-sided p-value this small at any of the looks."""
+    """Look-adjusted p-value: the probability of a nominal one-sided p-value this small at any of the looks."""
     if p <= _ANY_LOOK[0][0]:
         return p * _ANY_LOOK[0][1] / _ANY_LOOK[0][0]
     own, overall = np.log(_ANY_LOOK).T
@@ -62,7 +62,7 @@ def adjusted(p: float) -> float:
 
 
 def nominal(overall: float) -> float:
-    """The nominal p-value at one look whose look-adjusted one is ``overall``: the inverse of ``adjusted``."""
+    """Nominal p-value at one look for the look-adjusted one ``overall``: the inverse of ``adjusted``."""
     if overall <= _ANY_LOOK[0][1]:
         return overall * _ANY_LOOK[0][0] / _ANY_LOOK[0][1]
     own, known = np.log(_ANY_LOOK).T

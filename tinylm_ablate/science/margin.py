@@ -1,4 +1,4 @@
-"""The smallest effect that matters: what 5 % more tokens are worth to the reference arm."""
+"""The smallest effect that matters: the effect of 5 % more tokens on the reference arm."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 
 from tinylm_ablate.science.evidence import Setting
 
-#: More tokens that count as an effect that matters.
+#: Increase in tokens that defines an effect that matters.
 SHARE = 0.05
 
 
 def token_margin(setting: Setting, others: Sequence[Setting], arm: str, metric: str) -> tuple[float, str]:
-    """The margin in bits per byte, and how it was found; NaN where nothing shows it.
+    """Return the margin in bits per byte, and its origin; NaN if it cannot be determined.
 
-    The slope of the arm's annealed losses in log tokens, from this budget to the next smaller one (or the next larger one where
-    this is the smallest); with one budget, the slope of its training curve over the last quarter of its tokens. The curve
-    contains the decay of the learning rate, so its slope is steeper.
+    It is the slope of the arm's annealed losses in log tokens, from this budget to the next smaller one (or the next larger one
+    if this is the smallest); with one budget, the slope of its training curve over the last quarter of its tokens. The curve
+    includes the decay of the learning rate, so its slope is steeper.
 
     Args:
-        setting: Where the margin applies.
-        others: All settings of the experiment; those of the same scale and question are used.
+        setting: The setting of the claim.
+        others: All settings of the experiment; those with the same scale and question are used.
         arm: The reference arm.
-        metric: The column that is compared.
+        metric: The compared column.
     """
     own = setting.mean(arm, metric)
     budgets = [
@@ -32,7 +32,7 @@ def token_margin(setting: Setting, others: Sequence[Setting], arm: str, metric: 
         if other.scale == setting.scale and other.others == setting.others and other.how == setting.how
         and abs(other.tokens / setting.tokens - 1) > SHARE and not math.isnan(other.mean(arm, metric))
     ]  # fmt: skip
-    # Nearest first, smaller ones before larger ones.
+    # Closest first, smaller before larger.
     budgets.sort(key=lambda other: (other.tokens > setting.tokens, abs(math.log(other.tokens / setting.tokens))))
     for other in budgets:
         slope = (other.mean(arm, metric) - own) / math.log(setting.tokens / other.tokens)

@@ -15,8 +15,8 @@ def matrix_metrics(deviations: pd.DataFrame) -> dict[str, float]:
         deviations: Columns layer, matrix, trained_std: one row per matrix and layer.
 
     Returns:
-        ``matrix_std/trained`` is the mean over all of them. ``matrix_std/variation/attention`` and ``…/ffn`` are how much they
-        change with depth: the coefficient of variation over layers, mean over the matrices of that kind.
+        ``matrix_std/trained`` is the mean over all of them. ``matrix_std/variation/attention`` and ``…/ffn`` describe their
+        variation with depth: the coefficient of variation over layers, averaged over the matrices of that kind.
     """
     found = {"matrix_std/trained": float(deviations["trained_std"].mean())}
     for kind, names in (("attention", ATTENTION), ("ffn", FFN)):

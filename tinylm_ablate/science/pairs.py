@@ -1,4 +1,4 @@
-"""All pairs of arms of one setting, and which arm is the best."""
+"""All pairs of arms at one setting, and the best arm."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tinylm_ablate.science.evidence import Setting, computed_once
 from tinylm_ablate.science.family import holm
 from tinylm_ablate.science.looks import adjusted, look, nominal
 
-#: Error that is accepted over all pairs of a setting and metric together, and over all looks.
+#: Accepted error over all pairs of a setting and metric together, and over all looks.
 ERROR = 0.05
 
 #: Arms that are shown and tested at most: the tests of two thousand would be two million.
@@ -28,11 +28,11 @@ class Pair:
 
     Attributes:
         first, second: Labels of the arms.
-        estimate: First minus second, at the look; below the first look over all common seeds.
-        seeds, look: Common seeds that were run, and that were used; a look of 0 decides nothing.
+        estimate: First minus second, at the look; below the first look, over all common seeds.
+        seeds, look: Number of common seeds, and the number used; a look of 0 decides nothing.
         p: Look-adjusted two-sided p-value of "no difference"; 1 below the first look.
-        holm: The same, corrected for the number of different pairs.
-        decided: ``holm`` is below 5 %.
+        holm: ``p`` corrected for the number of distinct pairs.
+        decided: Whether ``holm`` is below 5 %.
         needed: Seeds that would decide it; None if none up to 1,000.
     """
 
@@ -55,10 +55,10 @@ class Result:
         arm: Its label.
         values: One per seed.
         mean, deviation: Over seeds; NaN where there are too few.
-        best: Its mean is the best of the setting.
-        clear: It is the best, and every other arm is known to be worse.
-        within_noise: It may be as good as the best: the paired test does not distinguish them, or there is none.
-        difference: To the best arm; None for the best itself or without two common seeds.
+        best: Whether its mean is the best of the setting.
+        clear: Whether it is the best, and all other arms are significantly worse.
+        within_noise: Whether it may be as good as the best: the paired test does not distinguish them, or there is none.
+        difference: Difference from the best arm; None for the best itself or without two common seeds.
     """
 
     arm: str
@@ -73,11 +73,11 @@ class Result:
 
 @computed_once
 def pairs(setting: Setting, metric: str) -> list[Pair]:
-    """Every two arms with two common seeds or more, in the order of the arms.
+    """Compare all pairs of arms with at least two common seeds, in the order of the arms.
 
-    Arms that are the same runs (as the exponents of Figure 7 at the base batch) count once: the first of them stands for all.
-    All pairs are corrected for, also where only the best arm is compared with the others, since the best was found in the same
-    data.
+    Arms that share their runs (such as the exponents of Figure 7 at the base batch) are counted once, under the first of them.
+    The correction is for all pairs, even if only the best arm is compared with the others, since the best was selected on the
+    same data.
     """
     distinct: dict[tuple[str, ...], str] = {}
     for arm in setting.arms:
@@ -97,12 +97,12 @@ def pairs(setting: Setting, metric: str) -> list[Pair]:
 
 @computed_once
 def results(setting: Setting, metric: str, direction: int) -> list[Result]:
-    """The result of each arm in the order of the runs.
+    """Return the result of each arm, in the order of the runs.
 
     Args:
-        setting: Where.
+        setting: The setting.
         metric: A column.
-        direction: 1 where more is better, -1 where less is, 0 where there is no better.
+        direction: 1 if higher is better, -1 if lower is better, 0 if neither.
     """
     by_seed = {arm: setting.by_seed(arm, metric) for arm in setting.arms}
     means = {arm: mean_and_deviation(list(values.values())) for arm, values in by_seed.items()}
@@ -119,7 +119,7 @@ def results(setting: Setting, metric: str, direction: int) -> list[Result]:
                 to_best |= {name: found for name in measured if same[name] == same[arm]}
 
     def worse(arm: str) -> bool:
-        # The sign matters too: the best mean over all seeds need not be the best over the common ones.
+        # The sign matters too: the best mean over all seeds may not be the best over the common ones.
         return arm in to_best and to_best[arm][1] and direction * to_best[arm][0].mean < 0
 
     rivals = {arm for arm in measured if same[arm] != same[best] and not worse(arm)}

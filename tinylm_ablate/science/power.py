@@ -1,4 +1,4 @@
-"""Power: how often an effect of a given size is decided, and the seeds that it takes, before a grid is run."""
+"""Power analysis before a grid is run: how often an effect is detected, and the number of seeds needed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Power:
     """Power of one comparison.
 
     Attributes:
-        reproduced, reversed, no_effect: Share of cases that end so, where each stops at the first look that decides it.
-        seeds: Mean number of seeds for each arm.
+        reproduced, reversed, no_effect: Share of cases with this result; each case stops at the first look that decides it.
+        seeds: Mean number of seeds per arm.
     """
 
     reproduced: float
@@ -29,14 +29,14 @@ class Power:
 
 
 def power(effect: float, spread: float, margin: float, kind: Kind = "better", comparisons: int = 1) -> Power:
-    """The power of one of ``comparisons`` under sequential seeds, by simulating the real code; documents are left out.
+    """Power of one of ``comparisons`` with sequential seeds, by simulating the real code, without documents.
 
     Args:
-        effect: The true one, in the direction of the claim.
+        effect: The true effect, in the direction of the claim.
         spread: Standard deviation over seeds of the paired difference.
         margin: The smallest effect that matters, in the same unit.
-        kind: What is claimed.
-        comparisons: Of the whole claim.
+        kind: Kind of the comparison.
+        comparisons: Number of comparisons in the claim.
     """
     differences = effect + spread * np.random.default_rng(0).standard_normal((_REPEATS, LOOKS[-1]))
     open_ = np.ones(_REPEATS, dtype=bool)
@@ -54,7 +54,7 @@ def power(effect: float, spread: float, margin: float, kind: Kind = "better", co
 
 
 def table(spreads: tuple[float, ...], effects: tuple[float, ...], margin: float) -> list[list[str]]:
-    """One row per spread: for each effect the share that is decided rightly, with the mean number of seeds."""
+    """Return one row per spread: for each effect, the share that is decided correctly, with the mean number of seeds."""
     rows = []
     for spread in spreads:
         found = [power(effect, spread, margin) for effect in effects]

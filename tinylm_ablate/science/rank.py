@@ -1,4 +1,4 @@
-"""Spearman's rank correlation over arms, with its interval; arms are the sample, each the mean of its seeds (Figure 4)."""
+"""Spearman's rank correlation over arms, each represented by the mean of its seeds, with intervals (Figure 4)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Correlation:
     """Spearman's rank correlation.
 
     Attributes:
-        rho: -1 to 1, or an array of them in simulations; NaN if one of the two does not vary, or with fewer than three arms.
+        rho: -1 to 1, or an array in simulations; NaN if one of the variables is constant, or with fewer than three arms.
         arms: Number of arms.
     """
 
@@ -29,15 +29,15 @@ class Correlation:
 
     @property
     def mean(self) -> Number:
-        """``rho``."""
+        """The correlation, ``rho``."""
         return self.rho
 
     def above(self, p: float) -> Number:
         """Lower bound, missed with probability ``p``, by Fisher's transformation with the variance of Bonett and Wright (2000).
 
-        Minus infinity below four arms. A perfect correlation is taken half a step of ``rho`` short of it, where the
-        transformation ends. Without any relation the 95 % interval excludes zero in 4.4 % of cases with 30 arms, and in fewer
-        with fewer.
+        Minus infinity below four arms. A perfect correlation, where the transformation is infinite, is reduced by half a step
+        of ``rho``. Without any relation, the 95 % interval excludes zero in 4.4 % of cases with 30 arms, and less often with
+        fewer.
         """
         return np.minimum(self._end(p, -1), self.rho)
 
@@ -63,10 +63,10 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Larger:
-    """How much larger the size of one correlation with quality is than that of another.
+    """Difference between the sizes of two correlations with quality.
 
     Attributes:
-        first, second, quality: Of each arm.
+        first, second, quality: Values of each arm.
     """
 
     first: Sequence[float]
@@ -117,7 +117,7 @@ class Larger:
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> Correlation:
-    """The rank correlation of two equally long lists; equal values share their mean rank."""
+    """Rank correlation of two lists of equal length; equal values share their mean rank."""
     count = len(first)
     if count < 3 or len(set(first)) == 1 or len(set(second)) == 1:
         return Correlation(math.nan, count)

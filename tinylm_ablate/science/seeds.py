@@ -1,4 +1,4 @@
-"""Arms that need more seeds: those of comparisons that are open at their look."""
+"""Arms that need more seeds: those in comparisons that are undecided at their look."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from tinylm_ablate.science.evidence import Evidence, settings
 from tinylm_ablate.science.looks import LOOKS, next_look
 from tinylm_ablate.science.verdict import judge_at
 
-#: What arms are compared by where no claim is about the experiment.
+#: Metric for comparing arms if no claim is about the experiment.
 METRIC = "test/bits_per_byte/all"
 
 
 def seeds_wanted(evidence: Evidence, claims: Sequence[Claim], arms: Sequence[str] = ()) -> Mapping[str, int]:
-    """The number of seeds that each arm should have: a look, at least the first.
+    """Return the number of seeds that each arm should have: a look, at least the first.
 
-    Call it again whenever the wanted seeds are done, until it requests nothing new. An arm gets more seeds only while a claim
-    that needs it is undecided, through a comparison that is open. A claim that cannot be tested requests none, and neither does
-    one that another comparison has decided. The last look ends it.
+    Call it again whenever the requested seeds are done, until it requests nothing new. An arm gets more seeds only while a
+    claim that involves it is undecided because of an undecided comparison. A claim that cannot be tested, or that another
+    comparison has decided, requests none. No seeds are added after the last look.
 
     Args:
-        evidence: Finished runs so far, of the grid that is being run.
+        evidence: Finished runs of the grid so far.
         claims: Claims; those about other experiments are ignored. Without any about this one, each arm is compared with the
             first, and the only gate is that the effect of 5 % more tokens and the documents' error are known.
-        arms: Labels of all arms, also of those without a finished run.
+        arms: Labels of all arms, including those without a finished run.
     """
     wanted = dict.fromkeys(arms, LOOKS[0])
     groups = settings(evidence)
@@ -44,7 +44,7 @@ def seeds_wanted(evidence: Evidence, claims: Sequence[Claim], arms: Sequence[str
 
 
 def _against_first(arms: Sequence[str]) -> list[Claim]:
-    """The claims that each arm is better than the first; "reversed" decides them as well."""
+    """Return claims that each arm is better than the first; "reversed" also decides them."""
     return [
         Claim(
             f"{arm} against {arms[0]}", "", "", "", {"first": {"arm": arms[0]}, "other": {"arm": arm}},

@@ -1,4 +1,4 @@
-"""Effects over budgets and scales: does an effect grow, hold or shrink, and where would it be gone?"""
+"""Effects over budgets and scales: whether an effect grows, holds or shrinks, and where it would vanish."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tinylm_ablate.science.evidence import count
 #: One-sided error of a slope's bound.
 _TAIL = 0.05
 
-#: Settings differ in a quantity if it varies by this factor at least.
+#: Minimum factor by which a quantity varies for settings to differ in it.
 _DIFFERENT = 1.2
 
 
@@ -26,7 +26,7 @@ class Point:
 
     Attributes:
         scale: Name of the scale.
-        parameters, tokens: Of the setting.
+        parameters, tokens: Parameters and tokens of the setting.
         setting: Its label.
         effect: The estimate.
     """
@@ -49,7 +49,7 @@ class Course(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Slope:
-    """A slope of an effect with its 90 % interval, for each factor of e."""
+    """Slope of an effect per factor of e, with its 90 % interval."""
 
     mean: float
     low: float
@@ -61,14 +61,14 @@ class Trend:
     """An effect over settings.
 
     Attributes:
-        label: Of the comparison.
+        label: Label of the comparison.
         points: Smaller scales and budgets first.
-        by_tokens: Slope in log tokens at equal parameters; None where no scale has two budgets.
-        by_parameters: Slope in log parameters: at equal tokens where ``by_tokens`` is known, otherwise along the settings that
-            were run, in which tokens usually grow with parameters; None where there is one scale.
-        course: What the effect does with scale, or with budget where there is one scale.
-        crosses_zero_at: (number, "parameters" or "tokens") where a shrinking effect would be zero; None otherwise.
-        text: A sentence for a reader.
+        by_tokens: Slope in log tokens at equal parameters; None if no scale has two budgets.
+        by_parameters: Slope in log parameters: at equal tokens if ``by_tokens`` is known, otherwise along the settings that
+            were run, in which tokens usually grow with parameters; None if there is only one scale.
+        course: Change of the effect with scale, or with budget if there is only one scale.
+        crosses_zero_at: (number, "parameters" or "tokens") at which a shrinking effect would be zero; otherwise None.
+        text: A sentence for readers.
     """
 
     label: str
@@ -85,9 +85,9 @@ class Fit:
     """A linear fit over log tokens and log parameters.
 
     Attributes:
-        centers: "tokens" and "parameters", so far as they are columns, to the mean of their logarithms.
+        centers: "tokens" and "parameters", as far as they are columns, to the mean of their logarithms.
         solver: (columns, points): the value at new settings is ``row @ solver @ values``.
-        spare: Points beyond the number of columns.
+        spare: Number of points minus the number of columns.
         misfit: Mean squared residual over ``spare``; 0 without spare points.
     """
 
@@ -97,15 +97,15 @@ class Fit:
     misfit: float
 
     def row(self, tokens: float, parameters: float) -> NDArray[np.float64]:
-        """The row of a setting."""
+        """Return the row of a setting."""
         own = {"tokens": tokens, "parameters": parameters}
         return np.array([1.0, *(math.log(own[name]) - center for name, center in self.centers.items())])
 
 
 def fit(points: Sequence[Point], values: NDArray[np.float64]) -> Fit | None:
-    """Least squares of values over log tokens and log parameters, whichever the points distinguish; None where neither."""
+    """Fit values over log tokens and log parameters by least squares, as far as the points distinguish them; or None."""
     logs = {name: np.log([getattr(point, name) for point in points]) for name in ("tokens", "parameters")}
-    # Where every scale has one budget, tokens and parameters grow together, and parameters say it better.
+    # If every scale has one budget, tokens and parameters grow together, and the fit uses parameters.
     paired = len({point.scale for point in points}) == len(points)
     centers: dict[str, float] = {}
     design = np.ones((len(points), 1))
@@ -126,8 +126,8 @@ def fit(points: Sequence[Point], values: NDArray[np.float64]) -> Fit | None:
 def reach(fitted: Fit, row: NDArray[np.float64], points: Sequence[Point], tail: float, new: bool = False) -> float:
     """Distance from ``row @ solver @ values`` to a one-sided bound.
 
-    The points' own errors (each with the quantile of its degrees of freedom) and, where there are spare points, what the line
-    does not explain; with ``new`` also for the point that is predicted.
+    It includes the points' errors (each with the quantile of its degrees of freedom) and, with spare points, the residual of
+    the line; with ``new``, also that of the predicted point.
     """
     from scipy.special import stdtrit
 
@@ -140,10 +140,10 @@ def reach(fitted: Fit, row: NDArray[np.float64], points: Sequence[Point], tail: 
 
 
 def trend(label: str, points: Sequence[Point], margin: float) -> Trend:
-    """The trend of an effect over its points.
+    """Return the trend of an effect over its points.
 
-    ``course`` is "grows" or "shrinks" where the slope's 90 % interval excludes zero, "holds" where over a tenfold scale or
-    budget the effect would change by less than ``margin``, and unknown otherwise and with fewer than two points.
+    ``course`` is "grows" or "shrinks" if the slope's 90 % interval excludes zero, "holds" if the effect would change by less
+    than ``margin`` over a tenfold scale or budget, and otherwise, or with fewer than two points, unknown.
     """
     ordered = sorted(points, key=lambda point: (point.parameters, point.tokens))
     known = [point for point in ordered if point.effect.pairs > 1 or point.effect.exact]
@@ -160,7 +160,7 @@ def trend(label: str, points: Sequence[Point], margin: float) -> Trend:
 
     slopes = {name: slope_along(name) for name in names}
     leading = "parameters" if "parameters" in slopes else "tokens"
-    # With both, the course is that of larger models on as many tokens per parameter.
+    # With both, the course is that of larger models with equal tokens per parameter.
     slope, last = slope_along(*names), known[-1]
     direction = 1 if last.effect.mean >= 0 else -1
     course = Course.UNKNOWN

@@ -1,4 +1,4 @@
-"""Learning rates for each arm: which factors to try next, and which is best."""
+"""Tuning of learning rates for each arm: factors to try next, and the best one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-#: Factors about the dial's rate that every arm tries.
+#: Factors on the scale's rate that every arm tries.
 START = (0.5, 1.0, 2.0)
 
-#: Furthest factor on either side: beyond it the best is called an edge.
+#: Largest factor; the smallest is its inverse. A best factor at either end is called an edge.
 FURTHEST = 16.0
 
 State = Literal["open", "interior", "edge"]
@@ -21,11 +21,11 @@ class Tuning:
     """The state of one arm's tuning.
 
     Attributes:
-        tried: Factor to loss, ascending; infinite or NaN losses are divergences.
+        tried: Factor to loss, ascending; infinite or NaN losses mean divergence.
         best: The best factor so far; None before any finite result.
-        next: Factors to try next, empty when done.
-        state: "open" while there is something to try; "interior" where both neighbors of the best are worse; "edge" where the
-            best is the smallest or largest factor allowed, or all diverged: the arm is not testable.
+        next: Factors to try next; empty when done.
+        state: "open" while there are factors to try; "interior" if both neighbors of the best are worse; "edge" if the best
+            is the smallest or largest factor allowed, or if all diverged: the arm is not testable.
     """
 
     tried: Mapping[float, float]
@@ -35,18 +35,18 @@ class Tuning:
 
 
 def tune(tried: Mapping[float, float], start: Sequence[float] = START, step: float = 2.0, furthest: float = FURTHEST) -> Tuning:
-    """The next factors for one arm.
+    """Return the next factors for one arm.
 
     Args:
-        tried: Factor to validation loss, all on one seed that no comparison uses.
-        start: Factors that are tried first, all at once.
-        step: While the best is at an edge, the next factor is this many times further out.
-        furthest: The largest factor tried; the smallest is one over it.
+        tried: Factor to validation loss, all with one seed that no comparison uses.
+        start: Initial factors, tried together.
+        step: Ratio of the next factor to the best while that is at an edge.
+        furthest: The largest factor; the smallest is its inverse.
     """
     losses = {factor: loss if math.isfinite(loss) else math.inf for factor, loss in sorted(tried.items())}
     missing = tuple(factor for factor in sorted(start) if factor not in losses)
     finite = [factor for factor, loss in losses.items() if loss < math.inf]
-    # Of equal losses the smaller rate, which is the safer one.
+    # Of equal losses, take the smaller rate, which is safer.
     best = min(finite, key=lambda factor: (losses[factor], factor)) if finite else None
     if missing:
         return Tuning(dict(sorted(tried.items())), best, missing, "open")
@@ -63,11 +63,11 @@ def tune(tried: Mapping[float, float], start: Sequence[float] = START, step: flo
 
 
 def changed_orders(curves: Mapping[str, Mapping[float, float]], tolerance: float = 0.0) -> tuple[int, int]:
-    """Return how many pairs of arms change their order between the dial's own rate and tuned rates, of how many.
+    """Return the number of pairs of arms whose order differs between the scale's rate and tuned rates, and of all pairs.
 
     Args:
         curves: For each arm, factor to loss on the tuning seed; arms without a loss at factor 1 are left out.
-        tolerance: Differences up to this are no order.
+        tolerance: Differences up to this are ties.
     """
     kept = {arm: own for arm, own in curves.items() if math.isfinite(own.get(1.0, math.nan))}
     before = {arm: own[1.0] for arm, own in kept.items()}

@@ -1,4 +1,4 @@
-"""One verdict for each claim, at its largest testable scale and budget."""
+"""Verdicts: one per claim, at its largest testable scale and budget."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _WORDS = {"equivalence": "the same as", "no_worse": "no worse than"}
 
 _DECIDED = (Outcome.REPRODUCED, Outcome.REVERSED, Outcome.NO_EFFECT)
 
-#: Metrics over held-out items, whose choice must show in an interval.
+#: Metrics over held-out items, whose choice must be part of intervals.
 _OVER_ITEMS = ("test/bits_per_byte/", "test/cloze/")
 
 
@@ -44,16 +44,16 @@ class Verdict:
     """Outcome of a claim, at its largest testable scale and budget.
 
     Attributes:
-        claim: The claim; ``claim.ours`` says that it is not the paper's.
-        outcome: One of the five.
-        reason: Why, in a few words, also for "not testable here".
-        setting: Label of the setting that it rests on, never empty where there are runs.
+        claim: The claim; ``claim.ours`` marks claims that are not the paper's.
+        outcome: One of the five verdicts.
+        reason: Short explanation, also for "not testable here".
+        setting: Label of the setting that it is based on; never empty if there are runs.
         at: That setting; None without runs.
-        comparisons: What it rests on.
-        p: Look-adjusted p-value of the verdict; 1 where nothing was decided.
-        survives: Whether it survives the false discovery rate over its family; None where nothing was decided.
-        trends: One per comparison that was tested at two settings or more.
-        notes: Sentences that belong beside it.
+        comparisons: The comparisons that it is based on.
+        p: Look-adjusted p-value of the verdict; 1 if nothing was decided.
+        survives: Whether it survives control of the false discovery rate over its family; None if nothing was decided.
+        trends: One per comparison that was tested at two or more settings.
+        notes: Sentences to show with it.
     """
 
     claim: Claim
@@ -69,12 +69,12 @@ class Verdict:
 
 
 def judge(claims: Sequence[Claim], evidence: Mapping[str, Evidence]) -> list[Verdict]:
-    """One verdict for each claim, in the order given.
+    """Return one verdict per claim, in the given order.
 
-    The false discovery rate of 10 % is over the paper's claims and over ours, each family apart.
+    The false discovery rate of 10 % is controlled separately over the paper's claims and over ours.
 
     Args:
-        claims: What is judged.
+        claims: The claims.
         evidence: By the name of the experiment; a claim whose experiment is missing has no finished runs.
     """
     groups = {name: settings(own) for name, own in evidence.items()}
@@ -88,18 +88,18 @@ def judge(claims: Sequence[Claim], evidence: Mapping[str, Evidence]) -> list[Ver
 
 
 def count(verdicts: Sequence[Verdict], ours: bool = False) -> dict[Outcome, int]:
-    """Return how many of the paper's claims, or of ours, got each verdict; verdicts without any are left out."""
+    """Count the verdicts of the paper's claims, or of ours, omitting those that do not occur."""
     numbers = Counter(own.outcome for own in verdicts if own.claim.ours == ours)
     return {kind: numbers[kind] for kind in Outcome if numbers[kind]}
 
 
 def judge_at(claim: Claim, setting: Setting, groups: Sequence[Setting]) -> Verdict:
-    """A claim at one setting, without trends and family.
+    """Judge a claim at one setting, without trends and family.
 
     Args:
-        claim: What is judged.
-        setting: Where.
-        groups: All settings of the experiment, from which margins in tokens are found.
+        claim: The claim.
+        setting: The setting.
+        groups: All settings of the experiment, for margins in tokens.
     """
     base = Verdict(claim, Outcome.NOT_TESTABLE, "", setting.label, setting)
     arms = {name: find(setting, overrides) for name, overrides in claim.arms.items()}
@@ -129,7 +129,7 @@ def judge_at(claim: Claim, setting: Setting, groups: Sequence[Setting]) -> Verdi
 
 
 def find(setting: Setting, overrides: Mapping[str, str]) -> str | None:
-    """The arm with these overrides. Of several with the same runs the first; None if several differ."""
+    """Return the arm with these overrides. Of several with the same runs, the first; None if they differ."""
     wanted = {"arm", "grid.arm", *overrides, *(f"{key}.name" for key in overrides)}
     rows = setting.runs[[column for column in setting.runs.columns if column in wanted]].to_dict("records")
     found = list(dict.fromkeys(str(row["arm"]) for row in rows if matches({str(k): v for k, v in row.items()}, overrides)))
@@ -172,7 +172,7 @@ def _verdict(claim: Claim, groups: Sequence[Setting]) -> Verdict:
 
 
 def _drafts(claim: Claim, test: Test, setting: Setting, arms: Mapping[str, str]) -> tuple[list[_Draft], list[str]]:
-    """The comparisons of one test, and why some could not be made."""
+    """Return the comparisons of one test, and reasons why some are missing."""
     if test.kind == "correlation":
         return _correlations(claim, test, setting)
     pairs = [(first, tuple(others)) for first, others in test.comparisons]
@@ -190,7 +190,7 @@ def _drafts(claim: Claim, test: Test, setting: Setting, arms: Mapping[str, str])
             unmeasured += [f"{metric} was not measured" for metric in lacking]
             continue
         if test.kind == "rule":
-            # The mean of the arms that meet the rule, against one that does not.
+            # The mean of the arms that meet the rule, compared with one that does not.
             weights = [*(test.direction / len(others) for _ in others), -float(test.direction)]
         else:
             weights = [float(test.direction), *(-test.direction / len(others) for _ in others)]
@@ -227,7 +227,7 @@ def _kind(test: Test) -> Kind:
 
 
 def _by_rule(test: Test, setting: Setting) -> list[tuple[str, tuple[str, ...]]] | str:
-    """(an arm that does not meet the conditions, those that do), or why there are none."""
+    """Return (an arm that does not meet the conditions, those that do), or why there are none."""
     meets: dict[str, bool] = {}
     for arm in setting.arms:
         values = {column: setting.mean(arm, column) for column in test.conditions}
@@ -316,7 +316,7 @@ def _gates(claim: Claim, setting: Setting, drafts: Sequence[_Draft], arms: Mappi
 
 
 def _few_documents(drafts: Sequence[_Draft]) -> list[str]:
-    """Of open comparisons, those that seeds cannot decide. An interval contains the documents' error, so decided ones stand."""
+    """Return the undecided comparisons that seeds cannot decide. Decided ones remain, since intervals include documents."""
     found: dict[str, None] = {}
     for draft in drafts:
         open_ = draft.look > 0 and outcome(draft.decision(len(drafts))) == Outcome.UNDECIDED
@@ -326,7 +326,7 @@ def _few_documents(drafts: Sequence[_Draft]) -> list[str]:
 
 
 def _best(setting: Setting, arms: Sequence[str]) -> str:
-    """The reference where a claim names none, as for a correlation: the median arm by bits per byte."""
+    """Return the reference for a claim without one, such as a correlation: the median arm by bits per byte."""
     known = sorted((setting.mean(arm, "test/bits_per_byte/all"), arm) for arm in arms)
     known = [pair for pair in known if not math.isnan(pair[0])]
     return known[len(known) // 2][1] if known else ""
@@ -347,7 +347,7 @@ def _compared(draft: _Draft, comparisons: int, barred: bool) -> Comparison:
 
 
 def _open(draft: _Draft, comparisons: int) -> tuple[str, int | None]:
-    """Reason why a comparison is open, and how many seeds would decide it."""
+    """Explain why a comparison is undecided, and estimate the number of seeds that would decide it."""
     if not isinstance(draft.effect, Estimate):
         return f"{draft.seeds} arms leave it open", None
     if draft.look == 0:
@@ -371,7 +371,7 @@ def _reason(found: Outcome, comparisons: Sequence[Comparison]) -> str:
 
 
 def _trends(best: Verdict, tested: Sequence[Verdict]) -> list[Trend]:
-    """Of each comparison over the settings at which the claim was tested and that ask the same question."""
+    """Return trends of each comparison over settings at which the claim was tested and that answer the same question."""
     at = best.at
     same = [own for own in tested if own.at is not None and at is not None and own.at.others == at.others]
     found = []

@@ -1,1 +1,1 @@
-"""Graph of tasks that a config becomes; each has an identity, dependencies and an action."""
+"""Graph of tasks of a config; each task has an identity, dependencies and an action."""

@@ -1,4 +1,4 @@
-"""The tasks that turn documents into token ids: corpus, tokenizer, shards."""
+"""Tasks that convert documents to token ids: corpus, tokenizer, shards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tinylm_ablate.tracking import Follower
 
 
 class CorpusTask(Task):
-    """Reads the documents, and splits and stores them."""
+    """Reads, splits and stores the documents."""
 
     kind = "text"
 
@@ -43,7 +43,7 @@ class TokenizerTask(Task):
         self.open()
 
     def open(self) -> Vocabulary:
-        """The tokenizer, made first if it is missing."""
+        """Open the tokenizer, after building it if necessary."""
         run = self.run
         corpus = open_corpus(run.config.data, run.cache)
         return open_vocabulary(run.config.tokenizer, run.shape.vocab_size, run.source_vocab_size, corpus, run.cache)

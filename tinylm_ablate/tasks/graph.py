@@ -1,4 +1,4 @@
-"""The graph of tasks of one or many runs, each task once."""
+"""Graph of the tasks of one or many runs, without duplicates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Graph:
     """Tasks in topological order: each follows those that it needs.
 
     Args:
-        cells: Names and runs; runs that mean the same are trained once, and measured by whatever any of them requests.
+        cells: Names and runs; equal runs are trained once, with all of their requested measures.
     """
 
     def __init__(self, cells: Iterable[tuple[str, Settled]]) -> None:
@@ -47,20 +47,20 @@ class Graph:
 
     @property
     def measures(self) -> list[MeasureTask]:
-        """The tasks that measure."""
+        """Return the tasks that measure."""
         return [task for task in self._tasks.values() if isinstance(task, MeasureTask)]
 
     @property
     def runs(self) -> list[RunTask]:
-        """The tasks that train."""
+        """Return the tasks that train."""
         return list(self._runs.values())
 
     def run(self, identity: str) -> RunTask:
-        """The task that trains a run."""
+        """Return the task that trains a run."""
         return self._runs[identity]
 
     def _measure(self, of: RunTask, run: Settled, request: Request) -> bool:
-        """Add the task that measures a run; False where it is there already."""
+        """Add the task that measures a run; False if it exists already."""
         measure = MeasureTask(of, run, request)
         return self._add(measure) is measure
 
@@ -70,7 +70,7 @@ class Graph:
     def _run(self, name: str, settled: Settled, cell: bool = True) -> RunTask:
         known = self._runs.get(settled.identity)
         if known is not None:
-            if cell and not known.cell:  # a cell keeps its own name, whatever needs it
+            if cell and not known.cell:  # a cell keeps its name, even if another run needs it
                 known.name, known.cell = name, True
             return known
         run = self._kept[settled.identity]
@@ -99,8 +99,10 @@ class Graph:
 
 
 def _keeping(cells: list[tuple[str, Settled]]) -> dict[str, Settled]:
-    """Each run once, and those that they need; it keeps its weights, on the way too, and its optimizer's state where anybody
-    wants them."""
+    """Return each run and its needs once.
+
+    A run keeps weights, including intermediate ones, and optimizer state if any of its duplicates requests it.
+    """
     found: dict[str, Settled] = {}
 
     def visit(run: Settled) -> None:

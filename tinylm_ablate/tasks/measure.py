@@ -1,4 +1,4 @@
-"""The task that makes one record of a measure of a finished run, from its kept weights."""
+"""Task that measures a finished run from its weights and writes one record."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower
 from tinylm_ablate.train.stack_key import stack_size
 
-#: The subjects of the last measure, whose models and corpus the next measure of the same runs uses again.
+#: Subjects of the last measure, whose models and corpus are reused by the next measure of the same runs.
 _last: list[tuple[int, Subject]] = []
 
 
@@ -27,8 +27,8 @@ class MeasureTask(Task):
 
     Args:
         of: The task that trains it.
-        run: It, as the cell that requests the measure describes it.
-        request: What is measured, with which settings.
+        run: The run, according to the cell that requests the measure.
+        request: The measure and its settings.
     """
 
     kind = "measure"
@@ -50,7 +50,7 @@ class MeasureTask(Task):
 
     @property
     def lost(self) -> bool:
-        """Whether the weights that it would read were not kept."""
+        """Whether the required weights were not kept."""
         trained = self.of.product.exists() and not (self.run.folder / "model").is_dir()
         return self.request.measure.weights and trained and not self.product.exists() and self.of.done()
 
@@ -63,7 +63,7 @@ class MeasureTask(Task):
         return self.request.stem, run.shape, run.text, run.vocabulary, train.context_length, train.device, train.threads
 
     def can_start_early(self) -> bool:
-        """Return whether the intermediate model that it measures exists already."""
+        """Return whether the intermediate model to measure exists already."""
         return self.run.at > 0 and (self.run.folder / "model").is_dir()
 
     def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:
@@ -84,7 +84,7 @@ class MeasureTask(Task):
         for task, result in zip(subjects, results, strict=True):
             try:
                 write_record(task.run.folder, self.request.measure.name, self.request.settings, result, seconds)
-            except RunFailed as error:  # of a run that diverged, which is not to take the others with it
+            except RunFailed as error:  # of a run that diverged, which must not affect the others
                 ended[task.key] = error
                 continue
             task.of.drop_model()
@@ -92,7 +92,7 @@ class MeasureTask(Task):
         return [ended.get(task.key) for task in measures]
 
     def _results(self, subjects: Sequence[Subject]) -> list[Result]:
-        """Results of the measure for some runs; where they do not fit into a GPU's memory together, half of them at a time."""
+        """Measure some runs; if they do not fit in GPU memory together, half of them at a time."""
         import torch
 
         measure, settings = self.request.measure, self.request.settings
@@ -121,12 +121,12 @@ class MeasureTask(Task):
         return ", ".join(f"{_HEADLINES[name]} {value:.4f}" for name, value in shown.items())
 
 
-#: The metrics that a worker reports as it measures.
+#: Metrics that a worker reports after measuring.
 _HEADLINES = {"test/bits_per_byte/all": "bits per byte on test", "test/cloze/all": "cloze"}
 
 
 def lost_weights(tasks: list[MeasureTask]) -> str:
-    """The message for measures whose runs did not keep their weights."""
+    """Return the message for measures whose runs did not keep their weights."""
     names = list(dict.fromkeys(f"{task.run.folder}" for task in tasks))
     kinds = ", ".join(dict.fromkeys(task.request.measure.name for task in tasks))
     more = f" and {len(names) - 1} more runs" if len(names) > 1 else ""
@@ -137,7 +137,7 @@ def lost_weights(tasks: list[MeasureTask]) -> str:
 
 
 def _subjects(tasks: Sequence[MeasureTask]) -> dict[MeasureTask, Subject]:
-    """The opened runs; kept for the next measure of them, and a text and tokenizer for the next runs that have the same."""
+    """Open runs; they are kept for the next measure, and corpus and tokenizer for the next runs with the same ones."""
     known = {(version, id(subject.run)): subject for version, subject in _last}
     before = next((subject for _, subject in _last), None)
     found = {}

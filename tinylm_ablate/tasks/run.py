@@ -1,4 +1,4 @@
-"""The task that trains one run, from its initial weights to its record."""
+"""Task that trains one run, from its initial weights to its record."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from tinylm_ablate.measure.subject import Subject
     from tinylm_ablate.train.member import Checkpoint, Member, OnPoint, Trained
 
-#: Version of the layout of ``metrics.json``.
+#: Version of the format of ``metrics.json``.
 RECORD_SCHEMA = 2
 
-#: What training writes into the folder of a run, whole or not at all.
+#: Files that training writes to the folder of a run, atomically.
 _WRITTEN = (
     "settled.json", "config.yaml", "provenance.json", "curve.jsonl", "matrix_std.json", "model", "metrics.json",
 )  # fmt: skip
@@ -43,14 +43,14 @@ Watch = Callable[[dict[str, float]], bool]
 class RunTask(Task):
     """Trains a run.
 
-    Everything is kept in ``runs_dir/<identity>``: ``settled.json`` and ``config.yaml``, ``provenance.json``, ``curve.jsonl``,
+    The files are in ``runs_dir/<identity>``: ``settled.json`` and ``config.yaml``, ``provenance.json``, ``curve.jsonl``,
     ``matrix_std.json``, ``model/`` and, written last and atomically, ``metrics.json``, which is never rewritten.
 
     Attributes:
         watch: Called with every new row of the curve; True prunes the run.
-        cell: Whether the run was requested itself, and not only needed by others.
-        stems: Names of the records that are to be measured of it. Until they are there, the weights are kept.
-        points: The same for its models on the way, by optimizer steps; those in ``points.kept`` may have none.
+        cell: Whether the run was requested itself, rather than only needed by others.
+        stems: Names of the records to measure. The weights are kept until all exist.
+        points: The same for its intermediate models, by optimizer steps; those in ``points.kept`` may have none.
     """
 
     kind = "run"
@@ -71,7 +71,7 @@ class RunTask(Task):
         return self.run.folder / "error.txt"
 
     def done(self) -> bool:
-        """Whether the record exists, and the weights, the optimizer's state and the intermediate models that are requested."""
+        """Return whether the record and the requested weights, optimizer state and intermediate models exist."""
         folder = self.run.folder
         return (
             self.product.exists()
@@ -81,7 +81,7 @@ class RunTask(Task):
         )
 
     def missing_points(self) -> list[int]:
-        """Optimizer steps whose models are wanted and not there, ascending."""
+        """Optimizer steps whose requested models are missing, ascending."""
         kept = set(points.kept(self.run))
         return [step for step in sorted(self.points) if not self._has_point(step, step in kept)]
 
@@ -118,7 +118,7 @@ class RunTask(Task):
         self.drop_model()
 
     def drop_model(self) -> None:
-        """Remove weights that nobody asked to keep, once everything is measured on them."""
+        """Remove weights that were not requested, once all measures on them are done."""
         if not self.run.config.train.keep_model and _measured(self.run.folder, self.stems):
             shutil.rmtree(self.run.folder / "model", ignore_errors=True)
         kept = set(points.kept(self.run))
@@ -133,7 +133,7 @@ class RunTask(Task):
     def result(self) -> str:
         metrics = read_metrics(self.run.folder)["metrics"]
         if not self.run.steps:
-            return "taken as it is"
+            return "used without training"
         return f"training loss {metrics['train/loss']:.4f}, {metrics['train/seconds']:.0f} s"
 
 
@@ -143,15 +143,15 @@ def point_folder(run: Settled, step: int) -> Path:
 
 
 def _measured(folder: Path, stems: Sequence[str]) -> bool:
-    """Return whether all records of a model are there."""
+    """Return whether all records of a model exist."""
     return all((folder / "measures" / f"{stem}.json").exists() for stem in stems)
 
 
 def read_metrics(folder: Path) -> Record:
-    """The record of a finished run.
+    """Read the record of a finished run.
 
     Raises:
-        UserError: It is missing, damaged or of another version.
+        UserError: It is missing, damaged or from another version.
     """
     path = folder / "metrics.json"
     try:
@@ -161,10 +161,10 @@ def read_metrics(folder: Path) -> Record:
     except ValueError:
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
-        raise UserError(f"{path}: the record is damaged; remove the folder {folder}, and the run is trained again")
+        raise UserError(f"{path}: the record is damaged; remove the folder {folder} to train the run again")
     if record.get("schema") != RECORD_SCHEMA:
         raise UserError(
-            f"{path}: a record of schema {record.get('schema')}, and this version reads {RECORD_SCHEMA}; "
+            f"{path}: the record has schema {record.get('schema')}, but this version reads {RECORD_SCHEMA}; "
             "read it with the version that wrote it, or remove the folder"
         )
     return record
@@ -172,7 +172,7 @@ def read_metrics(folder: Path) -> Record:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A run that is ready to train, and what its record will say."""
+    """A run that is ready to train, and the content of its record."""
 
     member: Member
     subject: Subject
@@ -183,7 +183,7 @@ class _Prepared:
     passes: float
 
     def finish(self, trained: Trained | None) -> None:
-        """Keep the weights, and write the record; None of a model that is not trained here."""
+        """Store the weights, and write the record; ``trained`` is None for a model that is not trained here."""
         from tinylm_ablate.formats.huggingface import Model, save
         from tinylm_ablate.init.random import matrix_std
 
@@ -199,13 +199,13 @@ class _Prepared:
         record |= {"passes": self.passes, "stack": trained.runs if trained else 1} | (
             {"rounds": self.rounds} if self.rounds else {}
         )
-        if (folder / "metrics.json").exists() and had_model:  # it was trained again for intermediate models: the record stays
+        if (folder / "metrics.json").exists() and had_model:  # trained again for intermediate models: the record is kept
             return
         write_atomic(folder / "metrics.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False))
 
 
 def _prepare(task: RunTask) -> _Prepared:
-    """Open everything that a run trains on and starts from.
+    """Open the training data and the initial state of a run.
 
     Raises:
         UserError: The text, the tokenizer or the parent cannot be used.
@@ -239,7 +239,7 @@ def _prepare(task: RunTask) -> _Prepared:
         decoder, origin, initial_std, start, rounds = continued(settled, tokens)
     passes = settled.tokens / max(1, subject.shards.count("train")) if settled.steps else 0.0
     if passes > 1:
-        many = "; what is repeated more than four times teaches less" if passes > MANY_PASSES else ""
+        many = "; text repeated more than four times is worth less" if passes > MANY_PASSES else ""
         print(f"note: {settled.tokens:,} tokens are {passes:.1f} passes over the training text{many}", file=sys.stderr)
 
     def on_rows(rows: list[dict[str, float]]) -> bool:
@@ -252,17 +252,17 @@ def _prepare(task: RunTask) -> _Prepared:
 
 
 def _back_to_before(folder: Path, missing: Sequence[int]) -> None:
-    """Remove checkpoints from which a run could not come by the first of the points that it lacks."""
+    """Remove checkpoints that are past the first of the missing points."""
     found = (folder / "checkpoint").glob("step-*")
     late = [path for path in found if missing and int(path.name.removeprefix("step-")) >= missing[0]]
     if late:
-        print(f"note: {folder} resumes from before step {missing[0]:,}, whose model is wanted now", file=sys.stderr)
+        print(f"note: {folder} resumes from before step {missing[0]:,}, whose model is now requested", file=sys.stderr)
     for path in late:
         shutil.rmtree(path)
 
 
 def _on_point(subject: Subject) -> OnPoint:
-    """Function that keeps a run's intermediate models, and its state where it is in ``train.keep_checkpoints``."""
+    """Return a function that stores a run's intermediate models, and its state if it is in ``train.keep_checkpoints``."""
     from tinylm_ablate.formats.huggingface import Model, save
     from tinylm_ablate.train import checkpoint
 
@@ -281,7 +281,7 @@ def _on_point(subject: Subject) -> OnPoint:
 
 
 def _provenance(folder: Path) -> Record:
-    """Where a run's numbers come from; for one that resumes elsewhere or with other packages, every place before, too."""
+    """Return the provenance of a run, including earlier ones if it resumed elsewhere or with other packages."""
     now = provenance()
     if not any((folder / "checkpoint").glob("step-*")):
         return now
@@ -292,7 +292,7 @@ def _provenance(folder: Path) -> Record:
         return now | {"earlier": [None]}
     earlier = before.pop("earlier", [])
     names = [name for name in found | then if found.get(name) != then.get(name)]
-    changed = [f"{name} {found.get(name)} (it was {then.get(name)})" for name in names]
+    changed = [f"{name} {found.get(name)} (previously {then.get(name)})" for name in names]
     if changed:
         print(f"note: {folder} resumes with {', '.join(changed)}; provenance.json lists both", file=sys.stderr)
         earlier = [*earlier, before]
@@ -300,14 +300,14 @@ def _provenance(folder: Path) -> Record:
 
 
 def _versions(provenance: Record) -> dict[str, Any]:
-    """The part of a provenance that can change numbers."""
+    """Return the part of a provenance that can change results."""
     own = {key: provenance.get(key) for key in ("tinylm_ablate", "commit", "difference", "python")}
     packages: dict[str, Any] = provenance["packages"]
     return own | {f"machine's {key}": value for key, value in provenance["machine"].items()} | packages
 
 
 def _train_together(tasks: Sequence[RunTask]) -> list[Exception | None]:
-    """Train runs, several of them as one program; what ended each, or None where it is done."""
+    """Train runs, several of them as one program; returns the exception that ended each, or None on success."""
     from tinylm_ablate.train.stack import train_stack
 
     progress.configure(tasks[0].run.config.progress)
@@ -318,7 +318,7 @@ def _train_together(tasks: Sequence[RunTask]) -> list[Exception | None]:
             prepared[task.key] = _prepare(task)
         except Exception as error:
             ended[task.key] = error
-    for task in tasks:  # a worker that was suspended is late, and training would begin with writing the curve anew
+    for task in tasks:  # a suspended worker may be late, and training would begin by rewriting the curve
         if task.done() and prepared.pop(task.key, None) is not None:
             ended[task.key] = Busy(f"{task.name}: another worker has done it meanwhile")
     train = {key: one for key, one in prepared.items() if one.member.settled.steps}
@@ -334,7 +334,7 @@ def _train_together(tasks: Sequence[RunTask]) -> list[Exception | None]:
 
 
 def _training_metrics(settled: Settled, trained: Trained) -> dict[str, float]:
-    """The metrics of a run's training."""
+    """Return the metrics of a run's training."""
     from tinylm_ablate.arch.costs import flops_6n_attention, flops_utilisation
 
     train = settled.config.train

@@ -1,4 +1,4 @@
-"""The tasks between runs: scores and masks of a parent, and the pass over the losses that a later round draws by."""
+"""Tasks between runs: scores and masks of a parent, and batch losses for the draws of a later round."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tinylm_ablate.train.stack_key import stack_key, stack_size
 
 
 class ScoresTask(Task):
-    """Scores a parent's layers and neurons on text, or trains masks on it."""
+    """Scores a parent's layers and neurons on text, or learns masks for it."""
 
     kind = "scores"
 
@@ -47,7 +47,7 @@ class ScoresTask(Task):
             if len(tasks) == 1:
                 return [error]
         ended: list[Exception | None] = []
-        for task in tasks:  # one at a time, so that a parent that cannot be scored fails alone
+        for task in tasks:  # one at a time, so that a parent that cannot be scored does not affect the others
             try:
                 make_scores([task.run], vocabulary)
                 ended.append(None)
@@ -57,7 +57,7 @@ class ScoresTask(Task):
 
 
 class LossesTask(Task):
-    """Measures the loss of every training batch of a run's first round, for its next round to draw by."""
+    """Measures the loss of every batch of a run's first round, for the draws of its next round."""
 
     kind = "losses"
 

@@ -13,14 +13,14 @@ from tinylm_ablate.tracking import Follower
 
 
 class Task(ABC):
-    """A piece of work that is done once, by whichever worker takes it, and whose product is a file or folder.
+    """A unit of work that one worker does once, and whose product is a file or folder.
 
     Attributes:
-        kind: What it makes, as one word.
-        key: Names it among all tasks of a folder of runs; also the name of its lease.
-        name: What people call it.
-        run: The run that it is for.
-        needs: Tasks that must be done before it can start.
+        kind: Its kind, as one word.
+        key: Its name among all tasks of a folder of runs, also used for its lease.
+        name: Its name for people.
+        run: Its run.
+        needs: Tasks that must be done first.
     """
 
     kind: ClassVar[str]
@@ -36,20 +36,20 @@ class Task(ABC):
     @property
     @abstractmethod
     def product(self) -> Path:
-        """A file or folder that exists once the task is done, written last."""
+        """File or folder that exists once the task is done; written last."""
 
     def do(self, tracked: Follower) -> None:
-        """Do it; what an earlier attempt left unfinished is resumed or removed.
+        """Do the task; remains of an earlier attempt are resumed or removed.
 
         Args:
-            tracked: Keeps the trackers up with the folders of runs.
+            tracked: Syncs the trackers with the folders of runs.
         """
         (error,) = self.do_together([self], tracked)
         if error is not None:
             raise error
 
     def most_together(self, ready: int) -> int:
-        """Return how many of ``ready`` tasks with an equal ``together`` one worker does as one program."""
+        """Return how many of ``ready`` tasks with equal ``together`` one worker does as one program."""
         del ready
         return 1
 
@@ -59,27 +59,27 @@ class Task(ABC):
         return self.key
 
     def do_together(self, tasks: Sequence[Task], tracked: Follower) -> list[Exception | None]:
-        """Do tasks, this one among them, as one program; returns what ended each, or None where it is done.
+        """Do tasks, including this one, as one program; returns the exception that ended each, or None on success.
 
-        Tasks that are always done alone have ``do`` instead.
+        Tasks that are always done alone implement ``do`` instead.
         """
         raise NotImplementedError
 
     def can_start_early(self) -> bool:
-        """Return whether it can start before the tasks that it needs are done."""
+        """Return whether it can start before its needs are done."""
         return False
 
     def done(self) -> bool:
-        """Return whether nothing is left to do."""
+        """Return whether it is done."""
         return self.product.exists()
 
     @property
     def log(self) -> Path:
-        """File of the reason of its last failure."""
+        """File with the reason of its last failure."""
         return Path(self.run.config.runs_dir) / "errors" / f"{self.key}.txt"
 
     def tidy(self) -> None:
-        """Remove what workers that were killed left of this task, which is done."""
+        """Remove files that killed workers left of this task, which is done."""
         remove_unfinished(self.product)
 
     @property

@@ -1,8 +1,8 @@
-"""The compact tokenizer: a large vocabulary cut to its special tokens and its most frequent entries (Section 2.1).
+"""The compact tokenizer: a large vocabulary reduced to its special tokens and most frequent entries (Section 2.1).
 
-The authors delete the other pieces from the model in place. An entry whose merge path lost a part would then stay in the
-vocabulary and never occur again. Here an entry is taken together with the parts of its path that are not kept yet, so
-that every entry can be reached; the bytes always stay, so that any text can be written.
+The authors delete the other pieces from the model in place, which leaves entries that can no longer occur because a part of
+their merge path is missing. Here, an entry is kept together with the missing parts of its path, so that every entry can occur;
+the 256 bytes are always kept, so that any text can be encoded.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ def cut(
 ) -> tuple[State, np.ndarray]:
     """Keep the most frequent entries.
 
-    Entries are taken in the order of their counts, equal counts in the order of their ids, each with those parts of its
-    merge path that are not kept yet; one that does not fit with them is passed over until it does. Last, and only where
-    that leaves room, come entries that no text can produce and special tokens that are not to be kept: a cut to the whole
-    size is the tokenizer itself. The ids and the merges stay in their order.
+    Entries are added in order of their counts, ties in order of their ids, each with the missing parts of its merge path; one
+    that does not fit with them is skipped until it does. If there is space left, entries that no text can produce and special
+    tokens that need not be kept are added last: with the full size, the result is the tokenizer itself. Ids and merges keep
+    their order.
 
     Args:
         state: The large tokenizer in exact form.
         counts: Occurrences of its ids, shape (its size,).
         vocab_size: Entries to keep, special tokens included.
         end_of_text: The large tokenizer's end-of-text token, always kept.
-        keep_special: "all" keeps every added token; "used" keeps those that were counted, and end-of-text.
+        keep_special: "all" keeps every added token; "used" keeps those that occur, and end-of-text.
 
     Returns:
         The compact tokenizer in exact form, with ids 0 to vocab_size - 1, and for each of them the id in the large one,
         shape (vocab_size,), int64, ascending.
 
     Raises:
-        UserError: The size is under what has to be kept, or over the large tokenizer's.
+        UserError: The size is below the number of entries to keep, or above the large tokenizer's.
     """
     vocab: dict[str, int] = state["model"]["vocab"]
     kept = _always_kept(state, counts, end_of_text, keep_special)
@@ -68,7 +68,7 @@ def _always_kept(state: State, counts: np.ndarray, end_of_text: str, keep_specia
 
 
 def _fill(kept: set[str], candidates: list[str], parts: dict[str, tuple[str, str]], vocab_size: int) -> None:
-    """Add candidates in their order, each with the missing parts of its merge path, until there are vocab_size entries."""
+    """Add candidates in order, each with the missing parts of its merge path, until there are vocab_size entries."""
     while candidates and len(kept) < vocab_size:
         passed_over = []
         for entry in candidates:
@@ -78,12 +78,12 @@ def _fill(kept: set[str], candidates: list[str], parts: dict[str, tuple[str, str
                 passed_over.append(entry)
             else:
                 kept |= missing
-        # One more round takes at least one more entry: of any path that does not fit, the first missing part does.
+        # Each round adds at least one entry: of any path that does not fit, the first missing part does.
         candidates = passed_over
 
 
 def _missing(entry: str, kept: set[str], parts: dict[str, tuple[str, str]], room: int) -> set[str] | None:
-    """The entries of a merge path that are not kept yet, or None if they are more than there is room for."""
+    """Return the missing entries of a merge path, or None if there is no space for them."""
     missing: set[str] = set()
     open_ends = [entry]
     while open_ends:
@@ -97,7 +97,7 @@ def _missing(entry: str, kept: set[str], parts: dict[str, tuple[str, str]], room
 
 
 def _restricted(state: State, kept: Iterable[str]) -> tuple[State, np.ndarray]:
-    """The tokenizer with the kept entries alone, renumbered in the order of their ids."""
+    """Return the tokenizer with only the kept entries, renumbered in the order of their ids."""
     vocab: dict[str, int] = state["model"]["vocab"]
     ordered = sorted(kept, key=vocab.__getitem__)
     renumbered = {entry: at for at, entry in enumerate(ordered)}

@@ -14,21 +14,21 @@ from tinylm_ablate.formats.alphabet import SPACE, byte_characters
 from tinylm_ablate.formats.lossless import State, has_dummy_prefix, open_tokenizer, without_dummy_prefix
 from tinylm_ablate.tokenizer.junctions import Junctions
 
-#: Characters that are cut into pieces at a time, and distinct pieces that are held before they are encoded.
+#: Characters to cut into pieces at a time, and number of distinct pieces to collect before encoding.
 _BATCH_CHARACTERS = 1 << 20
 _HELD_PIECES = 1 << 19
-#: Characters of a batch that are also encoded as a whole, to check the pieces.
+#: Characters of a batch that are also encoded as a whole, to verify the pieces.
 _PROOF_CHARACTERS = 1 << 15
-#: Pieces that pre-tokenizers leave whole, so that they can go to the merges directly: one word.
+#: Pieces that pre-tokenizers do not split, so that the merges can be applied directly: single words.
 _ONE_WORD = re.compile(r" ?[A-Z]?[a-z]+|[\u4e00-\u9fff]+")
 
 
 def count_entries(state: State, size: int, texts: Iterable[str]) -> np.ndarray:
-    """Occurrences of each id when every text is encoded by itself, without end-of-text tokens.
+    """Count occurrences of each id when every text is encoded separately, without end-of-text tokens.
 
-    The text is cut into pieces of which only distinct ones are encoded (see ``junctions``). The beginning of the first,
-    second, fourth, eighth ... batch is also encoded whole; should the counts differ, which a pre-tokenizer of an unknown
-    kind could bring about, that batch and all later ones are counted the slow way.
+    The text is cut into pieces, and only distinct pieces are encoded (see ``junctions``). The beginning of the first,
+    second, fourth, eighth ... batch is also encoded as a whole; if the counts differ, as an unknown kind of pre-tokenizer could
+    cause, that batch and all later ones are counted the slow way.
 
     Args:
         state: The tokenizer in exact form.
@@ -81,7 +81,7 @@ def _beginning(batch: list[str]) -> Iterator[str]:
 
 
 class _Encoder:
-    """Counts of ids for texts that were each seen a number of times."""
+    """Counts of ids for texts with numbers of occurrences."""
 
     def __init__(self, state: State, size: int) -> None:
         self._size = size
@@ -91,11 +91,11 @@ class _Encoder:
         self._letters = None if state["model"]["byte_fallback"] else dict(enumerate(byte_characters()))
 
     def whole(self, texts: Counter[str]) -> np.ndarray:
-        """Of whole texts."""
+        """Count whole texts."""
         return self._through(self._whole, texts)
 
     def pieces(self, pieces: Counter[str]) -> np.ndarray:
-        """Of pieces from inside a text."""
+        """Count pieces from inside a text."""
         words = {piece: times for piece, times in pieces.items() if _ONE_WORD.fullmatch(piece)}
         others = Counter({piece: times for piece, times in pieces.items() if piece not in words})
         counts = self._through(self._inside, others)
@@ -107,7 +107,7 @@ class _Encoder:
         return counts
 
     def _spelled(self, words: Iterable[str]) -> list[str]:
-        """Words as the merges see them."""
+        """Convert words to the input of the merges."""
         joined = "\n".join(words)
         if not joined:
             return []

@@ -14,33 +14,33 @@ from tinylm_ablate.files import write_atomic
 
 
 def accumulated_frequency(counts: np.ndarray, sizes: Sequence[int]) -> list[float]:
-    """The share of token occurrences that the k most frequent entries make, for each k.
+    """Share of token occurrences that belong to the k most frequent entries, for each k.
 
     Args:
         counts: Occurrences of each entry of the large vocabulary, shape (entries,).
-        sizes: The k's, 0 or more; one over the number of entries counts as all.
+        sizes: Values of k, at least 0; values above the number of entries mean all.
 
     Returns:
-        Percent, one for each size.
+        Percent for each size.
 
     Raises:
         ValueError: Nothing was counted, or a size is negative.
     """
     total = int(counts.sum())
     if total <= 0 or min(sizes, default=0) < 0:
-        raise ValueError("accumulated_frequency needs counts above zero and sizes of zero or more")
+        raise ValueError("accumulated_frequency needs positive counts and nonnegative sizes")
     running = np.concatenate([[0], np.cumsum(np.sort(counts)[::-1])])
     return [100.0 * int(running[min(size, len(counts))]) / total for size in sizes]
 
 
 def covered(counts: np.ndarray, kept: np.ndarray) -> float | None:
-    """The share of token occurrences that the kept ids make, in percent; None where nothing was counted."""
+    """Share of token occurrences that belong to the kept ids, in percent; None if nothing was counted."""
     total = int(counts.sum())
     return 100.0 * int(counts[kept].sum()) / total if total else None
 
 
 def coverage_table(counts: np.ndarray, paper: Mapping[int, float], paper_vocab_size: int) -> list[dict[str, Any]]:
-    """Figure 2's stated points beside ours at the same share of the vocabulary.
+    """Compare Figure 2's points with ours at the same share of the vocabulary.
 
     Args:
         counts: Occurrences of each entry of the large vocabulary, shape (entries,).
@@ -78,15 +78,15 @@ def write_coverage_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 def draw_coverage(
     curves: Mapping[str, np.ndarray], paper: Mapping[int, float], paper_vocab_size: int, path: Path
 ) -> list[Path]:
-    """Draw accumulated frequency over the share of the vocabulary that is kept, the paper's stated points beside it.
+    """Plot accumulated frequency over the share of the vocabulary that is kept, with the paper's points.
 
-    Vocabularies of different sizes meet on that axis: the paper's 48k of 100,883 entries is where 47.6 % of ours are.
+    This axis makes vocabularies of different sizes comparable: the paper's 48k of 100,883 entries correspond to 47.6 % of ours.
 
     Args:
         curves: For each label of the legend, the counts of a large vocabulary, shape (entries,).
         paper: The paper's sizes and their accumulated frequencies in percent.
         paper_vocab_size: Entries of the paper's large vocabulary.
-        path: Where to draw, without a suffix.
+        path: Output path without a suffix.
 
     Returns:
         The SVG and the PNG; the same arguments give the same bytes.

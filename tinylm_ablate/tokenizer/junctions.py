@@ -1,14 +1,14 @@
-"""Cutting text where no entry reaches across, so that equal pieces are encoded once.
+"""Cutting text where no entry of the vocabulary crosses the cut, so that equal pieces are encoded once.
 
-Counting needs no order: text falls into pieces, most of them seen many times, and only distinct pieces have to go through
-the tokenizer. A cut between two characters changes no encoding where
+For counting, order does not matter: text is cut into pieces, most of which occur many times, and only distinct pieces are
+encoded. A cut between two characters does not change the encoding if
 
-1. no entry of the vocabulary holds the end of the left character next to the beginning of the right one, and
-2. the pre-tokenizer would split the rest as before. Which neighbors are safe depends on its expression; the table below
-   holds those that are safe in the ones of GPT-2, GPT-4, Qwen, Llama, DeepSeek and ours: a space after a word, the border
-   between letters, digits and symbols, and any two Chinese characters. Whoever counts checks it (see ``count``).
+1. no entry of the vocabulary contains the end of the left character followed by the beginning of the right one, and
+2. the pre-tokenizer would split the rest as before. This depends on its expression; the table below has the cuts that are
+   safe for GPT-2, GPT-4, Qwen, Llama, DeepSeek and ours: a space after a word, the boundary between letters, digits and
+   symbols, and any two Chinese characters. ``count`` verifies the result.
 
-The first condition is looked up in a hashed bitmap. A collision forbids a cut that was safe and so costs time only.
+The first condition is looked up in a hashed bitmap. A collision only prevents a safe cut, which costs some time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SYMBOL_RANGES = (
 
 @functools.cache
 def _classes() -> np.ndarray:
-    """The class of each code point, uint8."""
+    """Return the class of each code point, uint8."""
     table = np.full(_CODES, _OTHER, dtype=np.uint8)
     table[[code for code in range(_CODES) if chr(code).isspace() or code < 0x20]] = _BLANK
     for first, last in _SYMBOL_RANGES:
@@ -51,7 +51,7 @@ def _classes() -> np.ndarray:
 
 @functools.cache
 def _safe() -> np.ndarray:
-    """Return whether a cut between two classes leaves the pre-tokenizer's other splits alone, bool (left * 8 + right)."""
+    """Return whether a cut between two classes does not affect the pre-tokenizer's other splits, bool (left * 8 + right)."""
     table = np.zeros((8, 8), dtype=bool)
     table[[_OTHER, _LATIN, _HAN, _DIGIT, _SYMBOL], _SPACE] = True
     table[[_LATIN, _HAN, _DIGIT], _NEWLINE] = True
@@ -69,7 +69,7 @@ def _hash(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _first_and_last_byte() -> tuple[np.ndarray, np.ndarray]:
-    """For each code point the first and last byte of its UTF-8, moved behind the code points, uint32."""
+    """Return first and last UTF-8 byte of each code point, offset by the number of code points, uint32."""
     codes = np.arange(_CODES, dtype=np.uint32)
     first = np.select(
         [codes < 0x80, codes < 0x800, codes < 0x10000],
@@ -92,7 +92,7 @@ class Junctions:
         self._crossed = np.zeros(1 << _BITS, dtype=bool)
         lefts: list[int] = []
         rights: list[int] = []
-        # Whether entries begin or end inside a character: then single bytes have to be looked up too.
+        # Whether entries begin or end inside a character, so that single bytes must be looked up too.
         self._partial = False
         for units in _entry_units(state):
             lefts += units[:-1]
@@ -101,7 +101,7 @@ class Junctions:
         self._crossed[_hash(np.array(lefts, dtype=np.uint32), np.array(rights, dtype=np.uint32))] = True
 
     def pieces(self, texts: Iterable[str]) -> list[str]:
-        """Pieces whose encodings, put together, are those of the texts (without a dummy prefix)."""
+        """Return pieces whose concatenated encodings are those of the texts (without a dummy prefix)."""
         lead = " " if self.dummy_prefix else ""
         texts = [lead + text for text in texts if text]
         if not texts:
@@ -126,9 +126,9 @@ class Junctions:
 
 
 def _entry_units(state: State) -> Iterable[list[int]]:
-    """Each entry as code points; a byte of an incomplete character has a number above all code points.
+    """Return each entry as code points; bytes of an incomplete character have numbers above all code points.
 
-    Of a character cut off at the end the first byte stands for all, of one cut off at the beginning the last.
+    A character cut off at the end is represented by its first byte, one cut off at the beginning by its last.
     """
     # Ordinary added tokens are matched literally in the text.
     yield from (list(map(ord, token["content"])) for token in state["added_tokens"] if not token["special"])
@@ -140,7 +140,7 @@ def _entry_units(state: State) -> Iterable[list[int]]:
     values = byte_values()
     for entry in entries:
         if not values.keys() >= set(entry):
-            continue  # no text is written with such characters
+            continue  # texts do not contain such characters
         content = bytes(values[character] for character in entry)
         start = 0
         while start < len(content) and content[start] & 0xC0 == 0x80:

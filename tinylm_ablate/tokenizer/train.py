@@ -1,4 +1,4 @@
-"""A byte-level BPE of any size, trained on the text of a corpus."""
+"""Training of a byte-level BPE of any size on a corpus."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tinylm_ablate.formats.lossless import END_OF_TEXT, State, make_lossless
 if TYPE_CHECKING:
     from tinylm_ablate.data.corpus import Corpus
 
-#: The least size: the 256 bytes and the end-of-text token.
+#: Minimum size: the 256 bytes and the end-of-text token.
 MIN_VOCAB_SIZE = 257
 
-#: A pair that was seen once teaches nothing.
+#: Minimum occurrences of a pair; a pair that occurs once is not worth merging.
 _MIN_FREQUENCY = 2
 
 _LETTER = r"[\p{L}\p{M}&&[^\p{Han}]]"
 
-#: Where text is cut before merging. A space belongs to the word behind it; digits are separate; Chinese characters make
-#: runs of their own, separate from letters of other scripts; so do symbols; the last space of a run goes to the next word.
+#: Pre-tokenization. A space belongs to the following word; digits are separate; Chinese characters form their own runs,
+#: separate from letters of other scripts, and so do symbols; the last space of a run belongs to the next word.
 _SPLIT = "|".join(
     [
         r"\p{N}",
@@ -38,7 +38,7 @@ _SPLIT = "|".join(
 
 
 def training_texts(corpus: Corpus, train_bytes: int) -> Iterator[str]:
-    """The texts of the training split, in each language up to ``train_bytes`` bytes of UTF-8; the last one is cut there."""
+    """Yield the texts of the training split, up to ``train_bytes`` bytes of UTF-8 per language; the last text is truncated."""
     for language in corpus.languages:
         left = train_bytes
         for document in corpus.documents("train", language):
@@ -57,14 +57,14 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> tuple[State, str]:
     The same texts give the same tokenizer in any process.
 
     Args:
-        texts: Any number of texts; only their distinct words are held.
-        vocab_size: Entries, the 256 bytes and the special token included.
+        texts: Any number of texts; memory holds only their distinct words.
+        vocab_size: Number of entries, including the 256 bytes and the special token.
 
     Returns:
         The tokenizer in exact form, and its end-of-text token.
 
     Raises:
-        UserError: The size is under 257, or the text is too small for it.
+        UserError: The size is below 257, or the text is too short for it.
     """
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
@@ -85,7 +85,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> tuple[State, str]:
     reached = tokenizer.get_vocab_size()
     if reached != vocab_size:
         raise UserError(
-            f"tokenizer.vocab_size={vocab_size}: the text is too small to train that many entries: {reached:,} were reached; "
-            f"allowed for this text: at most {reached:,}, or give more text (data, tokenizer.train_bytes)"
+            f"tokenizer.vocab_size={vocab_size}: the text is too short to train that many entries; "
+            f"allowed for this text: at most {reached:,}, or provide more text (data, tokenizer.train_bytes)"
         )
     return make_lossless(json.loads(tokenizer.to_str()), "the trained BPE")

@@ -1,4 +1,4 @@
-"""From ``conf/tokenizer`` to a vocabulary: made once for each identity, then opened from the cache."""
+"""Vocabularies from ``conf/tokenizer``: built once per identity, then opened from the cache."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from tinylm_ablate.data.corpus import Corpus
     from tinylm_ablate.tokenizer.vocabulary import Vocabulary
 
-#: Raised when the same settings begin to give another vocabulary, so that nothing made before is taken for it.
+#: Version of the format; increment it if the same settings result in another vocabulary.
 _FORMAT = 2
-#: Text of the validation split on which bytes per token are measured, bytes a language.
+#: Bytes of validation text per language for measuring bytes per token.
 _SAMPLE_BYTES = 1_000_000
 _NO_SOURCE = (
     "tokenizer.source=null: tokenizer.kind=file needs a file: tokenizer.json, tiktoken ranks, GGUF or a SentencePiece model"
@@ -33,7 +33,7 @@ _NO_SOURCE = (
 
 
 def mistakes(config: TokenizerConfig, vocab_size: int, source_vocab_size: int) -> list[str]:
-    """Mistakes that can be found before any text is read, one line each.
+    """Return mistakes that can be found before any text is read, one line each.
 
     Args:
         config: The settings.
@@ -64,7 +64,7 @@ def mistakes(config: TokenizerConfig, vocab_size: int, source_vocab_size: int) -
 
 
 def resolved_size(config: TokenizerConfig, vocab_size: int) -> int:
-    """Entries of the vocabulary that the settings make: for kind=file the file's own, otherwise as requested."""
+    """Number of entries of the vocabulary: the file's for kind=file, otherwise as requested."""
     if config.kind != "file":
         return vocab_size
     if config.source is None:
@@ -73,7 +73,7 @@ def resolved_size(config: TokenizerConfig, vocab_size: int) -> int:
 
 
 def vocabulary_fingerprint(config: TokenizerConfig, vocab_size: int, source_vocab_size: int, text_fingerprint: str) -> str:
-    """The identity of the vocabulary that ``open_vocabulary`` gives, without making it.
+    """Return the identity of the vocabulary of ``open_vocabulary``, without building it.
 
     Raises:
         UserError: The source is missing.
@@ -96,20 +96,20 @@ def vocabulary_fingerprint(config: TokenizerConfig, vocab_size: int, source_voca
 def open_vocabulary(
     config: TokenizerConfig, vocab_size: int, source_vocab_size: int, corpus: Corpus, cache_dir: Path
 ) -> Vocabulary:
-    """The requested vocabulary, made if it is not in the cache yet.
+    """Open the requested vocabulary; build it first if it is not in the cache.
 
-    A cut one (kind=compact) brings its large tokenizer and that one's counts into the cache too, each under an identity of
-    its own, so that any number of cuts trains and counts once.
+    For kind=compact, the large tokenizer and its counts are cached too, under their own identities, so that all vocabularies
+    cut from it share them.
 
     Args:
-        config: The settings; sizes are taken from the next two.
-        vocab_size: Entries, special tokens included; unused for kind=file.
-        source_vocab_size: Entries of the large tokenizer where kind=compact has no source.
-        corpus: The text.
+        config: The settings, except for the two sizes.
+        vocab_size: Number of entries, including special tokens; unused for kind=file.
+        source_vocab_size: Entries of the large tokenizer if kind=compact has no source.
+        corpus: The corpus.
         cache_dir: Holds ``tokenizers/<fingerprint>/``.
 
     Raises:
-        UserError: A size that is not possible, a source that is missing or malformed, or too little text.
+        UserError: A size is impossible, a source is missing or malformed, or there is too little text.
     """
     from tinylm_ablate.tokenizer.vocabulary import Vocabulary, is_whole, write_vocabulary
 
@@ -127,19 +127,19 @@ def open_vocabulary(
 
 
 def large_vocabulary(config: TokenizerConfig, source_vocab_size: int, corpus: Corpus, cache_dir: Path) -> Vocabulary:
-    """The large tokenizer that kind=compact cuts: the imported source, or a BPE trained at ``source_vocab_size``."""
+    """Return the large tokenizer for kind=compact: the imported source, or a BPE trained with ``source_vocab_size`` entries."""
     train_bytes = config.train_bytes if config.source_train_bytes is None else config.source_train_bytes
     large = dataclasses.replace(config, kind="bpe" if config.source is None else "file", train_bytes=train_bytes)
     return open_vocabulary(large, source_vocab_size, source_vocab_size, corpus, cache_dir)
 
 
 def open_counts(large: Vocabulary, corpus: Corpus, train_bytes: int, cache_dir: Path) -> np.ndarray:
-    """Occurrences of each entry of a large vocabulary in the training text, counted once.
+    """Count occurrences of each entry of a large vocabulary in the training text, once.
 
     Args:
         large: The vocabulary.
-        corpus: The text.
-        train_bytes: Bytes a language that are counted.
+        corpus: The corpus.
+        train_bytes: Bytes to count per language.
         cache_dir: Holds ``tokenizers/<fingerprint of the counts>/counts.npy``.
 
     Returns:
@@ -211,7 +211,7 @@ def _summary(made: _Made, config: TokenizerConfig, corpus: Corpus) -> dict[str, 
 
 
 def bytes_per_token(state: State, corpus: Corpus) -> dict[str, float | None]:
-    """Bytes of UTF-8 a token by language, on the first megabyte of each language's validation text; None without text."""
+    """UTF-8 bytes per token by language, on the first megabyte of each language's validation text; None without text."""
     tokenizer = open_tokenizer(state)
     found: dict[str, float | None] = {}
     for language in corpus.languages:
@@ -225,7 +225,7 @@ def bytes_per_token(state: State, corpus: Corpus) -> dict[str, float | None]:
 
 
 def _watched(texts: Iterable[str], description: str) -> Iterator[str]:
-    """The texts, with a bar that shows the bytes."""
+    """Yield the texts and show their bytes in a progress bar."""
     with bar(description=description, unit="B") as shown:
         for text in texts:
             yield text

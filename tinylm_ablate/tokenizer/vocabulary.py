@@ -1,4 +1,4 @@
-"""A finished vocabulary: text to ids and back, with the record of how it was made."""
+"""A vocabulary: text to ids and back, with a record of its origin."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _TOKENIZER, _RECORD, _SOURCE_IDS = "tokenizer.json", "vocabulary.json", "source_
 class Vocabulary:
     """The tokenizer of a run, opened from its folder.
 
-    Text that spells a special token is encoded as text: only the program puts special tokens between documents. Decoding
-    what was encoded gives the text back, whatever it is.
+    Special tokens in a text are encoded as text: only the program inserts special tokens, between documents. Decoding an
+    encoded text always restores it.
 
     Attributes:
-        folder: Where it lies: tokenizer.json, vocabulary.json and, of a cut vocabulary, source_ids.npy.
-        fingerprint: Its identity: equal for the same making from the same text.
+        folder: Folder with tokenizer.json, vocabulary.json and, for a compact vocabulary, source_ids.npy.
+        fingerprint: Identity of settings and corpus.
         tokenizer: The tokenizer of the Hugging Face library.
-        size: Rows that an embedding needs; ids are below it.
+        size: Rows that an embedding needs; all ids are smaller.
         end_of_text: The id at the end of each document.
-        special_ids: The ids that no text is encoded to, end-of-text among them.
+        special_ids: Ids that encoding never produces, including end-of-text.
         summary: kind, source, vocab_size, source_vocab_size, special_tokens, bytes_per_token by language,
             accumulated_frequency_percent.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open a folder that ``write_vocabulary`` made.
+        """Open a folder written by ``write_vocabulary``.
 
         Raises:
             UserError: The folder is missing or damaged.
@@ -52,30 +52,30 @@ class Vocabulary:
             self.summary: dict[str, Any] = record["summary"]
         except Exception as error:  # the library raises bare exceptions
             raise UserError(
-                f"{self.folder}: is no vocabulary ({type(error).__name__}: {error}); delete the folder to have it made again"
+                f"{self.folder}: is not a vocabulary ({type(error).__name__}: {error}); delete the folder to build it again"
             ) from error
         self.special_ids = frozenset(token["id"] for token in state["added_tokens"] if token["special"])
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, none of them special."""
+        """Encode a text to ids, none of them special."""
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of many texts, on all cores."""
+        """Encode many texts on all cores."""
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; special tokens are spelled out, and bytes that make no whole character become U+FFFD."""
+        """Decode ids; special tokens are spelled out, and bytes of incomplete characters become U+FFFD."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     @functools.cached_property
     def state(self) -> State:
-        """The tokenizer in the layout of a tokenizer.json."""
+        """The tokenizer in the format of tokenizer.json."""
         return dict(json.loads((self.folder / _TOKENIZER).read_text(encoding="utf-8")))
 
     @functools.cached_property
     def source_ids(self) -> np.ndarray | None:
-        """For each id, the id in the larger tokenizer that the vocabulary was cut from: shape (size,), int64."""
+        """For each id, its id in the larger tokenizer that the vocabulary was cut from: shape (size,), int64."""
         path = self.folder / _SOURCE_IDS
         return np.load(path, allow_pickle=False) if path.exists() else None
 
@@ -88,10 +88,10 @@ def write_vocabulary(
     summary: dict[str, Any],
     source_ids: np.ndarray | None = None,
 ) -> Vocabulary:
-    """Put a tokenizer in exact form into a folder and open it.
+    """Write a tokenizer in exact form to a folder and open it.
 
-    ``tokenizer.json`` is the file that other programs read: ``PreTrainedTokenizerFast(tokenizer_file=...)`` gives the
-    same ids for any text that spells no special token.
+    Other programs can read ``tokenizer.json``: ``PreTrainedTokenizerFast(tokenizer_file=...)`` gives the same ids for any text
+    without special tokens.
     """
     vocab = state["model"]["vocab"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def write_vocabulary(
 
 
 def is_whole(folder: Path) -> bool:
-    """Return whether a folder holds all that ``write_vocabulary`` wrote, unchanged."""
+    """Return whether a folder has all files of ``write_vocabulary``, unchanged."""
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         return all(sha256_file(folder / name) == digest for name, digest in record["files"].items())

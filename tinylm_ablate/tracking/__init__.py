@@ -1,4 +1,4 @@
-"""Runs in a tracker, made from the folders of the runs; those stay the truth."""
+"""Synchronization of trackers with the folders of the runs, which remain the source of truth."""
 
 from tinylm_ablate.tracking.follow import Follower, follow
 from tinylm_ablate.tracking.hook import on_end

@@ -1,4 +1,4 @@
-"""Summary of a grid for MLflow besides its runs: the grid, and a summary of each arm with several seeds."""
+"""MLflow runs for a grid and for its arms with several seeds, in addition to the runs themselves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinylm_ablate.secrets import cut
 from tinylm_ablate.tracking.folders import Grid, milliseconds, needed, results_of, stat_of, status_of
 from tinylm_ablate.tracking.snapshot import CONSTANT, SHOWN, Snapshot, rounded, short, source_tags
 
-#: States in which a run has no end.
+#: States of runs that have not ended.
 _OPEN = {"RUNNING", "SCHEDULED"}
 
 
@@ -27,7 +27,7 @@ def grid_snapshots(grid: Grid, runs_dir: Path, held: Collection[str]) -> list[Sn
     status, start = _together([*states.values(), *before]), round(1000 * grid.created)
     end = max([start, *(milliseconds(folders[identity] / "metrics.json") for identity in results)])
     note = "\n\n".join(filter(None, (": ".join(filter(None, (grid.name, grid.title))), grid.note, _table(grid, results))))
-    files = sorted(grid.path.parent.glob(f"{grid.identity}*"))  # with the figures that were drawn
+    files = sorted(grid.path.parent.glob(f"{grid.identity}*"))  # including figures
     whole = Snapshot(
         key=grid.identity,
         name=grid.name,
@@ -71,13 +71,13 @@ def _summary(grid: Grid, arm: str, whole: Snapshot, measured: Sequence[Mapping[s
 
 
 def differing(grid: Grid) -> list[str]:
-    """The settings that differ between the cells of a grid."""
+    """Return the settings that differ between the cells of a grid."""
     keys = dict.fromkeys(key for _, overrides in grid.cells.values() for key in overrides)
     return [key for key in keys if len({overrides.get(key) for _, overrides in grid.cells.values()}) > 1]
 
 
 def _together(states: Sequence[str]) -> str:
-    """The state of a grid or an arm from those of its cells."""
+    """Return the state of a grid or an arm from the states of its cells."""
     if "RUNNING" in states:
         return "RUNNING"
     if set(states) == {"FINISHED"}:
@@ -88,7 +88,7 @@ def _together(states: Sequence[str]) -> str:
 
 
 def _table(grid: Grid, results: Mapping[str, Mapping[str, float]]) -> str:
-    """The arms with their results so far, in Markdown: mean ± standard deviation over seeds."""
+    """List the arms with their results so far, in Markdown: mean ± standard deviation over seeds."""
     shown = [name for name in SHOWN if any(name in values for values in results.values())]
     if not shown:
         return ""

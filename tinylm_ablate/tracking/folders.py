@@ -1,18 +1,18 @@
-"""The files of runs and grids: which there are, what they hold, and the state of a run that follows from them."""
+"""Files of runs and grids, and the state of a run that follows from them."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import re
-import socket
-import time
 from collections.abc import Collection, Iterator, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-#: Files that are kept with a run, everything that a report is made from; the curve only once the run has ended.
+from tinylm_ablate.leases import Leases
+
+#: Files of a run to upload, sufficient for a report; the curve only once the run has ended.
 RUN_FILES = (
     "settled.json", "config.yaml", "provenance.json", "metrics.json", "curve.jsonl", "matrix_std.json", "error.txt",
     "measures/*.json", "measures/*.parquet", "points/*/measures/*.json",
@@ -20,12 +20,9 @@ RUN_FILES = (
 
 IDENTITY = re.compile(r"[0-9a-f]{16}")
 
-#: A lease whose file does not say how long it is.
-_LEASE_SECONDS = 60.0
-
 
 class Grid:
-    """A grid, as its file describes it.
+    """A grid, read from its file.
 
     Attributes:
         cells: Identity of each cell's run to the cell's name and overrides.
@@ -49,13 +46,13 @@ class Grid:
         }
 
     def arm(self, identity: str) -> str:
-        """The settings of a cell without its seed: what its replicates share."""
+        """Return the settings of a cell without its seed, which its replicates share."""
         _, overrides = self.cells[identity]
         return _words({key: value for key, value in overrides.items() if key != "seed"}) or self.name
 
     @property
     def arms(self) -> dict[str, list[str]]:
-        """The cells of each arm."""
+        """Return the cells of each arm."""
         found: dict[str, list[str]] = {}
         for identity in self.cells:
             found.setdefault(self.arm(identity), []).append(identity)
@@ -63,7 +60,7 @@ class Grid:
 
 
 def grids_of(runs_dir: Path) -> list[Grid]:
-    """All grids of a folder of runs, the newest first; files that are none are left out."""
+    """Return all grids in a folder of runs, newest first; other files are ignored."""
     found = []
     for path in (runs_dir / "grids").glob("*.json"):
         if IDENTITY.fullmatch(path.stem):
@@ -73,12 +70,12 @@ def grids_of(runs_dir: Path) -> list[Grid]:
 
 
 def runs_of(runs_dir: Path) -> list[Path]:
-    """The folders of all runs that have started."""
+    """Return the folders of all runs that have started."""
     return sorted(path.parent for path in runs_dir.glob("*/settled.json") if IDENTITY.fullmatch(path.parent.name))
 
 
 def needed(folders: Collection[Path]) -> list[Path]:
-    """The folders, and those of the runs that these are trained from, each once."""
+    """Return the folders together with those of the runs that they are trained from, each once."""
     found: dict[Path, None] = {}
 
     for folder in folders:
@@ -90,21 +87,18 @@ def needed(folders: Collection[Path]) -> list[Path]:
 
 
 def live(runs_dir: Path) -> set[str]:
-    """The runs that a living worker trains, as far as the files of their leases say."""
-    found = set()
-    for path in (runs_dir / "claims").glob("run-*.[0-9]*"):
-        with contextlib.suppress(OSError):
-            lease = read_json(path)
-            seconds, here = lease.get("seconds"), str(lease.get("machine")).partition("/")[0] == socket.gethostname()
-            age = abs(time.time() - path.stat().st_mtime)
-            fresh = age <= (seconds if isinstance(seconds, int | float) else _LEASE_SECONDS)
-            if fresh and not (here and _is_free(path.with_suffix(".lock"))):
-                found.add(path.stem.removeprefix("run-"))
-    return found
+    """The runs that a living worker trains; one of another machine counts until it was watched for a whole lease time."""
+    return {key.removeprefix("run-") for key in _leases(runs_dir).held() if key.startswith("run-")}
+
+
+@cache
+def _leases(runs_dir: Path) -> Leases:
+    """One per folder and process, since watching is what shows that a lease is dead."""
+    return Leases(runs_dir, 60.0)
 
 
 def status_of(folder: Path, held: Collection[str]) -> str:
-    """MLflow's word for the state of a run that has started."""
+    """Return MLflow's name for the state of a run that has started."""
     if (folder / "metrics.json").exists():
         return "FINISHED"
     if folder.name in held:
@@ -113,7 +107,7 @@ def status_of(folder: Path, held: Collection[str]) -> str:
 
 
 def files_of(folder: Path, ended: bool) -> Iterator[tuple[str, Path]]:
-    """``RUN_FILES`` that exist, by their names below the folder."""
+    """Return the ``RUN_FILES`` that exist, by their names relative to the folder."""
     for pattern in RUN_FILES:
         for path in sorted(folder.glob(pattern)):
             if path.is_file() and not path.name.startswith(".") and (ended or path.name != "curve.jsonl"):
@@ -121,7 +115,7 @@ def files_of(folder: Path, ended: bool) -> Iterator[tuple[str, Path]]:
 
 
 def results_of(folder: Path) -> dict[str, float]:
-    """Results of training and of measures; of two measurements of one metric the later counts."""
+    """Return results of training and of measures; of two measurements of a metric, the later one is used."""
     found: dict[str, float] = {}
     for path in (folder / "metrics.json", *sorted((folder / "measures").glob("*.json"), key=lambda path: stat_of(path)[1])):
         with contextlib.suppress(OSError):
@@ -140,7 +134,7 @@ def points_of(folder: Path) -> dict[str, tuple[int, dict[str, float]]]:
 
 
 def curve_of(path: Path) -> list[tuple[int, dict[str, float]]]:
-    """Rows of a curve, ascending: tokens and values. A line that is not whole yet, or damaged, is left out."""
+    """Read the rows of a curve, ascending: tokens and values. Incomplete or damaged lines are ignored."""
     rows: dict[int, dict[str, float]] = {}
     with contextlib.suppress(FileNotFoundError):
         for line in path.read_bytes().splitlines():
@@ -158,7 +152,7 @@ def curve_of(path: Path) -> list[tuple[int, dict[str, float]]]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty where the file is absent or holds something else."""
+    """Read the object in a file; empty if the file is missing or has other content."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -167,7 +161,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def stat_of(path: Path) -> tuple[int, int]:
-    """Size and time of change, seconds: both survive a move and a copy with times."""
+    """Return size and modification time, seconds: both survive a move, and a copy with times."""
     try:
         found = path.stat()
     except OSError:
@@ -176,23 +170,23 @@ def stat_of(path: Path) -> tuple[int, int]:
 
 
 def milliseconds(path: Path) -> int:
-    """When a file was changed, milliseconds since 1970."""
+    """Return the modification time of a file, milliseconds since 1970."""
     return int(1000 * path.stat().st_mtime)
 
 
 def _words(overrides: Mapping[str, str]) -> str:
-    """Overrides as a person would say them: the last part of each key where that is unmistakable."""
+    """Format overrides for people: only the last part of each key if it is unambiguous."""
     short = [key.rpartition(".")[2] for key in overrides]
     names = [name if short.count(name) == 1 else key for name, key in zip(short, overrides, strict=True)]
     return " ".join(f"{name}={value}" for name, value in zip(names, overrides.values(), strict=True))
 
 
-# Runs are read again and again while a grid trains: what follows from a file is kept until the file is written anew.
+# Runs are read repeatedly while a grid trains, so results are cached until a file changes.
 
 
 @lru_cache(maxsize=65536)
 def _ancestors(path: Path, changed: int) -> tuple[str, ...]:
-    """The runs that a run is trained from, the first first, as its ``settled.json`` says."""
+    """Return the runs that a run is trained from, in order of training, from its ``settled.json``."""
     del changed
     found: list[str] = []
 
@@ -208,7 +202,7 @@ def _ancestors(path: Path, changed: int) -> tuple[str, ...]:
 
 @lru_cache(maxsize=65536)
 def _metrics(path: Path, changed: int) -> dict[str, float]:
-    """The metrics of a record."""
+    """Return the metrics of a record."""
     del changed
     metrics = read_json(path).get("metrics")
     items = metrics.items() if isinstance(metrics, dict) else ()
@@ -219,17 +213,3 @@ def _metrics(path: Path, changed: int) -> dict[str, float]:
 def _grid(path: Path, changed: int) -> Grid:
     del changed
     return Grid(path)
-
-
-def _is_free(lock: Path) -> bool:
-    """Return whether no process holds the lock of a lease, which ends with its process; false where that cannot be known."""
-    import fcntl
-
-    try:
-        with lock.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""Runs in training, followed by a thread that reads their folders."""
+"""Background thread that syncs runs in training to the trackers."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from tinylm_ablate.tracking.sync import sync_mlflow
 if TYPE_CHECKING:
     from tinylm_ablate.config import TrackingConfig
 
-#: Longest pause between two attempts to reach a store, seconds.
+#: Maximum time between attempts to reach a store, seconds.
 _LONGEST_PAUSE = 300.0
 
-#: How long ``close`` waits for the last attempt, seconds; what is missing then is sent by the next sync.
+#: Maximum time that ``close`` waits for the last attempt, seconds; the next sync sends what is missing then.
 _PATIENCE = 30.0
 
 _log = logging.getLogger("tinylm_ablate")
 
 
 def follow(tracking: TrackingConfig, runs_dir: Path) -> Follower:
-    """What keeps the trackers up with the runs that this process trains; nothing is reached or imported before ``add``."""
+    """Create the follower for the runs that this process trains; it connects and imports nothing before ``add``."""
     return Follower(tracking, runs_dir)
 
 
 class Follower:
-    """Syncs the folders of the runs in training every ``tracking.flush_seconds``, in a thread of its own.
+    """Syncs the folders of the runs in training every ``tracking.flush_seconds``, in its own thread.
 
-    No method raises over a tracker, and none but ``close`` waits for one. It can be used as a context.
+    Methods never raise errors of a tracker, and only ``close`` waits for one. It can be used as a context manager.
     """
 
     def __init__(self, tracking: TrackingConfig, runs_dir: Path) -> None:
@@ -48,7 +48,7 @@ class Follower:
         self._live = Live(tracking.loggers, self._runs_dir)
 
     def add(self, folder: Path) -> None:
-        """Follow a run from now on; ``settled.json`` may still be missing."""
+        """Follow a run from now on; ``settled.json`` may not exist yet."""
         if self._tracking.kind == "none" and not self._tracking.loggers:
             return
         with self._change:
@@ -59,14 +59,14 @@ class Follower:
                 self._thread.start()
 
     def done(self, folder: Path) -> None:
-        """The run has ended, well or not: what its folder says now is its end."""
+        """Mark a run as ended, successfully or not; its folder is now final."""
         with self._change:
             if self._running.pop(folder.name, None) is not None:
                 self._ended[folder.name] = folder
                 self._change.notify()
 
     def close(self) -> None:
-        """End all runs, and wait a while for the last sync."""
+        """End all runs, and wait for the last sync, but not indefinitely."""
         with self._change:
             self._ended |= self._running
             self._running.clear()
@@ -75,7 +75,7 @@ class Follower:
         if self._thread is not None:
             self._thread.join(_PATIENCE)
             if self._thread.is_alive():
-                _log.warning("the tracker is slow; the next command sends what is missing")
+                _log.warning("the tracker is slow; the next command sends the missing data")
 
     def __enter__(self) -> Follower:
         return self
@@ -94,7 +94,7 @@ class Follower:
             try:
                 self._live.write(running.values(), ended.values())
                 self._sync(running, ended)
-            except Exception as error:  # training must not notice
+            except Exception as error:  # must not affect training
                 _log.warning("tracking: %s: %s", type(error).__name__, error)
 
     def _sync(self, running: dict[str, Path], ended: dict[str, Path]) -> None:
@@ -102,7 +102,7 @@ class Follower:
             return
         held = (live(self._runs_dir) | running.keys()) - ended.keys()
         folders = [folder for folder in (*running.values(), *ended.values()) if (folder / "settled.json").exists()]
-        same = not ended and self._synced == running.keys()  # then no grid has changed
+        same = not ended and self._synced == running.keys()  # in this case no grid has changed
         report = sync_mlflow(self._tracking, self._runs_dir, None, folders, held, only_runs=same)
         self._synced = set() if report.problems else {folder.name for folder in folders} & running.keys()
         if report.problems:
@@ -111,5 +111,5 @@ class Follower:
             self._pause = min(_LONGEST_PAUSE, 2 * self._pause or self._tracking.flush_seconds)
             self._next = time.monotonic() + self._pause
         elif self._pause:
-            _log.warning("MLflow answers again")
+            _log.warning("MLflow is available again")
             self._pause = self._next = 0.0

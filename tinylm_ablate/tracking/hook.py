@@ -1,4 +1,4 @@
-"""The command of a user's that runs when a grid has ended."""
+"""User's command that runs when a grid has ended."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Mapping
 
 from tinylm_ablate.secrets import cut
 
-#: Longest time that the command may take, seconds.
+#: Maximum time for the command, seconds.
 TIMEOUT = 600.0
 
 
 def on_end(command: str | None, facts: Mapping[str, object]) -> str | None:
-    """Run ``grid.on_end`` in a shell; returns what went wrong in one line, and never raises.
+    """Run ``grid.on_end`` in a shell; returns any problem in one line, and never raises.
 
     Args:
         command: The command; None does nothing.
-        facts: What is reported to it, as variables ``TINYLM_ABLATE_<KEY>``: such as grid, name, status, done, failed, file.
+        facts: Values of the environment variables ``TINYLM_ABLATE_<KEY>``: grid, name, status, done, failed, file.
     """
     if not command:
         return None

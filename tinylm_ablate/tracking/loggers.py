@@ -1,7 +1,7 @@
-"""Other trackers through Lightning's loggers: TensorBoard, Weights & Biases and CSV files, made from the same folders.
+"""Other trackers through Lightning's loggers: TensorBoard, Weights & Biases and CSV files, from the same folders.
 
-Each run has a folder ``runs_dir/<logger>/<identity>``. It is written anew from ``curve.jsonl`` when a run starts or continues,
-so that what a kill left there cannot disagree with the run; a mark says which state of the run it holds.
+Each run has a folder ``runs_dir/<logger>/<identity>``. It is rewritten from ``curve.jsonl`` when a run starts or resumes, so
+that remains of a killed process cannot contradict the run; a marker records the state of the run that was written.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from tinylm_ablate.tracking.snapshot import Snapshot, signature_of, snapshot_of
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
-#: What ``tracking.loggers`` may name, and the package that each needs.
+#: Values of ``tracking.loggers``, and the package that each needs.
 LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb", "csv": None}
 
 _MARK = ".signature"
 
 
 class Live:
-    """The loggers of the runs in training.
+    """Loggers of the runs in training.
 
     Args:
         kinds: Which loggers.
@@ -40,7 +40,7 @@ class Live:
         self._open: dict[tuple[str, str], tuple[Logger, int]] = {}
 
     def write(self, running: Iterable[Path], ended: Iterable[Path]) -> None:
-        """Write the rows that are new; a run that has ended also gets its results."""
+        """Write new rows, and the results of runs that have ended."""
         if not self._kinds:
             return
         grids = grids_of(self._runs_dir)
@@ -77,7 +77,7 @@ class Live:
 
 
 def export(kinds: Sequence[str], runs_dir: Path, folders: Iterable[Path]) -> list[str]:
-    """Write the loggers' folders of runs that have ended, where they do not hold their present state; returns problems."""
+    """Write the loggers' folders of ended runs unless they are up to date; returns problems."""
     grids, held, problems = grids_of(runs_dir), live(runs_dir), []
     for folder in folders:
         if folder.name in held:
@@ -86,13 +86,13 @@ def export(kinds: Sequence[str], runs_dir: Path, folders: Iterable[Path]) -> lis
         stale = [kind for kind in kinds if _mark(runs_dir / kind / folder.name) != signature]
         try:
             Live(stale, runs_dir).write([], [folder])
-        except Exception as error:  # any library's; the run is whole without it
-            problems.append(cut(f"{', '.join(stale)}: {folder.name} is not written: {type(error).__name__}: {error}"))
+        except Exception as error:  # from any library; the run is complete without it
+            problems.append(cut(f"{', '.join(stale)}: could not write {folder.name}: {type(error).__name__}: {error}"))
     return problems
 
 
 def _open(kind: str, snapshot: Snapshot, folder: Path) -> Logger:
-    """A logger that writes to ``folder``, which is emptied."""
+    """Create a logger that writes to ``folder``, after emptying it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     settings: dict[str, Any] = snapshot.parameters | snapshot.tags

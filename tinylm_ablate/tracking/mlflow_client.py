@@ -1,4 +1,4 @@
-"""One experiment of an MLflow store. MLflow is imported at the first use, since that takes seconds."""
+"""One experiment of an MLflow store. MLflow is imported on first use, since that takes seconds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -24,24 +25,27 @@ if TYPE_CHECKING:
 
     from tinylm_ablate.config import TrackingConfig
 
-# MLflow's limits of one call and one value.
+# MLflow's limits per call and value.
 _MOST_METRICS, _MOST_PARAMETERS = 1000, 100
 _PARAMETER_LENGTH, _TAG_LENGTH, _NAME_LENGTH = 6000, 8000, 250
 
 _SQLITE = "sqlite:///"
 
-#: The folder of artifacts beside a database. Runs name it relative to the server, so that both move together.
+#: Folder of artifacts next to a database. Runs refer to it relative to the server, so that both can be moved together.
 ARTIFACTS = "mlartifacts"
 _RELATIVE = "mlflow-artifacts:"
 
-#: Our tags: the key of a snapshot, its signature, and the last tokens of the curve and the files that have arrived.
+#: Our tags: the key of a snapshot, its signature, and the last tokens of the curve and the files that were received.
 KEY, SIGNATURE, ARRIVED = "tinylm.key", "tinylm.signature", "tinylm.arrived"
 _PARENT = "mlflow.parentRunId"
 
-#: Makes MLflow show the pages about training, and not those about prompts.
+#: Makes MLflow show its pages for training rather than those for prompts.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 
-#: Models above this are named to a server and not sent.
+#: Longest wait for another process that writes to the store, seconds.
+_LONGEST_LOCK = 30.0
+
+#: Larger models are only referenced on a server, not uploaded.
 _LARGEST_MODEL = 64 * 2**20
 
 
@@ -51,7 +55,7 @@ def _store(uri: str, artifacts: str | None, experiment: str) -> Store:
 
 
 def open_store(tracking: TrackingConfig, runs_dir: Path) -> Store:
-    """The store that a config names; one a process, since connecting takes a second, and nothing is reached yet."""
+    """Return the store of a config, without connecting; one per process, since connecting takes a second."""
     uri, artifacts = tracking.uri or f"{_SQLITE}{runs_dir.resolve() / 'mlflow.db'}", tracking.artifacts
     if artifacts is not None and "://" not in artifacts:
         artifacts = Path(artifacts).resolve().as_uri()
@@ -63,7 +67,7 @@ class Store:
 
     Args:
         uri: ``sqlite:///FILE``, another SQLAlchemy address, or ``http(s)://`` of a server.
-        artifacts: Where a new experiment keeps its artifacts; None is a folder beside an sqlite file, or a server's choice.
+        artifacts: Location of a new experiment's artifacts; None is a folder next to an SQLite file, or the server's choice.
         experiment: Its name; it is created if it does not exist.
     """
 
@@ -71,10 +75,11 @@ class Store:
         self.uri, self.artifacts, self.experiment = uri, artifacts, experiment
         self.database = Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
         self._connected: tuple[MlflowClient, str] | None = None
+        self._certain: set[str] = set()  # runs of which this process knows what has arrived
 
     @property
     def client(self) -> MlflowClient:
-        """MLflow's client; connects at the first use."""
+        """MLflow's client; connects on first use."""
         return self._connect()[0]
 
     @property
@@ -83,10 +88,10 @@ class Store:
         return self._connect()[1]
 
     def runs(self, keys: Collection[str] | None = None) -> dict[str, Run]:
-        """The store's runs by the key of their snapshot; of several with one key, which only a race leaves, the oldest stays.
+        """Return the store's runs by the key of their snapshot; of duplicates from a race, only the oldest is kept.
 
         Args:
-            keys: The keys that are wanted; None is all.
+            keys: The requested keys; None is all.
         """
         if keys is not None and len(keys) > 8:
             everything = self.runs()
@@ -103,24 +108,24 @@ class Store:
         return found
 
     def running(self) -> Iterator[Run]:
-        """The store's runs that have not ended."""
+        """Return the store's runs that have not ended."""
         return self._search(f"tags.`{KEY}` LIKE '%' AND attributes.status = 'RUNNING'")
 
     def push(self, snapshot: Snapshot, run: Run | None, parent: str | None, lock: Path) -> tuple[str, str]:
-        """Make the store's run what a snapshot says, sending only what differs.
+        """Make the store's run equal to a snapshot, sending only differences.
 
-        A kill at any point leaves what the next call completes: the signature is set last, and what arrives twice is one
-        entry of the store, since times follow from the start of the run there.
+        After a kill at any point, the next call completes the run: the signature is set last, and sending twice creates no
+        duplicates, since times are relative to the start of the run in the store.
 
         Args:
-            snapshot: How it is to be.
-            run: How it is, from ``runs``; None where the store has none.
+            snapshot: The target state.
+            run: The current state, from ``runs``; None if the store does not have the run.
             parent: The store's id of the run that it is nested in.
-            lock: File that one process at a time holds while it creates or completes a run: MLflow checks for a parameter and
-                inserts it in two steps, so two processes that complete one run would collide.
+            lock: File that a process locks while it creates or completes a run: MLflow checks for a parameter and inserts it
+                in two steps, so two processes that complete the same run would conflict.
 
         Returns:
-            The run's id, and what was done: "created", "updated", "closed" or "unchanged".
+            The run's id, and the action: "created", "updated", "closed" or "unchanged".
         """
         tags = {_named(key): value[:_TAG_LENGTH] for key, value in snapshot.tags.items()} | {KEY: snapshot.key}
         if parent is not None:
@@ -134,6 +139,7 @@ class Store:
                 run = self.client.create_run(
                     self.experiment_id, start_time=snapshot.start, tags=tags, run_name=snapshot.name[:_NAME_LENGTH]
                 )
+                self._certain.add(run.info.run_id)
             if is_current(run, snapshot.signature, snapshot.status):
                 return run.info.run_id, "unchanged"
             self._send(snapshot, run, tags)
@@ -146,18 +152,21 @@ class Store:
         self._set_state(snapshot, run)
         self._parameters(run_id, {key: value for key, value in snapshot.parameters.items() if _named(key) not in has.params})
         arrived = _arrived(has.tags.get(ARRIVED, ""))
-        tokens, rows = self._curve(snapshot, run, arrived)
+        certain = run_id in self._certain
+        self._certain.discard(run_id)  # until everything has arrived
+        tokens, rows = self._curve(snapshot, run, arrived, certain)
         values = [
             (_named(metric), value, _time(snapshot, run, tokens_there), tokens_there)
             for name, (tokens_there, metrics) in snapshot.points.items()
             if name not in arrived["files"]
             for metric, value in metrics.items()
+            if certain or tokens_there not in self._steps(run_id, _named(metric))
         ]
         for start in range(0, len(values), _MOST_METRICS):
             self._metrics(run_id, values[start : start + _MOST_METRICS])
         changed = {name: value for name, value in snapshot.metrics.items() if not _same(has.metrics.get(_named(name)), value)}
         if changed:
-            # At step 0 MLflow draws a bar for each run and not a dot. A value that replaces another must be later than it.
+            # At step 0, MLflow draws a bar per run rather than a dot. A value that replaces another must have a later time.
             later = 1 + max(
                 (metric.timestamp for metric in has._metric_objs if metric.step == 0), default=run.info.start_time - 1
             )
@@ -174,6 +183,7 @@ class Store:
         new[ARRIVED] = json.dumps({"tokens": tokens, "rows": rows, "files": files})[:_TAG_LENGTH]
         new[SIGNATURE] = snapshot.signature
         self._tags(run_id, new)
+        self._certain.add(run_id)
 
     def _set_state(self, snapshot: Snapshot, run: Run) -> None:
         name = snapshot.name[:_NAME_LENGTH]
@@ -182,19 +192,20 @@ class Store:
         if run.info.run_name != name or (snapshot.end is None and run.info.status != snapshot.status):
             self.client.update_run(run.info.run_id, status=snapshot.status, name=name)
 
-    def _curve(self, snapshot: Snapshot, run: Run, arrived: Mapping[str, Any]) -> tuple[int, int]:
-        """Send the rows behind those that have arrived, and note how far that is with each part.
+    def _curve(self, snapshot: Snapshot, run: Run, arrived: Mapping[str, Any], certain: bool) -> tuple[int, int]:
+        """Send the rows that are not in the store, and record the progress after each part.
 
-        Of a run that has ended and of which fewer rows were sent than it has (while it trained, one could not be read), those
-        that the store lacks are sent.
+        The store is asked which rows it has unless that is ``certain``: a process that was killed between sending rows and
+        noting it may have sent them, and a run that resumes records them again, at another time. It is also asked about a run
+        that has ended with more rows than were sent, since one could not be read while it trained.
 
         Returns:
-            The tokens of the last row that has arrived, and how many have.
+            The tokens of the last row in the store, and the number of rows.
         """
         last, sent = int(arrived["tokens"]), int(arrived["rows"])
         run_id, rows = run.info.run_id, [row for row in snapshot.curve if row[0] > last]
-        if snapshot.end is not None and sent + len(rows) != len(snapshot.curve):
-            there = {point.step for point in self.client.get_metric_history(run_id, LOSS)}
+        if (rows and not certain) or (snapshot.end is not None and sent + len(rows) != len(snapshot.curve)):
+            there = self._steps(run_id, LOSS)
             rows = [row for row in snapshot.curve if row[0] not in there]
             sent = len(snapshot.curve) - len(rows)
         values: list[tuple[str, float, int, int]] = []
@@ -213,6 +224,10 @@ class Store:
             last = max(last, values[-1][3])
         return last, sent
 
+    def _steps(self, run_id: str, metric: str) -> set[int]:
+        """The steps of a metric that the store has."""
+        return {point.step for point in self.client.get_metric_history(run_id, metric)}
+
     def _metrics(self, run_id: str, values: list[tuple[str, float, int, int]]) -> None:
         from mlflow.entities import Metric
 
@@ -221,7 +236,7 @@ class Store:
             self.client.log_batch(run_id, metrics=metrics[start : start + _MOST_METRICS])
 
     def _parameters(self, run_id: str, values: Mapping[str, str]) -> None:
-        """Log parameters that the run lacks: MLflow refuses to change one."""
+        """Log parameters that the run does not have; MLflow does not allow changing one."""
         from mlflow.entities import Param
 
         new = [Param(_named(key), value[:_PARAMETER_LENGTH]) for key, value in values.items()]
@@ -241,7 +256,7 @@ class Store:
         self.client.log_inputs(run_id, [DatasetInput(entry, [InputTag("mlflow.data.context", "training")])])
 
     def _model(self, snapshot: Snapshot, run_id: str, folder: Path) -> None:
-        """Log the model in the layout of MLflow's transformers flavor; to a server a large one is only named."""
+        """Log the model in the format of MLflow's transformers flavor; large models are only referenced on a server."""
         from mlflow.entities import LoggedModelOutput
 
         from tinylm_ablate.tracking import model
@@ -266,7 +281,7 @@ class Store:
         self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
 
     def _put(self, uri: str, name: str, path: Path, owner: str, of_model: bool = False) -> None:
-        """Put a file among the artifacts of a run or a model: beside the database, or wherever MLflow keeps them."""
+        """Store a file as an artifact of a run or a model: next to the database, or in MLflow's location."""
         place = name.rpartition("/")[0] or None
         if (root := local_artifacts(self.database, uri)) is not None:
             place_file(path, root / name)
@@ -287,16 +302,16 @@ class Store:
                 return
 
     def _connect(self) -> tuple[MlflowClient, str]:
-        """The client and the id of the experiment."""
+        """Return the client and the id of the experiment."""
         if self._connected is None:
             prepare_environment()
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
 
-            # One process at a time makes or upgrades an sqlite file: its tables cannot be made twice.
+            # Only one process at a time may create or upgrade an SQLite file: its tables cannot be created twice.
             with locked(self.database.with_name(f".{self.database.name}.lock")) if self.database else contextlib.nullcontext():
                 if self.database is not None and not self.database.exists():
-                    self.database.touch()  # with a mode by the umask; sqlite would leave it to its owner
+                    self.database.touch()  # with the mode of the umask; SQLite would allow only its owner
                 client = MlflowClient(tracking_uri=self.uri)
                 if client.get_experiment_by_name(self.experiment) is None:
                     location = self.artifacts or (f"{_RELATIVE}/" if self.database else None)
@@ -315,19 +330,19 @@ class Store:
 
 
 def is_current(run: Run, signature: str, status: str) -> bool:
-    """Return whether a run of the store is what a snapshot with this signature and status says."""
+    """Return whether a run in the store matches a snapshot with this signature and status."""
     return bool(run.data.tags.get(SIGNATURE) == signature and run.info.status == status)
 
 
 def local_artifacts(database: Path | None, uri: str) -> Path | None:
-    """The folder that a relative address of artifacts stands for beside an sqlite file; None for any other address."""
+    """Return the folder of a relative artifact address next to an SQLite file; None for any other address."""
     if database is None or not uri.startswith(_RELATIVE):
         return None
     return database.parent / ARTIFACTS / urlsplit(uri).path.lstrip("/")
 
 
 def place_file(source: Path, target: Path) -> None:
-    """Put a file where artifacts are: as a second name where the file system can, otherwise as a copy."""
+    """Link a file into the artifacts if the file system can, and otherwise copy it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
@@ -336,11 +351,11 @@ def place_file(source: Path, target: Path) -> None:
     except OSError:
         shutil.copy2(source, temporary)
     os.replace(temporary, target)
-    temporary.unlink(missing_ok=True)  # replacing a file by itself does nothing
+    temporary.unlink(missing_ok=True)  # replacing a file with itself would do nothing
 
 
 def explain(error: BaseException, uri: str) -> str:
-    """Reason why a store rejects something, in one line without secrets."""
+    """Describe why a store rejects a request, in one line without secrets."""
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
     if (code := status_code(error)) is not None:
@@ -351,7 +366,7 @@ def explain(error: BaseException, uri: str) -> str:
 
 
 def status_code(error: BaseException) -> int | None:
-    """401 or 403 where a server refused access."""
+    """Return 401 or 403 if a server refused access."""
     code = str(getattr(error, "error_code", ""))
     for number, word in ((401, "UNAUTHENTICATED"), (401, "CUSTOMER_UNAUTHORIZED"), (403, "PERMISSION_DENIED")):
         if code == word or re.search(rf"(error code|Error:?|status) {number}\b|\b{number} (Client )?Error", str(error)):
@@ -360,7 +375,7 @@ def status_code(error: BaseException) -> int | None:
 
 
 def concerns_one_run(error: BaseException) -> bool:
-    """Whether an error is about one run only: a value that is not allowed, a file that is gone, a run that was just deleted."""
+    """Return whether an error affects only one run: an invalid value, a missing file, a run that was just deleted."""
     from mlflow.exceptions import MlflowException
 
     permanent = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST"}
@@ -370,31 +385,38 @@ def concerns_one_run(error: BaseException) -> bool:
 
 
 def prepare_environment() -> None:
-    """Set what MLflow reads when it is imported, unless the user has set it: no log lines, no bar for each file,
-    no telemetry, short waits."""
+    """Set variables that MLflow reads on import, unless the user has: no log lines, no bars, no telemetry, short timeouts."""
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    # By default MLflow tries for several minutes before it says that a server is away.
+    # By default, MLflow retries for several minutes before it reports that a server is unavailable.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock of the operating system on a file; nothing where the folder has no locks."""
+    """Hold a lock of the operating system on a file; nothing where the folder has no locks, or its holder seems suspended."""
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as lock:
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        until = time.monotonic() + _LONGEST_LOCK
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.02)
+                continue
+            except OSError:  # no locks here
+                pass
+            break
         yield
 
 
 def _named(name: str) -> str:
-    """A name that MLflow takes: letters, digits and _ - . : / and spaces."""
+    """Convert to a name that MLflow allows: letters, digits and _ - . : / and spaces."""
     return re.sub(r"[^\w\-. :/]", "_", name)[:_NAME_LENGTH]
 
 
@@ -403,13 +425,13 @@ def _same(old: float | None, new: float) -> bool:
 
 
 def _time(snapshot: Snapshot, run: Run, tokens: int) -> int:
-    """Time at which a run had seen a number of tokens, by its curve, milliseconds since 1970."""
+    """Return the time at which a run had seen a number of tokens, from its curve, milliseconds since 1970."""
     seconds = [row.get(f"{CURVE}seconds", 0.0) for place, row in snapshot.curve if place <= tokens]
     return int(run.info.start_time) + (round(1000 * seconds[-1]) if seconds and math.isfinite(seconds[-1]) else 0)
 
 
 def _mark(path: Path) -> str:
-    """Size and time of a file, short; both survive a move."""
+    """Return size and time of a file in short form; both survive a move."""
     found = path.stat()
     return f"{found.st_size:x}.{int(found.st_mtime):x}"
 

@@ -1,4 +1,4 @@
-"""A trained model in the layout of MLflow's transformers flavor, without a signature."""
+"""A trained model in the format of MLflow's transformers flavor, without a signature."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import importlib.metadata
 import json
 from pathlib import Path
 
-#: Files of a tokenizer, which the flavor wants in a folder of their own.
+#: Files of a tokenizer, which the flavor stores in a separate folder.
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def description(folder: Path, model_id: str, run_id: str) -> str:
-    """The text of ``MLmodel``: what ``mlflow.transformers.load_model`` needs, and where the run keeps the model."""
+    """Return the content of ``MLmodel``, which ``mlflow.transformers.load_model`` needs and which refers to the model."""
     import yaml
 
     config = json.loads((folder / "config.json").read_bytes())
@@ -29,6 +29,6 @@ def description(folder: Path, model_id: str, run_id: str) -> str:
 
 
 def files(folder: Path) -> dict[str, Path]:
-    """The model's files by their names in the flavor's layout."""
+    """Return the model's files by their names in the flavor's format."""
     found = {f"model/{path.relative_to(folder).as_posix()}": path for path in sorted(folder.rglob("*")) if path.is_file()}
     return found | {f"components/tokenizer/{name}": folder / name for name in _TOKENIZER if (folder / name).is_file()}

@@ -1,4 +1,4 @@
-"""The mistakes of the group ``tracking``, found before anything is built; no tracker is imported."""
+"""Mistakes in the group ``tracking``, found before anything is built and without importing a tracker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tinylm_ablate.tracking.loggers import LOGGERS
 
 
 def tracking_mistakes(tracking: TrackingConfig) -> list[str]:
-    """One line per mistake, of the form "key=value: what is allowed"."""
+    """Return one line per mistake, of the form "key=value: what is allowed"."""
     mistakes = []
     for name in tracking.loggers:
         if name not in LOGGERS:

@@ -1,4 +1,4 @@
-"""Content of one run for MLflow, from its files; nothing of MLflow is imported."""
+"""Content of one run for MLflow, from its files; MLflow is not imported."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ from tinylm_ablate.tracking.folders import (
     status_of,
 )  # fmt: skip
 
-#: Settings that say nothing about what a run trains.
+#: Settings that do not affect what a run trains.
 _OTHER_GROUPS = ("tracking.", "experiment.", "grid.", "search.", "generate.", "plan.", "scale.", "evaluate.")
 _OTHER_KEYS = {"mode", "model", "prompt", "folder", "progress", "runs_dir", "cache_dir", "results_dir", "seeds"}
 
-#: Numbers that describe the text a metric was measured on; equal for every run of a grid.
+#: Numbers that describe the text of a metric; equal for every run of a grid.
 CONSTANT = re.compile(r".*/(documents|bytes|questions|tokens)")
 
-#: MLflow orders charts by name: the loss comes first, and what else the curve holds after the results.
+#: MLflow sorts charts by name: the loss comes first, and other values of the curve after the results.
 LOSS, CURVE = "curve/loss", "train/curve/"
 
-#: What was measured along the run (``evaluate.every``).
+#: Measurements during training (``evaluate.every``).
 ALONG = "along/"
 
-#: Results that are shown first, as far as they were measured.
+#: Results that are shown first, if they were measured.
 SHOWN = ("test/bits_per_byte/all", "validation/bits_per_byte/all", "test/cloze/all", "train/loss", "train/tokens_per_second")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One run of a tracker as the files say it should be.
+    """Target state of one run of a tracker, according to the files.
 
     Attributes:
-        key: What it is found by: the identity of a run or a grid, or a fingerprint of an arm.
-        name: What a person reads.
-        status: MLflow's word: SCHEDULED, RUNNING, FINISHED, FAILED or KILLED.
-        start, end: Milliseconds since 1970; ``end`` is None while it runs.
+        key: Key of the run in the store: the identity of a run or a grid, or a fingerprint of an arm.
+        name: Name for people.
+        status: MLflow's status: SCHEDULED, RUNNING, FINISHED, FAILED or KILLED.
+        start, end: Milliseconds since 1970; ``end`` is None while the run is active.
         signature: Changes whenever anything here may have changed.
         parent: Key of the run that this one is nested in.
         metrics: Results.
         curve: Rows of tokens and values, ascending.
-        points: What was measured along the run: tokens and values, by the file that says so.
+        points: Measurements during training: tokens and values, by file.
         files: Path of each artifact by its name.
         dataset: Name, digest and source of the training text.
         model: Folder of the trained model.
@@ -80,7 +80,7 @@ class Snapshot:
 
 
 def signature_of(folder: Path, grids: Sequence[Grid], held: Collection[str]) -> str:
-    """Changes whenever the snapshot of a run may have changed; reads no file."""
+    """Return a signature that changes whenever the snapshot of a run may have changed; reads no file."""
     files = [(name, *stat_of(path)) for name, path in files_of(folder, ended=True)]
     mine = [(grid.identity, grid.cells[folder.name]) for grid in grids if folder.name in grid.cells]
     nests = [grid.identity for grid in grids[:1]]
@@ -88,12 +88,12 @@ def signature_of(folder: Path, grids: Sequence[Grid], held: Collection[str]) -> 
 
 
 def snapshot_of(folder: Path, grids: Sequence[Grid], held: Collection[str]) -> Snapshot:
-    """A run.
+    """Create the snapshot of a run.
 
     Args:
         folder: Its folder.
-        grids: The grids that it belongs to, as a cell or as what a cell needs, the newest first.
-        held: The runs that are being done now.
+        grids: The grids that include it, as a cell or as a need of a cell, newest first.
+        held: The runs that are active now.
 
     Raises:
         ValueError: ``settled.json`` is damaged.
@@ -150,18 +150,18 @@ def _drawn(name: str) -> bool:
 
 
 def short(name: str) -> str:
-    """An experiment's name as a column can show it: table02_depth_width is table02."""
+    """Shorten an experiment's name for a column: table02_depth_width is table02."""
     found = re.match(r"[a-z]+\d+(?=_)", name)
     return found[0] if found else name
 
 
 def rounded(value: float) -> float:
-    """A result as it is shown, since MLflow's tables print every digit; the files hold it whole."""
+    """Round a result for display, since MLflow's tables print every digit; the files have full precision."""
     return float(f"{value:.6g}")
 
 
 def source_tags(command: Any) -> dict[str, str]:
-    """What MLflow calls the source, and the command as it was typed."""
+    """Return MLflow's source, and the original command line."""
     words = [str(word) for word in cut(command)] if isinstance(command, list) else []
     return {"mlflow.source.type": "LOCAL", "mlflow.source.name": "tinylm-ablate", "command": " ".join(words)}
 
@@ -181,7 +181,7 @@ def _arm(settled: Mapping[str, Any]) -> str:
 
 
 def _parameters(settled: Mapping[str, Any]) -> dict[str, str]:
-    """The settings under dotted keys, and what they resulted in where they say "auto"."""
+    """Return the settings under dotted keys, with resolved values instead of "auto"."""
     shape = dict(settled.get("shape") or {})
     found: dict[str, Any] = {
         key: value
@@ -190,7 +190,7 @@ def _parameters(settled: Mapping[str, Any]) -> dict[str, str]:
     }
     found.pop("arch.parameters", None)
     found |= {f"arch.{key}": value for key, value in shape.items() if key != "vocab_size"}
-    with contextlib.suppress(TypeError, ConfigError):  # the shape of another version, a block that cannot be imported here
+    with contextlib.suppress(TypeError, ConfigError):  # a shape of another version, or a block that cannot be imported
         found |= {"arch.parameters": parameters(Shape(**shape))["total"]}
     found |= {"tokenizer.vocab_size": shape.get("vocab_size"), "scale": _scale(settled["config"])}
     found |= {"train.tokens": settled.get("tokens"), "train.steps": settled.get("steps")}

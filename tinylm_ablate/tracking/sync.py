@@ -1,4 +1,4 @@
-"""``sync``: makes the state of the trackers from the folders of the runs, as often as one likes."""
+"""``sync``: updates the trackers from the folders of the runs; it can be repeated at any time."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class SyncReport:
     """Result of a sync.
 
     Attributes:
-        counts: Runs and grids by what was done: "created", "updated", "closed" (the store had it running) or "unchanged".
-        problems: One line for each thing that did not arrive; the next sync sends it.
+        counts: Runs and grids by action: "created", "updated", "closed" (it was running in the store) or "unchanged".
+        problems: One line per problem; the next sync tries again.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
@@ -51,15 +51,15 @@ def sync(
     grids: Collection[str] | None = None,
     folders: Collection[Path] | None = None,
 ) -> SyncReport:
-    """Make the trackers' state from the files of runs and grids: create, complete, close and repair what differs.
+    """Update the trackers from the files of runs and grids: create, complete, close and repair what differs.
 
-    It never raises for a store that is away or refuses something: that is in the report, and the next sync sends it.
+    It does not raise if a store is unavailable or rejects a request: the report has the problem, and the next sync retries.
 
     Args:
-        tracking: Which trackers.
+        tracking: The trackers.
         runs_dir: Folder of the runs.
-        grids: Identities of the grids to sync, with all of their runs; None is every grid unless ``folders`` is given.
-        folders: Folders of runs to sync, with the grids that they belong to; None is every run unless ``grids`` is given.
+        grids: Identities of the grids to sync, with all their runs; None is every grid unless ``folders`` is given.
+        folders: Folders of runs to sync, with the grids that include them; None is every run unless ``grids`` is given.
 
     Raises:
         ConfigError: The group ``tracking`` has mistakes.
@@ -80,7 +80,7 @@ def sync_mlflow(
     held: Collection[str],
     only_runs: bool = False,
 ) -> SyncReport:
-    """``sync`` for MLflow alone; ``held`` are the runs that are being done now, and ``only_runs`` leaves grids as they are."""
+    """Run ``sync`` for MLflow only; ``held`` are the active runs, and ``only_runs`` skips grids."""
     report = SyncReport()
     if tracking.kind == "none":
         return report
@@ -88,15 +88,15 @@ def sync_mlflow(
         chosen, paths = _chosen(runs_dir, grids, folders)
         if chosen or paths:
             _sync(open_store(tracking, runs_dir), runs_dir, [] if only_runs else chosen, paths, held, report)
-    except Exception as error:  # whatever MLflow and its libraries raise: the files stay, and a later sync sends them
+    except Exception as error:  # from MLflow or its libraries: a later sync sends the files
         _log.debug("tracking", exc_info=True)
         address = tracking.uri or f"sqlite:///{runs_dir / 'mlflow.db'}"
-        report.problems.append(f"{explain(error, address)}; the next command sends what is missing")
+        report.problems.append(f"{explain(error, address)}; the next command sends the missing data")
     return report
 
 
 def _chosen(runs_dir: Path, grids: Collection[str] | None, folders: Collection[Path] | None) -> tuple[list[Grid], list[Path]]:
-    """The grids and the folders that a sync is about."""
+    """Return the grids and folders to sync."""
     known = grids_of(runs_dir)
     if grids is None and folders is None:
         return known, needed(runs_of(runs_dir))
@@ -147,10 +147,10 @@ def _sync(
         try:
             snapshot = snapshot_of(folder, mine, held)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            report.problems.append(cut(f"{folder}: is left out: {first_line(error)[:300]}"))
+            report.problems.append(cut(f"{folder}: skipped: {first_line(error)[:300]}"))
             continue
         push(snapshot)
-    if store.database == runs_dir.resolve() / "mlflow.db":  # another store may also hold the runs of other folders
+    if store.database == runs_dir.resolve() / "mlflow.db":  # another store may also have runs of other folders
         for run in store.running():
             if not any((runs_dir / place).exists() for place in _places(run)):
                 store.client.set_terminated(run.info.run_id, "KILLED")
@@ -158,14 +158,14 @@ def _sync(
 
 
 def _places(run: Run) -> list[str]:
-    """The files that a run of the store is made from, below the folder of runs."""
+    """Return the files of a run in the store, relative to the folder of runs."""
     grids = [key.removeprefix("grid.") for key in run.data.tags if key.startswith("grid.")]
     identity = run.data.tags.get("identity")
     return [f"{identity}/settled.json"] if identity else [f"grids/{grid}.json" for grid in grids]
 
 
 def _memberships(grids: Iterable[Grid], runs_dir: Path) -> dict[str, list[Grid]]:
-    """The grids that each run belongs to, as a cell or as what a cell needs, in their order."""
+    """Return the grids that include each run, as a cell or as a need of a cell, in order."""
     found: dict[str, list[Grid]] = {}
     for grid in grids:
         names = [*grid.cells, *(folder.name for folder in needed([runs_dir / identity for identity in grid.cells]))]

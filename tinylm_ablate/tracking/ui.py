@@ -1,4 +1,4 @@
-"""``python -m tinylm_ablate.tracking.ui``: MLflow's page of the newest grid, for this machine alone."""
+"""``python -m tinylm_ablate.tracking.ui``: serves MLflow's page of the newest grid on this machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tinylm_ablate.tracking.views import VIEW_TAG
 
 HOST = "127.0.0.1"
 
-#: MLflow's own 5000 belongs to AirPlay on macOS.
+#: MLflow's default port, 5000, is used by AirPlay on macOS.
 PORT = 5001
 
 
@@ -36,19 +36,19 @@ def serve(runs_dir: Path, port: int) -> int:
     """Sync the folder's own database and serve it until Ctrl-C; returns the server's exit code.
 
     Raises:
-        UserError: There is nothing to show, or the port is taken.
+        UserError: There is nothing to show, or the port is in use.
     """
     database = runs_dir.resolve() / "mlflow.db"
     if not database.is_file() and not runs_of(runs_dir):
-        raise UserError(f"{runs_dir} holds no runs. `make demo` makes some; --runs-dir names another folder")
+        raise UserError(f"{runs_dir} has no runs. `make demo` creates some; --runs-dir selects another folder")
     _check_port(port)
-    print("starting MLflow, which takes some seconds ...", file=sys.stderr, flush=True)
+    print("starting MLflow, which takes a few seconds ...", file=sys.stderr, flush=True)
     print(sync(_tracking(database), database.parent), file=sys.stderr, flush=True)
     command = [
         sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}", "--host", HOST,
         "--port", str(port), "--workers", "1", "--artifacts-destination", str(database.with_name(ARTIFACTS)),
     ]  # fmt: skip
-    # The job runner, which nothing here uses, takes another 1.5 GB of memory and twice the time to start.
+    # The job runner, which is not used here, takes another 1.5 GB of memory and doubles the start-up time.
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     log = database.with_name("mlflow-ui.log")
     with log.open("w") as stream:
@@ -70,7 +70,7 @@ def serve(runs_dir: Path, port: int) -> int:
 
 
 def _tracking(database: Path) -> TrackingConfig:
-    """The settings by which the folder's own database is written: the shipped ones, in the experiment that it was last."""
+    """Return the settings for the folder's own database: the defaults, with the experiment used last."""
     import yaml
 
     shipped = yaml.safe_load((conf_dir() / "tracking" / "mlflow.yaml").read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ def _tracking(database: Path) -> TrackingConfig:
 
 
 def _address(database: Path, port: int) -> str:
-    """The page of the newest grid, or of all runs where there is no grid; MLflow's front page is about something else."""
+    """Return the page of the newest grid, or of all runs if there is none, instead of MLflow's front page."""
     page = f"http://{HOST}:{port}"
     views = _select(database, "SELECT experiment_id, key, value FROM experiment_tags WHERE key LIKE ?", f"{VIEW_TAG}%")
     grids = [(json.loads(value).get("createdAt", 0), number, key) for number, key, value in views if "-" not in key]
@@ -109,11 +109,11 @@ def _check_port(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise UserError(f"port {port} cannot be used ({error.strerror}): name another one with --port") from None
+            raise UserError(f"port {port} cannot be used ({error.strerror}): choose another one with --port") from None
 
 
 def _wait_for(server: subprocess.Popen[bytes], port: int) -> bool:
-    """Wait for the server's first answer; False if it ended before."""
+    """Wait for the server's first response; False if it ended before."""
     while server.poll() is None:
         try:
             with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2):
@@ -124,12 +124,12 @@ def _wait_for(server: subprocess.Popen[bytes], port: int) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="tinylm-ablate ui", description="Show the runs in MLflow's page.")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
     parser.add_argument("--port", type=int, default=PORT, help=f"port on {HOST} (default: {PORT})")
     options = parser.parse_args(arguments)
-    # So that the server ends with us, also where a shell has started us with Ctrl-C ignored.
+    # So that the server ends with this process, even if a shell started it with Ctrl-C ignored.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
     try:

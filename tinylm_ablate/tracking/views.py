@@ -1,6 +1,6 @@
-"""The page of a grid in MLflow: its runs alone, the settings that differ as columns, replicates grouped, the loss first.
+"""MLflow page of a grid: only its runs, the settings that differ as columns, replicates grouped, the loss first.
 
-The form of a saved view is MLflow's own affair (read off 3.17), so a version with another form shows its usual page.
+The format of saved views is internal to MLflow (as of version 3.17); versions with another format show their default page.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from tinylm_ablate.tracking.snapshot import CURVE, LOSS, SHOWN
 if TYPE_CHECKING:
     from tinylm_ablate.tracking.mlflow_client import Store
 
-#: What MLflow calls a saved view, followed by its key.
+#: MLflow's tag of a saved view, without its key.
 VIEW_TAG = "mlflow.sharedViewState."
 
-#: The charts of a grid's page in their order.
+#: Charts of a grid's page, in order.
 _CHARTS = (LOSS, "test/bits_per_byte/all", "test/cloze/all", f"{CURVE}learning_rate")
 
 

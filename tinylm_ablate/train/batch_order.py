@@ -17,7 +17,7 @@ Int64s = npt.NDArray[np.int64]
 
 
 class Order:
-    """The batches of a run: those of the first round in turn, or those that were drawn for a later round.
+    """The batches of a run: those of the first round in order, or those drawn for a later round.
 
     Args:
         tokens: The training text as token ids, (n,).
@@ -31,25 +31,25 @@ class Order:
         self.sequences = settled.accumulation * settled.micro_batch
 
     def batch(self, step: int) -> int:
-        """Id of the batch, among those of the first round, that step ``step`` (from 0) trains on."""
+        """Return the id of the first round's batch that step ``step`` (from 0) trains on."""
         return step if self.drawn is None else int(self.drawn[step - self.settled.rounds.start])
 
     def positions(self, step: int) -> Int64s:
-        """Positions of the sequences of a step in the order of the first round, (sequences,)."""
+        """Return the positions of a step's sequences in the order of the first round, (sequences,)."""
         batch = self.batch(step)
         return np.arange(batch * self.sequences, (batch + 1) * self.sequences, dtype=np.int64)
 
     def inputs(self, steps: range) -> Int64s:
-        """Token ids of some steps, (steps, sequences, T + 1)."""
+        """Return the token ids of some steps, (steps, sequences, T + 1)."""
         ids = self.batches.inputs(np.concatenate([self.positions(step) for step in steps]))
         return ids.reshape(len(steps), self.sequences, -1)
 
     def windows(self, step: int) -> list[int]:
-        """Where in the shard these sequences start."""
+        """Return the start of these sequences in the shard."""
         return [int(window) for window in self.batches.windows(self.positions(step))]
 
 
 def learning_rate(settled: Settled, step: int) -> float:
-    """The learning rate of step ``step`` (from 0) of a run."""
+    """Return the learning rate of step ``step`` (from 0) of a run."""
     config = settled.config
     return settled.learning_rate * run_factor(config.optimizer, settled.rounds, step, config.train.batch_tokens)

@@ -1,9 +1,9 @@
-"""Checkpoints of a run in progress: one checked unit of plain tensors and JSON, written whole or not at all.
+"""Checkpoints of a run in training: plain tensors and JSON with checksums, written atomically.
 
-A checkpoint is a folder ``step-<n>``: the weights, the optimizer's tensors by the names of the parameters, the curve and the
-events so far, and ``state.json`` with everything else, the SHA-256 of the other files, and its own. Nothing in it is unpickled.
-It is taken between two optimizer steps, and the data order is a function of the step, so a run that resumes from it sees the
-batches that it would have seen: alone or in a stack, on this device or another.
+A checkpoint is a folder ``step-<n>`` with the weights, the optimizer's tensors by the names of the parameters, the curve and
+the events so far, and ``state.json`` with everything else, the SHA-256 of the other files, and its own. Nothing is unpickled. A
+checkpoint is taken between two optimizer steps, and the data order is a function of the step, so a run that resumes from it
+sees the same batches as without interruption: alone or in a stack, on this device or another.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _FILES = {_WEIGHTS, _OPTIMIZER, CURVE, EVENTS}
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint into ``folder`` and drop all but the newest two."""
+    """Write a checkpoint to ``folder`` and remove all but the newest two."""
     target = folder / f"step-{checkpoint.step:09d}"
     if target.exists():
         if _read(target) is not None:
             return target
-        shutil.rmtree(target)  # damaged, and this run has reached this step again
+        shutil.rmtree(target)  # damaged, and the run has reached this step again
     tensors = {f"{kind}.{name}": value for kind, values in checkpoint.kept.items() for name, value in values.items()}
     with building(target) as temporary:
         for name, named in ((_WEIGHTS, checkpoint.weights), (_OPTIMIZER, tensors)):
@@ -52,9 +52,9 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
 
 
 def restore(folder: Path) -> Checkpoint | None:
-    """Read the newest sound checkpoint in ``folder``; None where there is none.
+    """Read the newest intact checkpoint in ``folder``; None if there is none.
 
-    A damaged one is reported by a warning, and the one before it is used.
+    A damaged checkpoint causes a warning, and the previous one is used.
     """
     for path in reversed(checkpoints(folder)):
         if (content := _read(path)) is not None:
@@ -69,26 +69,26 @@ def restore(folder: Path) -> Checkpoint | None:
 
 
 def opening(member: Member, restored: Checkpoint | None) -> Checkpoint | None:
-    """The checkpoint that weights and optimizer of a run begin with: the run's own, or that of the round before.
+    """Return the checkpoint with the initial weights and optimizer state: the run's own, or that of the previous round.
 
     Raises:
-        RunFailed: The round before kept its state, and it cannot be read.
+        RunFailed: The previous round's state cannot be read.
     """
     if restored is not None or member.start.checkpoints is None:
         return restored
     before = restore(member.start.checkpoints)
     if before is None:
-        raise RunFailed(f"{member.start.checkpoints}: no sound checkpoint to resume from; remove its run to train it again")
+        raise RunFailed(f"{member.start.checkpoints}: no intact checkpoint to resume from; remove its run to train it again")
     return before
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in ``folder``, oldest first."""
+    """Return the checkpoints in ``folder``, oldest first."""
     return sorted(folder.glob("step-*")) if folder.is_dir() else []
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Content of ``state.json``, if everything in the checkpoint is as it was written."""
+    """Return the content of ``state.json`` if the checkpoint is intact."""
     try:
         described = json.loads((path / _STATE).read_bytes())
         content: dict[str, Any] = described["content"]
@@ -98,12 +98,12 @@ def _read(path: Path) -> dict[str, Any] | None:
             if sha256_file(path / name) != expected:
                 raise ValueError(f"{name} does not match its checksum")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = error if isinstance(error, OSError | ValueError) else f"{_STATE} is not what was written"
+        reason = error if isinstance(error, OSError | ValueError) else f"{_STATE} has changed"
         warnings.warn(f"checkpoint {path} is damaged ({reason}); the one before it is used", stacklevel=3)
         return None
     return content
 
 
 def _digest(content: dict[str, Any]) -> str:
-    """Numbers come back from JSON as they went in, so the text of what was read is the text of what was written."""
+    """Return the text to checksum: JSON restores numbers exactly, so that it is the same after reading."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

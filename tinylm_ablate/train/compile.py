@@ -1,4 +1,4 @@
-"""Compilation of the layers of a decoder: the decision, and the settings."""
+"""Compilation of a decoder's layers: when to compile, and settings."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.settled import Settled
 
-#: Compiling takes half a minute and then saves about an eighth (docs/LAB.md), which some four minutes of training win back: on
-#: a processor, and on a GPU, at the rates that they usually attain.
+#: Training FLOPs from which compilation saves time: it takes half a minute and then saves about an eighth (docs/LAB.md), so it
+#: pays off after about four minutes of training, on a CPU and on a GPU at typical speeds.
 _COMPILE_FROM_FLOPS = {"cpu": 8e12, "cuda": 2e16, "mps": 4e14}
 
 
-#: Shapes that one process compiles.
+#: Maximum number of shapes that one process compiles.
 _SHAPES = 256
 
-#: A step that is a graph on a GPU is short enough that compiling pays from so many steps on; an estimate.
+#: Number of steps in a CUDA graph from which compilation saves time; an estimate.
 _COMPILE_FROM_GRAPH_STEPS = 2000
 
 
 def worth_compiling(settled: Settled, flops: float, graph_steps: int = 0) -> bool:
-    """Return whether work of ``flops`` floating-point operations is long enough to win back the time that compiling takes.
+    """Return whether training with ``flops`` floating-point operations is long enough for compilation to save time.
 
     Args:
         settled: The run.
-        flops: Of the work.
-        graph_steps: Steps that are replayed as a graph; 0 where there is none.
+        flops: Floating-point operations of training.
+        graph_steps: Steps that are replayed as a graph; 0 if there is none.
     """
     wanted = settled.config.train.compile
     if isinstance(wanted, bool):
@@ -45,16 +45,16 @@ def worth_compiling(settled: Settled, flops: float, graph_steps: int = 0) -> boo
 
 @functools.cache
 def can_compile() -> bool:
-    """Return whether this machine has a C++ compiler and Python's headers, which compiled layers include."""
+    """Return whether this machine has a C++ compiler and Python's headers, which compilation requires."""
     compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
     return compiler and (Path(sysconfig.get_path("include")) / "Python.h").is_file()
 
 
 @contextlib.contextmanager
 def compiled(decoder: Decoder, wanted: bool) -> Iterator[None]:
-    """Compile the layers within the block: one piece of code for all of them, since they are alike, for the batch's shape.
+    """Compile the layers within the block: one compiled function for all layers, which are alike, at the batch's shape.
 
-    Afterwards they are plain again, so that the many shapes of an evaluation do not compile anew each.
+    Afterwards the layers are plain again, so that the many shapes of an evaluation are not compiled.
     """
     if not wanted:
         yield
@@ -64,7 +64,7 @@ def compiled(decoder: Decoder, wanted: bool) -> Iterator[None]:
     for layer in decoder.layers:
         layer.compile(dynamic=False)
     try:
-        # One process may train many shapes, and beyond the compiler's own limit of eight it would quietly stop compiling.
+        # One process may train many shapes; beyond the compiler's default limit of eight, it would silently stop compiling.
         with torch._dynamo.config.patch(recompile_limit=_SHAPES):
             yield
     finally:

@@ -1,10 +1,10 @@
-"""One run on several devices of this machine: a process for each, which Lightning's DDP or FSDP2 binds together.
+"""One run on several devices of this machine, one process per device, with Lightning's DDP or FSDP2.
 
-The run's own process is the first of them. It alone keeps the curve and the checkpoints and answers signals. It starts the
-others itself: Lightning would start the command line again for each, and each of these would be a grid of its own.
+The run's own process is the first. Only this process writes the curve and the checkpoints and handles signals. It starts the
+others itself: Lightning would start the command line again for each, and each would be another grid.
 
-A batch is the same whatever the number of devices: its micro batches are dealt out in turn, and cut finer where there are fewer
-than devices. So numbers differ by the order of sums alone, and the devices are no part of a run's identity.
+A batch does not depend on the number of devices: its micro batches are distributed in order, and split if there are fewer than
+devices. Results therefore differ only in the order of sums, and the devices are not part of a run's identity.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tinylm_ablate.errors import RunFailed
 if TYPE_CHECKING:
     from tinylm_ablate.settled import Settled
 
-#: How long processes wait for each other, at most.
+#: Maximum time that processes wait for each other.
 _PATIENCE = timedelta(minutes=10)
 
 
@@ -42,10 +42,10 @@ class Share:
     """Share of one device in each optimizer step.
 
     Attributes:
-        rank: Its number.
-        devices: How many there are.
-        micro_batch: Sequences in one of its forward passes.
-        accumulation: Its forward passes in an optimizer step.
+        rank: Number of the device.
+        devices: Number of devices.
+        micro_batch: Sequences per forward pass of this device.
+        accumulation: Forward passes of this device per optimizer step.
     """
 
     rank: int
@@ -55,7 +55,7 @@ class Share:
 
 
 def share(settled: Settled, rank: int = 0) -> Share:
-    """The share of device ``rank``: micro batches of the run's size, or the largest below it that deal out evenly."""
+    """Share of device ``rank``: micro batches of the run's size, or the largest smaller size that divides evenly."""
     devices = settled.config.train.devices
     sequences = settled.accumulation * settled.micro_batch // devices
     micro_batch = max(size for size in range(1, settled.micro_batch + 1) if sequences % size == 0)
@@ -63,7 +63,7 @@ def share(settled: Settled, rank: int = 0) -> Share:
 
 
 class Environment(LightningEnvironment):
-    """Environment that states that the processes have started, whatever a cluster's scheduler has set for others.
+    """Cluster environment with processes already started, whatever a scheduler has set.
 
     Args:
         rank: Number of this process.
@@ -75,15 +75,15 @@ class Environment(LightningEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Lightning is to start none."""
+        """Prevent Lightning from starting processes."""
         return True
 
     def local_rank(self) -> int:
-        """Number of this process on this machine, which is the only one."""
+        """Number of this process on this machine."""
         return self._rank
 
     def node_rank(self) -> int:
-        """There is one machine."""
+        """Number of this machine, the only one."""
         return 0
 
 
@@ -99,16 +99,16 @@ def strategy(settled: Settled) -> Strategy | str:
 
 @contextlib.contextmanager
 def team(settled: Settled, follow: Callable[..., None], *arguments: Any) -> Iterator[None]:
-    """The first process of a run with the others at its side: each calls ``follow(rank, *arguments)``.
+    """Run the block as the first process of a run, with the others calling ``follow(rank, *arguments)``.
 
     Raises:
-        RunFailed: Another process has died.
+        RunFailed: Another process died.
     """
     devices = settled.config.train.devices
     if devices == 1:
         yield
         return
-    # Forks of a process that has imported everything and done nothing yet: the next run's processes start at once.
+    # Forks of a process that has only imported modules, so that the next run's processes start immediately.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tinylm_ablate.train.fit"])
     with tempfile.TemporaryDirectory(prefix="tinylm-") as folder:
@@ -124,7 +124,7 @@ def team(settled: Settled, follow: Callable[..., None], *arguments: Any) -> Iter
             with _together(0, devices, meeting):
                 try:
                     yield
-                except RuntimeError as error:  # what a collective raises when another process has gone
+                except RuntimeError as error:  # raised by a collective operation if another process has ended
                     for process in others:
                         process.join(1)
                     dead = [f"{process.name} (exit code {process.exitcode})" for process in others if process.exitcode]
@@ -140,7 +140,7 @@ def team(settled: Settled, follow: Callable[..., None], *arguments: Any) -> Iter
 
 
 def _other(rank: int, devices: int, meeting: str, follow: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """A process beside the first: it ends with it, and leaves signals to it."""
+    """Run a process other than the first; it ends with the first, which handles signals."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -155,13 +155,13 @@ def _other(rank: int, devices: int, meeting: str, follow: Callable[..., None], a
         with _together(rank, devices, meeting):
             follow(rank, *arguments)
     except RunFailed:
-        return  # the first process says so
+        return  # the first process reports it
 
 
 @contextlib.contextmanager
 def _together(rank: int, devices: int, meeting: str) -> Iterator[None]:
     if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all of them are here
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all processes are on this machine
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=devices, timeout=_PATIENCE)
     try:
@@ -184,7 +184,7 @@ def _main_module_left_alone() -> Iterator[None]:
 
 
 def share_weights(decoder: Decoder) -> None:
-    """Give the first process' weights to all."""
+    """Broadcast the first process' weights."""
     if distributed.is_initialized():
         with torch.no_grad():
             for parameter in decoder.parameters():
@@ -192,7 +192,7 @@ def share_weights(decoder: Decoder) -> None:
 
 
 def gathered(losses: list[float]) -> list[float]:
-    """The losses of an optimizer step from all processes, in the order of the batch."""
+    """Gather the losses of an optimizer step from all processes, in the order of the batch."""
     if not distributed.is_initialized():
         return losses
     mine = torch.tensor(losses, dtype=torch.float64)
@@ -202,7 +202,7 @@ def gathered(losses: list[float]) -> list[float]:
 
 
 def agreed(*answers: bool) -> list[bool]:
-    """Broadcast the first process' answers to all processes."""
+    """Broadcast the first process' values."""
     if not distributed.is_initialized():
         return list(answers)
     received = torch.tensor(answers, dtype=torch.uint8)
@@ -211,7 +211,7 @@ def agreed(*answers: bool) -> list[bool]:
 
 
 def shard(decoder: Decoder, mesh: Any) -> Decoder:
-    """A copy of which each device holds a part (FSDP2), layer by layer."""
+    """Return a copy of a decoder, sharded over the devices layer by layer (FSDP2)."""
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     copied = copy.deepcopy(decoder)
@@ -223,7 +223,7 @@ def shard(decoder: Decoder, mesh: Any) -> Decoder:
 
 
 def shard_state(optimizer: torch.optim.Optimizer, whole: dict[str, Any]) -> None:
-    """Give the state of an optimizer of whole parameters to one of sharded ones."""
+    """Copy the state of an optimizer of whole parameters to one of sharded parameters."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -241,8 +241,8 @@ def shard_state(optimizer: torch.optim.Optimizer, whole: dict[str, Any]) -> None
 
 
 def whole(value: Tensor) -> Tensor:
-    """A tensor that may lie in parts on the devices, whole; all processes must ask for it."""
-    gather = getattr(value, "full_tensor", None)  # of a DTensor, whose import takes a third of a start
+    """Gather a tensor that may be sharded; all processes must call this."""
+    gather = getattr(value, "full_tensor", None)  # of a DTensor, whose import would take a third of the start-up time
     return value if gather is None else gather()
 
 

@@ -1,7 +1,7 @@
-"""One run over one or several devices: Lightning drives the steps; data order, curve and checkpoints are ours.
+"""Training of one run on one or several devices: Lightning runs the steps; data order, curve and checkpoints are ours.
 
-Lightning's own resume loses or repeats batches within an epoch, so a run that resumes starts a new ``Trainer`` for the steps
-that are left, with weights and optimizer restored and the loader set to the first batch that has not been seen.
+Lightning's own resume loses or repeats batches within an epoch, so a run that resumes starts a new ``Trainer`` for the
+remaining steps, with weights and optimizer restored and the loader set to the first batch that has not been seen.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 
 
 class MicroBatches(IterableDataset[Tensor]):
-    """Micro batches (B, T + 1) of token ids of the steps from ``first`` on, in the order of the run.
+    """Micro batches (B, T + 1) of token ids for the steps from ``first`` on, in the order of the run.
 
     Args:
         order: The run's batches.
         first: Step to begin with.
-        share: The part of each step's micro batches that is wanted.
+        share: This device's share of each step's micro batches.
     """
 
     def __init__(self, order: Order, first: int, share: Share) -> None:
@@ -60,7 +60,7 @@ class MicroBatches(IterableDataset[Tensor]):
 
 
 class Progress(lightning.Callback):
-    """Curve, events, progress bar, checkpoints and the answer to a signal, at the end of each optimizer step."""
+    """Callback at the end of each optimizer step: curve, events, progress bar, checkpoints and signals."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder, self.stop = recorder, Stop()
@@ -68,10 +68,10 @@ class Progress(lightning.Callback):
         self._bar: Any = None
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Handle the signals (after Lightning has set its own handlers) and draw the bar."""
+        """Install signal handlers (after Lightning has set its own) and draw the bar."""
         del module
         for optimizer in trainer.optimizers:
-            # Lightning moves a restored state to the device except for "step", which fused AdamW wants beside the weights.
+            # Lightning moves restored state to the device except for "step", which fused AdamW requires on the same device.
             for parameter, values in optimizer.state.items():
                 if isinstance(values.get("step"), Tensor):
                     values["step"] = values["step"].to(parameter.device)
@@ -102,7 +102,7 @@ class Progress(lightning.Callback):
         stop, gather = agreed(stop, save or point)
         if gather:
             state = _checkpoint(module, trainer.optimizers[0], recorder)
-            if point:  # before the checkpoint, so that a run that resumes has all points before it
+            if point:  # before the checkpoint, so that a run that resumes has all earlier points
                 averages = {} if module.sharded else final_weights(trainer.optimizers[0], module.decoder)
                 recorder.member.on_point({**state.weights, **averages}, state)
             if save:
@@ -125,10 +125,10 @@ class Progress(lightning.Callback):
 
 
 class Follower(lightning.Callback):
-    """Callback of the other devices at the end of each optimizer step: follows the first process."""
+    """Callback of the other devices at the end of each optimizer step, which follows the first process."""
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Leave the signals to the first process (after Lightning has set its own handlers)."""
+        """Leave signals to the first process (after Lightning has set its own handlers)."""
         import signal
 
         del trainer, module
@@ -138,7 +138,7 @@ class Follower(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take part in a checkpoint, and stop where the first process stops."""
+        """Take part in a checkpoint, and stop if the first process stops."""
         del outputs, batch
         assert isinstance(module, TrainingModule)
         if (batch_idx + 1) % module.share.accumulation:
@@ -153,7 +153,7 @@ class Follower(lightning.Callback):
 def _tensors(
     module: TrainingModule, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], dict[str, float]]:
-    """The whole weights and the whole state of the optimizer; with weights in parts, every process must call this."""
+    """Return the complete weights and optimizer state; with sharded weights, every process must call this."""
     kept, counters = optimizer_state(optimizer, module.decoder)
     weights = {name: whole(value) for name, value in module.decoder.state_dict().items()}
     return weights, {kind: {name: whole(value) for name, value in values.items()} for kind, values in kept.items()}, counters
@@ -181,7 +181,7 @@ def fit(
     Raises:
         Interrupted: SIGTERM or Ctrl-C; the state was saved.
         Pruned: ``on_rows`` pruned the run; the state was saved.
-        RunFailed: A loss or gradient was not finite; the weights were left as they were.
+        RunFailed: A loss or gradient was not finite; the weights were not changed.
     """
     member = Member(decoder, tokens, settled, folder, on_rows, start or Start(), points, on_point)
     restored = checkpoint.restore(folder / "checkpoint")
@@ -193,7 +193,7 @@ def fit(
         with team(settled, _follow, settled, folder, member.start, _reopened(tokens)):
             try:
                 _run(module, optimizer, callback, order)
-            except SystemExit:  # what Lightning makes of Ctrl-C
+            except SystemExit:  # raised by Lightning on Ctrl-C
                 if callback.stop.signum:
                     raise KeyboardInterrupt from None
                 raise
@@ -206,7 +206,7 @@ def fit(
         )
     if recorder.pruned:
         raise Pruned(f"pruned at step {recorder.step} of {settled.steps}; saved in {folder}")
-    if module.sharded and (saved := checkpoint.restore(folder / "checkpoint")):  # it holds the whole weights
+    if module.sharded and (saved := checkpoint.restore(folder / "checkpoint")):  # it has the complete weights
         decoder.load_state_dict(saved.weights)
     result = recorder.result()
     if not module.sharded:
@@ -217,7 +217,7 @@ def fit(
 
 
 def _follow(rank: int, settled: Settled, folder: Path, start: Start, tokens: Callable[[], np.ndarray]) -> None:
-    """``fit`` in the process of another device."""
+    """Run ``fit`` in the process of another device."""
     progress.configure("off")
     member = Member(Decoder(settled.shape), tokens(), settled, folder, lambda _: None, start)
     module, optimizer = _begin(member, checkpoint.restore(folder / "checkpoint"), rank)
@@ -225,14 +225,14 @@ def _follow(rank: int, settled: Settled, folder: Path, start: Start, tokens: Cal
 
 
 def _reopened(tokens: np.ndarray) -> Callable[[], np.ndarray]:
-    """Source of the tokens for another process: a file is opened there again, and not sent."""
+    """Return the tokens in a form to send to another process, which reopens a file."""
     if isinstance(tokens, np.memmap) and tokens.nbytes == Path(str(tokens.filename)).stat().st_size:
         return functools.partial(np.memmap, tokens.filename, tokens.dtype, "r")
     return functools.partial(np.asarray, np.asarray(tokens))
 
 
 def _begin(member: Member, restored: Checkpoint | None, rank: int = 0) -> tuple[TrainingModule, torch.optim.Optimizer]:
-    """The module with its first step set, and the optimizer, from the checkpoint."""
+    """Restore the module, with its first step, and the optimizer from the checkpoint."""
     decoder, settled = member.decoder, member.settled
     train = settled.config.train
     torch.set_num_threads(thread_count(train.threads, train.devices))
@@ -259,7 +259,7 @@ def _run(module: TrainingModule, optimizer: torch.optim.Optimizer, callback: lig
     module.restored_optimizer = optimizer
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        # Lightning advises more workers and warns of datasets without a length; both are intended.
+        # Lightning recommends more workers and warns about datasets without a length; both are intended.
         warnings.filterwarnings("ignore", module="lightning")
         trainer = lightning.Trainer(
             accelerator="gpu" if device == "cuda" else device,

@@ -1,12 +1,12 @@
 """Faster import of Lightning.
 
-A run that compiles nothing needs a third of what Lightning imports (docs/LAB.md), so two packages are replaced while it is
-imported. Where either has changed, it is imported as it is.
+A run without compilation needs only a third of Lightning's imports (docs/LAB.md), so two packages are replaced during its
+import. If either has changed, it is imported normally.
 
-- torchmetrics imports scipy.signal, transformers and matplotlib where it finds them, for metrics that training does not use. It
-  asks ``lightning_utilities`` for them, and is answered that they are missing.
+- torchmetrics imports scipy.signal, transformers and matplotlib if available, for metrics that training does not use. It
+  checks for them with ``lightning_utilities``, which is made to report that they are missing.
 - The compiler, ``torch._dynamo``, is imported for the type of a compiled model, which no model here has: layers are compiled in
-  place. Optimizers import it when they are first used, to keep it away from themselves.
+  place. Optimizers import it on first use, to exclude themselves from compilation.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-#: What torchmetrics can do without, by what it calls them.
+#: Optional packages of torchmetrics, by its names for the checks.
 _OPTIONAL = ("scipy", "transformers", "matplotlib", "scienceplots", "torchvision", "torchaudio", "nltk", "regex")
 
 _COMPILER = "torch._dynamo"
 
 
 def import_lightning() -> None:
-    """Import Lightning without what it does not need here; nothing, if it is there already. Call it before any other import."""
+    """Import Lightning without unnecessary modules, unless it is imported already. Call this before any other import of it."""
     if "lightning.pytorch" in sys.modules:
         return
     with _without_optional(), _without_compiler():
@@ -45,7 +45,7 @@ def _without_optional() -> Iterator[None]:
     def hidden_check(cache: Any) -> None:
         name = cache.requirement or cache.module or ""
         if name.startswith(_OPTIONAL):
-            # Kept: the answer stays what it was when torchmetrics was imported.
+            # Cached, so that the result stays the same as during the import of torchmetrics.
             cache.available, cache.message = False, f"{name} is not needed"
         check(cache)
 
@@ -59,8 +59,7 @@ def _without_optional() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_compiler() -> Iterator[None]:
-    """Put a module in the compiler's place that has only what Lightning takes from it: a type, and a decorator that keeps the
-    compiler from code of Lightning's that nobody compiles."""
+    """Replace the compiler by a module with only what Lightning uses: a type, and a decorator to exclude code."""
     import torch
 
     if _COMPILER in sys.modules:

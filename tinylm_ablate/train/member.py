@@ -1,4 +1,4 @@
-"""Input and result of a driver of training. Nothing here imports torch."""
+"""Input and result of training. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Row = dict[str, float]
 
 CURVE, EVENTS = "curve.jsonl", "events.jsonl"
 
-#: Takes new rows of the curve; True prunes the run.
+#: Function that takes new rows of the curve; True prunes the run.
 OnRows = Callable[[list[Row]], bool | None]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run between two optimizer steps.
+    """State of a run between two optimizer steps.
 
     Attributes:
         step: Optimizer steps done.
-        weights: By the names of the parameters.
+        weights: Weights by the names of the parameters.
         kept: The optimizer's tensors: kind of state -> name of the parameter -> tensor.
         counters: The optimizer's numbers.
         recorder: The state of the recorder.
-        records: The content of the curve and of the events.
+        records: The content of the curve and the events.
     """
 
     step: int
@@ -44,7 +44,7 @@ class Checkpoint:
     records: dict[str, str]
 
 
-#: Takes the weights that the model is used with, and the whole state, at a point.
+#: Function that takes the weights to use the model with, and the complete state, at a point.
 OnPoint = Callable[["Mapping[str, Tensor]", Checkpoint], None]
 
 
@@ -58,10 +58,10 @@ class Start:
     """Starting point of a run that continues another run's rounds.
 
     Attributes:
-        seconds: Time that was spent in training before.
-        order: Ids of the batches of this round in their order, (steps of the round,); None is the order of the first round.
-        checkpoints: Folder of a checkpoint at that point, whose state of the optimizer is used; None starts a new one.
-        curve: The curve of the rounds before, as lines of JSON.
+        seconds: Training time of earlier rounds.
+        order: Ids of this round's batches in order, (steps of the round,); None is the order of the first round.
+        checkpoints: Folder with a checkpoint at that point, whose optimizer state is used; None starts a new optimizer.
+        curve: The curve of earlier rounds, as lines of JSON.
     """
 
     seconds: float = 0.0
@@ -75,14 +75,14 @@ class Member:
     """One run to train.
 
     Attributes:
-        decoder: The weights that the round begins with; they are replaced by the trained ones.
+        decoder: The initial weights of the round, which training replaces.
         tokens: The training text as token ids, (n,).
         settled: The run.
-        folder: The run's folder; the curve, ``events.jsonl`` (loss spikes and skipped steps) and the checkpoints go there.
+        folder: The run's folder, for the curve, ``events.jsonl`` (loss spikes and skipped steps) and the checkpoints.
         on_rows: Called with every new row of the curve; True prunes the run.
-        start: What earlier rounds left.
+        start: State after earlier rounds.
         points: Optimizer steps after which ``on_point`` is called.
-        on_point: Keeps the model on the way.
+        on_point: Stores the model at a point.
     """
 
     decoder: Decoder
@@ -95,20 +95,20 @@ class Member:
     on_point: OnPoint = nothing
 
     def before_point(self, step: int) -> int | None:
-        """Steps from ``step`` to the next point; None where no more comes."""
+        """Return the steps from ``step`` to the next point; None if there are no more."""
         return min((point - step for point in self.points if point > step), default=None)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The result of training a run.
+    """Result of training a run.
 
     Attributes:
         loss: Mean training loss of the last twentieth of the steps, nats per token.
-        seconds: Time in training, over all sessions of the run; in a stack, the time that the whole stack took meanwhile.
-        tokens_per_second: Tokens of the run over that time: in a stack, the run's share of the throughput.
-        skipped: Steps that were skipped, since their loss or gradient was not finite.
-        runs: How many runs trained together in the last session; 1 is a run alone.
+        seconds: Training time over all sessions of the run; in a stack, that of the whole stack.
+        tokens_per_second: Tokens of the run divided by that time; in a stack, the run's share of the throughput.
+        skipped: Steps skipped because their loss or gradient was not finite.
+        runs: Number of runs that trained together in the last session; 1 is a run alone.
     """
 
     loss: float

@@ -25,13 +25,13 @@ class TrainingModule(lightning.LightningModule):
 
     Args:
         decoder: Maps (B, T) token ids and (B, T) targets to a mean loss in nats.
-        settled: The run's numbers: learning rate, schedule, clipping.
-        rank: Number of the device that this process trains on.
+        settled: The run, with learning rate, schedule and clipping.
+        rank: Number of the device of this process.
 
     Attributes:
-        first_step: Optimizer steps that were done before, by a session or a run that this one continues.
-        losses: The losses of the last optimizer step, of all devices, one per micro batch.
-        gradient_norm: Of the last optimizer step, before clipping.
+        first_step: Optimizer steps before this session, including those of a run that this one continues.
+        losses: Losses of the last optimizer step on all devices, one per micro batch.
+        gradient_norm: Norm of the gradients in the last optimizer step, before clipping.
     """
 
     def __init__(self, decoder: Decoder, settled: Settled, rank: int = 0) -> None:
@@ -58,7 +58,7 @@ class TrainingModule(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimizer; its learning rate is set before every step by the schedule."""
+        """Create the optimizer; the schedule sets its learning rate before every step."""
         restored = self.restored_optimizer
         if restored is not None and not self.sharded:
             return restored
@@ -70,11 +70,11 @@ class TrainingModule(lightning.LightningModule):
 
     @property
     def sharded(self) -> bool:
-        """Whether each device holds a part of the weights."""
+        """Whether the weights are sharded over the devices."""
         return self.share.devices > 1 and self.settled.config.train.strategy == "fsdp"
 
     def configure_model(self) -> None:
-        """Shard the weights, where they are to be."""
+        """Shard the weights if the strategy requires it."""
         if self.sharded:
             assert self.device_mesh is not None
             self.decoder = shard(self.decoder, self.device_mesh["data_parallel"])
@@ -85,7 +85,7 @@ class TrainingModule(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip to the norm; where the norm or a loss is not finite, stop or skip before the update."""
+        """Clip to the norm; if the norm or a loss is not finite, stop or skip before the update."""
         del gradient_clip_val, gradient_clip_algorithm
         self.gradient_norm = clipped(self.decoder, self.settled.config.optimizer.clip)
         self.losses = gathered([float(loss) for loss in self.step_losses])
@@ -93,7 +93,7 @@ class TrainingModule(lightning.LightningModule):
             return
         if self.settled.config.train.on_nonfinite == "stop":
             raise failure(self.settled, self.step, self.losses, self.gradient_norm)
-        optimizer.zero_grad(set_to_none=True)  # without gradients the update leaves weights and state alone
+        optimizer.zero_grad(set_to_none=True)  # without gradients, the update does not change weights and state
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the learning rate of this step."""
@@ -102,10 +102,10 @@ class TrainingModule(lightning.LightningModule):
             group["lr"] = rate
 
     def learning_rate(self) -> float:
-        """The learning rate of the coming optimizer step."""
+        """Learning rate of the next optimizer step."""
         return learning_rate(self.settled, self.step)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
-        """Free the gradients rather than filling them with zeros."""
+        """Free the gradients instead of setting them to zero."""
         del epoch, batch_idx
         optimizer.zero_grad(set_to_none=True)

@@ -1,8 +1,8 @@
 """One optimizer step of R runs as one program, which a GPU replays as one graph.
 
-All weights lie in one tensor (R, P), a row for each run, and so do all gradients; the parameters of the decoder are views of
-them. In a step nothing comes from the host: token ids and learning rates of a whole block of steps are copied to the device
-beforehand, a counter on the device says which of them are next, and losses and norms go into tables that the host reads after
+All weights are in one tensor (R, P), one row per run, and so are all gradients; the parameters of the decoder are views. A step
+needs no data from the host: token ids and learning rates for a whole block of steps are copied to the device beforehand, a
+counter on the device selects the next ones, and losses and norms are written to tables that the host reads after
 the block.
 """
 
@@ -26,10 +26,10 @@ from tinylm_ablate.train.member import Checkpoint
 if TYPE_CHECKING:
     from tinylm_ablate.settled import Settled
 
-#: Most token ids of a block that are kept on the device.
+#: Maximum number of token ids of a block on the device.
 _BLOCK_TOKENS = 2**24
 
-#: Steps before a graph is captured, in which libraries choose their kernels and allocate what they need.
+#: Steps before a graph is captured, in which libraries choose kernels and allocate memory.
 _WARM_UP = 3
 
 
@@ -37,8 +37,8 @@ class Done(NamedTuple):
     """Losses and gradient norms of the steps of a block.
 
     Attributes:
-        losses: Of each micro batch, (steps, micro batches, R), nats per token.
-        norms: Of the gradients before clipping, (steps, R).
+        losses: Losses of each micro batch, (steps, micro batches, R), nats per token.
+        norms: Norms of the gradients before clipping, (steps, R).
     """
 
     losses: npt.NDArray[np.float32]
@@ -48,14 +48,14 @@ class Done(NamedTuple):
 class Program:
     """R runs of one shape on one device.
 
-    A run whose loss or gradient is not finite is left as it was by that step, and with ``on_nonfinite=stop`` by all that
-    follow. It and inactive runs keep their place: what the other runs compute does not depend on them by a bit.
+    A step does not change a run whose loss or gradient is not finite, and with ``on_nonfinite=stop``, neither do later steps.
+    Such runs and inactive ones keep their row, and do not affect the results of other runs by a bit.
 
     Args:
-        settled: The runs; equal in everything that ``stack_key`` compares.
+        settled: The runs, with equal ``stack_key``.
         weights: The initial weights of each run, by name.
         device: "cpu" or "cuda".
-        block: Most steps of a block.
+        block: Maximum number of steps in a block.
         compiles: Whether to compile the optimizer's update.
     """
 
@@ -105,7 +105,7 @@ class Program:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def _alone(self, run: int) -> Decoder:
-        """One run as a decoder of its own, over the same weights and gradients."""
+        """Return one run as a separate decoder with the same weights and gradients."""
         decoder = decoder_over(self.decoder.shape, None, self.weights_of(run))
         for name, slope in self.slopes.items():
             decoder.get_parameter(name).grad = slope[run]
@@ -113,21 +113,21 @@ class Program:
 
     @torch.no_grad()
     def load(self, run: int, weights: Mapping[str, Tensor]) -> None:
-        """Copy weights into the row of a run."""
+        """Copy weights to the row of a run."""
         for name, value in weights.items():
             self.views[name][run].copy_(value)
 
     def restore(self, run: int, checkpoint: Checkpoint) -> None:
-        """Bring a run to the state of its checkpoint."""
+        """Restore a run from its checkpoint."""
         self.load(run, checkpoint.weights)
         self.optimizer.restore(run, checkpoint.kept, checkpoint.counters)
 
     def weights_of(self, run: int) -> dict[str, Tensor]:
-        """The weights that a run trains: name -> tensor."""
+        """Return the trained weights of a run: name -> tensor."""
         return {name: view[run] for name, view in self.views.items()}
 
     def start_block(self, ids: npt.NDArray[np.int32], rates: npt.NDArray[np.float64], active: Sequence[bool]) -> None:
-        """Begin the steps of a block; on a GPU this returns while they are computed.
+        """Start the steps of a block; on a GPU, this returns while they are computed.
 
         Args:
             ids: Token ids, (steps, micro batches, R, B, T + 1), at most ``block`` steps.
@@ -156,11 +156,11 @@ class Program:
         target.copy_(source.pin_memory() if self.device == "cuda" else source, non_blocking=True)
 
     def _step(self) -> None:
-        """The next step of the block."""
+        """Run the next step of the block."""
         ids = self.ids.index_select(0, self.place).squeeze(0).long()
         losses = []
         for part in ids:
-            # The cache of autocast would keep copies of weights beyond a graph's memory.
+            # The autocast cache would keep copies of weights in the graph's memory.
             with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
                 loss = self.decoder.loss(part[..., :-1], part[..., 1:])
             (loss.sum() / self.accumulation).backward()  # type: ignore[no-untyped-call]
@@ -177,7 +177,7 @@ class Program:
             self.place.add_(1)
 
     def _capture(self) -> None:
-        """Record the step as a graph. With no run active, the steps before it change no weights and no state."""
+        """Capture the step as a graph. No run is active, so that the warm-up steps change neither weights nor state."""
         self.active.zero_()
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())

@@ -1,4 +1,4 @@
-"""The curve and the events of a run while it trains; both drivers write them with this."""
+"""Recording of the curve and the events of a run in training, for one run and for stacks."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from tinylm_ablate.train.batch_order import Order
     from tinylm_ablate.train.member import Checkpoint
 
-#: Recent losses that a spike is compared with, and the fewest that allow a comparison.
+#: Number of recent losses for detecting a spike, and the minimum number.
 _RECENT, _LEAST_RECENT = 50, 20
 
 
 class Recorder:
-    """Recorder that takes the losses of each optimizer step and writes the curve and the events of a run.
+    """Recorder of the losses of each optimizer step, which writes the curve and the events of a run.
 
-    What has been written is also kept here and goes into every checkpoint. A run that resumes writes both files anew from its
-    checkpoint, so rows of steps that were lost disappear, and a file that was damaged meanwhile is repaired.
+    The written content is also kept in memory and part of every checkpoint. A run that resumes rewrites both files from its
+    checkpoint, which removes rows of lost steps and repairs a damaged file.
 
     Args:
         member: The run.
@@ -57,8 +57,10 @@ class Recorder:
         self._streams = {name: self._anew(name, restored is not None) for name in self._lines}
 
     def _anew(self, name: str, resumes: bool) -> TextIO:
-        """Write a file anew, as a file of its own, and open it: a worker that was replaced, and does not know that yet, has the
-        file before it open and writes into nothing."""
+        """Replace a file by a new one and open it.
+
+        A worker that was replaced, but does not know it yet, then writes to the deleted file.
+        """
         path, content = self.folder / name, self.records()[name]
         if resumes and not (path.read_bytes() if path.exists() else b"").startswith(content.encode()):
             print(f"warning: {path} is damaged; it is restored from the checkpoint of step {self.step}", file=sys.stderr)
@@ -66,24 +68,24 @@ class Recorder:
         return path.open("a", encoding="utf-8")
 
     def state(self) -> dict[str, Any]:
-        """State from which the next session of this run continues the curve."""
+        """Return the state from which the next session of this run continues the curve."""
         return {
             "seconds": self.seconds, "pending": self._pending, "tail": list(self._tail), "recent": list(self._recent),
             "skipped": self.skipped, "norm": self._norm,
         }  # fmt: skip
 
     def records(self) -> dict[str, str]:
-        """The content of both files."""
+        """Return the content of both files."""
         return {name: "".join(lines) for name, lines in self._lines.items()}
 
     def take(self, losses: list[float], norm: float, rate: float, seconds: float) -> None:
-        """Record the step that has just been done.
+        """Record a finished step.
 
         Args:
             losses: Mean loss of each micro batch, nats per token.
             norm: Norm of the gradients before clipping.
             rate: The learning rate.
-            seconds: Time since the step before.
+            seconds: Time since the previous step.
         """
         self.step += 1
         self.seconds += seconds
@@ -131,7 +133,7 @@ class Recorder:
         self._streams[name].flush()
 
     def result(self, runs: int = 1) -> Trained:
-        """The result of the finished run, with both files as they were written.
+        """Return the result of the finished run, after checking both files.
 
         Raises:
             RunFailed: All of its last steps were skipped.
@@ -140,10 +142,10 @@ class Recorder:
             self._streams[name].close()
             path = self.folder / name
             if not path.exists() or path.read_bytes() != content.encode():
-                print(f"warning: {path} was changed by something else; it is written anew", file=sys.stderr)
+                print(f"warning: {path} was changed by another program; it is rewritten", file=sys.stderr)
                 write_atomic(path, content)
         if not self._tail:
-            raise RunFailed(f"{self.skipped} steps were skipped, and none of the last was finite; see {self.folder / EVENTS}")
+            raise RunFailed(f"{self.skipped} steps were skipped, including all of the last ones; see {self.folder / EVENTS}")
         loss = math.fsum(self._tail) / len(self._tail)
         return Trained(loss, self.seconds, self.settled.tokens / max(self.seconds, 1e-9), self.skipped, runs)
 
@@ -155,7 +157,7 @@ def _mean_and_spread(values: deque[float]) -> tuple[float, float]:
 
 
 def failure(settled: Settled, step: int, losses: list[float], norm: float) -> RunFailed:
-    """The error of a run after ``step`` steps, whose next one has a loss or a gradient that is not finite."""
+    """Return the error of a run after ``step`` steps, whose next one has a loss or gradient that is not finite."""
     bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), 0)
     return RunFailed(
         f"step {step + 1} of {settled.steps}: loss {losses[bad]:g}, gradient norm {norm:g} "

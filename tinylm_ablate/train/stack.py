@@ -1,9 +1,9 @@
-"""Many runs as one program: runs of one shape train together on one device.
+"""Training of many runs of one shape as one program on one device.
 
-They may differ in everything that does not change the shape of the program: seed, text and its order, initial weights,
-learning rate, schedule, decay, betas, clip, and the batches of a later round. Each has its own curve, its own checkpoints and
-its own end: a run that fails or is pruned leaves, a run that was stopped resumes from its own checkpoint, in another stack or
-alone. A run alone on a GPU is a stack of one, so that its steps are one graph; alone on a processor it is trained by ``fit``.
+The runs may differ in everything that does not change the shape of the program: seed, text and its order, initial weights,
+learning rate, schedule, decay, betas, clip, and the batches of a later round. Each has its own curve, checkpoints and end: a
+run that fails or is pruned leaves the stack, and a run that was stopped resumes from its own checkpoint, in another stack or
+alone. A single run on a GPU is a stack of one, so that its steps are one graph; on a CPU it is trained by ``fit``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tinylm_ablate.train.stop import Stop
 
 Outcome = Trained | Exception
 
-#: Steps that are computed without synchronization with the host, by device: at most so many, for about so many seconds.
+#: Maximum steps without synchronization with the host, and their approximate maximum time in seconds, by device.
 _BLOCK, _BLOCK_SECONDS = {"cpu": 1, "cuda": 64}, 0.25
 
 
@@ -39,12 +39,12 @@ def train_stack(members: Sequence[Member]) -> list[Outcome]:
     """Train runs with equal ``stack_key`` together, each resuming from its newest checkpoint.
 
     Args:
-        members: The runs; the decoders of those that finish hold the trained weights afterwards.
+        members: The runs; afterwards, the decoders of finished runs have the trained weights.
 
     Returns:
-        For each member its result, or what ended it: ``RunFailed`` where its loss or gradient was not finite, ``Pruned``,
-        ``Interrupted`` where a signal stopped the stack, or any other exception that reading or recording that run raised.
-        Runs that were pruned or interrupted have saved their state. A run's exception does not disturb the others.
+        For each member its result, or the exception that ended it: ``RunFailed`` if its loss or gradient was not finite,
+        ``Pruned``, ``Interrupted`` if a signal stopped the stack, or any other exception from reading or recording that run.
+        Runs that were pruned or interrupted have saved their state. A run's exception does not affect the others.
     """
     outcomes: list[Outcome | None] = [None] * len(members)
     settled = members[0].settled
@@ -67,7 +67,7 @@ def train_stack(members: Sequence[Member]) -> list[Outcome]:
             if len(runs) == 1:
                 raise
             too_large = True
-        if too_large:  # out of the except block, whose traceback keeps the memory
+        if too_large:  # outside the except block, whose traceback keeps the memory
             _free()
             waiting = [run.index for run in runs if outcomes[run.index] is None]
             half = (len(waiting) + 1) // 2
@@ -81,7 +81,7 @@ def train_stack(members: Sequence[Member]) -> list[Outcome]:
 
 
 def _alone(member: Member) -> Outcome:
-    """Train a run by itself, as ``fit`` does."""
+    """Train a run alone, with ``fit``."""
     from tinylm_ablate.train.lean import import_lightning
 
     import_lightning()
@@ -102,7 +102,7 @@ def _free() -> None:
 
 
 class _Run:
-    """A member in the stack, with its batches, its recorder and where it resumes from."""
+    """A member in the stack, with its batches, recorder and checkpoint."""
 
     def __init__(self, index: int, member: Member) -> None:
         self.index, self.member, self.settled = index, member, member.settled
@@ -113,11 +113,11 @@ class _Run:
 
     @property
     def left(self) -> int:
-        """Optimizer steps that are left."""
+        """Remaining optimizer steps."""
         return self.settled.steps - self.recorder.step
 
     def until_a_look(self, done: int) -> int:
-        """Steps, after ``done`` more, until the run ends or is at a point; 0 where it is at one then."""
+        """Return the steps, after ``done`` more, until the run ends or reaches a point; 0 if it is at one then."""
         step = self.recorder.step + done
         if done and step in self.member.points:
             return 0
@@ -127,7 +127,7 @@ class _Run:
 
 @dataclass
 class _Block:
-    """Some steps of all active runs, see ``Program.start_block``."""
+    """A block of steps of all active runs, see ``Program.start_block``."""
 
     steps: int
     active: list[bool]
@@ -139,8 +139,8 @@ class _Stack:
     """The runs of a stack and their program.
 
     Args:
-        runs: One for each row of the program.
-        outcomes: Filled in as runs end, by the index of the member.
+        runs: One per row of the program.
+        outcomes: Outcomes by the index of the member, added as runs end.
     """
 
     def __init__(self, runs: Sequence[_Run], outcomes: list[Outcome | None]) -> None:
@@ -184,7 +184,7 @@ class _Stack:
                 compiled(self.program.decoder, self.compiles),
                 progress.bar(total=total, description=title, unit="tok") as bar,
             ):
-                # A gradient lies in rows as its parameter does, which PyTorch does not expect.
+                # Gradients are stored in rows like their parameters, which PyTorch does not expect.
                 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
                 bar.update(done)
                 for row, run in enumerate(self.runs):
@@ -194,8 +194,8 @@ class _Stack:
                 flight: _Block | None = None
                 while flight or any(self.active):
                     flight = flight or self._begin(self._prepare())
-                    # The host prepares and records while the device computes: the next block begins before this one is
-                    # recorded, unless the runs are to be looked at in between.
+                    # The host prepares and records while the device computes: the next block starts before this one is
+                    # recorded, unless runs must be checked in between.
                     upcoming = self._prepare(flight) if self.ahead else None
                     losses, norms = self.program.finish_block(flight.steps)
                     seconds = self._seconds(flight)
@@ -211,7 +211,7 @@ class _Stack:
             self.stop.close()
 
     def _prepare(self, flight: _Block | None = None) -> _Block | None:
-        """The next steps after those in flight, up to the next end or point of an active run; None where one is there then."""
+        """Return the next steps, up to the next end or point of an active run; None if one is there already."""
         active, program, done = self.active, self.program, flight.steps if flight else 0
         left = [run.until_a_look(done) for run, on in zip(self.runs, active, strict=True) if on]
         steps = min([self.block, program.block, *left]) if left else 0
@@ -233,7 +233,7 @@ class _Stack:
         return block
 
     def _seconds(self, block: _Block) -> float:
-        """Seconds of one of its steps. Blocks are made to take a quarter of one, so that signals and pruning act soon."""
+        """Seconds per step. Blocks take a quarter of a second, so that signals and pruning take effect soon."""
         now = time.monotonic()
         seconds, self.clock = (now - self.clock) / block.steps, now
         self.block = max(1, min(2 * self.block, int(_BLOCK_SECONDS / max(seconds, 1e-9))))
@@ -242,12 +242,12 @@ class _Stack:
         return seconds
 
     def _wants_a_look(self) -> bool:
-        """Return whether runs are to be saved or ended before the next block."""
+        """Return whether runs must be saved or ended before the next block."""
         pruned = any(run.recorder.pruned and on for run, on in zip(self.runs, self.active, strict=True))
         return self.due or pruned or bool(self.stop.signum)
 
     def _record(self, block: _Block, losses: np.ndarray, norms: np.ndarray, seconds: float) -> list[float]:
-        """Give each run its losses; returns the last of each that is finite."""
+        """Pass each run its losses; returns the last finite loss of each."""
         last = []
         for row, run in enumerate(self.runs):
             if not block.active[row] or self.outcomes[run.index] is not None:
@@ -266,7 +266,7 @@ class _Stack:
         return last
 
     def _end_runs(self) -> None:
-        """Save and end the runs that are done, pruned or interrupted; save the others where a checkpoint is due."""
+        """Save and end the runs that are finished, pruned or interrupted; save the others if a checkpoint is due."""
         for row, run in enumerate(self.runs):
             if self.outcomes[run.index] is not None:
                 continue
@@ -301,7 +301,7 @@ class _Stack:
         return Checkpoint(recorder.step, self.program.weights_of(row), kept, counters, recorder.state(), recorder.records())
 
     def _end(self, row: int) -> None:
-        """Finish a run: copy its trained weights into the member's decoder, and record its result."""
+        """Finish a run: copy its trained weights to the member's decoder, and record its result."""
         run = self.runs[row]
         try:
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Selection of the runs that may train together, and their number. Torch is imported only to query the memory of a GPU."""
+"""Selection of runs that may train together, and their number. Torch is imported only to query the memory of a GPU."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tinylm_ablate.hardware import pick_device
 if TYPE_CHECKING:
     from tinylm_ablate.settled import Settled
 
-#: Share of a GPU's free memory that a stack may fill, and what the loss needs at its peak whatever the stack.
+#: Share of a GPU's free memory for a stack, and peak memory of the loss whatever the stack.
 _MEMORY_SHARE, _LOSS_BYTES = 0.8, 3 * 512 * 2**20
 
 
 def stack_key(settled: Settled) -> Hashable:
-    """Key that runs must share to train together: runs with equal keys may.
+    """Return the key of a run; runs with equal keys may train together.
 
-    These are the sizes of the program (shape, batch, steps), its arithmetic and its device. A run over several devices, or on
-    Apple's, has a key of its own.
+    It consists of the sizes of the program (shape, batch, steps), its precision and its device. A run on several devices, or
+    on an Apple GPU, has a key of its own.
     """
     train = settled.config.train
     if not stackable(settled):
@@ -32,9 +32,9 @@ def stack_key(settled: Settled) -> Hashable:
 
 
 def stack_size(settled: Settled, ready: int) -> int:
-    """Number of the ``ready`` runs with the key of this one that train together, by ``train.stack``.
+    """Return how many of ``ready`` runs with the same key train together, from ``train.stack``.
 
-    "auto" is as many as the memory of a GPU allows, and 1 on a processor. It asks the GPU, so call it where training will be.
+    "auto" is as many as fit in GPU memory, and 1 on a CPU. It queries the GPU, so call it on the training machine.
     """
     wanted = settled.config.train.stack
     if not stackable(settled) or ready <= 1:
@@ -51,7 +51,7 @@ def stack_size(settled: Settled, ready: int) -> int:
 
 
 def stack_memory(settled: Settled, runs: int) -> int:
-    """Bytes of a stack: each run's training, on a GPU with three temporaries of the update, and there what the loss needs."""
+    """Bytes of a stack: training of each run, on a GPU with three temporaries of the update, and the peak of the loss."""
     train = settled.config.train
     each = training_memory(settled.shape, settled.micro_batch, train.context_length, settled.precision, train.recompute)
     if pick_device(train.device) == "cpu":
@@ -60,8 +60,8 @@ def stack_memory(settled: Settled, runs: int) -> int:
 
 
 def stackable(settled: Settled) -> bool:
-    """Return whether the run can train with others: on one device, with blocks and an optimizer of ours."""
+    """Return whether the run can train with others: on one device, with built-in blocks and a built-in optimizer."""
     train = settled.config.train
-    if settled.config.optimizer.name == "own" or settled.shape.is_own:  # written for one run's parameters
+    if settled.config.optimizer.name == "own" or settled.shape.is_own:  # written for the parameters of one run
         return False
     return train.devices == 1 and pick_device(train.device) in ("cpu", "cuda")

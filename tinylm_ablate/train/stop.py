@@ -1,4 +1,4 @@
-"""Response of training to SIGTERM and Ctrl-C: finish the step, save, and stop."""
+"""Handling of SIGTERM and Ctrl-C in training: finish the step, save, and stop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Stop:
         self._previous: dict[int, Any] = {}
 
     def watch(self) -> None:
-        """Handle the signals from now on. Outside the main thread this does nothing: its owner handles them."""
+        """Start handling the signals. Does nothing outside the main thread, which handles them."""
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
                 self._previous[number] = signal.signal(number, self._note)
@@ -29,7 +29,7 @@ class Stop:
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.signum:
-            raise KeyboardInterrupt  # the last checkpoint will have to do
+            raise KeyboardInterrupt  # without saving; the last checkpoint remains
         self.signum = number
 
     def close(self) -> None:

@@ -1,13 +1,13 @@
-"""Leases on tasks: many workers, on one machine or over a shared folder, take the tasks of one graph without a server.
+"""Leases on tasks: many workers, on one machine or with a shared folder, divide the tasks of a graph without a server.
 
-A lease is the file ``runs_dir/claims/<key>.<n>`` with the highest n. Only one process can create a file of a given name, and
-its holder touches it four times per lease time. A lease that nobody renews may be followed by number n + 1, which again only
-one process can create; so of two that find the same lease dead at the same moment, one gets the task.
+A lease is the file ``runs_dir/claims/<key>.<n>`` with the highest n. Only one process can create a file with a given name, and
+its holder touches it four times per lease time. A lease that is not renewed may be followed by number n + 1, which again only
+one process can create; so if two workers find a lease dead at the same moment, one of them gets the task.
 
-Whether a lease is alive is observed and not computed from clocks: it is dead once this process has watched its file unchanged
-for a whole lease time. Clocks that were wrong, or that step, do not matter. Beside its lease a worker holds an operating-system
-lock, which ends with the process; so a lease of this machine whose lock is free is dead at once. Not every shared folder has
-such locks, and then watching is enough.
+Whether a lease is alive is observed rather than computed from clocks: it is dead once this process has watched its file
+unchanged for a whole lease time. Wrong or changing clocks do not matter. In addition to its lease, a worker holds an
+operating-system lock, which ends with the process; a lease of this machine whose lock is free is dead immediately. If a shared
+folder does not support locks, watching is sufficient.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from typing import Any
 
 from tinylm_ablate.errors import Busy
 
-#: What the system answers where a folder has no locks.
+#: Errors of the system if a folder does not support locks.
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
 
-#: Longest lease time, and that of a lease that does not say it, seconds.
+#: Maximum lease time, and default for a lease that does not state it, seconds.
 MOST_SECONDS, UNREADABLE_SECONDS = 86_400.0, 60.0
 
 _UNREADABLE = "?"
 
-#: Longest wait between two looks at a task that another worker holds, seconds.
+#: Maximum time between checks of a task that another worker holds, seconds.
 LOOK_SECONDS = 1.0
 
 
@@ -48,14 +48,14 @@ class Holder:
     """Holder of a lease.
 
     Attributes:
-        machine: Its machine, distinguished from others of the same name.
-        pid: Its process there.
+        machine: Its machine, distinguished from others with the same name.
+        pid: Its process id there.
         since: When it took the task, by its own clock, as text.
-        seconds: Without a sign of life for this long, the lease is dead.
-        mark: What changes with each sign of life.
-        released: It was given back.
+        seconds: Time without a sign of life after which the lease is dead.
+        mark: Value that changes with each sign of life.
+        released: Whether it was released.
         session: The command that it works for.
-        crashes: Workers of this command that have died at this task.
+        crashes: Number of workers of this command that died at this task.
     """
 
     machine: str
@@ -79,9 +79,9 @@ class Lease:
     """A lease that this process holds: a thread renews it until ``release``.
 
     Attributes:
-        lost: Another worker has taken the task over, since this process gave no sign of life for a whole lease time (it was
-            suspended, or cut off from the folder).
-        crashes: Workers of this command that have died at this task before.
+        lost: Whether another worker has taken over the task, since this process gave no sign of life for a whole lease time
+            (it was suspended, or lost access to the folder).
+        crashes: Number of workers of this command that died at this task before.
     """
 
     def __init__(self, path: Path, seconds: float, crashes: int) -> None:
@@ -92,7 +92,7 @@ class Lease:
         self._thread.start()
 
     def release(self, done: bool) -> None:
-        """Give the task back; of one that is done no trace is left, since nobody will take it again."""
+        """Release the task; the lease of a finished one is removed, since no worker will take it again."""
         self._stop.set()
         self._thread.join()
         if self.lost:
@@ -101,16 +101,16 @@ class Lease:
             if done:
                 self.path.unlink()
             else:
-                os.utime(self.path, (0, 0))  # kept, since numbers must not be given out twice
+                os.utime(self.path, (0, 0))  # kept, since numbers must not be reused
 
     def renew(self) -> bool:
-        """Give a sign of life; False, and ``lost``, where another worker has taken the task over."""
+        """Give a sign of life; False, and ``lost``, if another worker has taken over the task."""
         try:
             os.utime(self.path)
             self.lost = _newest(self.path.parent, self.path.stem) != int(self.path.suffix[1:])
         except FileNotFoundError:
             self.lost = True
-        except OSError:  # a shared folder that is away for a moment
+        except OSError:  # a shared folder that is temporarily unavailable
             pass
         return not self.lost
 
@@ -118,8 +118,8 @@ class Lease:
         while not self._stop.wait(self._seconds / 4):
             if self.renew():
                 continue
-            # Training answers this signal with a checkpoint and an end. Elsewhere nothing listens, and the task is finished
-            # here too, with the same numbers.
+            # Training handles this signal by saving a checkpoint and ending. Other tasks ignore it, and are finished here
+            # too, with the same results.
             _thread.interrupt_main(signal.SIGTERM)
             return
 
@@ -130,17 +130,17 @@ class Leases:
     Args:
         runs_dir: Folder of the runs.
         seconds: Lease time.
-        session: Names the command that this process works for; all of its workers share it.
+        session: Id of the command that this process works for, shared by its workers.
     """
 
     def __init__(self, runs_dir: Path, seconds: float, session: str = "") -> None:
         self.folder, self.seconds, self.session = runs_dir / "claims", seconds, session
-        #: For each lease file its last mark, and when it was first seen by this process' own monotonic clock.
+        #: Last mark of each lease file, and when this process first saw it, by its monotonic clock.
         self._watched: dict[str, tuple[int, float]] = {}
 
     @contextlib.contextmanager
     def hold(self, key: str, done: Path) -> Iterator[Lease]:
-        """Hold the lease of a task.
+        """Acquire the lease of a task.
 
         Args:
             key: The task.
@@ -156,11 +156,11 @@ class Leases:
                 yield lease
             finally:
                 lease.release(done.exists())
-                if done.exists():  # still locked: a process that opened the file meanwhile finds it gone
+                if done.exists():  # still locked: a process that opened the file meanwhile finds it removed
                     (self.folder / f"{key}.lock").unlink(missing_ok=True)
 
     def held(self) -> dict[str, Holder]:
-        """The live leases by task."""
+        """Return the live leases by task."""
         found = {}
         for key, (path, holder) in self._all().items():
             if not holder.released and self._alive(path, holder) and not (holder.machine == machine() and self._is_free(key)):
@@ -168,24 +168,24 @@ class Leases:
         return found
 
     def names(self) -> set[str]:
-        """The tasks of which there is a lease or a lock, of living workers and of dead ones."""
+        """Return the tasks with a lease or a lock, of active or dead workers."""
         return {path.stem for path in self.folder.glob("[!.]*.*")}
 
     def give_back(self, key: str) -> bool:
-        """Remove the lease of a task; False if there is none. A living holder notices, saves its state and stops."""
+        """Remove the lease of a task; False if there is none. An active holder notices, saves its state and stops."""
         numbers = _numbers(self.folder, key)
         for number in numbers:
             (self.folder / f"{key}.{number}").unlink(missing_ok=True)
         return bool(numbers)
 
     def unclaim(self, identity: str) -> dict[str, Holder]:
-        """Give back by hand whatever is held of a run: its training and its measures.
+        """Revoke all leases of a run: its training and its measures.
 
         Args:
             identity: A run, or the key of a task.
 
         Returns:
-            Who held each task.
+            The holder of each task.
         """
         found = {key: holder for key, (_, holder) in self._all().items() if identity in (key, *key.split("-")[1:2])}
         for key in found:
@@ -193,8 +193,10 @@ class Leases:
         return {key: holder for key, holder in found.items() if not holder.released}
 
     def dead(self) -> dict[str, list[Path]]:
-        """The files of leases and locks that certainly have no worker, by task: given back, or of a process of
-        this machine that has ended."""
+        """Return the files of leases and locks that certainly have no worker, by task.
+
+        These were released, or belong to a process on this machine that has ended.
+        """
         leases = self._all()
         found: dict[str, list[Path]] = {}
         for path in self.folder.glob("[!.]*.*"):
@@ -206,7 +208,7 @@ class Leases:
         return found
 
     def sweep(self, keys: Collection[str]) -> None:
-        """Remove what dead workers left of tasks that are done."""
+        """Remove files that dead workers left of finished tasks."""
         for key, paths in self.dead().items():
             if key in keys:
                 with contextlib.suppress(Busy, OSError), _lock(self.folder / f"{key}.lock"):
@@ -254,10 +256,10 @@ class Leases:
         try:
             with os.fdopen(handle, "w") as stream:
                 json.dump(content, stream)
-        except OSError:  # no room: an empty lease would block others until it is seen to be dead
+        except OSError:  # disk full: an empty lease would block others until it is considered dead
             path.unlink(missing_ok=True)
             raise
-        # Whoever was slow between looking and creating may have made a number that others have left behind.
+        # A process that was slow between checking and creating may have created an outdated number.
         if _newest(self.folder, key) > newest + 1:
             path.unlink(missing_ok=True)
             raise Busy(f"{key} was just taken by another worker")
@@ -267,7 +269,7 @@ class Leases:
         return Lease(path, self.seconds, crashes)
 
     def _is_free(self, key: str) -> bool:
-        """Return whether nobody holds the lock of a task; false where that is unknown."""
+        """Return whether no process holds the lock of a task; false if unknown."""
         path = self.folder / f"{key}.lock"
         if not path.exists():
             return True
@@ -280,7 +282,7 @@ class Leases:
 
 @functools.cache
 def machine() -> str:
-    """This machine: its name, and what distinguishes it from others of that name."""
+    """Return this machine's name, and what distinguishes it from others with that name."""
     try:
         mark = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -326,7 +328,7 @@ def _read(path: Path) -> Holder | None:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[bool]:
-    """Hold an operating-system lock; yields whether the folder has locks.
+    """Hold an operating-system lock; yields whether the folder supports locks.
 
     Raises:
         Busy: Another process holds it.
@@ -347,7 +349,7 @@ def _lock(path: Path) -> Iterator[bool]:
                 same = os.path.samestat(os.stat(path), os.fstat(handle))
             except FileNotFoundError:
                 same = False
-            if not same:  # its last holder removed it between our opening and locking
+            if not same:  # its last holder removed it between opening and locking
                 continue
             yield locked
             return
