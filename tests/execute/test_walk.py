@@ -238,7 +238,7 @@ def test_a_task_that_kills_its_workers_is_a_failure(deaths: int, state: str, pla
     assert states(walk) == {"deadly": state} and task.attempts == (state == DONE)
     if state == FAILED:
         assert walk.failed()[0].error == "2 workers died at this task without an error (killed by the system, out of memory?)"
-        assert "2 workers ended" in task.log.read_text()
+        assert "2 workers died" in task.log.read_text()
 
 
 def test_a_task_that_the_worker_before_finished_after_all_is_done_whatever_that_took_away(place: Place) -> None:
