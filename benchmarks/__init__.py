@@ -1,1 +1,1 @@
-"""Speed and memory, measured against named peers in the same run: ``python -m benchmarks [NAME[.PART] ...]``."""
+"""Speed and memory, compared with peers in the same run: ``python -m benchmarks [NAME[.PART] ...]``."""

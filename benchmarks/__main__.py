@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME[.PART] ...] [--windows N]``: run benchmarks, write their results and the table over them."""
+"""``python -m benchmarks [NAME[.PART] ...] [--windows N]``: run benchmarks, and write their results and a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.table import NAMES, write_table
 
 
 def main() -> None:
-    """Run what the command line names; without a name, everything but what needs a GPU, and the soak."""
+    """Run the requested benchmarks; by default, all except for those that need a GPU, and the soak test."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME[.PART]", help=f"of {', '.join(NAMES)}; 'table' only writes the table")
     parser.add_argument("--windows", type=int, default=5, help="measurements of each path, in turn (5)")

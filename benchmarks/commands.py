@@ -1,4 +1,4 @@
-"""Time of the commands that only look: plans, ``status``, and grids that are finished already, up to 10,000 cells."""
+"""Time of commands that do no work: plans, ``status``, and finished grids, with up to 10,000 cells."""
 
 from __future__ import annotations
 

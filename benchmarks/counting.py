@@ -3,7 +3,7 @@
     python benchmarks/counting.py path/to/tokenizer.json
 
 The text is the training part of the default corpus (fetched on first use), and the peer is the tokenizer's own encode_batch.
-Both read the same documents in turn; what they share (reading the text) is not counted.
+Both process the same documents, alternating; the time to read the text is not included.
 """
 
 from __future__ import annotations

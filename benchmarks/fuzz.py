@@ -1,10 +1,10 @@
-"""Damaged and hostile models and tokenizers: every reader refuses them with one message, quickly and in little memory.
+"""Damaged and malicious models and tokenizers: every reader must refuse them with one message, quickly and in little memory.
 
     python benchmarks/fuzz.py [COUNT [READER ...]]
 
-Each reader gets COUNT mutations (10,000) of small valid files in a process of its own. What escapes as anything but a
-``UserError``, takes more than 5 s, or makes the process larger than 1 GB is a failure. The test suite uses the same mutations
-in small numbers (``tests/formats/test_fuzz.py``).
+Each reader gets COUNT mutations (10,000) of small valid files in a separate process. Any exception other than ``UserError``,
+more than 5 s, or a process larger than 1 GB is a failure. The test suite uses a small number of the same mutations
+(``tests/formats/test_fuzz.py``).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: Seconds that a file may take, and kilobytes that the process may have.
+#: Maximum seconds per file, and maximum size of the process in kilobytes.
 SECONDS, KILOBYTES = 5.0, 1_000_000
 
-#: Values that no sane file has where another value stood.
+#: Values to insert that no valid file has.
 STRANGE: tuple[Any, ...] = (
     None, True, -1, 0, 1, 3, 10**9, 2**31, 2**63, 2**200, -(2**63), 1e-320, 1e308, float("inf"), float("-inf"),
     float("nan"), "", "x" * 5_000, "\ud800", "\x00", [], {}, [[]], [None],
@@ -37,7 +37,7 @@ _NUMBERS = (0, 1, 2**7, 2**16, 2**31, 2**32 - 1, 2**61, 2**63, 2**64 - 1)
 
 @dataclass(frozen=True)
 class Reader:
-    """A reader of files that users bring.
+    """A reader of users' files.
 
     Attributes:
         make: Writes a valid file into a folder and returns the one that is mutated.
@@ -220,10 +220,10 @@ READERS = {
 
 
 def attempt(reader: Reader, path: Path, content: bytes) -> tuple[float, str | None]:
-    """Read one file: the seconds that it took, and what went wrong, None where it was read or refused.
+    """Read one file; returns the time in seconds, and an error, or None if the file was read or refused.
 
     Raises:
-        BaseException: Whatever the reader raises that is no refusal.
+        BaseException: Any exception of the reader other than a refusal.
     """
     from tinylm_ablate.errors import UserError
 
@@ -250,7 +250,7 @@ def _fuzz(name: str, count: int, results: Any) -> None:
             damaged = mutated(content, random.Random(seed), reader.json)
             try:
                 seconds, refusal = attempt(reader, path, damaged)
-            except BaseException as error:  # whatever it is, it is counted
+            except BaseException as error:  # any exception is counted
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 words = f"seed {seed}: {type(error).__name__}: {str(error)[:100]} ({Path(where.filename).name}:{where.lineno})"
                 failures.setdefault(words.split(": ", 1)[1], seed)

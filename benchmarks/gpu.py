@@ -1,7 +1,7 @@
-"""Tokens a second of training on a GPU: runs alone and in stacks, against transformers' compiled step.
+"""Training tokens per second on a GPU: single runs and stacks, compared with transformers' compiled step.
 
-A window is a block of steps of each path, in turn. Beside it stands what the harness attains with everything around the steps,
-from the first row of the curve to the last, and the seconds that compiling and capturing take before the first step.
+A window is a block of steps of each path, alternating. The results include the throughput of the complete harness, from the
+first row of the curve to the last, and the seconds for compiling and capturing before the first step.
 """
 
 from __future__ import annotations

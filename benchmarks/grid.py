@@ -1,7 +1,7 @@
-"""Eight runs of the baseline's size as one grid that divides the cores itself, against eight processes one after another.
+"""Eight runs of the baseline's size as one grid with ``grid.workers=auto``, compared with eight consecutive processes.
 
-The processes are the same command without ``-m``, each with as many threads as there are cores. They are alike, so that some of
-them are run and the time of eight is worked out from their mean. Text, tokenizer and shards are there in both cases.
+The processes run the same command without ``-m``, each with one thread per core. Since they are equivalent, only some of them
+are run, and the time of eight is computed from their mean. Corpus, tokenizer and shards exist in both cases.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CELL = [
 
 
 def run(part: str, windows: int) -> Result:
-    """Measure both once; the number of windows means nothing here."""
+    """Measure both once; the number of windows is ignored."""
     del part, windows
     with tempfile.TemporaryDirectory() as folder:
         single = [

@@ -1,11 +1,11 @@
-"""Memory that it takes to cut a child out of a much larger parent.
+"""Memory for cutting a child from a much larger parent.
 
     python benchmarks/inherit_memory.py [--small]
 
 A checkpoint of random weights is written in bf16, in four shards or more, to a temporary folder (2.1 GB; with ``--small`` 0.2
-GB), and a child is cut out of it in a process of its own: parent opened, units scored, weights cut, decoder made. The peak of
-that process is set against its size before: the aim is to grow by at most 1.5 times the child's weights in fp32 and one shard.
-Prints JSON; the exit code is 1 where the aim is missed.
+GB), and a child is cut from it in a separate process: parent opened, units scored, weights cut, decoder created. The peak of
+that process is compared with its size before: the limit is 1.5 times the child's weights in fp32 plus one shard. Prints JSON;
+the exit code is 1 if the limit is exceeded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> int:
     """The command; returns its exit code. It imports none of the libraries: on Linux a process starts with the peak of the one
     that started it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--small", action="store_true", help="a parent of 0.2 GB in place of 2.1 GB")
+    parser.add_argument("--small", action="store_true", help="a parent of 0.2 GB instead of 2.1 GB")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,9 +1,9 @@
-"""Cost of tracking in MLflow: processor time that it takes over that of the run, on sqlite or any other store.
+"""Cost of tracking in MLflow: its processor time relative to that of the run, with SQLite or any other store.
 
     python benchmarks/logging_cost.py [OVERRIDE...]        (such as tracking.uri=http://127.0.0.1:5000)
 
-Two runs in one process. The first also imports MLflow and connects, once for a whole grid, so that the second shows what a run
-costs; exits with 1 where that is 2 % or more. Processor time is what counts on a busy machine as well.
+Two runs in one process. The first also imports MLflow and connects, once for a whole grid, so that the second shows the cost
+per run; exits with 1 if it is 2 % or more. Processor time is also meaningful on a busy machine.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A grid of 200 tiny cells of which 10 fail while they train: what a cell costs beside its training, and what a failure does.
+"""A grid of 200 tiny cells, 10 of which fail in training: overhead per cell, and the effect of failures.
 
     python benchmarks/many_cells.py [CELLS [FAILURES]]
 
-The cells that fail have a learning rate that overflows. Prints seconds a cell, from the times at which cells end, and exits
-with 1 where the grid did not end as it should, or a cell after the first took longer than a second.
+The failing cells have a learning rate that overflows. Prints seconds per cell, from the times at which cells end, and exits
+with 1 if the grid did not end as expected, or if a cell after the first took longer than a second.
 """
 
 from __future__ import annotations

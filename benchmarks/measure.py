@@ -29,10 +29,10 @@ Result = dict[str, Any]
 
 
 def interleaved(paths: Mapping[str, Callable[[], object]], windows: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of each path in each window: all paths once, in turn, then all again.
+    """Measure the seconds of each path in each window, alternating between the paths.
 
-    Every second window goes through the paths backwards, so that no path always follows the same one. Warm-up rounds, which
-    also compile, are not counted.
+    Every second window has the reverse order, so that no path always follows the same one. Warm-up rounds, which also compile,
+    are not counted.
     """
     times: dict[str, list[float]] = {name: [] for name in paths}
     for number in range(-warm_up, windows):
@@ -52,7 +52,7 @@ def interleaved(paths: Mapping[str, Callable[[], object]], windows: int, warm_up
 
 
 def product(dtype: str, size: int = 2048) -> tuple[Callable[[], object], float]:
-    """A product of two square matrices, and its floating-point operations: what a machine can do at best."""
+    """Return a product of two square matrices, and its floating-point operations: the machine's upper limit."""
     import torch
 
     left, right = (torch.randn(size, size).to(getattr(torch, dtype)) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Peak memory of a training step, each path in a process of its own, and of the 1B shape with everything in bf16."""
+"""Peak memory of a training step, each path in a separate process, and of the 1B shape with everything in bf16."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LARGE = [
 
 
 def run(part: str, windows: int) -> Result:
-    """Measure; the number of windows means nothing here, since peaks of equal runs are equal to a few megabytes."""
+    """Measure; the number of windows is ignored, since peaks of equal runs are equal within a few megabytes."""
     del windows
     if part == "1B":
         return _child("large")

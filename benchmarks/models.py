@@ -1,6 +1,6 @@
 """Measured shapes, and one training step of each by us and by the peers.
 
-All peers train the same shape on the same tokens with AdamW and clip to a norm of one. Each is used as it is documented:
+All peers train the same shape on the same tokens with AdamW and clip to a norm of one. Each is used as documented:
 
 - transformers: ``LlamaForCausalLM`` and its own loss, as ``Trainer`` calls them, with the fused AdamW that is Trainer's
   default.
@@ -25,8 +25,8 @@ class Case:
 
     Attributes:
         shape: The decoder.
-        length: Tokens T of a sequence.
-        batch: Sequences of a step.
+        length: Tokens T per sequence.
+        batch: Sequences per step.
     """
 
     shape: Shape
@@ -47,7 +47,7 @@ CASES = {
 
 
 def ours(case: Case, precision: str, compile: bool, recompute: bool = False) -> Step:
-    """A step of our training path, without what drives it."""
+    """A step of our training path, without Lightning."""
     import torch
 
     from tinylm_ablate.arch.decoder import Decoder
@@ -79,7 +79,7 @@ def ours(case: Case, precision: str, compile: bool, recompute: bool = False) -> 
 
 
 def without_kernel(step: Step) -> Step:
-    """The same step with attention by products over blocks in place of the C kernel."""
+    """The same step with attention by products over blocks instead of the C kernel."""
     from unittest import mock
 
     from tinylm_ablate.arch import attention

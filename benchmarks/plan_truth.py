@@ -2,8 +2,8 @@
 
     python benchmarks/plan_truth.py [OVERRIDE...]
 
-Exits with 1 where the plan is more than 30 % off. By default four cells of the scale s32 of about a minute each on one thread.
-Beside the time that the grid took stands its processor time, which is what a grid on one thread takes on an idle machine.
+Exits with 1 if the plan is off by more than 30 %. The default is four cells at scale s32 of about a minute each on one thread.
+The output includes the processor time, which is the time of a grid on one thread on an idle machine.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Record what a command shows: on a terminal as asciicast (``asciinema play FILE``), or without one as lines with their times.
+"""Record the output of a command: on a terminal as asciicast (``asciinema play FILE``), or without one as lines with times.
 
     python -m benchmarks.recording [--plain] [--seconds 60] FILE -- COMMAND...
 
-The command is stopped as by Ctrl-C once the time is over. The asciicast holds everything that was written within one second as
-one event.
+The command is stopped like with Ctrl-C when the time is over. The asciicast has one event per second with all output in that
+second.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The pass over batch losses that draws a later round's batches, against the training of the same tokens."""
+"""Speed of computing batch losses for a later round, compared with training on the same tokens."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""An hour of every fault at once: workers that are killed, suspended and restarted on one grid, clocks that step, a disk that
-fills, leases that are spoiled, and an MLflow server that goes away.
+"""An hour of all kinds of faults: workers that are killed, suspended and restarted on one grid, clocks that step, a disk that
+fills, leases that are damaged, and an MLflow server that becomes unavailable.
 
 Round after round the same tiny grid, with every kind of task, starts from nothing; each must end with the results of an
 undisturbed grid to the bit, with nothing half-written left, and with each run whole in MLflow. ``BENCH_SECONDS`` sets another

@@ -1,4 +1,4 @@
-"""Startup time of the program: ``--help``, and a run until its first step, shards being there."""
+"""Startup time of the program: ``--help``, and a run with existing shards until its first step."""
 
 from __future__ import annotations
 

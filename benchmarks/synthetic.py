@@ -1,5 +1,5 @@
-"""Finished runs that nobody trained, in thousands: for benchmarks of what reads them. Their settings, identities and files are
-real, and their losses follow from depth and rate."""
+"""Thousands of synthetic finished runs, for benchmarks of their readers. Their settings, identities and files are real, and
+their losses are a function of depth and rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of the user's own: the tutorial's file is written, imported and run as it is in docs/extending.md."""
+"""User-defined parts: the file in docs/extending.md is written, imported and run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and fingerprints."""
+"""Atomic files, and fingerprints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chunked loss against PyTorch's on whole logits."""
+"""The chunked loss compared with PyTorch's on complete logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds of files: each is read whole, refused in words, or counted as passed over; nothing is dropped in silence."""
+"""File formats: each file is read completely, refused with a message, or counted; nothing is dropped silently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The packaged texts: readers on small archives, how documentation becomes prose, and the default text as a whole."""
+"""Built-in text sets: readers on small archives, prose from documentation, and the complete default corpus."""
 
 from __future__ import annotations
 

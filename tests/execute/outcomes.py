@@ -1,4 +1,4 @@
-"""Workers that are disturbed, what their runs resulted in, and what should not be left beside them."""
+"""Disturbed workers, the results of their runs, and files that must not be left."""
 
 from __future__ import annotations
 

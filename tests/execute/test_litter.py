@@ -1,4 +1,4 @@
-"""What no grid needs any more: listed by ``tinylm-ablate gc``, removed on request, and nothing else."""
+"""Files that no grid needs any longer: listed by ``tinylm-ablate gc``, removed on request, and nothing else."""
 
 from __future__ import annotations
 

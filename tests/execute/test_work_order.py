@@ -1,4 +1,4 @@
-"""What workers get in a file."""
+"""Work orders, the files for workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GGUF files that we write: read back with the same logits and tokens, whole or not at all."""
+"""GGUF files that we write: read back with the same logits and tokens, and written atomically."""
 
 from __future__ import annotations
 

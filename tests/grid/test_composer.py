@@ -1,4 +1,4 @@
-"""Cells composed from what they choose in common are what Hydra composes of each alone."""
+"""The composer of cells gives the same configs as Hydra."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What 'auto' settles for a whole grid."""
+"""Resolution of 'auto' for a whole grid."""
 
 from __future__ import annotations
 

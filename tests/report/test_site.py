@@ -1,4 +1,4 @@
-"""The whole report: what is written, from what, and that nothing else can come of it."""
+"""The whole report: its output, its input, and that nothing else affects it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``init.train=parent`` with a named parent: a public model as it is, measured like a run (Figure 5)."""
+"""``init.train=parent`` with a named parent: a public model, measured like a run (Figure 5)."""
 
 from __future__ import annotations
 

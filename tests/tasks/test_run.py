@@ -1,4 +1,4 @@
-"""What a run keeps beside its weights, and which of its records a request makes."""
+"""Files of a run, and the records that a request creates."""
 
 from __future__ import annotations
 

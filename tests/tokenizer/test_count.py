@@ -1,4 +1,4 @@
-"""Counting by pieces gives the counts of encoding every text whole."""
+"""Counting by pieces gives the same counts as encoding every text as a whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real server on loopback that goes away and comes back, and the page of `make ui`."""
+"""A real server on loopback that becomes unavailable and available again, and the page of `make ui`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint is one checked unit: whatever is damaged in it or beside it is reported, and no result changes."""
+"""Checkpoints are verified: any damage is reported, and no result changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models on the way: alone, in a stack, and of runs that were stopped."""
+"""Intermediate models: of single runs, stacks, and stopped runs."""
 
 from __future__ import annotations
 

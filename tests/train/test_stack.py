@@ -1,4 +1,4 @@
-"""Runs that train together against the same runs alone: the same numbers, isolation, and resuming."""
+"""Runs that train together compared with the same runs alone: results, isolation, and resuming."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class Learned:
     record: dict[str, Any]
 
     def save(self, folder: Path) -> None:
-        """Write scores, weights (safetensors) and record, whole or not at all; a damaged folder is replaced."""
+        """Write scores, weights (safetensors) and record atomically; a damaged folder is replaced."""
         if folder.exists():
             shutil.rmtree(folder)
         with building(folder) as unfinished:
