@@ -71,8 +71,14 @@ def pick_device(wanted: str) -> str:
 
 def gpus() -> int:
     """Return the number of GPUs that this process may use."""
-    if not any(Path(path).exists() for path in _GPU_DEVICES):
+    if not _any_exists(_GPU_DEVICES):
         return 0
     import torch
 
     return torch.cuda.device_count()
+
+
+@functools.cache
+def _any_exists(paths: tuple[str, ...]) -> bool:
+    """Return whether one of the files is there; each is looked for once."""
+    return any(Path(path).exists() for path in paths)

@@ -251,7 +251,19 @@ def resolve(arch: ArchConfig, scale: ScaleConfig, vocab_size: int, parent: Shape
     Raises:
         ConfigError: All that is wrong with it, one line a mistake.
     """
-    return _Resolver(arch, scale, vocab_size, parent).shape()
+    if arch.own_attention or arch.own_ffn:  # whose classes say what they refuse
+        return _Resolver(arch, scale, vocab_size, parent).shape()
+    key = repr((arch, scale, vocab_size, parent))
+    if key not in _resolved:  # the cells of a grid have few shapes, and each is found by trying widths
+        if len(_resolved) >= _MOST_RESOLVED:
+            _resolved.clear()
+        _resolved[key] = _Resolver(arch, scale, vocab_size, parent).shape()
+    return _resolved[key]
+
+
+#: Shapes by what they were resolved from, and how many are kept.
+_resolved: dict[str, Shape] = {}
+_MOST_RESOLVED = 4096
 
 
 def baseline_parameters(scale: ScaleConfig) -> int:
