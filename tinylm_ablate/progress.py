@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _mode = "auto"
-_live: Path | None = None
+_live: Path | dict[str, Any] | None = None
 _task = ""
 
 #: Seconds between writes of a bar's state.
@@ -31,14 +31,20 @@ def begin(task: str) -> None:
     _task = task
 
 
-def report_to(path: Path | None) -> None:
-    """Write the state of each bar to a file instead of drawing it; None draws again."""
+def report_to(place: Path | dict[str, Any] | None) -> None:
+    """Keep the state of each bar in a file, or in a dictionary of this process, instead of drawing it; None draws again."""
     global _live
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    elif _live is not None:
-        _live.unlink(missing_ok=True)
-    _live = path
+    if isinstance(place, Path):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    _clear(_live)
+    _live = place
+
+
+def _clear(place: Path | dict[str, Any] | None) -> None:
+    if isinstance(place, Path):
+        place.unlink(missing_ok=True)
+    elif place is not None:
+        place.clear()
 
 
 def shown() -> bool:
@@ -69,10 +75,10 @@ def end_thread() -> None:
 
 
 class _Written:
-    """A bar that is not drawn; its state is written to a file about once a second."""
+    """A bar that is not drawn; its state is kept about once a second."""
 
-    def __init__(self, bar: Any, total: float | None, description: str, unit: str, path: Path) -> None:
-        self._bar, self._total, self._description, self._unit, self._path = bar, total, description, unit, path
+    def __init__(self, bar: Any, total: float | None, description: str, unit: str, place: Path | dict[str, Any]) -> None:
+        self._bar, self._total, self._description, self._unit, self._place = bar, total, description, unit, place
         self._count = self._marked = 0.0
         self._begin = self._written = time.monotonic()
 
@@ -98,10 +104,13 @@ class _Written:
                 "pid": os.getpid(), "task": _task, "what": self._description, "count": self._count, "total": self._total,
                 "rate": rate, "unit": self._unit,
             }  # fmt: skip
-            unfinished = self._path.with_suffix(".part")
+            if isinstance(self._place, dict):
+                self._place.update(state)
+                return
+            unfinished = self._place.with_suffix(".part")
             try:
                 unfinished.write_text(json.dumps(state))
-                unfinished.replace(self._path)  # readers see the old state or the new one
+                unfinished.replace(self._place)  # readers see the old state or the new one
             except OSError:  # the folder is temporarily missing, or the command has ended
                 return
 
@@ -112,7 +121,7 @@ class _Written:
     def close(self) -> None:
         """Close the bar."""
         self._bar.close()
-        self._path.unlink(missing_ok=True)
+        _clear(self._place)
 
 
 class _Retries(logging.Filter):

@@ -74,7 +74,7 @@ def test_invalid_json_names_file_and_line(tmp_path: Path, data_config: Make) -> 
     path = tmp_path / "t.jsonl"
     for line, reason in (
         (b'{"text": oops}', "is not JSON"),
-        (b'["a"]', "is no object"),
+        (b'["a"]', "is not an object"),
         (b'{"text": 3}', "holds int, not text"),
     ):
         path.write_bytes(GOOD + line + b"\n" + GOOD)
@@ -119,7 +119,7 @@ def test_language_column_that_holds_no_languages(tmp_path: Path, data_config: Ma
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps(row | {"id": number}) + "\n" for number, row in enumerate(ROWS)))
     message = refused(data_config(path, language_column="id"), tmp_path / "cache")
-    assert message.startswith(f"{path}, line 1, column id: 0 is no language")
+    assert message.startswith(f"{path}, line 1, column id: 0 is not a valid")
     path.write_text("".join(json.dumps(row | {"id": f"id{number}"}) + "\n" for number, row in enumerate(ROWS)))
     message = refused(data_config(path, language_column="id"), tmp_path / "cache")
     assert "data.language_column=id: holds more than 100 different values" in message
@@ -156,7 +156,7 @@ def test_no_right_to_read_or_write(data_config: Make) -> None:
         (folder / "inner").chmod(0o000)
         drop_rights()
         message = refused(data_config(folder / "t.jsonl"), folder / "closed" / "cache")
-        assert "cannot write the text there (Permission denied)" in message and "set cache_dir" in message
+        assert "cannot write the corpus there (Permission denied)" in message and "set cache_dir" in message
         assert "cannot be listed (Permission denied)" in refused(data_config(folder), folder / "open" / "cache")
         os.seteuid(0) if os.getuid() == 0 else None
         (folder / "inner").chmod(0o755)

@@ -58,7 +58,7 @@ def test_other_content_is_refused(index: Archive, tmp_path: Path) -> None:
         fetch.fetch([other], tmp_path / "downloads")
     message = str(caught.value)
     assert "could not be fetched" in message and "DO NOT MATCH THE HASHES" in message
-    assert f"{index.file} of some-text 1.0, {index.size:,} bytes, SHA-256 {'0' * 64}" in message and "by hand" in message
+    assert f"{index.file} of some-text 1.0, {index.size:,} bytes, SHA-256 {'0' * 64}" in message and "manually" in message
     assert [path.name for path in (tmp_path / "downloads").iterdir()] == ["downloads.lock"]
 
 

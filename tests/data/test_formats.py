@@ -68,8 +68,8 @@ def test_json_with_an_object_a_line_is_read_as_such(tmp_path: Path, data_config:
     [
         ("t.json", b'{"text": [\n1]}', "line 1: is not JSON"),
         ("t.json", b'[{"text": "a"}, oops]', "t.json: is not JSON (Expecting value); the damage is at line 1"),
-        ("t.json", b'"text"', "is no array"),
-        ("t.json", b'[{"text": "a"}, 3]', "entry 2: is no object"),
+        ("t.json", b'"text"', "is not an array"),
+        ("t.json", b'[{"text": "a"}, 3]', "entry 2: is not an object"),
         ("t.json", b'[{"body": "a"}]', "entry 1: has no column data.text_column=text; it has body"),
         ("t.csv", b"id,text\n1,a,b\n", "line 2: has 3 fields where the header has 2"),
         ("t.csv", b'id,text\n1,"a" b\n', "line 2: is not a valid row"),

@@ -45,7 +45,7 @@ def test_a_flipped_bit_is_found_and_the_fix_works(data: DataConfig, vocabulary, 
             with pytest.raises(UserError) as error:
                 open_shards(open_corpus(data, cache), vocabulary, cache)
             assert str(error.value).startswith(f"{folder / file}: is damaged: the content of bytes 0 to ")
-            assert f"Delete {folder}, and the {what} is built again" in str(error.value)
+            assert f"Delete {folder}; it is built again" in str(error.value)
         for entry in folder.iterdir():
             entry.unlink()
         folder.rmdir()
@@ -95,5 +95,5 @@ def test_each_block_has_a_hash_and_the_damaged_one_is_named(
         if content:
             place = data.draw(st.integers(0, len(content) - 1))
             flip(folder / "file", place)
-            with pytest.raises(UserError, match=f"at bytes {place // block * block:,} to "):
+            with pytest.raises(UserError, match=f"of bytes {place // block * block:,} to "):
                 integrity.check(folder, files, "it")

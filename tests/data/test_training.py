@@ -47,7 +47,7 @@ def test_sequences_are_taken_in_the_shares(settled, small_corpus: Corpus, vocabu
     english = shards.summary["groups"]["en"]
     assert abs(((starts >= english["start"]) & (starts < english["start"] + english["tokens"])).sum() - 100) <= 1
     wrong = settled("data.weights={en: 1, fr: 1}")
-    with pytest.raises(UserError, match="there is no fr"):
+    with pytest.raises(UserError, match="unknown: fr"):
         training_batches(shards.tokens("train"), wrong.config, shards.folder)
 
 

@@ -97,7 +97,7 @@ def test_a_search_trains_its_trials_and_reports_the_best(whole: tuple[Path, str]
         assert record["config"]["optimizer"]["scaling"]["base_lr"] == float(trial["overrides"]["optimizer.scaling.base_lr"])
         assert record["parameters"]["total"] == trial["parameters"]
     assert found["front"] == [min(values, key=values.__getitem__)]
-    assert "3 done" in output and "| trial | optimizer.scaling.base_lr | arch.depth | init" in re.sub(" +", " ", output)
+    assert "3 done" in output and "| trial | arch.depth | optimizer.scaling.base_lr | init" in re.sub(" +", " ", output)
     assert {path.suffix for path in (folder / "runs" / "search").iterdir()} == {".db", ".json", ".lock"}
 
 
@@ -235,7 +235,7 @@ def test_what_cannot_be_searched_is_reported(arguments: list[str], message: str,
 def test_a_space_that_is_all_off_the_budget_ends_in_words(data: list[str], tmp_path: Path) -> None:
     budget = ["search.parameters=[1,2]", "search.trials=3"]
     for space, words in (
-        ("arch.depth=1,2", "the search ends 3 trials early: all 2 points of the space were tried; shapes off "),
+        ("arch.depth=1,2", "the search ends 3 trials early: all 2 points of the space were tried; shapes outside "),
         ("arch.depth=range(1,1000)", "the search ends 3 trials early: "),
     ):
         done = search(tmp_path, *data, *budget, space)

@@ -71,13 +71,11 @@ def test_an_argument_replaces_an_axis_of_an_experiment() -> None:
     assert shared == ["arch.depth=2"] and [axis.key for axis in axes] == ["init"]
 
 
-def test_a_key_with_one_value_and_with_several_is_a_mistake() -> None:
-    """Whichever comes first: one of the two would be ignored."""
-    for words in (["a=2", "a=range(1,5)", "b=1,2"], ["a=range(1,5)", "a=2", "b=1,2"]):
-        with pytest.raises(
-            ConfigError, match=r"^1 mistake.*\n  - a=2: a=range\(1,5\) is given too; allowed: only one of them$"
-        ):
-            parse_space({"a": "7,8"}, words)
+def test_the_last_of_one_value_and_several_counts_or_is_a_mistake() -> None:
+    shared, axes = parse_space({"a": "7,8"}, ["a=2", "a=range(1,5)", "b=1,2"])
+    assert shared == ["a=2"] and [axis.key for axis in axes] == ["a", "b"]
+    with pytest.raises(ConfigError, match=r"^1 mistake.*\n  - a=2: a=range\(1,5\) is given too; allowed: only one of them$"):
+        parse_space({"a": "7,8"}, ["a=range(1,5)", "a=2", "b=1,2"])
 
 
 def test_unknown_and_impossible_values_of_a_range_are_reported_together() -> None:

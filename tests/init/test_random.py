@@ -121,5 +121,5 @@ def test_every_weight_of_a_pangu_model_learns():
 
 
 def test_an_unknown_rule_is_a_defect():
-    with pytest.raises(ValueError, match="no random rule"):
+    with pytest.raises(ValueError, match="unknown random rule"):
         standard_deviation("xavier", 1.0, "q", 0, 2)

@@ -165,7 +165,7 @@ def test_the_page_is_served_until_it_is_ended(replicated):
 
 def test_the_page_needs_runs(tmp_path, capsys):
     assert ui.main(["--runs-dir", str(tmp_path)]) == 2
-    assert "holds no runs" in capsys.readouterr().err
+    assert "has no runs" in capsys.readouterr().err
 
 
 def test_a_taken_port_is_reported(replicated, capsys):

@@ -92,7 +92,7 @@ def check(folder: Path, files: dict[str, dict[str, Any]], what: str) -> None:
                     raise UserError(
                         f"{folder / name}: is damaged: the content of bytes {block * size:,} to "
                         f"{min((block + 1) * size, files[name]['bytes']) - 1:,} has changed. "
-                        f"Delete {folder}; {what} is built again. If this happens repeatedly, check the disk"
+                        f"Delete {folder}; it is built again. If this happens repeatedly, check the disk"
                     )
     # If the cache cannot be written, it is checked every time.
     with contextlib.suppress(OSError):

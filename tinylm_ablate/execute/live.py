@@ -39,6 +39,7 @@ class Live:
         self._begin = time.monotonic()
         self._thread: threading.Thread | None = None
         self._screen: Any = None
+        self._own: dict[str, Any] = {}  # the bar of this process
         self._done: set[str] = set()
         self._reached = 0.0
 
@@ -53,7 +54,7 @@ class Live:
             self._screen = Screen(console=console, auto_refresh=False, transient=True)
             self._screen.start()
             words.through(lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
-        progress.report_to(self.folder / f"{self.name}.leader.live")
+        progress.report_to(self._own)
         self._thread = threading.Thread(target=self._show, name="live", daemon=True)
         self._thread.start()
         return self
@@ -117,7 +118,7 @@ class Live:
         return None if not all_tasks or done < 0.01 * total else (total - done) * passed / done
 
     def _states(self) -> list[dict[str, Any]]:
-        found = []
+        found = [dict(self._own)] if self._own else []
         for path in sorted(self.folder.glob(f"{self.name}.*.live")):
             try:
                 if time.time() - path.stat().st_mtime < _SILENT:

@@ -71,7 +71,7 @@ def expand(
         for override in parser.parse_overrides(overrides)
         if WHOLE.fullmatch(override.key_or_group)
     ]
-    mistakes += fixed_and_swept(given)
+    mistakes += fixed_after_swept(given)
     axes: dict[str, list[_Step]] = {}
     for override in [*(one for one in parser.parse_overrides(texts) if one.key_or_group not in named), *given]:
         key = override.key_or_group
@@ -121,14 +121,17 @@ def expand(
     return shared, cells
 
 
-def fixed_and_swept(given: Sequence[Override]) -> list[str]:
-    """Return mistakes: overrides with one value whose key has several values in another override."""
-    swept = {override.key_or_group: override.input_line for override in given if override.is_sweep_override()}
-    return [
-        f"{override.input_line}: {swept[override.key_or_group]} is given too; allowed: only one of them"
-        for override in given
-        if override.key_or_group in swept and not override.is_sweep_override()
-    ]
+def fixed_after_swept(given: Sequence[Override]) -> list[str]:
+    """Return mistakes: overrides with one value after others with several of the same key, which could not be the last word."""
+    swept: dict[str, str | None] = {}
+    mistakes = []
+    for override in given:
+        if override.is_sweep_override():
+            swept[override.key_or_group] = override.input_line
+        elif override.key_or_group in swept:
+            text = f"{override.input_line}: {swept[override.key_or_group]} is given too; allowed: only one of them"
+            mistakes.append(text)
+    return mistakes
 
 
 def _matches(values: Mapping[str, str], rule: Mapping[str, str]) -> bool:

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from tinylm_ablate.arguments import normalize
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.grid.cells import WHOLE, fixed_and_swept
+from tinylm_ablate.grid.cells import WHOLE, fixed_after_swept
 
 _TAGS = {"log", "int"}
 
@@ -77,7 +77,7 @@ def parse_space(params: Mapping[str, object] | None, arguments: Sequence[str]) -
     texts = normalize([f"{key}={_text(value)}" for key, value in (params or {}).items()], grid=True).overrides
     shared: list[str] = []
     axes: dict[str, Axis] = {}
-    mistakes = fixed_and_swept(given)
+    mistakes = fixed_after_swept(given)
     for override in [*(one for one in parser.parse_overrides(texts) if one.key_or_group not in named), *given]:
         if not override.is_sweep_override():
             shared.append(str(override.input_line))
