@@ -39,7 +39,7 @@ def test_a_flipped_bit_is_found_and_the_fix_works(data: DataConfig, vocabulary, 
     cache = tmp_path / "cache"
     corpus = open_corpus(data, cache)
     shards = open_shards(corpus, vocabulary, cache)
-    for folder, file, what in ((shards.folder, f"{split}.bin", "token shards"), (corpus.folder, f"{split}.parquet", "text")):
+    for folder, file in ((shards.folder, f"{split}.bin"), (corpus.folder, f"{split}.parquet")):
         flip(folder / file, 50)
         for _ in range(2):  # it is not trusted the second time either
             with pytest.raises(UserError) as error:
