@@ -158,7 +158,7 @@ def test_a_folder_that_may_not_be_written(settings: list[str], tmp_path_factory:
     folder = tmp_path_factory.mktemp("rights")
     (folder / "runs").mkdir(mode=0o755)
     for words in (["arch.depth=2"], ["-m", "arch.depth=2,3"]):
-        ended = command(*words, *settings, f"runs_dir={folder}/runs", user=65534, group=65534)
+        ended = command(*settings, *words, f"runs_dir={folder}/runs", user=65534, group=65534)
         assert ended.code == 2 and "Traceback" not in ended.err, ended.err
         assert f"{folder}/runs: cannot write" in ended.err and "it belongs to root:root, drwxr-xr-x" in ended.err
         assert "set runs_dir to another folder" in ended.err

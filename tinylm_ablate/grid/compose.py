@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.hydra import Hydra
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
@@ -68,9 +69,24 @@ def register() -> None:
     watch_environment()
     Plugins.instance().register(_SearchPath)
     Hydra.get_mode = _mode  # type: ignore[method-assign, assignment]
+    FileConfigSource.load_config = _load  # type: ignore[method-assign, assignment]
 
 
-_hydras_mode = Hydra.get_mode
+_hydras_mode, _hydras_load = Hydra.get_mode, FileConfigSource.load_config
+_read: dict[tuple[str, str, int, int], ConfigResult] = {}
+
+
+def _load(source: FileConfigSource, config_path: str) -> ConfigResult:
+    """Read a file of a config group, unless it was read before: Hydra reads and parses all of them for every composition."""
+    path = Path(source.path, source._normalize_file_name(config_path))
+    try:
+        found = path.stat()
+    except OSError:
+        return _hydras_load(source, config_path)
+    key = (source.provider, str(path), found.st_mtime_ns, found.st_size)
+    if key not in _read:
+        _read[key] = _hydras_load(source, config_path)
+    return copy.deepcopy(_read[key])
 
 
 def _mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
@@ -129,7 +145,6 @@ class Composer:
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self.loader, self.master = cast(ConfigLoaderImpl, loader), master
-        _read_once(self.loader)
         self._chosen: dict[tuple[str, ...], DictConfig] = {}
         self._params: dict[tuple[str, ...], dict[str, Any]] = {}
         self._groups: dict[str, bool] = {}
@@ -263,19 +278,6 @@ class Composer:
             self._groups[key] = self.loader.repository.group_exists(key)
         exists = self._groups[key]
         return override.package is not None or (exists and not isinstance(override.value(), dict))
-
-
-def _read_once(loader: ConfigLoaderImpl) -> None:
-    """Cache files for Hydra, which otherwise reads and parses all of them for every composition."""
-    for source in loader.repository.get_sources():
-        if source.scheme() == "file" and not hasattr(source.load_config, "read_once"):
-            read = functools.cache(source.load_config)
-
-            def load(config_path: str, read: Callable[[str], ConfigResult] = read) -> ConfigResult:
-                return copy.deepcopy(read(config_path))
-
-            load.read_once = True  # type: ignore[attr-defined]
-            source.load_config = load  # type: ignore[method-assign]
 
 
 def _overlap(one: str, other: str) -> bool:
