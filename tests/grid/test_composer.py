@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import pickle
 
 import pytest
 from hydra import compose as hydra_compose
@@ -81,11 +80,3 @@ def test_what_hydra_refuses_is_refused(wrong: str) -> None:
             composer([wrong])
     assert type(caught.value) is type(expected.value)
     assert str(caught.value).splitlines()[0] == str(expected.value).splitlines()[0]
-
-
-def test_what_hydra_holds_can_be_pickled_for_a_scheduler() -> None:
-    register()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        Composer(loader, hydra_compose("config", return_hydra_config=True)).typed(["arch.depth=3"])
-        assert pickle.loads(pickle.dumps(loader)).get_sources()
