@@ -114,8 +114,8 @@ class Store:
     def push(self, snapshot: Snapshot, run: Run | None, parent: str | None, lock: Path) -> tuple[str, str]:
         """Make the store's run equal to a snapshot, sending only differences.
 
-        After a kill at any point, the next call completes the run: the signature is set last, and sending twice creates no
-        duplicates, since times are relative to the start of the run in the store.
+        After a kill at any point, the next call completes the run: the signature is set last, and rows are compared with
+        those in the store if some may have arrived.
 
         Args:
             snapshot: The target state.
@@ -162,8 +162,7 @@ class Store:
             for metric, value in metrics.items()
             if certain or tokens_there not in self._steps(run_id, _named(metric))
         ]
-        for start in range(0, len(values), _MOST_METRICS):
-            self._metrics(run_id, values[start : start + _MOST_METRICS])
+        self._metrics(run_id, values)
         changed = {name: value for name, value in snapshot.metrics.items() if not _same(has.metrics.get(_named(name)), value)}
         if changed:
             # At step 0, MLflow draws a bar per run rather than a dot. A value that replaces another must have a later time.
@@ -195,9 +194,9 @@ class Store:
     def _curve(self, snapshot: Snapshot, run: Run, arrived: Mapping[str, Any], certain: bool) -> tuple[int, int]:
         """Send the rows that are not in the store, and record the progress after each part.
 
-        The store is asked which rows it has unless that is ``certain``: a process that was killed between sending rows and
-        noting it may have sent them, and a run that resumes records them again, at another time. It is also asked about a run
-        that has ended with more rows than were sent, since one could not be read while it trained.
+        Unless it is ``certain`` what has arrived, rows that the store already has are not sent: a process may have been killed
+        after it sent rows and before it recorded that, and a run that resumes records them again with other times. The same
+        applies to a run that has ended with more rows than were sent, since one could not be read during training.
 
         Returns:
             The tokens of the last row in the store, and the number of rows.
