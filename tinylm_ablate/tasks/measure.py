@@ -110,9 +110,12 @@ class MeasureTask(Task):
 
     @property
     def weight(self) -> float:
-        # Scoring a token costs a third of training on it; a byte is about a third of a token.
-        size = self.request.settings.get("max_bytes", 0)
-        return max(1.0, 4 * float(size) / 9) if isinstance(size, int) else 1.0
+        # Scoring a token costs a third of training on it; a byte is about a third of a token. Texts have two languages;
+        # those of bits per byte also two splits, and a character of the cloze has two bytes.
+        keys = ("max_bytes", "questions", "context", "continuation")
+        found = (self.request.settings.get(key) for key in keys)  # a user's own may have other types
+        size, questions, context, continuation = (value if isinstance(value, int) else 0 for value in found)
+        return max(1.0, 4 / 9 * (size + questions * (context + 4 * continuation)))
 
     def result(self) -> str:
         record = read_record(self.run.folder, self.request.stem)
