@@ -140,7 +140,8 @@ class Composer:
 
     Args:
         loader: Hydra's.
-        master: The config of the multirun.
+        master: The config of the multirun. Each cell has its overrides too, or others of the same keys, so that cells with the
+            same choices need no composition of their own.
     """
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
@@ -154,6 +155,10 @@ class Composer:
         self._settings: dict[tuple[tuple[str, ...], str], tuple[str, Any] | None] = {}
         self._sets_one_key: dict[str, bool] = {}
         self._referred: dict[tuple[str, ...], set[str]] = {}
+        given = OverridesParser.create().parse_overrides(list(master.hydra.overrides.task))
+        whole = [str(one.input_line) for one in given if not one.is_sweep_override()]
+        if all(group or own.type == OverrideType.CHANGE for own, group in map(self._parse, whole)):
+            self._keep(self._key(whole), master)
 
     def typed(self, overrides: Sequence[str]) -> Config:
         """``typed`` of the config of a cell, in a hundredth of the time where its values do not depend on each other.
@@ -267,10 +272,12 @@ class Composer:
         if key not in self._chosen and groups != key:
             self._chosen[key] = self(key)
         elif key not in self._chosen:
-            config = self.loader.load_sweep_config(self.master, list(key))
-            self._params[key] = (OmegaConf.to_container(config.hydra.sweeper) or {}).get("params") or {}  # type: ignore[union-attr]
-            self._chosen[key] = _own(config)
+            self._keep(key, self.loader.load_sweep_config(self.master, list(key)))
         return self._chosen[key]
+
+    def _keep(self, key: tuple[str, ...], config: DictConfig) -> None:
+        self._params[key] = (OmegaConf.to_container(config.hydra.sweeper) or {}).get("params") or {}  # type: ignore[union-attr]
+        self._chosen[key] = _own(config)
 
     def _is_group(self, override: Override) -> bool:
         key = override.key_or_group
