@@ -336,9 +336,12 @@ def _set(config: Any, path: str, value: Any) -> None:
 def compose(overrides: Sequence[str]) -> Config:
     """Compose one config outside of a run, as tests and tools do. ``conf/`` is read once by a process for a working folder."""
     register()
-    if any(text.lstrip("+").startswith("experiments=") for text in overrides):  # a file that may be about to change
-        return typed(_hydras(overrides))
-    return typed(_composer(Path.cwd())(overrides))
+    files: list[Path] = []
+    if any(text.lstrip("+").startswith("experiments=") for text in overrides):  # files that may be about to change
+        places = (Path.cwd(), Path.cwd() / "conf", experiments_dir().parent)
+        files = [path for place in places for path in place.glob("experiments/*.yaml")]
+    stamps = frozenset((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+    return _composer(Path.cwd(), stamps).typed(overrides)
 
 
 def _hydras(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
@@ -347,10 +350,10 @@ def _hydras(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
         return hydra_compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
 
 
-@functools.cache
-def _composer(folder: Path) -> Composer:
-    """Create a composer of single configs; ``folder`` is an additional location of groups."""
-    del folder
+@functools.lru_cache(maxsize=64)
+def _composer(folder: Path, files: frozenset[tuple[Path, int, int]]) -> Composer:
+    """Create a composer of single configs; ``folder`` is an additional location of groups, and ``files`` are read by some."""
+    del folder, files
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
@@ -385,7 +388,7 @@ def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
     sound: list[list[str]] = []
     search = "hydra/sweeper=optuna" in overrides
     try:
-        typed(_hydras([]))
+        compose([])
     except COMPOSITION_ERRORS as error:
         return [f"the defaults in {conf_dir()} do not compose: {first_line(error.__cause__ or error)}"]
     for text in overrides:
