@@ -93,7 +93,7 @@ def settle(config: Config) -> Settled:
     if sound("train", "scale", "optimizer"):
         budget, found = _budget(config, shape)
         mistakes += found
-    if config.train.device == "cuda" and config.mode != "plan":
+    if config.train.device == "cuda":  # a plan also measures its speed and memory
         import torch
 
         if not torch.cuda.is_available():
