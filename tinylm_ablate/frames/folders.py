@@ -540,9 +540,13 @@ def _private() -> frozenset[str]:
 
 
 def _flatten(key: str, value: Any, row: Row) -> None:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
+        prefix = key if not key or key.endswith(".") else f"{key}."
         for name, entry in value.items():
-            _flatten(f"{key}{name}" if not key or key.endswith(".") else f"{key}.{name}", entry, row)
+            if type(entry) in (dict, list):
+                _flatten(f"{prefix}{name}", entry, row)
+            else:
+                row[f"{prefix}{name}"] = entry
     elif not isinstance(value, list) or len(value) <= _LONGEST_LIST:
         row[key] = value
 
