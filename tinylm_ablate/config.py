@@ -923,24 +923,21 @@ def allowed(rule: dict[str, Any]) -> str:
 
 def check_values(config: Config) -> list[str]:
     """Return the mistakes in single values, as "key=value: allowed: …"."""
-    mistakes = []
-    for key, value, rule in walk(config):
-        seen = (key, type(value), None if isinstance(value, list | dict) else value)
-        if value is None or seen in _fitting:
-            continue
-        if rule and not fits(value, rule):
-            mistakes.append(f"{key}={value!s}: allowed: {allowed(rule)}")
-        elif not isinstance(value, list | dict):
-            _fitting.add(seen)
-    return mistakes
+    return [
+        f"{key}={value!s}: allowed: {allowed(rule)}"
+        for key, value, rule in walk(config)
+        if not (fits(value, rule) if isinstance(value, list | dict) else _fits(key, value))
+    ]
 
 
-#: Valid values found so far: most are shared by all cells of a grid.
-_fitting: set[tuple[str, type, Any]] = set()
+@functools.lru_cache(maxsize=None, typed=True)  # most values are shared by all cells of a grid
+def _fits(key: str, value: Any) -> bool:
+    keys, rules, _ = _flat()
+    return fits(value, rules[keys.index(key)])
 
 
 def fits(value: Any, rule: dict[str, Any]) -> bool:
-    """Return whether a value of the right type satisfies the choices and bounds of its field."""
+    """Return whether null, or a value of the right type, satisfies the choices and bounds of its field."""
     if isinstance(value, list):
         return not rule.get("among") or set(value) <= set(rule["among"])
     if isinstance(value, bool):

@@ -112,11 +112,11 @@ def settle(config: Config) -> Settled:
     if config.init.train == "parent" and config.init.method == "random":
         mistakes.append("init.train=parent: init.method=random has no parent; allowed: child, or init.method=inherit or pool")
     if shape is not None and not shape.is_llama:
-        asked = {"evaluate.quantized": config.evaluate.quantized, "evaluate.decode.llama_cpp": config.evaluate.decode.llama_cpp}
+        exports = {"evaluate.quantized": config.evaluate.quantized, "evaluate.decode.llama_cpp": config.evaluate.decode.llama_cpp}
         mistakes += [
             f"{key}=[{','.join(kinds)}]: arch.activations={shape.activations}, arch.shortcuts={shape.shortcuts} are not "
             "exported; allowed: []"
-            for key, kinds in asked.items()
+            for key, kinds in exports.items()
             if kinds
         ]
     if config.rounds.forgetting and not config.train.keep_model:
@@ -546,15 +546,15 @@ def _check_parent(config: Config, child: Shape, parent: Settled | None) -> None:
 def _uncalibrated(config: Config) -> list[str]:
     """Return settings that require text in the tokens of a parent whose tokenizer is incomplete."""
     init = config.init
-    asked = (
+    settings = (
         ("init.criterion", init.criterion, ("taylor", "learned"), "l1, l2, random"),
         ("init.layers", init.layers, ("importance",), "middle, even, or a list"),
     )
     return [
         f"{key}={value}: needs text, but the pre-tokenization of init.parent={init.parent} is not supported; "
         f"allowed: {others}, or the model as a folder with its tokenizer.json"
-        for key, value, looking, others in asked
-        if value in looking
+        for key, value, reading, others in settings
+        if value in reading
     ]
 
 

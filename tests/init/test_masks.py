@@ -273,15 +273,15 @@ def test_learned_once_for_each_target(
     trained: Parent, calibration: Calibrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child = replace(SHAPE, ffn_width=16)
-    first = open_masks(Target(trained, child, [0, 1, 2]), calibration(16), settings(), tmp_path)
+    (first,) = open_masks([Target(trained, child, [0, 1, 2])], calibration(16), settings(), tmp_path)
     assert isinstance(first, Learned)
-    other = open_masks(Target(trained, replace(SHAPE, ffn_width=20), [0, 1, 2]), calibration(16), settings(), tmp_path)
+    (other,) = open_masks([Target(trained, replace(SHAPE, ffn_width=20), [0, 1, 2])], calibration(16), settings(), tmp_path)
     assert not torch.equal(first.scores.ffn, other.scores.ffn)
-    open_masks(Target(trained, child, [0, 1, 2]), calibration(24), settings(), tmp_path)
-    open_masks(Target(trained, child, [0, 1, 2]), calibration(16), settings(warmup=0.5), tmp_path)
+    open_masks([Target(trained, child, [0, 1, 2])], calibration(24), settings(), tmp_path)
+    open_masks([Target(trained, child, [0, 1, 2])], calibration(16), settings(warmup=0.5), tmp_path)
     assert len(list((tmp_path / "scores").glob("*-learned-*/masks.json"))) == 4
     monkeypatch.setattr(module, "learn", lambda *_: pytest.fail("learned again"))
-    again = open_masks(Target(trained, child, [0, 1, 2]), calibration(16), settings(), tmp_path)
+    (again,) = open_masks([Target(trained, child, [0, 1, 2])], calibration(16), settings(), tmp_path)
     one, two = (cut(found.state, SHAPE, child, range(3), found.scores) for found in (first, again))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert again.record == first.record

@@ -74,11 +74,11 @@ class OptunaSweeper(Sweeper):
         if base.mode == "plan":
             print(_preview(base, axes, objectives, probes))
             return []
-        asked = _asked(base.search, axes, objectives, [run for _, run in probes])
-        name = base.search.name or f"search-{fingerprint(asked)[:8]}"
+        definition = _definition(base.search, axes, objectives, [run for _, run in probes])
+        name = base.search.name or f"search-{fingerprint(definition)[:8]}"
         folder = Path(base.runs_dir) / "search"
         with writing(folder, "the search"):
-            study = Study(folder, name, axes, objectives, base.search, asked)
+            study = Study(folder, name, axes, objectives, base.search, definition)
         done = sum(result.state != REJECTED for result in study.results())
         say(f"search {name}: {done} of {base.search.trials} trials so far, kept in {study.path}")
         return self._search(base, shared, study, objectives, probes[0][1])
@@ -243,7 +243,7 @@ def _search_mistakes(base: Config, launcher: str) -> list[str]:
     return mistakes
 
 
-def _asked(
+def _definition(
     search: SearchConfig, axes: Sequence[Axis], objectives: Sequence[Objective], probes: Sequence[Settled]
 ) -> dict[str, Any]:
     """Identity of a study: everything that affects its trials and their values."""

@@ -10,6 +10,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+from tinylm_ablate.files import read_json
 from tinylm_ablate.leases import Leases
 
 #: Files of a run to upload, sufficient for a report; the curve only once the run has ended.
@@ -149,15 +150,6 @@ def curve_of(path: Path) -> list[tuple[int, dict[str, float]]]:
                 if name not in {"step", "tokens"} and isinstance(value, int | float)
             }
     return sorted(rows.items())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read the object in a file; empty if the file is missing or has other content."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def stat_of(path: Path) -> tuple[int, int]:
