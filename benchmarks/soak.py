@@ -197,8 +197,8 @@ class Soak:
             code = os.waitstatus_to_exitcode(status)
             log = Path(f"{worker.name}.log")
             text = log.read_text() if log.exists() else ""  # it may be killed before it opens its log
-            asked = {-sign for sign in worker.killed} | {128 + sign for sign in worker.killed}
-            if (code not in {0, *asked} and not (code == 2 and "no space for" in text)) or "Traceback" in text:
+            expected = {-sign for sign in worker.killed} | {128 + sign for sign in worker.killed}
+            if (code not in {0, *expected} and not (code == 2 and "no space for" in text)) or "Traceback" in text:
                 raise Failed(f"{log} ended with exit code {code}:\n{text[-4000:]}")
             log.unlink(missing_ok=True)
             self.counts[{0: "workers that ended with 0", 2: "workers without room"}.get(code, "workers that ended early")] += 1

@@ -112,11 +112,11 @@ def settle(config: Config) -> Settled:
     if config.init.train == "parent" and config.init.method == "random":
         mistakes.append("init.train=parent: init.method=random has no parent; allowed: child, or init.method=inherit or pool")
     if shape is not None and not shape.is_llama:
-        exports = {"evaluate.quantized": config.evaluate.quantized, "evaluate.decode.llama_cpp": config.evaluate.decode.llama_cpp}
+        named = {"evaluate.quantized": config.evaluate.quantized, "evaluate.decode.llama_cpp": config.evaluate.decode.llama_cpp}
         mistakes += [
             f"{key}=[{','.join(kinds)}]: arch.activations={shape.activations}, arch.shortcuts={shape.shortcuts} are not "
             "exported; allowed: []"
-            for key, kinds in exports.items()
+            for key, kinds in named.items()
             if kinds
         ]
     if config.rounds.forgetting and not config.train.keep_model:

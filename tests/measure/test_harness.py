@@ -143,7 +143,7 @@ def test_log_likelihoods_are_those_of_the_harness_own_model(exported: Path, task
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
     torch.testing.assert_close(torch.tensor([s for s, _ in found]), torch.tensor([s for s, _ in expected]), atol=1e-4, rtol=0)
     assert any(request.args[0] == "" for request in requests)
-    assert 0 < ours.cut["questions"] < ours.asked["questions"]
+    assert 0 < ours.cut["questions"] < ours.requests["questions"]
 
 
 def test_rolling_log_likelihoods_are_those_of_the_harness_own_model(exported: Path, tasks: Path, theirs: Any) -> None:
