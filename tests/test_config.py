@@ -80,7 +80,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["arch.dpeth=4", "train.tokens=-1"], ["-m", "arch.depth=20,x,0", "train.micro_batch=5"]])
-def test_the_command_says_all_and_exits_with_2(arguments: list[str], tmp_path: Path) -> None:
+def test_the_command_reports_all_mistakes_and_exits_with_2(arguments: list[str], tmp_path: Path) -> None:
     done = run_command(f"runs_dir={tmp_path}/runs", *arguments, folder=tmp_path)
     assert done.code == 2, done.text
     assert "Traceback" not in done.err
@@ -89,7 +89,7 @@ def test_the_command_says_all_and_exits_with_2(arguments: list[str], tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_group_has_a_summary_and_every_key_a_help() -> None:
+def test_every_group_has_a_summary_and_every_key_has_help() -> None:
     assert all(node.__doc__ for node in GROUPS.values())
     for key, _, rule in walk(compose([])):
         assert not rule or rule["help"], key

@@ -77,7 +77,7 @@ def test_the_tutorial_runs(place: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_the_update_is_the_classs(place: Path) -> None:
+def test_the_update_is_computed_by_the_class(place: Path) -> None:
     """Weights by the tutorial's optimizer equal an independent loop over PyTorch's own gradients."""
     from tinylm_ablate.optimizer.optimizers import build_optimizer, optimizer_state, restore_optimizer
 
@@ -148,7 +148,7 @@ def test_a_choice_without_its_class_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("place")
-def test_a_part_is_made_once_and_described_whole() -> None:
+def test_a_part_is_created_once_and_described_completely() -> None:
     described = {"_target_": "mine.Root", "power": "0.25"}
     assert part(described, "key") is part(dict(described), "key")
     assert normal(described, "key") == {"_target_": "mine.Root", "power": 0.25}
@@ -168,7 +168,7 @@ def test_a_block_is_counted_as_it_is_built(place: Path) -> None:
     assert flops_per_token(shape, 32)["ffn"] == 2 * parameters(shape)["ffn"]
 
 
-def test_a_block_computes_what_its_class_says(place: Path) -> None:
+def test_a_block_computes_its_classs_function(place: Path) -> None:
     """Attention over a window that holds the whole text is the decoder's own; generation and continuations follow it."""
     from tinylm_ablate.arch import continuations
     from tinylm_ablate.arch.decoder import Decoder

@@ -273,7 +273,7 @@ def with_identity(kind: str) -> list[str]:
     return [key for key, rule in RULES.items() if rule["identity"] == kind and key not in REFUSED]
 
 
-def test_every_key_says_how_it_enters_the_identity() -> None:
+def test_every_key_states_how_it_enters_the_identity() -> None:
     assert {rule.get("identity") for rule in RULES.values()} == {VALUE, SETTLED, NONE}
     assert all(rule.get("active") is None or rule["identity"] == VALUE for rule in RULES.values())
     assert set(VALUES) | REFUSED | REFERRED <= set(RULES)
@@ -293,12 +293,12 @@ def test_a_value_changes_the_identity_when_it_is_active(place: Place, key: str) 
 
 
 @pytest.mark.parametrize("key", with_identity(SETTLED))
-def test_what_is_settled_changes_the_identity_in_some_context(place: Place, key: str) -> None:
+def test_settled_keys_change_the_identity_in_some_context(place: Place, key: str) -> None:
     assert any(after.identity != before.identity for _, before, after in changes(place, key, 4))
 
 
 @pytest.mark.parametrize("key", with_identity(NONE))
-def test_what_cannot_change_the_weights_changes_no_identity(place: Place, key: str) -> None:
+def test_keys_without_effect_on_the_weights_do_not_change_the_identity(place: Place, key: str) -> None:
     found = list(changes(place, key))
     assert found, "no other value makes a run in any context"
     for change, before, after in found:

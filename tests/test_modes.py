@@ -66,7 +66,9 @@ def test_the_model_of_a_run_is_a_hugging_face_folder(work: Workplace) -> None:
     assert_transformers_agree(work.model(work.llama), work.model(work.llama))
 
 
-def test_an_exported_folder_is_one_too(work: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exported_folder_is_a_hugging_face_folder(
+    work: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "exported"
     work.perform("mode=export", f"model={work.llama['identity']}", f"folder={folder}")
     assert str(folder) in capsys.readouterr().out
@@ -189,14 +191,14 @@ def test_bad_settings_of_generation_are_mistakes(work: Workplace) -> None:
         work.perform("mode=generate", f"model={work.llama['identity']}", "prompt=x", "generate.temperature=-1")
 
 
-def test_a_grid_is_no_place_for_generation(tmp_path: Path) -> None:
+def test_generation_is_refused_in_a_grid(tmp_path: Path) -> None:
     done = run_command("-m", "mode=generate", "prompt=x", "seed=0,1", folder=tmp_path)
     assert done.code == 2
     assert "mode=generate: applies to one model; allowed without -m" in done.err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_grid_of_seeds_makes_one_coverage(small_data: list[str], small_corpus: Corpus, tmp_path: Path) -> None:
+def test_a_grid_of_seeds_computes_coverage_once(small_data: list[str], small_corpus: Corpus, tmp_path: Path) -> None:
     """As ``make paper`` calls every experiment, with seeds and a budget."""
     sizes = ["tokenizer.train_bytes=20000", "tokenizer.source_vocab_size=400", "tokenizer.vocab_size=300"]
     cache = f"cache_dir={small_corpus.folder.parents[1]}"

@@ -83,7 +83,7 @@ def test_installed_wheel_finds_its_own_configuration(installed: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("command", ["module", "console"])
-def test_installed_wheel_tells_its_groups_in_an_empty_folder(installed: Path, tmp_path: Path, command: str) -> None:
+def test_installed_wheel_lists_its_groups_in_an_empty_folder(installed: Path, tmp_path: Path, command: str) -> None:
     start = [sys.executable, "-m", "tinylm_ablate"] if command == "module" else [str(installed / "bin" / "tinylm-ablate")]
     shown = run([*start, "--help"], tmp_path, PYTHONPATH=str(installed))
     assert shown.returncode == 0, shown.stdout + shown.stderr
@@ -236,7 +236,7 @@ def test_paper_is_planned_then_run_as_one_grid_and_reported(workshop: Path) -> N
 
 
 @needs_make
-def test_what_has_nothing_to_do_says_so(workshop: Path) -> None:
+def test_targets_without_work_are_reported(workshop: Path) -> None:
     done = make(workshop, "bench")
     assert done.returncode != 0
     assert "nothing was measured" in done.stderr
@@ -264,7 +264,7 @@ def test_setup_is_done_again_only_when_its_inputs_change(workshop: Path) -> None
 
 
 @needs_make
-def test_setup_without_a_python_says_what_is_needed(workshop: Path) -> None:
+def test_setup_without_python_reports_what_is_needed(workshop: Path) -> None:
     (workshop / "venv" / ".installed").unlink()
     done = make(workshop, "setup", "PYTHON=")
     assert done.returncode != 0

@@ -67,7 +67,7 @@ def test_the_value_of_a_key_that_names_a_secret_is_cut(value, name):
         "password=", "password=null", "tracking.uri=http://${oc.env:NAME}@host", "step 12:30 loss 5.1",
     ],
 )  # fmt: skip
-def test_ordinary_text_stays(text):
+def test_ordinary_text_is_unchanged(text):
     if "${" in text:
         assert "${oc.env:NAME}" not in cut(text) or cut(text) == text
     else:
@@ -76,7 +76,7 @@ def test_ordinary_text_stays(text):
 
 @settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False), lambda inner: st.lists(inner)))
-def test_other_values_stay(value):
+def test_other_values_are_unchanged(value):
     assert cut(value) == value
 
 
@@ -93,7 +93,7 @@ def test_secret_variables_of_the_environment_are_cut(monkeypatch):
     assert cut("wrong password queen-of-hearts in rabbit-hole-down") == "wrong password *** in rabbit-hole-down"
 
 
-def test_what_an_ordinary_environment_holds_is_not_cut():
+def test_an_ordinary_environment_is_not_cut():
     """Folders, languages and the like are in every second message."""
     ordinary = {name: value for name, value in os.environ.items() if name in {"PWD", "OLDPWD", "HOME", "PATH", "LANG", "USER"}}
     for value in (*ordinary.values(), os.getcwd()):

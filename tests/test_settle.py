@@ -25,16 +25,16 @@ def settled(*overrides: str) -> Settled:
         "evaluate.max_bytes=1999", "evaluate.cloze_questions=0", "evaluate.layer_skip=1", "grid.workers=2", "train.threads=2",
     ],
 )  # fmt: skip
-def test_what_changes_no_number_changes_no_identity(override: str) -> None:
+def test_settings_without_effect_do_not_change_the_identity(override: str) -> None:
     assert settled(override).identity == settled().identity
 
 
 @pytest.mark.parametrize("override", ["train.share=0.5", "seed=1", "init.std=0.03"])
-def test_what_changes_a_number_changes_the_identity(override: str) -> None:
+def test_settings_with_effect_change_the_identity(override: str) -> None:
     assert settled(override).identity != settled().identity
 
 
-def test_a_share_is_the_budget_that_it_comes_to() -> None:
+def test_a_share_equals_the_same_budget_in_tokens() -> None:
     half = settled("train.share=0.5")
     assert (half.tokens, half.steps) == (256, 2)
     assert half.identity == settled("train.tokens=256").identity
@@ -59,7 +59,7 @@ def test_a_share_below_one_batch_is_a_mistake(override: str, message: str) -> No
     assert message in caught.value.mistakes[0]
 
 
-def test_a_parent_trains_on_the_whole_budget_as_a_run_of_its_own_would() -> None:
+def test_a_parent_trains_on_the_whole_budget_like_any_run() -> None:
     child = settled(*POOL, "arch.kv_heads=heads/2", "train.share=0.5", "seed=3")
     assert child.parent is not None
     assert child.parent.identity == settled(*POOL[:2], "seed=3").identity
@@ -69,7 +69,7 @@ def test_a_parent_trains_on_the_whole_budget_as_a_run_of_its_own_would() -> None
     assert longer.identity == child.identity
 
 
-def test_a_wider_parent_follows_the_dial_with_its_learning_rate_and_sigma() -> None:
+def test_a_wider_parent_has_the_dials_learning_rate_and_sigma() -> None:
     child, tuned = (
         settle(compose(["init=inherit", "init.parent_width=112", "init.parent_depth=20", *more]))
         for more in ([], ["optimizer.scaling.base_lr=0.003"])
@@ -100,7 +100,7 @@ def test_below_the_papers_scale_the_sum_of_rate_and_decay_is_the_papers() -> Non
     assert dialed("scale=s32", "train.tokens_per_parameter=0.01").weight_decay < 0.2
 
 
-def test_the_dials_rate_follows_shape_and_budget_no_further_than_measured() -> None:
+def test_the_dials_rate_is_not_extrapolated() -> None:
     budget = (2 / 8) ** 0.4  # fewer tokens per parameter than were measured count as the fewest
     small = settled("init=inherit", "init.parent_width=64")
     assert small.parent is not None
@@ -142,7 +142,7 @@ def test_an_automatic_width_divides_into_the_groups() -> None:
         ("half", "allowed: auto, a whole number, or heads/N"),
     ],
 )
-def test_groups_that_do_not_come_out_are_a_mistake(value: str, message: str) -> None:
+def test_indivisible_groups_are_a_mistake(value: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         settled("arch.width=64", "arch.head_dim=8", f"arch.kv_heads={value}")
 

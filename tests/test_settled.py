@@ -17,7 +17,7 @@ from tinylm_ablate.settled import Settled
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_cell_of_every_experiment_reads_back_as_it_was(name: str) -> None:
+def test_every_cell_of_every_experiment_round_trips(name: str) -> None:
     for place, settled in cells(name, "scale=s32"):
         back = Settled.from_json(settled.to_json())
         assert back == settled, place
@@ -41,7 +41,7 @@ def overrides(draw: st.DrawFn) -> list[str]:
 
 @settings(deadline=None, max_examples=25)
 @given(overrides())
-def test_any_run_reads_back_as_it_was(given: list[str]) -> None:
+def test_any_run_round_trips(given: list[str]) -> None:
     settled = settle(compose(given))
     back = Settled.from_json(settled.to_json())
     assert back == settled
@@ -49,7 +49,7 @@ def test_any_run_reads_back_as_it_was(given: list[str]) -> None:
     assert type(back.shape) is type(settled.shape) and type(back.config.optimizer) is type(settled.config.optimizer)
 
 
-def test_what_is_no_settled_run_is_refused() -> None:
+def test_invalid_settled_runs_are_refused() -> None:
     whole = json.loads(settle(compose(TINY)).to_json())
     for broken in ("", "[]", "{}", json.dumps(whole | {"steps": "many"}), json.dumps(whole | {"shape": None})):
         with pytest.raises(ValueError, match="validation error"):

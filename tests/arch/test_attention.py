@@ -46,7 +46,7 @@ def test_values_and_gradients_are_exact(length, heads, kv_heads, cache, monkeypa
         torch.testing.assert_close(causal_attention(*parts), expected.float())
 
 
-def test_bf16_is_as_near_as_pytorchs():
+def test_bf16_is_as_accurate_as_pytorchs():
     product, parts = operands(300, 4, 4, 16, torch.bfloat16)
     slope = torch.randn(3, 300, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     expected = written_out(*parts)
@@ -76,7 +76,7 @@ def test_large_scores_do_not_overflow():
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_the_compiler_is_reported_the_truth_about_both_passes(batch):
+def test_the_compiler_knows_the_layout_of_both_passes(batch):
     """Sizes, strides and types; operands of a single sequence come as views whose channels lie side by side."""
     operands = [torch.randn(batch, 70, 3, 4).permute(0, 2, 3, 1).reshape(batch * 3, 4, 70) for _ in range(3)]
     tests = ("test_schema", "test_faketensor")

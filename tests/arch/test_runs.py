@@ -36,7 +36,7 @@ def several(shape: Shape) -> tuple[list[Decoder], Tensor]:
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("chunk", [1, 2**20], ids=["many chunks", "one chunk"])
-def test_losses_and_gradients_are_those_of_each_run_alone(
+def test_losses_and_gradients_equal_those_of_each_run_alone(
     shape: Shape, precision: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(loss_module._CHUNK_BYTES, "cpu", chunk)
@@ -56,7 +56,7 @@ def test_losses_and_gradients_are_those_of_each_run_alone(
             torch.testing.assert_close(together.get_parameter(name).grad[run], parameter.grad, **close, msg=name)
 
 
-def test_on_a_processor_every_bit_is_that_of_the_run_alone(shape: Shape) -> None:
+def test_on_a_processor_results_are_bit_identical_to_the_run_alone(shape: Shape) -> None:
     decoders, ids = several(shape)
     together = stacked(decoders)
     losses = together.loss(ids[..., :-1], ids[..., 1:])
@@ -83,7 +83,7 @@ def test_a_run_does_not_see_the_others(shape: Shape) -> None:
 
 
 @pytest.mark.usefixtures("way")
-def test_text_that_every_run_reads(shape: Shape) -> None:
+def test_all_runs_may_read_the_same_text(shape: Shape) -> None:
     decoders, ids = several(shape)
     together, (inputs, targets) = stacked(decoders), (ids[0, :, :-1], ids[0, :, 1:])
     with torch.inference_mode():

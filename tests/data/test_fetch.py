@@ -52,7 +52,7 @@ def test_fetched_once_and_checked(
     assert hashlib.sha256((downloads / index.file).read_bytes()).hexdigest() == index.sha256
 
 
-def test_other_content_is_refused(index: Archive, tmp_path: Path) -> None:
+def test_unexpected_content_is_refused(index: Archive, tmp_path: Path) -> None:
     other = Archive(index.project, index.version, index.file, "0" * 64, index.size)
     with pytest.raises(UserError) as caught:
         fetch.fetch([other], tmp_path / "downloads")

@@ -63,7 +63,7 @@ def test_a_changed_summary_is_not_trusted(data: DataConfig, vocabulary, tmp_path
         assert (folder / name).read_text() == whole
 
 
-def test_what_was_checked_is_not_read_again(data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checked_files_are_not_read_again(data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "cache"
     corpus = open_corpus(data, cache)
     read: list[Path] = []

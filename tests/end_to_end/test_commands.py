@@ -104,7 +104,7 @@ def test_more_test_text_is_measured_and_not_trained(
     assert "0 done, 4 skipped" in run_command(*arguments, folder=tmp_path).err
 
 
-def test_evaluate_measures_what_is_finished_and_trains_nothing(
+def test_evaluate_measures_finished_runs_and_trains_nothing(
     settings: list[str], grid: tuple[Path, list[str], str], tmp_path: Path
 ) -> None:
     shutil.copytree(grid[0] / "runs", tmp_path / "runs")
@@ -175,7 +175,7 @@ def test_mlflow_holds_the_grid_with_its_cells_nested(grid: tuple[Path, list[str]
         assert run.inputs.dataset_inputs and run.data.tags["seed"] in "01"
 
 
-def test_the_report_makes_its_tables(grid: tuple[Path, list[str], str]) -> None:
+def test_the_report_writes_its_tables(grid: tuple[Path, list[str], str]) -> None:
     folder, _, _ = grid
     from tinylm_ablate.report.__main__ import main as report
 
@@ -211,7 +211,7 @@ def test_inheritance_trains_one_parent_for_both_children(settings: list[str], tm
     assert sum(origin[5]["layers"]["repeated"].values()) > 0
 
 
-def test_a_cell_that_fails_leaves_the_others(settings: list[str], tmp_path: Path) -> None:
+def test_a_failed_cell_does_not_stop_the_others(settings: list[str], tmp_path: Path) -> None:
     rates = "optimizer.scaling.base_lr=0.003,900"
     overflow = ["optimizer.clip=1e30", "optimizer.scaling.exponent=0", "train.tokens=2560"]
     done = run_command("-m", *settings, "optimizer.weight_decay=1.0", rates, *overflow, folder=tmp_path)
@@ -224,7 +224,7 @@ def test_a_cell_that_fails_leaves_the_others(settings: list[str], tmp_path: Path
     assert "RunFailed" in log.read_text()
 
 
-def test_a_run_that_is_stopped_ends_with_the_same_weights(settings: list[str], tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_same_weights(settings: list[str], tmp_path: Path) -> None:
     arguments = [*settings, "train.tokens=38400", "train.checkpoint_minutes=0.001"]
     whole = run_command(*arguments, "runs_dir=whole", folder=tmp_path)
     assert whole.code == 0, whole.text

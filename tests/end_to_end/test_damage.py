@@ -45,7 +45,7 @@ def place(whole: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_damaged_file_of_any_kind_ends_in_words(small_data: list[str], place: Path, whole: Path) -> None:
+def test_a_damaged_file_of_any_kind_is_repaired_or_reported(small_data: list[str], place: Path, whole: Path) -> None:
     damaged = kinds(place)
     assert len(damaged) > 15, damaged
     for number, (kind, path) in enumerate(damaged.items()):

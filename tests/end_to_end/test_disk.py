@@ -109,7 +109,7 @@ def half_written(folder: Path) -> list[Path]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("words", [[], ["-m"]], ids=["run", "grid"])
-def test_a_limit_on_the_size_of_files_within_a_checkpoint(
+def test_a_file_size_limit_reached_in_a_checkpoint(
     words: list[str], settings: list[str], undisturbed: bytes, tmp_path: Path
 ) -> None:
     arguments = [*words, *settings, f"runs_dir={tmp_path}/runs"]
@@ -124,7 +124,7 @@ def test_a_limit_on_the_size_of_files_within_a_checkpoint(
 
 
 @pytest.mark.timeout(600)
-def test_a_disk_that_fills_within_a_checkpoint(
+def test_a_disk_that_becomes_full_in_a_checkpoint(
     settings: list[str], undisturbed: bytes, small_disk: Callable[[str], Path]
 ) -> None:
     disk = small_disk("1200k")
@@ -141,7 +141,7 @@ def test_a_disk_that_fills_within_a_checkpoint(
 
 
 @pytest.mark.timeout(600)
-def test_a_full_folder_for_temporary_files(
+def test_a_full_folder_of_temporary_files(
     settings: list[str], undisturbed: bytes, tmp_path: Path, small_disk: Callable[[str], Path]
 ) -> None:
     disk = small_disk("64k")
@@ -154,7 +154,7 @@ def test_a_full_folder_for_temporary_files(
 
 @OTHERS
 @pytest.mark.timeout(600)
-def test_a_folder_that_may_not_be_written(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_folder_without_write_permission(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("rights")
     (folder / "runs").mkdir(mode=0o755)
     for words in (["arch.depth=2"], ["-m", "arch.depth=2,3"]):
@@ -209,7 +209,7 @@ def test_the_umask_decides_the_modes(mask: int, tmp_path: Path) -> None:
     assert (tmp_path / "two").stat().st_mode & 0o777 == 0o777 & ~mask
 
 
-def test_an_error_that_a_library_hides_is_the_systems(tmp_path: Path) -> None:
+def test_system_errors_hidden_by_a_library_are_reported(tmp_path: Path) -> None:
     import torch
 
     with pytest.raises(FileNotFoundError):

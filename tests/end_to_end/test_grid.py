@@ -71,7 +71,7 @@ def wait_until(condition: object, seconds: float = 200) -> None:
         time.sleep(0.05)
 
 
-def test_a_failed_cell_is_tried_again_and_its_log_is_kept(settings: list[str], tmp_path: Path) -> None:
+def test_a_failed_cell_is_retried_and_its_log_is_kept(settings: list[str], tmp_path: Path) -> None:
     rates = "optimizer.scaling.base_lr=900,0.003"
     output = command(tmp_path, *settings, rates, *OVERFLOW, "grid.retries=2", code=1)
     assert "attempt 1 of 3 failed" in output and "attempt 2 of 3 failed" in output
@@ -205,7 +205,7 @@ def test_a_local_worker_that_is_killed_is_replaced_by_the_others(settings: list[
 
 @pytest.mark.slow
 @needs_submitit
-def test_a_submitit_job_that_is_killed_is_started_again(settings: list[str], tmp_path: Path) -> None:
+def test_a_killed_submitit_job_is_restarted(settings: list[str], tmp_path: Path) -> None:
     with start(tmp_path, *settings, *LONGER, "hydra/launcher=submitit_local") as grid:
         wait_until(lambda: holders(tmp_path))
         victim = next(iter(holders(tmp_path).values()))
@@ -223,7 +223,7 @@ def test_a_submitit_job_that_is_killed_is_started_again(settings: list[str], tmp
 
 
 @pytest.mark.slow
-def test_many_cells_survive_planted_failures(settings: list[str], tmp_path: Path) -> None:
+def test_a_large_grid_survives_planted_failures(settings: list[str], tmp_path: Path) -> None:
     """A grid of 40 cells (200 in the profile "deep"), of which ten overflow; one of its two workers is killed on the way."""
     cells_in_all = 200 if hypothesis.settings.get_current_profile_name() == "deep" else 40
     rates = ",".join(["900", *(f"0.0{number}" for number in range(11, 10 + cells_in_all // 10))])

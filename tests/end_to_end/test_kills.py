@@ -38,7 +38,7 @@ def _killed_until_done(overrides: list[str], draw: random.Random, kills: int) ->
 
 
 @pytest.mark.timeout(600)
-def test_twenty_kills_change_nothing(small_data: list[str], small_corpus: Corpus, tmp_path: Path) -> None:
+def test_twenty_kills_change_no_result(small_data: list[str], small_corpus: Corpus, tmp_path: Path) -> None:
     """Across two rounds, within accumulated steps and in the pass that measures batch losses, in fp32."""
     shared = [
         *TINY, *small_data, f"cache_dir={small_corpus.folder.parents[1]}", "train.tokens=5120", "train.micro_batch=1",

@@ -20,7 +20,7 @@ def arguments(small_data: list[str], cache: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_grid_that_is_killed_and_repeated_is_whole_in_mlflow(small_data: list[str], tmp_path: Path) -> None:
+def test_a_grid_that_was_killed_and_repeated_is_complete_in_mlflow(small_data: list[str], tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     grid = [*arguments(small_data, tmp_path / "cache"), "arch.depth=1,2", "train.tokens=64000", "train.log_every=1"]
@@ -58,7 +58,7 @@ def test_a_grid_that_is_killed_and_repeated_is_whole_in_mlflow(small_data: list[
     assert runs() == before_again
 
 
-def test_a_password_is_written_nowhere(small_data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passwords_are_never_written(small_data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither by a grid nor by anything that follows it: plan, status, search, sync, report, generated text and exports."""
     token = "hf_" + "q7" * 20
     for name, value in (("TEAM_BUCKET", BUCKET), ("HF_TOKEN", token)):

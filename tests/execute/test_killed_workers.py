@@ -70,7 +70,7 @@ def test_workers_killed_at_random_end_with_the_results_of_an_undisturbed_grid(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stack", [1, 2])
-def test_a_worker_killed_in_each_kind_of_task_is_replaced(stack: int, small_data: list[str], tmp_path: Path) -> None:
+def test_a_worker_killed_in_any_kind_of_task_is_replaced(stack: int, small_data: list[str], tmp_path: Path) -> None:
     """A run, and two of different parents as one program, scores, losses and measures included, against each alone."""
     arguments = ["-m", *TINY, *small_data, *EVERYTHING, "seed=0", f"optimizer.weight_decay={','.join(DECAYS[:stack])}"]
     places = [
@@ -97,7 +97,7 @@ def test_a_worker_killed_in_each_kind_of_task_is_replaced(stack: int, small_data
     [(3, 6, "runs/*/measures/cloze.*.json"), (8, None, "runs/claims/run-*.2"), (8, None, "runs/*/metrics.json")],
     ids=["before it trains, till the end", "in training, till it is replaced", "in training, till the end"],
 )
-def test_a_suspended_worker_that_was_replaced_spoils_nothing(
+def test_a_suspended_worker_that_was_replaced_does_no_damage(
     rename: int, killed_at: int | None, reached: str, small_data: list[str], tmp_path: Path
 ) -> None:
     """In the first case it would begin to train, and be killed after it has begun the curve of the finished run anew."""

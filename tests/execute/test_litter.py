@@ -94,13 +94,13 @@ def test_gc_removes_what_nothing_needs(config: Config, tmp_path: Path) -> None:
     assert "a corpus that no run uses" in found(runs).values() and "token shards that no run uses" in found(runs).values()
 
 
-def test_gc_of_an_absent_folder_says_so(tmp_path: Path) -> None:
+def test_gc_of_a_missing_folder_is_reported(tmp_path: Path) -> None:
     ended = run_command("gc", "--runs-dir", str(tmp_path / "absent"))
     assert ended.code == 2 and f"{tmp_path}/absent: no such folder of runs" in ended.err
 
 
 @pytest.mark.timeout(300)
-def test_the_next_command_sweeps_what_killed_workers_left(small_data: list[str], tmp_path: Path) -> None:
+def test_the_next_command_removes_leftovers_of_killed_workers(small_data: list[str], tmp_path: Path) -> None:
     config = compose([*TINY, *small_data, f"runs_dir={tmp_path}/runs"])
     run(config)
     settled = settle(config)
@@ -118,7 +118,7 @@ def test_the_next_command_sweeps_what_killed_workers_left(small_data: list[str],
     assert not list(settled.folder.glob(".m*")) and not (settled.folder / "error.txt").exists()
 
 
-def test_leases_are_given_back_by_hand(tmp_path: Path) -> None:
+def test_leases_are_released_manually(tmp_path: Path) -> None:
     leases = Leases(tmp_path, 60)
     other = {"machine": "elsewhere/1", "pid": 7, "since": "noon", "seconds": 60, "session": "", "crashes": 0}
     leases.folder.mkdir()

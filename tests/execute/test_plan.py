@@ -92,7 +92,7 @@ def test_public_shapes_are_counted_exactly(name: str, tmp_path: Path) -> None:
     assert row["parameters"] == expected == sum(row["parts"].values())
 
 
-def test_a_plan_agrees_with_the_run_that_it_describes(tmp_path: Path) -> None:
+def test_a_plan_agrees_with_its_run(tmp_path: Path) -> None:
     run = settled(tmp_path, *TINY)
     row = plan("tiny", run)
     assert row["identity"] == run.identity
@@ -105,7 +105,7 @@ def test_a_plan_agrees_with_the_run_that_it_describes(tmp_path: Path) -> None:
     assert plan("tiny", run)["finished"]
 
 
-def test_the_course_of_the_learning_rate_is_reported(tmp_path: Path) -> None:
+def test_the_learning_rate_schedule_is_reported(tmp_path: Path) -> None:
     run = settled(tmp_path, *TINY, "train.tokens=12800", "optimizer.schedule=linear", "optimizer.final=0.25")
     row = plan("tiny", run)
     assert row["warmup_steps"] == 3  # 3 % of 100
@@ -147,7 +147,7 @@ def test_stacks_are_listed_with_their_memory_and_time(tmp_path: Path) -> None:
     assert "stack" not in plans([("first", settled(tmp_path, *TINY)), ("second", settled(tmp_path, *TINY, "seed=1"))], "table")
 
 
-def test_later_rounds_and_children_are_not_in_a_stack_with_what_they_need(tmp_path: Path) -> None:
+def test_runs_are_not_stacked_with_runs_that_they_need(tmp_path: Path) -> None:
     rounds = ["rounds=two", "rounds.sampling_rate=1", "rounds.parts=1", "rounds.rule=uniform", "train.stack=8"]
     runs = [settled(tmp_path, *TINY, *rounds, f"seed={seed}") for seed in range(2)]
     before = [run.previous for run in runs if run.previous is not None]
@@ -157,7 +157,7 @@ def test_later_rounds_and_children_are_not_in_a_stack_with_what_they_need(tmp_pa
     ]
 
 
-def test_a_stack_is_measured_by_its_share(tmp_path: Path) -> None:
+def test_a_stack_is_timed_by_its_share(tmp_path: Path) -> None:
     run = settled(tmp_path, *TINY)
     one, four = (
         speed(run.shape, 32, 2, "fp32", 1, run.config.optimizer, "cpu", runs) for runs in (1, 4)
@@ -165,7 +165,7 @@ def test_a_stack_is_measured_by_its_share(tmp_path: Path) -> None:
     assert 0.1 < four.training / one.training < 4
 
 
-def test_a_parent_is_planned_once_and_apart(tmp_path: Path) -> None:
+def test_a_parent_is_planned_once_and_separately(tmp_path: Path) -> None:
     pooled = ["arch.width=64", "arch.head_dim=16", "train.share=0.5", "init=pool"]
     base = [entry for entry in TINY if not entry.startswith("arch.width")]
     runs = [settled(tmp_path, *base, *pooled, f"arch.kv_heads={heads}") for heads in ("auto", "heads/2", "heads/4")]
@@ -193,7 +193,7 @@ def test_earlier_rounds_are_counted_once(tmp_path: Path) -> None:
     assert (row["tokens"], row["own_tokens"]) == (1024, 256)
 
 
-def test_the_disk_that_a_grid_takes_is_reported(tmp_path: Path) -> None:
+def test_the_disk_space_of_a_grid_is_reported(tmp_path: Path) -> None:
     run = settled(tmp_path, *TINY)
     row = plan("tiny", run)
     assert row["model_bytes"] == 4 * row["parameters"]
@@ -204,7 +204,7 @@ def test_the_disk_that_a_grid_takes_is_reported(tmp_path: Path) -> None:
     assert "shards of a text that has not been read" in output
 
 
-def test_the_size_of_shards_is_near_the_truth(small_corpus: Corpus, small_data: list[str], tmp_path: Path) -> None:
+def test_the_estimated_size_of_shards_is_close(small_corpus: Corpus, small_data: list[str], tmp_path: Path) -> None:
     cache = small_corpus.folder.parents[1]
     # A vocabulary of its own: the cache is shared with other tests, and shards that are there take no more room.
     run = settled(tmp_path, *TINY, *small_data, f"cache_dir={cache}", "tokenizer.vocab_size=311")
@@ -215,7 +215,7 @@ def test_the_size_of_shards_is_near_the_truth(small_corpus: Corpus, small_data: 
     assert shard_bytes(run) == 0
 
 
-def test_the_parts_of_a_grid_are_a_table_where_they_differ(tmp_path: Path) -> None:
+def test_the_parts_of_a_grid_are_listed_if_they_differ(tmp_path: Path) -> None:
     small, large = settled(tmp_path, *TINY), settled(tmp_path, *TINY, "arch.depth=3")
     assert "parameters by part: embedding 4,800, head 4,800," in plans([("a", small), ("b", small)], "table")
     output = plans([("small", small), ("large", large)], "table").split("parameters by part:")[1]

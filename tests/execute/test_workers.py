@@ -29,7 +29,7 @@ def runs(compose: Compose, count: int, *overrides: str) -> list[Settled]:
 @pytest.mark.parametrize(("count", "requested", "cores", "expected"), [
     (8, 2, 8, (2, 4)), (8, 3, 8, (3, 2)), (3, 8, 12, (3, 4)), (8, 4, 2, (4, 1)), (1, 4, 4, (1, None)), (5, 1, 4, (1, None)),
 ])  # fmt: skip
-def test_a_number_of_workers_shares_the_cores(
+def test_workers_share_the_cores(
     compose: Compose, monkeypatch: pytest.MonkeyPatch, count: int, requested: int, cores: int, expected: tuple[int, int | None]
 ) -> None:
     monkeypatch.setattr(workers, "cores", lambda: cores)
@@ -66,7 +66,7 @@ def test_a_wrong_number_of_workers_is_reported(compose: Compose, wrong: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, True], ids=["to its end", "until its leader is killed"])
-def test_workers_are_forks_where_torch_has_not_started(killed: bool, small_data: list[str], tmp_path: Path) -> None:
+def test_workers_are_forks_if_torch_has_not_started(killed: bool, small_data: list[str], tmp_path: Path) -> None:
     """In an interpreter of its own, since this one has torch; it cannot start another."""
     forbid = "from tinylm_ablate.execute import workers; workers._interpreter = None"
     code = f"{forbid}; from tinylm_ablate.__main__ import main; main()"

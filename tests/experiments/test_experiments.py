@@ -64,7 +64,7 @@ def shapes(name: str, scale: str = "paper") -> list[Shape]:
     return [settled.shape for _, settled in cells(name, f"scale={scale}")]
 
 
-def test_the_papers_experiments_are_all_there() -> None:
+def test_all_experiments_of_the_paper_exist() -> None:
     wanted = {*BASELINES, "table10_gqa", "figure02_coverage", "figure04_shapes"}
     assert wanted <= set(NAMES)
 
@@ -76,7 +76,7 @@ DOUBLES = {"figure07_batch_lr": 3}
 
 
 @pytest.mark.parametrize(("name", "scale"), CELLS)
-def test_every_cell_settles_to_a_run_of_its_own(name: str, scale: str) -> None:
+def test_every_cell_is_a_separate_run(name: str, scale: str) -> None:
     found = cells(name, f"scale={scale}")
     assert len({settled.identity for _, settled in found}) == len(found) - DOUBLES.get(name, 0)
     config = found[0][1].config
@@ -86,7 +86,7 @@ def test_every_cell_settles_to_a_run_of_its_own(name: str, scale: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({"demo", *PACKAGED} & set(NAMES)))
-def test_what_is_ours_is_one_size_at_every_scale(name: str) -> None:
+def test_our_own_experiments_have_one_size_at_every_scale(name: str) -> None:
     first = [settled.identity for _, settled in cells(name, "scale=s32")]
     assert all([settled.identity for _, settled in cells(name, f"scale={scale}")] == first for scale in ("s8", "paper"))
 
@@ -120,7 +120,7 @@ def rows(name: str) -> tuple[list[dict[str, str] | None], list[dict[str, str]]]:
 
 
 @pytest.mark.parametrize("name", list(BASELINES))
-def test_every_row_of_the_paper_has_its_arm(name: str) -> None:
+def test_every_row_of_the_paper_has_an_arm(name: str) -> None:
     own, paper = rows(name)
     assert sorted(row["average"] for row in own if row) == sorted(row["average"] for row in paper)
     assert all(own)
@@ -145,7 +145,7 @@ def test_table_1_at_the_papers_scale() -> None:
         assert embedding_head_share(shape) == pytest.approx(share, abs=0.02)
 
 
-def test_table_1_keeps_its_shares_at_s16() -> None:
+def test_table_1_has_the_papers_shares_at_s16() -> None:
     for small, large in zip(shapes("table01_tokenizer", "s16"), shapes("table01_tokenizer"), strict=True):
         assert embedding_head_share(small) == pytest.approx(embedding_head_share(large), abs=0.05)
 
@@ -176,7 +176,7 @@ def test_table_4_is_four_rules_of_one_sigma() -> None:
 
 
 @pytest.mark.parametrize("scale", ["paper", "s32"])
-def test_table_10_pools_half_of_the_heads_and_goes_on_with_a_twentieth(scale: str) -> None:
+def test_table_10_pools_half_of_the_heads_and_continues_with_a_twentieth(scale: str) -> None:
     found = {place["arm"]: settled for place, settled in cells("table10_gqa", f"scale={scale}")}
     factor = {"paper": 1, "s32": 32}[scale]
     assert {(settled.shape.depth, settled.shape.width) for settled in found.values()} == {(22, 2048 // factor)}
@@ -213,7 +213,7 @@ def test_table_9_is_the_papers_models(scale: str) -> None:
         assert parameters(found["pangu_1b"].shape)["total"] == pytest.approx(1.0e9, rel=0.08)
 
 
-def test_figure_10_looks_twenty_times_at_the_runs_of_table_9() -> None:
+def test_figure_10_measures_the_runs_of_table_9_twenty_times() -> None:
     found = {place["arm"]: settled for place, settled in cells("figure10_training", "scale=s32")}
     table = {settled.identity for _, settled in cells("table09_models", "scale=s32")}
     assert {arm for arm, settled in found.items() if settled.identity in table} == {"pangu_1b", "pro_1b"}
@@ -225,7 +225,7 @@ def test_figure_10_looks_twenty_times_at_the_runs_of_table_9() -> None:
     assert 0.8333 * two.steps == pytest.approx((one.steps + two.steps) / 2, abs=1)
 
 
-def test_the_branches_of_a_seed_leave_one_run() -> None:
+def test_the_branches_of_a_seed_start_from_one_run() -> None:
     found = [settled for _, settled in cells("budgets", "scale=s32")]
     assert len({settled.previous.identity for settled in found if settled.previous}) == 1
     budgets = [settled.tokens for settled in found]
@@ -233,7 +233,7 @@ def test_the_branches_of_a_seed_leave_one_run() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PANGU_PI))
-def test_rows_of_pangu_pi_have_their_arms(name: str) -> None:
+def test_every_row_of_pangu_pi_has_an_arm(name: str) -> None:
     own, paper = rows(name)
     assert all(own)
     assert len(paper) - len(own) == (1 if name == "pangu_pi_blocks" else 0)  # WideNet
@@ -243,7 +243,7 @@ def test_rows_of_pangu_pi_have_their_arms(name: str) -> None:
     ("pangu_pi_siaf", "paper", 0.001), ("pangu_pi_siaf", "s32", 0.026),
     ("pangu_pi_blocks", "paper", 0.005), ("pangu_pi_blocks", "s32", 0.018),
 ])  # fmt: skip
-def test_the_modules_add_the_parameters_that_the_notes_say(name: str, scale: str, share: float) -> None:
+def test_the_modules_add_as_many_parameters_as_the_notes_state(name: str, scale: str, share: float) -> None:
     found = shapes(name, scale)
     totals = [parameters(shape)["total"] for shape in found]
     assert len({(shape.depth, shape.width, shape.ffn_width) for shape in found}) == 1
@@ -279,7 +279,7 @@ def test_table_13_decays() -> None:
     assert found == [0.2, 0.1, 0.01, 0.001, 0.0001]
 
 
-def test_the_speed_of_decoding_is_measured_where_the_paper_prints_it() -> None:
+def test_decoding_speed_is_measured_wherever_the_paper_prints_it() -> None:
     measured = {name for name in NAMES if cells(name, "scale=s32")[0][1].config.evaluate.decode.measure}
     assert measured == {"table02_depth_width", "table03_expanding_rate", "table12_heads"}
     decode = cells("table02_depth_width", "scale=s32")[0][1].config.evaluate.decode
@@ -292,7 +292,7 @@ def test_the_papers_grid_has_every_experiment_that_trains() -> None:
     assert settled.config.grid.experiments[0] == "figure01_ladder"
 
 
-def test_the_ladder_takes_one_step_after_another() -> None:
+def test_each_arm_of_the_ladder_adds_one_step() -> None:
     found = {place["arm"]: settled for place, settled in cells("figure01_ladder", "scale=paper")}
     shapes = {arm: (own.shape.vocab_size, own.shape.depth, own.shape.width) for arm, own in found.items()}
     assert list(shapes.items()) == [
@@ -310,7 +310,7 @@ def test_the_ladder_takes_one_step_after_another() -> None:
     assert found["rounds"].previous is not None and found["rounds"].previous.identity == found["inheritance"].identity
 
 
-def test_the_ladder_trains_little_that_other_tables_do_not() -> None:
+def test_the_ladder_shares_most_runs_with_other_tables() -> None:
     ladder = {place["arm"]: settled.identity for place, settled in cells("figure01_ladder", "scale=s32")}
     tables = {
         settled.identity for name in ("table02_depth_width", "table05_inheritance") for _, settled in cells(name, "scale=s32")
@@ -330,7 +330,7 @@ def test_figure_4_is_thirty_shapes_from_a_stated_seed() -> None:
         assert settled.tokens == pytest.approx(baseline.tokens / 10, rel=1e-3)
 
 
-def test_figure_4_is_about_equal_at_a_small_scale_too() -> None:
+def test_figure_4_has_about_equal_parameters_at_a_small_scale() -> None:
     found = [settled for _, settled in cells("figure04_shapes", "scale=s32")]
     budget = baseline_parameters(found[0].config.scale)
     assert max(abs(parameters(settled.shape)["total"] / budget - 1) for settled in found) < 0.15
@@ -342,7 +342,7 @@ def test_figure_2_trains_nothing() -> None:
     assert settled.config.tokenizer.kind == "compact"
 
 
-def test_the_settings_of_an_experiment_are_its_own_keys_alone(tmp_path: Path) -> None:
+def test_an_experiment_leaves_the_budget_to_the_command_line(tmp_path: Path) -> None:
     """A budget from the command line reaches every cell, so that ``make paper`` can set it."""
     for name in ("table02_depth_width", "table10_gqa"):
         found = [settled for _, settled in cells(name, "scale=s32", f"runs_dir={tmp_path}", "train.tokens_per_parameter=4")]

@@ -81,7 +81,7 @@ def some_tokens(length: int = 33) -> torch.Tensor:
     return torch.randint(211, (2, length), generator=torch.Generator().manual_seed(3))
 
 
-def test_logits_loss_and_every_gradient_are_those_of_transformers(shape):
+def test_logits_loss_and_gradients_equal_transformers(shape):
     decoder = random_decoder(shape)
     model, tokens = transformers_model(decoder), some_tokens()
     theirs = model(input_ids=tokens, labels=tokens)
@@ -97,7 +97,7 @@ def test_logits_loss_and_every_gradient_are_those_of_transformers(shape):
         torch.testing.assert_close(gradient, expected[name], msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_names_are_those_of_transformers_and_go_both_ways(shape):
+def test_names_equal_transformers_and_round_trip(shape):
     decoder = random_decoder(shape)
     state = decoder.state_dict()
     theirs = to_huggingface(state, shape)
@@ -108,14 +108,14 @@ def test_names_are_those_of_transformers_and_go_both_ways(shape):
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
 
 
-def test_pangu_goes_both_ways_too():
+def test_pangu_round_trips():
     state = random_decoder(PANGU).state_dict()
     back = from_huggingface(to_huggingface(state, PANGU), PANGU)
     assert back.keys() == state.keys() == names(PANGU).keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
 
 
-def test_config_goes_both_ways(shape):
+def test_the_config_round_trips(shape):
     for one in (shape, PANGU):
         assert read_shape(json.loads(json.dumps(huggingface_config(one, 64, 0))))[0] == one
     written = as_config(shape).to_dict()
@@ -156,7 +156,7 @@ def tokenizer_json(tmp_path_factory):
 
 
 @pytest.mark.parametrize("changes", [{}, {"tied": True}, {"qkv_bias": True}, {"qk_norm": True}], ids=str)
-def test_an_exported_folder_is_what_transformers_loads(changes, tokenizer_json, tmp_path):
+def test_transformers_loads_an_exported_folder(changes, tokenizer_json, tmp_path):
     shape = dataclasses.replace(LLAMA, kv_heads=2, vocab_size=300, **changes)
     decoder = random_decoder(shape)
     folder = tmp_path / "model"
@@ -179,7 +179,7 @@ def test_an_exported_folder_is_what_transformers_loads(changes, tokenizer_json, 
     assert all(torch.equal(state[name], tensor) for name, tensor in decoder.float().state_dict().items())
 
 
-def test_what_transformers_writes_is_loaded_in_shards(tmp_path):
+def test_sharded_folders_of_transformers_are_loaded(tmp_path):
     decoder = random_decoder(dataclasses.replace(LLAMA, kv_heads=2))
     transformers_model(decoder).save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
@@ -253,7 +253,7 @@ def test_folders_that_do_not_fit_are_reported(tmp_path):
         load(folder)
 
 
-def test_a_stored_copy_of_a_tied_head_is_passed_over(tmp_path):
+def test_a_stored_copy_of_a_tied_head_is_ignored(tmp_path):
     shape = dataclasses.replace(LLAMA, tied=True)
     export(tmp_path / "model", Model(random_decoder(shape).state_dict(), shape, None, 64, None))
     path = tmp_path / "model" / "model.safetensors"

@@ -42,7 +42,7 @@ def rows(config: Config) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_the_papers_six_values_stand_beside_ours(config: Config) -> None:
+def test_the_papers_six_values_are_next_to_ours(config: Config) -> None:
     found = rows(config)
     assert [float(row["paper_accumulated_frequency_percent"]) for row in found] == PAPER
     assert [int(row["vocab_size"]) for row in found] == [48, 95, 190, 285, 428, 600]

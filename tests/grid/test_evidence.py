@@ -99,7 +99,7 @@ def test_the_arms_of_the_grid_get_the_seeds_that_are_wanted(part: Part, monkeypa
     assert not sweeper._more_seeds(part, identity, []), "the seeds that are wanted were added, and none of them is finished"
 
 
-def test_the_curve_tells_what_tokens_are_worth(part: Part) -> None:
+def test_the_curve_gives_the_effect_of_more_tokens(part: Part) -> None:
     (setting,) = settings(evidence(part))
     curve = setting.evidence.curve_by_run[setting.identities("base")[0]]
     # The first point is the mean of the losses at 1,000 and 2,000 tokens.
@@ -113,7 +113,7 @@ def test_untuned_arms_are_not_tested_and_tuned_ones_are(part: Part) -> None:
     assert max(seeds_wanted(evidence(part), [claim(gates=["bigrams", "tuned"])], ARMS).values()) == 3
 
 
-def test_runs_that_are_not_finished_are_left_out(part: Part) -> None:
+def test_unfinished_runs_are_omitted(part: Part) -> None:
     (part.settled[part.cells[0]].folder / "metrics.json").unlink()
     (setting,) = settings(evidence(part))
     assert sorted(setting.by_seed("base", BITS)) == [1, 2]
@@ -121,7 +121,7 @@ def test_runs_that_are_not_finished_are_left_out(part: Part) -> None:
     assert [line.split("|")[2].strip() for line in table.splitlines()[2:5]] == ["2", "3", "3"] and "2.5000" in table
 
 
-def test_a_measure_that_other_grids_requested_does_not_set_runs_apart(part: Part) -> None:
+def test_measures_of_other_grids_do_not_separate_runs(part: Part) -> None:
     """A shared run may have more measures than its neighbors, and bigrams are counted on each run's own tokens."""
     for number, cell in enumerate(part.cells[:3]):
         folder = part.settled[cell].folder / "measures"

@@ -51,7 +51,7 @@ def walk(study: Study, stop: int | None = None) -> None:
         study.tell(trial, DONE, [quality(trial.params)], identity=str(trial.number))
 
 
-def test_a_study_that_goes_on_proposes_what_it_would_have_proposed(tmp_path: Path) -> None:
+def test_a_resumed_study_makes_the_same_proposals(tmp_path: Path) -> None:
     whole, parts = Place(tmp_path / "whole", trials=16), Place(tmp_path / "parts", trials=16)
     walk(whole.open())
     for stop in (3, 1, 9, None):
@@ -63,7 +63,7 @@ def test_a_study_that_goes_on_proposes_what_it_would_have_proposed(tmp_path: Pat
     assert len(whole.trials()) == 16
 
 
-def test_a_trial_whose_process_was_killed_is_tried_again(tmp_path: Path) -> None:
+def test_a_trial_whose_process_was_killed_is_repeated(tmp_path: Path) -> None:
     search = Place(tmp_path / "killed")
     walk(search.open(), 2)
     code = (
@@ -92,7 +92,7 @@ def test_a_trial_whose_process_was_killed_is_tried_again(tmp_path: Path) -> None
     assert [result.place for result in study.results()][:4] == places[:4]
 
 
-def test_a_trial_that_is_being_worked_on_is_left_alone(tmp_path: Path) -> None:
+def test_an_active_trial_is_not_repeated(tmp_path: Path) -> None:
     search = Place(tmp_path, trials=3)
     one, two = search.open(), search.open()
     first, second = one.ask(), two.ask()
@@ -118,7 +118,7 @@ def test_rejected_trials_are_free_and_failed_ones_count(tmp_path: Path) -> None:
     ]
 
 
-def test_the_sampler_keeps_away_from_what_is_rejected(tmp_path: Path) -> None:
+def test_the_sampler_avoids_rejected_regions(tmp_path: Path) -> None:
     study = Place(tmp_path, trials=40).open()
     proposals = []
     while (trial := study.ask()) is not None and len(proposals) < 60:
@@ -131,7 +131,7 @@ def test_the_sampler_keeps_away_from_what_is_rejected(tmp_path: Path) -> None:
     assert sum(x <= 0.2 for x in rest) / len(rest) > 0.6 > sum(x <= 0.2 for x in first) / len(first)
 
 
-def test_a_name_belongs_to_one_study_and_a_file_that_is_none_is_reported(tmp_path: Path) -> None:
+def test_a_name_belongs_to_one_study_and_other_files_are_reported(tmp_path: Path) -> None:
     search = Place(tmp_path)
     walk(search.open({"space": "x", "seed": 0}), 1)
     with pytest.raises(ConfigError, match=r"search\.name=one: .* space was x, and is y"):
@@ -142,7 +142,7 @@ def test_a_name_belongs_to_one_study_and_a_file_that_is_none_is_reported(tmp_pat
         search.open()
 
 
-def test_the_front_is_what_no_other_trial_beats(tmp_path: Path) -> None:
+def test_the_front_is_the_set_of_undominated_trials(tmp_path: Path) -> None:
     study = Place(tmp_path, trials=12).open(objectives=2)
     while (trial := study.ask()) is not None:
         study.tell(trial, DONE, [quality(trial.params), trial.params["n"] % 5])

@@ -120,7 +120,7 @@ def test_another_function_is_refused(change: str, message: str, tmp_path: Path, 
     assert any(message in mistake for mistake in check_parent(parent, shape))
 
 
-def test_heads_follow_the_width_in_the_parents_proportion(compose: Callable[[list[str]], Config]) -> None:
+def test_heads_scale_with_the_width_in_the_parents_proportion(compose: Callable[[list[str]], Config]) -> None:
     """Qwen3-0.6B has 16 heads of 128 channels at width 1024, and 8 key-value heads."""
     values = {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16}
     values |= {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
@@ -146,7 +146,7 @@ def test_heads_follow_the_width_in_the_parents_proportion(compose: Callable[[lis
     assert dataclasses.astuple(resolve(config.arch, config.scale, 1500))[:6] == (2, 50, 136, 3, 3, 16)
 
 
-def test_pangus_modules_begin_as_llamas_function(tmp_path: Path, compose: Callable[[list[str]], Config]) -> None:
+def test_pangus_modules_initially_compute_llamas_function(tmp_path: Path, compose: Callable[[list[str]], Config]) -> None:
     model = saved(tmp_path / "parent", *PARENTS["llama"])
     parent = open_parent(str(tmp_path / "parent"), tmp_path)
     tokens = torch.randint(0, 300, (2, 64), generator=torch.Generator().manual_seed(1))
@@ -168,7 +168,7 @@ def test_pangus_modules_begin_as_llamas_function(tmp_path: Path, compose: Callab
 
 
 @pytest.mark.parametrize("method", ["inherit", "pool"])
-def test_a_parent_with_pangus_modules_is_kept_whole(
+def test_a_parent_with_pangus_modules_is_kept_completely(
     method: str, tmp_path: Path, compose: Callable[[list[str]], Config]
 ) -> None:
     shape = Shape(2, 48, 80, 6, 6, 8, 300, activations=2, shortcuts=1, shortcut_ratio=8)

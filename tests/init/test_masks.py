@@ -89,7 +89,7 @@ def hard(shape: Shape, units: Units, soft: bool, seed: int = 2) -> dict[str, Ten
     }
 
 
-def test_gates_are_open_as_often_as_they_say_and_fully_as_the_logistic_distribution_says() -> None:
+def test_gates_are_open_with_their_probability() -> None:
     gates = Gates(1, 5, 3, temperature=0.5)
     values = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0])
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_the_penalty_is_the_lagrangian_of_each_target() -> None:
     [{}, {"kv_heads": 4}, {"tied": True}, {"qkv_bias": True}, {"qk_norm": True, "tied": True}],
     ids=["grouped", "multi-head", "tied", "biases", "query norms"],
 )
-def test_the_gated_forward_is_the_cut_forward(changes: dict[str, Any], soft: bool) -> None:
+def test_the_gated_forward_equals_the_cut_forward(changes: dict[str, Any], soft: bool) -> None:
     shape = replace(SHAPE, **changes)
     child = replace(shape, width=26, ffn_width=20, heads=2, kv_heads=shape.kv_heads // 2)
     weights = {name: weight.double() for name, weight in random_weights(shape).items()}
@@ -210,7 +210,7 @@ def loss_of(shape: Shape, state: dict[str, Tensor], calibration: Calibrations) -
 
 
 @pytest.mark.parametrize("axis", ["width", "heads", "ffn"])
-def test_a_unit_that_does_harm_goes_first(planted: Callable[[str], Parent], calibration: Calibrations, axis: str) -> None:
+def test_a_harmful_unit_is_removed_first(planted: Callable[[str], Parent], calibration: Calibrations, axis: str) -> None:
     """However large its weights: another criterion keeps it."""
     changes: dict[str, dict[str, Any]] = {
         "width": {"width": 31},
@@ -256,7 +256,7 @@ def test_frozen_weights_are_the_parents_times_the_gates(trained: Parent, calibra
     )
 
 
-def test_groups_stay_whole_and_dropped_layers_are_missing(trained: Parent, calibration: Calibrations) -> None:
+def test_groups_are_kept_together_and_dropped_layers_are_missing(trained: Parent, calibration: Calibrations) -> None:
     child = replace(SHAPE, depth=3, heads=2, kv_heads=1)
     result = learned(trained, child, [0, 0, 2], calibration(8 * 20), settings())
     assert not any(name.startswith("model.layers.1.") for name in result.state)
@@ -322,7 +322,7 @@ def test_masks_that_end_far_from_their_target_are_reported(
     assert {name: tuple(weight.shape) for name, weight in pruned.items()} == tensor_sizes(CHILD)
 
 
-def test_a_loss_that_is_not_finite_ends_it(trained: Parent, calibration: Calibrations) -> None:
+def test_a_loss_that_is_not_finite_stops_learning(trained: Parent, calibration: Calibrations) -> None:
     with pytest.raises(RunFailed, match=r"init\.masks\.weight_learning_rate"):
         learned(trained, CHILD, range(3), calibration(64), settings(weight_learning_rate=1e30))
 

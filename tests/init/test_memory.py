@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "inherit_memory.py
 
 
 @pytest.mark.slow
-def test_a_cut_takes_little_more_than_the_child_and_a_shard() -> None:
+def test_a_cut_needs_little_more_memory_than_the_child_and_a_shard() -> None:
     # A peak of resident pages counts file pages that the system has not dropped yet, so the least of some runs is the claim.
     attempts = []
     for _ in range(5):
@@ -36,7 +36,7 @@ def test_a_cut_takes_little_more_than_the_child_and_a_shard() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"tied": True}, {"qkv_bias": True}, {"qk_norm": True}], ids=str)
-def test_a_decoder_takes_the_tensors_and_is_trained_on(changes: dict[str, bool]) -> None:
+def test_a_decoder_adopts_the_tensors_and_can_be_trained(changes: dict[str, bool]) -> None:
     shape = Shape(2, 16, 24, 4, 2, 4, 40, **changes)
     whole = Decoder(shape)
     for parameter in whole.parameters():

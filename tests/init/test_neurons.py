@@ -64,7 +64,7 @@ def rows_of(heads: Tensor, size: int = 8) -> list[int]:
 
 @pytest.mark.parametrize("criterion", ["l1", "l2", "taylor"])
 @pytest.mark.parametrize("shape", [BASE, replace(BASE, kv_heads=2, tied=True)], ids=["multi-head", "grouped, tied"])
-def test_a_score_is_the_sum_over_all_weights_that_leave_with_the_unit(shape: Shape, criterion: str) -> None:
+def test_a_score_is_the_sum_over_all_weights_of_the_unit(shape: Shape, criterion: str) -> None:
     state, gradients = random_state(shape), random_state(shape, 1)
     values = {
         key: weight.double() * gradients[key] if criterion == "taylor" else weight.double() for key, weight in state.items()
@@ -100,7 +100,7 @@ def test_large_matrices_are_scored_in_blocks(monkeypatch: pytest.MonkeyPatch) ->
         torch.testing.assert_close(getattr(blocks, axis), getattr(whole, axis), rtol=1e-12, atol=0)
 
 
-def test_taylor_takes_real_gradients() -> None:
+def test_taylor_uses_real_gradients() -> None:
     state = random_state(BASE)
     model = reference(BASE, state)
     model(TOKENS, labels=TOKENS).loss.backward()
@@ -112,7 +112,7 @@ def test_taylor_takes_real_gradients() -> None:
     torch.testing.assert_close(scores.ffn[1].float(), down + gate + up)
 
 
-def test_gradients_are_asked_for_where_they_are_needed() -> None:
+def test_gradients_are_required_by_taylor_only() -> None:
     state = random_state(BASE)
     for criterion, gradients in (("taylor", None), ("l1", state), ("magic", None)):
         with pytest.raises(ValueError, match=criterion):
@@ -154,7 +154,7 @@ def test_a_cut_is_plain_indexing_and_runs_in_transformers(kv_heads: int) -> None
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
-def test_cut_heads_and_neurons_equal_a_parent_with_zeros_there(kv_heads: int) -> None:
+def test_cut_heads_and_neurons_equal_a_parent_with_zeros(kv_heads: int) -> None:
     shape = replace(BASE, kv_heads=kv_heads)
     child = replace(shape, ffn_width=10, heads=2, kv_heads=kv_heads // 2)
     state = random_state(shape)
@@ -167,7 +167,7 @@ def test_cut_heads_and_neurons_equal_a_parent_with_zeros_there(kv_heads: int) ->
     torch.testing.assert_close(logits(child, cut(state, shape, child, range(3), units)), logits(shape, masked))
 
 
-def test_cut_channels_equal_a_parent_with_zeros_there_and_the_mean_taken_over_the_kept() -> None:
+def test_cut_channels_equal_a_parent_with_zeros_and_rescaled_norms() -> None:
     child = replace(BASE, width=20)
     state = random_state(BASE)
     units = choose_units(score(state, BASE, "l2"), BASE, child, range(3))
@@ -232,7 +232,7 @@ def test_pruning_to_the_parents_own_shape_is_the_identity(shape: Shape, dtype: t
         assert weight.data_ptr() != state[key].data_ptr()
 
 
-def test_groups_stay_whole() -> None:
+def test_groups_are_kept_together() -> None:
     shape = replace(BASE, heads=6, kv_heads=3)
     units = choose_units(score(random_state(shape), shape, "l2"), shape, replace(shape, heads=4, kv_heads=2), range(3))
     for layer in range(3):
@@ -296,7 +296,7 @@ def test_a_layer_whose_outputs_are_zero_can_be_removed() -> None:
     torch.testing.assert_close(logits(child, result), logits(BASE, state))
 
 
-def test_channels_are_chosen_by_the_kept_layers_alone() -> None:
+def test_channels_are_chosen_only_by_the_kept_layers() -> None:
     state = random_state(BASE)
     child = replace(BASE, depth=2, width=20)
     before = cut(state, BASE, child, [0, 2], score(state, BASE, "l2"))
@@ -369,7 +369,7 @@ def test_a_child_that_does_not_fit_is_reported(changes: dict[str, Any], message:
         cut(state, BASE, child, range(3), score(state, BASE, "l2"))
 
 
-def test_modules_of_pangus_are_inherited_whole_or_new() -> None:
+def test_pangus_modules_are_inherited_completely_or_new() -> None:
     parent = replace(BASE, activations=2, shortcuts=1, shortcut_ratio=8)
     assert check_shapes(BASE, parent) == check_shapes(parent, parent) == check_shapes(parent, replace(parent, depth=1)) == []
     (mistake,) = check_shapes(parent, replace(parent, activations=3))
@@ -380,5 +380,5 @@ def test_modules_of_pangus_are_inherited_whole_or_new() -> None:
     assert len(check_shapes(parent, replace(parent, activations=1, shortcuts=0))) == 2
 
 
-def test_depth_and_vocabulary_never_stand_in_the_way() -> None:
+def test_depth_and_vocabulary_never_prevent_inheritance() -> None:
     assert check_shapes(BASE, replace(BASE, depth=40, vocab_size=9999)) == []

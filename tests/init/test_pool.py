@@ -55,7 +55,7 @@ def test_equal_heads_in_a_group_pool_without_a_change(kv_heads: int) -> None:
     torch.testing.assert_close(logits(child, pooled), logits(SHAPE, state))
 
 
-def test_pooling_is_the_mean_of_neighbours() -> None:
+def test_pooling_is_the_mean_of_neighbors() -> None:
     state = random_state()
     name = "model.layers.1.self_attn.v_proj.weight"
     pooled = pooled_by_a_cut(state, SHAPE, 2)[name]

@@ -70,7 +70,7 @@ def test_rules_share_their_draws():
     assert torch.equal(constant["embedding.weight"], gpt2["embedding.weight"])
 
 
-def test_draws_depend_on_the_seed_alone():
+def test_draws_depend_only_on_the_seed():
     first = drawn(PANGU, "constant", seed=3).state_dict()
     threads = torch.get_num_threads()
     try:

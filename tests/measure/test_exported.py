@@ -26,7 +26,7 @@ from tinylm_ablate.settle import settle
 WIDE = ["arch.width=32", "arch.ffn_width=64", "arch.head_dim=16", "evaluate.quantized=[q8_0,q4_0]"]
 
 
-def test_bits_per_byte_of_what_comes_out(small_data: list[str]) -> None:
+def test_bits_per_byte_of_the_exported_model(small_data: list[str]) -> None:
     config = compose([*small_data, *TINY, *WIDE])
     metrics, settled = run(config)["metrics"], settle(config)
     itself = metrics["test/bits_per_byte/all"]
@@ -75,7 +75,7 @@ def test_llama_cpp_continues_as_our_decoder_does(model: Any, vocabulary: Any, tm
     assert theirs(12) == ours  # its cache is empty again
 
 
-def test_speed_and_memory_stand_beside_our_own(small_data: list[str]) -> None:
+def test_speed_and_memory_are_measured_next_to_ours(small_data: list[str]) -> None:
     """Each kind is measured once for a shape and machine, whatever other kinds a grid requests with it."""
     pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
     decode = ["evaluate.decode.batch=2", "evaluate.decode.new_tokens=8", "evaluate.decode.repeats=1"]

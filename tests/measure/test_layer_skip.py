@@ -63,13 +63,13 @@ def test_every_position_is_measured_as_the_model_without_its_layers(deep: Decode
     assert by_place[1, 2]["bits_per_byte"] == by_place[0, 0]["bits_per_byte"] != by_place[1, 1]["bits_per_byte"]
 
 
-def test_at_least_one_layer_stays_and_there_may_be_no_questions(deep: Decoder, vocabulary: Any, texts: Any) -> None:
+def test_at_least_one_layer_is_kept_and_questions_are_optional(deep: Decoder, vocabulary: Any, texts: Any) -> None:
     rows = layer_skip(Reader(deep, vocabulary, 64, "cpu"), texts, wanted(layers=9, questions=0, max_bytes=200))
     assert max(row["skipped"] for row in rows) == 3
     assert all(row["cloze"] is None for row in rows)
 
 
-def test_rows_are_summed_up() -> None:
+def test_rows_are_summarized() -> None:
     rows = [
         {"skipped": count, "first": first, "loss": 3.0, "bits_per_byte": bits, "cloze": None}
         for count, first, bits in ((0, 0, 1.0), (1, 0, 2.0), (1, 1, 1.1), (1, 2, 1.4))

@@ -38,7 +38,7 @@ def decoders(request: pytest.FixtureRequest, vocabulary: SmallVocabulary) -> lis
     return [random_decoder(shape, seed) for seed in range(3)]
 
 
-def test_bits_per_byte_of_several_runs_are_those_of_each_alone(
+def test_bits_per_byte_of_several_runs_equal_those_of_each_alone(
     decoders: list[Decoder], vocabulary: SmallVocabulary, texts: Texts
 ) -> None:
     together = bits(Reader(stacked(decoders), vocabulary, 32, "cpu"), texts, 2000)  # type: ignore[arg-type]
@@ -51,7 +51,7 @@ def test_bits_per_byte_of_several_runs_are_those_of_each_alone(
     assert len(values) == 3
 
 
-def test_answers_of_several_runs_are_those_of_each_alone(
+def test_answers_of_several_runs_equal_those_of_each_alone(
     decoders: list[Decoder], vocabulary: SmallVocabulary, texts: Texts
 ) -> None:
     """Contexts of several lengths, and a choice that is longer than the context and is cut."""

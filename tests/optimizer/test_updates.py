@@ -88,7 +88,7 @@ def test_it_is_the_published_optimizer(config: OptimizerConfig) -> None:
 
 
 @pytest.mark.parametrize("rule", ["adamw"])
-def test_the_rule_of_adamw_is_pytorchs(rule: str) -> None:
+def test_the_rule_of_adamw_equals_pytorchs(rule: str) -> None:
     """The stack's AdamW, and that of Muon's vectors; a run alone uses PyTorch's fused one."""
     weights = torch.randn(50, generator=torch.Generator().manual_seed(0))
     expected = weights.clone().requires_grad_()
@@ -116,7 +116,7 @@ def layout_of(model: Decoder) -> Layout:
     return Layout.of({name: parameter.shape for name, parameter in model.named_parameters()})
 
 
-def test_every_parameter_has_its_own_aligned_place() -> None:
+def test_every_parameter_has_its_own_aligned_memory() -> None:
     model = decoder()
     layout = layout_of(model)
     rows = torch.zeros(2, layout.width)
@@ -130,7 +130,7 @@ def test_every_parameter_has_its_own_aligned_place() -> None:
     assert int(rows.sum()) == 2 * sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_several_runs_are_each_run_alone(config: OptimizerConfig) -> None:
+def test_several_runs_equal_each_run_alone(config: OptimizerConfig) -> None:
     """With settings of their own; the middle run is left out of two steps, and its gradients are not finite then."""
     configs = [
         config,

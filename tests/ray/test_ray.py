@@ -30,7 +30,7 @@ TWICE = """
 """
 
 
-def test_a_cluster_of_two_nodes_does_a_grid_and_replaces_a_killed_worker(small_data: list[str], tmp_path: Path) -> None:
+def test_a_cluster_of_two_nodes_runs_a_grid_and_replaces_a_killed_worker(small_data: list[str], tmp_path: Path) -> None:
     grid = [
         *TINY, *small_data, "train.tokens=64000", "train.checkpoint_minutes=0.001", "seeds=3", "hydra/launcher=ray",
         "grid.workers=2", "grid.lease_seconds=2", "cache_dir=cache",

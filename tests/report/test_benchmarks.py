@@ -54,7 +54,7 @@ def test_all_tasks_of_a_run_are_read_and_averaged(scored: Any) -> None:
     assert not [name for name in records.runs if str(name).startswith("measure.benchmarks")]
 
 
-def test_the_page_has_ours_others_and_the_printed_rows(scored: Any) -> None:
+def test_the_page_has_our_models_others_and_the_printed_rows(scored: Any) -> None:
     records = read_runs(scored.folder)
     found = evidence(records)["table08_benchmarks"]
     page = experiment_page(records.grids, found, records, [])
@@ -92,7 +92,7 @@ def test_scores_of_other_models_are_kept_where_a_page_shows_them(scored: Any, tm
     assert "benchmarks" not in back.rows
 
 
-def test_bigrams_of_different_budgets_set_no_arms_apart(runs: Any) -> None:
+def test_bigrams_of_different_budgets_do_not_separate_arms(runs: Any) -> None:
     """An arm of two rounds has more tokens, and its table of bigrams is counted on as many."""
     cells = {}
     for rounds, tokens in ((1, 100), (2, 150)):

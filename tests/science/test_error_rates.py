@@ -58,7 +58,7 @@ def test_one_comparison_errs_in_at_most_5_percent_over_all_looks(margin: float) 
         assert worst <= overall <= 0.05 + ROOM, (effect, overall)
 
 
-def test_the_margin_alone_would_err_in_almost_10_percent_where_it_is_small() -> None:
+def test_the_margin_alone_errs_in_almost_10_percent_if_it_is_small() -> None:
     wrong = [(own.above(level()) > 0) | (own.below(level()) < 0) for own in estimates(noise(1, 1, 0.0)[0])]
     assert float(np.any(wrong, axis=0).mean()) > 0.09
 
@@ -178,7 +178,7 @@ def test_the_larger_of_two_correlations_errs_in_at_most_5_percent() -> None:
     assert wrong <= 60 * 0.05 + 3 * (60 * 0.05 * 0.95) ** 0.5
 
 
-def test_arrays_and_numbers_take_the_same_path() -> None:
+def test_arrays_and_numbers_give_the_same_results() -> None:
     source = np.random.default_rng(8)
     first, second = source.standard_normal((2, 30))
     one = correlation(list(first), list(second))
@@ -202,5 +202,5 @@ def test_levels_split_the_error(count: int) -> None:
 
 
 @pytest.mark.parametrize("p", [1e-9, 1e-4, 0.0123, 0.4])
-def test_adjusting_has_an_inverse(p: float) -> None:
+def test_adjusting_is_invertible(p: float) -> None:
     assert nominal(adjusted(p)) == pytest.approx(p)

@@ -79,9 +79,7 @@ def test_the_gate(planted: Any, change: dict[str, Any], reason: str) -> None:
 
 
 @pytest.mark.parametrize(("effect", "outcome"), [(0.01, Outcome.NOT_TESTABLE), (0.1, Outcome.REPRODUCED)])
-def test_too_few_documents_are_not_testable_unless_the_effect_is_clear_all_the_same(
-    planted: Any, effect: float, outcome: Outcome
-) -> None:
+def test_too_few_documents_are_testable_only_if_the_effect_is_clear(planted: Any, effect: float, outcome: Outcome) -> None:
     planted.arm("base", 2.5)
     planted.arm("new", 2.5 - effect)
     for frame in planted.documents[3:]:
@@ -130,7 +128,7 @@ def test_a_claim_has_one_verdict_at_its_largest_testable_budget(planted: Any) ->
     assert any("shrinks with budget" in note for note in found[0].notes)
 
 
-def test_another_question_is_no_budget(planted: Any) -> None:
+def test_other_settings_are_not_budgets(planted: Any) -> None:
     for place, name in enumerate(("adamw", "muon")):
         planted.arm("base", 2.5, grid=name, settings={"optimizer.name": name}, tokens=(place + 1) * 4e6)
         planted.arm("new", 2.4, grid=name, settings={"optimizer.name": name}, tokens=(place + 1) * 4e6)
@@ -182,7 +180,7 @@ def test_unequal_tokens_are_not_testable_and_no_number_of_seeds_is_promised(plan
     assert found.comparisons[0].needed is None and "seeds" not in found.reason
 
 
-def test_arms_that_are_the_same_runs_are_compared_once(planted: Any) -> None:
+def test_arms_with_the_same_runs_are_compared_once(planted: Any) -> None:
     """At the base batch all exponents are one run each seed: they are one arm to a correction, not several."""
     planted.arm("a", 2.5)
     planted.arm("b", 2.45)
@@ -229,7 +227,7 @@ def test_a_claim_fails_if_one_comparison_does(planted: Any) -> None:
     assert [compared.outcome for compared in found.comparisons] == [Outcome.REPRODUCED, Outcome.REVERSED]
 
 
-def test_the_rule_is_tested_by_which_arms_meet_it(planted: Any) -> None:
+def test_a_rule_is_tested_by_the_arms_that_meet_it(planted: Any) -> None:
     for arm, bits, coverage, share in (
         ("8k", 2.6, 78, 3),
         ("32k", 2.5, 94, 12),
@@ -275,14 +273,14 @@ def test_the_false_discovery_rate_is_over_a_family(planted: Any) -> None:
     assert found[0].survives is False
 
 
-def test_ours_are_counted_apart(planted: Any) -> None:
+def test_our_own_claims_are_counted_separately(planted: Any) -> None:
     planted.arm("base", 2.5)
     planted.arm("new", 2.4)
     found = judge([claim(), claim(ours=True)], {"table": planted.evidence()})
     assert count(found) == count(found, ours=True) == {Outcome.REPRODUCED: 1}
 
 
-def test_tuning_runs_take_no_part(planted: Any) -> None:
+def test_tuning_runs_are_ignored(planted: Any) -> None:
     planted.arm("base", 2.5, role="arm")
     planted.arm("base", 9.0, (7,), role="tuning")
     planted.arm("new", 2.4, role="arm")

@@ -44,7 +44,7 @@ def whole(small_data: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
     return runs
 
 
-def test_a_run_resumes_where_its_folder_was_moved_to(
+def test_a_run_resumes_after_its_folder_was_moved(
     whole: Path, small_data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a command of another working directory, with the text elsewhere, too."""
@@ -113,7 +113,7 @@ def edited(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_a_record_of_another_version_is_left_alone_in_words(whole: Path, small_data: list[str], tmp_path: Path) -> None:
+def test_a_record_of_another_version_is_reported_and_kept(whole: Path, small_data: list[str], tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     shutil.copytree(whole, runs)
     words = [*CHILD, *small_data, f"runs_dir={runs}"]

@@ -52,7 +52,7 @@ def test_the_last_point_is_the_final_model(place: list[str]) -> None:
     assert table[2560, "test/bits_per_byte/all"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_finished_run_is_trained_again_for_models_on_its_way_and_its_record_stands(place: list[str]) -> None:
+def test_a_finished_run_is_retrained_for_intermediate_models_and_keeps_its_record(place: list[str]) -> None:
     plain, asked = compose(place), compose([*place, "evaluate.every=0.5", "train.keep_checkpoints=[0.5]"])
     run(plain)
     folder = settle(plain).folder
@@ -74,9 +74,7 @@ def test_a_finished_run_is_trained_again_for_models_on_its_way_and_its_record_st
     assert len(list(folder.glob("points/000000010/measures/bits_per_byte.*.json"))) == 2
 
 
-def test_a_run_that_was_stopped_goes_back_for_a_point_that_it_has_passed(
-    place: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stopped_run_returns_to_an_earlier_point_if_requested(place: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     from tinylm_ablate.errors import Pruned
     from tinylm_ablate.execute.perform import perform
 
@@ -105,7 +103,7 @@ def test_a_branch_is_the_run_of_its_own_budget(place: list[str]) -> None:
     ]
 
 
-def test_a_branch_reads_nothing_that_the_run_did_after_it(place: list[str]) -> None:
+def test_a_branch_ignores_later_steps_of_the_run(place: list[str]) -> None:
     trunk, branch = compose([*place, "train.keep_checkpoints=[0.5]"]), compose([*place, "train.anneal_from=0.5"])
     run(trunk)
     curve = settle(trunk).folder / "curve.jsonl"

@@ -44,7 +44,7 @@ def test_settled_json_reads_back_as_the_run(plain: tuple[Config, Record]) -> Non
     assert Settled.from_json((settled.folder / "settled.json").read_bytes()) == settled
 
 
-def test_the_record_holds_the_results_of_training_alone(plain: tuple[Config, Record]) -> None:
+def test_the_record_contains_only_results_of_training(plain: tuple[Config, Record]) -> None:
     config, record = plain
     written = json.loads((settle(config).folder / "metrics.json").read_text())
     assert written["schema"] == 2
@@ -86,7 +86,7 @@ def test_a_new_measure_leaves_the_run_and_its_other_records_unchanged(place: lis
     assert len(list((folder / "measures").glob("decoding_speed.*.json"))) == 2
 
 
-def test_more_test_text_is_measured_beside_what_was_measured(place: list[str], plain: tuple[Config, Record]) -> None:
+def test_more_test_text_is_measured_in_addition(place: list[str], plain: tuple[Config, Record]) -> None:
     config, before = plain
     stamp = (settle(config).folder / "model" / "model.safetensors").stat().st_mtime_ns
     more = compose([*place, "evaluate.max_bytes=8000", "evaluate.cloze_questions=0"])
@@ -148,7 +148,7 @@ def test_table_10_starts_from_the_trained_parent(place: list[str]) -> None:
     assert record["init"]["method"] == "pool"
 
 
-def test_weights_that_were_not_kept_are_missed_before_anything_is_done(place: list[str]) -> None:
+def test_missing_weights_are_reported_before_anything_is_done(place: list[str]) -> None:
     bare = compose([*place, "seed=9", "train.keep_model=false"])
     folder = settle(bare).folder
     first = run(bare)

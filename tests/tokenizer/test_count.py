@@ -49,21 +49,21 @@ def test_pieces_of_any_text_add_up(state: State, texts: list[str]) -> None:
     assert np.array_equal(encoder.pieces(count.Counter(pieces)), directly(state, texts))
 
 
-def test_counts_are_those_of_the_text(state: State, texts: list[str]) -> None:
+def test_counts_equal_those_of_the_text(state: State, texts: list[str]) -> None:
     counts = count_entries(state, SIZE, iter(texts))
     assert counts.dtype == np.int64
     assert np.array_equal(counts, directly(state, texts))
     assert len(Junctions(state).pieces(texts)) > 3 * len(set(Junctions(state).pieces(texts))), "or nothing is gained"
 
 
-def test_small_batches_count_the_same(state: State, texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_batches_give_the_same_counts(state: State, texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     expected = count_entries(state, SIZE, texts)
     monkeypatch.setattr(count, "_BATCH_CHARACTERS", 1000)
     monkeypatch.setattr(count, "_HELD_PIECES", 50)
     assert np.array_equal(count_entries(state, SIZE, texts), expected)
 
 
-def test_text_is_held_a_batch_at_a_time(bpe: tuple[State, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_batch_of_text_is_in_memory(bpe: tuple[State, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(count, "_BATCH_CHARACTERS", 5000)
     alive = most = 0
 

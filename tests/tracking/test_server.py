@@ -73,7 +73,7 @@ DATABASE = os.environ.get("TRACKING_DATABASE")
     ],
     ids=["sqlite", "postgresql"],
 )
-def test_a_server_that_is_killed_in_mid_run_gets_everything_later(settings, folders, caplog, database):
+def test_a_server_killed_during_a_run_receives_everything_later(settings, folders, caplog, database):
     port = free_port()
     settings.uri, settings.flush_seconds = f"http://127.0.0.1:{port}", 0.1
     folders.grid(GRID, {RUNS[0]: {"seed": "0"}, RUNS[1]: {"seed": "1"}})
@@ -125,7 +125,7 @@ class Refusing(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-def test_a_refused_password_is_called_that_and_is_not_shown(settings, folders):
+def test_a_refused_password_is_reported_and_not_shown(settings, folders):
     folders.start(RUNS[0])
     with HTTPServer(("127.0.0.1", 0), Refusing) as refusing:
         threading.Thread(target=refusing.serve_forever, daemon=True).start()

@@ -74,7 +74,7 @@ def losses(first, last):
     return [(100 * n, 5 - n / 100) for n in range(first, last + 1)]
 
 
-def test_a_grid_with_replicates_is_made_whole_and_a_second_sync_changes_nothing(settings, replicated, view):
+def test_a_grid_with_replicates_is_complete_and_a_second_sync_changes_nothing(settings, replicated, view):
     report = sync(settings, replicated.path)
     assert report.problems == [] and report.counts == {"created": 7}
     assert sorted(run.info.run_name for run in view.runs()) == [
@@ -166,7 +166,7 @@ def hold(runs: Path, run: str) -> None:
         time.sleep(600)
 
 
-def test_what_a_kill_left_running_is_repaired_and_a_run_that_continues_has_each_point_once(settings, folders, view):
+def test_runs_left_running_by_a_kill_are_repaired_and_have_each_point_once(settings, folders, view):
     folders.start(RUNS[0])
     folders.train(RUNS[0], 1, 12)
     worker = FORKS.Process(target=hold, args=(folders.path, RUNS[0]))
@@ -215,7 +215,7 @@ def test_a_lease_of_any_content_breaks_nothing_and_is_dead_once_it_was_watched(s
     assert view.run(RUNS[0]).info.status == "KILLED"
 
 
-def test_the_runs_that_a_cell_is_trained_from_belong_to_its_grid(settings, folders, view):
+def test_ancestors_of_a_cell_belong_to_its_grid(settings, folders, view):
     folders.start(RUNS[0], depth=29)
     parent = json.loads((folders.path / RUNS[0] / "settled.json").read_text())
     folders.start(RUNS[1], parent=parent)
@@ -226,7 +226,7 @@ def test_the_runs_that_a_cell_is_trained_from_belong_to_its_grid(settings, folde
     assert view.run(RUNS[1]).data.params["init.parent"] == RUNS[0]
 
 
-def test_a_folder_that_moves_takes_its_store_along(settings, replicated, view, tmp_path):
+def test_a_moved_folder_keeps_its_store(settings, replicated, view, tmp_path):
     sync(settings, replicated.path)
     before = view.everything()
     elsewhere = tmp_path / "elsewhere"
@@ -238,7 +238,7 @@ def test_a_folder_that_moves_takes_its_store_along(settings, replicated, view, t
     assert moved.everything() == before
 
 
-def test_a_store_that_lost_or_doubled_runs_is_completed(settings, replicated, view):
+def test_a_store_with_lost_or_duplicate_runs_is_repaired(settings, replicated, view):
     sync(settings, replicated.path)
     lost, kept = view.run(RUNS[0]).info.run_id, view.run(RUNS[1])
     view.client.delete_run(lost)
@@ -336,7 +336,7 @@ def sync_alone(settings: TrackingConfig, runs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_that_sync_together_make_each_run_and_point_once(settings, replicated, tmp_path):
+def test_concurrent_syncs_create_each_run_and_point_once(settings, replicated, tmp_path):
     new = shutil.copytree(replicated.path, tmp_path / "new", ignore=shutil.ignore_patterns("mlflow.db"))
     processes = [FORKS.Process(target=sync_alone, args=(settings, new)) for _ in range(3)]
     for process in processes:
@@ -351,7 +351,7 @@ def test_processes_that_sync_together_make_each_run_and_point_once(settings, rep
 
 
 @pytest.mark.slow
-def test_a_sync_that_is_killed_anywhere_is_completed_by_the_next(settings, replicated, view):
+def test_a_killed_sync_is_completed_by_the_next(settings, replicated, view):
     for run in RUNS:
         (replicated.path / run / "curve.jsonl").unlink()
         replicated.train(run, 1, 2000)
@@ -372,7 +372,7 @@ def test_a_sync_that_is_killed_anywhere_is_completed_by_the_next(settings, repli
         assert view.run(run).info.status == "FINISHED"
 
 
-def test_rows_that_arrived_before_a_kill_and_are_trained_again_are_in_the_store_once(settings, folders, view):
+def test_rows_sent_before_a_kill_and_trained_again_are_stored_once(settings, folders, view):
     folder = folders.start(RUNS[0])
     folders.train(RUNS[0], 1, 10)
     sync(settings, folders.path)
@@ -389,7 +389,7 @@ def test_rows_that_arrived_before_a_kill_and_are_trained_again_are_in_the_store_
     assert view.curve(RUNS[0]) == losses(1, 30)
 
 
-def test_what_was_measured_along_a_run_is_a_curve_whenever_it_arrives(settings, folders, view):
+def test_measurements_along_a_run_are_a_curve_in_any_order(settings, folders, view):
     folder = folders.start(RUNS[0])
     settled = json.loads((folder / "settled.json").read_text())
     settled["config"]["train"]["batch_tokens"] = 100
