@@ -1,4 +1,4 @@
-"""Attention by blocks against softmax(QK^T)V written out in double precision."""
+"""Blockwise attention compared with softmax(QK^T)V in double precision."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def written_out(queries, keys, values):
 
 
 def operands(length, heads, kv_heads, size, dtype=torch.float32):
-    """Slices of one product, as in the decoder."""
+    """Queries, keys and values as slices of one product, like in the decoder."""
     generator = torch.Generator().manual_seed(length)
     product = torch.randn(3, length, heads + 2 * kv_heads, size, generator=generator).to(dtype).requires_grad_()
     return product, torch.split(product, [heads, kv_heads, kv_heads], dim=2)
@@ -69,7 +69,7 @@ def test_large_scores_do_not_overflow():
     product, _ = operands(200, 2, 2, 8)
     parts = torch.split(100 * product, [2, 2, 2], dim=2)
     found = causal_attention(*parts)
-    # A score of 1e5 is rounded to a hundredth in fp32.
+    # In fp32, a score of 1e5 has a rounding error of about 0.01.
     torch.testing.assert_close(found, written_out(*parts).float(), rtol=1e-2, atol=0.1)
     found.sum().backward()
     assert bool(product.grad.isfinite().all())
@@ -77,7 +77,7 @@ def test_large_scores_do_not_overflow():
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_compiler_knows_the_layout_of_both_passes(batch):
-    """Sizes, strides and types; operands of a single sequence come as views whose channels lie side by side."""
+    """Sizes, strides and types; operands of a single sequence are views with contiguous channels."""
     operands = [torch.randn(batch, 70, 3, 4).permute(0, 2, 3, 1).reshape(batch * 3, 4, 70) for _ in range(3)]
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(_attend_operator, operands, test_utils=tests)

@@ -1,4 +1,4 @@
-"""The compiled attention for heads of 8 channels against PyTorch's in double precision, and what happens without it."""
+"""Compiled attention for heads of 8 channels compared with PyTorch in double precision, and the fallback without it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def operands(number: int, length: int, dtype: torch.dtype, seed: int = 0) -> lis
 
 
 def passes(queries: Tensor, keys: Tensor, values: Tensor, grad: Tensor) -> list[Tensor]:
-    """Mixed values, and gradients of queries, keys and values."""
+    """Return the output, and gradients of queries, keys and values."""
     mixed = module._attend(queries, keys, values)
     return [mixed, *module._attend_backward(grad, queries, keys, values, mixed)]
 
 
 def exact(*given: Tensor) -> list[Tensor]:
-    """The same by PyTorch in double precision."""
+    """Return the same by PyTorch in double precision."""
     queries, keys, values, grad = (each.double().mT.contiguous() for each in given)
     for each in (queries, keys, values):
         each.requires_grad_()
@@ -75,7 +75,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
 def test_values_that_are_not_finite_are_never_lost(dtype: torch.dtype, bad: float, place: int) -> None:
     given = operands(3, 20, dtype)
     given[place][1, 3, 5] = bad
-    found = passes(*given)[place == 3 :]  # the gradient of the mixed values does not reach the mixed values
+    found = passes(*given)[place == 3 :]  # the output does not depend on its own gradient
     for each in found:
         assert each[1].isnan().any() and each[[0, 2]].isfinite().all()
 

@@ -1,4 +1,4 @@
-"""Continuations of one text in one pass against sequences of their own."""
+"""Continuations of one text in one pass compared with separate sequences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Costs against published figures."""
+"""Costs compared with published figures."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ PAPER = Shape(20, 1792, 4864, 14, 14, 128, 48000)
 
 
 def test_tinyllamas_utilization():
-    """24,000 tokens/s on an A100 (312 TFLOP/s) are 50.8% by 6 N (arXiv 2401.02385)."""
+    """24,000 tokens/s on an A100 (312 TFLOP/s) are 50.8 % by 6 N (arXiv 2401.02385)."""
     flops = 6 * parameters(TINYLLAMA)["total"]
     assert flops_utilisation(flops, 24_000, "NVIDIA A100-SXM4-40GB") == pytest.approx(50.8, abs=0.05)
 
 
 def test_llm_foundrys_utilization():
-    """45,455 tokens/s of MPT-1B (tied, learned positions, no biases) on an H100 are 41.8% by PaLM's convention."""
+    """45,455 tokens/s of MPT-1B (tied, learned positions, no biases) on an H100 are 41.8 % by PaLM's convention."""
     depth, width, vocab, length = 24, 2048, 50_368, 2048
     count = (vocab + length) * width + depth * (12 * width**2 + 2 * width) + width
     flops = palm_flops(count, depth, width, length)
@@ -44,7 +44,7 @@ def test_memory_grows_as_it_should():
 
 
 def test_memory_of_weights_and_states_in_bf16():
-    """The 1B shape trains in bf16 with recomputed activations where 16 GB are all there is."""
+    """With 16 GB, the 1B shape trains in bf16 with recomputed activations."""
     assert (
         training_memory(PAPER, 1, 2048, "bf16-true", checkpointing=True) < 10e9 < 16e9 < training_memory(PAPER, 1, 2048, "bf16")
     )

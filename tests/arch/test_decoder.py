@@ -1,5 +1,5 @@
-"""The decoder as a module: counts, devices, precision, causality, memory. Its numbers are held against transformers in
-tests/init/test_huggingface.py."""
+"""The decoder as a module: counts, devices, precision, causality, memory. tests/formats/test_huggingface.py compares its
+numbers with transformers."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_checkpointing_changes_memory_but_not_gradients(shape):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_estimate_of_activations_is_exact(shape, precision):
-    """Between three layers and four; to a hundredth, as a few small tables are not counted."""
+    """Difference between three and four layers, within 1 %, since some small tables are not counted."""
 
     def kept(depth: int) -> int:
         decoder = random_decoder(dataclasses.replace(shape, depth=depth))
@@ -107,7 +107,7 @@ def test_the_estimate_of_activations_is_exact(shape, precision):
 
 
 def kept_by(compute, decoder):
-    """The result, and the bytes that autograd keeps for it beside the weights."""
+    """Return the result, and the bytes that autograd stores for it in addition to the weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in decoder.parameters()}
     storages = {}
 
@@ -170,7 +170,7 @@ def test_tables_grow_with_the_sequence():
 
 
 def test_layers_can_be_compiled():
-    """Each is one graph, with the same gradients; what a backend makes of graphs is tested where runs are trained."""
+    """Each is one graph with the same gradients; compiled code is tested with the training of runs."""
     tokens = some_tokens(LLAMA)
     plain, compiled = (random_decoder(dataclasses.replace(LLAMA, depth=1, kv_heads=2)) for _ in range(2))
     for layer in compiled.layers:

@@ -1,4 +1,4 @@
-"""Generation with the cache against generation without."""
+"""Generation with the cache compared with generation without it."""
 
 from __future__ import annotations
 

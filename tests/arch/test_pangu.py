@@ -1,4 +1,4 @@
-"""PanGu-pi's modules against their formulas, and as the Llama block where they are switched off."""
+"""PanGu-pi's modules compared with their formulas, and with the Llama block when disabled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The norm and the feed-forward product against PyTorch's own, forwards and backwards."""
+"""The norm and the feed-forward product compared with PyTorch's, forward and backward."""
 
 from __future__ import annotations
 

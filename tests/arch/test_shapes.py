@@ -1,4 +1,4 @@
-"""Shapes against the paper's printed numbers and the counts of public models."""
+"""Shapes compared with the paper's printed numbers and the counts of public models."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_flops_by_hand():
     assert counts["projections"] == 2 * 2 * (8 * 8 + 2 * 8 * 4 + 8 * 8)
     assert counts["ffn"] == 2 * 2 * 3 * 8 * 12
     assert counts["head"] == 2 * 8 * 100
-    # Three positions meet 1 + 2 + 3 keys; each meeting multiplies and adds once for the score and once for the value.
+    # Three positions attend to 1 + 2 + 3 keys; each pair multiplies and adds once for the score and once for the value.
     assert 3 * counts["scores"] == 2 * (1 + 2 + 3) * 4 * 2 * 2 * 2
     assert counts["forward"] == sum(counts[part] for part in ("projections", "scores", "ffn", "shortcuts", "head"))
     assert counts["training"] == 3 * counts["forward"]

@@ -31,7 +31,7 @@ def test_windows_are_adjacent_and_share_one_token() -> None:
     assert inputs.dtype == np.int64 and inputs.shape == (12, 9)
     order = np.argsort(inputs[:, 0])
     assert (inputs[order] == np.arange(12)[:, None] * 8 + np.arange(9)).all()
-    # Every token but the first and a remainder shorter than a window is a target once.
+    # Every token except the first and a remainder shorter than a window is a target once.
     assert sorted(inputs[:, 1:].ravel().tolist()) == list(range(1, 97))
 
 

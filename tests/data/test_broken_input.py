@@ -1,4 +1,4 @@
-"""Broken input: one message that names the file and the fix, and nothing left that a later run would trust."""
+"""Broken input: one message that names the file and the fix, and no leftovers that a later run would trust."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_language_column_without_languages(tmp_path: Path, data_config: Make) 
 
 @contextmanager
 def as_nobody() -> Iterator[Path]:
-    """A folder that everybody can enter, as a user without rights (root has them all)."""
+    """A folder that everybody can enter, and the identity of a user without rights (root has all)."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     root = os.geteuid() == 0

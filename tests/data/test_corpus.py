@@ -103,7 +103,7 @@ def test_the_fingerprint_depends_only_on_content_and_settings(tmp_path: Path, da
     )
     others = [text_fingerprint(data_config(path, **change), cache) for change in changes]
     assert len({first, *others}) == 1 + len(changes)
-    # Neither the hub's settings nor streaming mean anything for files.
+    # Neither the hub's settings nor streaming affect files.
     assert text_fingerprint(data_config(path, streaming=True, revision="x"), cache) == first
     write_jsonl(path, [*texts[:-1], texts[-1][::-1]])
     assert text_fingerprint(data, cache) != first
@@ -158,7 +158,7 @@ def test_too_few_documents(tmp_path: Path, data_config: Make, texts: list[str]) 
 
 
 def nothing_built(cache: Path) -> bool:
-    """Whether the cache holds no folder that a later run could take for text or shards."""
+    """Return whether the cache has no folder that a later run could mistake for text or shards."""
     return not [path for kind in ("text", "shards") for path in (cache / kind).glob("*") if path.is_dir()]
 
 

@@ -1,4 +1,4 @@
-"""Files that are not UTF-8: what is suggested turns them into the right text, and data.encoding reads them directly."""
+"""Files that are not UTF-8: the suggested conversion gives the right text, and data.encoding reads them directly."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def test_a_single_txt_is_cut_but_small_ones_in_a_folder_are_not(tmp_path: Path, 
     assert 5 < len(alone) < 20 and all(text.startswith("Paragraph ") for text in alone)
     (tmp_path / "folder" / "book.txt").write_text(book * 3)
     assert len(read(data_config(tmp_path / "folder"), tmp_path)) > 20
-    # A single file and a folder with that file are cut differently, so they are different text.
+    # A single file and a folder with that file are cut differently, so they are different corpora.
     cache = tmp_path / "cache"
     assert text_fingerprint(data_config(tmp_path / "folder"), cache) != text_fingerprint(
         data_config(tmp_path / "folder" / "book.txt"), cache

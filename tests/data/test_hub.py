@@ -1,4 +1,4 @@
-"""Data sets in the hub's layout: a README with configs, and data files; here in a local folder."""
+"""Data sets in the hub's layout, in a local folder: a README with configs, and data files."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_truncated_file_and_missing_set(hub: DataConfig, folder: Path, tmp_path:
 def test_attempts_to_reach_the_hub_are_reported_in_one_line(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The package's own attempts, against a port where nothing listens."""
+    """The hub's client makes real attempts to reach a port where nothing listens."""
     from huggingface_hub.utils import http_backoff
 
     from tinylm_ablate import progress

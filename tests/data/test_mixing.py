@@ -1,4 +1,4 @@
-"""Proportions of languages and sources: exact over a run, a function of the position, on text of the right kind."""
+"""Proportions of languages and sources: exact over a run, a function of the position, and from the right text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_every_part_of_a_run_has_the_shares(shares: list[float], seed: int, coun
     groups, places = Interleaving(shares, (seed, 0))(np.arange(count))
     for group, share in enumerate(shares):
         mine = groups == group
-        # Places count up one by one, so that each group's own order is gone through without a gap.
+        # Places are consecutive, so that each group's order is followed without a gap.
         assert places[mine].tolist() == list(range(mine.sum()))
         so_far = np.cumsum(mine)
         assert np.abs(so_far - share * np.arange(1, count + 1)).max() <= max(1e-6, len(shares) - 1)

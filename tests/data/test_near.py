@@ -1,4 +1,4 @@
-"""Near duplicates, against the Jaccard similarity itself, and as a corpus drops them."""
+"""Near duplicates: compared with the Jaccard similarity itself, and dropped from a corpus."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_similar_texts_are_found_and_others_are_not() -> None:
         alike = jaccard(" ".join(words), other) > 0.85
         found[alike][near.seen(other)] += 1
         assert near.seen(" ".join(words)), number
-    # Far from the threshold, MinHash with 128 functions is all but certain.
+    # Far from the threshold, MinHash with 128 functions is almost certain.
     assert found[True][0] <= 0.02 * sum(found[True]) and found[False][1] == 0
     assert min(sum(counts) for counts in found.values()) > 100
 

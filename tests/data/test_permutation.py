@@ -27,13 +27,13 @@ def test_single_positions_equal_positions_in_an_array(size: int, key: tuple[int,
 
 
 def test_order_is_pinned() -> None:
-    # The order is part of what a run's identity means: if this changes, older records are of other runs.
+    # The order is part of a run's identity: if it changes, older records belong to other runs.
     assert Permutation(10, (1, 2, 3))(np.arange(10)).tolist() == [0, 7, 5, 6, 9, 4, 3, 8, 1, 2]
 
 
 @pytest.mark.parametrize("size", [2, 7, 100, 257, 4096])
 def test_each_item_is_at_each_place_equally_often(size: int) -> None:
-    # 4000 keys: the first place holds each item about 4000/size times; chi-square over its degrees of freedom is about 1.
+    # 4000 keys: each item is first about 4000/size times, and chi-square per degree of freedom is about 1.
     draws = np.array([Permutation(size, (key, 0, 0))(np.array([0, size - 1])) for key in range(4000)])
     for place in range(2):
         groups = np.bincount(draws[:, place] * min(size, 64) // size, minlength=min(size, 64))

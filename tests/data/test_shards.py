@@ -24,7 +24,7 @@ def made(tmp_path: Path, data_config: Callable[..., DataConfig], texts: list[str
 
 
 def test_shards_hold_the_documents_in_order(made: Corpus, vocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BATCH_BYTES", 2000)  # many batches in flight
+    monkeypatch.setattr(module, "_BATCH_BYTES", 2000)  # many concurrent batches
     shards = open_shards(made, vocabulary, tmp_path / "cache")
     for split in SPLITS:
         tokens = shards.tokens(split)
@@ -61,7 +61,7 @@ def test_shards_are_built_once_per_text_and_tokenizer(made: Corpus, vocabulary, 
     assert vocabulary.calls == calls
     other = open_shards(made, type(vocabulary)(texts, 350), tmp_path / "cache")
     assert other.fingerprint != shards.fingerprint
-    # A file that was cut is not trusted but made again.
+    # A truncated file is not trusted but recreated.
     file = shards.folder / "train.bin"
     content = file.read_bytes()
     file.write_bytes(content[:-2])

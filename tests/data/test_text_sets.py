@@ -91,7 +91,7 @@ def test_documentation_of_services(tmp_path: Path) -> None:
     }
     aws = wheel(tmp_path / "a.whl", {"botocore/data/x/1/service-2.json.gz": gzip.compress(json.dumps(service).encode())})
     first, *rest = list(read_aws(aws))
-    assert first.startswith("Put\nPuts an object. It holds what") and rest == []  # what is said again is too little to keep
+    assert first.startswith("Put\nPuts an object. It holds what") and rest == []  # too little is left without repetitions
     discovery = {
         "title": "Some API",
         "schemas": {"Thing": {"description": LONG * 2, "properties": {"id": {"description": f"Of the thing. {LONG}"}}}},
@@ -267,7 +267,7 @@ def test_the_default_corpus_is_half_english_half_chinese(corpus: Corpus) -> None
     assert all(source["license"] and source["origin"] and source["package"] for source in corpus.summary["sources"])
     hashes = [document.hash for split in SPLITS for document in corpus.documents(split)]
     assert len(hashes) == len(set(hashes))
-    # The parts are mixed, so that the first documents hold each kind.
+    # The parts are mixed, so that the first documents include each kind.
     first = [document for _, document in zip(range(200), corpus.documents("train"), strict=False)]
     assert 0.15 < sum(document.language == "en" for document in first) / 200 < 0.85
 

@@ -1,4 +1,4 @@
-"""Proportions in a run: they belong to its identity, and its sequences are taken in them."""
+"""Proportions in a run: they are part of its identity, and its sequences are drawn by them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_weights_define_another_run_on_the_same_text(settled) -> None:
     plain, weighted = settled(), settled(WEIGHTS)
     assert plain.text == weighted.text and plain.vocabulary == weighted.vocabulary
     assert len({plain.identity, weighted.identity, settled(WEIGHTS, "data.weights_by=bytes").identity}) == 3
-    assert settled("data.weights_by=bytes").identity == plain.identity  # without weights it says nothing
+    assert settled("data.weights_by=bytes").identity == plain.identity  # without weights, it has no effect
     assert plain.shards != weighted.shards
     assert settled("data.weights={zh: 0.8, en: 0.2}").identity == weighted.identity
 

@@ -1,4 +1,4 @@
-"""The commands of the README, as a user types them, on a small real text."""
+"""The commands in the README, as a user types them, on a small real text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def stamps(folder: Path) -> dict[Path, int]:
-    """When each file of the runs was written."""
+    """Return the modification time of each file of the runs."""
     runs = [path.parent for path in (folder / "runs").glob("*/settled.json")]
     return {path: path.stat().st_mtime_ns for run in runs for path in run.rglob("*") if path.is_file()}
 
@@ -33,7 +33,7 @@ def settings(small_data: list[str], small_cache: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def grid(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], str]:
-    """Two arms with two seeds, tracked by MLflow: the folder, the arguments and what was printed."""
+    """Two arms with two seeds, tracked by MLflow: the folder, the arguments and the output."""
     folder = tmp_path_factory.mktemp("grid")
     arguments = ["-m", *settings, "tracking=mlflow", "arch.depth=1,2", "seeds=2"]
     done = run_command(*arguments, folder=folder)
@@ -84,7 +84,7 @@ def test_one_cell_requested_alone_is_the_same_run(grid: tuple[Path, list[str], s
 def test_more_test_text_is_measured_and_not_trained(
     settings: list[str], grid: tuple[Path, list[str], str], tmp_path: Path
 ) -> None:
-    """A finished grid of which four times the test text is requested, and then what was requested first."""
+    """A finished grid is requested with four times the test text, and then with the original text."""
     shutil.copytree(grid[0] / "runs", tmp_path / "runs")
     arguments = ["-m", *settings, "arch.depth=1,2", "seeds=2"]
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in stamps(tmp_path)}
@@ -131,7 +131,7 @@ def test_weights_that_were_not_kept_cannot_be_measured_again(settings: list[str]
     assert "and 1 more runs were not kept, so bits_per_byte, cloze cannot be measured" in more.err
     assert "Traceback" not in more.err and before == stamps(tmp_path)
     assert "0 done, 2 skipped" in run_command(*arguments, folder=tmp_path).err
-    # Kept this time, they are trained again and measured, to the numbers that there were.
+    # With weights kept, they are trained again and measured, with the same numbers.
     old = {path: json.loads(path.read_text())["metrics"] for path in (tmp_path / "runs").glob("*/measures/*.json")}
     again = run_command(*arguments[:-1], folder=tmp_path)
     assert again.code == 0 and len(list((tmp_path / "runs").glob("*/model"))) == 2, again.text

@@ -1,4 +1,4 @@
-"""One worker per task: leases are taken, renewed, taken over and given back."""
+"""One worker per task: leases are acquired, renewed, taken over and released."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tinylm_ablate.leases import Leases, machine
 
 FORK: Any = multiprocessing.get_context("fork")
 
-#: The lease time of leases that a test lets expire, seconds.
+#: Lease time of leases that expire in a test, seconds.
 SHORT = 0.2
 
-#: What a file under a lease's name may hold instead of a lease.
+#: Content that a file with a lease's name may have instead of a lease.
 DAMAGED = {
     "empty": b"",
     "cut off": b'{"machine": "elsew',
@@ -49,7 +49,7 @@ def files(runs: Path) -> list[str]:
 
 
 def foreign(runs: Path, key: str, number: int = 1, seconds: float = SHORT, content: bytes | None = None) -> Path:
-    """A lease of another machine, which nobody renews."""
+    """Write a lease of another machine, which nobody renews."""
     path = runs / "claims" / f"{key}.{number}"
     path.parent.mkdir(parents=True, exist_ok=True)
     lease = {"machine": "elsewhere/1", "pid": 7, "since": "", "seconds": seconds, "session": "other", "crashes": 0}
@@ -58,13 +58,13 @@ def foreign(runs: Path, key: str, number: int = 1, seconds: float = SHORT, conte
 
 
 def expire(leases: Leases) -> None:
-    """Watch all leases of a short time until those that nobody renews are dead."""
+    """Watch all leases until those with a short lease time that nobody renews are dead."""
     leases.held()
     time.sleep(2 * SHORT)
 
 
 def take(leases: Leases, key: str, product: Path) -> None:
-    """Take a task, do it, and give it back."""
+    """Acquire a task, do it, and release it."""
     with leases.hold(key, product):
         product.touch()
 
@@ -125,8 +125,8 @@ def test_only_one_of_many_takes_over_a_dead_lease(tmp_path: Path) -> None:
 
 
 def test_an_outdated_lease_number_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    foreign(tmp_path, "a", 5, seconds=60)  # others are at number 5 by now
-    looks = iter([1])  # and this process looked long ago
+    foreign(tmp_path, "a", 5, seconds=60)  # others are at number 5 by then
+    looks = iter([1])  # and this process looked much earlier
     newest = module._newest
     monkeypatch.setattr(module, "_newest", lambda folder, key: next(looks, None) or newest(folder, key))
     with pytest.raises(Busy), Leases(tmp_path, 60).hold("a", tmp_path / "done"):
@@ -144,7 +144,7 @@ def test_the_holders_lease_time_counts(tmp_path: Path) -> None:
 
 
 def test_clocks_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lease from the future, of long ago, of a machine whose clock stepped: each is dead once it was watched unchanged."""
+    """A lease from the future, an old one, or one of a machine whose clock stepped: each is dead if it does not change."""
     leases = Leases(tmp_path, SHORT)
     for key, when in (("future", 4e9), ("past", 1.0), ("now", time.time())):
         os.utime(foreign(tmp_path, key), (when, when))
@@ -162,7 +162,7 @@ def test_clocks_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_lease_neither_blocks_nor_crashes(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is respected as long as it may be one that is being written, and taken over once nothing changes."""
+    """It is respected as long as it may still be written, and taken over once nothing changes."""
     monkeypatch.setattr(module, "UNREADABLE_SECONDS", SHORT)
     foreign(tmp_path, "a", content=content)
     future = time.time() + 1e6
@@ -274,7 +274,7 @@ def test_a_lease_that_is_taken_over_stops_its_holder(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_locks_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where locks do not exist, a lease of this machine too is dead only after its time."""
+    """Without locks, a lease of this machine is also dead only after its time."""
     import errno
 
     def no_locks(*_: object) -> None:

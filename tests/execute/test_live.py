@@ -1,4 +1,4 @@
-"""What a command shows of its workers."""
+"""Display of a command's workers."""
 
 from __future__ import annotations
 

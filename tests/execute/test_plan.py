@@ -1,4 +1,4 @@
-"""What runs would be and cost, without training them."""
+"""Shapes and costs of runs, without training them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FIELDS = {
     "memory_bytes", "seconds",
 }  # fmt: skip
 
-#: Overrides that describe a public model, and its count.
+#: Overrides that describe a public model, and its number of parameters.
 PUBLIC = {
     "TinyLlama-1.1B": ("22 2048 5632 64 4 32000 false", 1_100_048_384),
     "MobileLLM-125M": ("30 576 1536 64 3 32000 true", 124_635_456),
@@ -41,7 +41,7 @@ PUBLIC = {
     "the paper's LLM1B.py": ("20 1792 4864 128 14 48000 false", 951_983_872),
 }
 
-#: Runs a command and prints its peak memory in bytes; a fresh process, since a process knows only the largest of its children.
+#: Runs a command and prints its peak memory in bytes; in a new process, since a process knows only the largest of its children.
 MEASURE = (
     "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:]).returncode; "
     "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss; "
@@ -130,7 +130,7 @@ def test_totals_count_equal_and_finished_runs_once(tmp_path: Path) -> None:
 
 
 def test_stacks_are_listed_with_their_memory_and_time(tmp_path: Path) -> None:
-    """Five runs of one shape in stacks of three, one of another shape alone, and a finished one that is in none."""
+    """Five runs of one shape in stacks of three, one of another shape alone, and a finished one in no stack."""
     seeds = [settled(tmp_path, *TINY, "train.stack=3", f"seed={seed}") for seed in range(6)]
     deep = settled(tmp_path, *TINY, "train.stack=3", "arch.depth=3")
     seeds[0].folder.mkdir()
@@ -161,7 +161,7 @@ def test_a_stack_is_timed_by_its_share(tmp_path: Path) -> None:
     run = settled(tmp_path, *TINY)
     one, four = (
         speed(run.shape, 32, 2, "fp32", 1, run.config.optimizer, "cpu", runs) for runs in (1, 4)
-    )  # on a processor runs are computed one by one
+    )  # on a CPU, runs are computed one by one
     assert 0.1 < four.training / one.training < 4
 
 
@@ -180,7 +180,7 @@ def test_a_parent_is_planned_once_and_separately(tmp_path: Path) -> None:
 
 
 def test_earlier_rounds_are_counted_once(tmp_path: Path) -> None:
-    """A run of three rounds, and one of two whose last differs: four trainings, of which two share the first round."""
+    """A run of three rounds, and one of two with another last round: four trainings, since both share the first round."""
     rounds = ["rounds=two", "rounds.sampling_rate=0.5", "rounds.parts=1"]
     three = settled(tmp_path, *TINY, *rounds, "rounds.count=3", "rounds.rule=uniform")
     two = settled(tmp_path, *TINY, *rounds, "rounds.rule=top")
@@ -206,7 +206,7 @@ def test_the_disk_space_of_a_grid_is_reported(tmp_path: Path) -> None:
 
 def test_the_estimated_size_of_shards_is_close(small_corpus: Corpus, small_data: list[str], tmp_path: Path) -> None:
     cache = small_corpus.folder.parents[1]
-    # A vocabulary of its own: the cache is shared with other tests, and shards that are there take no more room.
+    # A separate vocabulary: the cache is shared with other tests, and existing shards need no more space.
     run = settled(tmp_path, *TINY, *small_data, f"cache_dir={cache}", "tokenizer.vocab_size=311")
     guessed = shard_bytes(run)
     vocabulary = open_vocabulary(run.config.tokenizer, run.shape.vocab_size, 0, small_corpus, cache)
@@ -272,7 +272,7 @@ def test_choosing_neurons_on_text_is_planned_once(tmp_path: Path) -> None:
 
 
 def test_shapes_between_two_measured_ones_are_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two shapes are measured, a third is not; and a later process measures none of them again."""
+    """Two shapes are measured, a third is estimated; a later process measures none of them again."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     optimizer = compose([]).optimizer
 
@@ -289,5 +289,5 @@ def test_shapes_between_two_measured_ones_are_estimated(tmp_path: Path, monkeypa
     assert len(kept) == 2
     monkeypatch.setattr(timing, "_MOST_MEASURED", 0)
     assert times() == [small, large, between]
-    kept[0].write_text("{")  # damaged: as if it had not been measured, and estimated from the other
+    kept[0].write_text("{")  # damaged: treated as unmeasured, and estimated from the other
     assert all(found.training > 0 for found in times())

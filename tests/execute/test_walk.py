@@ -1,4 +1,4 @@
-"""The order in which workers do the tasks of a graph, and what becomes of those that fail."""
+"""The order in which workers do the tasks of a graph, and the treatment of failures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tinylm_ablate.tracking import Follower, follow
 
 
 class Step(Task):
-    """A task that writes a file; fails ``failures`` times first."""
+    """A task that fails ``failures`` times, and then writes a file."""
 
     kind = "step"
 
@@ -48,7 +48,7 @@ class Step(Task):
 
 
 class Place:
-    """A folder in which tasks are done."""
+    """A folder for tasks."""
 
     def __init__(self, folder: Path, compose: Callable[[list[str]], Config]) -> None:
         self.run = settle(compose([*TINY, f"runs_dir={folder}"]))
@@ -70,7 +70,7 @@ def place(tmp_path: Path, compose: Callable[[list[str]], Config]) -> Place:
 
 
 def killed(work: Callable[..., None], *arguments: object) -> None:
-    """Do ``work``, which kills its process, in a process of its own."""
+    """Do ``work``, which kills its process, in a separate process."""
     process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
     process.start()
     process.join(30)
@@ -85,7 +85,7 @@ def test_each_task_is_done_after_its_needs(place: Place, capsys: pytest.CaptureF
     first = place.step("first")
     second = place.step("second", first)
     third = place.step("third", second, first)
-    walk = place.walk(third)  # what it needs is done without being requested
+    walk = place.walk(third)  # its needs are done without being requested
     walk.go()
     assert states(walk) == {"first": DONE, "second": DONE, "third": DONE}
     output = [line for line in capsys.readouterr().err.splitlines() if line.startswith("done")]
@@ -104,7 +104,7 @@ def test_done_tasks_are_tidied_and_skipped_with_their_needs(place: Place) -> Non
 
 
 def test_the_lease_of_a_worker_that_died_after_its_task_was_done_is_removed(place: Place) -> None:
-    """At the start of a command, and while it walks."""
+    """At the start of a command, and while it runs."""
 
     def die(task: Step) -> None:
         with Leases(place.folder, 60, "session").hold(task.key, task.product):
@@ -224,7 +224,7 @@ def test_an_observer_ends_when_it_is_no_longer_needed(place: Place) -> None:
 
 @pytest.mark.parametrize(("deaths", "state"), [(1, DONE), (2, FAILED)])
 def test_a_task_that_kills_its_workers_is_a_failure(deaths: int, state: str, place: Place) -> None:
-    """One death is an accident; a second one at the same task of the same command, without retries, is its doing."""
+    """One death is an accident; the second in the same task of the same command, without retries, is a failure of the task."""
     task = place.step("deadly")
 
     def die() -> None:
@@ -244,7 +244,7 @@ def test_a_task_that_kills_its_workers_is_a_failure(deaths: int, state: str, pla
 def test_a_task_finished_by_a_suspended_worker_is_done(place: Place) -> None:
     class Late(Step):
         def do(self, tracked: Follower) -> None:
-            super().do(tracked)  # by the other worker, which was suspended and has tidied up after itself
+            super().do(tracked)  # by the other worker, which was suspended, and then removed the needs
             raise FileNotFoundError(2, "No such file or directory", "checkpoint/.step-000000047.0a/optimizer.safetensors")
 
     late = Late("late", place.run)

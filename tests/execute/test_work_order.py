@@ -1,4 +1,4 @@
-"""Work orders, the files for workers."""
+"""Work orders, the files that start workers."""
 
 from __future__ import annotations
 

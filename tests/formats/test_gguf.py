@@ -58,7 +58,7 @@ def byte_level() -> Tokenizer:
 def write(
     path: Path, state: dict[str, torch.Tensor], quantized: bool = False, architecture: str = "llama", **extra: Any
 ) -> Path:
-    """A GGUF file as llama.cpp's converter writes it: names of its own, rows of q and k in pairs."""
+    """Write a GGUF file like llama.cpp's converter: with its names, and the rows of q and k in pairs."""
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(SHAPE.depth)
     writer.add_embedding_length(SHAPE.width)

@@ -1,4 +1,4 @@
-"""GGUF files that we write: read back with the same logits and tokens, and written atomically."""
+"""Exported GGUF files: they are read back with the same logits and tokens, and written atomically."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_logits_round_trip(name: str, tokenizer_json: Path, tmp_path: Path) -> N
     back = load_model(path)
     assert back.shape == decoder.shape
     assert torch.equal(logits(back), logits(decoder))
-    # And by the reader of the format's own package, which knows nothing of ours.
+    # Also by the reader of the package gguf, which is independent of ours.
     theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     assert sum(tensor.n_elements for tensor in theirs.values()) - 8 * ("rope_freqs.weight" in theirs) == sum(
         parameter.numel() for parameter in decoder.parameters()
@@ -100,7 +100,7 @@ def test_tokens_round_trip(tokenizer_json: Path, tmp_path: Path) -> None:
     text = "the old boats don't cost 12 今天天气很好。\n\n Machine"
     assert end == 0 and found.encode(text).ids == original.encode(text).ids
     assert open_tokenizer(import_tokenizer(path).state).encode(text).ids == original.encode(text).ids
-    # What llama.cpp reads: the entries in their order, and their merges.
+    # llama.cpp reads the entries in their order, and their merges.
     file = GgufFile(path)
     assert file.value("tokenizer.ggml.tokens") == [original.id_to_token(number) for number in range(600)]
     assert file.value("tokenizer.ggml.token_type")[:2].tolist() == [3, 1]
@@ -108,7 +108,7 @@ def test_tokens_round_trip(tokenizer_json: Path, tmp_path: Path) -> None:
 
 
 def test_the_pre_tokenizer_of_llama_cpp_is_named(ranks_file: Path, tmp_path: Path) -> None:
-    """tiktoken ranks are split as Llama 3 or Qwen do, which llama.cpp knows."""
+    """tiktoken ranks are pre-tokenized like Llama 3 or Qwen, which llama.cpp supports."""
     imported = import_tokenizer(ranks_file)
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(imported.state))

@@ -1,4 +1,4 @@
-"""Equality with transformers' Llama, Qwen2 and Qwen3 in both directions, and folders that do not fit."""
+"""Equality with transformers' Llama, Qwen2 and Qwen3 in both directions, and incompatible folders."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def shape(request):
 
 
 def random_decoder(shape: Shape) -> Decoder:
-    """Weights large enough that every part matters (larger ones swell the rounding), and norms that are not one."""
+    """Return weights large enough that every part matters (larger ones amplify rounding), and norms other than one."""
     decoder = Decoder(shape)
     initialize(decoder, InitConfig(rule="constant", std=0.1), seed=1)
     generator = torch.Generator().manual_seed(2)
@@ -62,7 +62,7 @@ def random_decoder(shape: Shape) -> Decoder:
 
 
 def as_config(shape: Shape):
-    """What transformers makes of our config.json."""
+    """Return our config.json as read by transformers."""
     kind = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[model_type(shape)]
     return getattr(transformers, f"{kind}Config")(**huggingface_config(shape, 64, 0))
 
@@ -121,7 +121,7 @@ def test_the_config_round_trips(shape):
     written = as_config(shape).to_dict()
     assert read_shape(written)[0] == shape
     earlier = {k: v for k, v in huggingface_config(shape, 64, 0).items() if k not in ("rope_parameters", "head_dim")}
-    if shape.heads * shape.head_dim == shape.width and not shape.qk_norm:  # Qwen3's heads have 128 where nothing is said
+    if shape.heads * shape.head_dim == shape.width and not shape.qk_norm:  # by default, Qwen3's heads have 128 channels
         assert read_shape(earlier)[0] == shape
 
 
@@ -210,7 +210,7 @@ def test_pangu_is_not_exported_but_kept(tokenizer_json, tmp_path):
     assert not (tmp_path / "out").exists()
 
     tokens = some_tokens()
-    for _ in range(2):  # a run that is done again replaces its model
+    for _ in range(2):  # a repeated run replaces its model
         save(tmp_path / "model", Model(decoder.state_dict(), decoder.shape, tokenizer_json, 64, 0))
         assert torch.equal(load_model(tmp_path / "model")(tokens), decoder(tokens))
     with pytest.raises(ValueError):

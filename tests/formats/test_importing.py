@@ -1,4 +1,4 @@
-"""The three formats of large tokenizers, and files that are none of them."""
+"""The three formats of large tokenizers, and other files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_tokenizer_json_or_its_folder_is_read(bpe: tuple[State, str], tmp_path
 
 
 def test_older_files_are_read_too(bpe: tuple[State, str], tmp_path: Path) -> None:
-    """Merges as "a b", and no field that came later."""
+    """Merges as "a b", and no newer fields."""
     state = json.loads(json.dumps(bpe[0]))
     state["model"] = {
         "type": "BPE",
@@ -72,7 +72,7 @@ def test_any_text_round_trips_with_ranks(ranks_file: Path, text: str) -> None:
 
 
 def test_whole_words_without_a_merge_path_are_kept(tmp_path: Path) -> None:
-    """tiktoken looks a whole word up before it merges."""
+    """tiktoken looks up a whole word before it merges."""
     entries = [bytes([byte]) for byte in range(256)] + [b"hello"]
     (tmp_path / "r").write_bytes(b"".join(base64.b64encode(entry) + b" %d\n" % rank for rank, entry in enumerate(entries)))
     tokenizer = open_tokenizer(import_tokenizer(tmp_path / "r").state)
@@ -100,7 +100,7 @@ def test_sentencepiece_encodes_as_the_original(options: dict[str, object], texts
     imported = import_tokenizer(path)
     tokenizer = open_tokenizer(imported.state)
     assert (imported.format, imported.end_of_text, imported.size) == ("sentencepiece", "</s>", 600)
-    # What NFKC changes is not to be changed here, so such texts cannot agree.
+    # Texts that NFKC changes are kept unchanged here, so they cannot agree.
     same = [text for text in texts if "nmt" not in str(options) or original.normalize(text) == "▁" + text.replace(" ", "▁")]
     assert len(same) > 100
     for text in [*same, "unseen: žluťoučký 🦊 鱻", "a\tb", "x"]:
@@ -131,7 +131,7 @@ def test_symbols_of_a_sentencepiece_model_are_never_read_from_text(texts: list[s
 
 
 class _Trap:
-    """Unpickled, it would leave a file."""
+    """Unpickling it would create a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""The exact form: what it drops, what it keeps, and that encodings stay what they were."""
+"""The exact form: what it drops and keeps, and that encodings are unchanged."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_pre_tokenizer_that_loses_text_is_refused(bpe: tuple[State, str]) -> N
 
 def test_text_cannot_spell_a_special_token(bpe: tuple[State, str]) -> None:
     state = copy.deepcopy(bpe[0])
-    # A word that merging reaches: as a special token it must not be reached any more.
+    # A word that merges produce: as a special token, it must not be produced.
     word = max((entry for entry in state["model"]["vocab"] if entry.isascii() and entry.isalpha()), key=len)
     state["added_tokens"].append(special_token(word, state["model"]["vocab"][word]))
     exact, end_of_text = make_lossless(state, "special")
@@ -115,7 +115,7 @@ def test_added_tokens_keep_their_ids_in_any_order(bpe: tuple[State, str]) -> Non
 def test_dead_merges_are_found() -> None:
     vocab = {entry: at for at, entry in enumerate(["a", "b", "c", "ab", "bc", "abc", "cab"])}
     merges = [("a", "b"), ("b", "c"), ("a", "bc"), ("ab", "c"), ("ca", "b"), ("c", "ab")]
-    # a+bc never happens, as ab is merged first; ca is no entry.
+    # a+bc never happens, since ab is merged first; ca is not an entry.
     assert live_merges(vocab, merges, set()) == [("a", "b"), ("b", "c"), ("ab", "c"), ("c", "ab")]
     assert live_merges(vocab, merges, {"abc"}) == [("a", "b"), ("b", "c"), ("c", "ab")]
 

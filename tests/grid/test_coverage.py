@@ -1,4 +1,4 @@
-"""Figure 2: what the most frequent entries of the large vocabulary cover, as files."""
+"""Figure 2: coverage of the most frequent entries of the large vocabulary, as files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a grid's files to what the science package reads: labels, curves, and the seeds that it requests."""
+"""From the files of a grid to evidence: labels, curves, and the requested seeds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BITS = "test/bits_per_byte/all"
 
 @pytest.fixture
 def part(tmp_path: Path) -> Part:
-    """Three arms of three seeds, whose runs are planted: the second is clearly better, the third may be."""
+    """Three arms with three seeds of planted runs: the second is clearly better, the third may be."""
     base = compose([f"runs_dir={tmp_path}", "experiment.name=mine"])
     base.grid.arms = {"base": [], "clear": ["arch.depth=4"], "close": ["arch.depth=5"]}
     made = Part("", base, [], *expand(None, [], base.grid, 3))
@@ -40,7 +40,7 @@ def part(tmp_path: Path) -> Part:
 
 
 def _plant(run: Settled, value: float) -> None:
-    """The files of a finished run with this many bits per byte."""
+    """Write the files of a finished run with given bits per byte."""
     offsets = np.random.default_rng(0).standard_normal(100)
     offsets -= offsets.mean()
     (run.folder / "measures").mkdir(parents=True)
@@ -122,7 +122,7 @@ def test_unfinished_runs_are_omitted(part: Part) -> None:
 
 
 def test_measures_of_other_grids_do_not_separate_runs(part: Part) -> None:
-    """A shared run may have more measures than its neighbors, and bigrams are counted on each run's own tokens."""
+    """A shared run may have more measures than other runs, and bigrams are counted on each run's own tokens."""
     for number, cell in enumerate(part.cells[:3]):
         folder = part.settled[cell].folder / "measures"
         speed = {"schema": 1, "settings": {"machine": f"m{number // 2}"}, "metrics": {"decode/tokens_per_second": 5.0}}
@@ -131,7 +131,7 @@ def test_measures_of_other_grids_do_not_separate_runs(part: Part) -> None:
         (folder / "bigrams.0123456789abcdef.json").write_text(json.dumps(bigrams | {"settings": {"tokens": number}}))
     (setting,) = settings(evidence(part))
     assert len(setting.arms) == 3
-    # Speeds of another machine than most are none of this comparison.
+    # Speeds on another machine than most are not part of this comparison.
     assert len(setting.by_seed("base", "decode/tokens_per_second")) == 2
 
 

@@ -75,7 +75,7 @@ LONGER = [
 
 @pytest.fixture(scope="module")
 def whole(data: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """An undisturbed search: its folder, and what it printed."""
+    """An undisturbed search: its folder and its output."""
     folder = tmp_path_factory.mktemp("whole")
     done = search(folder, *data, *LONGER, "tracking=mlflow")
     assert done.code == 0, done.text
@@ -249,7 +249,7 @@ def test_a_space_of_duplicates_is_reported(data: list[str], tmp_path: Path) -> N
     done = search(tmp_path, *data, "arch.depth=1,2", "search.trials=1000")
     assert done.code == 0 and "the search ends 998 trials early: all 2 points of the space were tried" in done.err, done.text
     assert "2 done" in done.err
-    # Points that differ and mean one run: AdamW has no use for Muon's momentum.
+    # Different points with the same run: AdamW ignores Muon's momentum.
     done = search(tmp_path, *data, "optimizer.name=adamw", "optimizer.momentum=interval(0.1,0.9)", "search.trials=1000")
     assert done.code == 0 and "20 proposals in a row were tried before" in done.err, done.text
     assert len({trial["identity"] for trial in json.loads(newest(tmp_path).read_text())["trials"]}) == 1

@@ -1,4 +1,4 @@
-"""What a search ranges over and looks at."""
+"""The space and the objectives of a search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study that outlives its processes, and what the pruner sees of a run."""
+"""A study that outlives its processes, and the values that its pruner reads."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_trial_whose_process_was_killed_is_repeated(tmp_path: Path) -> None:
     assert [trial.state for trial in search.trials()].count(TrialState.FAIL) == 1
     assert [result.number for result in study.results()] == [0, 1, 3, 4, 5, 6]
     assert sorted(path.name for path in search.folder.iterdir()) == ["one.db", "one.lock"]
-    # And the stop has not changed what was proposed after it.
+    # The interruption has not changed later proposals.
     other = Place(tmp_path / "whole")
     walk(other.open())
     places = [result.place for result in other.open().results()]
@@ -162,9 +162,9 @@ def test_the_front_is_the_set_of_undominated_trials(tmp_path: Path) -> None:
 def test_the_pruner_sees_the_mean_loss_of_each_twentieth(tmp_path: Path, maximize: bool) -> None:
     trial = Place(tmp_path, pruner="median").open().ask()
     assert trial is not None
-    rows = [{"tokens": float(tokens), "loss": 100.0 / tokens} for tokens in range(10, 410, 10)]  # two rows a point
+    rows = [{"tokens": float(tokens), "loss": 100.0 / tokens} for tokens in range(10, 410, 10)]  # two rows per point
     curve = tmp_path / "curve.jsonl"
-    # An earlier session left the first five rows; the sixth is in the file before the watch is called with it.
+    # The first five rows are from an earlier session; the sixth is in the file before the watch is called with it.
     curve.write_text("".join(json.dumps(row) + "\n" for row in rows[:6]))
     watch = Watch(trial, curve, 400, maximize)
     assert not any(watch(row) for row in rows[5:])

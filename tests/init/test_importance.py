@@ -1,4 +1,4 @@
-"""What skipping a layer of a parent costs, and the layers that are chosen by it."""
+"""Cost of skipping a layer of a parent, and the choice of layers by it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def calibration(sequences: int = 5, length: int = 12) -> Calibration:
 
 
 def loss_in_transformers(source: Parent, without: int | None, text: Calibration) -> float:
-    """The mean loss of the parent as transformers' model of its remaining layers."""
+    """Return the mean loss of transformers' model with the parent's remaining layers."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = source.shape

@@ -1,4 +1,4 @@
-"""A child out of a parent: layers, neurons and rows together."""
+"""A child cut from a parent: layers, neurons and rows together."""
 
 from __future__ import annotations
 

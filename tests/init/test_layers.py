@@ -119,7 +119,7 @@ def test_importance_by_hand() -> None:
         "skipping_costs": [0.0, 0.4, 0.1, 0.3, 0.2, 0.0],
     }  # fmt: skip
     assert choose_layers(6, 3, 0, 0, "importance", [1.0] * 6).layers == (0, 1, 2)
-    # A deeper child repeats layers as it would by "middle"; nothing is measured for it.
+    # A deeper child repeats layers as with "middle"; nothing is measured for it.
     assert choose_layers(4, 6, 1, 1, "importance").layers == choose_layers(4, 6, 1, 1, "middle").layers
 
 

@@ -1,4 +1,4 @@
-"""Learned masks: the gates by their formulas, the gated model against the cut one, and what training finds."""
+"""Learned masks: gates compared with their formulas, the gated model with the cut model, and results of training."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def learned(
 
 
 def random_weights(shape: Shape, seed: int = 0) -> dict[str, Tensor]:
-    """A decoder's weights, none of them zero or one."""
+    """Return a decoder's weights, none of which is zero or one."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.randn(parameter.shape, generator=generator) * 0.3 + ("norm" in name)
@@ -63,7 +63,7 @@ def random_weights(shape: Shape, seed: int = 0) -> dict[str, Tensor]:
 
 
 def logits(shape: Shape, weights: dict[str, Tensor]) -> Tensor:
-    """In double precision, where what differs beyond rounding shows."""
+    """Return logits in double precision, so that differences beyond rounding are visible."""
     decoder = Decoder(shape).double()
     decoder.load_state_dict(weights)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def logits(shape: Shape, weights: dict[str, Tensor]) -> Tensor:
 
 
 def hard(shape: Shape, units: Units, soft: bool, seed: int = 2) -> dict[str, Tensor]:
-    """Gates that are zero outside ``units``, and one, or something else above zero, within."""
+    """Return gates that are zero outside ``units``, and one (or another positive value) within."""
     generator = torch.Generator().manual_seed(seed)
 
     def gates(rows: list[Tensor], count: int) -> Tensor:
@@ -147,7 +147,7 @@ def test_open_gates_change_nothing() -> None:
 
 
 def test_gradients_reach_gates_and_weights_as_through_one_graph(calibration: Calibrations) -> None:
-    """In micro batches and by way of copies, against autograd through the whole of it."""
+    """In micro batches and through copies, compared with autograd through the whole computation."""
     weights = {name: weight.requires_grad_() for name, weight in random_weights(replace(SHAPE, tied=True)).items()}
     shape, decoder = replace(SHAPE, tied=True), Decoder(replace(SHAPE, tied=True))
     gates = gates_for(shape, CHILD, 2 / 3)
@@ -190,7 +190,7 @@ def test_masks_reach_their_targets_and_the_cut_has_the_childs_shape(trained: Par
     assert all(abs(distance) < 0.5 for distances in result.record["distance"].values() for distance in distances)
     pruned = cut(result.state, SHAPE, child, [0, 2], result.scores)
     assert {name: tuple(weight.shape) for name, weight in pruned.items()} == tensor_sizes(child)
-    # Far better from the first step on than the parent's own weights by another criterion.
+    # Much better from the first step on than the parent's weights chosen by another criterion.
     assert loss_of(child, pruned, calibration) < loss_of(
         child, cut(trained.state, SHAPE, child, [0, 2], l2(trained)), calibration
     )
@@ -211,7 +211,7 @@ def loss_of(shape: Shape, state: dict[str, Tensor], calibration: Calibrations) -
 
 @pytest.mark.parametrize("axis", ["width", "heads", "ffn"])
 def test_a_harmful_unit_is_removed_first(planted: Callable[[str], Parent], calibration: Calibrations, axis: str) -> None:
-    """However large its weights: another criterion keeps it."""
+    """However large its weights are: another criterion keeps it."""
     changes: dict[str, dict[str, Any]] = {
         "width": {"width": 31},
         "heads": {"heads": 2, "kv_heads": 1},
@@ -295,7 +295,7 @@ def test_learning_is_the_same_every_time(trained: Parent, calibration: Calibrati
 
 
 def test_several_targets_are_learned_as_each_alone(trained: Parent, calibration: Calibrations) -> None:
-    """To the bit, for other parents, layers and sizes; one child has the parent's width and one has all of it."""
+    """Bit-identically, for different parents, layers and sizes; one child has the parent's width, and one its whole shape."""
     other = replace(trained, state={name: weight * 0.9 for name, weight in trained.state.items()})
     targets = [
         Target(trained, CHILD, [0, 2]), Target(other, CHILD, [0, 2]), Target(trained, replace(SHAPE, ffn_width=16), [0, 1]),

@@ -1,4 +1,4 @@
-"""Scores and cuts, against transformers' LlamaForCausalLM and against plain indexing."""
+"""Scores and cuts compared with transformers' LlamaForCausalLM and with plain indexing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def random_state(shape: Shape, seed: int = 0) -> State:
 
 
 def reference(shape: Shape, state: Mapping[str, Tensor]) -> Any:
-    """transformers' model with these weights."""
+    """Return transformers' model with these weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -73,7 +73,7 @@ def test_a_score_is_the_sum_over_all_weights_of_the_unit(shape: Shape, criterion
     scores = score(state, shape, criterion, gradients if criterion == "taylor" else None)
 
     def lost(shape_without: Shape, **gone: Any) -> float:
-        """What leaves when a cut keeps everything but one unit."""
+        """Return the weights that are lost when a cut keeps all units except one."""
         chosen = Scores(
             criterion, *(torch.ones_like(part) for part in (scores.width, scores.heads, scores.kv_heads, scores.ffn))
         )
@@ -173,7 +173,7 @@ def test_cut_channels_equal_a_parent_with_zeros_and_rescaled_norms() -> None:
     units = choose_units(score(state, BASE, "l2"), BASE, child, range(3))
     keep = torch.zeros(32)
     keep[units.width] = 1
-    # With zeros outside the kept channels, the parent's mean square is 20/32 of the child's: so its norms divide by less.
+    # With zeros outside the kept channels, the parent's mean square is 20/32 of the child's, so its norms divide by less.
     share = 20 / 32
     masked = {}
     for key, weight in state.items():
@@ -251,10 +251,10 @@ def test_groups_are_split_exactly_where_the_child_has_smaller_ones() -> None:
 
 
 def test_the_best_units_are_chosen() -> None:
-    """By hand: channels by the kept layers and what stands outside them, parts of groups by their heads and their group's."""
+    """By hand: channels by the kept layers, embedding, last norm and head; parts of groups by their heads and the group's."""
     parent, child = replace(BASE, kv_heads=2), replace(BASE, depth=1, width=2, ffn_width=2, heads=2, kv_heads=2)
     scores = Scores("hand", torch.zeros(4, 32), torch.zeros(3, 4), torch.zeros(3, 2), torch.zeros(3, 24))
-    scores.width[0, 9] = 9  # a layer that is dropped
+    scores.width[0, 9] = 9  # a dropped layer
     scores.width[1, 5] = 5
     scores.width[3, 3] = 4  # embedding, last norm and head
     scores.kv_heads[1] = torch.tensor([5.0, 0.0])  # heads 0 and 1, heads 2 and 3
@@ -264,7 +264,7 @@ def test_the_best_units_are_chosen() -> None:
     assert units.width.tolist() == [3, 5]
     assert (units.queries[1].tolist(), units.keys[1].tolist()) == ([1, 2], [0, 1])
     assert units.ffn[1].tolist() == [7, 20]
-    # A split group counts its key-value head in each part.
+    # Each part of a split group counts the key-value head.
     assert units.shares == pytest.approx({"width": 1.0, "heads": 13 / 19, "ffn": 1.0})
 
 
@@ -321,7 +321,7 @@ def test_saved_scores_cut_the_same(tmp_path: Path) -> None:
 
 def test_one_tensor_at_a_time_is_read() -> None:
     class Watched(Mapping[str, Tensor]):
-        """Weights that are made when they are requested, and count how many of them are alive."""
+        """Weights that are created on request, and the number of them in memory."""
 
         def __init__(self) -> None:
             self.alive = self.most = 0

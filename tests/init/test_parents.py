@@ -1,4 +1,4 @@
-"""Opening models to inherit from, and refusing those that do not fit."""
+"""Opening models to inherit from, and refusing incompatible ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add_tokenizer(folder: Path) -> None:
 
 
 def save(folder: Path, kind: str = "Llama", shards: str = "1GB", **settings: Any) -> Path:
-    """A tiny random model, written by transformers."""
+    """Save a tiny random model with transformers."""
     import transformers
 
     model: Any = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**{**SIZES, **settings}))
@@ -143,7 +143,7 @@ def test_biases_and_norms_of_qwen_are_of_the_shape(tmp_path: Path, kind: str, ow
 def test_other_biases_are_refused(tmp_path: Path, kind: str) -> None:
     folder = save(tmp_path / "model", kind, attention_bias=True)
     assert "attention_bias is True" in refusal(folder)
-    edit(folder, attention_bias=False)  # and where the config does not say so
+    edit(folder, attention_bias=False)  # and if the config does not state them
     assert "biases other than those of Qwen2's queries, keys and values" in refusal(folder)
 
 

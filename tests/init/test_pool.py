@@ -37,7 +37,7 @@ def logits(shape: Shape, state: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def pooled_by_a_cut(state: dict[str, torch.Tensor], shape: Shape, kv_heads: int) -> dict[str, torch.Tensor]:
-    """The same model with fewer key-value heads, as inheritance makes it."""
+    """Return the same model with fewer key-value heads, cut by inheritance."""
     return cut(state, shape, replace(shape, kv_heads=kv_heads), range(shape.depth), score(state, shape, "l2"))
 
 

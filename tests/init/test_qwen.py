@@ -24,7 +24,7 @@ QWENS = pytest.mark.parametrize("shape", [QWEN2, QWEN3], ids=["qwen2", "qwen3"])
 
 
 def random_state(shape: Shape) -> dict[str, torch.Tensor]:
-    """Biases and norms that matter."""
+    """Return biases and norms that change the result."""
     generator = torch.Generator().manual_seed(0)
     return {name: torch.randn(size, generator=generator) * 0.2 + ("norm" in name) for name, size in tensor_sizes(shape).items()}
 
@@ -34,7 +34,7 @@ def tokens() -> torch.Tensor:
 
 
 def theirs(shape: Shape, state: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Logits of transformers, in double precision: the biases make them large, and what differs beyond rounding shows."""
+    """Return logits of transformers in double precision: biases make them large, and only rounding may differ."""
     import transformers
 
     kind = {"qwen2": "Qwen2", "qwen3": "Qwen3"}[model_type(shape)]

@@ -123,7 +123,7 @@ def test_a_mapping_into_another_tokenizer_is_ignored() -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=6), st.integers(258, 330))
 def test_pieces_spell_the_entry(text: list[str], size: int) -> None:
-    """Any byte-level vocabulary, parts of characters included, is spelled exactly by any other."""
+    """Entries of any byte-level vocabulary, even parts of characters, are spelled exactly by any other."""
     parent, child = byte_level(320), byte_level(size, text)
     row_map = map_rows(child, parent)
     letters = {number: name for name, number in parent.tokenizer.get_vocab().items()}
