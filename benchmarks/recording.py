@@ -2,7 +2,7 @@
 
     python -m benchmarks.recording [--plain] [--seconds 60] FILE -- COMMAND...
 
-The command is stopped like with Ctrl-C when the time is over. The asciicast has one event per second with all output in that
+The command is stopped as with Ctrl-C when the time is over. The asciicast has one event per second with all output in that
 second.
 """
 

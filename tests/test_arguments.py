@@ -1,4 +1,4 @@
-"""What people type reaches Hydra as they meant it."""
+"""Arguments reach Hydra with the meaning that users intend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where rounds begin and end."""
+"""Beginning and end of rounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mistakes of a user at the command line: each has its own line, and one command reports all of them."""
+"""Mistakes on the command line: each has its own line, and one command reports all of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tinylm_ablate.paths import conf_dir, experiments_dir
 
 PACKAGE = "# @package _global_\n"
 
-#: Files in experiments/, and what is wrong with each.
+#: Files in experiments/, and the mistake in each.
 EXPERIMENTS: dict[str, tuple[str | bytes, str]] = {
     "typo.yaml": (PACKAGE + "arch:\n  dpeth: 2\n", ":3: arch.dpeth: no such key; did you mean arch.depth?"),
     "kind.yaml": (PACKAGE + "arch:\n  depth: many\n", ":3: arch.depth=many: allowed: a whole number at least 1"),
@@ -71,7 +71,7 @@ def test_the_shipped_files_have_no_mistakes() -> None:
     assert mistakes_in_files([*shipped, *(f"+experiments={path.stem}" for path in experiments_dir().glob("*.yaml"))]) == []
 
 
-#: Commands, and what each says; what does not compose, then what composes and makes no grid.
+#: Commands and their messages: first those that do not compose, then those that make no grid.
 COMMANDS: list[tuple[list[str], list[str]]] = [
     (
         [
@@ -150,7 +150,7 @@ def test_the_version_is_printed(tmp_path: Path) -> None:
 
 
 def complete(line: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:
-    """What the shell offers at the end of a line."""
+    """Return the completions at the end of a line."""
     monkeypatch.setenv("COMP_LINE", line)
     monkeypatch.setenv("COMP_POINT", str(len(line)))
     done = run_command("-sc", "query=bash", folder=folder)

@@ -1,4 +1,4 @@
-"""Bad configurations: each with its message, all at once, before anything is spent."""
+"""Bad configs: each mistake has a message, and all are reported at once, before anything is spent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.grid.compose import compose, diagnose
 from tinylm_ablate.settle import settle
 
-#: Overrides that do not compose, and what the message says.
+#: Overrides that do not compose, and their messages.
 UNKNOWN = [
     ("arch.dpeth=4", "arch.dpeth: no such key; did you mean arch.depth?"),
     ("arch=lama", "arch=lama: no such choice; did you mean llama? allowed: llama, pangu_pi"),
@@ -23,7 +23,7 @@ UNKNOWN = [
     ("nonsense=1", "nonsense: no such key"),
 ]
 
-#: Overrides that compose and cannot be, and what the message says.
+#: Overrides that compose but are impossible, and their messages.
 IMPOSSIBLE = [
     (["arch.depth=0"], "arch.depth=0: allowed: a whole number at least 1"),
     (["arch.width=wide"], "arch.width=wide: allowed: auto"),

@@ -1,4 +1,4 @@
-"""Which arithmetic is native to a machine, by what Linux reports for real processors."""
+"""Native arithmetic of machines, with Linux's reports on real CPUs."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from tinylm_ablate.tasks.run import Record
 
 
 class Workplace:
-    """A folder of two finished runs, one of Llama's blocks and one of PanGu-pi's."""
+    """A folder with two finished runs, one with Llama's blocks and one with PanGu-pi's."""
 
     def __init__(self, folder: Path, data: list[str]) -> None:
         self.runs = folder / "runs"
@@ -47,7 +47,7 @@ def work(small_data: list[str], small_cache: str, tmp_path_factory: pytest.TempP
 
 
 def assert_transformers_agree(folder: Path, ours: Path) -> None:
-    """``AutoModelForCausalLM`` and ``AutoTokenizer`` on ``folder`` do what we do with ``ours``."""
+    """Check that ``AutoModelForCausalLM`` and ``AutoTokenizer`` of ``folder`` equal our model ``ours``."""
     from tokenizers import Tokenizer
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -199,7 +199,7 @@ def test_generation_is_refused_in_a_grid(tmp_path: Path) -> None:
 
 
 def test_a_grid_of_seeds_computes_coverage_once(small_data: list[str], small_corpus: Corpus, tmp_path: Path) -> None:
-    """As ``make paper`` calls every experiment, with seeds and a budget."""
+    """``make paper`` calls every experiment with seeds and a budget."""
     sizes = ["tokenizer.train_bytes=20000", "tokenizer.source_vocab_size=400", "tokenizer.vocab_size=300"]
     cache = f"cache_dir={small_corpus.folder.parents[1]}"
     done = run_command("-m", "+experiments=figure02_coverage", "seeds=2", *small_data, *sizes, cache, folder=tmp_path)

@@ -1,4 +1,4 @@
-"""What a user gets: the wheel, the pins, and the targets of the Makefile."""
+"""Installation: the wheel, the pins, and the targets of the Makefile."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 
 def run(command: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in ``folder`` with an environment that no outer make, Hydra or Python setting leaks into."""
+    """Run a command in ``folder``, without settings of an outer make, Hydra or Python in its environment."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}
     return subprocess.run(command, cwd=folder, env=kept | variables, capture_output=True, text=True, timeout=200, check=False)
 
@@ -47,7 +47,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds the wheel's content and console command, without the dependencies."""
+    """A folder with the wheel's content and console command, without dependencies."""
     folder = tmp_path_factory.mktemp("installed")
     done = run([sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(folder), str(wheel)], folder)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -55,7 +55,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shipped(folder: str) -> Iterator[str]:
-    """Paths of the files below ``folder`` of the checkout that belong into a wheel."""
+    """Return the paths of files below ``folder`` in the checkout that belong in a wheel."""
     for file in (ROOT / folder).rglob("*"):
         path = file.relative_to(ROOT)
         if file.is_file() and "__pycache__" not in path.parts and not any(part.startswith(".") for part in path.parts):
@@ -109,7 +109,7 @@ def test_checkout_uses_its_own_folders() -> None:
 
 
 def declared() -> list[Requirement]:
-    """What pyproject.toml requires, extras included, this project itself left out."""
+    """Return the requirements in pyproject.toml, including extras, without this project itself."""
     with (ROOT / "pyproject.toml").open("rb") as stream:
         content = tomllib.load(stream)["project"]
     texts = [*content["dependencies"], *(text for extra in content["optional-dependencies"].values() for text in extra)]
@@ -118,7 +118,7 @@ def declared() -> list[Requirement]:
 
 
 def pins() -> dict[str, str]:
-    """Canonical name -> version of every line of constraints.txt."""
+    """Return canonical name -> version of every line in constraints.txt."""
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
     found: dict[str, str] = {}
     for line in lines:
@@ -142,7 +142,7 @@ def test_every_declared_dependency_is_pinned_within_its_range() -> None:
 
 
 def test_everything_that_the_dependencies_need_is_pinned() -> None:
-    """Walks the installed metadata from pyproject.toml; what torch's own builds need is torch's matter."""
+    """Follow the installed metadata from pyproject.toml, except for what torch's own builds need."""
     pinned, reached = pins(), set()
     waiting = list(declared())
     while waiting:
@@ -175,7 +175,7 @@ def test_every_imported_package_is_declared() -> None:
                 imported.add(node.module.split(".")[0])
     outside = imported - set(sys.stdlib_module_names) - {"tinylm_ablate", "hydra_plugins"}
     assert len(outside) > 20
-    absent = {"llama_cpp": ["llama-cpp-python"]}  # an extra that need not be installed, whose module has another name
+    absent = {"llama_cpp": ["llama-cpp-python"]}  # an optional extra, whose module has another name
     known = {
         name: {canonicalize_name(found) for found in distributions.get(name, absent.get(name, [name]))} for name in outside
     }
@@ -187,9 +187,9 @@ def test_every_imported_package_is_declared() -> None:
 
 @pytest.fixture
 def workshop(tmp_path: Path) -> Path:
-    """The Makefile and an environment whose ``python`` writes its arguments down.
+    """The Makefile and an environment whose ``python`` records its arguments.
 
-    That python fails on a grid with data=broken, but plans it.
+    This python fails on a grid with data=broken, but plans it.
     """
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)

@@ -1,4 +1,4 @@
-"""Where a run is kept and measured on its way, and what a branch is."""
+"""Intermediate points at which a run is kept and measured, and branches."""
 
 from __future__ import annotations
 
@@ -88,13 +88,13 @@ def test_a_branch_and_its_run_each_keep_their_own_points() -> None:
     assert branch.previous is not None and (branch.previous.steps, branch.rounds.start, branch.steps) == (40, 20, 25)
     assert (points.kept(branch.previous), points.kept(branch)) == ([5, 20], [22, 23])
     assert branch.identity == settled("train.anneal_from=0.5").identity
-    with pytest.raises(ConfigError, match="3840; allowed: shares of the budget"):  # step 30 is of the run, not of the branch
+    with pytest.raises(ConfigError, match="3840; allowed: shares of the budget"):  # step 30 precedes the branch
         settled("train.anneal_from=0.5", "train.keep_checkpoints=[3840]")
 
 
 @given(st.integers(1, 3000), st.floats(0.01, 0.9), st.integers(1, 500))
 def test_a_branch_of_a_constant_rate_has_the_rates_of_wsd(branch: int, share: float, warmup: int) -> None:
-    """The independent form: the schedule wsd of a run with the branch's steps."""
+    """Compared with the schedule wsd of a run with the branch's steps."""
     trunk = rounds_of(4000)
     found = branch_off(trunk, branch, share)
     optimizer = dataclasses.replace(OPTIMIZER, warmup=float(128 * min(warmup, branch)), decay_share=share)

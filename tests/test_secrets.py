@@ -1,4 +1,4 @@
-"""No secret of a known kind survives, and ordinary text does."""
+"""Secrets of known kinds are removed, and ordinary text is kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from tinylm_ablate import secrets
 from tinylm_ablate.secrets import cut, names_secret
 
-#: What people use as passwords. Not quoted, one such as 12/3 makes an address of a host, a port and a path.
+#: Realistic passwords. Unquoted, one like 12/3 turns an address into a host, a port and a path.
 PASSWORDS = st.text(
     st.characters(codec="ascii", categories=("L", "N", "P", "S"), exclude_characters="\"'@"), min_size=4
 ).filter(lambda text: not re.match(r"\d+[/?#]", text))
@@ -94,7 +94,7 @@ def test_secret_variables_of_the_environment_are_cut(monkeypatch):
 
 
 def test_an_ordinary_environment_is_not_cut():
-    """Folders, languages and the like are in every second message."""
+    """Folders, languages and the like are in many messages."""
     ordinary = {name: value for name, value in os.environ.items() if name in {"PWD", "OLDPWD", "HOME", "PATH", "LANG", "USER"}}
     for value in (*ordinary.values(), os.getcwd()):
         assert cut(f"see {value}/runs") == f"see {value}/runs"

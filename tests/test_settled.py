@@ -1,4 +1,4 @@
-"""A settled run is data: it reads back from its file as it was written."""
+"""A settled run is data: its file round-trips."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_every_cell_of_every_experiment_round_trips(name: str) -> None:
 
 @st.composite
 def overrides(draw: st.DrawFn) -> list[str]:
-    """Settings of several groups, rounds and parents among them."""
+    """Draw settings of several groups, including rounds and parents."""
     start = draw(st.sampled_from([[], ["init=gpt2"], ["init=inherit", "init.parent_depth=4"], ["init=pool"]]))
     rounds = draw(st.integers(1, 3))
     rate = draw(st.floats(1e-6, 1, exclude_min=True))

@@ -24,7 +24,7 @@ def written_out(queries, keys, values):
 
 
 def operands(length, heads, kv_heads, size, dtype=torch.float32):
-    """Queries, keys and values as slices of one product, like in the decoder."""
+    """Queries, keys and values as slices of one product, as in the decoder."""
     generator = torch.Generator().manual_seed(length)
     product = torch.randn(3, length, heads + 2 * kv_heads, size, generator=generator).to(dtype).requires_grad_()
     return product, torch.split(product, [heads, kv_heads, kv_heads], dim=2)

@@ -48,7 +48,7 @@ BASELINES = {
 
 @cache
 def cells(name: str, *overrides: str) -> list[tuple[dict[str, str], Settled]]:
-    """Return the place on the axes and the settled run of each cell of an experiment, composed like by the sweeper."""
+    """Return the place on the axes and the settled run of each cell of an experiment, composed as by the sweeper."""
     given = [f"+experiments={name}", "cache_dir=nowhere", *overrides]
     register()
     with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
@@ -102,7 +102,7 @@ def test_one_baseline_run_serves_all_tables(scale: str) -> None:
 
 
 def grid_of(name: str, axis: list[str], paper: str | None, paper_axis: list[str]) -> Grid:
-    """Return a grid like in its file, without cells."""
+    """Return a grid as in its file, without cells."""
     empty = dict.fromkeys((field.name for field in dataclasses.fields(Grid)), ())
     return Grid(**empty | {"identity": "0" * 16, "name": name, "axis": axis, "paper": paper, "paper_axis": paper_axis})  # type: ignore[arg-type]
 

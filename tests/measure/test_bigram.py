@@ -1,4 +1,4 @@
-"""The table of bigrams against a count by dictionaries, and as probabilities."""
+"""The table of bigrams compared with a count by dictionaries, and as probabilities."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tinylm_ablate.measure.scoring import Reader, token_losses
 
 
 def one_at_a_time(model, vocabulary, text, context_length):
-    """Nats of a document by the definition: one window, one forward pass."""
+    """Return the nats of a document by definition: one window, one forward pass."""
     sequence = torch.tensor([vocabulary.end_of_text, *vocabulary.encode_batch([text])[0]])
     nats = 0.0
     for start in range(0, len(sequence) - 1, context_length):
@@ -58,7 +58,7 @@ def test_the_context_does_not_matter_if_a_document_fits(model, vocabulary, texts
         for length in (tokens, 4 * tokens, tokens - 1)
     )
     assert fits == pytest.approx(spacious, rel=1e-6)
-    assert fits != pytest.approx(short, rel=1e-6)  # the last token has lost its past
+    assert fits != pytest.approx(short, rel=1e-6)  # the last token has lost its context
 
 
 def test_small_batches_give_the_same_losses(model, vocabulary, texts, monkeypatch):
@@ -78,7 +78,7 @@ def test_the_model_is_left_unchanged(model, vocabulary, texts):
 
 
 class Echo:
-    """A model whose loss at each place says which input and target stand there."""
+    """A model whose loss at each position encodes its input and target."""
 
     training = False
 

@@ -40,7 +40,7 @@ def test_questions_depend_only_on_the_text(texts):
     torch.manual_seed(1)
     assert ask(texts) == ask(texts)
     assert ask(texts, count=5) != []
-    # Another language, or what is in another split, changes nothing.
+    # Another language, or documents in another split, change nothing.
     other = type(texts)({"test": list(texts.documents("test", "en")), "validation": []})
     assert ask(other) == ask(texts)
 
@@ -62,7 +62,7 @@ def test_copies_of_one_text_give_no_questions(texts):
 
 
 class Oracle:
-    """A model that finds the tokens of one text cheap, and all others dear."""
+    """A model for which the tokens of one text have a low loss, and all others a high loss."""
 
     training = False
 
@@ -126,7 +126,7 @@ def test_a_short_context_keeps_the_end_of_the_text_for_all_choices_alike(model, 
 
 
 def test_an_uninformed_model_reaches_chance(vocabulary):
-    """Equal scores take the first choice, and the place of the true one is random."""
+    """With equal scores the first choice is selected, and the place of the true choice is random."""
 
     class Even(Oracle):
         def loss(self, tokens, targets, reduction="mean"):

@@ -1,4 +1,4 @@
-"""The effective dimension, held against scikit-learn's principal components of the features themselves."""
+"""The effective dimension compared with scikit-learn's principal components of the features themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EleutherAI's harness on our models, offline, on tasks of our own in its YAML format."""
+"""EleutherAI's harness on our models, offline, with our own tasks in its YAML format."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def config(*overrides: str) -> Any:
 
 
 def asked(settings: Any, kinds: tuple[str, ...]) -> list[Any]:
-    """The requests of tasks, of some kinds."""
+    """Return the requests of tasks, of some kinds."""
     evaluate = settings.evaluate
     found = []
     for name in task_names(evaluate):
@@ -123,7 +123,7 @@ def asked(settings: Any, kinds: tuple[str, ...]) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def theirs(exported: Path) -> Any:
-    """The harness's own model on the same folder."""
+    """The harness's own model of the same folder."""
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -212,7 +212,7 @@ def test_scores_are_kept_task_by_task_and_printed(
 
 
 def test_benchmarks_with_layers_skipped(exported: Path, tasks: Path, tmp_path: Path) -> None:
-    """Each place is scored as a model that lacks those layers, in a folder of its own."""
+    """Each position is scored like a separately saved model without those layers."""
     wanted = config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[both]").evaluate
     (settings,) = settings_of(wanted)
     depth = load_model(exported).shape.depth
@@ -251,7 +251,7 @@ def test_another_number_of_questions_is_another_record(exported: Path, tasks: Pa
     assert record["metrics"]["benchmarks/letters/questions"] == 2
     whole = config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[letters]").evaluate
     assert "letters" not in score_table([("", tmp_path / "first")], whole)
-    # What was measured is not measured again, and changed tasks are.
+    # Finished measurements are not repeated, except for changed tasks.
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "first").rglob("*.*")}
     benchmark_folder(exported, tmp_path / "first", trial, "cpu")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "first").rglob("*.*")} == stamps
@@ -292,7 +292,7 @@ def test_the_lists_contain_the_papers_benchmarks(tasks: Path, tmp_path: Path, ca
     assert task_names(wanted) == [*table8, "arc_easy", "hellaswag"]
     assert task_names(config("evaluate.tasks=[paper]").evaluate) == [*table8, "arc_easy", "hellaswag"]
     assert capsys.readouterr().err == ""
-    # One's own task of that name is taken before the one that ships.
+    # A user's task takes precedence over the shipped one of that name.
     assert open_task("c3", str(tmp_path), None).loaded["tasks"]["c3"].config.dataset_path == "json"
 
 
@@ -313,7 +313,7 @@ def test_shipped_tasks_use_the_data_in_the_folder(exported: Path, tmp_path: Path
 
 
 def test_shipped_tasks_have_the_right_prompts_and_answers() -> None:
-    """The prompts and right answers of both spellings of the data: the hub's and the data sets' own."""
+    """Prompts and right answers for both formats of the data: the hub's and the data sets' own."""
 
     def asked(task: Any, doc: dict[str, Any]) -> tuple[str, list[str], int]:
         return task.doc_to_text(doc), task.doc_to_choice(doc), int(task.doc_to_target(doc))
@@ -358,7 +358,7 @@ def test_the_papers_averages() -> None:
 
 
 def test_other_models_are_stored_by_their_content(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A folder, its copy, and its GGUF file, which is another model."""
+    """A folder and its copy are one model; its GGUF file is another one."""
     pytest.importorskip("gguf")
     from tinylm_ablate.formats.gguf_export import export_gguf
     from tinylm_ablate.modes import perform
@@ -427,7 +427,7 @@ def test_an_unknown_task_is_reported_with_similar_names(tasks: Path, monkeypatch
     whole = lm_eval.tasks.TaskManager
 
     def without_defaults(include_path: Any = None, **_: Any) -> Any:
-        """Reading all of the harness's descriptions takes it many seconds."""
+        """Skip the harness's own tasks, whose descriptions take many seconds to read."""
         return whole(include_path=include_path, include_defaults=False)
 
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", without_defaults)

@@ -1,4 +1,4 @@
-"""Layers skipped at inference: what is measured, and when."""
+"""Layers skipped at inference: results, and conditions of measurement."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def wanted(**changes: int) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def deep(vocabulary: Any) -> Decoder:
-    """Four layers, of which the third does nothing."""
+    """Four layers, of which the third has no effect."""
     decoder = random_decoder(4, vocabulary)
     with torch.no_grad():
         decoder.blocks[2].attention.out.weight.zero_()
@@ -105,7 +105,7 @@ def test_a_finished_run_is_measured_without_being_trained_again(
     assert run(skipping) == after and run(compose(place)) == before
     assert file.stat().st_mtime_ns == stamp
     assert "layer_skip/2/cheapest" in run(compose([*place, "evaluate.layer_skip=2"]))["metrics"]
-    # A fresh run may request it at once, even where its weights are not kept; afterwards they are missed.
+    # A new run may request it even if its weights are not kept; later, they are missing.
     other = [*place, "seed=5", "train.keep_model=false"]
     assert "layer_skip/1/cheapest" in run(compose([*other, "evaluate.layer_skip=1"]))["metrics"]
     with pytest.raises(ConfigError, match=r"the weights of .* were not kept, so layer_skip cannot be measured"):

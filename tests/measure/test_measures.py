@@ -1,4 +1,4 @@
-"""What the measures on text request and find: names, rows, and numbers that agree with each other."""
+"""Requests and results of the measures on text: names, rows, and consistent numbers."""
 
 from __future__ import annotations
 

@@ -113,6 +113,6 @@ def test_a_kill_leaves_a_complete_record_or_none(tmp_path: Path, after: int) -> 
     record = read_record(tmp_path, name)
     assert (record is not None) == (after == 2)
     assert read_rows(tmp_path, name) == ([{"nats": 1.0}] if after else [])
-    # The same again completes it.
+    # A repetition completes it.
     write_record(tmp_path, "bits_per_byte", {"max_bytes": 2000}, Result({"a": 1.0}, [{"nats": 1.0}]), 1.0)
     assert json.loads(record_path(tmp_path, name).read_text())["metrics"] == {"a": 1.0}

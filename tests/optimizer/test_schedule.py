@@ -1,4 +1,4 @@
-"""Schedules against their closed forms."""
+"""Schedules compared with their closed forms."""
 
 from __future__ import annotations
 

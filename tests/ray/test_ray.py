@@ -1,4 +1,4 @@
-"""A grid by the workers of a real Ray cluster of two nodes, both on this machine."""
+"""A grid on a real Ray cluster of two nodes, both on this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [
 
 SCRIPT = Path(__file__).with_name("run.sh")
 
-#: Runs the command line, and then again as one that requests more cores than a node has.
+#: Runs the command line, and then again with more cores than a node has.
 TWICE = """
 "$@" || exit
 ! "$@" hydra.launcher.cpus=64 seeds=4

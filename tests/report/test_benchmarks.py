@@ -1,4 +1,4 @@
-"""Benchmark scores in the report: every task, the paper's averages, and other models with the paper's rows."""
+"""Benchmark scores in the report: every task, the paper's averages, other models, and the paper's rows."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_page_has_our_models_others_and_the_printed_rows(scored: Any) -> Non
     assert re.search(r"\| PanGu-π-1B-Pro +\| printed +\| +46\.50 .*\| +51\.28 ", text)
     assert text.count("| printed") == 13
     assert "average of 10 benchmarks" in text and "average of 3 benchmarks" in text
-    # Our scores beside the paper's, both in percent.
+    # Our scores and the paper's are in percent.
     beside = tables["The paper's numbers"]
     assert {"here: c eval", "paper: c eval", "here: average", "paper: average"} <= set(map(str, beside.head))
 
@@ -93,7 +93,7 @@ def test_scores_of_other_models_are_kept_where_a_page_shows_them(scored: Any, tm
 
 
 def test_bigrams_of_different_budgets_do_not_separate_arms(runs: Any) -> None:
-    """An arm of two rounds has more tokens, and its table of bigrams is counted on as many."""
+    """An arm with two rounds has more tokens, and its table of bigrams is counted on as many."""
     cells = {}
     for rounds, tokens in ((1, 100), (2, 150)):
         identity = runs.add(f"rounds {rounds}", 0, 2.5)

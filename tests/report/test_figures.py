@@ -20,7 +20,7 @@ BITS = "test/bits_per_byte/all"
 
 
 def frame():
-    """Two arms by three seeds with everything that a figure may show."""
+    """Two arms with three seeds each, and all values that figures may show."""
     same = {
         "forgetting/part_1": 3.0, "forgetting/part_2": 2.9, "forgetting/unseen": 3.1, "first": 0, "cloze": 0.3,
         "matrix": "q", "initial": 0.02, "trained": 0.03, "verdict": "reproduced", "effect": 2.0, "low": 1.5, "high": 2.5,
@@ -126,7 +126,7 @@ def test_arms_without_a_label_are_named_by_the_settings_that_differ():
 
 
 def test_along_a_run_each_arm_has_a_band_over_its_seeds() -> None:
-    """A panel for each measure that is a mean over languages, or a benchmark, the page's measure first."""
+    """One panel per benchmark or mean over languages, the page's measure first."""
     metrics = ["test/cloze/all", BITS, "test/bits_per_byte/en", "benchmarks/letters/acc", "validation/bits_per_byte/all"]
     rows = [
         {"identity": f"{arm}{seed}", "arm": arm, "seed": seed, "tokens": tokens, "metric": metric, "value": tokens / 100 + seed}
@@ -140,7 +140,7 @@ def test_along_a_run_each_arm_has_a_band_over_its_seeds() -> None:
     panels = specification(chart)["concat"]
     assert len(panels) == 3
     titles = [panel["layer"][1]["encoding"]["y"]["title"] for panel in panels]
-    assert titles[:2] == ["bits/byte all", "cloze all"]  # a share, as it was measured, and no percentage
+    assert titles[:2] == ["bits/byte all", "cloze all"]  # a share as in the record, not a percentage
     drawn = pd.DataFrame(panels[0]["data"]["values"]).query("arm == 'a'").sort_values("tokens")
     assert drawn[["low", "mean", "high"]].to_numpy().tolist() == [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]
     assert figures.along(pd.DataFrame(rows[:0], columns=list(rows[0])), [], BITS) is None

@@ -1,4 +1,4 @@
-"""Which of the paper's rows belongs to an arm, and that the rows were typed without slips."""
+"""The paper's row for each arm, and checks that the rows were typed correctly."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_sizes_are_read_as_the_papers_numbers():
 
 
 def test_the_papers_averages_are_the_means_of_their_rows():
-    """The facts were typed by hand: each average that is printed agrees with its row to the second decimal."""
+    """The numbers were typed by hand: each printed average agrees with its row to two decimals."""
     checked = 0
     for path in sorted(FOLDER.glob("table*.csv")):
         with path.open(newline="") as stream:

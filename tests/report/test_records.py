@@ -1,4 +1,4 @@
-"""What is read from a folder of runs, and what is left out and reported."""
+"""Reading of a folder of runs: content of the frames, and reported omissions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_run_is_one_row_of_settings_and_measures(runs):
     assert (row[BITS], row["train/seconds"], row["decode/tokens_per_second"]) == (2.5, 500.0, 120.0)
     assert row["measure.decoding_speed.batch"] == 20 and row["measure.bits_per_byte.max_bytes"] == 100000
     assert records.problems == []
-    # Folders and addresses are private, and lists of packages say nothing about the numbers.
+    # Folders and addresses are private, and lists of packages do not affect the numbers.
     assert not [name for name in records.runs if name.startswith(("runs_dir", "tracking", "provenance.packages"))]
     assert "secret" not in records.runs.to_csv()
 

@@ -1,4 +1,4 @@
-"""What small scales say about larger ones: decision accuracy, and forecasts that come before the runs."""
+"""Small scales as evidence about larger ones: decision accuracy, and forecasts before the runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIZES = {"s32": (1e6, 8_000_000), "s16": (4e6, 32_000_000), "s8": (16e6, 128_000
 
 
 def scale(runs, name: str, bits: dict[int, float], spread: float = 0.001) -> None:
-    """One grid of depths at a scale, two seeds each."""
+    """Add a grid of depths at a scale, with two seeds each."""
     parameters, tokens = SIZES[name]
     cells = {}
     for depth, value in bits.items():
@@ -64,7 +64,7 @@ def test_forecasts_precede_the_runs_are_kept_and_are_judged_afterwards(runs, tmp
     assert {row["subject"] for row in before} >= {"9", "20"} and all(row["inside"] == "" for row in before)
     nine = next(row for row in before if row["subject"] == "9")
     assert float(nine["forecast"]) == pytest.approx(1.91, abs=0.02) and "not run yet" in (tmp_path / "scales.md").read_text()
-    # Another report, and another forecast of the same, leave them as they are.
+    # Neither another report nor another forecast of the same setting changes them.
     assert report(runs, tmp_path) == 0 and rows(tmp_path) == before
     assert report(runs, tmp_path, *ahead) == 0 and rows(tmp_path) == before
 

@@ -1,4 +1,4 @@
-"""The whole report: its output, its input, and that nothing else affects it."""
+"""The whole report: its output and input, and that nothing else affects it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_grid_becomes_pages_in_every_format(made):
     assert expected | {"README.md", "claims.md", "runs.csv"} <= written.keys()
     page = written[f"{stem}.md"].decode()
     head = next(line for line in page.splitlines() if line.startswith("| arch.depth"))
-    # The measure comes right after the arm, and the best is bold since every other arm is worse beyond noise.
+    # The measure follows the arm, and the best is bold since every other arm is significantly worse.
     assert [cell.strip() for cell in head.split("|")[1:3]] == ["arch.depth", "bits/byte all"]
     assert "**2.1000 ± 0.0100**" in page and "| 20 is better" in page and "41.19" in page and "A note." in page
     assert page.index("_arms.svg") < page.index("| arch.depth") < page.index("### Paired tests") < page.index("How it was run")
@@ -93,7 +93,7 @@ def test_one_damaged_record_affects_nothing_else(runs, tmp_path, capsys):
 
 
 class _Page(HTMLParser):
-    """Every element, and the text outside scripts and styles."""
+    """Collects every element, and the text outside scripts and styles."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ def test_the_page_needs_no_network(runs, tmp_path):
     assert not [attrs for tag, attrs in page.elements if tag in ("link", "img") or (tag == "script" and "src" in attrs)]
     policy = next(attrs["content"] for tag, attrs in page.elements if tag == "meta" and "http-equiv" in attrs)
     assert policy is not None and policy.startswith("default-src 'none'")
-    # Every table scrolls in a region with a name, and every figure has a text.
+    # Every table scrolls in a named region, and every figure has a text alternative.
     regions = [attrs for _, attrs in page.elements if attrs.get("role") == "region"]
     assert regions and all(attrs.get("aria-label") and attrs.get("tabindex") == "0" for attrs in regions)
     drawings = [attrs for tag, attrs in page.elements if tag == "svg"]

@@ -42,7 +42,7 @@ def test_top_selects_the_highest() -> None:
 
 
 def test_by_loss_follows_softmax_without_replacement() -> None:
-    """Against torch's multinomial, which the paper's code uses, over many seeds."""
+    """Compared with torch.multinomial, as in the paper's code, over many seeds."""
     import torch
 
     laid_out = rounds(6, parts=1, rule="loss", temperature=0.7)

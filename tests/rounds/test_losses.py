@@ -50,7 +50,7 @@ def test_losses_equal_those_of_the_batches(settled: Settled, decoder: Decoder, t
 def test_a_killed_pass_resumes(settled: Settled, decoder: Decoder, tmp_path: Path, monkeypatch) -> None:
     whole = batch_losses(settled, decoder, TOKENS, tmp_path / "whole")
     (tmp_path / "parts").mkdir()
-    # What a kill leaves: some whole losses and a torn one.
+    # After a kill: some complete losses and an incomplete one.
     (tmp_path / "parts" / "batch_losses.part").write_bytes(whole[:21].tobytes() + b"\x01\x02\x03")
     asked = []
     measure = module.measure

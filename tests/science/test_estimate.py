@@ -1,4 +1,4 @@
-"""Intervals and p-values against scipy, and the variance over documents against the bootstrap."""
+"""Intervals and p-values compared with scipy, and the variance over documents with the bootstrap."""
 
 from __future__ import annotations
 

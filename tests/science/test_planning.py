@@ -1,4 +1,4 @@
-"""Seeds, tuning, decision accuracy and matrices."""
+"""Seeds, tuning, decision accuracy and standard deviations of matrices."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_divergence_is_the_worst_loss() -> None:
 
 
 def test_how_many_orders_tuning_changes() -> None:
-    """At 2 tokens per parameter the dial's rate suits 9 layers worse than 40: measured orders at s32."""
+    """At 2 tokens per parameter, the dial's rate suits 9 layers less than 40: measured orders at s32."""
     curves = {"9": {1.0: 2.586, 2.0: 2.528, 4.0: 2.659}, "20": {1.0: 2.55, 2.0: 2.602}, "x": {2.0: 2.0}}
     assert changed_orders(curves) == (1, 1)
     assert changed_orders(curves, tolerance=0.05) == (0, 1)
@@ -115,7 +115,7 @@ def test_decision_accuracy_counts_pairs_by_distance() -> None:
 
 
 def test_the_interval_of_decision_accuracy_covers_in_about_95_percent() -> None:
-    """Arms whose true values correlate between two scales; the truth is the share over very many arms."""
+    """The true values of arms correlate between two scales; the true accuracy is the share over very many arms."""
     source = np.random.default_rng(0)
     covariance = [[1.0, 0.8], [0.8, 1.0]]
     truth = 0.5 + math.asin(0.8) / math.pi
@@ -136,7 +136,7 @@ def test_arms_of_different_experiments_are_no_pair_and_missing_scales_give_none(
 
 
 def test_scales_are_compared_at_similar_budgets(planted: Any) -> None:
-    """At 2 tokens per parameter the small scale orders the arms wrongly, at 8 rightly: the larger scale was run at 8."""
+    """At 2 tokens per parameter, the small scale orders the arms wrongly, at 8 correctly; the larger scale was run at 8."""
     for scale, parameters, ratio, order in (("s32", 1e6, 2, -1), ("s32", 1e6, 8, 1), ("s16", 4e6, 8, 1)):
         for place in range(6):
             more = {"scale": scale, "parameters": parameters, "tokens": ratio * parameters, "grid": f"{scale}{ratio}"}

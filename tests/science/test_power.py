@@ -1,4 +1,4 @@
-"""The power that the documentation prints is the code's."""
+"""The power in the documentation is that of the code."""
 
 from __future__ import annotations
 

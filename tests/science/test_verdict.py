@@ -1,4 +1,4 @@
-"""Verdicts on planted runs, and the mistakes that the protocol rules out."""
+"""Verdicts on planted runs, and mistakes that the protocol prevents."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BITS = "test/bits_per_byte/all"
 
 
 def claim(*tests: dict[str, Any], arms: Mapping[str, str] | None = None, **more: Any) -> Claim:
-    """A claim with these tests; ``arms`` is name to label."""
+    """Return a claim with these tests; ``arms`` maps names to labels."""
     own = {"base": "base", "new": "new"} if arms is None else arms
     usual = {"kind": "ordering", "better": ["new"], "than": ["base"]}
     content: dict[str, Any] = {
@@ -109,7 +109,7 @@ def test_the_margin_comes_from_annealed_losses_where_there_are_two_budgets(plant
 
 
 def test_a_claim_has_one_verdict_at_its_largest_testable_budget(planted: Any) -> None:
-    """How runs are measured, their precision, and the parent's budget do not make another question of a claim."""
+    """Settings of measurement, precision, and the parent's budget do not change the question of a claim."""
     for place, (tokens, effect) in enumerate(((2e6, 0.08), (4e6, 0.06), (8e6, 0.04), (16e6, 0.03))):
         how = {
             "evaluate.max_bytes": 1000 * place, "evaluate.cloze_questions": place, "init.parent_tokens": tokens / 2,
@@ -152,7 +152,7 @@ def test_only_looks_fixed_in_advance_decide(planted: Any, seeds: int, used: int)
 
 
 def test_recorded_standard_errors_are_part_of_the_interval(planted: Any) -> None:
-    """Figure 9's parts are different texts, each with an error of its own that all seeds share."""
+    """Figure 9's parts are different texts, each with an error that all seeds share."""
     part = {"forgetting/part_1": 4.0, "forgetting/part_8": 3.98, "forgetting/part_1/se": 0.03, "forgetting/part_8/se": 0.04}
     planted.arm("base", 2.5, range(3), **part)
     for row in planted.rows:
@@ -181,7 +181,7 @@ def test_unequal_tokens_are_not_testable_and_no_number_of_seeds_is_promised(plan
 
 
 def test_arms_with_the_same_runs_are_compared_once(planted: Any) -> None:
-    """At the base batch all exponents are one run each seed: they are one arm to a correction, not several."""
+    """At the base batch, all exponents are the same run per seed: one arm to a correction, not several."""
     planted.arm("a", 2.5)
     planted.arm("b", 2.45)
     same = [row | {"arm": name} for name in ("c", "d") for row in planted.rows[:3]]
@@ -259,7 +259,7 @@ def test_rank_correlations(planted: Any) -> None:
 
 
 def test_the_false_discovery_rate_is_over_a_family(planted: Any) -> None:
-    """Among many claims that are open, one that just passes its own look does not survive."""
+    """Among many open claims, one that just passes its own look does not survive."""
     planted.arm("base", 2.5, spread=0.0)
     planted.arm("new", 2.4, spread=0.0)
     for row in planted.rows[3:]:
@@ -301,7 +301,7 @@ def test_exact_counts_need_no_seeds(planted: Any) -> None:
     ("halfway", "outcome"), [(2.42, Outcome.REPRODUCED), (2.48, Outcome.REVERSED), (None, Outcome.NOT_TESTABLE)]
 )
 def test_gains_along_a_run(planted: Any, halfway: float | None, outcome: Outcome) -> None:
-    """The second half of the run gains 0.1 in all; which of its halves gains more is what is claimed."""
+    """The second half of the run gains 0.1 in total; the claim is about which half of it gains more."""
     planted.arm("base", 2.5)
     planted.arm("new", 2.4)
     rows = []

@@ -1,4 +1,4 @@
-"""The graph of tasks that cells become."""
+"""The graph of tasks of cells."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INHERIT = [
 ]  # fmt: skip
 ROUNDS = ["rounds=two", "rounds.parts=1", "rounds.rule=loss"]
 
-#: Cells of which each needs something else, and some of which mean the same.
+#: Cells with different needs, some of which are equivalent.
 CELLS: dict[str, list[str]] = {
     "plain": [],
     "twin": ["init.std=1e-2"],
@@ -116,7 +116,7 @@ def test_a_cell_that_another_one_needs_keeps_its_name_and_its_measures(
 
 @pytest.mark.parametrize("order", [("plain", "bare"), ("bare", "plain")])
 def test_weights_are_kept_if_any_cell_requests_them(order: tuple[str, str]) -> None:
-    """The cells' own configs are not changed by that."""
+    """This does not change the configs of the cells."""
     cells = [(name, settled(*CELLS[name])) for name in order]
     (run,) = Graph(cells).runs
     assert run.run.config.train.keep_model

@@ -1,4 +1,4 @@
-"""Runs that are measured along their way, models that are kept, and branches, from the command's side."""
+"""Measurements along a run, intermediate models, and branches, from the command line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_bits_and_chosen_measures_along_the_run(place: list[str]) -> None:
     config = compose([*place, "evaluate.every=0.25", "evaluate.every_measures=[bits_per_byte,cloze]"])
     record, settled = run(config), settle(config)
     assert measured(settled.folder) == {step: {"bits_per_byte", "cloze"} for step in (5, 10, 15, 20)}
-    assert not list(settled.folder.glob("points/*/model"))  # nobody asked to keep them
+    assert not list(settled.folder.glob("points/*/model"))  # not requested
     table = read_runs(settled.folder.parent).rows["along"]
     assert sorted(set(table["tokens"])) == [640, 1280, 1920, 2560]
     bits = table[table["metric"] == "test/bits_per_byte/all"].sort_values("tokens")["value"].tolist()
@@ -88,7 +88,7 @@ def test_a_stopped_run_returns_to_an_earlier_point_if_requested(place: list[str]
 
 
 def test_a_branch_is_the_run_of_its_own_budget(place: list[str]) -> None:
-    """To the bit: with a warm-up in tokens and one peak rate, a branch of a constant rate is wsd over its steps."""
+    """Bit-identically: with a warm-up in tokens and one peak rate, a branch of a constant rate is wsd over its steps."""
     common = [*place, "optimizer.warmup=256", "optimizer.scaling.base_lr=0.01", "optimizer.scaling.rate_sum=null"]
     config = compose([*common, "optimizer.schedule=constant", "train.anneal_from=0.5"])
     branch, record = settle(config), run(config)

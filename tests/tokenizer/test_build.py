@@ -1,4 +1,4 @@
-"""From settings to an opened vocabulary: every kind, made once, its record, its identity, its mistakes."""
+"""From settings to an opened vocabulary: every kind, created once, with its record, identity and mistakes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Opener = Callable[..., Vocabulary]
 
 @pytest.fixture
 def opened(settings: TokenizerConfig, small_text: Any, tmp_path: Path) -> Opener:
-    """``opened(400, kind="compact")``: a vocabulary, in a cache of this test's own."""
+    """``opened(400, kind="compact")``: returns a vocabulary in a separate cache."""
 
     def open_one(vocab_size: int, source_vocab_size: int = 600, **changes: Any) -> Vocabulary:
         config = dataclasses.replace(settings, **changes)
@@ -40,7 +40,7 @@ def opened(settings: TokenizerConfig, small_text: Any, tmp_path: Path) -> Opener
 
 
 def check(vocabulary: Vocabulary, corpus: Any) -> None:
-    """What holds for a vocabulary of any kind."""
+    """Check what holds for vocabularies of any kind."""
     texts = [document.text for document in corpus.documents("test")] + ["", "𠮷 ﬁ\x00 unseen ☃", "<|endoftext|></s>"]
     encoded = vocabulary.encode_batch(texts)
     assert encoded == [vocabulary.encode(text) for text in texts]
@@ -89,13 +89,13 @@ def test_a_compact_vocabulary_is_cut_from_a_bpe_of_the_same_text(
 
 
 def test_a_large_vocabulary_of_less_text_has_a_longer_tail(opened: Opener, small_text: Any) -> None:
-    """Its entries are as many, and those that are kept cover more; counts and cut are of the whole text as before."""
+    """It has as many entries, and the kept ones cover more; counts and cut are from the whole text as before."""
     usual, short = opened(400, kind="compact"), opened(400, kind="compact", source_train_bytes=10_000)
     check(short, small_text)
     assert short.fingerprint != usual.fingerprint
     assert short.summary["source_vocab_size"] == usual.summary["source_vocab_size"] == 600
     assert short.summary["accumulated_frequency_percent"] > usual.summary["accumulated_frequency_percent"]
-    assert opened(400, source_train_bytes=10_000).fingerprint == opened(400).fingerprint  # of kind=bpe it is no setting
+    assert opened(400, source_train_bytes=10_000).fingerprint == opened(400).fingerprint  # it does not apply to kind=bpe
 
 
 def test_the_large_vocabulary_is_trained_and_counted_once(

@@ -1,4 +1,4 @@
-"""The cut vocabulary: exact size, nothing dead, nothing unencodable, the most frequent entries."""
+"""The cut vocabulary: exact size, no dead entries, any text encodable, the most frequent entries."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def large(request: pytest.FixtureRequest) -> tuple[State, str]:
 
 @st.composite
 def counts_of_entries(draw: st.DrawFn) -> np.ndarray:
-    """Few distinct counts, so that equal ones are common."""
+    """Draw few distinct counts, so that equal ones are common."""
     seed, most = draw(st.integers(0, 2**32 - 1)), draw(st.sampled_from([0, 1, 5, 10**12]))
     return np.random.default_rng(seed).integers(0, most + 1, SIZE)
 
@@ -72,7 +72,7 @@ def test_every_cut_is_complete(large: tuple[State, str], data: st.DataObject) ->
 @given(st.data())
 @settings(max_examples=25)
 def test_no_other_choice_was_more_frequent(large: tuple[State, str], data: st.DataObject) -> None:
-    """An entry that was left out, though its path was kept when its turn came, is no more frequent than one that was taken."""
+    """An omitted entry whose path was kept at its turn is no more frequent than any included entry."""
     state, end_of_text = large
     counts = data.draw(counts_of_entries())
     size = data.draw(st.integers(256 + len(added(state)), SIZE))

@@ -1,4 +1,4 @@
-"""Accumulated frequency: exact percentages, and a figure that comes out the same every time."""
+"""Accumulated frequency: exact percentages, and a reproducible figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``report --mlflow`` reads: a store gives back the files that it was made from."""
+"""Input of ``report --mlflow``: a store returns the files from which it was created."""
 
 from __future__ import annotations
 

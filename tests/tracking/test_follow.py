@@ -1,4 +1,4 @@
-"""Runs in training are followed by a thread that training never waits for."""
+"""A thread follows runs in training, and training never waits for it."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_csv_and_tensorboard_contain_each_point_once_after_a_kill(settings, fold
     events.Reload()
     assert [(event.step, round(event.value, 4)) for event in events.Scalars("curve/loss")] == losses(1, 30)
     assert events.Scalars("test/bits_per_byte/all")[0].value == 2.0
-    # A sync finds nothing to do, and restores what is lost.
+    # A sync finds nothing to do, and restores what was lost.
     before = (folders.path / "csv" / RUNS[0] / "metrics.csv").stat().st_mtime_ns
     assert sync(settings, folders.path).problems == []
     assert (folders.path / "csv" / RUNS[0] / "metrics.csv").stat().st_mtime_ns == before

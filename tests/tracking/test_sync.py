@@ -1,4 +1,4 @@
-"""The state of MLflow follows from the folders, however often and in whatever state it is made."""
+"""The state of MLflow depends only on the folders, whatever the number and timing of syncs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class View:
         return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
     def everything(self):
-        """All that the store holds, in a form that can be compared."""
+        """Return the whole content of the store in a comparable form."""
         found = {}
         for run in self.runs():
             histories = {name: self.client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
@@ -95,7 +95,7 @@ def test_a_grid_with_replicates_is_complete_and_a_second_sync_changes_nothing(se
     }  # fmt: skip
     assert cell.data.params["arch.depth"] == "40" and cell.data.params["arch.width"] == "64"
     assert not [key for key in cell.data.params if key.startswith(("evaluate.", "tracking."))]
-    # Results stand at step 0, where MLflow draws bars; what is constant is a parameter.
+    # Results are at step 0, where MLflow draws bars; constants are parameters.
     assert view.curve(RUNS[2], "test/bits_per_byte/all") == [(0, 2.2)]
     assert cell.data.params["test/bits_per_byte/all/bytes"] == "2000"
     assert view.curve(RUNS[2]) == losses(1, 30)
@@ -124,15 +124,15 @@ def test_a_run_is_followed_closed_and_extended(settings, folders, view):
         assert view.run(RUNS[0]).info.status == view.run(GRID).info.status == "RUNNING"
         assert view.curve(RUNS[0]) == losses(1, 5)
         assert "curve.jsonl" not in view.files(RUNS[0])
-        # The line that was being written is whole now; the run ends, and its lease with it.
+        # The incomplete line is complete now; the run and its lease end.
         (folder / "curve.jsonl").write_text("")
         folders.train(RUNS[0], 1, 30)
         folders.finish(RUNS[0])
     assert sync(settings, folders.path, folders=[folder]).counts == {"closed": 2}
     assert view.run(RUNS[0]).info.status == "FINISHED"
-    assert view.run(GRID).info.status == "KILLED"  # one cell has not started, and nobody works on it
+    assert view.run(GRID).info.status == "KILLED"  # one cell has not started, and no worker has it
     assert view.curve(RUNS[0]) == losses(1, 30)
-    # What is measured later reaches the same run; a value that is measured anew replaces the old one.
+    # Later measurements reach the same run; a repeated measurement replaces the old value.
     folders.measure(RUNS[0], "cloze", {"test/cloze/all": 0.25})
     folders.measure(RUNS[0], "bits_per_byte", {"test/bits_per_byte/all": 1.5}, settings="1" * 16)
     assert sync(settings, folders.path, grids=[GRID]).counts == {"updated": 2}
@@ -152,7 +152,7 @@ def test_a_row_that_could_not_be_read_in_training_is_sent_at_the_end(settings, f
     folders.finish(RUNS[0])
     assert sync(settings, folders.path).problems == []
     assert view.curve(RUNS[0]) == losses(1, 30)
-    # A store that an earlier version filled does not say how many rows it has.
+    # A store filled by an earlier version does not contain the number of its rows.
     client, run = view.client, view.run(RUNS[0]).info.run_id
     client.set_tag(run, "tinylm.arrived", '{"tokens": 3000, "files": {}}')
     folders.measure(RUNS[0], "cloze", {"test/cloze/all": 0.25})
@@ -179,7 +179,7 @@ def test_runs_left_running_by_a_kill_are_repaired_and_have_each_point_once(setti
     worker.join()
     assert sync(settings, folders.path).counts == {"closed": 1}
     assert view.run(RUNS[0]).info.status == "KILLED"
-    # The run continues from a checkpoint at step 10, so that rows 11 and 12 are written again at other times.
+    # The run resumes from a checkpoint at step 10, so rows 11 and 12 are written again with other times.
     curve = folders.path / RUNS[0] / "curve.jsonl"
     lines = [json.loads(line) for line in curve.read_text().splitlines()][:10]
     curve.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -190,7 +190,7 @@ def test_runs_left_running_by_a_kill_are_repaired_and_have_each_point_once(setti
         sync(settings, folders.path)
         assert view.run(RUNS[0]).info.status == "RUNNING"
         assert view.curve(RUNS[0]) == losses(1, 30)
-    # It fails, and is repeated with success.
+    # It fails, and is repeated successfully.
     (folders.path / RUNS[0] / "error.txt").write_text("the loss is not finite\n")
     sync(settings, folders.path)
     assert view.run(RUNS[0]).info.status == "FAILED" and "error.txt" in view.files(RUNS[0])
@@ -281,7 +281,7 @@ def test_a_model_that_was_kept_is_logged_once_and_loads(settings, folders, view)
 
     parts = mlflow.transformers.load_model(str(place), return_type="components")
     assert parts["model"].config.hidden_size == 16 and parts["tokenizer"].encode("ab") == [0, 1]
-    # The files are second names of the run's own: they take no room.
+    # The files are hard links to the run's files, and need no disk space.
     weights = next((folder / "model").glob("*.safetensors"))
     assert (place / "model" / weights.name).stat().st_ino == weights.stat().st_ino
 
@@ -329,7 +329,7 @@ def test_mlflow_is_not_imported_before_it_is_used():
 
 
 def sync_alone(settings: TrackingConfig, runs: Path) -> None:
-    """Sync, in a process of its own."""
+    """Sync in a separate process."""
     report = sync(settings, runs)
     print(report)
     sys.exit(bool(report.problems))
@@ -360,7 +360,7 @@ def test_a_killed_sync_is_completed_by_the_next(settings, replicated, view):
         changed = database.stat().st_mtime_ns
         process = FORKS.Process(target=sync_alone, args=(settings, replicated.path))
         process.start()
-        while process.is_alive() and database.stat().st_mtime_ns == changed:  # it has begun to write
+        while process.is_alive() and database.stat().st_mtime_ns == changed:  # it has started to write
             time.sleep(0.005)
         time.sleep(0.15 * n)
         process.kill()
@@ -379,7 +379,7 @@ def test_rows_sent_before_a_kill_and_trained_again_are_stored_once(settings, fol
     before = view.run(RUNS[0]).data.tags[ARRIVED]
     folders.train(RUNS[0], 11, 20)
     sync(settings, folders.path)
-    # As after a kill between the rows and the note that they have arrived; the run resumes from its tenth step, more slowly.
+    # Like after a kill between sending rows and recording it; the run resumes from its tenth step, more slowly.
     view.client.set_tag(view.run(RUNS[0]).info.run_id, ARRIVED, before)
     mlflow_client._store.cache_clear()
     (folder / "curve.jsonl").write_text("".join((folder / "curve.jsonl").read_text().splitlines(keepends=True)[:10]))
