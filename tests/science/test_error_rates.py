@@ -42,7 +42,7 @@ def false_verdicts(effects: Sequence[float], margin: float) -> Callable[[Decisio
 
 
 def noise(seed: int, comparisons: int, correlation: float) -> Array:
-    """Return differences over seeds without effect, (comparisons, repeats, 12) that share a part, as with a common reference."""
+    """Return differences over seeds without effect, (comparisons, repeats, 12), with a common part, as from a reference arm."""
     source = np.random.default_rng(seed)
     shared, own = source.standard_normal((1, REPEATS, 12)), source.standard_normal((comparisons, REPEATS, 12))
     return np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * own
