@@ -256,7 +256,7 @@ def test_tuned_arms_show_their_curves_and_how_many_orders_tuning_changed(runs, t
     assert report(runs, tmp_path / "results") == 0
     page = (tmp_path / "results" / "table02_depth_width.md").read_text()
     assert "How the arms were tuned" in page and "table02_depth_width_tuning.svg" in page
-    assert "1 of 3 pairs of arms has another order" in page.replace("\\", "")
+    assert "changes the order of 1 of 3 pairs of arms" in page.replace("\\", "")
 
 
 def test_the_same_arms_tuned_at_two_scales_have_curves_of_their_own(runs, tmp_path):

@@ -59,13 +59,13 @@ def test_the_five_verdicts(planted: Any, effect: float, outcome: Outcome) -> Non
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"bigrams": 2.4}, "no better than a table of bigrams"),
+        ({"bigrams": 2.4}, "no better than a bigram table"),
         ({"bigrams": None}, "no table of bigrams"),
         ({"steps": 499}, "499 steps, fewer than 500"),
         ({"tuned": "untuned"}, "learning rates were not tuned"),
         ({"tuned": None}, "learning rates were not tuned"),
         ({"tuned": "edge"}, "at an edge"),
-        ({"documents": False}, "scores of its documents are not kept"),
+        ({"documents": False}, "scores per document are missing"),
     ],
 )
 def test_the_gate(planted: Any, change: dict[str, Any], reason: str) -> None:

@@ -58,7 +58,7 @@ def arms(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMi
 
 
 @figure(
-    "Loss while training", "Training loss over tokens, a line per arm with a band from its lowest to its highest seed", "curves"
+    "Loss in training", "Training loss over tokens, one line per arm with a band from its lowest to its highest seed", "curves"
 )
 def loss(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
     """Training loss over tokens: the mean of each arm, and a band from its lowest to its highest seed."""
@@ -72,7 +72,7 @@ _PANELS = 4
 
 @figure(
     "Along the run",
-    "What was measured along the runs over tokens, a line per arm with a band from its lowest to its highest seed",
+    "Measures along the runs over tokens, one line per arm with a band from its lowest to its highest seed",
     "along",
 )
 def along(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
@@ -123,7 +123,7 @@ def _bands(data: pd.DataFrame, title: str) -> Any:
     return alt.layer(band, line).properties(width=440, height=270)
 
 
-@figure("Tuning", "Validation loss over the factor on each tuned setting, a line per arm")
+@figure("Tuning", "Validation loss over the factor of each tuned setting, one line per arm")
 def tuning(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
     """The measure over the first column of ``by``, on a logarithmic axis, a line per arm; a panel per value of "key"."""
     import altair as alt
@@ -184,7 +184,7 @@ def ladder(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
     return alt.vconcat(ours, theirs.properties(width=420, height=150))
 
 
-@figure("Quality over what varies", "The measure over each factor, a point per arm")
+@figure("Quality over varied settings", "The measure over each factor, one point per arm")
 def correlation(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
     """The measure over each column of ``by``, a point per arm (the mean of its seeds), side by side (Figure 4)."""
     import altair as alt
@@ -212,7 +212,7 @@ def correlation(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.Top
     return alt.concat(*panels, columns=3)
 
 
-@figure("Batch against exponent", "The measure by batch and by exponent of the learning-rate rule, a cell per arm")
+@figure("Batch against exponent", "The measure by batch and by exponent of the learning-rate rule, one cell per arm")
 def batch_lr(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
     """A heat map of the measure by the two columns of ``by``, each cell with its number (Figures 7 and 8)."""
     import altair as alt
@@ -273,7 +273,7 @@ def forgetting(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
 
 @figure(
     "Layers skipped at inference",
-    "Bits per byte and cloze accuracy by the first skipped layer, a line per number of layers",
+    "Bits per byte and cloze accuracy by the first skipped layer, one line per number of layers",
     "layer_skip",
 )
 def layer_skip(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:  # noqa: ARG001
@@ -311,7 +311,7 @@ def layer_skip(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
 
 @figure(
     "Effective dimension by layer",
-    "Number of principal components that hold most of the variance of each layer's features, a line per arm",
+    "Number of principal components that explain most of the variance of each layer's features, one line per arm",
     "effective_dimension",
 )
 def effective_dimension(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:  # noqa: ARG001
@@ -336,7 +336,7 @@ def effective_dimension(frame: pd.DataFrame, by: Sequence[str], measure: str) ->
 
 @figure(
     "Standard deviation of each matrix by layer",
-    "Standard deviation by layer, a panel per arm; after training, and dashed before it",
+    "Standard deviation by layer, one panel per arm: solid after training, dashed before",
     "matrix_std",
 )
 def matrix_std(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:  # noqa: ARG001
@@ -365,7 +365,7 @@ def matrix_std(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
 
 
 @figure(
-    "Differences at two scales", "A point per pair of arms: its difference at the smaller and at the larger scale", "scales"
+    "Differences at two scales", "One point per pair of arms: its difference at the smaller and at the larger scale", "scales"
 )
 def scales(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
     """Each pair's difference at the larger scale over that at the smaller one, turned so that the latter is positive.

@@ -161,7 +161,7 @@ def _figures(
             blocks.append(Figure(f"{stem}_{name}", specification(chart), kind.title, f"{kind.alt}."))
     if any(isinstance(block, Figure) and block.name.endswith("_loss") for block in blocks) and varies(runs, "shape.vocab_size"):
         blocks.append(
-            Text("The vocabularies differ, so losses in nats per token do not compare between arms; bits per byte do.")
+            Text("The vocabularies differ, so losses in nats per token cannot be compared between arms; bits per byte can.")
         )
     return blocks
 
@@ -199,12 +199,9 @@ def _changed_by_tuning(entries: Sequence[Mapping[str, Any]]) -> list[Block]:
     for key, by_arm in curves.items():
         changes, pairs = changed_orders(by_arm)
         if pairs:
-            found = f"{changes} of {pairs} pairs" if changes else "none of the pairs"
-            verb = "have" if changes > 1 else "has"
+            found = f"{changes} of {pairs} pairs" if changes else "no pair"
             end = ", so an untuned comparison would have ranked them differently" if changes else ""
-            notes.append(
-                f"Tuning {key}: on the tuning seed, {found} of arms {verb} another order than at the dial's own value{end}."
-            )
+            notes.append(f"Tuning {key} changes the order of {found} of arms on the tuning seed{end}.")
     return [Text(text) for text in notes]
 
 

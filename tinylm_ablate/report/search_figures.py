@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import altair as alt
 
 
-@figure("Pareto front", "The measure against a cost, with the runs that no other beats in both")
+@figure("Pareto front", "The measure over a cost, with the Pareto front")
 def pareto(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
     """The measure against the first column of ``by``, both minimized, with the Pareto front."""
     import altair as alt
@@ -42,7 +42,7 @@ def pareto(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
     return alt.layer(points, line).properties(width=420, height=260)
 
 
-@figure("Settings against the measure", "Parallel coordinates: a line per run through its settings and its measure")
+@figure("Settings against the measure", "Parallel coordinates: one line per run through its settings and its measure")
 def parallel(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
     """Parallel coordinates: a line per run through the columns of ``by`` and the measure, colored by the measure."""
     import altair as alt

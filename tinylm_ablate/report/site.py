@@ -41,25 +41,28 @@ READING: Sequence[Block] = (
     Items(
         [
             styled(
-                "**bits/byte** of held-out text, less is better: the sum of the losses over the UTF-8 bytes, so tokenizers "
-                "compare. The mean over the languages is unweighted."
+                "**bits/byte** of held-out text, less is better: the sum of the losses divided by the UTF-8 bytes, so it is "
+                "comparable across tokenizers. The mean over languages is unweighted."
             ),
-            styled(f"**cloze %**: which of four continuations is the true one; guessing gives {100 * measures.CHANCE:.0f} %."),
+            styled(
+                "**cloze %**: how often the true one of four continuations is selected; guessing gives "
+                f"{100 * measures.CHANCE:.0f} %."
+            ),
             styled("**a ± b**: mean and sample standard deviation over the seeds."),
             styled(
                 "**[a, b]**: a 95 % interval over seeds and held-out documents. Arms are paired by seed (same data, same "
-                "order) and by document. It covers what seeds and documents change, neither another text nor another parent."
+                "order) and by document. The interval does not cover other texts or other parents."
             ),
             styled(
-                f"**{WITHIN_NOISE}**: cannot be distinguished from the best of its column. **Bold**: every other arm is worse "
-                "beyond noise. With one seed nothing is marked."
+                f"**{WITHIN_NOISE}**: cannot be distinguished from the best of its column. **Bold**: every other arm is "
+                "significantly worse. With one seed, nothing is marked."
             ),
             styled(
-                "**Verdicts** are in units of the margin, the smallest effect that matters: what 5 % more tokens are worth to "
-                "the reference arm. Beyond 1 the claim is reproduced, beyond −1 reversed, between them no effect matters."
+                "**Verdicts** use units of the margin, the smallest effect that matters: the effect of 5 % more tokens on the "
+                "reference arm. Beyond 1, a claim is reproduced; beyond −1, it is reversed; in between, no effect matters."
             ),
             styled(
-                "**Several settings** of one experiment (another scale, text or budget) are never mixed; the largest is first."
+                "**Settings** of one experiment with different scales, texts or budgets are never mixed; the largest is first."
             ),
         ]
     ),
@@ -294,14 +297,14 @@ def _index(own: Side, kept: bool) -> list[Block]:
         Text([*headline(own.verdicts), *styled(" [Every claim](claims.md).")]),
     ]
     head = ["table", "what it shows", "arms", "seeds", "runs"]
-    blocks.append(Table(head, rows, 2) if rows else Text("No experiment is kept here yet."))
+    blocks.append(Table(head, rows, 2) if rows else Text("There are no experiments here yet."))
     if not kept:
-        one = styled("All in one page, for a browser: [index.html](index.html); all runs: [runs.csv](runs.csv).")
+        one = styled("Everything in one page for a browser: [index.html](index.html); all runs: [runs.csv](runs.csv).")
         return [*blocks, Text(one), *READING]
     what = styled(
-        "`runs.parquet` has one row per run with all settings and measures, `grids.json` says which runs make up a table, "
-        "`curves.parquet` holds thinned loss curves, `documents.parquet` and `questions.parquet` the result of each held-out "
-        "document and cloze question. From these `make report` writes everything else here again, byte for byte; "
-        "`make reference` adds the finished runs of `runs/`. Measurements against other libraries: [bench](bench/README.md)."
+        "`runs.parquet` has one row per run with all settings and measures, `grids.json` lists the runs of each table, "
+        "`curves.parquet` has thinned loss curves, and `documents.parquet` and `questions.parquet` have the result of each "
+        "held-out document and cloze question. From these files, `make report` regenerates everything else here byte for "
+        "byte; `make reference` adds the finished runs in `runs/`. Comparisons with other libraries: [bench](bench/README.md)."
     )
-    return [*blocks, Heading(2, "What is kept"), Text(what), *READING]
+    return [*blocks, Heading(2, "Files"), Text(what), *READING]

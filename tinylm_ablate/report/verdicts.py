@@ -41,9 +41,9 @@ def headline(verdicts: Sequence[Verdict], runs: str = "The runs") -> Inline:
     ours = sum(verdict.claim.ours for verdict in verdicts)
     whole = f"the {len(verdicts)} claims ({len(verdicts) - ours} of the paper, {ours} of our own)"
     if not tested:
-        return [f"{runs} are about none of {whole}."]
+        return [f"{runs} concern none of {whole}."]
     counts = Counter(verdict.outcome for verdict in tested)
-    pieces: list[Piece] = [f"{runs} are about {'all' if len(tested) == len(verdicts) else len(tested)} of {whole}: "]
+    pieces: list[Piece] = [f"{runs} concern {'all' if len(tested) == len(verdicts) else len(tested)} of {whole}: "]
     for number, outcome in enumerate(outcome for outcome in Outcome if counts[outcome]):
         pieces += [", " if number else "", strong(str(counts[outcome])), f" {outcome}"]
     return [*pieces, "."]
@@ -67,8 +67,8 @@ def summary(verdicts: Sequence[Verdict], name: str) -> list[Block]:
             Figure(
                 name,
                 specification(chart),
-                "Effect and interval of each claim in margins, a margin being the smallest effect that matters: "
-                "beyond +1 the claim, beyond −1 its opposite",
+                "Effect and interval of each claim in margins (the smallest effects that matter): "
+                "beyond +1, the claim holds; beyond −1, its opposite",
                 f"Verdict, effect and interval of each claim in units of its margin. {facts}.",
                 specification(_picture(frame, "claim", "effect", narrow=True)),
             )

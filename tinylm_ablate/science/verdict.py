@@ -106,7 +106,7 @@ def judge_at(claim: Claim, setting: Setting, groups: Sequence[Setting]) -> Verdi
     used = dict.fromkeys(name for test in claim.tests for first, others in test.comparisons for name in (first, *others))
     absent = [_written(claim.arms[name]) for name in used if arms[name] is None]
     if absent:
-        return dataclasses.replace(base, reason=f"no finished run, or no single arm, with {'; '.join(dict.fromkeys(absent))}")
+        return dataclasses.replace(base, reason=f"no arm, or more than one, has {'; '.join(dict.fromkeys(absent))}")
     present = {name: arm for name, arm in arms.items() if arm is not None}
     drafts: list[_Draft] = []
     reasons: dict[str, None] = {}
@@ -233,7 +233,7 @@ def _by_rule(test: Test, setting: Setting) -> list[tuple[str, tuple[str, ...]]] 
         values = {column: setting.mean(arm, column) for column in test.conditions}
         missing = [column for column, value in values.items() if math.isnan(value)]
         if missing:
-            return f"{missing[0]} is not known for {arm}"
+            return f"{missing[0]} was not measured for {arm}"
         meets[arm] = all(side * (values[column] - bound) > 0 for column, (bound, side) in test.conditions.items())
     good = tuple(arm for arm, own in meets.items() if own)
     if not good or len(good) == len(meets):
@@ -275,7 +275,7 @@ def _correlations(claim: Claim, test: Test, setting: Setting) -> tuple[list[_Dra
     ]
     arms = len(quality)
     return [
-        _Draft(test, label, kind, (metric,), tuple(used), found, arms, arms, margin, "of the claim", paper)
+        _Draft(test, label, kind, (metric,), tuple(used), found, arms, arms, margin, "set by the claim", paper)
         for label, kind, found, margin, paper in shown
     ], []
 
@@ -284,7 +284,7 @@ def _with_margin(draft: _Draft, claim: Claim, setting: Setting, groups: Sequence
     if draft.margin_source:
         return draft
     if draft.test.margin is not None:
-        return dataclasses.replace(draft, margin=draft.test.margin, margin_source="of the claim")
+        return dataclasses.replace(draft, margin=draft.test.margin, margin_source="set by the claim")
     reference = arms.get(claim.reference, draft.arms[0])
     margin, source = token_margin(setting, groups, reference, draft.metrics[-1])
     return dataclasses.replace(draft, margin=margin, margin_source=source)
@@ -311,7 +311,7 @@ def _gates(claim: Claim, setting: Setting, drafts: Sequence[_Draft], arms: Mappi
         elif not draft.effect.exact:
             expected = not draft.test.relative and any(metric.startswith(_OVER_ITEMS) for metric in draft.metrics)
             if expected and not draft.effect.documents:
-                reasons.append("the scores of its documents are not kept, or the arms were measured on different ones")
+                reasons.append("scores per document are missing, or the arms were measured on different documents")
     return reasons
 
 
@@ -349,25 +349,26 @@ def _compared(draft: _Draft, comparisons: int, barred: bool) -> Comparison:
 def _open(draft: _Draft, comparisons: int) -> tuple[str, int | None]:
     """Explain why a comparison is undecided, and estimate the number of seeds that would decide it."""
     if not isinstance(draft.effect, Estimate):
-        return f"{draft.seeds} arms leave it open", None
+        return f"undecided with {draft.seeds} arms", None
     if draft.look == 0:
-        return f"{draft.seeds} of the {LOOKS[0]} seeds of the first look", LOOKS[0]
+        return f"{draft.seeds} of the {LOOKS[0]} seeds that the first look requires", LOOKS[0]
     needed = seeds_needed(draft.effect, draft.margin, draft.kind, comparisons)
-    at = f"open at {draft.look} seeds"
+    at = f"undecided with {draft.look} seeds"
     if needed is None:
-        return f"{at}; its documents, or its closeness to the margin, leave it open with any number of seeds", None
+        return f"{at}; more would not decide it, because of the documents or its closeness to the margin", None
     if needed > LOOKS[-1]:
-        return f"{at}; about {needed} would decide it, more than the {LOOKS[-1]} of the last look", needed
+        return f"{at}; about {needed} would decide it, more than the {LOOKS[-1]} at the last look", needed
     return f"{at}; about {needed} would decide it", needed
 
 
 def _reason(found: Outcome, comparisons: Sequence[Comparison]) -> str:
     if found == Outcome.REPRODUCED:
-        return "it holds" if len(comparisons) == 1 else f"each of {len(comparisons)} comparisons holds"
+        return "it holds" if len(comparisons) == 1 else f"all {len(comparisons)} comparisons hold"
     own = [compared for compared in comparisons if compared.outcome == found]
     if found == Outcome.UNDECIDED:
         return gate.listed([f"{compared.label}: {compared.reason}" for compared in own])
-    return f"{gate.listed([compared.label for compared in own])}{'' if found == Outcome.REVERSED else ': within the margin'}"
+    labels = gate.listed([compared.label for compared in own])
+    return f"the opposite of: {labels}" if found == Outcome.REVERSED else f"{labels}: within the margin"
 
 
 def _trends(best: Verdict, tested: Sequence[Verdict]) -> list[Trend]:
@@ -390,7 +391,7 @@ def _trends(best: Verdict, tested: Sequence[Verdict]) -> list[Trend]:
 def _notes(claim: Claim, trends: Sequence[Trend]) -> list[str]:
     notes = [f"{own.label}: {own.text}." for own in trends if own.course != Course.UNKNOWN]
     if "tuned" not in claim.gates and any(not test.exact for test in claim.tests):
-        notes.append("Learning rates are not tuned for each arm: the claim is about a fixed rule.")
+        notes.append("Learning rates are not tuned for each arm, since the claim is about a fixed rule.")
     return [*notes, *([claim.note] if claim.note else [])]
 
 
