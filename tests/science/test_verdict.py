@@ -60,7 +60,7 @@ def test_the_five_verdicts(planted: Any, effect: float, outcome: Outcome) -> Non
     ("change", "reason"),
     [
         ({"bigrams": 2.4}, "no better than a bigram table"),
-        ({"bigrams": None}, "no table of bigrams"),
+        ({"bigrams": None}, "no bigram table"),
         ({"steps": 499}, "499 steps, fewer than 500"),
         ({"tuned": "untuned"}, "learning rates were not tuned"),
         ({"tuned": None}, "learning rates were not tuned"),

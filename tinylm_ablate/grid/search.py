@@ -109,7 +109,7 @@ class OptunaSweeper(Sweeper):
             probes, _ = self._probe(shared, axes)
         if base.search.pruner != "none" and len({(probe.text, probe.vocabulary) for _, probe in probes}) > 1:
             mistakes.append(
-                f"search.pruner={base.search.pruner}: losses a token cannot be compared between texts or tokenizers; "
+                f"search.pruner={base.search.pruner}: losses per token cannot be compared between texts or tokenizers; "
                 "allowed: none"
             )
         if mistakes:

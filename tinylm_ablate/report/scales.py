@@ -64,7 +64,7 @@ def _accuracy(found: Accuracy, measure: Measure, name: str) -> list[Block]:
         Heading(2, f"Decision accuracy of {found.small} for {found.large}"),
         Text(
             f"{found.overall.pairs} pairs of {found.overall.arms} arms were run at both scales; {_share(found.overall)} "
-            f"of them have the same order in {measure.title}. 95 % intervals are bootstrapped over arms, since pairs share arms."
+            f"of them have the same order in {measure.title}. Intervals (95 %) are bootstrapped over arms, which pairs share."
         ),
     ]
     kind = FIGURES["scales"]
