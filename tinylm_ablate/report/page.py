@@ -167,7 +167,7 @@ def _figures(
 
 
 def _tuning(grids: Sequence[Grid], stem: str) -> list[Block]:
-    """Return the tuned settings of each arm; an arm of two grids was tuned alike in both."""
+    """Return the tuned settings of each arm; an arm in two grids was tuned in the same way."""
     import pandas as pd
 
     entries = list({(entry["arm"], entry["key"]): entry for grid in grids for entry in grid.tuning}.values())

@@ -44,7 +44,7 @@ def pareto(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
 
 @figure("Settings against the measure", "Parallel coordinates: one line per run through its settings and its measure")
 def parallel(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
-    """Parallel coordinates: a line per run through the columns of ``by`` and the measure, colored by the measure."""
+    """Parallel coordinates: one line per run through the columns of ``by`` and the measure, colored by the measure."""
     import altair as alt
 
     if measure not in frame:

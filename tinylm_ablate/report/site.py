@@ -175,7 +175,7 @@ def side(
         moments[tuple(grid.command)] = max(grid.created, moments.get(tuple(grid.command), ""))
     newest = {name: max(moments[tuple(grid.command)] for grid in grids) for name, grids in named.items()}
     ordered = [name for name in order(named) if name in found]
-    if reference is not None:  # a user's own come newest first
+    if reference is not None:  # a user's own pages are sorted newest first
         ordered.sort(key=lambda name: newest[name], reverse=True)
     for name in progress.bar(ordered, description="tables", unit="table"):
         beside = reference.evidence.get(name) if reference is not None else None
