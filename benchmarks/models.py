@@ -21,7 +21,7 @@ Step = Callable[[], float]
 
 @dataclass(frozen=True)
 class Case:
-    """A shape with the batch that it is trained on.
+    """A shape and its training batch.
 
     Attributes:
         shape: The decoder.
@@ -147,7 +147,7 @@ def litgpt_step(case: Case, precision: str, compile: bool = True) -> Step:
 
 
 def transformers_model(shape: Shape):
-    """transformers' Llama of a shape, as its configuration makes it."""
+    """Return transformers' Llama of a shape, created from its configuration."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return LlamaForCausalLM(

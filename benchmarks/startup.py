@@ -19,7 +19,7 @@ RUN = [
 
 
 def run(part: str, windows: int) -> Result:
-    """Seconds from the start of the process, with MLflow as it is by default and without it."""
+    """Measure the seconds from the start of the process, with MLflow (the default) and without it."""
     if part == "help":
         return {"seconds": quartiles([_help() for _ in range(windows + 1)][1:])}
     return {
@@ -36,7 +36,7 @@ def _help() -> float:
 
 
 def _first_step(tracking: str) -> float:
-    """When the first row of the curve was written, less the time of the step, less when the process was started."""
+    """Return the time from the start of the process to the first step, from the first row of the curve."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.time()
         command = [sys.executable, "-m", "tinylm_ablate", *RUN, tracking, f"runs_dir={folder}", "train.log_every=1"]
@@ -49,7 +49,7 @@ def _first_step(tracking: str) -> float:
 
 
 def _imports(least: float = 0.4) -> dict[str, float]:
-    """Modules that take long to import, what they import included, seconds by ``-X importtime``."""
+    """Return modules with long import times, including their own imports, in seconds by ``-X importtime``."""
     code = "from tinylm_ablate.train.lean import import_lightning as first; first(); import tinylm_ablate.train.fit"
     done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True)
     rows = [line.split("|") for line in done.stderr.splitlines() if line.count("|") == 2 and "[us]" not in line]

@@ -30,7 +30,7 @@ Row = tuple[str, str, str, str, str]
 
 
 def write_table() -> None:
-    """Write the table; targets that are missed are said to be."""
+    """Write the table, in which missed targets are marked."""
     results = {name: load(name) for name in NAMES}
     rows = [row for name in NAMES for row in _ROWS[name](results[name])]
     text = [

@@ -156,7 +156,7 @@ def tuning(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
 
 @figure("The ladder", "Bits per byte after each step here, and mean accuracy after each step in the paper")
 def ladder(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
-    """Each arm is a step from the previous one: a point per seed and a line through the means; the paper's ``average`` below."""
+    """Each arm adds a step to the previous one: a point per seed, a line through the means, and the paper's ``average`` below."""
     import altair as alt
 
     data = _tidy(frame, by, measure)

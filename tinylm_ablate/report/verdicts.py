@@ -103,7 +103,7 @@ def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 
 @figure("Verdicts", "Each claim's effect and interval in units of its margin, the paper's effect, and the verdict")
 def picture(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
-    """All verdicts: one row per claim with its effect and interval in units of its margin, the verdict and the paper's effect."""
+    """All verdicts: one row per claim with its effect and interval in margins, the verdict and the paper's effect."""
     return None if frame.empty or measure not in frame else _picture(frame, next(iter(by), "claim"), measure)
 
 
