@@ -86,7 +86,7 @@ def perform(
 
 @contextlib.contextmanager
 def _workers(walk: Walk, graph: Graph, order: Order, base: Config, wanted: int | str) -> Iterator[LocalWorkers | None]:
-    """Other workers of this machine beside this process, if there are to be any."""
+    """Return workers on this machine in addition to this process, if any."""
     waiting = [state.task for state in walk.waiting()]
     trained = [task.run for task in waiting if task.kind == "run"] or [waiting[0].run]
     workers, threads = divide(trained, wanted)

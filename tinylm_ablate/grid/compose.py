@@ -48,7 +48,7 @@ _PLUGINS = {
 #: Keys that ``typed`` rewrites.
 _REWRITTEN = {"tracking.uri"}
 
-#: Configs that cells are copied from are kept up to this number: each is a megabyte.
+#: Maximum number of cached configs from which cells are copied: each has a megabyte.
 _MOST_BASES = 256
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
@@ -77,7 +77,7 @@ _read: dict[tuple[str, str, int, int], ConfigResult] = {}
 
 
 def _load(source: FileConfigSource, config_path: str) -> ConfigResult:
-    """Read a file of a config group, unless it was read before: Hydra reads and parses all of them for every composition."""
+    """Read a file of a config group, cached, since Hydra would read and parse all of them for every composition."""
     path = Path(source.path, source._normalize_file_name(config_path))
     try:
         found = path.stat()
@@ -90,7 +90,7 @@ def _load(source: FileConfigSource, config_path: str) -> ConfigResult:
 
 
 def _mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
-    """Return the mode that an override sets; by default ``-m`` decides, for which Hydra composes everything once more."""
+    """Return the mode that an override sets; by default, it depends on ``-m``, for which Hydra composes everything again."""
     return _hydras_mode(hydra, config_name, overrides) if any("hydra.mode" in text for text in overrides) else None
 
 
@@ -131,15 +131,14 @@ def _unknown(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 class Composer:
-    """Composes the cells of a grid: what cells choose in common once, then their values, in a tenth of Hydra's time.
+    """Composes the cells of a grid in a tenth of Hydra's time: common choices once, then the values of each cell.
 
     Hydra has no public way to apply overrides to a composed config, so two of its private names are used here.
 
-    What comes out is what Hydra makes of the same overrides: it too composes the groups first, and then sets the values in the
-    order in which they are given.
+    The result is that of Hydra, which also composes the groups first, and then sets the values in order.
 
     Args:
-        loader: Hydra's.
+        loader: Hydra's config loader.
         master: The config of the multirun.
     """
 
@@ -156,10 +155,9 @@ class Composer:
         self._referred: dict[tuple[str, ...], set[str]] = {}
 
     def typed(self, overrides: Sequence[str]) -> Config:
-        """``typed`` of the config of a cell, in a hundredth of the time where its values do not depend on each other.
+        """Return ``typed`` of the config of a cell, in a hundredth of the time if its values do not depend on each other.
 
-        What cells choose in common, and values that others follow, are then composed once, and a cell is a copy of that with
-        values of its own.
+        Common choices, and values to which others refer, are then composed once, and a cell is a copy with its own values.
 
         Raises:
             HydraException, OmegaConfBaseException, ConfigError: The overrides do not compose.
@@ -175,7 +173,7 @@ class Composer:
                 base = self._base(key)
         if base is None or any(self._is_referred(key, path) for path in paths):
             return typed(self(overrides))
-        if new := set(paths) - self._sets_one_key.keys():  # one composition shows it of all of them
+        if new := set(paths) - self._sets_one_key.keys():  # one composition shows it for all of them
             first = typed(self(overrides))
             self._sets_one_key |= dict.fromkeys(new, _differs_by(first, base, paths))
             return first
@@ -188,7 +186,7 @@ class Composer:
         return config
 
     def _base(self, key: tuple[str, ...]) -> Config | None:
-        """What cells choose in common; None if it is no whole config by itself."""
+        """Return the config of the common choices; None if it is incomplete by itself."""
         if key not in self._bases:
             try:
                 self._bases[key] = typed(self._choice(key))
@@ -197,7 +195,7 @@ class Composer:
         return self._bases[key]
 
     def _is_plain(self, key: tuple[str, ...], text: str) -> bool:
-        """Whether an override may only set one key beside some choices; lists and dicts are merged into what is there."""
+        """Return whether an override can only set one key besides choices; lists and dicts are merged with existing values."""
         override = self._parse(text)[0]
         path = override.key_or_group
         return not (
@@ -210,7 +208,7 @@ class Composer:
         )
 
     def _setting(self, key: tuple[str, ...], text: str) -> tuple[str, Any] | None:
-        """The key and value that an override sets beside some choices; None if its value is not a plain one."""
+        """Return the key and value that an override sets besides choices; None if the value is not plain."""
         if (key, text) not in self._settings:
             override = self._parse(text)[0]
             if key not in self._trials:
@@ -221,14 +219,14 @@ class Composer:
         return self._settings[key, text]
 
     def _is_referred(self, key: tuple[str, ...], path: str) -> bool:
-        """Whether another value refers to a key; a trial with a value cannot show it, since that may be the default."""
+        """Return whether another value refers to a key; trying a value would not show it, since that may be the default."""
         if key not in self._referred:
             written = OmegaConf.to_yaml(self._choice(key), resolve=False)
             self._referred[key] = set(re.findall(r"\$\{(\.*[\w.]+)\}", written))
         return any(reference.startswith(".") or _overlap(reference, path) for reference in self._referred[key])
 
     def _parse(self, text: str) -> tuple[Override, bool]:
-        """An override, and whether it chooses from a group; each is parsed once."""
+        """Return a parsed override, and whether it chooses from a group; cached."""
         if text not in self._parsed:
             (override,) = OverridesParser.create().parse_overrides([text])
             self.loader.validate_sweep_overrides_legal([override], run_mode=RunMode.RUN, from_shell=True)
@@ -236,7 +234,7 @@ class Composer:
         return self._parsed[text]
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
-        """The config of a cell, without Hydra's own node.
+        """Return the config of a cell, without Hydra's own node.
 
         Raises:
             HydraException, OmegaConfBaseException: The overrides do not compose.
@@ -246,23 +244,23 @@ class Composer:
         return config
 
     def _apply(self, overrides: Sequence[str], config: DictConfig) -> None:
-        """Set the values among some overrides."""
+        """Set the values in some overrides."""
         parsed = [self._parse(text) for text in overrides]
         values = [own for own, group in parsed if not group and not own.key_or_group.startswith("hydra.")]
         self.loader._apply_overrides_to_config(values, config)
 
     def params(self, overrides: Sequence[str]) -> dict[str, Any]:
-        """The axes that an experiment's file gives to the sweeper: key to values."""
+        """Return the axes in an experiment's file: key to values."""
         key = self._key(overrides)
         self._choice(key)
         return self._params[key]
 
     def _key(self, overrides: Sequence[str]) -> tuple[str, ...]:
-        """Those of some overrides that choose from groups."""
+        """Return the overrides that choose from groups."""
         return tuple(text for text in overrides if self._parse(text)[1])
 
     def _choice(self, key: tuple[str, ...]) -> DictConfig:
-        """What Hydra makes of some choices, and of the values among them; not to be changed."""
+        """Return Hydra's config of some overrides, cached; it must not be changed."""
         groups = self._key(key)
         if key not in self._chosen and groups != key:
             self._chosen[key] = self(key)
@@ -274,7 +272,7 @@ class Composer:
 
     def _is_group(self, override: Override) -> bool:
         key = override.key_or_group
-        if key not in self._groups:  # a look at the disk
+        if key not in self._groups:  # reads the disk
             self._groups[key] = self.loader.repository.group_exists(key)
         exists = self._groups[key]
         return override.package is not None or (exists and not isinstance(override.value(), dict))
@@ -297,7 +295,7 @@ def _clone(config: Any) -> Any:
 
 
 def _differs_by(config: Config, base: Config, paths: Sequence[str]) -> bool:
-    """Whether a config is another one with its own values of some keys."""
+    """Return whether a config equals another one except for its values of some keys."""
     changed = _clone(base)
     try:
         for path in paths:
@@ -320,9 +318,9 @@ def _set(config: Any, path: str, value: Any) -> None:
 
 
 def compose(overrides: Sequence[str]) -> Config:
-    """Compose one config outside of a run, as tests and tools do. ``conf/`` is read once by a process for a working folder."""
+    """Compose one config outside of a run, for tests and tools. A process reads ``conf/`` once per working folder."""
     register()
-    if any(text.lstrip("+").startswith("experiments=") for text in overrides):  # a file that may be about to change
+    if any(text.lstrip("+").startswith("experiments=") for text in overrides):  # a file that may still change
         return typed(_hydras(overrides))
     return typed(_composer(Path.cwd())(overrides))
 

@@ -156,7 +156,7 @@ def tuning(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
 
 @figure("The ladder", "Bits per byte after each step here, and mean accuracy after each step in the paper")
 def ladder(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
-    """Each arm adds a step to the previous one: a point per seed, a line through the means, and the paper's ``average`` below."""
+    """Each arm adds a step to the previous one: a point per seed, a line through the means; below, the paper's ``average``."""
     import altair as alt
 
     data = _tidy(frame, by, measure)
