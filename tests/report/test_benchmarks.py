@@ -68,8 +68,8 @@ def test_the_page_has_our_models_others_and_the_printed_rows(scored: Any) -> Non
     assert text.count("| printed") == 13
     assert "average of 10 benchmarks" in text and "average of 3 benchmarks" in text
     # Our scores and the paper's are in percent.
-    beside = tables["The paper's numbers"]
-    assert {"here: c eval", "paper: c eval", "here: average", "paper: average"} <= set(map(str, beside.head))
+    printed = tables["The paper's numbers"]
+    assert {"here: c eval", "paper: c eval", "here: average", "paper: average"} <= set(map(str, printed.head))
 
 
 def test_alternatives_of_one_measure_are_not_mixed(runs: Any) -> None:

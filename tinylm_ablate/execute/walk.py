@@ -236,8 +236,8 @@ class Walk:
             elif isinstance(error, Busy) or (isinstance(error, Interrupted) and any(lease.lost for lease in held.values())):
                 continue  # another worker did it, or it was stopped along with a lost one and can start again
             elif error is None or (task.done() and not isinstance(error, DiskError | Interrupted)):
-                # Beside an error it was finished by the worker that held the lease before: it was only suspended, and took away
-                # what this one still used.
+                # In spite of an error, it was finished by the worker that held the lease before: it was only suspended, and
+                # removed what this one still used.
                 task.log.unlink(missing_ok=True)
                 task.tidy()
                 state.state = DONE

@@ -178,10 +178,10 @@ def side(
     if reference is not None:  # a user's own pages are sorted newest first
         ordered.sort(key=lambda name: newest[name], reverse=True)
     for name in progress.bar(ordered, description="tables", unit="table"):
-        beside = reference.evidence.get(name) if reference is not None else None
+        counterpart = reference.evidence.get(name) if reference is not None else None
         about = [verdict for verdict in own.verdicts if verdict.claim.experiment == name]
         try:
-            page = experiment_page(named[name], found[name], records, about, beside)
+            page = experiment_page(named[name], found[name], records, about, counterpart)
             own.tables[page.stem] = comma_separated(found[name])
         except (ValueError, KeyError, TypeError, IndexError, ZeroDivisionError) as error:
             records.problems.append(f"experiment {name}: its page cannot be made: {type(error).__name__}: {error}")
