@@ -205,8 +205,10 @@ def test_the_best_of_two_equal_arms_is_not_clear(planted: Any) -> None:
 
 def test_missing_arms_and_metrics_are_named(planted: Any) -> None:
     planted.arm("base", 2.5)
-    assert "arm=new" in one(planted).reason
+    assert one(planted).reason == "no finished run has arm=new"
     planted.arm("new", 2.4)
+    any_arm = claim(arms={"base": {"arm": "base"}, "new": {}})
+    assert one(planted, any_arm).reason == "several arms have {}"
     found = one(planted, claim({"kind": "ordering", "better": ["new"], "than": ["base"], "metric": "test/cloze/all"}))
     assert found.outcome == Outcome.NOT_TESTABLE and "test/cloze/all was not measured" in found.reason
     (found,) = judge([claim()], {})

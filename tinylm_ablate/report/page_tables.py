@@ -53,7 +53,7 @@ def arms_table(setting: Setting, primary: Measure | None) -> list[Block]:
     follows = [key for key in _FOLLOWS if varies(runs, key) and key.split(".")[-1] not in own_axes]
     marks = int(runs.groupby("arm")["seed"].nunique().max()) > 1
     head = [*axis, *(measure.title for measure in shown[:1])]
-    head += ["to the best [95 %]"] if marks and shown else []
+    head += ["vs. best [95 %]"] if marks and shown else []
     head += [*(measure.title for measure in shown[1:]), "seeds", "parameters", "tokens", *(_FOLLOWS[key] for key in follows)]
     rows: list[Row] = []
     for index, (arm, place) in enumerate(zip(setting.arms, places_of(setting), strict=True)):

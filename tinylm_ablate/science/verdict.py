@@ -104,9 +104,9 @@ def judge_at(claim: Claim, setting: Setting, groups: Sequence[Setting]) -> Verdi
     base = Verdict(claim, Outcome.NOT_TESTABLE, "", setting.label, setting)
     arms = {name: find(setting, overrides) for name, overrides in claim.arms.items()}
     used = dict.fromkeys(name for test in claim.tests for first, others in test.comparisons for name in (first, *others))
-    absent = [_written(claim.arms[name]) for name in used if arms[name] is None]
+    absent = dict.fromkeys(_absent(setting, claim.arms[name]) for name in used if arms[name] is None)
     if absent:
-        return dataclasses.replace(base, reason=f"no arm, or more than one, has {'; '.join(dict.fromkeys(absent))}")
+        return dataclasses.replace(base, reason="; ".join(absent))
     present = {name: arm for name, arm in arms.items() if arm is not None}
     drafts: list[_Draft] = []
     reasons: dict[str, None] = {}
@@ -130,11 +130,21 @@ def judge_at(claim: Claim, setting: Setting, groups: Sequence[Setting]) -> Verdi
 
 def find(setting: Setting, overrides: Mapping[str, str]) -> str | None:
     """Return the arm with these overrides. Of several with the same runs, the first; None if they differ."""
-    wanted = {"arm", "grid.arm", *overrides, *(f"{key}.name" for key in overrides)}
-    rows = setting.runs[[column for column in setting.runs.columns if column in wanted]].to_dict("records")
-    found = list(dict.fromkeys(str(row["arm"]) for row in rows if matches({str(k): v for k, v in row.items()}, overrides)))
+    found = _matching(setting, overrides)
     runs = {tuple(setting.identities(arm).values()) for arm in found}
     return found[0] if len(runs) == 1 else None
+
+
+def _matching(setting: Setting, overrides: Mapping[str, str]) -> list[str]:
+    wanted = {"arm", "grid.arm", *overrides, *(f"{key}.name" for key in overrides)}
+    rows = setting.runs[[column for column in setting.runs.columns if column in wanted]].to_dict("records")
+    return list(dict.fromkeys(str(row["arm"]) for row in rows if matches({str(k): v for k, v in row.items()}, overrides)))
+
+
+def _absent(setting: Setting, overrides: Mapping[str, str]) -> str:
+    """Explain why ``find`` returns no arm."""
+    written = " ".join(f"{key}={value}" for key, value in overrides.items()) or "{}"
+    return f"several arms have {written}" if _matching(setting, overrides) else f"no finished run has {written}"
 
 
 @dataclass(frozen=True)
@@ -402,7 +412,3 @@ def _label(test: Test, first: str, others: Sequence[str]) -> str:
         return f"arms that meet the rule better than {first}"
     second = others[0] if len(others) == 1 else f"the mean of {' and '.join(others)}"
     return f"{first} {_WORDS.get(test.kind, 'better than')} {second}"
-
-
-def _written(overrides: Mapping[str, str]) -> str:
-    return " ".join(f"{key}={value}" for key, value in overrides.items()) or "any arm"
