@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import TINY
+from tests.helpers import TINY, run
 from tinylm_ablate.arch.shapes import Shape, flops_per_token, parameters
 from tinylm_ablate.data.corpus import Corpus
 from tinylm_ablate.data.shards import open_shards
@@ -245,9 +245,25 @@ def test_the_users_text_is_read_and_checked_and_its_passes_are_marked(tmp_path: 
     output = plans([("mine", run)], "table", read_text=True)
     assert "62 documents read, 60 kept (1 too short, 1 duplicates)" in output and "not read: 1 .md (7 bytes)" in output
     tokens = training_tokens(run)
-    assert tokens is not None and f"passes over its training tokens: {51200 / tokens:.2g}" in output
+    assert tokens is not None
+    assert f"passes over its training tokens: {51200 / tokens:.2g}, estimated before it is tokenized\n" in output
     assert "1 of 1 runs pass over it more than 4 times" in output and "(!)" in output
     assert plan("mine", run)["passes"] == 51200 / tokens
+
+
+def test_passes_are_counted_as_in_training_once_the_text_is_tokenized(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"Document number {number} has a few words in it, more than fifty characters." for number in range(99)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
+    shares = ["data.validation_share=0.2", "data.test_share=0.2"]
+    config = compose(
+        [*TINY, "data=files", f"data.path={tmp_path}/t.jsonl", *shares, f"runs_dir={tmp_path}", "train.tokens=5120"]
+    )
+    passes = run(config)["passes"]
+    assert f"note: 5,120 tokens are {passes:.1f} passes over the training text" in capsys.readouterr().err
+    assert plan("small", settle(config))["passes"] == passes
+    assert f"  passes over its training tokens: {passes:.2g}\n" in plans([("small", settle(config))], "table")
 
 
 def test_choosing_neurons_on_text_is_planned_once(tmp_path: Path) -> None:

@@ -207,8 +207,8 @@ def test_missing_arms_and_metrics_are_named(planted: Any) -> None:
     planted.arm("base", 2.5)
     assert one(planted).reason == "no finished run has arm=new"
     planted.arm("new", 2.4)
-    any_arm = claim(arms={"base": {"arm": "base"}, "new": {}})
-    assert one(planted, any_arm).reason == "several arms have {}"
+    several = dataclasses.replace(claim(), arms={"base": {"arm": "base"}, "new": {"train.tokens": "8000000"}})
+    assert one(planted, several).reason == "several arms have train.tokens=8000000"
     found = one(planted, claim({"kind": "ordering", "better": ["new"], "than": ["base"], "metric": "test/cloze/all"}))
     assert found.outcome == Outcome.NOT_TESTABLE and "test/cloze/all was not measured" in found.reason
     (found,) = judge([claim()], {})
