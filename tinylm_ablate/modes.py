@@ -45,7 +45,7 @@ def _run(config: Config) -> None:
     walk = do([("the run", settled)], config, quiet=True)
     # Pandas is needed for the table alone, and would delay the first step.
     from tinylm_ablate.frames.arms import evidence_of
-    from tinylm_ablate.frames.folders import alone
+    from tinylm_ablate.frames.grid_file import alone
     from tinylm_ablate.grid.result_table import summary_table
 
     for problem in sync(config.tracking, Path(config.runs_dir), folders=[settled.folder]).problems:

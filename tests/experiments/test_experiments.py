@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from tinylm_ablate import paths, points
 from tinylm_ablate.arch.shapes import Shape, baseline_parameters, embedding_head_share, parameters
-from tinylm_ablate.frames.folders import Grid
+from tinylm_ablate.frames.grid_file import Grid
 from tinylm_ablate.grid.cells import expand
 from tinylm_ablate.grid.compose import Composer, register, typed
 from tinylm_ablate.report.printed import FOLDER, printed

@@ -13,7 +13,7 @@ pytest.importorskip("gguf", reason="the extra gguf is not installed")
 from tests.helpers import TINY, run
 from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.formats.huggingface import Model
-from tinylm_ablate.frames.folders import read_runs
+from tinylm_ablate.frames.run_folders import read_runs
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.measure.llama_speed import _llama_cpp, _own
 from tinylm_ablate.measure.quantized import QuantizedBitsPerByte

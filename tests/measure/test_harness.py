@@ -19,7 +19,7 @@ from tests.measure.conftest import SmallVocabulary, Texts
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.formats.huggingface import Model, export, load_model, load_tokenizer
-from tinylm_ablate.frames.folders import read_runs
+from tinylm_ablate.frames.run_folders import read_runs
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.measure.benchmarks import averages, benchmark, benchmark_folder, column_of, score_table, settings_of
 from tinylm_ablate.measure.harness import LISTS, open_task, task_names

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tinylm_ablate.frames.arms import evidence
-from tinylm_ablate.frames.folders import read_runs
+from tinylm_ablate.frames.run_folders import read_runs
 from tinylm_ablate.measure.benchmarks import column_of
 from tinylm_ablate.measure.harness import LISTS
 from tinylm_ablate.report.blocks import Table

@@ -6,7 +6,7 @@ import csv
 
 import pytest
 
-from tinylm_ablate.frames.folders import Grid
+from tinylm_ablate.frames.grid_file import Grid
 from tinylm_ablate.report.measures import number
 from tinylm_ablate.report.printed import FOLDER, printed
 

@@ -9,7 +9,10 @@ import os
 import pandas as pd
 import pytest
 
-from tinylm_ablate.frames.folders import flatten, frame, parse_grid, read_runs, thin_curve
+from tinylm_ablate.frames.flat_rows import flatten, frame
+from tinylm_ablate.frames.grid_file import parse_grid
+from tinylm_ablate.frames.long_tables import thin_curve
+from tinylm_ablate.frames.run_folders import read_runs
 
 BITS = "test/bits_per_byte/all"
 

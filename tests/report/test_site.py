@@ -15,7 +15,7 @@ import pytest
 
 from tests.report.conftest import Runs, contents
 from tinylm_ablate.frames.arms import evidence
-from tinylm_ablate.frames.folders import read_runs
+from tinylm_ablate.frames.run_folders import read_runs
 from tinylm_ablate.report.__main__ import main
 from tinylm_ablate.report.page import stem_of
 from tinylm_ablate.report.reference_data import read_reference

@@ -12,7 +12,7 @@ import torch
 from tests.helpers import TINY, run
 from tests.init.test_full_size_child import PARENTS, saved
 from tinylm_ablate.execute.plan import plans
-from tinylm_ablate.frames.folders import read_runs
+from tinylm_ablate.frames.run_folders import read_runs
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.measure.records import read_rows
 from tinylm_ablate.measure.registry import requested

@@ -10,7 +10,7 @@ import pytest
 from tests.helpers import TINY, run, run_command
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.execute.cost import cost
-from tinylm_ablate.frames.folders import read_runs
+from tinylm_ablate.frames.run_folders import read_runs
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.settle import settle
 

@@ -10,10 +10,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from tinylm_ablate.config import Config
-from tinylm_ablate.errors import ConfigError, Interrupted, UserError
+from tinylm_ablate.errors import ConfigError, Interrupted, UserError, one_line
 from tinylm_ablate.execute.live import Live
 from tinylm_ablate.execute.walk import Walk
-from tinylm_ablate.execute.words import one_line, say
+from tinylm_ablate.execute.words import say
 from tinylm_ablate.execute.work_order import Order
 from tinylm_ablate.execute.worker import targets
 from tinylm_ablate.execute.workers import LocalWorkers, divide

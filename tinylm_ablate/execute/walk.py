@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from tinylm_ablate import progress
 from tinylm_ablate.disk import in_words
-from tinylm_ablate.errors import Busy, DiskError, Interrupted
-from tinylm_ablate.execute.words import failure_mark, one_line, read_failure, say, write_failure
+from tinylm_ablate.errors import Busy, DiskError, Interrupted, one_line
+from tinylm_ablate.execute.words import failure_mark, read_failure, say, write_failure
 from tinylm_ablate.leases import LOOK_SECONDS, Holder, Lease, Leases
 from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower

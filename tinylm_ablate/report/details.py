@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from tinylm_ablate.frames.folders import POINTS, Records
+from tinylm_ablate.frames.long_tables import POINTS
+from tinylm_ablate.frames.run_folders import Records
 from tinylm_ablate.measure.benchmarks import column_of
 from tinylm_ablate.measure.harness import LISTS
 from tinylm_ablate.report import measures

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tinylm_ablate.frames.arms import setting_keys
-from tinylm_ablate.frames.folders import Records
+from tinylm_ablate.frames.run_folders import Records
 from tinylm_ablate.report import measures
 from tinylm_ablate.report.measures import by_name
 from tinylm_ablate.report.search_figures import importances

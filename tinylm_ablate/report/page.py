@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate.files import fingerprint
-from tinylm_ablate.frames.folders import Grid, Records
+from tinylm_ablate.frames.grid_file import Grid
+from tinylm_ablate.frames.run_folders import Records
 from tinylm_ablate.report import measures
 from tinylm_ablate.report.blocks import Block, Cell, Code, Figure, Fold, Heading, Row, Table, Text
 from tinylm_ablate.report.details import DETAILS

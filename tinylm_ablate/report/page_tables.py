@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tinylm_ablate.frames.arms import axis_column
-from tinylm_ablate.frames.folders import short
+from tinylm_ablate.frames.grid_file import short
 from tinylm_ablate.measure.benchmarks import column_of
 from tinylm_ablate.measure.harness import LISTS
 from tinylm_ablate.report import measures

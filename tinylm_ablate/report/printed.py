@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tinylm_ablate.frames.folders import Grid
+from tinylm_ablate.frames.grid_file import Grid
 from tinylm_ablate.report.measures import number
 
 FOLDER = Path(__file__).parent / "paper"

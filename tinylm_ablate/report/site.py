@@ -12,7 +12,8 @@ from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.frames.arms import claim_keys, evidence
-from tinylm_ablate.frames.folders import Grid, Records, read_runs
+from tinylm_ablate.frames.grid_file import Grid
+from tinylm_ablate.frames.run_folders import Records, read_runs
 from tinylm_ablate.report import explore, html, latex, markdown, measures
 from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Items, Row, Table, Text, link, styled
 from tinylm_ablate.report.drawing import on_white, save_drawn
