@@ -9,7 +9,8 @@ import pytest
 from tests.helpers import run_command
 from tinylm_ablate.config import GROUPS, walk
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.grid.compose import compose, diagnose
+from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.grid.diagnosis import diagnose
 from tinylm_ablate.settle import settle
 
 #: Overrides that do not compose, and their messages.

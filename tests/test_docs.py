@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tinylm_ablate.arguments import normalize
-from tinylm_ablate.grid.compose import diagnose
+from tinylm_ablate.grid.diagnosis import diagnose
 from tinylm_ablate.paths import experiments_dir
 
 ROOT = Path(__file__).resolve().parents[1]

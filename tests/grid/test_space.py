@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.grid.compose import compose, diagnose
+from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.grid.diagnosis import diagnose
 from tinylm_ablate.grid.objectives import parse_objectives
 from tinylm_ablate.grid.space import parse_space
 

@@ -23,8 +23,9 @@ from tinylm_ablate.disk import writing
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.execute.words import one_line, say
 from tinylm_ablate.files import fingerprint
-from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, diagnose, typed
+from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, typed
 from tinylm_ablate.grid.describe import Described, described, write_grid
+from tinylm_ablate.grid.diagnosis import diagnose
 from tinylm_ablate.measure.registry import requested
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
