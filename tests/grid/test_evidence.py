@@ -16,7 +16,7 @@ from tinylm_ablate.grid.cells import expand
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.grid.parts import Part
 from tinylm_ablate.grid.result_table import summary_table
-from tinylm_ablate.science.claim import parse
+from tinylm_ablate.science.claim_files import parse
 from tinylm_ablate.science.evidence import Evidence, settings
 from tinylm_ablate.science.seeds import seeds_wanted
 from tinylm_ablate.settle import settle

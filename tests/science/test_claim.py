@@ -13,7 +13,7 @@ from tinylm_ablate.config import walk
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.paths import conf_dir, experiments_dir
-from tinylm_ablate.science.claim import FOLDER, parse, read_claims
+from tinylm_ablate.science.claim_files import FOLDER, parse, read_claims
 
 ORDERING = {
     "kind": "ordering",

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinylm_ablate.science.accuracy import accuracy, between_scales
-from tinylm_ablate.science.claim import parse
+from tinylm_ablate.science.claim_files import parse
 from tinylm_ablate.science.looks import LOOKS
 from tinylm_ablate.science.matrices import matrix_metrics
 from tinylm_ablate.science.seeds import seeds_wanted

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tinylm_ablate.science.claim import parse
+from tinylm_ablate.science.claim_files import parse
 from tinylm_ablate.science.estimate import Estimate
 from tinylm_ablate.science.forecast import (
     COLUMNS,

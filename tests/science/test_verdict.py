@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tinylm_ablate.science.claim import Claim, parse
+from tinylm_ablate.science.claim import Claim
+from tinylm_ablate.science.claim_files import parse
 from tinylm_ablate.science.comparison import Outcome
 from tinylm_ablate.science.evidence import Evidence, settings
 from tinylm_ablate.science.pairs import pairs, results

@@ -192,7 +192,7 @@ def _more_seeds(part: Part, identity: str, searches: Sequence[Search]) -> bool:
         return False
     from tinylm_ablate.frames.arms import claim_keys
     from tinylm_ablate.frames.grid_file import label
-    from tinylm_ablate.science.claim import read_claims
+    from tinylm_ablate.science.claim_files import read_claims
     from tinylm_ablate.science.seeds import seeds_wanted
 
     found = _evidence(part, json.loads(grid_path(Path(part.base.runs_dir), identity).read_text()))

@@ -25,7 +25,7 @@ from tinylm_ablate.report.reference_data import merged, read_reference, write_re
 from tinylm_ablate.report.scales import scales_page
 from tinylm_ablate.report.searches import search_page
 from tinylm_ablate.report.verdicts import claims_blocks, headline, summary
-from tinylm_ablate.science.claim import read_claims
+from tinylm_ablate.science.claim_files import read_claims
 from tinylm_ablate.science.evidence import Evidence
 from tinylm_ablate.science.verdict import Verdict, judge
 
