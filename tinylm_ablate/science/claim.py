@@ -46,6 +46,9 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+#: All gates.
+GATES = ("bigrams", "steps", "tuned")
+
 
 @dataclass(frozen=True)
 class Test:

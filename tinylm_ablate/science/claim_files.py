@@ -13,11 +13,9 @@ import pandas as pd
 import yaml
 
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.science.claim import Claim, Test
+from tinylm_ablate.science.claim import GATES, Claim, Test
 
 FOLDER = Path(__file__).parent / "claims"
-
-GATES = ("bigrams", "steps", "tuned")
 
 #: Kind -> required keys, and optional keys in addition to the common ones.
 _KINDS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
