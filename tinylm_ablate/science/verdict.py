@@ -9,29 +9,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tinylm_ablate.science import gate
-from tinylm_ablate.science.claim import Claim, Test
+from tinylm_ablate.science.claim import Claim
 from tinylm_ablate.science.comparison import (
     Comparison,
-    Decision,
-    Effect,
-    Kind,
     Outcome,
     combine,
-    decide,
     outcome,
     p_value,
     seeds_needed,
 )
-from tinylm_ablate.science.effects import effect
+from tinylm_ablate.science.drafts import Draft, drafts_of
 from tinylm_ablate.science.estimate import Estimate
 from tinylm_ablate.science.evidence import Evidence, Setting, matches, settings
 from tinylm_ablate.science.family import survivors
-from tinylm_ablate.science.looks import LOOKS, look
+from tinylm_ablate.science.looks import LOOKS
 from tinylm_ablate.science.margin import token_margin
-from tinylm_ablate.science.rank import Correlation, Larger, correlation
 from tinylm_ablate.science.trend import Course, Point, Trend, trend
-
-_WORDS = {"equivalence": "the same as", "no_worse": "no worse than"}
 
 _DECIDED = (Outcome.REPRODUCED, Outcome.REVERSED, Outcome.NO_EFFECT)
 
@@ -108,10 +101,10 @@ def judge_at(claim: Claim, setting: Setting, groups: Sequence[Setting]) -> Verdi
     if absent:
         return dataclasses.replace(base, reason="; ".join(absent))
     present = {name: arm for name, arm in arms.items() if arm is not None}
-    drafts: list[_Draft] = []
+    drafts: list[Draft] = []
     reasons: dict[str, None] = {}
     for test in claim.tests:
-        own, why = _drafts(claim, test, setting, present)
+        own, why = drafts_of(claim, test, setting, present)
         drafts += own
         reasons |= dict.fromkeys(why)
     drafts = [_with_margin(draft, claim, setting, groups, present) for draft in drafts]
@@ -147,28 +140,6 @@ def _absent(setting: Setting, overrides: Mapping[str, str]) -> str:
     return f"several arms have {written}" if _matching(setting, overrides) else f"no finished run has {written}"
 
 
-@dataclass(frozen=True)
-class _Draft:
-    """A comparison before its verdict."""
-
-    test: Test
-    label: str
-    kind: Kind
-    metrics: tuple[str, ...]
-    arms: tuple[str, ...]
-    effect: Effect | None
-    seeds: int
-    look: int
-    margin: float
-    margin_source: str
-    paper: float | None
-
-    def decision(self, comparisons: int) -> Decision:
-        if self.effect is None or self.look == 0:
-            return Decision(False, False, False)
-        return decide(self.effect, self.margin, self.kind, comparisons)
-
-
 def _verdict(claim: Claim, groups: Sequence[Setting]) -> Verdict:
     if not groups:
         return Verdict(claim, Outcome.NOT_TESTABLE, f"{claim.experiment} has no finished runs", notes=_notes(claim, []))
@@ -181,116 +152,7 @@ def _verdict(claim: Claim, groups: Sequence[Setting]) -> Verdict:
     return dataclasses.replace(best, trends=trends, notes=_notes(claim, trends))
 
 
-def _drafts(claim: Claim, test: Test, setting: Setting, arms: Mapping[str, str]) -> tuple[list[_Draft], list[str]]:
-    """Return the comparisons of one test, and reasons why some are missing."""
-    if test.kind == "correlation":
-        return _correlations(claim, test, setting)
-    pairs = [(first, tuple(others)) for first, others in test.comparisons]
-    if test.kind == "rule":
-        found = _by_rule(test, setting)
-        if isinstance(found, str):
-            return [], [found]
-        pairs, arms = found, {arm: arm for arm in setting.arms}
-    drafts, unmeasured = [], []
-    for first, others in pairs:
-        names = (first, *others) if test.kind != "rule" else (*others, first)
-        metrics = [test.metric.get(name, test.metric.get("", "")) for name in names]
-        lacking = [metric for name, metric in zip(names, metrics, strict=True) if not setting.by_seed(arms[name], metric)]
-        if lacking:
-            unmeasured += [f"{metric} was not measured" for metric in lacking]
-            continue
-        if test.kind == "rule":
-            # The mean of the arms that meet the rule, compared with one that does not.
-            weights = [*(test.direction / len(others) for _ in others), -float(test.direction)]
-        else:
-            weights = [float(test.direction), *(-test.direction / len(others) for _ in others)]
-        terms = [(arms[name], metric, weight) for name, metric, weight in zip(names, metrics, weights, strict=True)]
-        own, seeds = _effect(setting, terms, test)
-        drafts.append(
-            _Draft(
-                test, _label(test, first, others), _kind(test), tuple(dict.fromkeys(metrics)),
-                tuple(arms[name] for name in names), own, seeds, _look(own, seeds), math.nan, "",
-                claim.paper_effect(test, first, others),
-            )
-        )  # fmt: skip
-    return drafts, unmeasured
-
-
-def _effect(setting: Setting, terms: Sequence[tuple[str, str, float]], test: Test) -> tuple[Estimate | None, int]:
-    if test.bound is None:
-        return effect(setting, terms, relative=test.relative, exact=test.exact)
-    bound, side = test.bound
-    (arm, metric, _) = terms[0]
-    own, seeds = effect(setting, [(arm, metric, float(side))], exact=test.exact)
-    return (None if own is None else dataclasses.replace(own, mean=own.mean - side * bound)), seeds
-
-
-def _look(own: Estimate | None, seeds: int) -> int:
-    if own is None:
-        return 0
-    return max(seeds, 1) if own.exact else look(seeds)
-
-
-def _kind(test: Test) -> Kind:
-    kinds: dict[str, Kind] = {"equivalence": "same", "no_worse": "no_worse", "threshold": "bound"}
-    return kinds.get(test.kind, "better")
-
-
-def _by_rule(test: Test, setting: Setting) -> list[tuple[str, tuple[str, ...]]] | str:
-    """Return (an arm that does not meet the conditions, those that do), or why there are none."""
-    meets: dict[str, bool] = {}
-    for arm in setting.arms:
-        values = {column: setting.mean(arm, column) for column in test.conditions}
-        missing = [column for column, value in values.items() if math.isnan(value)]
-        if missing:
-            return f"{missing[0]} was not measured for {arm}"
-        meets[arm] = all(side * (values[column] - bound) > 0 for column, (bound, side) in test.conditions.items())
-    good = tuple(arm for arm, own in meets.items() if own)
-    if not good or len(good) == len(meets):
-        return f"{'every' if good else 'no'} arm meets {' and '.join(_condition(*own) for own in test.conditions.items())}"
-    return [(arm, good) for arm, own in meets.items() if not own]
-
-
-def _condition(column: str, bound: tuple[float, int]) -> str:
-    return f"{column} {'above' if bound[1] > 0 else 'below'} {bound[0]:g}"
-
-
-def _correlations(claim: Claim, test: Test, setting: Setting) -> tuple[list[_Draft], list[str]]:
-    metric, columns = test.metric[""], [test.column, *test.largest_of]
-    places: dict[str, list[float]] = {column: [] for column in columns}
-    quality: list[float] = []
-    used: list[str] = []
-    for arm in setting.arms:
-        values = [setting.mean(arm, metric), *(setting.mean(arm, column) for column in columns)]
-        if not any(map(math.isnan, values)):
-            used.append(arm)
-            quality.append(test.direction * values[0])
-            for column, value in zip(columns, values[1:], strict=True):
-                places[column].append(value)
-    if len(quality) < 4:
-        return [], [f"{len(quality)} arms have {metric} and {' and '.join(columns)}: too few for a rank correlation"]
-    printed = claim.correlations.get(test.paper_row or "", {}).get(claim.column)
-    sign = test.sign or 1
-    own = correlation(places[test.column], quality)
-    margin = test.margin if test.margin is not None else math.nan
-    shown: list[tuple[str, Kind, Correlation | Larger, float, float | None]] = [
-        (
-            f"{test.column} with quality", "same" if test.sign == 0 else "better", Correlation(sign * own.rho, own.arms),
-            margin, None if printed is None else sign * float(printed),
-        )
-    ]  # fmt: skip
-    shown += [
-        (f"{test.column} over {other} in size", "better", Larger(places[test.column], places[other], quality), 0.0, None)
-        for other in test.largest_of
-    ]
-    arms = len(quality)
-    return [
-        _Draft(test, label, kind, (metric,), tuple(used), found, arms, arms, margin, "set by the claim", paper)
-        for label, kind, found, margin, paper in shown
-    ], []
-
-
-def _with_margin(draft: _Draft, claim: Claim, setting: Setting, groups: Sequence[Setting], arms: Mapping[str, str]) -> _Draft:
+def _with_margin(draft: Draft, claim: Claim, setting: Setting, groups: Sequence[Setting], arms: Mapping[str, str]) -> Draft:
     if draft.margin_source:
         return draft
     if draft.test.margin is not None:
@@ -300,7 +162,7 @@ def _with_margin(draft: _Draft, claim: Claim, setting: Setting, groups: Sequence
     return dataclasses.replace(draft, margin=margin, margin_source=source)
 
 
-def _gates(claim: Claim, setting: Setting, drafts: Sequence[_Draft], arms: Mapping[str, str]) -> list[str]:
+def _gates(claim: Claim, setting: Setting, drafts: Sequence[Draft], arms: Mapping[str, str]) -> list[str]:
     taking_part = list(dict.fromkeys(arm for draft in drafts for arm in draft.arms))
     metrics = [metric for draft in drafts for metric in draft.metrics if metric.startswith("test/bits_per_byte/")]
     reference = arms.get(claim.reference) or _best(setting, taking_part)
@@ -325,7 +187,7 @@ def _gates(claim: Claim, setting: Setting, drafts: Sequence[_Draft], arms: Mappi
     return reasons
 
 
-def _few_documents(drafts: Sequence[_Draft]) -> list[str]:
+def _few_documents(drafts: Sequence[Draft]) -> list[str]:
     """Return the undecided comparisons that seeds cannot decide. Decided ones remain, since intervals include documents."""
     found: dict[str, None] = {}
     for draft in drafts:
@@ -342,7 +204,7 @@ def _best(setting: Setting, arms: Sequence[str]) -> str:
     return known[len(known) // 2][1] if known else ""
 
 
-def _compared(draft: _Draft, comparisons: int, barred: bool) -> Comparison:
+def _compared(draft: Draft, comparisons: int, barred: bool) -> Comparison:
     decided = outcome(draft.decision(comparisons))
     found = Outcome.NOT_TESTABLE if barred else decided
     reason, needed, p = "", None, 1.0
@@ -356,7 +218,7 @@ def _compared(draft: _Draft, comparisons: int, barred: bool) -> Comparison:
     )  # fmt: skip
 
 
-def _open(draft: _Draft, comparisons: int) -> tuple[str, int | None]:
+def _open(draft: Draft, comparisons: int) -> tuple[str, int | None]:
     """Explain why a comparison is undecided, and estimate the number of seeds that would decide it."""
     if not isinstance(draft.effect, Estimate):
         return f"undecided with {draft.seeds} arms", None
@@ -403,12 +265,3 @@ def _notes(claim: Claim, trends: Sequence[Trend]) -> list[str]:
     if "tuned" not in claim.gates and any(not test.exact for test in claim.tests):
         notes.append("Learning rates are not tuned for each arm, since the claim is about a fixed rule.")
     return [*notes, *([claim.note] if claim.note else [])]
-
-
-def _label(test: Test, first: str, others: Sequence[str]) -> str:
-    if test.bound is not None:
-        return f"{first} {_condition('', test.bound).strip()}"
-    if test.kind == "rule":
-        return f"arms that meet the rule better than {first}"
-    second = others[0] if len(others) == 1 else f"the mean of {' and '.join(others)}"
-    return f"{first} {_WORDS.get(test.kind, 'better than')} {second}"
