@@ -127,10 +127,10 @@ def test_the_lease_of_a_worker_that_died_after_its_task_was_done_is_removed(plac
 
 def test_a_failure_affects_only_dependent_tasks(place: Place) -> None:
     broken, sound = place.step("broken", failures=9), place.step("sound")
-    above, beside = place.step("above", broken), place.step("beside", sound)
-    walk = place.walk(above, beside)
+    above, independent = place.step("above", broken), place.step("independent", sound)
+    walk = place.walk(above, independent)
     walk.go()
-    assert states(walk) == {"broken": FAILED, "above": FAILED, "sound": DONE, "beside": DONE}
+    assert states(walk) == {"broken": FAILED, "above": FAILED, "sound": DONE, "independent": DONE}
     assert [state.error for state in walk.failed()] == ["broken broke", "broken failed: broken broke"]
     assert isinstance(walk.failed()[0].exception, RunFailed)
     lines = broken.log.read_text().splitlines()

@@ -73,8 +73,8 @@ def perform(
             for _, run in cells:
                 graph.run(run.identity).watch = watch
         here = bool(waiting) and launch is None
-        beside = _workers(walk, graph, order, base, 1 if watch is not None else grid.workers) if here else nullcontext()
-        with beside as others, Live(walk, order.runs_dir / "orders", order.session, "off" if quiet else base.progress):
+        extra = _workers(walk, graph, order, base, 1 if watch is not None else grid.workers) if here else nullcontext()
+        with extra as others, Live(walk, order.runs_dir / "orders", order.session, "off" if quiet else base.progress):
             if waiting and launch is not None:
                 _launch(walk, order, launch, grid.workers if isinstance(grid.workers, int) else len(waiting))
             elif waiting:
