@@ -26,7 +26,7 @@ def conflicts(config: Config, shape: Shape | None, sound: Callable[..., bool]) -
         sound: Returns whether the single settings of a group are valid.
     """
     mistakes: list[str] = []
-    if config.train.device == "cuda" and config.mode != "plan":
+    if config.train.device == "cuda":  # a plan also measures its speed and memory
         import torch
 
         if not torch.cuda.is_available():

@@ -175,18 +175,20 @@ class Walk:
         task = first.task
         if task.most_together(len(waiting)) == 1:
             return [first]
-        ready = [
+        free = [
             state
             for state in waiting
             if state is not first
             and state.state == WAITING
             and state.task.kind == task.kind
-            and state.task.together == task.together
             and state.task.key not in held
             and all(self.states[need.key].state in (DONE, SKIPPED) for need in state.task.needs)
-            and not self._settled_by_others(state)
         ]
-        return [first, *ready][: task.most_together(math.ceil((1 + len(ready)) / self.workers))]
+        groups = {task.together, *(state.task.together for state in free)}
+        ready = [state for state in free if state.task.together == task.together and not self._settled_by_others(state)]
+        # Workers share a group only if there are more workers than groups: a program is best if it is large.
+        shares = max(1, self.workers // len(groups))
+        return [first, *ready][: task.most_together(math.ceil((1 + len(ready)) / shares))]
 
     def _do(self, states: Sequence[State]) -> bool:
         """Do tasks that no other worker holds; False if there are none."""
