@@ -145,7 +145,7 @@ def _branched(config: Config, rounds: Rounds) -> tuple[Rounds | None, list[str]]
 
 
 def _trunk(config: Config, rounds: Rounds) -> Settled:
-    """The run that a branch leaves, which keeps its state there, and the models that the branch keeps before it begins."""
+    """Return the run that a branch leaves: it keeps its state there, and the requested models before the branch."""
     trunk = copy.deepcopy(config)
     trunk.train.anneal_from = None
     trunk.train.keep_checkpoints = _kept_before(config, rounds.steps, rounds.branch - 1)
@@ -155,7 +155,7 @@ def _trunk(config: Config, rounds: Rounds) -> Settled:
 
 
 def _kept_before(config: Config, steps: int, end: int) -> list[float]:
-    """The places of ``train.keep_checkpoints`` in a run of ``steps`` steps that lie up to step ``end``, in tokens."""
+    """Return the places of ``train.keep_checkpoints`` in a run of ``steps`` steps up to step ``end``, in tokens."""
     batch = config.train.batch_tokens
     kept = [points.steps_at(place, steps, batch) for place in config.train.keep_checkpoints]
     return [float(step * batch) for step in kept if step <= end]

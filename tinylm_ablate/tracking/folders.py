@@ -88,7 +88,7 @@ def needed(folders: Collection[Path]) -> list[Path]:
 
 
 def live(runs_dir: Path) -> set[str]:
-    """The runs that a living worker trains; one of another machine counts until it was watched for a whole lease time."""
+    """Return the runs in training; a worker on another machine counts until its lease was unchanged for a whole lease time."""
     return {key.removeprefix("run-") for key in _leases(runs_dir).held() if key.startswith("run-")}
 
 
