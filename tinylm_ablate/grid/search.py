@@ -20,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from tinylm_ablate.arch.shapes import parameters
 from tinylm_ablate.config import Config, SearchConfig
 from tinylm_ablate.disk import writing
-from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.execute.words import one_line, say
+from tinylm_ablate.errors import ConfigError, one_line
+from tinylm_ablate.execute.words import say
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, typed
 from tinylm_ablate.grid.describe import Described, described, write_grid
