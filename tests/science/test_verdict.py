@@ -226,7 +226,7 @@ def test_a_claim_fails_if_one_comparison_does(planted: Any) -> None:
     )
     found = one(planted, own)
     assert found.outcome == Outcome.REVERSED
-    assert found.reason == "newer better than base"
+    assert found.reason == "the opposite of: newer better than base"
     assert [compared.outcome for compared in found.comparisons] == [Outcome.REPRODUCED, Outcome.REVERSED]
 
 
