@@ -93,7 +93,7 @@ def test_open_comparisons_want_more_seeds(part: Part) -> None:
 def test_the_arms_of_the_grid_get_the_seeds_that_are_wanted(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
     part.base.seeds = "sequential"
     identity = sweeper._write_grid(part).path.stem
-    monkeypatch.setattr("tinylm_ablate.science.claim.read_claims", lambda **_: [claim(gates=["bigrams"])])
+    monkeypatch.setattr("tinylm_ablate.science.claim_files.read_claims", lambda **_: [claim(gates=["bigrams"])])
     assert sweeper._more_seeds(part, identity, [])
     assert {arm: len(cells) for arm, cells in part.arms.items()} == {"arm=base": 5, "arm=clear": 3, "arm=close": 5}
     assert not sweeper._more_seeds(part, identity, []), "the seeds that are wanted were added, and none of them is finished"
