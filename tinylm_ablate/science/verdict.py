@@ -227,7 +227,7 @@ def _open(draft: Draft, comparisons: int) -> tuple[str, int | None]:
     needed = seeds_needed(draft.effect, draft.margin, draft.kind, comparisons)
     at = f"undecided with {draft.look} seeds"
     if needed is None:
-        return f"{at}; more would not decide it, because of the documents or its closeness to the margin", None
+        return f"{at}; more seeds would not decide it, because of its documents or its closeness to the margin", None
     if needed > LOOKS[-1]:
         return f"{at}; about {needed} would decide it, more than the {LOOKS[-1]} at the last look", needed
     return f"{at}; about {needed} would decide it", needed
@@ -263,5 +263,5 @@ def _trends(best: Verdict, tested: Sequence[Verdict]) -> list[Trend]:
 def _notes(claim: Claim, trends: Sequence[Trend]) -> list[str]:
     notes = [f"{own.label}: {own.text}." for own in trends if own.course != Course.UNKNOWN]
     if "tuned" not in claim.gates and any(not test.exact for test in claim.tests):
-        notes.append("Learning rates are not tuned for each arm, since the claim is about a fixed rule.")
+        notes.append("This claim does not require tuned learning rates.")
     return [*notes, *([claim.note] if claim.note else [])]
