@@ -24,7 +24,7 @@ from tinylm_ablate.formats.tensors import tensor_sizes
 from tinylm_ablate.init import masks as module
 from tinylm_ablate.init.calibration import Calibration
 from tinylm_ablate.init.gates import Gates, fold, gated, gates_for
-from tinylm_ablate.init.masks import Learned, Target, backward, learn, open_masks
+from tinylm_ablate.init.masks import Learned, Passes, Target, backward, learn, open_masks
 from tinylm_ablate.init.neurons import Units, choose_units, cut, score
 from tinylm_ablate.init.parents import Parent
 
@@ -161,7 +161,7 @@ def test_gradients_reach_gates_and_weights_as_through_one_graph(calibration: Cal
         return gated(weights, shape, {axis: gate.sample(generator) for axis, gate in gates.items()})
 
     (whole,) = calibration(6).batches(0, 6)
-    (total,) = backward(decoder, [current()], [whole[:4], whole[4:]], 6)
+    (total,) = backward(Passes(decoder, "fp32"), [current()], [whole[:4], whole[4:]], 6)
     found = [leaf.grad.clone() for leaf in leaves if leaf.grad is not None]
     assert len(found) == len(leaves)
 
@@ -309,6 +309,16 @@ def test_several_targets_are_learned_as_each_alone(trained: Parent, calibration:
         assert found.state.keys() == alone.state.keys()
         assert all(torch.equal(found.state[name], weight) for name, weight in alone.state.items())
     assert [found.record["steps"] for found in together] == [4, 4, 4, 0]
+
+
+@pytest.mark.gpu
+def test_a_graph_on_a_gpu_learns_the_same(trained: Parent, calibration: Calibrations) -> None:
+    small = replace(trained.shape, width=trained.shape.width - 8)
+    targets = [Target(trained, small, range(trained.shape.depth))] * 2
+    expected, found = (learn(targets, calibration(8 * 4), settings(), device=device) for device in ("cpu", "cuda"))
+    for one, two in zip(expected, found, strict=True):
+        for mine, theirs in zip(one.record["curve"], two.record["curve"], strict=True):
+            assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-2)
 
 
 def test_masks_that_end_far_from_their_target_are_reported(

@@ -20,11 +20,12 @@ from torch import Tensor
 #: Channels per head up to which the attention kernel is faster than PyTorch's.
 _LARGEST = 32
 
-#: Queries and keys per block, and warps per program.
-_BLOCK, _WARPS = 64, 4
+#: Queries and keys per block; warps per program; and programs of up to 16 channels from which the backward pass takes half as
+#: many warps.
+_BLOCK, _WARPS, _MANY = 64, 4, 1024
 
 #: Logits per block of a row, and warps per program.
-_LOGITS, _LOGIT_WARPS = 2048, 8
+_LOGITS, _LOGIT_WARPS = 2048, 4
 
 
 @triton.jit
@@ -166,13 +167,13 @@ def usable(queries: Tensor) -> bool:
 
 
 def _numbers(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[list[int], dict[str, Any]]:
-    """Strides and sizes of the operands, as the kernels take them."""
+    """Strides and sizes of the operands, for both kernels."""
     size = queries.shape[-1]
     strides = [stride for operand in (queries, keys, values) for stride in operand.stride()[:3]]
     padded = max(16, triton.next_power_of_2(size))
     group = queries.shape[2] // keys.shape[2]
     return [*strides, queries.shape[2], group, queries.shape[1]], {
-        "size": size, "padded": padded, "block": _BLOCK, "num_warps": _WARPS,
+        "size": size, "padded": padded, "block": _BLOCK,
     }  # fmt: skip
 
 
@@ -184,7 +185,7 @@ def _attend_op(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, T
     sums = queries.new_empty((batch, heads, length), dtype=torch.float32)
     numbers, sizes = _numbers(queries, keys, values)
     grid = (triton.cdiv(length, _BLOCK), batch * heads)
-    _attend[grid](queries, keys, values, out, sums, *numbers, math.log2(math.e) / math.sqrt(size), **sizes)
+    _attend[grid](queries, keys, values, out, sums, *numbers, math.log2(math.e) / math.sqrt(size), **sizes, num_warps=_WARPS)
     return out, sums
 
 
@@ -198,9 +199,11 @@ def _attend_backward_op(
     numbers, sizes = _numbers(queries, keys, values)
     natural = 1 / math.sqrt(size)
     grid = (triton.cdiv(length, _BLOCK), batch * keys.shape[2])
+    warps = _WARPS // 2 if size <= 16 and grid[0] * grid[1] >= _MANY else _WARPS
     _attend_backward[grid](
-        queries, keys, values, out, sums, grad.contiguous(), *slopes, *numbers, math.log2(math.e) * natural, natural, **sizes
-    )
+        queries, keys, values, out, sums, grad.contiguous(), *slopes, *numbers, math.log2(math.e) * natural, natural, **sizes,
+        num_warps=warps,
+    )  # fmt: skip
     return slopes[0], slopes[1], slopes[2]
 
 

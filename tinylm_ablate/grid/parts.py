@@ -140,7 +140,7 @@ def parts(base: Config, compose: Composer, params: Mapping[str, Any] | None, arg
     experiments = base.grid.experiments or [name for one in swept for name in one.sweep_string_iterator()]
     if not experiments:
         return [Part("", base, arguments, *expand(params, arguments, base.grid, base.seeds))]
-    rest = [override for override in given if override.key_or_group != "experiments"]
+    rest = [override for override in given if override.key_or_group not in ("experiments", "grid.experiments")]
     plain = [str(override.input_line) for override in rest if not override.is_sweep_override()]
     found, mistakes = [], []
     for name in experiments:
