@@ -61,7 +61,7 @@ def logits(decoder: Decoder) -> torch.Tensor:
 def test_logits_round_trip(name: str, tokenizer_json: Path, tmp_path: Path) -> None:
     decoder, path = random_decoder(SHAPES[name]), tmp_path / "model.gguf"
     notes = export_gguf(path, Model(decoder.state_dict(), decoder.shape, tokenizer_json, 64, 0), "f32")
-    assert len(notes) == 1 and notes[0].startswith("llama.cpp has no name for this tokenizer")
+    assert len(notes) == 1 and notes[0].startswith("llama.cpp does not support the pre-tokenization")
     back = load_model(path)
     assert back.shape == decoder.shape
     assert torch.equal(logits(back), logits(decoder))

@@ -108,7 +108,7 @@ def _write_tensors(writer: Any, tensors: Mapping[str, Tensor], shape: Shape, wei
     if not fallen:
         return []
     return [
-        f"{fallen} of {kinds.total()} matrices are in half precision, since their row lengths are no multiple of {block}, the "
+        f"{fallen} of {kinds.total()} matrices are in half precision, since their row lengths are not multiples of {block}, the "
         f"block size of {weights}"
     ]
 
@@ -141,7 +141,7 @@ def _write_tokenizer(writer: Any, tokenizer_json: Path, end_of_text: int | None)
         writer.add_token_merges([" ".join(pair) for pair in merges])
         if rule is None:
             notes.append(
-                "llama.cpp has no name for this tokenizer's rule for splitting text into words, and uses its own: "
+                "llama.cpp does not support the pre-tokenization of this tokenizer, and uses its own: "
                 "tokens may differ from those in training"
             )
     writer.add_token_list(tokens)
