@@ -108,8 +108,8 @@ def _write_tensors(writer: Any, tensors: Mapping[str, Tensor], shape: Shape, wei
     if not fallen:
         return []
     return [
-        f"{fallen} of {kinds.total()} matrices are in half precision, since their row lengths are not multiples of {block}, the "
-        f"block size of {weights}"
+        f"{fallen} of {kinds.total()} matrices are in half precision, since their row lengths are not multiples of {block}, "
+        f"the block size of {weights}"
     ]
 
 
