@@ -60,7 +60,8 @@ READING: Sequence[Block] = (
             ),
             styled(
                 "**Verdicts** use units of the margin, the smallest effect that matters: the effect of 5 % more tokens on the "
-                "reference arm. Beyond 1, a claimed difference is reproduced; beyond −1, it is reversed; in between, no effect matters."
+                "reference arm. Beyond 1, a claimed difference is reproduced; beyond −1, it is reversed; in between, no effect "
+                "matters."
             ),
             styled(
                 "**Settings** of one experiment with different scales, texts or budgets are never mixed; the largest is first."

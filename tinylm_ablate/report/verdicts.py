@@ -67,8 +67,8 @@ def summary(verdicts: Sequence[Verdict], name: str) -> list[Block]:
             Figure(
                 name,
                 specification(chart),
-                "Effect and interval of each claim in margins (the smallest effects that matter): a claimed difference is beyond "
-                "+1, its opposite beyond −1, and a claim of no difference holds in between",
+                "Effect and interval of each claim in margins (the smallest effects that matter): a claimed difference is "
+                "beyond +1, its opposite beyond −1, and a claim of no difference holds in between",
                 f"Verdict, effect and interval of each claim in units of its margin. {facts}.",
                 specification(_picture(frame, "claim", "effect", narrow=True)),
             )
