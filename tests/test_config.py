@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import run_command
-from tinylm_ablate.config import GROUPS, walk
+from tinylm_ablate.config import GROUPS
+from tinylm_ablate.config_values import walk
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.grid.diagnosis import diagnose

@@ -17,7 +17,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tests.helpers import TINY
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape
-from tinylm_ablate.config import NONE, SETTLED, VALUE, Config, walk
+from tinylm_ablate.config import NONE, SETTLED, VALUE, Config
+from tinylm_ablate.config_values import walk
 from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.formats.huggingface import Model, save
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, compose

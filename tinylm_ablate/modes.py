@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tinylm_ablate import progress
 from tinylm_ablate.arch.shapes import OWN_BLOCKS
-from tinylm_ablate.config import Config, check_values
+from tinylm_ablate.config import Config
+from tinylm_ablate.config_values import check_values
 from tinylm_ablate.errors import ConfigError, RunFailed, UserError
 from tinylm_ablate.execute.walk import DONE
 from tinylm_ablate.execute.words import say

@@ -16,7 +16,8 @@ from typing import Any
 from tinylm_ablate import extension, points
 from tinylm_ablate.arch.shapes import Shape, plain, resolve
 from tinylm_ablate.budget import Rounds, branch_off, split_rounds
-from tinylm_ablate.config import VALUE, Config, check_values, walk
+from tinylm_ablate.config import VALUE, Config
+from tinylm_ablate.config_values import check_values, walk
 from tinylm_ablate.conflicts import OWN_PARTS, conflicts, own_mistakes, point_mistakes
 from tinylm_ablate.data.corpus import text_fingerprint
 from tinylm_ablate.data.mistakes import data_mistakes

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tinylm_ablate.config import walk
+from tinylm_ablate.config_values import walk
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.paths import conf_dir, experiments_dir

@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from tinylm_ablate import progress
-from tinylm_ablate.config import NONE, Config, walk
+from tinylm_ablate.config import NONE, Config
+from tinylm_ablate.config_values import walk
 from tinylm_ablate.frames.flat_rows import as_text
 from tinylm_ablate.frames.grid_file import SEED, Grid, label
 from tinylm_ablate.frames.run_folders import Records, measured, read_runs

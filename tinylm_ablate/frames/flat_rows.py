@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from tinylm_ablate.config import NONE, Config, walk
+from tinylm_ablate.config import NONE, Config
+from tinylm_ablate.config_values import walk
 from tinylm_ablate.files import canonical_json
 from tinylm_ablate.paths import conf_dir
 

@@ -12,9 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
-from tinylm_ablate import config as schema
 from tinylm_ablate.arguments import did_you_mean, meant
-from tinylm_ablate.config import GROUPS, Config, allowed
+from tinylm_ablate.config import GROUPS, Config
+from tinylm_ablate.config_values import allowed, walk
 from tinylm_ablate.errors import ConfigError, UserError, first_line
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, compose, compose_untyped, register, typed
 from tinylm_ablate.grid.yaml_files import choices, mistakes_in_files
@@ -120,7 +120,7 @@ def _singles(override: Override, text: str, search: bool) -> list[str]:
 
 def _explain(text: str, override: Override, error: Exception) -> str:
     key = override.key_or_group
-    keys = {known: rule for known, _, rule in schema.walk(Config())}
+    keys = {known: rule for known, _, rule in walk(Config())}
     if key in GROUPS or key in _PLUGINS or key == "experiments":
         value, known = text.partition("=")[2], _PLUGINS.get(key) or choices(key)
         if value in known:
@@ -134,7 +134,7 @@ def _explain(text: str, override: Override, error: Exception) -> str:
 def _unreadable(text: str) -> str:
     """Explain why Hydra's grammar rejects an override."""
     key, _, value = text.lstrip("+").partition("=")
-    keys = {known: rule for known, _, rule in schema.walk(Config())}
+    keys = {known: rule for known, _, rule in walk(Config())}
     if key in GROUPS:
         return f"{text}: no such choice; allowed: {', '.join(choices(key))}"
     if key not in keys and not key.startswith(("hydra", "experiments", *(f"{known}." for known in keys))):
