@@ -48,10 +48,10 @@ def _first_step(tracking: str) -> float:
     return seconds
 
 
-def _imports(least: float = 0.4) -> dict[str, float]:
-    """Return modules with long import times, including their own imports, in seconds by ``-X importtime``."""
+def _imports() -> dict[str, float]:
+    """Return modules that take over 0.4 s to import, including their own imports, in seconds by ``-X importtime``."""
     code = "from tinylm_ablate.train.lean import import_lightning as first; first(); import tinylm_ablate.train.fit"
     done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True)
     rows = [line.split("|") for line in done.stderr.splitlines() if line.count("|") == 2 and "[us]" not in line]
-    long = {name.strip(): round(int(total) / 1e6, 2) for _, total, name in rows if int(total) > least * 1e6}
+    long = {name.strip(): round(int(total) / 1e6, 2) for _, total, name in rows if int(total) > 400_000}
     return dict(sorted(long.items(), key=lambda item: -item[1]))

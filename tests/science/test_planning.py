@@ -96,7 +96,6 @@ def test_how_many_orders_tuning_changes() -> None:
     """At 2 tokens per parameter, the dial's rate suits 9 layers less than 40: measured orders at s32."""
     curves = {"9": {1.0: 2.586, 2.0: 2.528, 4.0: 2.659}, "20": {1.0: 2.55, 2.0: 2.602}, "x": {2.0: 2.0}}
     assert changed_orders(curves) == (1, 1)
-    assert changed_orders(curves, tolerance=0.05) == (0, 1)
 
 
 def arms(small: list[float], large: list[float]) -> pd.DataFrame:

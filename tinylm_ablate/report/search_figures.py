@@ -115,7 +115,11 @@ def search(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
     return alt.layer(points, marked).properties(width=420, height=260)
 
 
-def importances(frame: pd.DataFrame, by: Sequence[str], measure: str, resamples: int = 8, most: int = 400) -> pd.DataFrame:
+#: Maximum number of runs per forest.
+_MOST_RUNS = 400
+
+
+def importances(frame: pd.DataFrame, by: Sequence[str], measure: str, resamples: int = 8) -> pd.DataFrame:
     """Return the share of a measure's variance that each setting explains by itself: functional ANOVA over random forests.
 
     Hutter, Hoos, Leyton-Brown (2014), with Optuna's evaluator. The interval is the range from the 5th to the 95th percentile
@@ -126,7 +130,6 @@ def importances(frame: pd.DataFrame, by: Sequence[str], measure: str, resamples:
         by: Settings; constant ones are omitted.
         measure: Column to explain.
         resamples: Number of forests.
-        most: Maximum number of runs per forest.
 
     Returns:
         Columns setting, share, low, high, largest first; empty with fewer than eight runs or two settings.
@@ -155,7 +158,7 @@ def importances(frame: pd.DataFrame, by: Sequence[str], measure: str, resamples:
     found = []
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for number in range(resamples):
-        drawn = source.integers(len(values), size=min(len(values), most))
+        drawn = source.integers(len(values), size=min(len(values), _MOST_RUNS))
         study = optuna.create_study()
         study.add_trials(
             [

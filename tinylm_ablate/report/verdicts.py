@@ -183,13 +183,12 @@ def about(verdict: Verdict) -> list[Block]:
     return [*blocks, Fold("Comparisons behind this verdict", inner)] if inner else blocks
 
 
-def claims_blocks(verdicts: Sequence[Verdict], stems: Mapping[str, str], name: str = "claims") -> list[Block]:
+def claims_blocks(verdicts: Sequence[Verdict], stems: Mapping[str, str]) -> list[Block]:
     """Return the page of all claims: the sentence, the figure, one line per claim, and every comparison.
 
     Args:
         verdicts: All verdicts.
         stems: Experiment -> stem of its page, if any.
-        name: Stem of the figure's file.
     """
     rows: list[Row] = []
     for own in verdicts:
@@ -198,7 +197,7 @@ def claims_blocks(verdicts: Sequence[Verdict], stems: Mapping[str, str], name: s
         survives = "–" if own.survives is None else "yes" if own.survives else "no"
         rows.append([_word(own.outcome), claim.title, claim.source, own.setting or "–", own.reason, page, survives])
     head = ["verdict", "claim", "source", "at", "why", "experiment", "survives 10 % FDR"]
-    blocks: list[Block] = [Heading(1, "Claims"), Text(headline(verdicts)), *summary(verdicts, name)]
+    blocks: list[Block] = [Heading(1, "Claims"), Text(headline(verdicts)), *summary(verdicts, "claims")]
     blocks += [Heading(2, "Every claim"), Table(head, rows, 7, "Verdict on each claim")]
     if compared := [verdict for verdict in verdicts if verdict.comparisons and verdict.at is not None]:
         blocks += [Heading(2, "Every comparison"), _comparisons(compared)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -78,12 +77,6 @@ def judge(claims: Sequence[Claim], evidence: Mapping[str, Evidence]) -> list[Ver
             if found[place].outcome in _DECIDED:
                 found[place] = dataclasses.replace(found[place], survives=survives)
     return found
-
-
-def count(verdicts: Sequence[Verdict], ours: bool = False) -> dict[Outcome, int]:
-    """Count the verdicts of the paper's claims, or of ours, omitting those that do not occur."""
-    numbers = Counter(own.outcome for own in verdicts if own.claim.ours == ours)
-    return {kind: numbers[kind] for kind in Outcome if numbers[kind]}
 
 
 def judge_at(claim: Claim, setting: Setting, groups: Sequence[Setting]) -> Verdict:
