@@ -1,7 +1,7 @@
 """Triton kernels for a GPU: causal attention with small heads, and the slopes of a cross-entropy.
 
 PyTorch's fused attention is made for heads of 64 channels and more: with 8 channels, it spends most of its time on padding. The
-kernels here compute each result by one program in a fixed order, so that a run has bit-identical results whatever trains beside
+kernels here compute each result by one program in a fixed order, so that a run has bit-identical results whatever trains with
 it; the backward passes of the fused ones add in the order in which their programs end.
 
 Import ``arch.gpu`` rather than this module, which needs Triton.

@@ -45,9 +45,9 @@ def _kept(optimizer: OptimizerConfig) -> int:
 #: Maximum number of checkpoints on disk (``train.checkpoint``), including one that is being written.
 _CHECKPOINTS = 3
 
-#: Bytes per parameter that a choice of layers and neurons needs beside the activations of a micro batch of so many tokens: by
-#: gradients, the parent's weights and their gradients; by learned masks, its weights, the gated ones, the gradients of both,
-#: and the optimizer's two moments.
+#: Bytes per parameter that a choice of layers and neurons needs in addition to the activations of a micro batch of
+#: ``_SCORING_TOKENS``: by gradients, the parent's weights and their gradients; by learned masks, its weights, the gated ones,
+#: the gradients of both, and the optimizer's two moments.
 _SCORING_BYTES = {"gradients": 8, "learned": 24}
 _SCORING_TOKENS = 1024
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from tinylm_ablate import progress
 from tinylm_ablate.disk import in_words
-from tinylm_ablate.errors import Busy, DiskError, Interrupted
-from tinylm_ablate.execute.words import failure_mark, one_line, read_failure, say, write_failure
+from tinylm_ablate.errors import Busy, DiskError, Interrupted, one_line
+from tinylm_ablate.execute.words import failure_mark, read_failure, say, write_failure
 from tinylm_ablate.leases import LOOK_SECONDS, Holder, Lease, Leases
 from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower
@@ -238,8 +238,8 @@ class Walk:
             elif isinstance(error, Busy) or (isinstance(error, Interrupted) and any(lease.lost for lease in held.values())):
                 continue  # another worker did it, or it was stopped along with a lost one and can start again
             elif error is None or (task.done() and not isinstance(error, DiskError | Interrupted)):
-                # Beside an error it was finished by the worker that held the lease before: it was only suspended, and took away
-                # what this one still used.
+                # In spite of an error, it was finished by the worker that held the lease before: it was only suspended, and
+                # removed what this one still used.
                 task.log.unlink(missing_ok=True)
                 task.tidy()
                 state.state = DONE

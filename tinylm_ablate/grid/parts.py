@@ -14,10 +14,11 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from tinylm_ablate.config import Config
-from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.execute.words import one_line, say
+from tinylm_ablate.errors import ConfigError, one_line
+from tinylm_ablate.execute.words import say
 from tinylm_ablate.grid.cells import Cell, expand
-from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, diagnose, typed
+from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, typed
+from tinylm_ablate.grid.diagnosis import diagnose
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
 

@@ -118,38 +118,27 @@ class Target(NamedTuple):
 
 
 def open_masks(
-    target: Target,
-    calibration: Calibration,
-    masks: MasksConfig,
-    cache_dir: Path,
-    precision: str = "fp32",
-    device: str = "cpu",
-) -> Learned:
-    """Learned masks of one target, cached."""
-    make_masks([target], calibration, masks, cache_dir, precision, device)
-    return Learned.load(_folder(target, calibration, masks, cache_dir, precision))
-
-
-def make_masks(
     targets: Sequence[Target],
     calibration: Calibration,
     masks: MasksConfig,
     cache_dir: Path,
     precision: str = "fp32",
     device: str = "cpu",
-) -> None:
-    """Run ``learn`` for those targets that have no masks yet, together.
+) -> list[Learned]:
+    """Return the learned masks of each target; ``learn`` is run for those without, together.
 
     They are cached in ``cache_dir/scores`` by parent, the child's sizes and layers, and all settings. Each takes as much disk
     space as its parent in single precision.
     """
+    folders = [_folder(target, calibration, masks, cache_dir, precision) for target in targets]
     write_once(
-        {_folder(target, calibration, masks, cache_dir, precision): target for target in targets},
+        dict(zip(folders, targets, strict=True)),
         lambda missing: [learned.save for learned in learn(missing, calibration, masks, precision, device)],
         what="the learned masks",
         is_whole=lambda folder: (folder / _RECORD).is_file(),
         needed=4 * sum(parameters(target.parent.shape)["total"] for target in targets),
     )
+    return [Learned.load(folder) for folder in folders]
 
 
 def _folder(target: Target, calibration: Calibration, masks: MasksConfig, cache_dir: Path, precision: str) -> Path:
@@ -222,7 +211,7 @@ def _every(gates: Sequence[Mapping[str, Gates]]) -> list[Gates]:
 
 def _learned(target: Target, weights: Mapping[str, Tensor], gates: dict[str, Gates], curve: list[dict[str, float]]) -> Learned:
     """Result for a target, from its trained gates and weights."""
-    _tell_far(gates)
+    _report_far(gates)
     with torch.no_grad():
         folded = fold(weights, target.shape, {axis: gate.values() for axis, gate in gates.items()})
     state = to_huggingface({name: weight.detach().cpu() for name, weight in folded.items()}, target.shape)
@@ -389,7 +378,7 @@ def _largest(gates: Gates) -> Tensor:
     return distances.gather(0, distances.abs().argmax(0, keepdim=True)).squeeze(0)
 
 
-def _tell_far(gates: Mapping[str, Gates]) -> None:
+def _report_far(gates: Mapping[str, Gates]) -> None:
     """Report axes that ended far from their targets, where the final cut decides more than the masks."""
     for axis, gate in gates.items():
         distance = float(_largest(gate))
