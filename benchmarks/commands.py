@@ -36,7 +36,7 @@ def run(part: str, windows: int) -> Result:
 
 
 def _finished(folder: Path, rates: int, windows: int) -> Result:
-    """The commands on a grid that is waiting, and on the same grid once it is finished."""
+    """Measure the commands on a grid before it starts, and after it has finished."""
     many = rates > 1
     words = [*SHARED, *axes(rates)]
     waiting = _time(folder, [*words, "mode=plan"], windows, 30 if many else 4)
@@ -49,7 +49,7 @@ def _finished(folder: Path, rates: int, windows: int) -> Result:
 
 
 def _time(folder: Path, words: list[str], windows: int, wanted: float) -> dict[str, float]:
-    """Seconds of a multirun in ``folder``, whose own cache it uses."""
+    """Measure the seconds of a multirun in ``folder``, with the cache in it."""
     command = [sys.executable, "-m", "tinylm_ablate", "-m", f"runs_dir={folder / 'runs'}", *words]
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
     used, took = [], []

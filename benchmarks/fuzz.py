@@ -41,8 +41,8 @@ class Reader:
 
     Attributes:
         make: Writes a valid file into a folder and returns the one that is mutated.
-        read: Reads the folder's file, all of it; may raise ``UserError``.
-        json: Whether the file is JSON, whose values are exchanged too.
+        read: Reads the complete file in the folder; may raise ``UserError``.
+        json: Whether the file is JSON, whose values are also exchanged.
     """
 
     make: Callable[[Path], Path]
@@ -51,7 +51,7 @@ class Reader:
 
 
 def mutated(content: bytes, draw: random.Random, is_json: bool) -> bytes:
-    """One mutation of a file's content, or several."""
+    """Return a file's content with one or several mutations."""
     for _ in range(draw.choice((1, 1, 1, 2, 5))):
         content = _mutated_json(content, draw) if is_json and draw.random() < 0.7 else _mutated_bytes(content, draw)
     return content
@@ -95,7 +95,7 @@ def _mutated_json(content: bytes, draw: random.Random) -> bytes:
     walk(whole)
     if not places:
         return content
-    # Few of the values stand near the top, and most in the vocabulary.
+    # Only few values are at the top level, and most are in the vocabulary.
     container, key = draw.choice(places[:60] if draw.random() < 0.6 else places)
     match draw.randrange(4):
         case 0:
@@ -162,7 +162,7 @@ def _gguf(folder: Path) -> Path:
     export_gguf(
         folder / "model.gguf", Model(Decoder(_shape()).state_dict(), _shape(), folder / "tokenizer.json", 64, 0), "q8_0"
     )
-    # Without the whole tokenizer the other keys are read.
+    # Without the complete tokenizer, the other keys are read.
     content = (folder / "model.gguf").read_bytes()
     (folder / "model.gguf").write_bytes(content.replace(gguf_tokenizer.HUGGINGFACE_TOKENIZER.encode(), b"x" * 26))
     return folder / "model.gguf"
@@ -263,7 +263,7 @@ def _fuzz(name: str, count: int, results: Any) -> None:
 
 
 def main(count: int, names: list[str]) -> int:
-    """Print one line per reader; the exit status says whether all held."""
+    """Print one line per reader; the exit code is 1 if any failed."""
     bad = False
     for name in names or READERS:
         results: Any = multiprocessing.get_context("spawn").Queue()

@@ -27,8 +27,10 @@ STEPS = ("write", "cut")
 
 
 def main() -> int:
-    """The command; returns its exit code. It imports none of the libraries: on Linux a process starts with the peak of the one
-    that started it."""
+    """Run the command; returns its exit code.
+
+    It imports no libraries: on Linux, the peak of a process starts with that of its parent.
+    """
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="a parent of 0.2 GB instead of 2.1 GB")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
@@ -49,7 +51,7 @@ def main() -> int:
 
 
 def write(size: str, folder: Path) -> None:
-    """Write the parent, shard by shard, with a vocabulary of made-up entries."""
+    """Write the parent shard by shard, with a synthetic vocabulary."""
     import torch
     from safetensors.torch import save_file
     from tokenizers import Tokenizer, models
@@ -82,8 +84,8 @@ def write(size: str, folder: Path) -> None:
 
 
 def cut(size: str, folder: Path) -> None:
-    """Cut the child as a run does, and print what it took."""
-    import safetensors.torch  # noqa: F401 - what the work imports belongs to the size before
+    """Cut the child like a run, and print memory and time."""
+    import safetensors.torch  # noqa: F401 - its imports are part of the initial size
 
     import tinylm_ablate.init.initial  # noqa: F401
     from tinylm_ablate.formats.folder_vocabulary import FolderVocabulary
@@ -123,7 +125,7 @@ def _shape(sizes: tuple[int, ...]):  # type: ignore[no-untyped-def]
 
 
 def _peak() -> int:
-    """The process' largest resident size so far, in bytes."""
+    """Return the maximum resident size of the process so far, in bytes."""
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest if sys.platform == "darwin" else 1024 * largest
 

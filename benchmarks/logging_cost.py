@@ -31,7 +31,7 @@ _inside = threading.local()
 
 
 def counted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, with the processor time of its thread added to what tracking has spent; calls within are counted once."""
+    """Wrap a function so that the processor time of its thread is added to that of tracking; nested calls count once."""
 
     @functools.wraps(function)
     def wrapper(*arguments: Any, **named: Any) -> Any:
@@ -52,7 +52,7 @@ def counted(function: Callable[..., Any]) -> Callable[..., Any]:
 def main(overrides: list[str]) -> int:
     """Run, count and print; return the exit code."""
     tracking.sync = counted(tracking.sync)  # type: ignore[assignment]  # after a run
-    for name in ("add", "done", "_sync"):  # while it trains; the last in a thread of its own
+    for name in ("add", "done", "_sync"):  # during training; the last one in a separate thread
         setattr(Follower, name, counted(getattr(Follower, name)))
     share = 1.0
     with tempfile.TemporaryDirectory() as folder:

@@ -24,9 +24,9 @@ TINY = [
 
 
 def main(cells: int, failures: int) -> int:
-    """Run the grid; the exit code."""
+    """Run the grid; returns the exit code."""
     seeds = cells - failures
-    # Every seed with a sound learning rate, and the first ones also with the one that overflows.
+    # Every seed with a normal learning rate, and the first seeds also with one that overflows.
     exclude = ",".join(f"'optimizer.scaling.base_lr=900 seed={seed}'" for seed in range(failures, seeds))
     with tempfile.TemporaryDirectory() as folder:
         grid = [sys.executable, "-m", "tinylm_ablate", "-m", *TINY, "optimizer.scaling.base_lr=900,0.003", f"seeds={seeds}"]

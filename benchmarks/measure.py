@@ -17,12 +17,12 @@ from tinylm_ablate.provenance import provenance
 
 RESULTS = Path("results/reference/bench")
 
-#: Threads of each path, and the clock: "wall", or "cpu" for one thread beside other work. Set by the command line.
+#: Threads of each path, and the clock: "wall", or "cpu" for one thread on a busy machine. Set by the command line.
 THREADS = int(os.environ.get("BENCH_THREADS", os.cpu_count() or 1))
 CLOCK = os.environ.get("BENCH_CLOCK", "wall")
 clock = time.process_time if CLOCK == "cpu" else time.perf_counter
 
-#: Seconds after which no further window begins; a slice of a measurement on a machine that is lent by the minute.
+#: Seconds after which no further window begins, to split a measurement into slices.
 SECONDS = float(os.environ.get("BENCH_SECONDS", "inf"))
 
 Result = dict[str, Any]
@@ -65,7 +65,7 @@ def quartiles(values: list[float]) -> dict[str, float]:
 
 
 def machine() -> Result:
-    """The machine and the versions that a result belongs to."""
+    """Return the machine and the versions of packages for a result."""
     import torch
 
     record = provenance()
@@ -93,7 +93,7 @@ def _version(name: str) -> str | None:
 
 
 def load(name: str) -> dict[str, Result]:
-    """The results of a benchmark by part; empty if it was not run."""
+    """Return the results of a benchmark by part; empty if it was not run."""
     path = RESULTS / f"{name}.json"
     found: dict[str, Result] = json.loads(path.read_text()) if path.exists() else {}
     return found

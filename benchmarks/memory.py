@@ -12,7 +12,7 @@ from benchmarks.models import CASES, ours, transformers_step
 
 PARTS = ("M", "1B")
 
-#: One step of one sequence at ``scale=paper``. Where bf16 has no instructions products are in fp32, which needs more memory.
+#: One step of one sequence at ``scale=paper``. Without bf16 instructions, products are in fp32, which needs more memory.
 LARGE = [
     "scale=paper", "train.precision=bf16-true", "train.recompute=true", "train.micro_batch=1", "train.compile=false",
     "train.keep_model=false", "evaluate.max_bytes=2000", "evaluate.cloze_questions=0", "tracking=none",
@@ -45,7 +45,7 @@ def _child(name: str) -> Result:
 
 
 def _peak() -> int:
-    """Largest resident memory of this process so far, bytes."""
+    """Return the maximum resident memory of this process so far, bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -72,7 +72,7 @@ def _measure(name: str) -> Result:
 
 
 def _large() -> Result:
-    """One step of the 1B shape, as ``fit`` makes it, on one sequence of random tokens of the paper's length."""
+    """Run one step of the 1B shape like ``fit``, on one sequence of random tokens of the paper's length."""
     import tempfile
     import time
     from pathlib import Path

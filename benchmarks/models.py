@@ -21,7 +21,7 @@ Step = Callable[[], float]
 
 @dataclass(frozen=True)
 class Case:
-    """A shape with the batch that it is trained on.
+    """A shape and its training batch.
 
     Attributes:
         shape: The decoder.
@@ -112,8 +112,8 @@ def transformers_step(case: Case, precision: str, compile: bool, device: str = "
     return step
 
 
-def litgpt_step(case: Case, precision: str, compile: bool = True) -> Step:
-    """A step of litgpt's pretraining."""
+def litgpt_step(case: Case, precision: str) -> Step:
+    """Return a step of litgpt's pretraining."""
     import lightning
     import torch
     from litgpt.config import Config
@@ -129,7 +129,7 @@ def litgpt_step(case: Case, precision: str, compile: bool = True) -> Step:
         norm_class_name="RMSNorm", norm_eps=shape.norm_eps, mlp_class_name="LLaMAMLP", intermediate_size=shape.ffn_width,
     )  # fmt: skip
     model = GPT(config)
-    model = fabric.setup(torch.compile(model) if compile else model)
+    model = fabric.setup(torch.compile(model))
     optimizer = instantiate_torch_optimizer("AdamW", model.parameters(), fused=False)
     optimizer = fabric.setup_optimizers(optimizer)
     ids = batch_ids(case)
@@ -147,7 +147,7 @@ def litgpt_step(case: Case, precision: str, compile: bool = True) -> Step:
 
 
 def transformers_model(shape: Shape):
-    """transformers' Llama of a shape, as its configuration makes it."""
+    """Return transformers' Llama of a shape, created from its configuration."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return LlamaForCausalLM(

@@ -3,9 +3,9 @@
 Both train on the same tokens with the same compiled layers. A window is the time from the end of the first step to the end of
 the last; a checkpoint is measured by itself and spread over the ten minutes between two.
 
-"stack" is the same of the driver of a stack: four runs of that baseline against a loop over the steps of their program, and
-"stack-tiny" eight runs whose steps take milliseconds, where a driver costs most. Its share is also taken within each window:
-what of the driver's time is spent outside of the program's steps.
+"stack" is the same for the driver of a stack: four runs of that baseline against a loop over the steps of their program, and
+"stack-tiny" eight runs whose steps take milliseconds, for which the driver costs most. Its share is also measured within each
+window: the part of the driver's time outside of the program's steps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.measure import THREADS, Result, clock, interleaved, quartiles
 
 STEPS = 10
 
-#: Parts of the stack's driver: runs, steps, and the shape where it is not the scale's.
+#: Parts for the stack's driver: runs, steps, and the shape if it is not the scale's.
 STACKS: dict[str, tuple[int, int, list[str]]] = {
     "stack": (4, STEPS, ["train.compile=true"]),
     "stack-tiny": (8, 40, [
@@ -34,7 +34,7 @@ PARTS = ("N", *STACKS)
 
 
 def run(part: str, windows: int) -> Result:
-    """Measure both, in turn, with the eight sequences a step that runs at this scale have."""
+    """Measure both alternately, with eight sequences per step, as at this scale."""
     if part in STACKS:
         return _stack(*STACKS[part], windows)
     import numpy as np
@@ -69,7 +69,7 @@ def run(part: str, windows: int) -> Result:
         def ours() -> None:
             marks: list[float] = []
             fit(decoder, tokens, settled, Path(folder) / str(next(number)), lambda _: marks.append(clock()))
-            # A row of the curve comes after every log_every steps, before the last checkpoint.
+            # A row of the curve is written every log_every steps, before the last checkpoint.
             seconds["ours"].append((marks[-1] - marks[0]) / (STEPS - settled.config.train.log_every))
 
         def raw() -> None:
@@ -130,7 +130,7 @@ def _stack(runs: int, steps: int, shape: list[str], windows: int) -> Result:
     from tinylm_ablate.train.program import Program
 
     class Timed(Program):
-        """A program that adds up the seconds of its steps."""
+        """A program that sums the seconds of its steps."""
 
         inside: float
 

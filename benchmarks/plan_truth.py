@@ -23,11 +23,11 @@ ALLOWED = 0.3
 
 
 def main(overrides: list[str]) -> int:
-    """Plan, train, compare; the exit code."""
+    """Plan, train and compare; returns the exit code."""
     with tempfile.TemporaryDirectory() as folder:
         grid = [sys.executable, "-m", "tinylm_ablate", "-m", *(overrides or DEFAULT), f"runs_dir={folder}/runs"]
         grid.append("cache_dir=runs/cache")
-        # The first cell alone makes text, tokenizer and shards, which a plan does not count.
+        # The first cell alone creates corpus, tokenizer and shards, which a plan does not count.
         subprocess.run([*grid, "train.share=0.05"], check=True)
         printed = subprocess.run([*grid, "mode=plan", "plan.format=json"], check=True, capture_output=True, text=True).stdout
         planned = sum(json.loads(line)["seconds"] for line in printed.splitlines())

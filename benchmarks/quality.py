@@ -19,7 +19,7 @@ SEEDS = 3
 STEPS = 300
 PARTS = tuple(f"{path}, seed {seed}" for seed in range(SEEDS) for path in PATHS)
 
-#: A model that bf16 can be emulated with in a minute: a quarter of a million parameters.
+#: A model for which bf16 can be emulated in a minute: a quarter of a million parameters.
 SETTINGS = [
     "scale=s32", "arch.depth=4", "arch.width=48", "arch.head_dim=16", "train.context_length=64", "train.batch_tokens=512",
     f"train.tokens={STEPS * 512}", "train.precision=fp32", "cache_dir=runs/cache",
@@ -87,7 +87,7 @@ def _losses(precision: str | None, seed: int) -> Iterator[float]:
 
 
 def summary() -> Result | None:
-    """The last losses by path, their spread over seeds, and a paired test of each of ours; None where runs are missing.
+    """Return the last losses by path, their spread over seeds, and a paired test of each of ours; None if runs are missing.
 
     Draws the curves into ``quality.svg``.
     """

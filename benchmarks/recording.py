@@ -2,7 +2,7 @@
 
     python -m benchmarks.recording [--plain] [--seconds 60] FILE -- COMMAND...
 
-The command is stopped like with Ctrl-C when the time is over. The asciicast has one event per second with all output in that
+The command is stopped as with Ctrl-C when the time is over. The asciicast has one event per second with all output in that
 second.
 """
 
@@ -26,7 +26,7 @@ WIDTH, HEIGHT = 110, 24
 
 
 def main() -> None:
-    """Record as the command line says."""
+    """Record the command on the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recording", description=__doc__)
     parser.add_argument("--plain", action="store_true", help="without a terminal")
     parser.add_argument("--seconds", type=float, default=60)
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _read(source: int, seconds: float, child: subprocess.Popen[bytes]) -> list[tuple[int, str]]:
-    """What was written within each second, until the time is over or the command has ended."""
+    """Yield the output of each second, until the time is over or the command has ended."""
     begin, found, decoder = time.monotonic(), "", codecs.getincrementaldecoder("utf-8")("replace")
     events: list[tuple[int, str]] = []
     ended = False
@@ -63,7 +63,7 @@ def _read(source: int, seconds: float, child: subprocess.Popen[bytes]) -> list[t
         if select.select([source], [], [], 0.05)[0]:
             try:
                 part = os.read(source, 65536)
-            except OSError:  # a terminal whose last program has ended
+            except OSError:  # the last program on the terminal has ended
                 part = b""
             found += decoder.decode(part)
             ended = ended or not part

@@ -18,7 +18,7 @@ GRIDS, RATES, RULES = 10, 5, ("internlm", "gpt2", "constant")
 
 
 def run(part: str, windows: int) -> dict[str, Any]:
-    """Seconds to write the report of 10,000 runs; milliseconds to open its page and to filter by each of some columns."""
+    """Measure the seconds to write a report on 10,000 runs, and the milliseconds to open its page and to filter by columns."""
     del part
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -41,7 +41,7 @@ def run(part: str, windows: int) -> dict[str, Any]:
 def browse(page: Path, windows: int) -> dict[str, list[float]]:
     """Milliseconds until the page is laid out and its script has run, and from a filter to the next frame.
 
-    Beside them stand those that the page's main thread spent on a processor, which other programs do not stretch as much.
+    In addition, the processor time of the page's main thread, which depends less on other programs.
     """
     found: dict[str, list[float]] = {"open": [], "open_processor": [], "filter": [], "filter_processor": []}
     with Browser() as browser:
@@ -49,7 +49,7 @@ def browse(page: Path, windows: int) -> dict[str, list[float]]:
         for _ in range(windows):
             browser.open(page)
             found["open"].append(float(browser.run("return performance.getEntriesByType('navigation')[0].loadEventEnd")))
-            found["open_processor"].append(_spent(browser))  # counted anew for each page
+            found["open_processor"].append(_spent(browser))  # counted separately for each page
             for column, low in (("arch.depth", 20), ("train/seconds", 500), ("test/bits_per_byte/all", 2.3)):
                 begin = _spent(browser)
                 took = browser.run(
@@ -64,6 +64,6 @@ def browse(page: Path, windows: int) -> dict[str, list[float]]:
 
 
 def _spent(browser: Browser) -> float:
-    """Milliseconds of processor time of the page's main thread so far."""
+    """Return the processor time of the page's main thread so far, milliseconds."""
     metrics = browser.command("Performance.getMetrics")["metrics"]
     return 1000 * next(float(own["value"]) for own in metrics if own["name"] == "TaskDuration")

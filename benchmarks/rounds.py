@@ -12,7 +12,7 @@ PARTS = ("N",)
 
 
 def run(part: str, windows: int) -> Result:
-    """Tokens a second of both on the baseline of scale s32, on random tokens: each as a run of the program does it."""
+    """Measure tokens per second of both on the baseline of scale s32 with random tokens, each as in a real run."""
     del part
     import numpy as np
     import torch
@@ -47,7 +47,7 @@ def run(part: str, windows: int) -> Result:
         paths: dict[str, Callable[[], object]] = {"training": train, "loss pass": losses}
         times = interleaved(paths, windows)
         torch.set_num_threads(THREADS)
-    # A fit's own clock: without what Lightning takes to start and the last checkpoint.
+    # The fit's own clock, without the start of Lightning and the last checkpoint.
     times["training"] = seconds[-windows:]
     rates = {name: [settled.tokens / each for each in times_] for name, times_ in times.items()}
     return {

@@ -1,9 +1,9 @@
 """An hour of all kinds of faults: workers that are killed, suspended and restarted on one grid, clocks that step, a disk that
 fills, leases that are damaged, and an MLflow server that becomes unavailable.
 
-Round after round the same tiny grid, with every kind of task, starts from nothing; each must end with the results of an
-undisturbed grid to the bit, with nothing half-written left, and with each run whole in MLflow. ``BENCH_SECONDS`` sets another
-duration. Nothing depends on how fast the machine is.
+Round after round, the same tiny grid with every kind of task starts in an empty folder. Each must end with exactly the results
+of an undisturbed grid, without partial files, and with each run complete in MLflow. ``BENCH_SECONDS`` sets another duration.
+Nothing depends on the speed of the machine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from benchmarks.soak_faults import Clock, Disk, Server, spoil_lease, stepping_cl
 PARTS = ("grid",)
 WORKERS, LEASE_SECONDS, DISK_BYTES = 8, 3.0, 64 * 2**20
 
-#: When disturbances have ended, everything must have ended this much later, seconds.
+#: Maximum time to the end of a round after the last disturbance, seconds.
 PATIENCE = 900.0
 
 #: A grid with every kind of task: six cells of two rounds that inherit from two parents.
@@ -50,7 +50,7 @@ CELLS = [
 
 
 def run(part: str, windows: int) -> Result:
-    """Soak for an hour, or for ``BENCH_SECONDS``; the number of windows means nothing here."""
+    """Soak for an hour, or for ``BENCH_SECONDS``; the number of windows is ignored."""
     del part, windows
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     library = stepping_clock(folder)
@@ -74,13 +74,13 @@ def run(part: str, windows: int) -> Result:
 
 @dataclass
 class Worker:
-    """One life of a worker.
+    """One process of a worker.
 
     Attributes:
-        name: Of its log.
-        place: Which of the workers it is.
-        killed: The signals that it was sent.
-        resumes: When it continues, if it is suspended.
+        name: Name of its log.
+        place: Number of the worker.
+        killed: Signals sent to it.
+        resumes: Time at which it continues, if it is suspended.
     """
 
     name: str
@@ -94,12 +94,12 @@ class Failed(Exception):
 
 
 class Soak:
-    """Workers on one grid, and what happens to them.
+    """Workers on one grid, and their disturbances.
 
     Args:
-        folder: For everything.
+        folder: Folder for all files.
         steps: Whether clocks can be stepped.
-        draw: Draws what happens, and when.
+        draw: Draws disturbances and their times.
     """
 
     def __init__(self, folder: Path, steps: bool, draw: random.Random) -> None:
@@ -108,7 +108,7 @@ class Soak:
         self.clocks = [Clock(folder / f"clock-{place}") for place in range(WORKERS)]
         self.counts: Counter[str] = Counter()
         self.alive: dict[int, Worker] = {}
-        self.empty: dict[int, float] = {}  # when the next life begins, by place
+        self.empty: dict[int, float] = {}  # start of the next process, by place
         self.lives = 0
         self.until = {"disk": 0.0, "server": 0.0}
         self.next = 0.0
@@ -119,15 +119,15 @@ class Soak:
             **({self.fill: 1.5} if self.disk.real else {}), self.lose_server: 0.4,
         }  # fmt: skip
 
-    # What happens.
+    # Disturbances.
 
     def victim(self) -> int | None:
-        """A worker that is not suspended."""
+        """Return a worker that is not suspended."""
         running = [process for process, worker in self.alive.items() if worker.resumes is None]
         return self.draw.choice(running) if running else None
 
     def send(self, sign: signal.Signals, name: str) -> int | None:
-        """Send a signal to some worker."""
+        """Send a signal to a random worker."""
         process = self.victim()
         if process is not None:
             os.kill(process, sign)
@@ -144,13 +144,13 @@ class Soak:
         self.send(signal.SIGTERM, "workers terminated")
 
     def suspend(self) -> None:
-        """Suspend a worker, often for longer than its lease lives."""
+        """Suspend a worker, often for longer than its lease time."""
         process = self.send(signal.SIGSTOP, "workers suspended")
         if process is not None:
             self.alive[process].resumes = time.monotonic() + self.draw.uniform(1, 5 * LEASE_SECONDS)
 
     def spoil(self) -> None:
-        """Spoil a lease."""
+        """Damage a lease."""
         self.counts["leases spoiled"] += spoil_lease(self.runs, self.draw)
 
     def step(self) -> None:
@@ -175,7 +175,7 @@ class Soak:
     # The workers.
 
     def begin(self, place: int) -> None:
-        """Start the next life of a worker. Half of them are as on machines of their own, with a folder without locks."""
+        """Start the next process of a worker. Half of them act like other machines, in a folder without locks."""
         from tests.execute.killing import start
 
         self.lives += 1
@@ -188,7 +188,7 @@ class Soak:
         self.counts["workers started"] += 1
 
     def reap(self) -> None:
-        """Look after workers that have ended."""
+        """Handle workers that have ended."""
         for process, worker in list(self.alive.items()):
             found, status = os.waitpid(process, os.WNOHANG)
             if not found:
@@ -197,8 +197,8 @@ class Soak:
             code = os.waitstatus_to_exitcode(status)
             log = Path(f"{worker.name}.log")
             text = log.read_text() if log.exists() else ""  # it may be killed before it opens its log
-            asked = {-sign for sign in worker.killed} | {128 + sign for sign in worker.killed}
-            if (code not in {0, *asked} and not (code == 2 and "no space for" in text)) or "Traceback" in text:
+            expected = {-sign for sign in worker.killed} | {128 + sign for sign in worker.killed}
+            if (code not in {0, *expected} and not (code == 2 and "no space for" in text)) or "Traceback" in text:
                 raise Failed(f"{log} ended with exit code {code}:\n{text[-4000:]}")
             log.unlink(missing_ok=True)
             self.counts[{0: "workers that ended with 0", 2: "workers without room"}.get(code, "workers that ended early")] += 1
@@ -206,13 +206,13 @@ class Soak:
             self.empty[worker.place] = time.monotonic() + self.draw.uniform(0, 4)
 
     def spent(self) -> float:
-        """Processor time that all workers have had, seconds: where the machine is slow, less happens to them."""
+        """Return the processor time of all workers, seconds: on a slow machine, there are fewer disturbances."""
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         times = [psutil.Process(process).cpu_times() for process in self.alive]
         return ended.ru_utime + ended.ru_stime + sum(time.user + time.system for time in times)
 
     def tick(self, calm: bool) -> None:
-        """Look after everything once; ``calm``: nothing more happens."""
+        """Handle everything once; ``calm`` ends the disturbances."""
         now = time.monotonic()
         self.reap()
         for process, worker in self.alive.items():
@@ -235,10 +235,10 @@ class Soak:
     # A round.
 
     def go(self, number: int, disturbed_until: float, expected: dict[str, Any]) -> None:
-        """The grid from nothing to its end, disturbed.
+        """Run the grid from an empty folder to its end, with disturbances.
 
         Raises:
-            Failed: Something is not as it should be.
+            Failed: The round found a defect.
         """
         from tests.execute.outcomes import litter, outcome
 
@@ -252,7 +252,7 @@ class Soak:
                 raise Failed(f"round {number} does not end; at work are {[worker.name for worker in self.alive.values()]}")
         for clock in self.clocks:
             clock.set(0)
-        self.command("last", self.arguments)  # sweeps up, and sends what the server has missed
+        self.command("last", self.arguments)  # cleans up, and sends what the server has missed
         while not self.server.answers():
             time.sleep(0.2)
         self.command("sync", ["mode=sync", *(word for word in self.arguments if word.startswith(("runs_dir=", "tracking.")))])
@@ -274,12 +274,12 @@ class Soak:
 
     @property
     def runs(self) -> Path:
-        """The folder of runs of this round."""
+        """Folder of the runs of this round."""
         (word,) = [word for word in self.arguments if word.startswith("runs_dir=")]
         return Path(word.partition("=")[2])
 
     def on(self, runs: Path, number: int) -> list[str]:
-        """The words of the command."""
+        """Arguments of the command."""
         tracking = [
             "tracking=mlflow",
             f"tracking.uri=http://127.0.0.1:{self.server.port}",
@@ -299,26 +299,26 @@ class Soak:
         log.unlink()
 
     def end(self, whole: bool) -> None:
-        """End everything that was started; unless all went well (``whole``), keep what is on the small disk."""
+        """End all processes; unless there was no failure (``whole``), copy the files on the small disk."""
         for process in self.alive:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
         self.server.kill()
-        if self.disk.real and not whole:  # a failure is explained by its files, which would go with the disk
+        if self.disk.real and not whole:  # a failure is explained by its files, which would be lost with the disk
             self.disk.empty()
             shutil.copytree(self.disk.folder, self.folder / "kept", symlinks=True)
         self.disk.unmount()
 
 
 def _prepare(clock: Path, limit: int | None) -> None:
-    """The clock of a worker, and how large its files may become."""
+    """Set the clock and the file size limit of a worker."""
     os.environ["STEPPED_CLOCK"] = str(clock)
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
 
 def _apart(check: Callable[[], str]) -> None:
-    """Check something in a process of its own, so that no connection is shared with workers."""
+    """Run a check in a separate process, so that no connection is shared with workers."""
     read, write = os.pipe()
     process = os.fork()
     if not process:
@@ -337,7 +337,7 @@ def _apart(check: Callable[[], str]) -> None:
 
 
 def _in_mlflow(uri: str, experiment: str, runs: Path) -> str:
-    """Mistakes in the runs in MLflow: each must be there once, with each point of its curve once."""
+    """Return mistakes in MLflow, which must have each run once, with each point of its curve once."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
@@ -354,7 +354,7 @@ def _in_mlflow(uri: str, experiment: str, runs: Path) -> str:
 
 
 def _write_text(path: Path, draw: random.Random) -> None:
-    """About 200 kB of words."""
+    """Write about 200 kB of words."""
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 8))) for _ in range(500)]
     with path.open("w") as stream:
         for _ in range(300):
@@ -362,7 +362,7 @@ def _write_text(path: Path, draw: random.Random) -> None:
 
 
 def main(spec: dict[str, Any]) -> Result:
-    """Soak; the figures."""
+    """Soak and return the figures."""
     from tests.execute.outcomes import outcome
 
     draw = random.Random(spec["seed"])

@@ -1,4 +1,4 @@
-"""Faults that the soak injects into workers: their clocks, their disk, their leases and their tracking server."""
+"""Faults that the soak test injects: clocks, disk, leases and tracking server."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import sys
 import urllib.request
 from pathlib import Path
 
-#: How far a clock is stepped at most, seconds: ten years.
+#: Maximum step of a clock, seconds: ten years.
 _FAR = 10 * 365 * 86_400
 
 
 def stepping_clock(folder: Path) -> Path | None:
-    """The library that makes clocks step, compiled; None where there is no compiler or the system has no preloading."""
+    """Compile the library that makes clocks step; None without a compiler, or if the system has no preloading."""
     library = folder / "clock.so"
     compiler = shutil.which("cc")
     if compiler is None or not sys.platform.startswith("linux"):
@@ -29,14 +29,14 @@ def stepping_clock(folder: Path) -> Path | None:
 
 
 class Clock:
-    """The time of day of one machine."""
+    """Time of day on one machine."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.set(0)
 
     def set(self, seconds: int) -> None:
-        """Let the clock be so much ahead of the true one."""
+        """Set the difference to the true time."""
         self.path.write_text(str(seconds))
 
     def step(self, draw: random.Random) -> None:
@@ -45,11 +45,11 @@ class Clock:
 
 
 class Disk:
-    """A small disk, where this process may mount one; otherwise a folder that never fills.
+    """A small disk, if this process may mount one; otherwise a folder that never becomes full.
 
     Args:
-        folder: Where.
-        size: Bytes.
+        folder: Mount point.
+        size: Size, bytes.
     """
 
     def __init__(self, folder: Path, size: int) -> None:
@@ -61,11 +61,11 @@ class Disk:
 
     @property
     def full(self) -> bool:
-        """Whether ``fill`` was called last."""
+        """Whether it was filled and not emptied since."""
         return self._ballast.exists()
 
     def fill(self, draw: random.Random) -> None:
-        """Leave no room, or very little."""
+        """Leave no space, or very little."""
         with self._ballast.open("wb", buffering=0) as stream:
             try:
                 while True:
@@ -76,7 +76,7 @@ class Disk:
             stream.truncate(max(0, stream.tell() - draw.choice((0, 4_096, 65_536))))
 
     def empty(self) -> None:
-        """Make room again."""
+        """Free the space again."""
         self._ballast.unlink(missing_ok=True)
 
     def unmount(self) -> None:
@@ -89,7 +89,7 @@ class Server:
     """An MLflow server on loopback.
 
     Args:
-        folder: Of its database, artifacts and log.
+        folder: Folder of its database, artifacts and log.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -103,11 +103,11 @@ class Server:
 
     @property
     def away(self) -> bool:
-        """Whether it was killed, or does not answer."""
+        """Whether it was killed or hangs."""
         return self._process is None or self._hangs
 
     def answers(self) -> bool:
-        """Whether it answers now."""
+        """Return whether it responds now."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2):
                 return True
@@ -115,7 +115,7 @@ class Server:
             return False
 
     def start(self) -> None:
-        """Start it, or let it continue where it hung; it answers after some seconds."""
+        """Start it, or continue it if it hangs; it responds after some seconds."""
         if self._process is not None and self._hangs:
             os.killpg(self._process.pid, signal.SIGCONT)
         elif self._process is None:
@@ -131,7 +131,7 @@ class Server:
         self._hangs = False
 
     def go_away(self, draw: random.Random) -> None:
-        """Kill it, or let it hang, so that it takes requests and never answers them."""
+        """Kill it, or let it hang, so that it accepts requests and never responds."""
         if draw.random() < 0.5:
             self.kill()
         elif self._process is not None:
@@ -147,7 +147,7 @@ class Server:
 
 
 def spoil_lease(runs: Path, draw: random.Random) -> bool:
-    """Give a lease a wrong time, or garbage for content; False if there is none."""
+    """Write a wrong time or garbage to a lease; False if there is none."""
     leases = [path for path in runs.glob("claims/*.*") if path.suffix != ".lock"]
     if not leases:
         return False
@@ -159,6 +159,6 @@ def spoil_lease(runs: Path, draw: random.Random) -> bool:
             with lease.open("r+b") as stream:
                 stream.truncate()
                 stream.write(draw.choice((b"", b"[]", b"5", b'{"seconds": -1, "pid": "x"}', draw.randbytes(64))))
-    except OSError:  # it was given back, or there is no room
+    except OSError:  # it was released, or there is no space
         return False
     return True

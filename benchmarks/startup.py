@@ -19,7 +19,7 @@ RUN = [
 
 
 def run(part: str, windows: int) -> Result:
-    """Seconds from the start of the process, with MLflow as it is by default and without it."""
+    """Measure the seconds from the start of the process, with MLflow (the default) and without it."""
     if part == "help":
         return {"seconds": quartiles([_help() for _ in range(windows + 1)][1:])}
     return {
@@ -36,7 +36,7 @@ def _help() -> float:
 
 
 def _first_step(tracking: str) -> float:
-    """When the first row of the curve was written, less the time of the step, less when the process was started."""
+    """Return the time from the start of the process to the first step, from the first row of the curve."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.time()
         command = [sys.executable, "-m", "tinylm_ablate", *RUN, tracking, f"runs_dir={folder}", "train.log_every=1"]
@@ -48,10 +48,10 @@ def _first_step(tracking: str) -> float:
     return seconds
 
 
-def _imports(least: float = 0.4) -> dict[str, float]:
-    """Modules that take long to import, what they import included, seconds by ``-X importtime``."""
+def _imports() -> dict[str, float]:
+    """Return modules that take over 0.4 s to import, including their own imports, in seconds by ``-X importtime``."""
     code = "from tinylm_ablate.train.lean import import_lightning as first; first(); import tinylm_ablate.train.fit"
     done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True)
     rows = [line.split("|") for line in done.stderr.splitlines() if line.count("|") == 2 and "[us]" not in line]
-    long = {name.strip(): round(int(total) / 1e6, 2) for _, total, name in rows if int(total) > least * 1e6}
+    long = {name.strip(): round(int(total) / 1e6, 2) for _, total, name in rows if int(total) > 400_000}
     return dict(sorted(long.items(), key=lambda item: -item[1]))

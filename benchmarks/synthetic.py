@@ -31,7 +31,7 @@ SHARED = ("data=default", "train.precision=fp32", "train.keep_model=false", "tra
 
 
 def axes(rates: int) -> list[str]:
-    """The axes of a grid of 40 depths, so many rates and 5 seeds, as on the command line."""
+    """Return the axes of a grid of 40 depths, some rates and 5 seeds, as on the command line."""
     return [
         f"arch.depth={','.join(map(str, DEPTHS))}",
         f"optimizer.scaling.base_lr={','.join(map(_rate, range(rates)))}",
@@ -40,13 +40,13 @@ def axes(rates: int) -> list[str]:
 
 
 def write_runs(runs_dir: Path, rates: int, overrides: Sequence[str] = (), name: str | None = None) -> int:
-    """Write the runs of such a grid, all finished; returns how many.
+    """Write the finished runs of such a grid; returns their number.
 
     Args:
-        runs_dir: Where.
+        runs_dir: Folder of the runs.
         rates: Number of rates.
-        overrides: What its cells share besides.
-        name: Writes the grid's own file too, under this name.
+        overrides: Additional overrides of all cells.
+        name: Name of the grid's file; None omits it.
     """
     base = compose([*SHARED, f"runs_dir={runs_dir}", *overrides])
     base.seeds = None
@@ -72,7 +72,7 @@ def _rate(place: int) -> str:
 
 
 def _write(settled: Settled, bits: float, sizes: np.ndarray[Any, Any], rng: np.random.Generator) -> None:
-    """The files of one run."""
+    """Write the files of one run."""
     folder, shape, depth = settled.folder, settled.shape, settled.shape.depth
     text = settled.to_json()
     plain = json.loads(text)

@@ -1,4 +1,4 @@
-"""What tests of all packages share: composed configs, the default corpus, and a small one made of its documents."""
+"""Fixtures for all tests: composed configs, the default corpus, and a small corpus of its documents."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from tinylm_ablate.data.corpus import SPLITS, Corpus, open_corpus
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.grid.compose import compose as compose_shipped
 
-# One process a core: more threads than that only wait for each other, and matrices this small are slower on two.
+# One process per core: more threads would only wait for each other, and small matrices are slower with two.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A busy machine takes longer, which is no failure. ``--hypothesis-profile=deep`` tries far more.
+# A slow example on a busy machine is not a failure. ``--hypothesis-profile=deep`` tries many more.
 settings.register_profile("tests", deadline=None, max_examples=30)
 settings.register_profile("deep", deadline=None, max_examples=500)
 settings.load_profile("tests")
 
-#: Documents of each language in ``small_corpus``, by the split of the default corpus that they come from. A text's split
-#: follows from its hash, so those of one split alone would not fill all splits again.
+#: Documents of each language in ``small_corpus``, by their split in the default corpus. The split of a text depends on its
+#: hash, so documents of a single split would not fill all splits again.
 SMALL_DOCUMENTS = {"train": 240, "validation": 30, "test": 30}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide GPUs from tests that are not about them: ``train.device=auto`` would take one."""
+    """Hide GPUs from tests that are not about them: ``train.device=auto`` would use one."""
     if not re.search(r"(?<!not )\bgpu\b", config.option.markexpr):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -52,27 +52,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def compose() -> Callable[[list[str]], Config]:
-    """``compose(["arch.depth=4"])`` is the typed config of the shipped ``conf/`` with these overrides."""
+    """``compose(["arch.depth=4"])`` returns the typed config of the shipped ``conf/`` with these overrides."""
     return compose_shipped
 
 
 @pytest.fixture(scope="session")
 def corpus() -> Corpus:
-    """The default corpus, fetched and built once in the checkout's own cache; only for a few tests, as it is 20 MB."""
+    """The default corpus, fetched and built once in the checkout's cache; only for a few tests, since it has 20 MB."""
     cache = Path(__file__).resolve().parents[1] / "runs" / "cache"
     return open_corpus(compose_shipped(["data=default"]).data, cache)
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all processes of a test session share; what several of them may make must be made under a lock."""
+    """A folder shared by all processes of a test session; use a lock to create what several of them need."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")
 def small_data(corpus: Corpus, shared: Path) -> list[str]:
-    """Overrides that read a file of the first documents of each language of the default corpus, about 0.5 MB."""
+    """Overrides for a file with the first documents of each language of the default corpus, about 0.5 MB."""
     text = shared / "small.jsonl"
     with (shared / "small.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -90,7 +90,7 @@ def small_data(corpus: Corpus, shared: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def small_corpus(small_data: list[str], shared: Path) -> Corpus:
-    """The corpus of ``small_data``, both languages in every split; its cache folder is ``small_corpus.folder.parents[1]``."""
+    """The corpus of ``small_data``, with both languages in every split; its cache is ``small_corpus.folder.parents[1]``."""
     small = open_corpus(compose_shipped(small_data).data, shared / "small_cache")
     assert all(small.summary["documents"][split].keys() == set(small.languages) for split in SPLITS)
     return small
@@ -98,5 +98,5 @@ def small_corpus(small_data: list[str], shared: Path) -> Corpus:
 
 @pytest.fixture(scope="session")
 def small_cache(small_corpus: Corpus) -> str:
-    """The override with which a run finds the text of ``small_data`` prepared, and its tokenizer and shards once made."""
+    """Override of the cache folder with the corpus of ``small_data``, and its tokenizer and shards once they exist."""
     return f"cache_dir={small_corpus.folder.parents[1]}"

@@ -1,4 +1,4 @@
-"""Settings and steps that several tests share."""
+"""Settings and functions for several tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tinylm_ablate.execute.perform import perform, results
 from tinylm_ablate.settle import settle
 from tinylm_ablate.tasks.run import Record
 
-#: The smallest run that has everything: a second of training.
+#: The smallest complete run: one second of training.
 TINY = [
     "arch.depth=2",
     "arch.width=16",
@@ -39,7 +39,7 @@ TINY = [
 
 
 def run(config: Config) -> Record:
-    """Train and measure the run that a config describes, with whatever it needs, unless that was done before.
+    """Train and measure the run of a config and its needs, as far as they are not done.
 
     Returns:
         Its record, with the metrics that the config requests.
@@ -55,7 +55,7 @@ def run(config: Config) -> Record:
 
 
 class Ended(NamedTuple):
-    """How a command ended: exit code, and what it wrote to standard output and standard error."""
+    """Result of a command: exit code, standard output and standard error."""
 
     code: int
     out: str
@@ -63,21 +63,21 @@ class Ended(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Everything that it wrote."""
+        """Both outputs."""
         return self.out + self.err
 
 
 def run_command(*arguments: str, folder: Path | None = None) -> Ended:
-    """Run ``tinylm-ablate ARGUMENTS`` in this process, through the ``main`` that a process of its own would call.
+    """Run ``tinylm-ablate ARGUMENTS`` in this process, by the ``main`` that a separate process would call.
 
-    The working folder, ``sys.argv``, the environment, torch's thread count and Hydra's global state are as before afterwards.
+    The working folder, ``sys.argv``, the environment, torch's thread count and Hydra's global state are restored afterwards.
 
     Args:
         arguments: The words of the command line.
         folder: The working folder of the command; the current one by default.
 
     Raises:
-        Exception: A defect: anything that ``main`` does not turn into an exit code.
+        Exception: Any defect, for which ``main`` has no exit code.
     """
     import torch
     from hydra.core.global_hydra import GlobalHydra
@@ -108,22 +108,22 @@ def run_command(*arguments: str, folder: Path | None = None) -> Ended:
     return Ended(code, out.getvalue(), err.getvalue())
 
 
-#: Starts processes that are forks of one that has everything imported: each starts at once, and shares nothing with this one.
+#: Starts forks of a process that has imported everything: they start at once, and share nothing with this process.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.preloaded"])
 
 
 class Command:
-    """``tinylm-ablate ARGUMENTS`` in a process of its own, to be killed, stopped, limited, or run beside others.
+    """``tinylm-ablate ARGUMENTS`` in a separate process that can be killed, stopped, limited, or run concurrently.
 
-    It starts at once, where a new interpreter would spend five seconds on imports. As a context, it is killed at the end if it
-    is still running.
+    It starts at once, while a new interpreter would import for five seconds. As a context manager, it kills the process at the
+    end if it is still running.
 
     Args:
         arguments: The words of the command line.
         folder: The working folder.
-        prepare: Called in the new process first, such as to limit it; must be picklable.
-        environment: Variables of the environment beside those of this process.
+        prepare: Called first in the new process, for example to limit it; must be picklable.
+        environment: Additional environment variables.
     """
 
     def __init__(
@@ -153,11 +153,11 @@ class Command:
         self.process.kill()
 
     def running(self) -> bool:
-        """Whether it has not ended yet."""
+        """Return whether it has not ended yet."""
         return self.process.is_alive()
 
     def wait(self, seconds: float = 500) -> Ended:
-        """Wait for its end; the exit code is minus the signal that killed it."""
+        """Wait for its end and return the exit code, or minus the signal that killed it."""
         self.process.join(seconds)
         code = self.process.exitcode
         out, err = ((Path(self._output.name) / name).read_text() for name in ("out", "err"))

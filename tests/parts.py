@@ -1,4 +1,4 @@
-"""Parts that a user could bring, which are settled here and never called (``tests/test_identity.py``)."""
+"""User-defined parts that are settled but never called (``tests/test_identity.py``)."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from typing import Any
 
 @dataclass
 class Part:
-    """Everything that an optimizer, a schedule, a random rule, a block, a source of text or a measure must have."""
+    """All methods of an optimizer, a schedule, a random rule, a block, a text source and a measure."""
 
     amount: float = 1.0
     keeps = ()
     name, weights = "part", False
 
     def update(self, *_: Any) -> Any:
-        """Of an optimizer."""
+        """Method of an optimizer."""
         raise NotImplementedError
 
     def factor(self, *_: Any) -> float:
-        """Of a schedule."""
+        """Method of a schedule."""
         raise NotImplementedError
 
     def standard_deviation(self, *_: Any) -> float:
-        """Of a random rule."""
+        """Method of a random rule."""
         raise NotImplementedError
 
     def matrices(self, shape: Any) -> dict[str, tuple[int, int]]:
-        """Of a block."""
+        """Method of a block."""
         return {"mix": (shape.width, shape.width)}
 
     def attend(self, *_: Any) -> Any:
-        """Of a block instead of attention."""
+        """Method of a block that replaces attention."""
         raise NotImplementedError
 
     def feed(self, *_: Any) -> Any:
-        """Of a block instead of the FFN."""
+        """Method of a block that replaces the FFN."""
         raise NotImplementedError
 
     def documents(self) -> Iterator[Any]:
-        """Of a source of text."""
+        """Method of a text source."""
         raise NotImplementedError
 
     def measure(self, *_: Any) -> Any:
-        """Of a measure."""
+        """Method of a measure."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What a command imports sooner or later; processes that tests start are forks of one that has imported this."""
+"""Imports of commands; processes that tests start are forks of one that has imported this module."""
 
 from tinylm_ablate.tracking.mlflow_client import prepare_environment
 from tinylm_ablate.train.lean import import_lightning

@@ -1,4 +1,4 @@
-"""What people type reaches Hydra as they meant it."""
+"""Arguments reach Hydra with the meaning that users intend."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def test_a_prompt_is_any_text(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["Hello, world", "it's", "\\${a}", "${a}", "[1,2", "北京", "a\\'b\\", "{x: 1}", " x ", "null", "1e6", "10%"]
 )
-def test_a_prompt_is_taken_literally(text: str) -> None:
+def test_a_prompt_is_literal(text: str) -> None:
     assert compose(normalized(f"prompt={text}")).prompt == text
 
 
-def test_what_hydra_understands_already_stays_as_it_is() -> None:
+def test_valid_hydra_syntax_is_unchanged() -> None:
     for argument in (
         "prompt='x y'", 'prompt="x"', "arch.depth=1,2", "-m", "init=gpt2", "data.path=my_texts", "seed=range(3)",
         "train.threads=auto", "hydra/launcher=ray", "hydra.launcher.cpus=2", "data.path='a b'", "+experiments=demo",
@@ -96,6 +96,6 @@ def test_the_last_of_several_values_counts_with_a_note() -> None:
         (["=20"], r"=20: not understood; settings are written as key=value"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_the_cure(arguments: list[str], message: str) -> None:
+def test_invalid_arguments_are_refused_with_a_remedy(arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         normalize(arguments)

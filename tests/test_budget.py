@@ -1,4 +1,4 @@
-"""Where rounds begin and end."""
+"""Beginning and end of rounds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rounds(steps: int, **changes: Any) -> Rounds:
 
 
 @given(st.integers(1, 5000), st.integers(1, 64))
-def test_parts_are_equal_and_leave_nothing_out(steps: int, parts: int) -> None:
+def test_parts_are_equal_and_complete(steps: int, parts: int) -> None:
     sizes = part_sizes(steps, min(parts, steps))
     assert sum(sizes) == steps
     assert max(sizes) - min(sizes) <= 1
@@ -85,7 +85,7 @@ def test_arms_share_what_they_have_in_common() -> None:
     assert two.tokens == one.tokens * 3 // 2
 
 
-def test_what_cannot_be_laid_out_is_refused() -> None:
+def test_impossible_rounds_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"rounds.parts=8: allowed: at most the first round's 4 batches"):
         settle(compose([*TINY, "rounds.count=2"]))
     with pytest.raises(ConfigError, match=r"rounds.sampling_rate=0.01: draws none of 20 batches in 8 parts; allowed: 0 "):

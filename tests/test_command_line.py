@@ -1,4 +1,4 @@
-"""Mistakes of a user at the command line: each has its own line, and one command reports all of them."""
+"""Mistakes on the command line: each has its own line, and one command reports all of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tinylm_ablate.paths import conf_dir, experiments_dir
 
 PACKAGE = "# @package _global_\n"
 
-#: Files in experiments/, and what is wrong with each.
+#: Files in experiments/, and the mistake in each.
 EXPERIMENTS: dict[str, tuple[str | bytes, str]] = {
     "typo.yaml": (PACKAGE + "arch:\n  dpeth: 2\n", ":3: arch.dpeth: no such key; did you mean arch.depth?"),
     "kind.yaml": (PACKAGE + "arch:\n  depth: many\n", ":3: arch.depth=many: allowed: a whole number at least 1"),
@@ -66,12 +66,12 @@ def test_mistakes_in_the_files_of_a_user_are_reported_by_file_and_line(tmp_path:
     assert f"{len(EXPERIMENTS) + 3} mistakes in the configuration; nothing was run" in done.err
 
 
-def test_the_shipped_files_have_none() -> None:
+def test_the_shipped_files_have_no_mistakes() -> None:
     shipped = [f"{group}={path.stem}" for group in GROUPS for path in (conf_dir() / group).glob("*.yaml")]
     assert mistakes_in_files([*shipped, *(f"+experiments={path.stem}" for path in experiments_dir().glob("*.yaml"))]) == []
 
 
-#: Commands, and what each says; what does not compose, then what composes and makes no grid.
+#: Commands and their messages: first those that do not compose, then those that make no grid.
 COMMANDS: list[tuple[list[str], list[str]]] = [
     (
         [
@@ -144,13 +144,13 @@ def test_experiments_can_be_an_axis(tmp_path: Path) -> None:
     assert "table02_depth_width: arch.depth=40 seed=0" in done.out
 
 
-def test_the_version_is_ours(tmp_path: Path) -> None:
+def test_the_version_is_printed(tmp_path: Path) -> None:
     done = run_command("--version", folder=tmp_path)
     assert done.code == 0 and done.out.startswith("tinylm-ablate ")
 
 
 def complete(line: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:
-    """What the shell offers at the end of a line."""
+    """Return the completions at the end of a line."""
     monkeypatch.setenv("COMP_LINE", line)
     monkeypatch.setenv("COMP_POINT", str(len(line)))
     done = run_command("-sc", "query=bash", folder=folder)
@@ -176,13 +176,13 @@ def test_the_completion_script_works_for_both_ways_of_starting(tmp_path: Path) -
     assert done.stdout == "init=gpt2\ntracking=mlflow\n\n" and not done.stderr
 
 
-def test_names_that_no_file_system_takes_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+def test_names_that_no_file_system_accepts_are_refused_early(tmp_path: Path) -> None:
     done = run_command(f"runs_dir=x/{'é' * 130}", "arch.depth=0", folder=tmp_path)
     assert done.code == 2 and "runs_dir=x/" in done.err and "at most 255 bytes" in done.err and "arch.depth=0" in done.err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_terminal_cannot_show_and_a_reader_that_leaves_end_no_command(tmp_path: Path) -> None:
+def test_unprintable_text_and_a_closed_pipe_end_no_command(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "tinylm_ablate"]
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     path = ["data=files", "data.path=/x/文本"]

@@ -1,4 +1,4 @@
-"""Bad configurations: each with its message, all at once, before anything is spent."""
+"""Bad configs: each mistake has a message, and all are reported at once, before anything is spent."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import run_command
-from tinylm_ablate.config import GROUPS, walk
+from tinylm_ablate.config import GROUPS
+from tinylm_ablate.config_values import walk
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.grid.compose import compose, diagnose
+from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.grid.diagnosis import diagnose
 from tinylm_ablate.settle import settle
 
-#: Overrides that do not compose, and what the message says.
+#: Overrides that do not compose, and their messages.
 UNKNOWN = [
     ("arch.dpeth=4", "arch.dpeth: no such key; did you mean arch.depth?"),
     ("arch=lama", "arch=lama: no such choice; did you mean llama? allowed: llama, pangu_pi"),
@@ -23,7 +25,7 @@ UNKNOWN = [
     ("nonsense=1", "nonsense: no such key"),
 ]
 
-#: Overrides that compose and cannot be, and what the message says.
+#: Overrides that compose but are impossible, and their messages.
 IMPOSSIBLE = [
     (["arch.depth=0"], "arch.depth=0: allowed: a whole number at least 1"),
     (["arch.width=wide"], "arch.width=wide: allowed: auto"),
@@ -80,7 +82,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["arch.dpeth=4", "train.tokens=-1"], ["-m", "arch.depth=20,x,0", "train.micro_batch=5"]])
-def test_the_command_says_all_and_exits_with_2(arguments: list[str], tmp_path: Path) -> None:
+def test_the_command_reports_all_mistakes_and_exits_with_2(arguments: list[str], tmp_path: Path) -> None:
     done = run_command(f"runs_dir={tmp_path}/runs", *arguments, folder=tmp_path)
     assert done.code == 2, done.text
     assert "Traceback" not in done.err
@@ -89,7 +91,7 @@ def test_the_command_says_all_and_exits_with_2(arguments: list[str], tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_group_has_a_summary_and_every_key_a_help() -> None:
+def test_every_group_has_a_summary_and_every_key_has_help() -> None:
     assert all(node.__doc__ for node in GROUPS.values())
     for key, _, rule in walk(compose([])):
         assert not rule or rule["help"], key

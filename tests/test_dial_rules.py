@@ -1,4 +1,4 @@
-"""The dial's rules by shape, held against the measurements that docs/dial.md prints."""
+"""The dial's rules by shape, compared with the measurements in docs/dial.md."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def measured() -> list[dict[str, str]]:
 
 
 def best_factor(row: dict[str, str]) -> float | None:
-    """The vertex of a parabola through the three values about the best, in log factor; None beyond what was tried."""
+    """Return the vertex of a parabola through the best value and its neighbors, over the log factor; None at an edge."""
     points = [(math.log2(float(key)), float(row[key])) for key in ("0.5", "1", "1.5", "2", "3", "4") if row[key]]
     if len(points) < 3:
         return None
@@ -32,7 +32,7 @@ def best_factor(row: dict[str, str]) -> float | None:
 
 
 def drift(rule) -> float:
-    """Largest over smallest best factor at s32 and 8 tokens per parameter, each relative to a rule's rate."""
+    """Return the largest best factor over the smallest at s32 and 8 tokens per parameter, relative to a rule's rate."""
     rows = [row for row in measured() if row["scale"] == "s32" and row["tokens per parameter"] == "8"]
     found = [(best_factor(row) or math.nan) / rule(int(row["width"]), int(row["layers"])) for row in rows]
     assert len(found) == 5

@@ -1,4 +1,4 @@
-"""What README and docs/ show people to type, and where they point."""
+"""Commands and links in README and docs/."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tinylm_ablate.arguments import normalize
-from tinylm_ablate.grid.compose import diagnose
+from tinylm_ablate.grid.diagnosis import diagnose
 from tinylm_ablate.paths import experiments_dir
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +20,7 @@ PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The arguments of every ``python -m tinylm_ablate`` on a page, continued lines joined."""
+    """Return the arguments of every ``python -m tinylm_ablate`` on a page, with continued lines joined."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     lines = re.findall(r"^\$ (?:python -m tinylm_ablate|tinylm-ablate)(?= |$)(.*)$", text, flags=re.MULTILINE)
     return [shlex.split(line, comments=True) for line in lines]
@@ -28,7 +28,7 @@ def commands(page: Path) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder but for a text of one's own; one for all pages, as the settings are read once per folder."""
+    """A folder with only a text; one for all pages, since settings are read once per folder."""
     folder = tmp_path_factory.mktemp("folder")
     (folder / "my_texts").mkdir()
     (folder / "my_texts" / "a.txt").write_text("A text.")
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @cache
 def mistakes(overrides: tuple[str, ...], grid: bool) -> list[str]:
-    """What is wrong with a command line; many pages show the same ones."""
+    """Return the mistakes in a command line, cached since pages share commands."""
     return diagnose(overrides, grid)
 
 
@@ -49,7 +49,7 @@ def test_every_command_is_understood(page: Path, folder: Path, monkeypatch: pyte
         grid = "-m" in arguments
         overrides = normalize([text for text in arguments if "=" in text and not text.startswith("hydra.")], grid).overrides
         own = [text for text in overrides if text.startswith("+experiments=") and text.split("=")[1] not in shipped]
-        if any("_target_: mine." in text for text in overrides):  # the tutorial's own file: tests/test_extension.py runs it
+        if any("_target_: mine." in text for text in overrides):  # the file in the tutorial, which tests/test_extension.py runs
             continue
         overrides = [text for text in overrides if text not in own and text != "optimizer=adamw,no_decay"]
         assert mistakes(tuple(overrides), grid) == [], shlex.join(arguments)

@@ -33,7 +33,7 @@ SHARES = ["data.validation_share=0.2", "data.test_share=0.2", "evaluate.cloze_qu
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the tutorial's file, where a user works."""
+    """A user's working folder with the file of the tutorial."""
     (code,) = re.findall(r"`mine\.py`.*?```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     (tmp_path / "mine.py").write_text(code)
     monkeypatch.chdir(tmp_path)
@@ -77,8 +77,8 @@ def test_the_tutorial_runs(place: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_the_update_is_the_classs(place: Path) -> None:
-    """Weights by the tutorial's optimizer equal an independent loop over PyTorch's own gradients."""
+def test_the_update_is_computed_by_the_class(place: Path) -> None:
+    """Weights with the tutorial's optimizer equal an independent loop over PyTorch's gradients."""
     from tinylm_ablate.optimizer.optimizers import build_optimizer, optimizer_state, restore_optimizer
 
     settings = config(place).optimizer
@@ -112,7 +112,7 @@ def test_every_setting_belongs_to_the_identity(place: Path) -> None:
     )  # fmt: skip
     assert len({one, *(settle(config(place, other)).identity for other in others)}) == 8
     assert settle(config(place, "arch.own_ffn={_target_: mine.Squared, rate: 3}")).identity == one
-    assert settle(config(place, "evaluate.own=[]")).identity == one  # a measure changes no weights
+    assert settle(config(place, "evaluate.own=[]")).identity == one  # a measure does not change weights
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_choice_without_its_class_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("place")
-def test_a_part_is_made_once_and_described_whole() -> None:
+def test_a_part_is_created_once_and_described_completely() -> None:
     described = {"_target_": "mine.Root", "power": "0.25"}
     assert part(described, "key") is part(dict(described), "key")
     assert normal(described, "key") == {"_target_": "mine.Root", "power": 0.25}
@@ -168,8 +168,8 @@ def test_a_block_is_counted_as_it_is_built(place: Path) -> None:
     assert flops_per_token(shape, 32)["ffn"] == 2 * parameters(shape)["ffn"]
 
 
-def test_a_block_computes_what_its_class_says(place: Path) -> None:
-    """Attention over a window that holds the whole text is the decoder's own; generation and continuations follow it."""
+def test_a_block_computes_its_classs_function(place: Path) -> None:
+    """Attention over a window with the whole text equals the decoder's own, also in generation and continuations."""
     from tinylm_ablate.arch import continuations
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.arch.decoding import generate

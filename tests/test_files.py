@@ -36,12 +36,12 @@ def test_a_whole_float_is_the_integer_that_it_equals() -> None:
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), float("nan"), float("inf"), {1: 2}, len])
-def test_what_has_no_stable_spelling_is_refused(value: object) -> None:
+def test_values_without_a_canonical_form_are_refused(value: object) -> None:
     with pytest.raises(TypeError):
         canonical_json({"key": value})
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomic(path, "old")
     with pytest.raises(TypeError):

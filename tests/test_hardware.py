@@ -1,4 +1,4 @@
-"""Which arithmetic is native to a machine, by what Linux reports for real processors."""
+"""Native arithmetic of machines, with Linux's reports on real CPUs."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_flags_of_processors(text: str, native: bool, tmp_path: Path, monkeypatc
     assert fast_bf16("mps") is False
 
 
-def test_no_cpuinfo_is_no_bf16(tmp_path: Path) -> None:
+def test_without_cpuinfo_there_is_no_bf16(tmp_path: Path) -> None:
     assert cpu_flags(tmp_path / "missing") == frozenset()
 
 
 @pytest.mark.parametrize(("native", "width", "precision"), [(True, 32, "bf16"), (True, 16, "fp32"), (False, 32, "fp32")])
-def test_auto_precision_follows_the_machine_and_the_width(
+def test_auto_precision_depends_on_the_machine_and_the_width(
     native: bool, width: int, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settling, "fast_bf16", lambda _: native)

@@ -1,4 +1,4 @@
-"""Each key of the schema changes a run's identity exactly as its definition says."""
+"""Each key of the schema changes a run's identity exactly as its definition states."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tests.helpers import TINY
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape
-from tinylm_ablate.config import NONE, SETTLED, VALUE, Config, walk
+from tinylm_ablate.config import NONE, SETTLED, VALUE, Config
+from tinylm_ablate.config_values import walk
 from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.formats.huggingface import Model, save
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, compose
@@ -25,7 +26,7 @@ from tinylm_ablate.paths import conf_dir
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
 
-#: Keys that other keys' defaults refer to.
+#: Keys to which defaults of other keys refer.
 REFERRED = {
     key
     for path in conf_dir().rglob("*.yaml")
@@ -39,7 +40,7 @@ _FIXED = ["train.precision=fp32", "tracking=none"]
 _TINY = [*TINY, *_FIXED]
 _PARENT = ["init.parent_depth=3", "init.parent_width=32", "init.parent_ffn_width=48", "init.keep_first=1", "init.keep_last=1"]
 
-#: Contexts of which each makes other keys active.
+#: Contexts that make different keys active.
 CONTEXTS = {
     "tiny": _TINY,
     "at the scale": _FIXED,
@@ -72,13 +73,13 @@ CONTEXTS = {
     "compact": [*_TINY, "tokenizer=compact", "tokenizer.source={tokenizer}"],
 }
 
-#: A part that a user brings, with another setting than in the context "own parts".
+#: A user-defined part with another setting than in the context "own parts".
 _PART = {"_target_": "tests.parts.Part", "amount": 2.0}
 
-#: Keys that are empty where they are inactive: anything else is refused there.
+#: Keys that must be empty while they are inactive.
 EMPTY = {"data.weights", "init.own", "optimizer.own", "optimizer.own_schedule"}
 
-#: Other values of keys whose type alone does not suggest one.
+#: Other values of keys whose type does not imply one.
 VALUES: dict[str, list[Any]] = {
     "arch.head_dim": [4, 8],
     "arch.kv_heads": [1, "heads/2"],
@@ -153,12 +154,12 @@ VALUES: dict[str, list[Any]] = {
     "train.keep_checkpoints": [[0.5]],
 }
 
-#: No value of these settles: a run of its own has one seed.
+#: Keys without other values that settle: a single run has one seed.
 REFUSED = {"seeds"}
 
 
 class Place:
-    """Files that the contexts name."""
+    """Files named by the contexts."""
 
     def __init__(self, folder: Path) -> None:
         self.files = {"elsewhere": str(folder / "elsewhere"), "here": str(folder / "here")}
@@ -189,19 +190,19 @@ class Place:
         self._bases: dict[str, Settled] = {}
 
     def base(self, context: str) -> Settled:
-        """The run of a context."""
+        """Return the run of a context."""
         if context not in self._bases:
             self._bases[context] = settle(compose(self._overrides(context)))
         return self._bases[context]
 
     def changed(self, context: str, key: str, value: Any) -> Settled:
-        """The run of a context with another value of a key, as the command line would set it.
+        """Return the run of a context with another value of a key, set as on the command line.
 
         Raises:
             ConfigError, UserError, HydraException, OmegaConfBaseException: This makes no run.
         """
         value = value.format(**self.files) if isinstance(value, str) else value
-        if key in REFERRED | {"data.large_from"}:  # other values follow it
+        if key in REFERRED | {"data.large_from"}:  # other values depend on it
             return settle(compose([*self._overrides(context), f"{key}={value}"]))
         config: Any = copy.deepcopy(self.base(context).config)
         *groups, name = key.split(".")
@@ -227,7 +228,7 @@ def value_of(config: Config, key: str) -> Any:
 
 
 def candidates(key: str, value: Any) -> list[Any]:
-    """Other values of a key."""
+    """Return other values of a key."""
     rule = RULES[key]
     found: list[Any] = list(rule.get("choices", ()))
     if key in VALUES:
@@ -244,7 +245,7 @@ def candidates(key: str, value: Any) -> list[Any]:
 
 
 def chain(run: Settled) -> Iterator[Settled]:
-    """A run and all that it starts from."""
+    """Return a run and all runs that it starts from."""
     yield run
     for other in run.needs:
         yield from chain(other)
@@ -255,7 +256,7 @@ def active(run: Settled, rule: dict[str, Any]) -> bool:
 
 
 def changes(place: Place, key: str, most: int = 1) -> Iterator[tuple[str, Settled, Settled]]:
-    """Pairs of runs of which the second has another value of this key, up to ``most`` in each context; and what was changed."""
+    """Yield pairs of runs that differ in this key, up to ``most`` per context, and a description of the change."""
     for context in CONTEXTS:
         before, count = place.base(context), 0
         for candidate in candidates(key, value_of(before.config, key)):
@@ -273,7 +274,7 @@ def with_identity(kind: str) -> list[str]:
     return [key for key, rule in RULES.items() if rule["identity"] == kind and key not in REFUSED]
 
 
-def test_every_key_says_how_it_enters_the_identity() -> None:
+def test_every_key_states_how_it_enters_the_identity() -> None:
     assert {rule.get("identity") for rule in RULES.values()} == {VALUE, SETTLED, NONE}
     assert all(rule.get("active") is None or rule["identity"] == VALUE for rule in RULES.values())
     assert set(VALUES) | REFUSED | REFERRED <= set(RULES)
@@ -293,12 +294,12 @@ def test_a_value_changes_the_identity_when_it_is_active(place: Place, key: str) 
 
 
 @pytest.mark.parametrize("key", with_identity(SETTLED))
-def test_what_is_settled_changes_the_identity_in_some_context(place: Place, key: str) -> None:
+def test_settled_keys_change_the_identity_in_some_context(place: Place, key: str) -> None:
     assert any(after.identity != before.identity for _, before, after in changes(place, key, 4))
 
 
 @pytest.mark.parametrize("key", with_identity(NONE))
-def test_what_cannot_change_the_weights_changes_no_identity(place: Place, key: str) -> None:
+def test_keys_without_effect_on_the_weights_do_not_change_the_identity(place: Place, key: str) -> None:
     found = list(changes(place, key))
     assert found, "no other value makes a run in any context"
     for change, before, after in found:

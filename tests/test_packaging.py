@@ -1,4 +1,4 @@
-"""What a user gets: the wheel, the pins, and the targets of the Makefile."""
+"""Installation: the wheel, the pins, and the targets of the Makefile."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 
 def run(command: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in ``folder`` with an environment that no outer make, Hydra or Python setting leaks into."""
+    """Run a command in ``folder``, without settings of an outer make, Hydra or Python in its environment."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}
     return subprocess.run(command, cwd=folder, env=kept | variables, capture_output=True, text=True, timeout=200, check=False)
 
@@ -47,7 +47,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds the wheel's content and console command, without the dependencies."""
+    """A folder with the wheel's content and console command, without dependencies."""
     folder = tmp_path_factory.mktemp("installed")
     done = run([sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(folder), str(wheel)], folder)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -55,7 +55,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shipped(folder: str) -> Iterator[str]:
-    """Paths of the files below ``folder`` of the checkout that belong into a wheel."""
+    """Return the paths of files below ``folder`` in the checkout that belong in a wheel."""
     for file in (ROOT / folder).rglob("*"):
         path = file.relative_to(ROOT)
         if file.is_file() and "__pycache__" not in path.parts and not any(part.startswith(".") for part in path.parts):
@@ -83,7 +83,7 @@ def test_installed_wheel_finds_its_own_configuration(installed: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("command", ["module", "console"])
-def test_installed_wheel_tells_its_groups_in_an_empty_folder(installed: Path, tmp_path: Path, command: str) -> None:
+def test_installed_wheel_lists_its_groups_in_an_empty_folder(installed: Path, tmp_path: Path, command: str) -> None:
     start = [sys.executable, "-m", "tinylm_ablate"] if command == "module" else [str(installed / "bin" / "tinylm-ablate")]
     shown = run([*start, "--help"], tmp_path, PYTHONPATH=str(installed))
     assert shown.returncode == 0, shown.stdout + shown.stderr
@@ -109,7 +109,7 @@ def test_checkout_uses_its_own_folders() -> None:
 
 
 def declared() -> list[Requirement]:
-    """What pyproject.toml requires, extras included, this project itself left out."""
+    """Return the requirements in pyproject.toml, including extras, without this project itself."""
     with (ROOT / "pyproject.toml").open("rb") as stream:
         content = tomllib.load(stream)["project"]
     texts = [*content["dependencies"], *(text for extra in content["optional-dependencies"].values() for text in extra)]
@@ -118,7 +118,7 @@ def declared() -> list[Requirement]:
 
 
 def pins() -> dict[str, str]:
-    """Canonical name -> version of every line of constraints.txt."""
+    """Return canonical name -> version of every line in constraints.txt."""
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
     found: dict[str, str] = {}
     for line in lines:
@@ -142,7 +142,7 @@ def test_every_declared_dependency_is_pinned_within_its_range() -> None:
 
 
 def test_everything_that_the_dependencies_need_is_pinned() -> None:
-    """Walks the installed metadata from pyproject.toml; what torch's own builds need is torch's matter."""
+    """Follow the installed metadata from pyproject.toml, except for what torch's own builds need."""
     pinned, reached = pins(), set()
     waiting = list(declared())
     while waiting:
@@ -175,7 +175,7 @@ def test_every_imported_package_is_declared() -> None:
                 imported.add(node.module.split(".")[0])
     outside = imported - set(sys.stdlib_module_names) - {"tinylm_ablate", "hydra_plugins"}
     assert len(outside) > 20
-    absent = {"llama_cpp": ["llama-cpp-python"]}  # an extra that need not be installed, whose module has another name
+    absent = {"llama_cpp": ["llama-cpp-python"]}  # an optional extra, whose module has another name
     known = {
         name: {canonicalize_name(found) for found in distributions.get(name, absent.get(name, [name]))} for name in outside
     }
@@ -187,9 +187,9 @@ def test_every_imported_package_is_declared() -> None:
 
 @pytest.fixture
 def workshop(tmp_path: Path) -> Path:
-    """The Makefile and an environment whose ``python`` writes its arguments down.
+    """The Makefile and an environment whose ``python`` records its arguments.
 
-    That python fails on a grid with data=broken, but plans it.
+    This python fails on a grid with data=broken, but plans it.
     """
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
@@ -236,7 +236,7 @@ def test_paper_is_planned_then_run_as_one_grid_and_reported(workshop: Path) -> N
 
 
 @needs_make
-def test_what_has_nothing_to_do_says_so(workshop: Path) -> None:
+def test_targets_without_work_are_reported(workshop: Path) -> None:
     done = make(workshop, "bench")
     assert done.returncode != 0
     assert "nothing was measured" in done.stderr
@@ -264,7 +264,7 @@ def test_setup_is_done_again_only_when_its_inputs_change(workshop: Path) -> None
 
 
 @needs_make
-def test_setup_without_a_python_says_what_is_needed(workshop: Path) -> None:
+def test_setup_without_python_reports_what_is_needed(workshop: Path) -> None:
     (workshop / "venv" / ".installed").unlink()
     done = make(workshop, "setup", "PYTHON=")
     assert done.returncode != 0

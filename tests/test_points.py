@@ -1,4 +1,4 @@
-"""Where a run is kept and measured on its way, and what a branch is."""
+"""Intermediate points at which a run is kept and measured, and branches."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def settled(*overrides: str) -> Settled:
 
 
 @given(st.floats(1e-3, 1.0), st.integers(0, 50), st.integers(51, 5000), st.sampled_from([1, 128, 4096]))
-def test_points_lie_within_the_run_and_the_last_is_its_end(every: float, first: int, steps: int, batch: int) -> None:
+def test_points_are_within_the_run_and_the_last_is_its_end(every: float, first: int, steps: int, batch: int) -> None:
     found = points.evaluated(every, first, steps, batch)
     assert found == sorted(set(found)) and found[-1] == steps and found[0] > first
     assert found == points.evaluated(every * steps * batch if every * steps * batch > 1 else every, first, steps, batch)
@@ -55,24 +55,24 @@ def test_shares_and_tokens(override: str, expected: list[int]) -> None:
     "override",
     ["evaluate.every=0.1", "evaluate.every_bytes=100", "evaluate.every_measures=[cloze]", "train.keep_checkpoints=[0.5]"],
 )
-def test_looking_changes_no_identity(override: str) -> None:
+def test_measuring_points_does_not_change_the_identity(override: str) -> None:
     assert settled(override).identity == settled().identity
 
 
-def test_of_two_rounds_each_keeps_what_lies_in_it() -> None:
+def test_each_of_two_rounds_keeps_its_own_points() -> None:
     two = settled("rounds=two", "rounds.parts=4", "train.keep_checkpoints=[0.1,0.5,0.9]")
     assert two.previous is not None and (two.previous.steps, two.steps) == (40, 60)
     assert (points.kept(two.previous), points.kept(two)) == ([6, 30], [54])
 
 
-def test_a_parent_is_not_measured_on_its_way() -> None:
+def test_a_parent_is_not_measured_during_training() -> None:
     shape = ["init.parent_depth=3", "init.parent_width=32", "init.parent_ffn_width=48", "init.keep_first=1", "init.keep_last=1"]
     child = settled("init=inherit", *shape, "evaluate.every=0.1", "train.keep_checkpoints=[0.5]")
     assert child.parent is not None and points.evaluated_steps(child)
     assert points.evaluated_steps(child.parent) == points.kept(child.parent) == []
 
 
-def test_a_branch_is_a_run_of_its_own_that_continues_the_run_it_leaves() -> None:
+def test_a_branch_is_a_separate_run_that_continues_another() -> None:
     branch, plain = settled("train.anneal_from=0.5"), settled()
     assert branch.identity != plain.identity
     assert branch.previous is not None and branch.previous.identity == plain.identity
@@ -83,18 +83,18 @@ def test_a_branch_is_a_run_of_its_own_that_continues_the_run_it_leaves() -> None
     assert settled("train.anneal_from=0.5", "optimizer.decay_share=0.4").steps == 33
 
 
-def test_a_branch_keeps_what_lies_in_it_and_the_run_that_it_leaves_what_lies_before() -> None:
+def test_a_branch_and_its_run_each_keep_their_own_points() -> None:
     branch = settled("train.anneal_from=0.5", "train.keep_checkpoints=[0.2,0.88,3000]")
     assert branch.previous is not None and (branch.previous.steps, branch.rounds.start, branch.steps) == (40, 20, 25)
     assert (points.kept(branch.previous), points.kept(branch)) == ([5, 20], [22, 23])
     assert branch.identity == settled("train.anneal_from=0.5").identity
-    with pytest.raises(ConfigError, match="3840; allowed: shares of the budget"):  # step 30 is of the run, not of the branch
+    with pytest.raises(ConfigError, match="3840; allowed: shares of the budget"):  # step 30 precedes the branch
         settled("train.anneal_from=0.5", "train.keep_checkpoints=[3840]")
 
 
 @given(st.integers(1, 3000), st.floats(0.01, 0.9), st.integers(1, 500))
 def test_a_branch_of_a_constant_rate_has_the_rates_of_wsd(branch: int, share: float, warmup: int) -> None:
-    """The independent form: the schedule wsd of a run with the branch's steps."""
+    """Compared with the schedule wsd of a run with the branch's steps."""
     trunk = rounds_of(4000)
     found = branch_off(trunk, branch, share)
     optimizer = dataclasses.replace(OPTIMIZER, warmup=float(128 * min(warmup, branch)), decay_share=share)
@@ -106,7 +106,7 @@ def test_a_branch_of_a_constant_rate_has_the_rates_of_wsd(branch: int, share: fl
         assert run_factor(optimizer, found, step, 128) == run_factor(wsd, rounds_of(found.steps), step, 128)
 
 
-def test_the_rate_of_a_cosine_falls_from_where_it_was() -> None:
+def test_the_rate_of_a_cosine_decreases_from_its_value() -> None:
     branch, plain = settled("train.anneal_from=0.5"), settled()
     rates = [learning_rate(branch, step) for step in range(20, 25)]
     assert rates[0] == learning_rate(plain, 20)

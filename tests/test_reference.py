@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tinylm_ablate.config import GROUPS, Config, walk
+from tinylm_ablate.config import GROUPS, Config
+from tinylm_ablate.config_values import walk
 from tinylm_ablate.reference import reference
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "config.md"

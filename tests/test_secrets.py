@@ -1,4 +1,4 @@
-"""No secret of a known kind survives, and ordinary text does."""
+"""Secrets of known kinds are removed, and ordinary text is kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from tinylm_ablate import secrets
 from tinylm_ablate.secrets import cut, names_secret
 
-#: What people use as passwords. Not quoted, one such as 12/3 makes an address of a host, a port and a path.
+#: Realistic passwords. Unquoted, one like 12/3 turns an address into a host, a port and a path.
 PASSWORDS = st.text(
     st.characters(codec="ascii", categories=("L", "N", "P", "S"), exclude_characters="\"'@"), min_size=4
 ).filter(lambda text: not re.match(r"\d+[/?#]", text))
@@ -67,7 +67,7 @@ def test_the_value_of_a_key_that_names_a_secret_is_cut(value, name):
         "password=", "password=null", "tracking.uri=http://${oc.env:NAME}@host", "step 12:30 loss 5.1",
     ],
 )  # fmt: skip
-def test_ordinary_text_stays(text):
+def test_ordinary_text_is_unchanged(text):
     if "${" in text:
         assert "${oc.env:NAME}" not in cut(text) or cut(text) == text
     else:
@@ -76,7 +76,7 @@ def test_ordinary_text_stays(text):
 
 @settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False), lambda inner: st.lists(inner)))
-def test_other_values_stay(value):
+def test_other_values_are_unchanged(value):
     assert cut(value) == value
 
 
@@ -93,8 +93,8 @@ def test_secret_variables_of_the_environment_are_cut(monkeypatch):
     assert cut("wrong password queen-of-hearts in rabbit-hole-down") == "wrong password *** in rabbit-hole-down"
 
 
-def test_what_an_ordinary_environment_holds_is_not_cut():
-    """Folders, languages and the like are in every second message."""
+def test_an_ordinary_environment_is_not_cut():
+    """Folders, languages and the like are in many messages."""
     ordinary = {name: value for name, value in os.environ.items() if name in {"PWD", "OLDPWD", "HOME", "PATH", "LANG", "USER"}}
     for value in (*ordinary.values(), os.getcwd()):
         assert cut(f"see {value}/runs") == f"see {value}/runs"

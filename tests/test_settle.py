@@ -1,4 +1,4 @@
-"""What belongs to a run's identity, and what a share of the budget and groups of heads result in."""
+"""Identity of runs, shares of the budget, and groups of heads."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def settled(*overrides: str) -> Settled:
         "evaluate.max_bytes=1999", "evaluate.cloze_questions=0", "evaluate.layer_skip=1", "grid.workers=2", "train.threads=2",
     ],
 )  # fmt: skip
-def test_what_changes_no_number_changes_no_identity(override: str) -> None:
+def test_settings_without_effect_do_not_change_the_identity(override: str) -> None:
     assert settled(override).identity == settled().identity
 
 
 @pytest.mark.parametrize("override", ["train.share=0.5", "seed=1", "init.std=0.03"])
-def test_what_changes_a_number_changes_the_identity(override: str) -> None:
+def test_settings_with_effect_change_the_identity(override: str) -> None:
     assert settled(override).identity != settled().identity
 
 
-def test_a_share_is_the_budget_that_it_comes_to() -> None:
+def test_a_share_equals_the_same_budget_in_tokens() -> None:
     half = settled("train.share=0.5")
     assert (half.tokens, half.steps) == (256, 2)
     assert half.identity == settled("train.tokens=256").identity
     assert settled("train.share=2").tokens == 1024
     assert settled("train.tokens=12800", "train.share=0.05").tokens == 640
-    # A budget near the largest that there is passes through unrounded.
+    # A budget near the maximum is not rounded.
     assert settled(f"train.tokens={2**63 - 1}").tokens == (2**63 - 1) // 128 * 128
 
 
@@ -59,17 +59,17 @@ def test_a_share_below_one_batch_is_a_mistake(override: str, message: str) -> No
     assert message in caught.value.mistakes[0]
 
 
-def test_a_parent_trains_on_the_whole_budget_as_a_run_of_its_own_would() -> None:
+def test_a_parent_trains_on_the_whole_budget_like_any_run() -> None:
     child = settled(*POOL, "arch.kv_heads=heads/2", "train.share=0.5", "seed=3")
     assert child.parent is not None
     assert child.parent.identity == settled(*POOL[:2], "seed=3").identity
     assert (child.tokens, child.parent.tokens) == (256, 512)
-    # Where experiments stand beside each other, the longer training of a parent to inherit from leaves it as it is.
+    # In a grid of experiments, longer training of parents to inherit from does not change it.
     longer = settled(*POOL, "arch.kv_heads=heads/2", "train.share=0.5", "seed=3", "init.parent_tokens=4096")
     assert longer.identity == child.identity
 
 
-def test_a_wider_parent_follows_the_dial_with_its_learning_rate_and_sigma() -> None:
+def test_a_wider_parent_has_the_dials_learning_rate_and_sigma() -> None:
     child, tuned = (
         settle(compose(["init=inherit", "init.parent_width=112", "init.parent_depth=20", *more]))
         for more in ([], ["optimizer.scaling.base_lr=0.003"])
@@ -78,7 +78,7 @@ def test_a_wider_parent_follows_the_dial_with_its_learning_rate_and_sigma() -> N
     budget = (2 / 8) ** 0.4
     assert child.parent.learning_rate == pytest.approx(9e-3 * budget * 56 / 112)
     assert child.parent.init_std == pytest.approx(0.02 * (1792 / 112) ** 0.5)
-    # Children whose rates differ share a parent, unless it is given a rate of its own.
+    # Children with different rates share a parent, unless it has its own rate.
     assert tuned.parent.identity == child.parent.identity and tuned.identity != child.identity
     own = settle(compose(["init=inherit", "init.parent_width=112", "init.parent_depth=20", "init.parent_lr=0.001"]))
     assert own.parent is not None and own.parent.learning_rate == pytest.approx(0.001)
@@ -93,14 +93,14 @@ def test_below_the_papers_scale_the_sum_of_rate_and_decay_is_the_papers() -> Non
     for tokens in (2, 8, 52):
         run = dialed("scale=s32", f"train.tokens_per_parameter={tokens}")
         assert run.learning_rate * run.weight_decay * run.steps == pytest.approx(1e-4 * 0.1 * 50_358, rel=0.01)
-        # Arms that differ in rate or batch keep their decay, and one can be given as it is.
+        # Arms that differ in rate or batch keep their decay, and a decay can be set exactly.
         for more in ("optimizer.scaling.base_lr=0.02", "train.batch_multiple=4"):
             assert dialed("scale=s32", f"train.tokens_per_parameter={tokens}", more).weight_decay == run.weight_decay
     assert dialed("scale=s32", "optimizer.scaling.rate_sum=null").weight_decay == 0.1
     assert dialed("scale=s32", "train.tokens_per_parameter=0.01").weight_decay < 0.2
 
 
-def test_the_dials_rate_follows_shape_and_budget_no_further_than_measured() -> None:
+def test_the_dials_rate_is_not_extrapolated() -> None:
     budget = (2 / 8) ** 0.4  # fewer tokens per parameter than were measured count as the fewest
     small = settled("init=inherit", "init.parent_width=64")
     assert small.parent is not None
@@ -142,7 +142,7 @@ def test_an_automatic_width_divides_into_the_groups() -> None:
         ("half", "allowed: auto, a whole number, or heads/N"),
     ],
 )
-def test_groups_that_do_not_come_out_are_a_mistake(value: str, message: str) -> None:
+def test_indivisible_groups_are_a_mistake(value: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         settled("arch.width=64", "arch.head_dim=8", f"arch.kv_heads={value}")
 

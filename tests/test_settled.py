@@ -1,4 +1,4 @@
-"""A settled run is data: it reads back from its file as it was written."""
+"""A settled run is data: its file round-trips."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tinylm_ablate.settled import Settled
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_cell_of_every_experiment_reads_back_as_it_was(name: str) -> None:
+def test_every_cell_of_every_experiment_round_trips(name: str) -> None:
     for place, settled in cells(name, "scale=s32"):
         back = Settled.from_json(settled.to_json())
         assert back == settled, place
@@ -27,7 +27,7 @@ def test_every_cell_of_every_experiment_reads_back_as_it_was(name: str) -> None:
 
 @st.composite
 def overrides(draw: st.DrawFn) -> list[str]:
-    """Settings of several groups, rounds and parents among them."""
+    """Draw settings of several groups, including rounds and parents."""
     start = draw(st.sampled_from([[], ["init=gpt2"], ["init=inherit", "init.parent_depth=4"], ["init=pool"]]))
     rounds = draw(st.integers(1, 3))
     rate = draw(st.floats(1e-6, 1, exclude_min=True))
@@ -41,7 +41,7 @@ def overrides(draw: st.DrawFn) -> list[str]:
 
 @settings(deadline=None, max_examples=25)
 @given(overrides())
-def test_any_run_reads_back_as_it_was(given: list[str]) -> None:
+def test_any_run_round_trips(given: list[str]) -> None:
     settled = settle(compose(given))
     back = Settled.from_json(settled.to_json())
     assert back == settled
@@ -49,7 +49,7 @@ def test_any_run_reads_back_as_it_was(given: list[str]) -> None:
     assert type(back.shape) is type(settled.shape) and type(back.config.optimizer) is type(settled.config.optimizer)
 
 
-def test_what_is_no_settled_run_is_refused() -> None:
+def test_invalid_settled_runs_are_refused() -> None:
     whole = json.loads(settle(compose(TINY)).to_json())
     for broken in ("", "[]", "{}", json.dumps(whole | {"steps": "many"}), json.dumps(whole | {"shape": None})):
         with pytest.raises(ValueError, match="validation error"):

@@ -80,12 +80,12 @@ def _main(tracebacks: bool) -> None:
     from hydra.types import RunMode
     from omegaconf import DictConfig
 
-    from tinylm_ablate.grid import compose
+    from tinylm_ablate.grid import compose, diagnosis
     from tinylm_ablate.paths import conf_dir
 
     compose.register()
     try:
-        compose.check_files(typed.overrides, typed.grid)
+        diagnosis.check_files(typed.overrides, typed.grid)
     except ConfigError as error:
         _fail(str(error), 2)
 
@@ -112,7 +112,7 @@ def _main(tracebacks: bool) -> None:
     except compose.COMPOSITION_ERRORS as error:
         if tracebacks:
             raise
-        _fail(str(ConfigError(compose.diagnose(typed.overrides, typed.grid) or [first_line(error)])), 2)
+        _fail(str(ConfigError(diagnosis.diagnose(typed.overrides, typed.grid) or [first_line(error)])), 2)
     except KeyboardInterrupt:
         _fail("stopped; the same command resumes from the last checkpoint", 130)
     except Interrupted as stop:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from tinylm_ablate.arguments import normalize
 from tinylm_ablate.errors import RunFailed
-from tinylm_ablate.grid import compose
+from tinylm_ablate.grid import compose, diagnosis
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -106,7 +106,7 @@ def load_model(folder: str | Path) -> tuple[Decoder, Tokenizer]:
 
 def _words(overrides: tuple[str, ...], grid: bool = False) -> list[str]:
     words = normalize(overrides, grid).overrides
-    compose.check_files(words, grid)
+    diagnosis.check_files(words, grid)
     return words
 
 

@@ -58,3 +58,11 @@ class Pruned(Interrupted):
 
     def __init__(self, message: str) -> None:
         super().__init__(0, message)
+
+
+def one_line(error: BaseException) -> str:
+    """Format an error in one line: a message for users, or the class and the beginning of the message."""
+    text = " ".join(str(error).split())
+    if isinstance(error, UserError | RunFailed):
+        return text
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

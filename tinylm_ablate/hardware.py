@@ -20,7 +20,7 @@ def fast_bf16(device: str) -> bool:
     Args:
         device: ``train.device``: "auto", "cpu", "cuda" or "mps".
     """
-    if device == "cuda" or (device == "auto" and any(Path(path).exists() for path in _GPU_DEVICES)):
+    if device == "cuda" or (device == "auto" and has_gpu_driver()):
         import torch
 
         if torch.cuda.is_available():
@@ -71,7 +71,7 @@ def pick_device(wanted: str) -> str:
 
 def gpus() -> int:
     """Return the number of GPUs that this process may use."""
-    if not _any_exists(_GPU_DEVICES):
+    if not has_gpu_driver():
         return 0
     import torch
 
@@ -79,6 +79,6 @@ def gpus() -> int:
 
 
 @functools.cache
-def _any_exists(paths: tuple[str, ...]) -> bool:
-    """Return whether one of the files is there; each is looked for once."""
-    return any(Path(path).exists() for path in paths)
+def has_gpu_driver() -> bool:
+    """Return whether this machine has a driver of a GPU, without loading torch or the driver."""
+    return any(Path(path).exists() for path in _GPU_DEVICES)

@@ -299,7 +299,7 @@ def _newest(folder: Path, key: str) -> int:
 
 
 def _read(path: Path) -> Holder | None:
-    """The holder that a lease names; None where the file is gone. Of an unreadable one only its changes count."""
+    """Return the holder in a lease, or None if the file is gone; an unreadable lease only counts as changing or not."""
     content: Any = {}
     try:
         touched = path.stat().st_mtime_ns

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tinylm_ablate import progress
 from tinylm_ablate.arch.shapes import OWN_BLOCKS
-from tinylm_ablate.config import Config, check_values
+from tinylm_ablate.config import Config
+from tinylm_ablate.config_values import check_values
 from tinylm_ablate.errors import ConfigError, RunFailed, UserError
 from tinylm_ablate.execute.walk import DONE
 from tinylm_ablate.execute.words import say
@@ -45,7 +46,7 @@ def _run(config: Config) -> None:
     walk = do([("the run", settled)], config, quiet=True)
     # Pandas is needed for the table alone, and would delay the first step.
     from tinylm_ablate.frames.arms import evidence_of
-    from tinylm_ablate.frames.folders import alone
+    from tinylm_ablate.frames.grid_file import alone
     from tinylm_ablate.grid.result_table import summary_table
 
     for problem in sync(config.tracking, Path(config.runs_dir), folders=[settled.folder]).problems:

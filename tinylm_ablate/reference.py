@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from tinylm_ablate.config import GROUPS, NONE, Config, allowed
+from tinylm_ablate.config import GROUPS, NONE, Config
+from tinylm_ablate.config_values import allowed
 from tinylm_ablate.paths import conf_dir
 from tinylm_ablate.report.markdown import table
 

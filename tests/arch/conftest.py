@@ -1,4 +1,4 @@
-"""The shipped settings of shape and scale."""
+"""Settings of shape and scale as shipped."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tinylm_ablate.config import ArchConfig, Config, ScaleConfig
 
 @pytest.fixture(scope="session")
 def scale_of(compose: Callable[[list[str]], Config]) -> Callable[[str], ScaleConfig]:
-    """The scale of a name."""
+    """Return the scale with a name."""
     return cache(lambda name: compose([f"scale={name}"]).scale)
 
 
 @pytest.fixture(scope="session")
 def arch_of(compose: Callable[[list[str]], Config]) -> Callable[..., ArchConfig]:
-    """The default architecture (20 layers, as the paper's baseline), with changes."""
+    """Return the default architecture (20 layers, like the paper's baseline), with changes."""
     arch = compose([]).arch
 
     def make(**changes: Any) -> ArchConfig:

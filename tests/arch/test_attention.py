@@ -1,4 +1,4 @@
-"""Attention by blocks against softmax(QK^T)V written out in double precision."""
+"""Blockwise attention compared with softmax(QK^T)V in double precision."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def written_out(queries, keys, values):
 
 
 def operands(length, heads, kv_heads, size, dtype=torch.float32):
-    """Slices of one product, as in the decoder."""
+    """Queries, keys and values as slices of one product, as in the decoder."""
     generator = torch.Generator().manual_seed(length)
     product = torch.randn(3, length, heads + 2 * kv_heads, size, generator=generator).to(dtype).requires_grad_()
     return product, torch.split(product, [heads, kv_heads, kv_heads], dim=2)
@@ -46,7 +46,7 @@ def test_values_and_gradients_are_exact(length, heads, kv_heads, cache, monkeypa
         torch.testing.assert_close(causal_attention(*parts), expected.float())
 
 
-def test_bf16_is_as_near_as_pytorchs():
+def test_bf16_is_as_accurate_as_pytorchs():
     product, parts = operands(300, 4, 4, 16, torch.bfloat16)
     slope = torch.randn(3, 300, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     expected = written_out(*parts)
@@ -69,15 +69,15 @@ def test_large_scores_do_not_overflow():
     product, _ = operands(200, 2, 2, 8)
     parts = torch.split(100 * product, [2, 2, 2], dim=2)
     found = causal_attention(*parts)
-    # A score of 1e5 is rounded to a hundredth in fp32.
+    # In fp32, a score of 1e5 has a rounding error of about 0.01.
     torch.testing.assert_close(found, written_out(*parts).float(), rtol=1e-2, atol=0.1)
     found.sum().backward()
     assert bool(product.grad.isfinite().all())
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_the_compiler_is_reported_the_truth_about_both_passes(batch):
-    """Sizes, strides and types; operands of a single sequence come as views whose channels lie side by side."""
+def test_the_compiler_knows_the_layout_of_both_passes(batch):
+    """Sizes, strides and types; operands of a single sequence are views with contiguous channels."""
     operands = [torch.randn(batch, 70, 3, 4).permute(0, 2, 3, 1).reshape(batch * 3, 4, 70) for _ in range(3)]
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(_attend_operator, operands, test_utils=tests)

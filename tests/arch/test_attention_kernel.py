@@ -1,4 +1,4 @@
-"""The compiled attention for heads of 8 channels against PyTorch's in double precision, and what happens without it."""
+"""Compiled attention for heads of 8 channels compared with PyTorch in double precision, and the fallback without it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def operands(number: int, length: int, dtype: torch.dtype, seed: int = 0) -> lis
 
 
 def passes(queries: Tensor, keys: Tensor, values: Tensor, grad: Tensor) -> list[Tensor]:
-    """Mixed values, and gradients of queries, keys and values."""
+    """Return the output, and gradients of queries, keys and values."""
     mixed = module._attend(queries, keys, values)
     return [mixed, *module._attend_backward(grad, queries, keys, values, mixed)]
 
 
 def exact(*given: Tensor) -> list[Tensor]:
-    """The same by PyTorch in double precision."""
+    """Return the same by PyTorch in double precision."""
     queries, keys, values, grad = (each.double().mT.contiguous() for each in given)
     for each in (queries, keys, values):
         each.requires_grad_()
@@ -42,14 +42,14 @@ def exact(*given: Tensor) -> list[Tensor]:
 
 @settings(max_examples=15, deadline=None)
 @given(number=st.integers(1, 5), length=st.integers(1, 70), seed=st.integers(0, 99), scale=st.sampled_from([0.1, 1.0, 4.0]))
-def test_both_passes_are_those_of_double_precision(number: int, length: int, seed: int, scale: float) -> None:
+def test_both_passes_equal_double_precision(number: int, length: int, seed: int, scale: float) -> None:
     given = operands(number, length, torch.float32, seed)
     given[0] *= scale
     for found, expected in zip(passes(*given), exact(*given), strict=True):
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=2e-5)
 
 
-def test_bf16_is_no_further_from_the_truth_than_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_is_no_less_accurate_than_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     given = operands(4, 256, torch.bfloat16)
     own = passes(*given)
     assert all(each.dtype == torch.bfloat16 for each in own)
@@ -72,10 +72,10 @@ def test_the_number_of_threads_changes_nothing() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("place", range(4))
-def test_what_is_not_finite_is_never_lost(dtype: torch.dtype, bad: float, place: int) -> None:
+def test_values_that_are_not_finite_are_never_lost(dtype: torch.dtype, bad: float, place: int) -> None:
     given = operands(3, 20, dtype)
     given[place][1, 3, 5] = bad
-    found = passes(*given)[place == 3 :]  # the gradient of the mixed values does not reach the mixed values
+    found = passes(*given)[place == 3 :]  # the output does not depend on its own gradient
     for each in found:
         assert each[1].isnan().any() and each[[0, 2]].isfinite().all()
 
@@ -85,7 +85,7 @@ def test_scores_that_overflow_are_not_lost() -> None:
     assert passes(*given)[0].isnan().all()
 
 
-def test_tiny_numbers_are_still_rounded_as_before() -> None:
+def test_subnormal_numbers_are_rounded_as_before() -> None:
     passes(*operands(1, 4, torch.float32))
     assert float(torch.tensor(1e-40) * 1.0) > 0
 
@@ -106,7 +106,7 @@ def test_without_a_compiler_blocks_are_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks")
-def test_a_fork_has_threads_of_its_own() -> None:
+def test_a_fork_starts_its_own_threads() -> None:
     given, before = operands(4, 9, torch.float32), torch.get_num_threads()
     torch.set_num_threads(2)
     try:

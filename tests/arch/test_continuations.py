@@ -1,4 +1,4 @@
-"""Continuations of one text in one pass against sequences of their own."""
+"""Continuations of one text in one pass compared with separate sequences."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def decoder(shape: Shape) -> Decoder:
     count=st.integers(1, 4),
     length=st.integers(1, 9),
 )
-def test_states_are_those_of_each_sequence_alone(name: str, texts: list[int], padding: int, count: int, length: int) -> None:
+def test_states_equal_those_of_each_sequence_alone(name: str, texts: list[int], padding: int, count: int, length: int) -> None:
     model = decoder(SHAPES[name])
     text = max(texts) + padding
     draw = torch.Generator().manual_seed(1)

@@ -1,4 +1,4 @@
-"""Costs against published figures."""
+"""Costs compared with published figures."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ TINYLLAMA = Shape(22, 2048, 5632, 32, 4, 64, 32000)
 PAPER = Shape(20, 1792, 4864, 14, 14, 128, 48000)
 
 
-def test_tinyllamas_utilisation():
-    """24,000 tokens/s on an A100 (312 TFLOP/s) are 50.8% by 6 N (arXiv 2401.02385)."""
+def test_tinyllamas_utilization():
+    """24,000 tokens/s on an A100 (312 TFLOP/s) are 50.8 % by 6 N (arXiv 2401.02385)."""
     flops = 6 * parameters(TINYLLAMA)["total"]
     assert flops_utilisation(flops, 24_000, "NVIDIA A100-SXM4-40GB") == pytest.approx(50.8, abs=0.05)
 
 
-def test_llm_foundrys_utilisation():
-    """45,455 tokens/s of MPT-1B (tied, learned positions, no biases) on an H100 are 41.8% by PaLM's convention."""
+def test_llm_foundrys_utilization():
+    """45,455 tokens/s of MPT-1B (tied, learned positions, no biases) on an H100 are 41.8 % by PaLM's convention."""
     depth, width, vocab, length = 24, 2048, 50_368, 2048
     count = (vocab + length) * width + depth * (12 * width**2 + 2 * width) + width
     flops = palm_flops(count, depth, width, length)
     assert flops_utilisation(flops, 45_455, "NVIDIA H100 80GB HBM3") == pytest.approx(41.8, abs=0.05)
 
 
-def test_no_utilisation_without_a_known_peak():
+def test_no_utilization_without_a_known_peak():
     assert flops_utilisation(1e9, 1e3, None) is None
     assert flops_utilisation(1e9, 1e3, "some other accelerator") is None
 
 
-def test_attention_of_palms_convention():
+def test_attention_in_palms_convention():
     assert flops_6n_attention(TINYLLAMA, 2048) - 6 * parameters(TINYLLAMA)["total"] == 12 * 22 * 2048 * 2048
 
 
@@ -44,7 +44,7 @@ def test_memory_grows_as_it_should():
 
 
 def test_memory_of_weights_and_states_in_bf16():
-    """The 1B shape trains in bf16 with recomputed activations where 16 GB are all there is."""
+    """With 16 GB, the 1B shape trains in bf16 with recomputed activations."""
     assert (
         training_memory(PAPER, 1, 2048, "bf16-true", checkpointing=True) < 10e9 < 16e9 < training_memory(PAPER, 1, 2048, "bf16")
     )

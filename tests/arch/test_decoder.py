@@ -1,5 +1,5 @@
-"""The decoder as a module: counts, devices, precision, causality, memory. Its numbers are held against transformers in
-tests/init/test_huggingface.py."""
+"""The decoder as a module: counts, devices, precision, causality, memory. tests/formats/test_huggingface.py compares its
+numbers with transformers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_parameters_are_counted_exactly(shape):
     assert sum(tensor.numel() for tensor in decoder.state_dict().values()) == parameters(shape)["total"]
 
 
-def test_the_1b_shape_costs_nothing_on_the_meta_device():
+def test_the_1b_shape_takes_no_memory_on_the_meta_device():
     paper = Shape(20, 1792, 4864, 14, 14, 128, 48000)
     with torch.device("meta"):
         decoder = Decoder(paper)
@@ -59,7 +59,7 @@ def test_the_1b_shape_costs_nothing_on_the_meta_device():
     assert logits.shape == (1, 2048, 48000) and logits.device.type == "meta"
 
 
-def test_loss_is_that_of_the_logits(shape):
+def test_loss_equals_that_of_the_logits(shape):
     decoder, tokens = random_decoder(shape), some_tokens(shape)
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     logits = decoder(inputs)
@@ -78,7 +78,7 @@ def test_no_token_sees_the_future(shape):
     assert not torch.equal(before[:, 9:], after[:, 9:])
 
 
-def test_checkpointing_changes_memory_and_not_gradients(shape):
+def test_checkpointing_changes_memory_but_not_gradients(shape):
     tokens = some_tokens(shape)
     plain, saving = random_decoder(shape), random_decoder(shape)
     saving.checkpointing = True
@@ -93,8 +93,8 @@ def test_checkpointing_changes_memory_and_not_gradients(shape):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_estimate_of_activations_is_what_is_kept(shape, precision):
-    """Between three layers and four; to a hundredth, as a few small tables are not counted."""
+def test_the_estimate_of_activations_is_exact(shape, precision):
+    """Difference between three and four layers, within 1 %, since some small tables are not counted."""
 
     def kept(depth: int) -> int:
         decoder = random_decoder(dataclasses.replace(shape, depth=depth))
@@ -107,7 +107,7 @@ def test_the_estimate_of_activations_is_what_is_kept(shape, precision):
 
 
 def kept_by(compute, decoder):
-    """The result, and the bytes that autograd keeps for it beside the weights."""
+    """Return the result, and the bytes that autograd stores for it in addition to the weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in decoder.parameters()}
     storages = {}
 
@@ -134,7 +134,7 @@ def test_bf16_autocast_stays_near_fp32(shape):
     assert all(parameter.grad.dtype == torch.float32 and parameter.grad.isfinite().all() for parameter in decoder.parameters())
 
 
-def test_emptied_from_the_meta_device_and_copied_it_computes_the_same(shape):
+def test_a_decoder_filled_from_the_meta_device_computes_the_same(shape):
     decoder, tokens = random_decoder(shape), some_tokens(shape)
     with torch.device("meta"):
         other = Decoder(shape)
@@ -145,14 +145,14 @@ def test_emptied_from_the_meta_device_and_copied_it_computes_the_same(shape):
     assert torch.equal(copy.deepcopy(decoder)(tokens), expected)
 
 
-def test_training_works_after_inference_made_the_tables():
+def test_training_works_after_inference_created_the_tables():
     decoder, tokens = random_decoder(LLAMA), some_tokens(LLAMA)
     with torch.inference_mode():
         decoder(tokens)
     decoder.loss(tokens[:, :-1], tokens[:, 1:]).backward()
 
 
-def test_rotary_products_depend_on_distance_alone():
+def test_rotary_products_depend_only_on_distance():
     cos, sin = Rotary(8, 10000.0).tables(40, torch.device("cpu"))
     query, key = torch.randn(2, 8)
     turned = [rotate(vector.expand(1, 40, 1, 8), cos, sin).flatten(0, 2) for vector in (query, key)]
@@ -170,7 +170,7 @@ def test_tables_grow_with_the_sequence():
 
 
 def test_layers_can_be_compiled():
-    """Each is one graph, with the same gradients; what a backend makes of graphs is tested where runs are trained."""
+    """Each is one graph with the same gradients; compiled code is tested with the training of runs."""
     tokens = some_tokens(LLAMA)
     plain, compiled = (random_decoder(dataclasses.replace(LLAMA, depth=1, kv_heads=2)) for _ in range(2))
     for layer in compiled.layers:

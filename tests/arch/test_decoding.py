@@ -1,4 +1,4 @@
-"""Generation with the cache against generation without."""
+"""Generation with the cache compared with generation without it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def prompts(batch: int = 3, length: int = 4) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("length", [1, 4])
-def test_tokens_are_those_without_a_cache(decoder, length):
+def test_tokens_equal_those_without_a_cache(decoder, length):
     tokens = prompts(length=length)
     found = generate(decoder, tokens, 24)
     with torch.no_grad():
@@ -46,7 +46,7 @@ def test_tokens_are_those_without_a_cache(decoder, length):
     assert len(set(found[0].tolist())) > 4, "a sequence of one token tests little"
 
 
-def test_logits_are_those_without_a_cache(decoder):
+def test_logits_equal_those_without_a_cache(decoder):
     tokens = prompts(length=12)
     with torch.no_grad():
         expected = decoder(tokens)
@@ -57,7 +57,7 @@ def test_logits_are_those_without_a_cache(decoder):
         cached.read(tokens[:, :2])
 
 
-def test_draws_depend_on_the_seed_alone(decoder):
+def test_draws_depend_only_on_the_seed(decoder):
     one = generate(decoder, prompts(), 20, temperature=0.9, seed=5)
     torch.rand(3)
     assert torch.equal(one, generate(decoder, prompts(), 20, temperature=0.9, seed=5))
@@ -67,7 +67,7 @@ def test_draws_depend_on_the_seed_alone(decoder):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_likeliest_of_one_is_the_likeliest(decoder):
+def test_top_1_is_greedy(decoder):
     greedy = generate(decoder, prompts(), 10)
     assert torch.equal(generate(decoder, prompts(), 10, temperature=2.0, top_k=1), greedy)
 
@@ -85,7 +85,7 @@ def test_draws_follow_the_softmax():
     assert int(p.argmin()) not in two.tolist()
 
 
-def test_sequences_end_with_the_text(decoder):
+def test_sequences_end_at_the_end_of_text(decoder):
     free = generate(decoder, prompts(), 24)
     end = int(free[0, 10])
     found = generate(decoder, prompts(), 24, end_of_text=end)
@@ -97,14 +97,14 @@ def test_sequences_end_with_the_text(decoder):
     assert alone.shape[1] == 4 + free[0, 4:].tolist().index(end) + 1
 
 
-def test_nothing_is_asked_of_an_empty_prompt(decoder):
+def test_an_empty_prompt_is_refused(decoder):
     with pytest.raises(ValueError):
         generate(decoder, torch.empty(2, 0, dtype=torch.int64), 3)
     assert torch.equal(generate(decoder, prompts(), 0), prompts())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_speed_is_a_rate_and_leaves_the_generator_alone(precision):
+def test_speed_is_a_rate_and_leaves_the_random_generator_unchanged(precision):
     before = torch.get_rng_state()
     assert decode_speed(LLAMA, batch=2, new_tokens=6, precision=precision) > 0
     assert torch.equal(torch.get_rng_state(), before)

@@ -1,4 +1,4 @@
-"""The chunked loss compared with PyTorch's on complete logits."""
+"""The chunked loss compared with PyTorch's loss on complete logits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tinylm_ablate.arch.loss import IGNORED, next_token_loss
 
 @pytest.fixture(params=[1, 7, 1000], ids=["one row a chunk", "uneven chunks", "one chunk"])
 def problem(request, monkeypatch):
-    """Hidden states, the head's matrix and targets, one in ten of which does not count; and the size of chunks."""
+    """Return hidden states, the head's matrix, targets (a tenth of which are ignored), and the size of chunks."""
     vocab_size = 501
     monkeypatch.setitem(module._CHUNK_BYTES, "cpu", request.param * 4 * vocab_size)
     generator = torch.Generator().manual_seed(0)
@@ -77,7 +77,7 @@ def test_all_targets_ignored_is_not_a_number():
 
 
 def test_memory_does_not_grow_with_tokens_times_vocabulary(monkeypatch):
-    """No tensor of the size of all logits is ever made."""
+    """No tensor with the size of all logits is ever allocated."""
     vocab_size, tokens = 4000, 512
     monkeypatch.setitem(module._CHUNK_BYTES, "cpu", 16 * 4 * vocab_size)
     hidden = torch.randn(tokens, 8).requires_grad_()

@@ -1,4 +1,4 @@
-"""PanGu-pi's modules against their formulas, and as the Llama block where they are switched off."""
+"""PanGu-pi's modules compared with their formulas, and with the Llama block when disabled."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def test_shortcuts_are_the_sum_of_bottlenecks():
     torch.testing.assert_close(shortcuts(hidden), one_by_one, rtol=1e-4, atol=1e-4)
 
 
-def test_switched_off_the_block_is_llamas():
+def test_without_its_modules_the_block_is_llamas():
     names = set(Decoder(SHAPE).state_dict())
     assert not any("shortcuts" in name or "activation" in name for name in names)
     pangu = Decoder(dataclasses.replace(SHAPE, activations=2, shortcuts=1))
     assert set(pangu.state_dict()) > names
 
 
-def test_terms_and_shortcuts_that_are_zero_leave_the_function_alone():
+def test_terms_and_shortcuts_of_zero_do_not_change_the_function():
     generator = torch.Generator().manual_seed(0)
     llama = Decoder(SHAPE)
     for parameter in llama.parameters():

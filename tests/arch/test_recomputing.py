@@ -1,4 +1,4 @@
-"""The norm and the feed-forward product against PyTorch's own, forwards and backwards."""
+"""The norm and the feed-forward product compared with PyTorch's, forward and backward."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def slopes(function, *operands):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**31))
-def test_both_are_pytorchs_to_rounding(batch, length, width, inner, seed):
+def test_both_equal_pytorchs_up_to_rounding(batch, length, width, inner, seed):
     generator = torch.Generator().manual_seed(seed)
     norm = drawn(generator, batch, length, width), drawn(generator, width)
     product = drawn(generator, batch, length, 2 * inner), drawn(generator, width, inner)
@@ -46,7 +46,7 @@ def test_both_are_pytorchs_to_rounding(batch, length, width, inner, seed):
         torch.testing.assert_close(slopes(own, *operands), slopes(plain, *operands))
 
 
-def test_gradients_are_those_of_differences():
+def test_gradients_equal_finite_differences():
     generator = torch.Generator().manual_seed(0)
     assert torch.autograd.gradcheck(own_norm, (drawn(generator, 2, 3, 5), drawn(generator, 5)))
     assert torch.autograd.gradcheck(swiglu_down, (drawn(generator, 2, 3, 8), drawn(generator, 5, 4)))

@@ -1,4 +1,4 @@
-"""A decoder of several runs against one decoder for each."""
+"""A decoder of several runs compared with one decoder per run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUNS = 3
 
 @pytest.fixture(params=["run by run", "at once"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products of each run, as on a processor, and of all runs at once, as on a GPU."""
+    """Products run by run, as on a CPU, and of all runs at once, as on a GPU."""
     monkeypatch.setattr(runs_module, "_ONE_BY_ONE", {"cpu"} if request.param == "run by run" else set())
 
 
@@ -28,7 +28,7 @@ def shape(request: pytest.FixtureRequest) -> Shape:
 
 
 def several(shape: Shape) -> tuple[list[Decoder], Tensor]:
-    """Decoders with weights of their own, and ids of their own, (R, B, T + 1)."""
+    """Return decoders with different weights, and different ids, (R, B, T + 1)."""
     ids = torch.randint(shape.vocab_size, (RUNS, 2, 18), generator=torch.Generator().manual_seed(3))
     return [random_decoder(shape, seed) for seed in range(RUNS)], ids
 
@@ -36,7 +36,7 @@ def several(shape: Shape) -> tuple[list[Decoder], Tensor]:
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("chunk", [1, 2**20], ids=["many chunks", "one chunk"])
-def test_losses_and_gradients_are_those_of_each_run_alone(
+def test_losses_and_gradients_equal_those_of_each_run_alone(
     shape: Shape, precision: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(loss_module._CHUNK_BYTES, "cpu", chunk)
@@ -56,7 +56,7 @@ def test_losses_and_gradients_are_those_of_each_run_alone(
             torch.testing.assert_close(together.get_parameter(name).grad[run], parameter.grad, **close, msg=name)
 
 
-def test_on_a_processor_every_bit_is_that_of_the_run_alone(shape: Shape) -> None:
+def test_on_a_processor_results_are_bit_identical_to_the_run_alone(shape: Shape) -> None:
     decoders, ids = several(shape)
     together = stacked(decoders)
     losses = together.loss(ids[..., :-1], ids[..., 1:])
@@ -83,7 +83,7 @@ def test_a_run_does_not_see_the_others(shape: Shape) -> None:
 
 
 @pytest.mark.usefixtures("way")
-def test_text_that_every_run_reads(shape: Shape) -> None:
+def test_all_runs_may_read_the_same_text(shape: Shape) -> None:
     decoders, ids = several(shape)
     together, (inputs, targets) = stacked(decoders), (ids[0, :, :-1], ids[0, :, 1:])
     with torch.inference_mode():
@@ -105,7 +105,7 @@ def test_recomputed_activations_change_nothing(shape: Shape) -> None:
 
 
 def test_layers_can_be_compiled() -> None:
-    """Each is one graph, with the same gradients; what a backend makes of graphs is tested where runs are trained."""
+    """Each is one graph with the same gradients; compiled code is tested with the training of runs."""
     decoders, ids = several(SHAPES["grouped, tied"])
     plain, compiled = stacked(decoders), stacked(decoders)
     for layer in compiled.layers:

@@ -1,4 +1,4 @@
-"""Shapes against the paper's printed numbers and the counts of public models."""
+"""Shapes compared with the paper's printed numbers and the counts of public models."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_table_1_at_the_papers_scale(vocab_size, scale_of, arch_of):
 
 
 @pytest.mark.parametrize(("name", "tolerance"), [("s4", 0.02), ("s8", 0.02), ("s16", 0.05), ("s32", 0.07)])
-def test_the_dial_keeps_the_shares_of_table_1(name, tolerance, scale_of, arch_of):
+def test_the_dial_preserves_the_shares_of_table_1(name, tolerance, scale_of, arch_of):
     scale = scale_of(name)
     for vocab_size, (depth, share, _) in TABLE_1.items():
         shape = resolve(arch_of(depth=depth, width="1792/s"), scale, at_scale(f"{vocab_size}/s", scale.factor))
@@ -76,7 +76,7 @@ def test_counts_of_public_models(name):
     assert (counts["head"] == 0) == shape.tied
 
 
-def test_the_baseline_of_a_scale_is_the_shape_it_names(scale_of, arch_of):
+def test_the_baseline_of_a_scale_has_the_named_shape(scale_of, arch_of):
     for name in ("paper", "s4", "s8", "s16", "s32"):
         scale = scale_of(name)
         shape = resolve(arch_of(width="1792/s"), scale, at_scale("48000/s", scale.factor))
@@ -91,7 +91,7 @@ def test_head_sizes_of_table_12_keep_their_ratio(name, sizes, scale_of, arch_of)
     assert len({parameters(shape)["total"] for shape in shapes}) == 1
 
 
-def test_ffn_width_does_not_stumble_over_floats(scale_of, arch_of):
+def test_ffn_width_is_robust_to_rounding(scale_of, arch_of):
     scale = scale_of("paper")
     assert resolve(arch_of(width=1536), scale, 48000).ffn_width == 4096
     assert resolve(arch_of(width=1792), scale, 48000).ffn_width == 4864
@@ -104,7 +104,7 @@ def test_ffn_width_does_not_stumble_over_floats(scale_of, arch_of):
     depth=st.integers(1, 60), rate=st.floats(0.5, 8), kv_heads=st.sampled_from(["auto", 1, 2, 3]),
     budget=st.integers(1_000_000, 2_000_000_000), tied=st.booleans(),
 )  # fmt: skip
-def test_no_other_width_is_nearer_to_the_budget(depth, rate, kv_heads, budget, tied, scale_of, arch_of):
+def test_no_other_width_is_closer_to_the_budget(depth, rate, kv_heads, budget, tied, scale_of, arch_of):
     changes = {"depth": depth, "expanding_rate": rate, "kv_heads": kv_heads, "parameters": budget, "tied": tied}
     try:
         best = resolve(arch_of(**changes), scale_of("s8"), 1000)
@@ -149,7 +149,7 @@ def test_flops_by_hand():
     assert counts["projections"] == 2 * 2 * (8 * 8 + 2 * 8 * 4 + 8 * 8)
     assert counts["ffn"] == 2 * 2 * 3 * 8 * 12
     assert counts["head"] == 2 * 8 * 100
-    # Three positions meet 1 + 2 + 3 keys; each meeting multiplies and adds once for the score and once for the value.
+    # Three positions attend to 1 + 2 + 3 keys; each pair multiplies and adds once for the score and once for the value.
     assert 3 * counts["scores"] == 2 * (1 + 2 + 3) * 4 * 2 * 2 * 2
     assert counts["forward"] == sum(counts[part] for part in ("projections", "scores", "ffn", "shortcuts", "head"))
     assert counts["training"] == 3 * counts["forward"]
@@ -170,7 +170,7 @@ def test_shortcuts_and_activations_are_counted():
     assert shape.is_llama and not pangu.is_llama
 
 
-def test_biases_and_norms_cost_no_products_and_leave_no_trace_where_they_are_off():
+def test_biases_and_norms_add_no_products_and_are_omitted_when_disabled():
     shape = Shape(2, 64, 96, 4, 2, 16, 100)
     for name, added in (("qkv_bias", 2 * (4 + 2 * 2) * 16), ("qk_norm", 2 * 2 * 16)):
         other = dataclasses.replace(shape, **{name: True})

@@ -1,4 +1,4 @@
-"""Configs of the ``data`` group, texts, and a small tokenizer."""
+"""Configs of the group ``data``, texts, and a small tokenizer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ZH = "风吹过水面没有人说起那个漫长的冬天里失去的一切后�
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:
-    """Different texts of 80 to 200 characters, English and Chinese by turns."""
+    """Return different texts of 80 to 200 characters, alternately English and Chinese."""
     draw = random.Random(seed)
     texts = []
     for number in range(count):
@@ -37,7 +37,7 @@ def texts() -> list[str]:
 
 @pytest.fixture(scope="session")
 def data_config(compose: Callable[[list[str]], Config]) -> Callable[..., DataConfig]:
-    """``data_config(path, max_documents=3)`` is the config of data=files with a fifth for each of validation and test."""
+    """``data_config(path, max_documents=3)`` returns a config of data=files with a fifth each for validation and test."""
     base = compose(["data=files", "data.path=unset", "data.validation_share=0.2", "data.test_share=0.2"]).data
 
     def make(path: Path | None = None, **changes: Any) -> DataConfig:
@@ -47,7 +47,7 @@ def data_config(compose: Callable[[list[str]], Config]) -> Callable[..., DataCon
 
 
 class SmallVocabulary:
-    """A byte-level BPE with the attributes of a Vocabulary that shards are made with."""
+    """A byte-level BPE with the attributes of a Vocabulary that shards need."""
 
     def __init__(self, texts: list[str], size: int) -> None:
         self.tokenizer = Tokenizer(models.BPE())

@@ -14,7 +14,7 @@ def row(length: int) -> np.ndarray:
 
 
 @given(st.integers(2, 3000), st.integers(1, 64), st.integers(0, 2**31 - 1), st.integers(0, 5))
-def test_an_epoch_holds_every_window_once(length: int, context: int, seed: int, round_: int) -> None:
+def test_an_epoch_contains_every_window_once(length: int, context: int, seed: int, round_: int) -> None:
     if length <= context:
         return
     batches = Batches(row(length), context, seed, round_)
@@ -25,25 +25,25 @@ def test_an_epoch_holds_every_window_once(length: int, context: int, seed: int, 
         assert sorted(batches.windows(positions).tolist()) == list(range(0, batches.tokens, context))
 
 
-def test_windows_are_neighbouring_tokens_with_one_shared() -> None:
+def test_windows_are_adjacent_and_share_one_token() -> None:
     batches = Batches(row(100), 8, seed=0, round=0)
     inputs = batches.inputs(np.arange(batches.epoch_windows))
     assert inputs.dtype == np.int64 and inputs.shape == (12, 9)
     order = np.argsort(inputs[:, 0])
     assert (inputs[order] == np.arange(12)[:, None] * 8 + np.arange(9)).all()
-    # Every token but the first and a remainder shorter than a window is a target once.
+    # Every token except the first and a remainder shorter than a window is a target once.
     assert sorted(inputs[:, 1:].ravel().tolist()) == list(range(1, 97))
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=40))
-def test_random_access_equals_going_through(positions: list[int]) -> None:
+def test_random_access_equals_iteration(positions: list[int]) -> None:
     batches = Batches(row(1000), 10, seed=3, round=1)
     everything = batches.windows(np.arange(10_001))
     assert (batches.windows(np.array(positions)) == everything[positions]).all()
     assert (Batches(row(1000), 10, seed=3, round=1).inputs(np.array(positions)) == batches.inputs(np.array(positions))).all()
 
 
-def test_seed_round_and_epoch_each_give_another_order() -> None:
+def test_seed_round_and_epoch_each_change_the_order() -> None:
     orders = {
         tuple(Batches(row(2001), 10, seed, round_).windows(np.arange(200) + 200 * epoch).tolist())
         for seed in (0, 1)
@@ -53,7 +53,7 @@ def test_seed_round_and_epoch_each_give_another_order() -> None:
     assert len(orders) == 8
 
 
-def test_one_window_and_too_short_a_text() -> None:
+def test_a_text_of_one_window_and_one_that_is_too_short() -> None:
     assert Batches(row(9), 8, 0, 0).inputs(np.array([0, 5])).tolist() == [list(range(9))] * 2
     with pytest.raises(UserError, match=r"train\.context_length=8: the text has 8 tokens, and one sequence takes 9"):
         Batches(row(8), 8, 0, 0)

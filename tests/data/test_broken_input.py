@@ -1,4 +1,4 @@
-"""Broken input: one message that names the file and the fix, and nothing left that a later run would trust."""
+"""Broken input: one message that names the file and the fix, and no leftovers that a later run would trust."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_bad_utf8_names_file_byte_and_fix(tmp_path: Path, data_config: Make, suf
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_wrong_column_names_those_that_exist(tmp_path: Path, data_config: Make, kind: str) -> None:
+def test_a_wrong_column_is_reported_with_those_that_exist(tmp_path: Path, data_config: Make, kind: str) -> None:
     path = tmp_path / f"t.{kind}"
     path.write_bytes(parquet(path) if kind == "parquet" else GOOD)
     message = refused(data_config(path, text_column="content"), tmp_path / "cache")
@@ -104,7 +104,7 @@ def test_truncated_compression(tmp_path: Path, data_config: Make, suffix: str) -
         assert message.startswith(f"{path}: is damaged or truncated") and "Create or download it again" in message
 
 
-def test_missing_path_and_folder_without_text(tmp_path: Path, data_config: Make) -> None:
+def test_a_missing_path_and_a_folder_without_text(tmp_path: Path, data_config: Make) -> None:
     message = refused(data_config(tmp_path / "absent"), tmp_path / "cache")
     assert message.startswith(f"data.path={tmp_path}/absent: no such file or folder")
     (tmp_path / "in").mkdir()
@@ -115,7 +115,7 @@ def test_missing_path_and_folder_without_text(tmp_path: Path, data_config: Make)
     assert "unknown kind of file; allowed: .txt" in message
 
 
-def test_language_column_that_holds_no_languages(tmp_path: Path, data_config: Make) -> None:
+def test_a_language_column_without_languages(tmp_path: Path, data_config: Make) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps(row | {"id": number}) + "\n" for number, row in enumerate(ROWS)))
     message = refused(data_config(path, language_column="id"), tmp_path / "cache")
@@ -127,7 +127,7 @@ def test_language_column_that_holds_no_languages(tmp_path: Path, data_config: Ma
 
 @contextmanager
 def as_nobody() -> Iterator[Path]:
-    """A folder that everybody can enter, as a user without rights (root has them all)."""
+    """A folder that everybody can enter, and the identity of a user without rights (root has all)."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     root = os.geteuid() == 0
@@ -144,7 +144,7 @@ def drop_rights() -> None:
         os.seteuid(65534)
 
 
-def test_no_right_to_read_or_write(data_config: Make) -> None:
+def test_missing_permissions(data_config: Make) -> None:
     with as_nobody() as folder:
         (folder / "t.jsonl").write_bytes(GOOD)
         (folder / "open").mkdir(mode=0o777)
@@ -198,7 +198,7 @@ def open_in_process(prefix: list[str], path: Path, cache: Path) -> str:
     return done.stdout
 
 
-def test_limit_on_the_size_of_files(tmp_path: Path, data_config: Make) -> None:
+def test_a_limit_on_file_size(tmp_path: Path, data_config: Make) -> None:
     data, cache = data_config(tmp_path / "t.jsonl"), tmp_path / "cache"
     incompressible(tmp_path / "t.jsonl")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -28,7 +28,7 @@ def everything(corpus: Corpus) -> list[str]:
     return [document.text for split in SPLITS for document in corpus.documents(split)]
 
 
-def test_every_text_stands_once_in_one_split(tmp_path: Path, data_config: Make, texts: list[str]) -> None:
+def test_every_text_is_once_in_one_split(tmp_path: Path, data_config: Make, texts: list[str]) -> None:
     repeated = texts + [f"  {text}\n" for text in texts[:100]] + texts[:50] + ["short", "", "   "]
     corpus = open_corpus(data_config(write_jsonl(tmp_path / "t.jsonl", repeated)), tmp_path / "cache")
     assert sorted(everything(corpus)) == sorted(texts)
@@ -57,16 +57,14 @@ def test_every_text_stands_once_in_one_split(tmp_path: Path, data_config: Make, 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), min_size=1, max_size=60))
-def test_whatever_the_texts_no_text_is_lost_or_doubled(
-    tmp_path_factory: pytest.TempPathFactory, data_config: Make, drawn: list[str]
-) -> None:
+def test_no_text_is_lost_or_duplicated(tmp_path_factory: pytest.TempPathFactory, data_config: Make, drawn: list[str]) -> None:
     folder = tmp_path_factory.mktemp("drawn")
     filler = [f"filler number {number}" for number in range(40)]
     corpus = open_corpus(data_config(write_jsonl(folder / "t.jsonl", drawn + filler), min_characters=1), folder / "cache")
     assert sorted(everything(corpus)) == sorted({text.strip() for text in drawn if text.strip()} | set(filler))
 
 
-def test_same_text_gives_same_bytes_wherever_it_lies(tmp_path: Path, data_config: Make, texts: list[str]) -> None:
+def test_equal_text_gives_equal_bytes_in_any_location(tmp_path: Path, data_config: Make, texts: list[str]) -> None:
     first = open_corpus(data_config(write_jsonl(tmp_path / "a.jsonl", texts)), tmp_path / "one")
     (tmp_path / "deep").mkdir()
     second = open_corpus(data_config(write_jsonl(tmp_path / "deep" / "b.jsonl", texts)), tmp_path / "two")
@@ -90,7 +88,7 @@ def test_built_once_and_rebuilt_only_when_damaged(tmp_path: Path, data_config: M
     assert not leftover.exists()
 
 
-def test_fingerprint_follows_content_and_settings_alone(tmp_path: Path, data_config: Make, texts: list[str]) -> None:
+def test_the_fingerprint_depends_only_on_content_and_settings(tmp_path: Path, data_config: Make, texts: list[str]) -> None:
     path, cache = write_jsonl(tmp_path / "t.jsonl", texts), tmp_path / "cache"
     data = data_config(path)
     first = text_fingerprint(data, cache)
@@ -105,7 +103,7 @@ def test_fingerprint_follows_content_and_settings_alone(tmp_path: Path, data_con
     )
     others = [text_fingerprint(data_config(path, **change), cache) for change in changes]
     assert len({first, *others}) == 1 + len(changes)
-    # Neither the hub's settings nor streaming mean anything for files.
+    # Neither the hub's settings nor streaming affect files.
     assert text_fingerprint(data_config(path, streaming=True, revision="x"), cache) == first
     write_jsonl(path, [*texts[:-1], texts[-1][::-1]])
     assert text_fingerprint(data, cache) != first
@@ -116,7 +114,7 @@ def test_max_documents_counts_documents_that_are_read(tmp_path: Path, data_confi
     assert sorted(everything(corpus)) == sorted(texts[:60])
 
 
-def test_languages_that_are_chosen_are_kept_and_no_other(tmp_path: Path, data_config: Make, texts: list[str]) -> None:
+def test_only_selected_languages_are_kept(tmp_path: Path, data_config: Make, texts: list[str]) -> None:
     path = write_jsonl(tmp_path / "t.jsonl", [*texts, *(text + "，这是中文的句子，不是别的语言。" * 40 for text in texts)])
     everything = open_corpus(data_config(path), tmp_path / "cache")
     assert set(everything.languages) == {"en", "zh"}
@@ -129,7 +127,7 @@ def test_languages_that_are_chosen_are_kept_and_no_other(tmp_path: Path, data_co
         open_corpus(data_config(path, languages=["fr"]), tmp_path / "cache")
 
 
-def test_small_languages_are_grouped_unless_somebody_named_them(tmp_path: Path, data_config: Make, texts: list[str]) -> None:
+def test_small_languages_are_grouped_unless_they_are_named(tmp_path: Path, data_config: Make, texts: list[str]) -> None:
     german = "Der Wind zog über das Wasser, und niemand sprach von dem langen Winter, der vergangen war."
     many = [f"{german} Das ist der {number}. Satz von dieser Art." for number in range(100)]
     few = ["Ветер прошёл над водой, и никто не говорил о том, что было потеряно долгой зимой."]
@@ -160,11 +158,11 @@ def test_too_few_documents(tmp_path: Path, data_config: Make, texts: list[str]) 
 
 
 def nothing_built(cache: Path) -> bool:
-    """Whether the cache holds no folder that a later run could take for text or shards."""
+    """Return whether the cache has no folder that a later run could mistake for text or shards."""
     return not [path for kind in ("text", "shards") for path in (cache / kind).glob("*") if path.is_dir()]
 
 
-def test_texts_that_change_while_they_are_read_are_not_trusted(
+def test_texts_that_change_while_they_are_read_are_refused(
     tmp_path: Path, data_config: Make, texts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tinylm_ablate.data import local_files as files

@@ -1,4 +1,4 @@
-"""Files that are not UTF-8: what is suggested turns them into the right text, and data.encoding reads them directly."""
+"""Files that are not UTF-8: the suggested conversion gives the right text, and data.encoding reads them directly."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_encoding_of_tables_and_its_place_in_the_fingerprint(tmp_path: Path, dat
         texts_of(data_config(path, encoding="base64"), tmp_path)
 
 
-def test_bytes_that_are_no_text(tmp_path: Path, data_config: Make) -> None:
+def test_bytes_that_are_not_text(tmp_path: Path, data_config: Make) -> None:
     path = tmp_path / "t.txt"
     path.write_bytes(b"text " * 20 + b"\0" + b" text" * 20)
     with pytest.raises(UserError, match=r"has a zero byte, which is invalid in text, at byte 100"):

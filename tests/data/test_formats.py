@@ -57,7 +57,7 @@ def test_every_table_in_every_compression(tmp_path: Path, data_config: Make, kin
     assert texts_of(data_config(path), tmp_path) == TEXTS
 
 
-def test_json_with_an_object_a_line_is_read_as_such(tmp_path: Path, data_config: Make) -> None:
+def test_json_with_one_object_per_line_is_read(tmp_path: Path, data_config: Make) -> None:
     path = tmp_path / "t.json"
     path.write_text('\n{"text": "one"}\n{"text": "two"}\n')
     assert texts_of(data_config(path), tmp_path) == ["one", "two"]
@@ -78,7 +78,9 @@ def test_json_with_an_object_a_line_is_read_as_such(tmp_path: Path, data_config:
         ("t.csv", b"a,b\n1,2\n", "has no column data.text_column=text; it has a, b"),
     ],
 )
-def test_broken_tables_are_refused_in_words(tmp_path: Path, data_config: Make, name: str, content: bytes, said: str) -> None:
+def test_broken_tables_are_refused_with_a_message(
+    tmp_path: Path, data_config: Make, name: str, content: bytes, said: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as error:
         texts_of(data_config(tmp_path / name), tmp_path)
@@ -86,7 +88,7 @@ def test_broken_tables_are_refused_in_words(tmp_path: Path, data_config: Make, n
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40), max_size=20))
-def test_csv_gives_back_what_a_writer_wrote(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+def test_csv_round_trips(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     import csv
 
     path = tmp_path_factory.getbasetemp() / "drawn.csv"
@@ -96,7 +98,7 @@ def test_csv_gives_back_what_a_writer_wrote(tmp_path_factory: pytest.TempPathFac
     assert [row.text for row in read_rows(path, Columns("text", None), cut=False)] == texts
 
 
-def test_gzip_padded_with_zeros_and_in_several_members(tmp_path: Path, data_config: Make) -> None:
+def test_gzip_with_zero_padding_and_several_members(tmp_path: Path, data_config: Make) -> None:
     path = tmp_path / "t.jsonl.gz"
     members = [gzip.compress(json.dumps({"text": text}).encode() + b"\n") for text in TEXTS]
     path.write_bytes(b"".join(members) + bytes(1000))
@@ -131,7 +133,7 @@ def test_parquet_oddities(tmp_path: Path, data_config: Make) -> None:
     assert texts_of(data_config(path), tmp_path) == []
 
 
-def test_links_are_followed_once_and_the_rest_is_counted(tmp_path: Path, data_config: Make) -> None:
+def test_links_are_followed_once_and_other_files_are_counted(tmp_path: Path, data_config: Make) -> None:
     folder, outside = tmp_path / "in", tmp_path / "outside"
     (folder / "a").mkdir(parents=True)
     outside.mkdir()
@@ -164,7 +166,7 @@ def test_links_are_followed_once_and_the_rest_is_counted(tmp_path: Path, data_co
     assert description["passed_over"] == found.passed_over and description["files"] == 2
 
 
-def test_what_was_dropped_and_passed_over_is_said(
+def test_dropped_documents_and_skipped_files_are_reported(
     tmp_path: Path, data_config: Make, texts: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "in"

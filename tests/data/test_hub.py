@@ -1,4 +1,4 @@
-"""Data sets in the hub's layout: a README with configs, and data files; here in a local folder."""
+"""Data sets in the hub's layout, in a local folder: a README with configs, and data files."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_split_of_a_set(hub: DataConfig, tmp_path: Path, texts: list[str], strea
     ]
 
 
-def test_streamed_or_downloaded_it_is_the_same_corpus(hub: DataConfig, tmp_path: Path) -> None:
+def test_streaming_and_downloading_give_the_same_corpus(hub: DataConfig, tmp_path: Path) -> None:
     streamed = open_corpus(dataclasses.replace(hub, streaming=True), tmp_path / "one")
     downloaded = open_corpus(hub, tmp_path / "two")
     assert streamed.fingerprint == downloaded.fingerprint
@@ -84,7 +84,7 @@ def test_streaming_stops_at_max_documents(hub: DataConfig, tmp_path: Path) -> No
     assert corpus.summary["read"] == 50
 
 
-def test_fingerprint_follows_name_subset_split_and_revision(hub: DataConfig, tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_name_subset_split_and_revision(hub: DataConfig, tmp_path: Path) -> None:
     remote = dataclasses.replace(hub, name="somebody/some-set")
     changes = (
         {},
@@ -109,7 +109,7 @@ def test_fingerprint_follows_name_subset_split_and_revision(hub: DataConfig, tmp
         ({"subset": "large"}, "data.subset=large"),
     ],
 )
-def test_what_does_not_exist_is_named(
+def test_missing_sets_and_columns_are_named(
     hub: DataConfig, tmp_path: Path, change: dict[str, str], message: str, streaming: bool
 ) -> None:
     with pytest.raises(UserError) as error:
@@ -131,8 +131,10 @@ def test_truncated_file_and_missing_set(hub: DataConfig, folder: Path, tmp_path:
     assert not [path for path in (tmp_path / "cache").glob("text/*") if path.is_dir()]
 
 
-def test_attempts_to_reach_the_hub_are_one_line(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package's own attempts, against a port where nothing listens."""
+def test_attempts_to_reach_the_hub_are_reported_in_one_line(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's client makes real attempts to reach a port where nothing listens."""
     from huggingface_hub.utils import http_backoff
 
     from tinylm_ablate import progress

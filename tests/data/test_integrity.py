@@ -1,4 +1,4 @@
-"""Text and shards are trusted by their content: a flipped bit is found, whatever the size and times of the file."""
+"""Corpora and shards are checked by content: a flipped bit is found even if size and times of the file are unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tinylm_ablate.errors import UserError
 
 
 def flip(path: Path, place: int) -> None:
-    """Flip a bit and put the times back, as a bad disk or a careless copy leaves them."""
+    """Flip a bit and restore the times, like a bad disk or a careless copy."""
     stat = path.stat()
     content = bytearray(path.read_bytes())
     content[place] ^= 4
@@ -41,7 +41,7 @@ def test_a_flipped_bit_is_found_and_the_fix_works(data: DataConfig, vocabulary, 
     shards = open_shards(corpus, vocabulary, cache)
     for folder, file in ((shards.folder, f"{split}.bin"), (corpus.folder, f"{split}.parquet")):
         flip(folder / file, 50)
-        for _ in range(2):  # it is not trusted the second time either
+        for _ in range(2):  # a second attempt does not trust it either
             with pytest.raises(UserError) as error:
                 open_shards(open_corpus(data, cache), vocabulary, cache)
             assert str(error.value).startswith(f"{folder / file}: is damaged: the content of bytes 0 to ")
@@ -63,7 +63,7 @@ def test_a_changed_summary_is_not_trusted(data: DataConfig, vocabulary, tmp_path
         assert (folder / name).read_text() == whole
 
 
-def test_what_was_checked_is_not_read_again(data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checked_files_are_not_read_again(data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "cache"
     corpus = open_corpus(data, cache)
     read: list[Path] = []

@@ -1,4 +1,4 @@
-"""Proportions of languages and sources: exact over a run, a function of the position, on text of the right kind."""
+"""Proportions of languages and sources: exact over a run, a function of the position, and from the right text."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ shares_of = st.lists(st.floats(0.001, 1), min_size=1, max_size=6).map(lambda dra
 
 
 @given(shares_of, st.integers(0, 2**31 - 1), st.integers(1, 3000))
-def test_every_stretch_of_a_run_has_the_shares(shares: list[float], seed: int, count: int) -> None:
+def test_every_part_of_a_run_has_the_shares(shares: list[float], seed: int, count: int) -> None:
     groups, places = Interleaving(shares, (seed, 0))(np.arange(count))
     for group, share in enumerate(shares):
         mine = groups == group
-        # Places count up one by one, so that each group's own order is gone through without a gap.
+        # Places are consecutive, so that each group's order is followed without a gap.
         assert places[mine].tolist() == list(range(mine.sum()))
         so_far = np.cumsum(mine)
         assert np.abs(so_far - share * np.arange(1, count + 1)).max() <= max(1e-6, len(shares) - 1)
 
 
-def test_shares_hold_far_out_and_random_access_equals_going_through() -> None:
+def test_shares_hold_at_any_position_and_random_access_equals_iteration() -> None:
     interleaving = Interleaving([0.3, 0.0, 0.7], (5, 1))
     far = np.arange(2**32, 2**32 + 1000)
     groups, places = interleaving(far)
@@ -49,7 +49,7 @@ def test_shares_hold_far_out_and_random_access_equals_going_through() -> None:
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(1, 16))
-def test_windows_lie_in_their_group_and_each_comes_once_an_epoch(seed: int, context: int) -> None:
+def test_windows_are_in_their_group_and_each_occurs_once_per_epoch(seed: int, context: int) -> None:
     groups = [Group("a", 0, 400, 0.25), Group("b", 400, 300, 0.75)]
     batches = Batches(np.arange(700, dtype=np.uint16), context, seed, 0, groups)
     positions = np.arange(4 * 399 // context)
@@ -101,7 +101,7 @@ def test_weights_by_language_in_tokens_and_bytes(data: DataConfig, vocabulary, t
     assert any(line.startswith("text: 400 documents read, 400 kept (none dropped)") for line in summary.lines())
 
 
-def test_weights_have_to_name_what_there_is(data: DataConfig, vocabulary, tmp_path: Path) -> None:
+def test_weights_must_name_existing_groups(data: DataConfig, vocabulary, tmp_path: Path) -> None:
     shards = open_shards(open_corpus(data, tmp_path), vocabulary, tmp_path, "language")
     with pytest.raises(UserError, match=r"has en, zh; no weight is set for zh \(0 excludes it\); unknown: fr"):
         groups_of(dataclasses.replace(data, weights={"en": 1.0, "fr": 1.0}), shards.summary["groups"])

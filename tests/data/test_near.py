@@ -1,4 +1,4 @@
-"""Near duplicates, against the Jaccard similarity itself, and as a corpus drops them."""
+"""Near duplicates: compared with the Jaccard similarity itself, and dropped from a corpus."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def changed(words: list[str], count: int, draw: random.Random) -> str:
     return " ".join(words)
 
 
-def test_shingles_are_runs_of_five_words_or_han_characters() -> None:
+def test_shingles_are_five_consecutive_words_or_han_characters() -> None:
     assert shingles("One two, three FOUR five six") == {"one two three four five", "two three four five six"}
     assert shingles("风吹过水面，没有") == {"风 吹 过 水 面", "吹 过 水 面 没", "过 水 面 没 有"}
     assert shingles("too short") == {"too short"} and shingles("") == {""}
 
 
-def test_like_texts_are_found_and_unlike_ones_are_not() -> None:
+def test_similar_texts_are_found_and_others_are_not() -> None:
     draw = random.Random(0)
     near = NearDuplicates(0.8)
     found = {True: [0, 0], False: [0, 0]}
@@ -45,13 +45,13 @@ def test_like_texts_are_found_and_unlike_ones_are_not() -> None:
         alike = jaccard(" ".join(words), other) > 0.85
         found[alike][near.seen(other)] += 1
         assert near.seen(" ".join(words)), number
-    # Far from the threshold, MinHash with 128 functions is all but certain.
+    # Far from the threshold, MinHash with 128 functions is almost certain.
     assert found[True][0] <= 0.02 * sum(found[True]) and found[False][1] == 0
     assert min(sum(counts) for counts in found.values()) > 100
 
 
 @given(st.lists(st.text("abc 风水", min_size=1, max_size=20), min_size=1, max_size=30))
-def test_the_same_words_again_are_always_found(texts: list[str]) -> None:
+def test_repeated_words_are_always_found(texts: list[str]) -> None:
     near = NearDuplicates(1.0)
     known: set[frozenset[str]] = set()
     for text in texts:
@@ -60,7 +60,7 @@ def test_the_same_words_again_are_always_found(texts: list[str]) -> None:
         known.add(key)
 
 
-def test_a_corpus_drops_them(tmp_path: Path, data_config: Callable[..., DataConfig]) -> None:
+def test_a_corpus_drops_near_duplicates(tmp_path: Path, data_config: Callable[..., DataConfig]) -> None:
     draw = random.Random(1)
     texts = []
     for _ in range(60):

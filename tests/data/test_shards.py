@@ -24,7 +24,7 @@ def made(tmp_path: Path, data_config: Callable[..., DataConfig], texts: list[str
 
 
 def test_shards_hold_the_documents_in_order(made: Corpus, vocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BATCH_BYTES", 2000)  # many batches in flight
+    monkeypatch.setattr(module, "_BATCH_BYTES", 2000)  # many concurrent batches
     shards = open_shards(made, vocabulary, tmp_path / "cache")
     for split in SPLITS:
         tokens = shards.tokens(split)
@@ -54,14 +54,14 @@ def test_batching_changes_no_byte(made: Corpus, vocabulary, tmp_path: Path, monk
         assert (whole.folder / f"{split}.bin").read_bytes() == (pieces.folder / f"{split}.bin").read_bytes()
 
 
-def test_built_once_per_text_and_tokenizer(made: Corpus, vocabulary, texts: list[str], tmp_path: Path) -> None:
+def test_shards_are_built_once_per_text_and_tokenizer(made: Corpus, vocabulary, texts: list[str], tmp_path: Path) -> None:
     shards = open_shards(made, vocabulary, tmp_path / "cache")
     calls = vocabulary.calls
     assert open_shards(made, vocabulary, tmp_path / "cache").fingerprint == shards.fingerprint
     assert vocabulary.calls == calls
     other = open_shards(made, type(vocabulary)(texts, 350), tmp_path / "cache")
     assert other.fingerprint != shards.fingerprint
-    # A file that was cut is not trusted but made again.
+    # A truncated file is not trusted but recreated.
     file = shards.folder / "train.bin"
     content = file.read_bytes()
     file.write_bytes(content[:-2])
@@ -69,7 +69,7 @@ def test_built_once_per_text_and_tokenizer(made: Corpus, vocabulary, texts: list
     assert file.read_bytes() == content and vocabulary.calls > calls
 
 
-def test_large_vocabularies_take_four_bytes(made: Corpus, tmp_path: Path) -> None:
+def test_large_vocabularies_need_four_bytes_per_token(made: Corpus, tmp_path: Path) -> None:
     def encode_batch(batch: list[str]) -> list[list[int]]:
         return [[65_536 + len(text)] for text in batch]
 

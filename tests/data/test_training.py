@@ -1,4 +1,4 @@
-"""Proportions in a run: they belong to its identity, and its sequences are taken in them."""
+"""Proportions in a run: they are part of its identity, and its sequences are drawn by them."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def settled(small_corpus: Corpus, small_data: list[str], tmp_path: Path):
     return make
 
 
-def test_weights_make_another_run_on_the_same_text(settled) -> None:
+def test_weights_define_another_run_on_the_same_text(settled) -> None:
     plain, weighted = settled(), settled(WEIGHTS)
     assert plain.text == weighted.text and plain.vocabulary == weighted.vocabulary
     assert len({plain.identity, weighted.identity, settled(WEIGHTS, "data.weights_by=bytes").identity}) == 3
-    assert settled("data.weights_by=bytes").identity == plain.identity  # without weights it says nothing
+    assert settled("data.weights_by=bytes").identity == plain.identity  # without weights, it has no effect
     assert plain.shards != weighted.shards
     assert settled("data.weights={zh: 0.8, en: 0.2}").identity == weighted.identity
 
 
-def test_sequences_are_taken_in_the_shares(settled, small_corpus: Corpus, vocabulary) -> None:
+def test_sequences_are_drawn_in_the_shares(settled, small_corpus: Corpus, vocabulary) -> None:
     run = settled(WEIGHTS)
     shards = open_shards(small_corpus, vocabulary, small_corpus.folder.parents[1], grouped_by(run.config.data))
     batches = training_batches(shards.tokens("train"), run.config, shards.folder)
@@ -51,9 +51,7 @@ def test_sequences_are_taken_in_the_shares(settled, small_corpus: Corpus, vocabu
         training_batches(shards.tokens("train"), wrong.config, shards.folder)
 
 
-def test_text_of_another_machine_is_enough_without_a_network(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copied_corpus_is_enough_without_a_network(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
     import sys
 

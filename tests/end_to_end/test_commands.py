@@ -1,4 +1,4 @@
-"""The commands of the README, as a user types them, on a small real text."""
+"""The commands in the README, as a user types them, on a small real text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def stamps(folder: Path) -> dict[Path, int]:
-    """When each file of the runs was written."""
+    """Return the modification time of each file of the runs."""
     runs = [path.parent for path in (folder / "runs").glob("*/settled.json")]
     return {path: path.stat().st_mtime_ns for run in runs for path in run.rglob("*") if path.is_file()}
 
@@ -33,7 +33,7 @@ def settings(small_data: list[str], small_cache: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def grid(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], str]:
-    """Two arms with two seeds, tracked by MLflow: the folder, the arguments and what was printed."""
+    """Two arms with two seeds, tracked by MLflow: the folder, the arguments and the output."""
     folder = tmp_path_factory.mktemp("grid")
     arguments = ["-m", *settings, "tracking=mlflow", "arch.depth=1,2", "seeds=2"]
     done = run_command(*arguments, folder=folder)
@@ -84,7 +84,7 @@ def test_one_cell_requested_alone_is_the_same_run(grid: tuple[Path, list[str], s
 def test_more_test_text_is_measured_and_not_trained(
     settings: list[str], grid: tuple[Path, list[str], str], tmp_path: Path
 ) -> None:
-    """A finished grid of which four times the test text is requested, and then what was requested first."""
+    """A finished grid is requested with four times the test text, and then with the original text."""
     shutil.copytree(grid[0] / "runs", tmp_path / "runs")
     arguments = ["-m", *settings, "arch.depth=1,2", "seeds=2"]
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in stamps(tmp_path)}
@@ -104,7 +104,7 @@ def test_more_test_text_is_measured_and_not_trained(
     assert "0 done, 4 skipped" in run_command(*arguments, folder=tmp_path).err
 
 
-def test_evaluate_measures_what_is_finished_and_trains_nothing(
+def test_evaluate_measures_finished_runs_and_trains_nothing(
     settings: list[str], grid: tuple[Path, list[str], str], tmp_path: Path
 ) -> None:
     shutil.copytree(grid[0] / "runs", tmp_path / "runs")
@@ -131,7 +131,7 @@ def test_weights_that_were_not_kept_cannot_be_measured_again(settings: list[str]
     assert "and 1 more runs were not kept, so bits_per_byte, cloze cannot be measured" in more.err
     assert "Traceback" not in more.err and before == stamps(tmp_path)
     assert "0 done, 2 skipped" in run_command(*arguments, folder=tmp_path).err
-    # Kept this time, they are trained again and measured, to the numbers that there were.
+    # With weights kept, they are trained again and measured, with the same numbers.
     old = {path: json.loads(path.read_text())["metrics"] for path in (tmp_path / "runs").glob("*/measures/*.json")}
     again = run_command(*arguments[:-1], folder=tmp_path)
     assert again.code == 0 and len(list((tmp_path / "runs").glob("*/model"))) == 2, again.text
@@ -175,7 +175,7 @@ def test_mlflow_holds_the_grid_with_its_cells_nested(grid: tuple[Path, list[str]
         assert run.inputs.dataset_inputs and run.data.tags["seed"] in "01"
 
 
-def test_the_report_makes_its_tables(grid: tuple[Path, list[str], str]) -> None:
+def test_the_report_writes_its_tables(grid: tuple[Path, list[str], str]) -> None:
     folder, _, _ = grid
     from tinylm_ablate.report.__main__ import main as report
 
@@ -211,7 +211,7 @@ def test_inheritance_trains_one_parent_for_both_children(settings: list[str], tm
     assert sum(origin[5]["layers"]["repeated"].values()) > 0
 
 
-def test_a_cell_that_fails_leaves_the_others(settings: list[str], tmp_path: Path) -> None:
+def test_a_failed_cell_does_not_stop_the_others(settings: list[str], tmp_path: Path) -> None:
     rates = "optimizer.scaling.base_lr=0.003,900"
     overflow = ["optimizer.clip=1e30", "optimizer.scaling.exponent=0", "train.tokens=2560"]
     done = run_command("-m", *settings, "optimizer.weight_decay=1.0", rates, *overflow, folder=tmp_path)
@@ -224,7 +224,7 @@ def test_a_cell_that_fails_leaves_the_others(settings: list[str], tmp_path: Path
     assert "RunFailed" in log.read_text()
 
 
-def test_a_run_that_is_stopped_ends_with_the_same_weights(settings: list[str], tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_same_weights(settings: list[str], tmp_path: Path) -> None:
     arguments = [*settings, "train.tokens=38400", "train.checkpoint_minutes=0.001"]
     whole = run_command(*arguments, "runs_dir=whole", folder=tmp_path)
     assert whole.code == 0, whole.text

@@ -1,4 +1,4 @@
-"""Each kind of file that a folder of runs holds, damaged: commands read it, repair it or refuse it in words."""
+"""Damage to each kind of file in a folder of runs: commands read it, repair it or report it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def whole(small_data: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def kinds(folder: Path) -> dict[str, Path]:
-    """One file of each kind in a folder of runs, by a pattern of its name."""
+    """Return one file of each kind in a folder of runs, by a pattern of its name."""
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("runs/**/*")):
         if path.is_file() and path.suffix != ".lock":
@@ -45,13 +45,13 @@ def place(whole: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_damaged_file_of_any_kind_ends_in_words(small_data: list[str], place: Path, whole: Path) -> None:
+def test_a_damaged_file_of_any_kind_is_repaired_or_reported(small_data: list[str], place: Path, whole: Path) -> None:
     damaged = kinds(place)
     assert len(damaged) > 15, damaged
     for number, (kind, path) in enumerate(damaged.items()):
         before = path.read_bytes()
         path.write_bytes((b"[5]", b"\x00\xff garbage\n", b"")[number % 3])
-        ended = run_command(*GRID, *small_data, folder=place)  # raises what is a defect
+        ended = run_command(*GRID, *small_data, folder=place)  # raises any defect
         assert ended.code in (0, 1, 2) and "Traceback" not in ended.text, (kind, ended.text)
         assert not ended.code or path.name in ended.text or path.parent.name in ended.text, (kind, ended.text)
         path.write_bytes(before)

@@ -1,4 +1,4 @@
-"""A disk without room, a folder without rights, and a folder that several users share."""
+"""A full disk, a folder without permissions, and a folder shared by several users."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pytest
 from tests.helpers import TINY, Command, Ended, run_command
 from tinylm_ablate.files import building, save_tensors, write_atomic
 
-#: Checkpoints at every step, each of about 100 kB.
+#: A checkpoint at every step, about 100 kB each.
 OFTEN = ["train.checkpoint_minutes=1e-9", "train.log_every=1", "progress=off"]
 
 
 def may_be_another_user() -> bool:
-    """Whether these tests may become another user; forks, since there is no way back."""
+    """Return whether these tests may become another user; tried in a fork, since there is no way back."""
     process = os.fork()
     if process == 0:
         try:
@@ -33,7 +33,7 @@ def may_be_another_user() -> bool:
 
 
 def become(user: int, group: int) -> None:
-    """Make this process another user's, who may read everything: an interpreter may be installed for its owner alone."""
+    """Become another user, who may read everything, since the interpreter may be readable only by its owner."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS: keep what is permitted
     os.setgroups([])
@@ -47,7 +47,7 @@ def become(user: int, group: int) -> None:
 
 
 def confine(limit: int, mask: int, user: int, group: int) -> None:
-    """Limit the size of files of this process, set its umask, and make it another user's; 0 leaves what there is."""
+    """Limit the file size of this process, set its umask, and become another user; 0 changes nothing."""
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     os.umask(mask)
@@ -59,7 +59,7 @@ OTHERS = pytest.mark.skipif(not may_be_another_user(), reason="these tests may n
 
 
 def command(*arguments: str, limit: int = 0, user: int = 0, group: int = 0, mask: int = 0o022, **environment: str) -> Ended:
-    """Run a command in a process that is confined."""
+    """Run a command in a confined process."""
     prepare = functools.partial(confine, limit, mask, user, group)
     with Command(*arguments, folder=Path.cwd(), prepare=prepare, environment=environment) as started:
         return started.wait()
@@ -67,13 +67,13 @@ def command(*arguments: str, limit: int = 0, user: int = 0, group: int = 0, mask
 
 @pytest.fixture(scope="module")
 def settings(small_data: list[str], small_cache: str) -> list[str]:
-    """A run whose corpus is in the cache already."""
+    """A run whose corpus is already cached."""
     return [*TINY, *OFTEN, *small_data, small_cache]
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Callable[[str], Path]:
-    """Mounts a small disk, where tests may."""
+    """Mount a small disk, if permitted."""
     disk = tmp_path / "disk"
     disk.mkdir()
 
@@ -109,7 +109,7 @@ def half_written(folder: Path) -> list[Path]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("words", [[], ["-m"]], ids=["run", "grid"])
-def test_a_limit_on_the_size_of_files_within_a_checkpoint(
+def test_a_file_size_limit_reached_in_a_checkpoint(
     words: list[str], settings: list[str], undisturbed: bytes, tmp_path: Path
 ) -> None:
     arguments = [*words, *settings, f"runs_dir={tmp_path}/runs"]
@@ -124,7 +124,7 @@ def test_a_limit_on_the_size_of_files_within_a_checkpoint(
 
 
 @pytest.mark.timeout(600)
-def test_a_disk_that_fills_within_a_checkpoint(
+def test_a_disk_that_becomes_full_in_a_checkpoint(
     settings: list[str], undisturbed: bytes, small_disk: Callable[[str], Path]
 ) -> None:
     disk = small_disk("1200k")
@@ -141,7 +141,7 @@ def test_a_disk_that_fills_within_a_checkpoint(
 
 
 @pytest.mark.timeout(600)
-def test_a_full_folder_for_temporary_files(
+def test_a_full_folder_of_temporary_files(
     settings: list[str], undisturbed: bytes, tmp_path: Path, small_disk: Callable[[str], Path]
 ) -> None:
     disk = small_disk("64k")
@@ -154,7 +154,7 @@ def test_a_full_folder_for_temporary_files(
 
 @OTHERS
 @pytest.mark.timeout(600)
-def test_a_folder_that_may_not_be_written(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_folder_without_write_permission(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("rights")
     (folder / "runs").mkdir(mode=0o755)
     for words in (["arch.depth=2"], ["-m", "arch.depth=2,3"]):
@@ -209,7 +209,7 @@ def test_the_umask_decides_the_modes(mask: int, tmp_path: Path) -> None:
     assert (tmp_path / "two").stat().st_mode & 0o777 == 0o777 & ~mask
 
 
-def test_an_error_that_a_library_hides_is_the_systems(tmp_path: Path) -> None:
+def test_system_errors_hidden_by_a_library_are_reported(tmp_path: Path) -> None:
     import torch
 
     with pytest.raises(FileNotFoundError):

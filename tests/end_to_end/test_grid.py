@@ -1,4 +1,4 @@
-"""Grids as users start them: retries, failures, workers, status, and what is refused before anything is spent."""
+"""Grids as users start them: retries, failures, workers, status, and errors before anything is spent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tinylm_ablate.leases import Leases
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: A learning rate that overflows after some steps, and settings that let it.
+#: A learning rate that overflows after some steps, and settings that permit it.
 OVERFLOW = ["optimizer.clip=1e30", "optimizer.scaling.exponent=0", "train.tokens=2560", "optimizer.weight_decay=1.0"]
 
 
@@ -31,14 +31,14 @@ def start(folder: Path, *arguments: str) -> Command:
 
 
 def command(folder: Path, *arguments: str, code: int = 0) -> str:
-    """Run a command in this process; everything that it printed."""
+    """Run a command in this process and return its output."""
     done = run_command(*arguments, folder=folder)
     assert done.code == code, done.text
     return done.text
 
 
 def process(folder: Path, *arguments: str, code: int = 0) -> str:
-    """Run the code of the working folder in a new interpreter; everything that it printed."""
+    """Run the code in the working folder in a new interpreter and return its output."""
     words = [sys.executable, "-m", "tinylm_ablate", *arguments]
     done = subprocess.run(
         words, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
@@ -57,7 +57,7 @@ def finished(folder: Path) -> int:
 
 
 def holders(folder: Path) -> dict[str, int]:
-    """The processes that train, by the identity of the run."""
+    """Return the processes that train, by the identity of the run."""
     leases = Leases(folder / "runs", 60)
     held = leases.held() if leases.folder.is_dir() else {}
     return {key.removeprefix("run-"): holder.pid for key, holder in held.items() if key.startswith("run-")}
@@ -71,7 +71,7 @@ def wait_until(condition: object, seconds: float = 200) -> None:
         time.sleep(0.05)
 
 
-def test_a_failed_cell_is_tried_again_and_its_log_is_kept(settings: list[str], tmp_path: Path) -> None:
+def test_a_failed_cell_is_retried_and_its_log_is_kept(settings: list[str], tmp_path: Path) -> None:
     rates = "optimizer.scaling.base_lr=900,0.003"
     output = command(tmp_path, *settings, rates, *OVERFLOW, "grid.retries=2", code=1)
     assert "attempt 1 of 3 failed" in output and "attempt 2 of 3 failed" in output
@@ -95,7 +95,7 @@ def test_a_grid_can_stop_at_the_first_failure(settings: list[str], tmp_path: Pat
 
 
 def test_experiments_that_are_one_grid_share_their_runs(settings: list[str], tmp_path: Path) -> None:
-    """Two experiments with a cell in common, the second of which requests more; wrong names are reported first."""
+    """Two experiments share a cell, for which the second requests more; wrong names are reported first."""
     (tmp_path / "experiments").mkdir()
     for name, content in {
         "decays": "hydra: {sweeper: {params: {optimizer.weight_decay: '0.1,0.2'}}}",
@@ -125,7 +125,7 @@ def test_experiments_that_are_one_grid_share_their_runs(settings: list[str], tmp
 
 
 def test_a_dirty_checkout_is_refused_before_anything_is_spent(settings: list[str], tmp_path: Path) -> None:
-    """A copy of the package in a checkout of its own, first clean, then with one line more."""
+    """A copy of the package in a separate checkout, first clean, then with an additional line."""
     checkout = tmp_path / "checkout"
     for name in ("tinylm_ablate", "hydra_plugins", "conf", "experiments"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -142,16 +142,16 @@ def test_a_dirty_checkout_is_refused_before_anything_is_spent(settings: list[str
 
 
 def test_the_status_of_a_grid(settings: list[str], tmp_path: Path) -> None:
-    """Before it starts, while it runs, and after its worker was killed; on a terminal until it is finished."""
+    """Before it starts, while it runs, after its worker was killed, and on a terminal until it has finished."""
     cells = [*settings, "seeds=2", "train.tokens=64000", "train.log_every=1", "train.checkpoint_minutes=0.001"]
     assert "2 waiting" in command(tmp_path, *cells, "mode=status")
     assert not (tmp_path / "runs").exists()
     with start(tmp_path, *cells) as worker:
         deadline = time.monotonic() + 200
-        curves = (tmp_path / "runs").glob  # it has trained once there is a row: the file is made before
+        curves = (tmp_path / "runs").glob  # training has begun once there is a row; the file exists before
         while not any(b"\n" in path.read_bytes() for path in curves("*/curve.jsonl")) and time.monotonic() < deadline:
             time.sleep(0.05)
-        os.kill(worker.pid, signal.SIGSTOP)  # as long as it stands, it does not lose its claim
+        os.kill(worker.pid, signal.SIGSTOP)  # a stopped process keeps its lease
         output = command(tmp_path, *cells, "mode=status")
         assert "1 running, 1 waiting" in output and f"process {worker.pid}" in output
         os.kill(worker.pid, signal.SIGKILL)
@@ -171,7 +171,7 @@ needs_submitit = pytest.mark.skipif(
     importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None, reason="the extra slurm is not installed"
 )
 
-#: A grid of some seconds a cell, whose workers can be caught at work and killed.
+#: A grid with some seconds per cell, so that workers can be killed during a task.
 LONGER = ["seeds=3", "train.tokens=64000", "train.checkpoint_minutes=0.001", "grid.workers=2", "grid.lease_seconds=2"]
 
 
@@ -205,7 +205,7 @@ def test_a_local_worker_that_is_killed_is_replaced_by_the_others(settings: list[
 
 @pytest.mark.slow
 @needs_submitit
-def test_a_submitit_job_that_is_killed_is_started_again(settings: list[str], tmp_path: Path) -> None:
+def test_a_killed_submitit_job_is_restarted(settings: list[str], tmp_path: Path) -> None:
     with start(tmp_path, *settings, *LONGER, "hydra/launcher=submitit_local") as grid:
         wait_until(lambda: holders(tmp_path))
         victim = next(iter(holders(tmp_path).values()))
@@ -223,8 +223,8 @@ def test_a_submitit_job_that_is_killed_is_started_again(settings: list[str], tmp
 
 
 @pytest.mark.slow
-def test_many_cells_survive_planted_failures(settings: list[str], tmp_path: Path) -> None:
-    """A grid of 40 cells (200 in the profile "deep"), of which ten overflow; one of its two workers is killed on the way."""
+def test_a_large_grid_survives_planted_failures(settings: list[str], tmp_path: Path) -> None:
+    """A grid of 40 cells (200 in the profile "deep"), of which ten overflow; one of its two workers is killed meanwhile."""
     cells_in_all = 200 if hypothesis.settings.get_current_profile_name() == "deep" else 40
     rates = ",".join(["900", *(f"0.0{number}" for number in range(11, 10 + cells_in_all // 10))])
     cells = [

@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments end with the numbers of an undisturbed run."""
+"""Runs that are killed at random moments end with the results of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _work(overrides: list[str]) -> None:
 
 
 def _killed_until_done(overrides: list[str], draw: random.Random, kills: int) -> int:
-    """Start the run again and again; kill each start at a random moment while there are kills left. Returns how many landed."""
+    """Start the run repeatedly and kill it at random moments while kills are left; return the number of successful kills."""
     landed = 0
     while True:
         process = FORKS.Process(target=_work, args=(overrides,))
@@ -38,8 +38,8 @@ def _killed_until_done(overrides: list[str], draw: random.Random, kills: int) ->
 
 
 @pytest.mark.timeout(600)
-def test_twenty_kills_change_nothing(small_data: list[str], small_corpus: Corpus, tmp_path: Path) -> None:
-    """Across two rounds, within accumulated steps and in the pass that measures batch losses, in fp32."""
+def test_twenty_kills_change_no_result(small_data: list[str], small_corpus: Corpus, tmp_path: Path) -> None:
+    """In two rounds, within accumulated steps, and in the pass that measures batch losses, in fp32."""
     shared = [
         *TINY, *small_data, f"cache_dir={small_corpus.folder.parents[1]}", "train.tokens=5120", "train.micro_batch=1",
         "train.precision=fp32", "rounds.count=2", "rounds.parts=4", "train.checkpoint_minutes=1e-9", "train.log_every=1",

@@ -1,4 +1,4 @@
-"""Tracking of real runs: kills leave nothing wrong in MLflow, and passwords are written nowhere."""
+"""Tracking of real runs: kills leave no errors in MLflow, and passwords are never written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def arguments(small_data: list[str], cache: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_grid_that_is_killed_and_repeated_is_whole_in_mlflow(small_data: list[str], tmp_path: Path) -> None:
+def test_a_grid_that_was_killed_and_repeated_is_complete_in_mlflow(small_data: list[str], tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     grid = [*arguments(small_data, tmp_path / "cache"), "arch.depth=1,2", "train.tokens=64000", "train.log_every=1"]
@@ -28,7 +28,7 @@ def test_a_grid_that_is_killed_and_repeated_is_whole_in_mlflow(small_data: list[
     client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
 
     def runs() -> dict[str, tuple[str, list[int]]]:
-        """Status and steps of the loss of each run."""
+        """Return status and steps of the loss of each run."""
         found = {}
         experiment = client.get_experiment_by_name("tinylm_ablate")
         for run in client.search_runs([experiment.experiment_id]) if experiment is not None else []:
@@ -51,19 +51,19 @@ def test_a_grid_that_is_killed_and_repeated_is_whole_in_mlflow(small_data: list[
     assert sorted(status for status, _ in runs().values()) == ["FINISHED"] * 3
     cells = [steps for _, steps in runs().values() if steps]
     assert cells == [list(range(128, 64001, 128))] * 2
-    # The same once more: nothing changes.
+    # A repetition changes nothing.
     before_again = runs()
     done = run_command("mode=sync", folder=tmp_path)
     assert done.out == "MLflow: 3 up to date\n", done.text
     assert runs() == before_again
 
 
-def test_a_password_is_written_nowhere(small_data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither by a grid nor by anything that follows it: plan, status, search, sync, report, generated text and exports."""
+def test_passwords_are_never_written(small_data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by a grid nor by later commands: plan, status, search, sync, report, generated text and exports."""
     token = "hf_" + "q7" * 20
     for name, value in (("TEAM_BUCKET", BUCKET), ("HF_TOKEN", token)):
         monkeypatch.setenv(name, value)
-    address = f"http://{USER}:{PASSWORD}@127.0.0.1:1"  # nobody answers there
+    address = f"http://{USER}:{PASSWORD}@127.0.0.1:1"  # no server is there
     hook = f"grid.on_end='curl -s -H \"Authorization: Bearer {PASSWORD}\" http://{USER}:{PASSWORD}@127.0.0.1:1/done'"
     words = [*arguments(small_data, tmp_path / "cache"), r"experiment.note='of ${oc.env:TEAM_BUCKET}'", hook]
     away, grid = f"tracking.uri='{address}'", ["arch.depth=1,2", "seeds=1"]
@@ -97,5 +97,5 @@ def test_a_password_is_written_nowhere(small_data: list[str], tmp_path: Path, mo
 
 
 def search_of(path: Path) -> bool:
-    """Whether the file of a grid is that of a search."""
+    """Return whether the file of a grid belongs to a search."""
     return bool(json.loads(path.read_text()).get("search"))

@@ -1,4 +1,4 @@
-"""Workers that are killed. Each is a fork of a process that has imported everything, so that it starts at once."""
+"""Workers that are killed. Each is a fork of a process that has imported everything, for a fast start."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from typing import Any
 def start(
     name: str, arguments: list[str], apart: bool = False, die_in: str | None = None, prepare: Callable[[], object] | None = None
 ) -> int:
-    """Start a command in a process of its own, with its output in ``<name>.log``; returns the process.
+    """Start a command in a separate process, with its output in ``<name>.log``; return the process.
 
     Args:
-        name: Of the worker.
+        name: Name of the worker.
         arguments: The words of the command line.
-        apart: As on a machine of its own that shares a folder without locks.
-        die_in: Kind of the task in whose midst the process kills itself.
+        apart: Whether to act like another machine that shares a folder without locks.
+        die_in: Kind of task during which the process kills itself.
         prepare: Called first in the new process.
     """
     process = os.fork()
@@ -65,20 +65,20 @@ _flock = fcntl.flock
 
 
 def _no_locks(handle: int, operation: int) -> None:
-    """The folder of the leases has no locks; the cache, which is each machine's own, has them."""
+    """Disable locks in the folder of the leases, but not in the cache, which each machine has for itself."""
     if "/claims/" in os.readlink(f"/proc/self/fd/{handle}"):
         raise OSError(errno.ENOLCK, "no locks here")
     _flock(handle, operation)
 
 
-#: In place of which rename a process dies in a task of a kind: a run while it finishes its second checkpoint, the pass over the
-#: losses and a measure at the end of their work, everything else before its first file or folder is whole.
+#: The rename instead of which a process dies, by kind of task: a run while it completes its second checkpoint, the pass over
+#: losses and a measure at their end, everything else before its first file or folder is complete.
 _RENAMES = {"run": 6, "losses": 2, "measure": 2}
 
 
 def _signal_in(kind: str, signals: dict[int, signal.Signals]) -> None:
-    """Send this process signals in the midst of its first task of this kind: each in place of the n-th rename that would make a
-    file or folder whole."""
+    """Send this process signals during its first task of this kind: each instead of the n-th rename that would complete a file
+    or folder."""
     from tinylm_ablate.execute.walk import Walk
 
     do = Walk._do
@@ -108,14 +108,14 @@ def _signal_at_renames(signals: dict[int, signal.Signals]) -> None:
 
 
 def wait(process: int) -> int:
-    """The exit code of a process; minus the signal that ended it."""
+    """Return the exit code of a process, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def at_random(spec: dict[str, Any]) -> dict[str, int]:
-    """An undisturbed grid in ``whole``, then the same with workers that are killed and started again in ``runs``.
+    """Run an undisturbed grid in ``whole``, and the same in ``runs`` with workers that are killed and restarted.
 
-    The lists in ``spec["in_turn"]`` are added to the arguments of one life after another; the first to those of ``whole``.
+    The lists in ``spec["in_turn"]`` are added to the arguments of consecutive starts, the first also to those of ``whole``.
     """
     draw, in_turn = random.Random(spec["seed"]), spec.get("in_turn", [[]])
     codes = {"undisturbed": wait(start("undisturbed", [*spec["arguments"], *in_turn[0], "runs_dir=whole"]))}
@@ -138,7 +138,7 @@ def at_random(spec: dict[str, Any]) -> dict[str, int]:
 
 
 def in_each_kind(spec: dict[str, Any]) -> dict[str, int]:
-    """An undisturbed grid in ``whole``, then one in ``runs`` with workers of which each dies in a task of one kind."""
+    """Run an undisturbed grid in ``whole``, and one in ``runs`` whose workers each die in a task of one kind."""
     codes = {"undisturbed": wait(start("undisturbed", [*spec["arguments"], *spec["places"][0]]))}
     arguments = [*spec["arguments"], *spec["places"][1]]
     for kind in spec["kinds"]:
@@ -147,9 +147,9 @@ def in_each_kind(spec: dict[str, Any]) -> dict[str, int]:
 
 
 def suspended(spec: dict[str, Any]) -> dict[str, int]:
-    """A worker that is suspended instead of a rename of its first run, and continues once another one has ``reached`` a file.
+    """Suspend a worker instead of a rename of its first run, and continue it once another worker has ``reached`` a file.
 
-    It is killed if it reaches a later rename. Each is as on a machine of its own; an undisturbed grid in ``whole`` comes first.
+    It is killed if it reaches a later rename. Both act like different machines; an undisturbed grid in ``whole`` precedes.
     """
     codes = {"undisturbed": wait(start("undisturbed", [*spec["arguments"], "runs_dir=whole"]))}
     arguments = [*spec["arguments"], "runs_dir=runs"]
@@ -163,13 +163,13 @@ def suspended(spec: dict[str, Any]) -> dict[str, int]:
 
 
 def _until(pattern: str) -> None:
-    """Wait for a file of some name."""
+    """Wait for a file that matches a pattern."""
     while not glob.glob(pattern):
         time.sleep(0.001)
 
 
 def together(spec: dict[str, Any]) -> dict[str, int]:
-    """Several processes of one command, started at once."""
+    """Start several processes of one command at once."""
     processes = {name: start(name, spec["arguments"]) for name in spec["names"]}
     return {name: wait(process) for name, process in processes.items()}
 

@@ -1,4 +1,4 @@
-"""Disturbed workers, the results of their runs, and files that must not be left."""
+"""Disturbed workers, the results of their runs, and files that must not remain."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from tests.execute.killing import main
 from tests.helpers import FORKS
 
-#: Parts of the names of metrics that two runs of one computation need not share.
+#: Parts of names of metrics that may differ between two runs of one computation.
 TIMES = ("second", "utilisation")
 
 
 def disturbed(folder: Path, **spec: Any) -> dict[str, int]:
-    """Let ``tests.execute.killing`` do what ``spec`` says; the exit codes of the workers."""
+    """Run ``tests.execute.killing`` by ``spec`` and return the exit codes of the workers."""
     process = FORKS.Process(target=main, args=(folder, spec))
     process.start()
     process.join(500)
@@ -28,19 +28,19 @@ def logs(folder: Path) -> str:
 
 
 def numbers(content: dict[str, Any]) -> dict[str, Any]:
-    """Metrics, but for how long they took."""
+    """Return metrics without their durations."""
     return {name: value for name, value in content.items() if not any(word in name for word in TIMES)}
 
 
 def outcome(runs: Path) -> dict[str, dict[str, Any]]:
-    """Everything that each run resulted in, but for how long it took."""
+    """Return all results of each run without durations."""
     found = {}
     for path in runs.glob("*/metrics.json"):
         folder = path.parent
         files: dict[str, Any] = {"metrics": numbers(json.loads(path.read_text())["metrics"])}
         files["curve"] = [numbers(json.loads(line)) for line in (folder / "curve.jsonl").read_text().splitlines()]
         files["weights"] = (folder / "model" / "model.safetensors").read_bytes()
-        for record in folder.rglob("measures/*.json"):  # of models on the way, too
+        for record in folder.rglob("measures/*.json"):  # of intermediate models, too
             files[str(record.relative_to(folder))] = numbers(json.loads(record.read_text())["metrics"])
         for other in (
             *folder.rglob("measures/*.parquet"),

@@ -1,4 +1,4 @@
-"""Workers that are killed: no task is done twice, nothing is lost, and the numbers are those of an undisturbed grid."""
+"""Workers that are killed: no task is done twice, nothing is lost, and the results equal those of an undisturbed grid."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from tests.execute.outcomes import disturbed, litter, logs, outcome
 from tests.helpers import TINY
 
-#: Cells that differ, a little longer than the tiniest, so that workers die in the midst of them.
+#: Different cells, a little longer than the smallest run, so that workers die during them.
 CELLS = ["arch.depth=1,2", "seeds=3", "train.tokens=9600", "train.checkpoint_minutes=0.002", "train.log_every=1"]
 
-#: A run whose graph holds every kind of task: it inherits from a parent by scores and draws its second round by losses.
+#: A run with every kind of task: it inherits from a parent by scores and draws its second round by losses.
 EVERYTHING = [
     "init=inherit", "init.criterion=taylor", "init.calibration_tokens=256", "init.parent_depth=3", "init.parent_width=32",
     "init.parent_ffn_width=48", "init.keep_first=1", "init.keep_last=1", "rounds=two", "rounds.parts=2", "rounds.rule=loss",
@@ -25,7 +25,7 @@ KINDS = ["text", "tokenizer", "shards", "scores", "losses", "run", "measure"]
 
 
 def assert_same(found: dict[str, dict[str, Any]], expected: dict[str, dict[str, Any]]) -> None:
-    """Training to the bit; what is measured of a run in other company, within rounding."""
+    """Training must be bit-identical; measures of a run in another batch are equal within rounding."""
     assert found.keys() == expected.keys()
     for identity, files in expected.items():
         assert found[identity].keys() == files.keys()
@@ -45,7 +45,7 @@ def assert_same(found: dict[str, dict[str, Any]], expected: dict[str, dict[str, 
 def test_workers_killed_at_random_end_with_the_results_of_an_undisturbed_grid(
     apart: bool, stacks: list[int], small_data: list[str], tmp_path: Path
 ) -> None:
-    """With stacks, a run that was killed resumes alone, or in a stack of other runs."""
+    """With stacks, a killed run resumes alone or in a stack with other runs."""
     arguments = ["-m", *TINY, *small_data, *CELLS, f"cache_dir={tmp_path / 'cache'}", "grid.lease_seconds=2"]
     in_turn = [[f"train.stack={size}"] for size in stacks]
     codes = disturbed(
@@ -70,8 +70,8 @@ def test_workers_killed_at_random_end_with_the_results_of_an_undisturbed_grid(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stack", [1, 2])
-def test_a_worker_killed_in_each_kind_of_task_is_replaced(stack: int, small_data: list[str], tmp_path: Path) -> None:
-    """A run, and two of different parents as one program, scores, losses and measures included, against each alone."""
+def test_a_worker_killed_in_any_kind_of_task_is_replaced(stack: int, small_data: list[str], tmp_path: Path) -> None:
+    """One run, and two with different parents as one program, with scores, losses and measures; compared with each alone."""
     arguments = ["-m", *TINY, *small_data, *EVERYTHING, "seed=0", f"optimizer.weight_decay={','.join(DECAYS[:stack])}"]
     places = [
         [f"runs_dir={name}", f"cache_dir={name}-cache", f"train.stack={size}"] for name, size in (("whole", 1), ("runs", stack))
@@ -97,10 +97,10 @@ def test_a_worker_killed_in_each_kind_of_task_is_replaced(stack: int, small_data
     [(3, 6, "runs/*/measures/cloze.*.json"), (8, None, "runs/claims/run-*.2"), (8, None, "runs/*/metrics.json")],
     ids=["before it trains, till the end", "in training, till it is replaced", "in training, till the end"],
 )
-def test_a_suspended_worker_that_was_replaced_spoils_nothing(
+def test_a_suspended_worker_that_was_replaced_does_no_damage(
     rename: int, killed_at: int | None, reached: str, small_data: list[str], tmp_path: Path
 ) -> None:
-    """In the first case it would begin to train, and be killed after it has begun the curve of the finished run anew."""
+    """In the first case, it would begin to train, and be killed after it has overwritten the curve of the finished run."""
     arguments = ["-m", *TINY, *small_data, *CELLS[2:], "seed=0", f"cache_dir={tmp_path / 'cache'}", "grid.lease_seconds=1"]
     codes = disturbed(tmp_path, what="suspended", arguments=arguments, rename=rename, killed_at=killed_at, reached=reached)
     assert set(codes.values()) == {0}, logs(tmp_path)

@@ -1,4 +1,4 @@
-"""One worker per task: leases are taken, renewed, taken over and given back."""
+"""One worker per task: leases are acquired, renewed, taken over and released."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tinylm_ablate.leases import Leases, machine
 
 FORK: Any = multiprocessing.get_context("fork")
 
-#: The lease time of leases that a test lets expire, seconds.
+#: Lease time of leases that expire in a test, seconds.
 SHORT = 0.2
 
-#: What a file under a lease's name may hold instead of a lease.
+#: Content that a file with a lease's name may have instead of a lease.
 DAMAGED = {
     "empty": b"",
     "cut off": b'{"machine": "elsew',
@@ -49,7 +49,7 @@ def files(runs: Path) -> list[str]:
 
 
 def foreign(runs: Path, key: str, number: int = 1, seconds: float = SHORT, content: bytes | None = None) -> Path:
-    """A lease of another machine, which nobody renews."""
+    """Write a lease of another machine, which nobody renews."""
     path = runs / "claims" / f"{key}.{number}"
     path.parent.mkdir(parents=True, exist_ok=True)
     lease = {"machine": "elsewhere/1", "pid": 7, "since": "", "seconds": seconds, "session": "other", "crashes": 0}
@@ -58,18 +58,18 @@ def foreign(runs: Path, key: str, number: int = 1, seconds: float = SHORT, conte
 
 
 def expire(leases: Leases) -> None:
-    """Watch all leases of a short time until those that nobody renews are dead."""
+    """Watch all leases until those with a short lease time that nobody renews are dead."""
     leases.held()
     time.sleep(2 * SHORT)
 
 
 def take(leases: Leases, key: str, product: Path) -> None:
-    """Take a task, do it, and give it back."""
+    """Acquire a task, do it, and release it."""
     with leases.hold(key, product):
         product.touch()
 
 
-def test_a_held_task_is_busy_until_it_is_given_back(tmp_path: Path) -> None:
+def test_a_held_task_is_busy_until_it_is_released(tmp_path: Path) -> None:
     one, other = Leases(tmp_path, 60), Leases(tmp_path, 60)
     done, undone = tmp_path / "done", tmp_path / "undone"
     with one.hold("a", undone):
@@ -84,7 +84,7 @@ def test_a_held_task_is_busy_until_it_is_given_back(tmp_path: Path) -> None:
     assert files(tmp_path) == [], "a finished task leaves nothing behind"
 
 
-def test_a_lease_is_renewed_past_its_time(tmp_path: Path) -> None:
+def test_a_lease_is_renewed_beyond_its_time(tmp_path: Path) -> None:
     observer = Leases(tmp_path, SHORT)
     with Leases(tmp_path, SHORT).hold("a", tmp_path / "done") as lease:
         for _ in range(4):
@@ -92,7 +92,7 @@ def test_a_lease_is_renewed_past_its_time(tmp_path: Path) -> None:
             assert list(observer.held()) == ["a"] and not lease.lost
 
 
-def test_of_many_that_find_a_dead_lease_one_gets_it(tmp_path: Path) -> None:
+def test_only_one_of_many_takes_over_a_dead_lease(tmp_path: Path) -> None:
     workers, rounds = 6, 8
     barrier, won = FORK.Barrier(workers), FORK.Array("i", rounds)
 
@@ -124,9 +124,9 @@ def test_of_many_that_find_a_dead_lease_one_gets_it(tmp_path: Path) -> None:
     )
 
 
-def test_a_number_that_others_have_left_behind_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    foreign(tmp_path, "a", 5, seconds=60)  # others are at number 5 by now
-    looks = iter([1])  # and this process looked long ago
+def test_an_outdated_lease_number_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign(tmp_path, "a", 5, seconds=60)  # others are at number 5 by then
+    looks = iter([1])  # and this process looked much earlier
     newest = module._newest
     monkeypatch.setattr(module, "_newest", lambda folder, key: next(looks, None) or newest(folder, key))
     with pytest.raises(Busy), Leases(tmp_path, 60).hold("a", tmp_path / "done"):
@@ -134,7 +134,7 @@ def test_a_number_that_others_have_left_behind_is_not_taken(tmp_path: Path, monk
     assert [name for name in files(tmp_path) if not name.endswith(".lock")] == ["a.5"]
 
 
-def test_the_lease_time_that_counts_is_the_holders(tmp_path: Path) -> None:
+def test_the_holders_lease_time_counts(tmp_path: Path) -> None:
     foreign(tmp_path, "a", seconds=60)
     leases = Leases(tmp_path, SHORT)
     expire(leases)
@@ -143,8 +143,8 @@ def test_the_lease_time_that_counts_is_the_holders(tmp_path: Path) -> None:
         pass
 
 
-def test_nobodys_clock_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lease from the future, of long ago, of a machine whose clock stepped: each is dead once it was watched unchanged."""
+def test_clocks_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease from the future, an old one, or one of a machine whose clock stepped: each is dead if it does not change."""
     leases = Leases(tmp_path, SHORT)
     for key, when in (("future", 4e9), ("past", 1.0), ("now", time.time())):
         os.utime(foreign(tmp_path, key), (when, when))
@@ -162,7 +162,7 @@ def test_nobodys_clock_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_lease_neither_blocks_nor_crashes(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is respected as long as it may be one that is being written, and taken over once nothing changes."""
+    """It is respected as long as it may still be written, and taken over once nothing changes."""
     monkeypatch.setattr(module, "UNREADABLE_SECONDS", SHORT)
     foreign(tmp_path, "a", content=content)
     future = time.time() + 1e6
@@ -197,14 +197,14 @@ def test_any_json_reads_as_a_holder(tmp_path_factory: pytest.TempPathFactory, co
     assert holder is not None and 0 < holder.seconds <= module.MOST_SECONDS and holder.name and holder.crashes >= 0
 
 
-def test_a_folder_in_place_of_a_lease_does_not_crash(tmp_path: Path) -> None:
+def test_a_folder_instead_of_a_lease_does_not_crash(tmp_path: Path) -> None:
     (tmp_path / "claims" / "a.1").mkdir(parents=True)
     leases = Leases(tmp_path, SHORT)
     assert "a" in leases.held()
     take(leases, "b", tmp_path / "done")
 
 
-def test_a_lease_is_given_back_by_hand(tmp_path: Path) -> None:
+def test_a_lease_is_released_manually(tmp_path: Path) -> None:
     foreign(tmp_path, "a", seconds=3600)
     leases = Leases(tmp_path, 60)
     assert leases.give_back("a") and not leases.give_back("a")
@@ -235,7 +235,7 @@ def test_the_task_of_a_killed_process_of_this_machine_is_free_at_once(tmp_path: 
 
 
 @pytest.mark.parametrize(("session", "counted"), [("mine", 3), ("another", 0)])
-def test_deaths_at_a_task_are_counted_by_command(session: str, counted: int, tmp_path: Path) -> None:
+def test_deaths_in_a_task_are_counted_per_command(session: str, counted: int, tmp_path: Path) -> None:
     def die() -> None:
         with Leases(tmp_path, 600, "mine").hold("a", tmp_path / "done"):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -249,7 +249,7 @@ def test_deaths_at_a_task_are_counted_by_command(session: str, counted: int, tmp
         assert lease.crashes == counted
 
 
-def test_a_task_that_was_given_back_counts_no_death(tmp_path: Path) -> None:
+def test_a_released_task_counts_no_death(tmp_path: Path) -> None:
     leases = Leases(tmp_path, 60, "mine")
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt), leases.hold("a", tmp_path / "done"):
@@ -274,7 +274,7 @@ def test_a_lease_that_is_taken_over_stops_its_holder(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_locks_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where locks do not exist, a lease of this machine too is dead only after its time."""
+    """Without locks, a lease of this machine is also dead only after its time."""
     import errno
 
     def no_locks(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Files that no grid needs any longer: listed by ``tinylm-ablate gc``, removed on request, and nothing else."""
+"""Files that no grid needs any longer are listed by ``tinylm-ablate gc``, and removed on request, but no others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tinylm_ablate.settle import settle
 
 @pytest.fixture
 def config(small_data: list[str], tmp_path: Path) -> Config:
-    """Two rounds, so that a run needs another one; the folder of the runs holds the cache, as it does by default."""
+    """Two rounds, so that one run needs another; the cache is in the folder of the runs, as by default."""
     words = [*TINY, *small_data, f"runs_dir={tmp_path}/runs", "train.tokens=1024", "rounds.count=2", "rounds.parts=2"]
     return compose(words)
 
@@ -34,7 +34,7 @@ def everything(folder: Path) -> set[str]:
 
 
 def old(path: Path, content: str | None = "x") -> Path:
-    """Something that nobody has touched for two days."""
+    """Make a file or folder appear unchanged for two days."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if content is not None:
         path.write_text(content)
@@ -51,12 +51,12 @@ def test_gc_removes_what_nothing_needs(config: Config, tmp_path: Path) -> None:
     run(config)
     assert found(runs).keys() <= {"claims", "orders", "errors"}  # at most empty folders
 
-    # Young half-written files, and what a living worker holds, stay.
+    # Recent partial files, and what an active worker holds, are kept.
     (settled.folder / ".metrics.json.12345678").write_text("{")
     foreign = {"machine": "elsewhere/1", "pid": 7, "since": "", "seconds": 60, "session": "", "crashes": 0}
     (runs / "claims").mkdir(exist_ok=True)
     (runs / "claims" / f"measure-{previous}-bits.1").write_text(json.dumps(foreign))
-    # These go: old halves, ended leases, old orders, checkpoints of a finished run, and the corpus of no run.
+    # Removed: old partial files, ended leases, old orders, checkpoints of a finished run, and a corpus without runs.
     old(settled.folder / ".model.12345678" / "x")
     old(settled.folder / ".model.12345678", None)
     old(settled.folder / "measures" / ".bits.json.12345678")
@@ -86,7 +86,7 @@ def test_gc_removes_what_nothing_needs(config: Config, tmp_path: Path) -> None:
     assert all(any(path == item or path.startswith(f"{item}/") for item in expected) for path in gone)
     assert set(expected) <= gone
 
-    # Without its child the run of the first round is no result of its own; its measure's worker keeps it until it ends.
+    # Without its child, the run of the first round is not needed, but the worker of its measure keeps it until it ends.
     shutil.rmtree(settled.folder)
     assert previous not in found(runs)
     (runs / "claims" / f"measure-{previous}-bits.1").unlink()
@@ -94,13 +94,13 @@ def test_gc_removes_what_nothing_needs(config: Config, tmp_path: Path) -> None:
     assert "a corpus that no run uses" in found(runs).values() and "token shards that no run uses" in found(runs).values()
 
 
-def test_gc_of_an_absent_folder_says_so(tmp_path: Path) -> None:
+def test_gc_of_a_missing_folder_is_reported(tmp_path: Path) -> None:
     ended = run_command("gc", "--runs-dir", str(tmp_path / "absent"))
     assert ended.code == 2 and f"{tmp_path}/absent: no such folder of runs" in ended.err
 
 
 @pytest.mark.timeout(300)
-def test_the_next_command_sweeps_what_killed_workers_left(small_data: list[str], tmp_path: Path) -> None:
+def test_the_next_command_removes_leftovers_of_killed_workers(small_data: list[str], tmp_path: Path) -> None:
     config = compose([*TINY, *small_data, f"runs_dir={tmp_path}/runs"])
     run(config)
     settled = settle(config)
@@ -118,7 +118,7 @@ def test_the_next_command_sweeps_what_killed_workers_left(small_data: list[str],
     assert not list(settled.folder.glob(".m*")) and not (settled.folder / "error.txt").exists()
 
 
-def test_leases_are_given_back_by_hand(tmp_path: Path) -> None:
+def test_leases_are_released_manually(tmp_path: Path) -> None:
     leases = Leases(tmp_path, 60)
     other = {"machine": "elsewhere/1", "pid": 7, "since": "noon", "seconds": 60, "session": "", "crashes": 0}
     leases.folder.mkdir()

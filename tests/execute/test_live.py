@@ -1,4 +1,4 @@
-"""What a command shows of its workers."""
+"""Display of a command's workers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def live(tmp_path: Path) -> Iterator[Live]:
     progress.begin("")
 
 
-def test_a_worker_is_shown_with_its_task_and_never_half_written(
+def test_a_worker_is_shown_with_its_task_from_complete_files(
     live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "_WRITE_SECONDS", 0.0)
@@ -45,7 +45,7 @@ def test_a_worker_is_shown_with_its_task_and_never_half_written(
     assert list(live.workers()) == [] and not list(tmp_path.glob("order*"))
 
 
-def test_a_worker_between_two_tasks_takes_back_no_progress(live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_does_not_decrease_between_two_tasks(live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_WRITE_SECONDS", 0.0)
     progress.report_to(tmp_path / "order.1.live")
     with progress.bar(total=512, description="train", unit="tok") as bar:
@@ -55,7 +55,7 @@ def test_a_worker_between_two_tasks_takes_back_no_progress(live: Live, tmp_path:
     assert reached >= 256 and "left" in live.whole() and live._reached == reached
 
 
-def test_without_a_terminal_what_the_command_itself_has_trained_counts_too(
+def test_without_a_terminal_training_by_the_command_itself_counts(
     live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "_WRITE_SECONDS", 0.0)

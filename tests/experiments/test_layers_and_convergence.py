@@ -1,4 +1,4 @@
-"""Figures 5 and 6 are made of runs that other tables train."""
+"""Figures 5 and 6 consist of runs of other tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small real tokenizers of every format, as the tests of the tokenizer package use them."""
+"""Small real tokenizers of every format, shared with the tests of the package tokenizer."""
 
 from tests.tokenizer.conftest import bpe, ranks_file, sentencepiece_file, texts
 

@@ -1,4 +1,4 @@
-"""Damaged and hostile files are read or refused in words, whatever they hold; ``benchmarks/fuzz.py`` tries many more."""
+"""Damaged and hostile files are read or refused with a message; ``benchmarks/fuzz.py`` tries many more."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def byte_level() -> Tokenizer:
 def write(
     path: Path, state: dict[str, torch.Tensor], quantized: bool = False, architecture: str = "llama", **extra: Any
 ) -> Path:
-    """A GGUF file as llama.cpp's converter writes it: names of its own, rows of q and k in pairs."""
+    """Write a GGUF file like llama.cpp's converter: with its names, and the rows of q and k in pairs."""
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(SHAPE.depth)
     writer.add_embedding_length(SHAPE.width)
@@ -100,7 +100,7 @@ def write_byte_level(path: Path, rule: str) -> Path:
 
 
 @pytest.mark.parametrize("quantized", [False, True])
-def test_weights_come_back(tmp_path: Path, quantized: bool) -> None:
+def test_weights_round_trip(tmp_path: Path, quantized: bool) -> None:
     state = random_state()
     parent = open_parent(str(write(tmp_path / "model.gguf", state, quantized)), tmp_path)
     assert parent.shape == SHAPE
@@ -112,7 +112,7 @@ def test_weights_come_back(tmp_path: Path, quantized: bool) -> None:
 
 
 @pytest.mark.parametrize("own", [{"qkv_bias": True}, {"qk_norm": True}], ids=["qwen2", "qwen3"])
-def test_qwens_rows_are_not_permuted_and_its_biases_and_norms_come_back(tmp_path: Path, own: dict[str, bool]) -> None:
+def test_qwens_rows_are_not_permuted_and_its_biases_and_norms_round_trip(tmp_path: Path, own: dict[str, bool]) -> None:
     shape = replace(SHAPE, **own)
     state = random_state(shape)
     kind = "qwen2" if shape.qkv_bias else "qwen3"
@@ -122,7 +122,7 @@ def test_qwens_rows_are_not_permuted_and_its_biases_and_norms_come_back(tmp_path
     assert all(torch.equal(parent.state[name], weight) for name, weight in state.items())
 
 
-def test_a_byte_level_vocabulary_comes_back(tmp_path: Path) -> None:
+def test_a_byte_level_vocabulary_round_trips(tmp_path: Path) -> None:
     tokenizer = byte_level()
     names = [str(tokenizer.id_to_token(number)) for number in range(300)]
     path = write_byte_level(tmp_path / "model.gguf", "gpt-2")
@@ -136,7 +136,7 @@ def test_a_byte_level_vocabulary_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("rule", "split"), [("gpt-2", []), ("smollm", [Digits(individual_digits=True)])])
-def test_text_is_encoded_where_the_rule_of_its_splits_is_known(tmp_path: Path, rule: str, split: list[Any]) -> None:
+def test_text_is_encoded_if_the_pre_tokenizer_is_known(tmp_path: Path, rule: str, split: list[Any]) -> None:
     path = write_byte_level(tmp_path / "model.gguf", rule)
     expected = byte_level()
     expected.pre_tokenizer = Sequence([*split, ByteLevel(add_prefix_space=False)])
@@ -149,9 +149,7 @@ def test_text_is_encoded_where_the_rule_of_its_splits_is_known(tmp_path: Path, r
         assert open_tokenizer(source.state).encode(text).ids == ids
 
 
-def test_an_unknown_rule_of_splits_is_refused_where_text_is_encoded(
-    tmp_path: Path, compose: Callable[[list[str]], Config]
-) -> None:
+def test_an_unknown_pre_tokenizer_is_refused_for_text(tmp_path: Path, compose: Callable[[list[str]], Config]) -> None:
     path = write_byte_level(tmp_path / "model.gguf", "tekken")
     found = open_parent(str(path), tmp_path).vocabulary
     assert found is not None and not found.encodes
@@ -172,7 +170,7 @@ def test_an_unknown_rule_of_splits_is_refused_where_text_is_encoded(
     assert {mistake.split(":")[0] for mistake in refused.value.mistakes} == {"init.layers=importance", "init.criterion=taylor"}
 
 
-def test_a_sentencepiece_vocabulary_comes_back(tmp_path: Path) -> None:
+def test_a_sentencepiece_vocabulary_round_trips(tmp_path: Path) -> None:
     names = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "t", "h", "e", "th", "▁th", "▁the"]
     scores = [0.0] * 258 + [-10.0] * 4 + [-1.0, -2.0, -3.0]
     path = write(
@@ -200,7 +198,7 @@ def test_a_sentencepiece_vocabulary_comes_back(tmp_path: Path) -> None:
         ({"add_tokenizer_model": "bert", "add_token_list": ["a"]}, "tokenizer.ggml.model is 'bert'"),
     ],
 )
-def test_what_the_decoder_does_not_have_is_refused(tmp_path: Path, extra: dict[str, Any], message: str) -> None:
+def test_unsupported_architectures_are_refused(tmp_path: Path, extra: dict[str, Any], message: str) -> None:
     path = write(tmp_path / "model.gguf", random_state(), **extra)
     with pytest.raises(UserError) as caught:
         open_parent(str(path), tmp_path)

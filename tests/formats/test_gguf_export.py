@@ -1,4 +1,4 @@
-"""GGUF files that we write: read back with the same logits and tokens, and written atomically."""
+"""Exported GGUF files: they are read back with the same logits and tokens, and written atomically."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def logits(decoder: Decoder) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_logits_come_back(name: str, tokenizer_json: Path, tmp_path: Path) -> None:
+def test_logits_round_trip(name: str, tokenizer_json: Path, tmp_path: Path) -> None:
     decoder, path = random_decoder(SHAPES[name]), tmp_path / "model.gguf"
     notes = export_gguf(path, Model(decoder.state_dict(), decoder.shape, tokenizer_json, 64, 0), "f32")
-    assert len(notes) == 1 and notes[0].startswith("llama.cpp has no name for this tokenizer")
+    assert len(notes) == 1 and notes[0].startswith("llama.cpp does not support the pre-tokenization")
     back = load_model(path)
     assert back.shape == decoder.shape
     assert torch.equal(logits(back), logits(decoder))
-    # And by the reader of the format's own package, which knows nothing of ours.
+    # Also by the reader of the package gguf, which is independent of ours.
     theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     assert sum(tensor.n_elements for tensor in theirs.values()) - 8 * ("rope_freqs.weight" in theirs) == sum(
         parameter.numel() for parameter in decoder.parameters()
@@ -74,7 +74,7 @@ def test_logits_come_back(name: str, tokenizer_json: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("weights", "bits", "near"), [("f16", 16, 2e-3), ("q8_0", 8.5, 0.05), ("q4_0", 4.5, 0.5)])
-def test_smaller_weights_are_near(weights: str, bits: float, near: float, tokenizer_json: Path, tmp_path: Path) -> None:
+def test_quantized_weights_are_close(weights: str, bits: float, near: float, tokenizer_json: Path, tmp_path: Path) -> None:
     decoder, path = random_decoder(LLAMA), tmp_path / "model.gguf"
     export_gguf(path, Model(decoder.state_dict(), LLAMA, tokenizer_json, 64, 0), weights)
     file = GgufFile(path)
@@ -85,14 +85,14 @@ def test_smaller_weights_are_near(weights: str, bits: float, near: float, tokeni
     assert 0 < error < near
 
 
-def test_rows_that_fill_no_block_are_in_half_precision(tokenizer_json: Path, tmp_path: Path) -> None:
+def test_rows_that_are_no_multiple_of_a_block_are_in_half_precision(tokenizer_json: Path, tmp_path: Path) -> None:
     decoder = random_decoder(dataclasses.replace(LLAMA, ffn_width=88))
     notes = export_gguf(tmp_path / "m.gguf", Model(decoder.state_dict(), decoder.shape, tokenizer_json, 64, 0), "q8_0")
     assert "2 of 16 matrices are in half precision" in notes[-1]
     assert GgufFile(tmp_path / "m.gguf").tensors["blk.0.ffn_down.weight"].kind == 1
 
 
-def test_tokens_come_back(tokenizer_json: Path, tmp_path: Path) -> None:
+def test_tokens_round_trip(tokenizer_json: Path, tmp_path: Path) -> None:
     decoder, path = random_decoder(LLAMA), tmp_path / "model.gguf"
     export_gguf(path, Model(decoder.state_dict(), LLAMA, tokenizer_json, 64, 0))
     original = Tokenizer.from_file(str(tokenizer_json))
@@ -100,15 +100,15 @@ def test_tokens_come_back(tokenizer_json: Path, tmp_path: Path) -> None:
     text = "the old boats don't cost 12 今天天气很好。\n\n Machine"
     assert end == 0 and found.encode(text).ids == original.encode(text).ids
     assert open_tokenizer(import_tokenizer(path).state).encode(text).ids == original.encode(text).ids
-    # What llama.cpp reads: the entries in their order, and their merges.
+    # llama.cpp reads the entries in their order, and their merges.
     file = GgufFile(path)
     assert file.value("tokenizer.ggml.tokens") == [original.id_to_token(number) for number in range(600)]
     assert file.value("tokenizer.ggml.token_type")[:2].tolist() == [3, 1]
     assert (file.value("tokenizer.ggml.bos_token_id"), file.value("tokenizer.ggml.add_bos_token")) == (0, True)
 
 
-def test_llama_cpps_rules_are_named(ranks_file: Path, tmp_path: Path) -> None:
-    """tiktoken ranks are split as Llama 3 or Qwen do, which llama.cpp knows."""
+def test_the_pre_tokenizer_of_llama_cpp_is_named(ranks_file: Path, tmp_path: Path) -> None:
+    """tiktoken ranks are pre-tokenized like Llama 3 or Qwen, which llama.cpp supports."""
     imported = import_tokenizer(ranks_file)
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(imported.state))
@@ -127,7 +127,7 @@ def test_llama_cpps_rules_are_named(ranks_file: Path, tmp_path: Path) -> None:
     assert open_tokenizer(plain).encode(text).ids == open_tokenizer(imported.state).encode(text).ids
 
 
-def test_sentencepiece_goes_both_ways(sentencepiece_file: Path, tmp_path: Path) -> None:
+def test_sentencepiece_round_trips(sentencepiece_file: Path, tmp_path: Path) -> None:
     imported = import_tokenizer(sentencepiece_file)
     (tmp_path / "tokenizer.json").write_text(json.dumps(imported.state))
     shape = dataclasses.replace(LLAMA, vocab_size=imported.size)

@@ -1,4 +1,4 @@
-"""Equality with transformers' Llama, Qwen2 and Qwen3 in both directions, and folders that do not fit."""
+"""Equality with transformers' Llama, Qwen2 and Qwen3 in both directions, and incompatible folders."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def shape(request):
 
 
 def random_decoder(shape: Shape) -> Decoder:
-    """Weights large enough that every part matters (larger ones swell the rounding), and norms that are not one."""
+    """Return weights large enough that every part matters (larger ones amplify rounding), and norms other than one."""
     decoder = Decoder(shape)
     initialize(decoder, InitConfig(rule="constant", std=0.1), seed=1)
     generator = torch.Generator().manual_seed(2)
@@ -62,7 +62,7 @@ def random_decoder(shape: Shape) -> Decoder:
 
 
 def as_config(shape: Shape):
-    """What transformers makes of our config.json."""
+    """Return our config.json as read by transformers."""
     kind = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[model_type(shape)]
     return getattr(transformers, f"{kind}Config")(**huggingface_config(shape, 64, 0))
 
@@ -81,7 +81,7 @@ def some_tokens(length: int = 33) -> torch.Tensor:
     return torch.randint(211, (2, length), generator=torch.Generator().manual_seed(3))
 
 
-def test_logits_loss_and_every_gradient_are_those_of_transformers(shape):
+def test_logits_loss_and_gradients_equal_transformers(shape):
     decoder = random_decoder(shape)
     model, tokens = transformers_model(decoder), some_tokens()
     theirs = model(input_ids=tokens, labels=tokens)
@@ -97,7 +97,7 @@ def test_logits_loss_and_every_gradient_are_those_of_transformers(shape):
         torch.testing.assert_close(gradient, expected[name], msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_names_are_those_of_transformers_and_go_both_ways(shape):
+def test_names_equal_transformers_and_round_trip(shape):
     decoder = random_decoder(shape)
     state = decoder.state_dict()
     theirs = to_huggingface(state, shape)
@@ -108,20 +108,20 @@ def test_names_are_those_of_transformers_and_go_both_ways(shape):
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
 
 
-def test_pangu_goes_both_ways_too():
+def test_pangu_round_trips():
     state = random_decoder(PANGU).state_dict()
     back = from_huggingface(to_huggingface(state, PANGU), PANGU)
     assert back.keys() == state.keys() == names(PANGU).keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
 
 
-def test_config_goes_both_ways(shape):
+def test_the_config_round_trips(shape):
     for one in (shape, PANGU):
         assert read_shape(json.loads(json.dumps(huggingface_config(one, 64, 0))))[0] == one
     written = as_config(shape).to_dict()
     assert read_shape(written)[0] == shape
     earlier = {k: v for k, v in huggingface_config(shape, 64, 0).items() if k not in ("rope_parameters", "head_dim")}
-    if shape.heads * shape.head_dim == shape.width and not shape.qk_norm:  # Qwen3's heads have 128 where nothing is said
+    if shape.heads * shape.head_dim == shape.width and not shape.qk_norm:  # by default, Qwen3's heads have 128 channels
         assert read_shape(earlier)[0] == shape
 
 
@@ -156,7 +156,7 @@ def tokenizer_json(tmp_path_factory):
 
 
 @pytest.mark.parametrize("changes", [{}, {"tied": True}, {"qkv_bias": True}, {"qk_norm": True}], ids=str)
-def test_an_exported_folder_is_what_transformers_loads(changes, tokenizer_json, tmp_path):
+def test_transformers_loads_an_exported_folder(changes, tokenizer_json, tmp_path):
     shape = dataclasses.replace(LLAMA, kv_heads=2, vocab_size=300, **changes)
     decoder = random_decoder(shape)
     folder = tmp_path / "model"
@@ -179,7 +179,7 @@ def test_an_exported_folder_is_what_transformers_loads(changes, tokenizer_json, 
     assert all(torch.equal(state[name], tensor) for name, tensor in decoder.float().state_dict().items())
 
 
-def test_what_transformers_writes_is_loaded_in_shards(tmp_path):
+def test_sharded_folders_of_transformers_are_loaded(tmp_path):
     decoder = random_decoder(dataclasses.replace(LLAMA, kv_heads=2))
     transformers_model(decoder).save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
@@ -210,7 +210,7 @@ def test_pangu_is_not_exported_but_kept(tokenizer_json, tmp_path):
     assert not (tmp_path / "out").exists()
 
     tokens = some_tokens()
-    for _ in range(2):  # a run that is done again replaces its model
+    for _ in range(2):  # a repeated run replaces its model
         save(tmp_path / "model", Model(decoder.state_dict(), decoder.shape, tokenizer_json, 64, 0))
         assert torch.equal(load_model(tmp_path / "model")(tokens), decoder(tokens))
     with pytest.raises(ValueError):
@@ -253,7 +253,7 @@ def test_folders_that_do_not_fit_are_reported(tmp_path):
         load(folder)
 
 
-def test_a_stored_copy_of_a_tied_head_is_passed_over(tmp_path):
+def test_a_stored_copy_of_a_tied_head_is_ignored(tmp_path):
     shape = dataclasses.replace(LLAMA, tied=True)
     export(tmp_path / "model", Model(random_decoder(shape).state_dict(), shape, None, 64, None))
     path = tmp_path / "model" / "model.safetensors"

@@ -1,4 +1,4 @@
-"""The three formats of large tokenizers, and files that are none of them."""
+"""The three formats of large tokenizers, and other files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_tokenizer_json_or_its_folder_is_read(bpe: tuple[State, str], tmp_path
 
 
 def test_older_files_are_read_too(bpe: tuple[State, str], tmp_path: Path) -> None:
-    """Merges as "a b", and no field that came later."""
+    """Merges as "a b", and no newer fields."""
     state = json.loads(json.dumps(bpe[0]))
     state["model"] = {
         "type": "BPE",
@@ -45,7 +45,7 @@ def test_older_files_are_read_too(bpe: tuple[State, str], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("eos", ["[STOP]", {"content": "[STOP]", "special": True}])
-def test_the_neighbouring_config_names_the_end_of_text(bpe: tuple[State, str], eos: object, tmp_path: Path) -> None:
+def test_the_config_beside_it_names_the_end_of_text(bpe: tuple[State, str], eos: object, tmp_path: Path) -> None:
     text = json.dumps(bpe[0]).replace("<|endoftext|>", "[STOP]")
     (tmp_path / "tokenizer.json").write_text(text)
     before = source_identity(tmp_path)
@@ -56,7 +56,7 @@ def test_the_neighbouring_config_names_the_end_of_text(bpe: tuple[State, str], e
     assert imported.size == 600
 
 
-def test_ranks_give_back_the_merges_they_came_from(ranks_file: Path, bpe: tuple[State, str]) -> None:
+def test_merges_are_recovered_from_ranks(ranks_file: Path, bpe: tuple[State, str]) -> None:
     imported = import_tokenizer(ranks_file)
     assert imported.format == "tiktoken"
     assert imported.state["model"]["merges"] == bpe[0]["model"]["merges"]
@@ -66,13 +66,13 @@ def test_ranks_give_back_the_merges_they_came_from(ranks_file: Path, bpe: tuple[
 
 
 @given(st.text())
-def test_any_text_comes_back_from_ranks(ranks_file: Path, text: str) -> None:
+def test_any_text_round_trips_with_ranks(ranks_file: Path, text: str) -> None:
     tokenizer = _opened(ranks_file)
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
 
 
 def test_whole_words_without_a_merge_path_are_kept(tmp_path: Path) -> None:
-    """tiktoken looks a whole word up before it merges."""
+    """tiktoken looks up a whole word before it merges."""
     entries = [bytes([byte]) for byte in range(256)] + [b"hello"]
     (tmp_path / "r").write_bytes(b"".join(base64.b64encode(entry) + b" %d\n" % rank for rank, entry in enumerate(entries)))
     tokenizer = open_tokenizer(import_tokenizer(tmp_path / "r").state)
@@ -81,7 +81,7 @@ def test_whole_words_without_a_merge_path_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("extra", "pieces"), [([b"12", b"123"], ["123", "45"]), ([], ["1", "2", "3", "4", "5"])])
-def test_digits_are_split_as_the_ranks_need_it(extra: list[bytes], pieces: list[str], tmp_path: Path) -> None:
+def test_digits_are_split_as_the_ranks_require(extra: list[bytes], pieces: list[str], tmp_path: Path) -> None:
     entries = [bytes([byte]) for byte in range(256)] + extra
     (tmp_path / "r").write_bytes(b"".join(base64.b64encode(entry) + b" %d\n" % rank for rank, entry in enumerate(entries)))
     tokenizer = open_tokenizer(import_tokenizer(tmp_path / "r").state)
@@ -100,7 +100,7 @@ def test_sentencepiece_encodes_as_the_original(options: dict[str, object], texts
     imported = import_tokenizer(path)
     tokenizer = open_tokenizer(imported.state)
     assert (imported.format, imported.end_of_text, imported.size) == ("sentencepiece", "</s>", 600)
-    # What NFKC changes is not to be changed here, so such texts cannot agree.
+    # Texts that NFKC changes are kept unchanged here, so they cannot agree.
     same = [text for text in texts if "nmt" not in str(options) or original.normalize(text) == "▁" + text.replace(" ", "▁")]
     assert len(same) > 100
     for text in [*same, "unseen: žluťoučký 🦊 鱻", "a\tb", "x"]:
@@ -113,7 +113,7 @@ def test_sentencepiece_encodes_as_the_original(options: dict[str, object], texts
 
 
 @given(st.text())
-def test_any_text_comes_back_from_sentencepiece(sentencepiece_file: Path, text: str) -> None:
+def test_any_text_round_trips_with_sentencepiece(sentencepiece_file: Path, text: str) -> None:
     tokenizer = _opened(sentencepiece_file)
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
 
@@ -131,7 +131,7 @@ def test_symbols_of_a_sentencepiece_model_are_never_read_from_text(texts: list[s
 
 
 class _Trap:
-    """Unpickled, it would leave a file."""
+    """Unpickling it would create a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -168,7 +168,7 @@ MALFORMED: dict[str, tuple[Callable[[list[str]], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_malformed_files_are_named_with_what_was_expected(name: str, texts: list[str], tmp_path: Path) -> None:
+def test_malformed_files_are_reported_with_the_expected_content(name: str, texts: list[str], tmp_path: Path) -> None:
     make, message = MALFORMED[name]
     path = tmp_path / "source.file"
     path.write_bytes(make(texts))

@@ -1,4 +1,4 @@
-"""The exact form: what it drops, what it keeps, and that encodings stay what they were."""
+"""The exact form: what it drops and keeps, and that encodings are unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tinylm_ablate.formats.lossless import State, added, make_lossless, open_tok
 from tinylm_ablate.formats.merges import last_pair, live_merges
 
 
-def test_it_is_its_own_exact_form(bpe: tuple[State, str]) -> None:
+def test_the_exact_form_is_idempotent(bpe: tuple[State, str]) -> None:
     assert make_lossless(bpe[0], "again") == bpe
 
 
@@ -89,7 +89,7 @@ def test_a_pre_tokenizer_that_loses_text_is_refused(bpe: tuple[State, str]) -> N
 
 def test_text_cannot_spell_a_special_token(bpe: tuple[State, str]) -> None:
     state = copy.deepcopy(bpe[0])
-    # A word that merging reaches: as a special token it must not be reached any more.
+    # A word that merges produce: as a special token, it must not be produced.
     word = max((entry for entry in state["model"]["vocab"] if entry.isascii() and entry.isalpha()), key=len)
     state["added_tokens"].append(special_token(word, state["model"]["vocab"][word]))
     exact, end_of_text = make_lossless(state, "special")
@@ -102,7 +102,7 @@ def test_text_cannot_spell_a_special_token(bpe: tuple[State, str]) -> None:
     assert special <= set(tokenizer.encode(text).ids), "otherwise nothing was prevented"
 
 
-def test_added_tokens_keep_their_ids_wherever_they_stand(bpe: tuple[State, str]) -> None:
+def test_added_tokens_keep_their_ids_in_any_order(bpe: tuple[State, str]) -> None:
     state = copy.deepcopy(bpe[0])
     vocab = state["model"]["vocab"]
     state["model"]["vocab"] = {entry: at if at < 100 else at + 2 for entry, at in vocab.items()}
@@ -115,7 +115,7 @@ def test_added_tokens_keep_their_ids_wherever_they_stand(bpe: tuple[State, str])
 def test_dead_merges_are_found() -> None:
     vocab = {entry: at for at, entry in enumerate(["a", "b", "c", "ab", "bc", "abc", "cab"])}
     merges = [("a", "b"), ("b", "c"), ("a", "bc"), ("ab", "c"), ("ca", "b"), ("c", "ab")]
-    # a+bc never happens, as ab is merged first; ca is no entry.
+    # a+bc never happens, since ab is merged first; ca is not an entry.
     assert live_merges(vocab, merges, set()) == [("a", "b"), ("b", "c"), ("ab", "c"), ("c", "ab")]
     assert live_merges(vocab, merges, {"abc"}) == [("a", "b"), ("b", "c"), ("c", "ab")]
 
@@ -127,7 +127,7 @@ def test_the_last_pair_follows_the_ranks() -> None:
     assert last_pair([b"z", b"z"], lambda *_: 3) == (b"z", b"z")
 
 
-def test_several_merges_an_entry_encode_as_before(sentencepiece_file: Path, texts: list[str]) -> None:
+def test_several_merges_per_entry_encode_as_before(sentencepiece_file: Path, texts: list[str]) -> None:
     """A Llama-style tokenizer.json lists every way to split a piece; one is enough."""
     state = copy.deepcopy(import_tokenizer(sentencepiece_file).state)
     vocab = state["model"]["vocab"]

@@ -22,7 +22,7 @@ def test_every_combination() -> None:
     assert len(names("arch.depth=range(1,4)", "init=a,b", seeds=5)) == 30
 
 
-def test_what_all_cells_share_stands_apart() -> None:
+def test_settings_shared_by_all_cells_are_separate() -> None:
     shared, cells = expand(None, ["arch.depth=20,40", "scale=s32", "seeds=2"], grid(), 2)
     assert shared == ["scale=s32"]
     assert cells[0].overrides == ("seeds=null", "arch.depth=20", "seed=0")
@@ -33,7 +33,7 @@ def test_the_command_line_replaces_an_axis_of_the_file() -> None:
     assert names("arch.depth=9,10", params={"arch.depth": [20, 40]}) == ["arch.depth=9", "arch.depth=10"]
 
 
-def test_zipped_axes_go_together() -> None:
+def test_zipped_axes_vary_together() -> None:
     cells = names("a=1,2", "b=3,4", "c=5,6", zip=[["a", "b"]])
     assert cells == ["c=5 a=1 b=3", "c=5 a=2 b=4", "c=6 a=1 b=3", "c=6 a=2 b=4"]
 
@@ -45,7 +45,7 @@ def test_arms_are_bundles_with_a_name() -> None:
     assert cells[1].overrides == ("seeds=null", "x=1", "init=inherit", "init.criterion=l1")
 
 
-def test_excluded_cells_are_left_out() -> None:
+def test_excluded_cells_are_omitted() -> None:
     assert names("a=1,2", "b=3,4", exclude=["a=1 b=4"]) == ["a=1 b=3", "a=2 b=3", "a=2 b=4"]
 
 

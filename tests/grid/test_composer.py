@@ -27,7 +27,7 @@ CELLS = [
 ]
 
 
-def test_cells_are_those_of_hydra_whatever_came_before() -> None:
+def test_cells_equal_hydras_in_any_order() -> None:
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         expected = [typed(hydra_compose("config", overrides=cell)) for cell in CELLS]
@@ -39,7 +39,7 @@ def test_cells_are_those_of_hydra_whatever_came_before() -> None:
             assert [composer.typed(cell) for cell in CELLS] == expected
 
 
-def test_a_cell_shares_nothing_with_the_others_and_depends_on_no_order() -> None:
+def test_a_cell_is_independent_of_others_and_of_order() -> None:
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         master = hydra_compose("config", return_hydra_config=True)
@@ -59,7 +59,7 @@ def test_a_cell_shares_nothing_with_the_others_and_depends_on_no_order() -> None
         assert composer.typed(["seed=1", "seed=2"]).seed == 2
 
 
-def test_what_follows_a_key_changes_with_it_though_its_first_value_is_the_default() -> None:
+def test_dependent_keys_change_even_if_the_first_value_is_the_default() -> None:
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composer = Composer(GlobalHydra.instance().config_loader(), hydra_compose("config", return_hydra_config=True))
@@ -87,7 +87,7 @@ def test_cells_with_the_choices_of_the_multirun_are_not_composed_again(monkeypat
 
 
 @pytest.mark.parametrize("wrong", ["arch.depht=3", "init=nothing", "~arch.nothing", "arch.depth=1,2"])
-def test_what_hydra_refuses_is_refused(wrong: str) -> None:
+def test_whatever_hydra_refuses_is_refused(wrong: str) -> None:
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composer = Composer(GlobalHydra.instance().config_loader(), hydra_compose("config", return_hydra_config=True))

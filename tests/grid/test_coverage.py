@@ -1,4 +1,4 @@
-"""Figure 2: what the most frequent entries of the large vocabulary cover, as files."""
+"""Figure 2: coverage of the most frequent entries of the large vocabulary, as files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def rows(config: Config) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_the_papers_six_values_stand_beside_ours(config: Config) -> None:
+def test_the_papers_six_values_are_next_to_ours(config: Config) -> None:
     found = rows(config)
     assert [float(row["paper_accumulated_frequency_percent"]) for row in found] == PAPER
     assert [int(row["vocab_size"]) for row in found] == [48, 95, 190, 285, 428, 600]

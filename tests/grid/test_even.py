@@ -1,4 +1,4 @@
-"""Resolution of 'auto' for a whole grid."""
+"""Resolution of "auto" for a whole grid."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cells(*arms: str) -> list[tuple[Config, Settled]]:
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A processor with instructions for bf16."""
+    """Simulate a CPU with instructions for bf16."""
     monkeypatch.setattr("tinylm_ablate.settle.fast_bf16", lambda _: True)
 
 

@@ -1,4 +1,4 @@
-"""From a grid's files to what the science package reads: labels, curves, and the seeds that it requests."""
+"""From the files of a grid to evidence: labels, curves, and the requested seeds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tinylm_ablate.grid.cells import expand
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.grid.parts import Part
 from tinylm_ablate.grid.result_table import summary_table
-from tinylm_ablate.science.claim import parse
+from tinylm_ablate.science.claim_files import parse
 from tinylm_ablate.science.evidence import Evidence, settings
 from tinylm_ablate.science.seeds import seeds_wanted
 from tinylm_ablate.settle import settle
@@ -27,7 +27,7 @@ BITS = "test/bits_per_byte/all"
 
 @pytest.fixture
 def part(tmp_path: Path) -> Part:
-    """Three arms of three seeds, whose runs are planted: the second is clearly better, the third may be."""
+    """Three arms with three seeds of planted runs: the second is clearly better, the third may be."""
     base = compose([f"runs_dir={tmp_path}", "experiment.name=mine"])
     base.grid.arms = {"base": [], "clear": ["arch.depth=4"], "close": ["arch.depth=5"]}
     made = Part("", base, [], *expand(None, [], base.grid, 3))
@@ -40,7 +40,7 @@ def part(tmp_path: Path) -> Part:
 
 
 def _plant(run: Settled, value: float) -> None:
-    """The files of a finished run with this many bits per byte."""
+    """Write the files of a finished run with given bits per byte."""
     offsets = np.random.default_rng(0).standard_normal(100)
     offsets -= offsets.mean()
     (run.folder / "measures").mkdir(parents=True)
@@ -93,13 +93,13 @@ def test_open_comparisons_want_more_seeds(part: Part) -> None:
 def test_the_arms_of_the_grid_get_the_seeds_that_are_wanted(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
     part.base.seeds = "sequential"
     identity = sweeper._write_grid(part).path.stem
-    monkeypatch.setattr("tinylm_ablate.science.claim.read_claims", lambda **_: [claim(gates=["bigrams"])])
+    monkeypatch.setattr("tinylm_ablate.science.claim_files.read_claims", lambda **_: [claim(gates=["bigrams"])])
     assert sweeper._more_seeds(part, identity, [])
     assert {arm: len(cells) for arm, cells in part.arms.items()} == {"arm=base": 5, "arm=clear": 3, "arm=close": 5}
     assert not sweeper._more_seeds(part, identity, []), "the seeds that are wanted were added, and none of them is finished"
 
 
-def test_the_curve_tells_what_tokens_are_worth(part: Part) -> None:
+def test_the_curve_gives_the_effect_of_more_tokens(part: Part) -> None:
     (setting,) = settings(evidence(part))
     curve = setting.evidence.curve_by_run[setting.identities("base")[0]]
     # The first point is the mean of the losses at 1,000 and 2,000 tokens.
@@ -113,7 +113,7 @@ def test_untuned_arms_are_not_tested_and_tuned_ones_are(part: Part) -> None:
     assert max(seeds_wanted(evidence(part), [claim(gates=["bigrams", "tuned"])], ARMS).values()) == 3
 
 
-def test_runs_that_are_not_finished_are_left_out(part: Part) -> None:
+def test_unfinished_runs_are_omitted(part: Part) -> None:
     (part.settled[part.cells[0]].folder / "metrics.json").unlink()
     (setting,) = settings(evidence(part))
     assert sorted(setting.by_seed("base", BITS)) == [1, 2]
@@ -121,8 +121,8 @@ def test_runs_that_are_not_finished_are_left_out(part: Part) -> None:
     assert [line.split("|")[2].strip() for line in table.splitlines()[2:5]] == ["2", "3", "3"] and "2.5000" in table
 
 
-def test_a_measure_that_other_grids_requested_does_not_set_runs_apart(part: Part) -> None:
-    """A shared run may have more measures than its neighbors, and bigrams are counted on each run's own tokens."""
+def test_measures_of_other_grids_do_not_separate_runs(part: Part) -> None:
+    """A shared run may have more measures than other runs, and bigrams are counted on each run's own tokens."""
     for number, cell in enumerate(part.cells[:3]):
         folder = part.settled[cell].folder / "measures"
         speed = {"schema": 1, "settings": {"machine": f"m{number // 2}"}, "metrics": {"decode/tokens_per_second": 5.0}}
@@ -131,7 +131,7 @@ def test_a_measure_that_other_grids_requested_does_not_set_runs_apart(part: Part
         (folder / "bigrams.0123456789abcdef.json").write_text(json.dumps(bigrams | {"settings": {"tokens": number}}))
     (setting,) = settings(evidence(part))
     assert len(setting.arms) == 3
-    # Speeds of another machine than most are none of this comparison.
+    # Speeds on another machine than most are not part of this comparison.
     assert len(setting.by_seed("base", "decode/tokens_per_second")) == 2
 
 

@@ -75,7 +75,7 @@ LONGER = [
 
 @pytest.fixture(scope="module")
 def whole(data: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """An undisturbed search: its folder, and what it printed."""
+    """An undisturbed search: its folder and its output."""
     folder = tmp_path_factory.mktemp("whole")
     done = search(folder, *data, *LONGER, "tracking=mlflow")
     assert done.code == 0, done.text
@@ -182,7 +182,7 @@ def test_weak_trials_are_pruned_and_keep_their_checkpoint(data: list[str], tmp_p
         )
 
 
-def test_a_trial_that_diverges_leaves_the_search_alone(data: list[str], tmp_path: Path) -> None:
+def test_a_diverged_trial_does_not_affect_the_search(data: list[str], tmp_path: Path) -> None:
     overflow = ["optimizer.clip=1e30", "optimizer.scaling.exponent=0", "optimizer.weight_decay=1.0", "train.tokens=2560"]
     done = search(tmp_path, *data, *overflow, "optimizer.scaling.base_lr=0.003,900", "search.trials=4", "search.sampler=random")
     assert done.code == 0, done.text
@@ -226,13 +226,13 @@ def test_all_mistakes_are_reported_before_anything_is_spent(tmp_path: Path) -> N
         (["arch.depth=1,2", "mode=status"], "mode=status: allowed with hydra/sweeper=grid"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_searched_is_reported(arguments: list[str], message: str, data: list[str], tmp_path: Path) -> None:
+def test_impossible_searches_are_reported(arguments: list[str], message: str, data: list[str], tmp_path: Path) -> None:
     done = search(tmp_path, *data, *arguments)
     assert done.code == 2 and message in done.err, done.text
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_space_that_is_all_off_the_budget_ends_in_words(data: list[str], tmp_path: Path) -> None:
+def test_a_space_outside_the_budget_is_reported(data: list[str], tmp_path: Path) -> None:
     budget = ["search.parameters=[1,2]", "search.trials=3"]
     for space, words in (
         ("arch.depth=1,2", "the search ends 3 trials early: all 2 points of the space were tried; shapes outside "),
@@ -245,11 +245,11 @@ def test_a_space_that_is_all_off_the_budget_ends_in_words(data: list[str], tmp_p
     assert "all 2 points of the space were tried" in again.err and "rejected trial" not in again.err
 
 
-def test_a_space_of_duplicates_ends_in_words(data: list[str], tmp_path: Path) -> None:
+def test_a_space_of_duplicates_is_reported(data: list[str], tmp_path: Path) -> None:
     done = search(tmp_path, *data, "arch.depth=1,2", "search.trials=1000")
     assert done.code == 0 and "the search ends 998 trials early: all 2 points of the space were tried" in done.err, done.text
     assert "2 done" in done.err
-    # Points that differ and mean one run: AdamW has no use for Muon's momentum.
+    # Different points with the same run: AdamW ignores Muon's momentum.
     done = search(tmp_path, *data, "optimizer.name=adamw", "optimizer.momentum=interval(0.1,0.9)", "search.trials=1000")
     assert done.code == 0 and "20 proposals in a row were tried before" in done.err, done.text
     assert len({trial["identity"] for trial in json.loads(newest(tmp_path).read_text())["trials"]}) == 1

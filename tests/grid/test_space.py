@@ -1,4 +1,4 @@
-"""What a search ranges over and looks at."""
+"""The space and the objectives of a search."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.grid.compose import compose, diagnose
+from tinylm_ablate.grid.compose import compose
+from tinylm_ablate.grid.diagnosis import diagnose
 from tinylm_ablate.grid.objectives import parse_objectives
 from tinylm_ablate.grid.space import parse_space
 
@@ -71,7 +72,7 @@ def test_an_argument_replaces_an_axis_of_an_experiment() -> None:
     assert shared == ["arch.depth=2"] and [axis.key for axis in axes] == ["init"]
 
 
-def test_the_last_of_one_value_and_several_counts_or_is_a_mistake() -> None:
+def test_a_value_after_several_replaces_them_or_is_a_mistake() -> None:
     shared, axes = parse_space({"a": "7,8"}, ["a=2", "a=range(1,5)", "b=1,2"])
     assert shared == ["a=2"] and [axis.key for axis in axes] == ["a", "b"]
     with pytest.raises(ConfigError, match=r"^1 mistake.*\n  - a=2: a=range\(1,5\) is given too; allowed: only one of them$"):
@@ -90,7 +91,7 @@ def test_unknown_and_impossible_values_of_a_range_are_reported_together() -> Non
         assert part in output
 
 
-def test_objectives_know_which_way_they_are_better() -> None:
+def test_objectives_have_a_direction() -> None:
     names = ["validation/bits_per_byte/all", "test/cloze/zh", "decode/tokens_per_second"]
     evaluate = compose([]).evaluate
     found, mistakes = parse_objectives(names, evaluate)

@@ -1,4 +1,4 @@
-"""A study that outlives its processes, and what the pruner sees of a run."""
+"""A study that outlives its processes, and the values that its pruner reads."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def walk(study: Study, stop: int | None = None) -> None:
         study.tell(trial, DONE, [quality(trial.params)], identity=str(trial.number))
 
 
-def test_a_study_that_goes_on_proposes_what_it_would_have_proposed(tmp_path: Path) -> None:
+def test_a_resumed_study_makes_the_same_proposals(tmp_path: Path) -> None:
     whole, parts = Place(tmp_path / "whole", trials=16), Place(tmp_path / "parts", trials=16)
     walk(whole.open())
     for stop in (3, 1, 9, None):
@@ -63,7 +63,7 @@ def test_a_study_that_goes_on_proposes_what_it_would_have_proposed(tmp_path: Pat
     assert len(whole.trials()) == 16
 
 
-def test_a_trial_whose_process_was_killed_is_tried_again(tmp_path: Path) -> None:
+def test_a_trial_whose_process_was_killed_is_repeated(tmp_path: Path) -> None:
     search = Place(tmp_path / "killed")
     walk(search.open(), 2)
     code = (
@@ -85,14 +85,14 @@ def test_a_trial_whose_process_was_killed_is_tried_again(tmp_path: Path) -> None
     assert [trial.state for trial in search.trials()].count(TrialState.FAIL) == 1
     assert [result.number for result in study.results()] == [0, 1, 3, 4, 5, 6]
     assert sorted(path.name for path in search.folder.iterdir()) == ["one.db", "one.lock"]
-    # And the stop has not changed what was proposed after it.
+    # The interruption has not changed later proposals.
     other = Place(tmp_path / "whole")
     walk(other.open())
     places = [result.place for result in other.open().results()]
     assert [result.place for result in study.results()][:4] == places[:4]
 
 
-def test_a_trial_that_is_being_worked_on_is_left_alone(tmp_path: Path) -> None:
+def test_an_active_trial_is_not_repeated(tmp_path: Path) -> None:
     search = Place(tmp_path, trials=3)
     one, two = search.open(), search.open()
     first, second = one.ask(), two.ask()
@@ -118,7 +118,7 @@ def test_rejected_trials_are_free_and_failed_ones_count(tmp_path: Path) -> None:
     ]
 
 
-def test_the_sampler_keeps_away_from_what_is_rejected(tmp_path: Path) -> None:
+def test_the_sampler_avoids_rejected_regions(tmp_path: Path) -> None:
     study = Place(tmp_path, trials=40).open()
     proposals = []
     while (trial := study.ask()) is not None and len(proposals) < 60:
@@ -131,7 +131,7 @@ def test_the_sampler_keeps_away_from_what_is_rejected(tmp_path: Path) -> None:
     assert sum(x <= 0.2 for x in rest) / len(rest) > 0.6 > sum(x <= 0.2 for x in first) / len(first)
 
 
-def test_a_name_belongs_to_one_study_and_a_file_that_is_none_is_reported(tmp_path: Path) -> None:
+def test_a_name_belongs_to_one_study_and_other_files_are_reported(tmp_path: Path) -> None:
     search = Place(tmp_path)
     walk(search.open({"space": "x", "seed": 0}), 1)
     with pytest.raises(ConfigError, match=r"search\.name=one: .* space was x, and is y"):
@@ -142,7 +142,7 @@ def test_a_name_belongs_to_one_study_and_a_file_that_is_none_is_reported(tmp_pat
         search.open()
 
 
-def test_the_front_is_what_no_other_trial_beats(tmp_path: Path) -> None:
+def test_the_front_is_the_set_of_undominated_trials(tmp_path: Path) -> None:
     study = Place(tmp_path, trials=12).open(objectives=2)
     while (trial := study.ask()) is not None:
         study.tell(trial, DONE, [quality(trial.params), trial.params["n"] % 5])
@@ -162,9 +162,9 @@ def test_the_front_is_what_no_other_trial_beats(tmp_path: Path) -> None:
 def test_the_pruner_sees_the_mean_loss_of_each_twentieth(tmp_path: Path, maximize: bool) -> None:
     trial = Place(tmp_path, pruner="median").open().ask()
     assert trial is not None
-    rows = [{"tokens": float(tokens), "loss": 100.0 / tokens} for tokens in range(10, 410, 10)]  # two rows a point
+    rows = [{"tokens": float(tokens), "loss": 100.0 / tokens} for tokens in range(10, 410, 10)]  # two rows per point
     curve = tmp_path / "curve.jsonl"
-    # An earlier session left the first five rows; the sixth is in the file before the watch is called with it.
+    # The first five rows are from an earlier session; the sixth is in the file before the watch is called with it.
     curve.write_text("".join(json.dumps(row) + "\n" for row in rows[:6]))
     watch = Watch(trial, curve, 400, maximize)
     assert not any(watch(row) for row in rows[5:])

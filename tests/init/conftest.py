@@ -1,4 +1,4 @@
-"""A small model that has learned something, so that its units matter: with random weights none is more useful."""
+"""A small trained model, so that its units matter: with random weights, all are equally useful."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LENGTH = 32
 
 @pytest.fixture(scope="session")
 def puzzle() -> np.ndarray:
-    """Tokens, most of which follow from the token before or from the one before that."""
+    """Return tokens that mostly follow from one of the two tokens before."""
     draw = np.random.default_rng(0)
     after, later = draw.permutation(64), draw.permutation(64)
     tokens, kind = draw.integers(0, 64, 60_000), draw.random(60_000)
@@ -34,7 +34,7 @@ def puzzle() -> np.ndarray:
 
 @pytest.fixture
 def calibration(puzzle: np.ndarray) -> Callable[[int], Calibration]:
-    """``calibration(n)`` is n sequences of the puzzle."""
+    """``calibration(n)`` returns n sequences of the puzzle."""
     return lambda sequences: Calibration(LENGTH, sequences, f"puzzle{sequences}", lambda: puzzle)
 
 
@@ -54,20 +54,20 @@ def _trained(puzzle: np.ndarray) -> Parent:
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    assert float(loss.detach()) < 2.2  # 4.16 is to know nothing
+    assert float(loss.detach()) < 2.2  # 4.16 is chance
     return Parent("trained", Path("nowhere"), TRAINED, to_huggingface(decoder.state_dict(), TRAINED), None)
 
 
 @pytest.fixture
 def trained(_trained: Parent) -> Parent:
-    """A model that was trained on the puzzle; its weights are a copy."""
+    """A model that was trained on the puzzle, with a copy of its weights."""
     return replace(_trained, state={name: weight.clone() for name, weight in _trained.state.items()})
 
 
 @pytest.fixture
 def planted(trained: Parent) -> Callable[[str], Parent]:
-    """``planted(axis)``: the same with one unit of an axis that writes noise: channel 1, key-value group 0 of layer 1 (heads 0
-    and 1), or FFN neuron 3 of layer 2. One that does nothing would not do: some that were learned cost under 0.001 nats."""
+    """``planted(axis)`` returns it with a unit of an axis that writes noise: channel 1, key-value group 0 of layer 1 (heads 0
+    and 1), or FFN neuron 3 of layer 2. A unit without effect would not suffice: some learned ones cost under 0.001 nats."""
     places = {
         "width": ("model.embed_tokens.weight", slice(1, 2)),
         "heads": ("model.layers.1.self_attn.o_proj.weight", slice(0, 16)),

@@ -1,4 +1,4 @@
-"""A child of its parent's own size is the same function, for every architecture that can be inherited from."""
+"""A child with its parent's size computes the same function, for every architecture that can be inherited from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SIZES = {
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 16, "rope_theta": 500000.0}  # fmt: skip
 MILLION = {"rope_type": "default", "rope_theta": 1e6}
-#: Name -> class and settings, each far from our own defaults.
+#: Name -> class and settings, which differ from our defaults.
 PARENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {"rms_norm_eps": 1e-3}),
     "llama, tied": ("Llama", {"tie_word_embeddings": True, "rms_norm_eps": 1e-6}),
@@ -48,7 +48,7 @@ def test_every_architecture_is_here() -> None:
 
 
 def tokenizer() -> Tokenizer:
-    """Bytes, and numbered entries that nothing merges to, up to 300."""
+    """A tokenizer of bytes, and numbered entries without merges, up to 300."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     names = [*letters, *(f"<{number}>" for number in range(300 - len(letters) - 1)), "<|endoftext|>"]
     made = Tokenizer(models.BPE(vocab={name: number for number, name in enumerate(names)}, merges=[]))
@@ -71,7 +71,7 @@ def saved(folder: Path, kind: str, settings: dict[str, Any]) -> Any:
 
 
 def full_size(parent: Parent, compose: Callable[[list[str]], Config], *changes: str) -> Config:
-    """A config that names the parent's depth, width and FFN width, and nothing else of its shape."""
+    """Return a config with the parent's depth, width and FFN width, and no other setting of its shape."""
     shape = parent.shape
     sizes = [f"arch.depth={shape.depth}", f"arch.width={shape.width}", f"arch.ffn_width={shape.ffn_width}"]
     return compose([*sizes, "init=inherit", f"init.parent={parent.folder}", "init.std=0.02", *changes])
@@ -120,7 +120,7 @@ def test_another_function_is_refused(change: str, message: str, tmp_path: Path, 
     assert any(message in mistake for mistake in check_parent(parent, shape))
 
 
-def test_heads_follow_the_width_in_the_parents_proportion(compose: Callable[[list[str]], Config]) -> None:
+def test_heads_scale_with_the_width_in_the_parents_proportion(compose: Callable[[list[str]], Config]) -> None:
     """Qwen3-0.6B has 16 heads of 128 channels at width 1024, and 8 key-value heads."""
     values = {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16}
     values |= {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
@@ -141,12 +141,12 @@ def test_heads_follow_the_width_in_the_parents_proportion(compose: Callable[[lis
         shape_for("arch.width=1000")
     by_budget = shape_for("arch.width=auto", "arch.parameters=200_000_000", "arch.ffn_width=auto", "arch.heads=4")
     assert parameters(by_budget)["total"] == pytest.approx(200_000_000, rel=0.01)
-    # Without a parent, heads that are set leave the width free.
+    # Without a parent, setting the heads does not determine the width.
     config = compose(["arch.heads=3", "arch.head_dim=16", "arch.width=50", "arch.depth=2"])
     assert dataclasses.astuple(resolve(config.arch, config.scale, 1500))[:6] == (2, 50, 136, 3, 3, 16)
 
 
-def test_pangus_modules_begin_as_llamas_function(tmp_path: Path, compose: Callable[[list[str]], Config]) -> None:
+def test_pangus_modules_initially_compute_llamas_function(tmp_path: Path, compose: Callable[[list[str]], Config]) -> None:
     model = saved(tmp_path / "parent", *PARENTS["llama"])
     parent = open_parent(str(tmp_path / "parent"), tmp_path)
     tokens = torch.randint(0, 300, (2, 64), generator=torch.Generator().manual_seed(1))
@@ -155,7 +155,7 @@ def test_pangus_modules_begin_as_llamas_function(tmp_path: Path, compose: Callab
     config = full_size(parent, compose, "arch=pangu_pi")
     assert (config.arch.activations, config.arch.shortcuts) == (2, 1)
     torch.testing.assert_close(child_logits(parent, config, tokens), expected, atol=1e-5, rtol=1e-5)
-    # The child's own modules learn from the first step on.
+    # The child's additional modules learn from the first step on.
     shape = resolve(config.arch, config.scale, 300, parent.shape)
     assert parent.vocabulary is not None
     decoder = take_decoder(inherit(parent, shape, parent.vocabulary, config.init, seed=0)[0], shape)
@@ -168,7 +168,7 @@ def test_pangus_modules_begin_as_llamas_function(tmp_path: Path, compose: Callab
 
 
 @pytest.mark.parametrize("method", ["inherit", "pool"])
-def test_a_parent_with_pangus_modules_is_kept_whole(
+def test_a_parent_with_pangus_modules_is_kept_completely(
     method: str, tmp_path: Path, compose: Callable[[list[str]], Config]
 ) -> None:
     shape = Shape(2, 48, 80, 6, 6, 8, 300, activations=2, shortcuts=1, shortcut_ratio=8)

@@ -1,4 +1,4 @@
-"""What skipping a layer of a parent costs, and the layers that are chosen by it."""
+"""Cost of skipping a layer of a parent, and the choice of layers by it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def calibration(sequences: int = 5, length: int = 12) -> Calibration:
 
 
 def loss_in_transformers(source: Parent, without: int | None, text: Calibration) -> float:
-    """The mean loss of the parent as transformers' model of its remaining layers."""
+    """Return the mean loss of transformers' model with the parent's remaining layers."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = source.shape
@@ -52,7 +52,7 @@ def loss_in_transformers(source: Parent, without: int | None, text: Calibration)
     return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
 
 
-def test_losses_are_those_of_the_model_without_the_layer() -> None:
+def test_losses_equal_those_of_the_model_without_the_layer() -> None:
     source, text = parent(), calibration()
     found = layer_importance([source], text)[0]
     assert found.whole == pytest.approx(loss_in_transformers(source, None, text), rel=1e-5)
@@ -61,7 +61,7 @@ def test_losses_are_those_of_the_model_without_the_layer() -> None:
     assert found.costs == pytest.approx([loss - found.whole for loss in found.skipped])
 
 
-def test_a_layer_that_does_nothing_costs_nothing_and_goes_first(tmp_path: Path) -> None:
+def test_a_layer_without_effect_costs_nothing_and_is_dropped_first(tmp_path: Path) -> None:
     source = parent()
     idle = 3
     state = dict(source.state)
@@ -103,7 +103,7 @@ def test_parents_are_measured_together_as_each_alone(tmp_path: Path, monkeypatch
     assert [one.fingerprint for one in asked[0]] == [parents[0].fingerprint, parents[2].fingerprint]
 
 
-def test_costs_are_measured_once_for_a_parent_and_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_are_measured_once_per_parent_and_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = parent()
     first = open_importance(source, calibration(), tmp_path)
     (file,) = (tmp_path / "scores").glob("*.json")

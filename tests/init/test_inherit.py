@@ -1,4 +1,4 @@
-"""A child out of a parent: layers, neurons and rows together."""
+"""A child cut from a parent: layers, neurons and rows together."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_child_of_the_parents_shape_is_the_parent() -> None:
     ids=["smaller", "deeper", "grouped", "larger vocabulary", "narrow heads"],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_child_has_its_sizes_in_single_precision(changes: dict[str, Any], dtype: torch.dtype) -> None:
+def test_the_child_has_its_own_sizes_in_single_precision(changes: dict[str, Any], dtype: torch.dtype) -> None:
     source = parent()
     source = replace(source, state={name: weight.to(dtype) for name, weight in source.state.items()})
     shape = child(**changes)
@@ -104,7 +104,7 @@ def test_tied_parents_have_tied_and_untied_children() -> None:
         inherit(parent(), child(tied=True), vocabulary(300), INIT, seed=0)
 
 
-def test_the_record_tells_what_was_kept() -> None:
+def test_the_record_lists_what_was_kept() -> None:
     _, record = inherit(parent(), child(), vocabulary(300), INIT, seed=0)
     assert record["layers"]["kept"] == [0, 1, 3, 5]
     assert record["layers"]["dropped"] == [2, 4]
@@ -117,7 +117,7 @@ def test_the_record_tells_what_was_kept() -> None:
     assert grown["layers"]["repeated"] == {"2": 2, "3": 2, "4": 2}
 
 
-def test_repeated_layers_are_copies_of_their_own() -> None:
+def test_repeated_layers_are_independent_copies() -> None:
     state, _ = inherit(parent(), child(depth=9), vocabulary(300), INIT, seed=0)
     first, second = (state[f"model.layers.{layer}.mlp.up_proj.weight"] for layer in (2, 3))
     assert torch.equal(first, second)
@@ -137,7 +137,7 @@ def test_only_fresh_rows_follow_the_seed() -> None:
     assert not torch.equal(first["model.embed_tokens.weight"][0], first["lm_head.weight"][0])
 
 
-def test_layers_and_scores_may_come_from_elsewhere() -> None:
+def test_layers_and_scores_can_be_passed_in() -> None:
     source = parent()
     layers = choose_layers(6, 4, 0, 0, [0, 1, 2, 3])
     scores = score(source.state, PARENT, "l1")

@@ -17,7 +17,7 @@ depths = st.integers(1, 60)
 
 
 @given(parent=depths, child=depths, first=st.integers(0, 5), last=st.integers(0, 5), rule=st.sampled_from(["middle", "even"]))
-def test_any_choice_is_ordered_and_whole(parent: int, child: int, first: int, last: int, rule: str) -> None:
+def test_any_choice_is_ordered_and_complete(parent: int, child: int, first: int, last: int, rule: str) -> None:
     if rule == "middle" and child < parent and first + last > child:
         with pytest.raises(UserError, match=r"init\.keep_first"):
             choose_layers(parent, child, first, last, rule)
@@ -70,7 +70,7 @@ def test_growth_without_intermediate_layers_repeats_all() -> None:
     assert choose_layers(3, 6, 3, 1).layers == (0, 0, 1, 1, 2, 2)
 
 
-def test_a_list_is_taken_as_it_is() -> None:
+def test_a_list_is_used_unchanged() -> None:
     choice = choose_layers(6, 4, 3, 3, [0, 2, 2, 5])
     assert (choice.layers, choice.rule, choice.repeated) == ((0, 2, 2, 5), "list", {2: 2})
 
@@ -95,7 +95,7 @@ def test_impossible_arguments() -> None:
 
 
 @given(costs=st.lists(st.floats(-1, 5), min_size=1, max_size=40), data=st.data())
-def test_importance_leaves_out_what_costs_least(costs: list[float], data: st.DataObject) -> None:
+def test_importance_drops_the_layers_that_cost_least(costs: list[float], data: st.DataObject) -> None:
     depth = len(costs)
     child = data.draw(st.integers(1, depth))
     first = data.draw(st.integers(0, child))
@@ -119,7 +119,7 @@ def test_importance_by_hand() -> None:
         "skipping_costs": [0.0, 0.4, 0.1, 0.3, 0.2, 0.0],
     }  # fmt: skip
     assert choose_layers(6, 3, 0, 0, "importance", [1.0] * 6).layers == (0, 1, 2)
-    # A deeper child repeats layers as it would by "middle"; nothing is measured for it.
+    # A deeper child repeats layers as with "middle"; nothing is measured for it.
     assert choose_layers(4, 6, 1, 1, "importance").layers == choose_layers(4, 6, 1, 1, "middle").layers
 
 
@@ -133,7 +133,7 @@ def test_a_list_is_written_with_ranges(text: str, layers: tuple[int, ...]) -> No
 
 
 @pytest.mark.parametrize("text", ["", "middel", "1-", "-3", "1;2", "1,,2", "0.5"])
-def test_what_is_no_list_is_refused(text: str) -> None:
+def test_invalid_lists_are_refused(text: str) -> None:
     with pytest.raises(
         UserError, match=r"init\.layers=.*allowed: middle, even, importance, or the parent's layers as '0-3,7,9-11'"
     ):

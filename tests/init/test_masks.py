@@ -1,4 +1,4 @@
-"""Learned masks: the gates by their formulas, the gated model against the cut one, and what training finds."""
+"""Learned masks: gates compared with their formulas, the gated model with the cut model, and results of training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tinylm_ablate.formats.tensors import tensor_sizes
 from tinylm_ablate.init import masks as module
 from tinylm_ablate.init.calibration import Calibration
 from tinylm_ablate.init.gates import Gates, fold, gated, gates_for
-from tinylm_ablate.init.masks import Learned, Target, backward, learn, open_masks
+from tinylm_ablate.init.masks import Learned, Passes, Target, backward, learn, open_masks
 from tinylm_ablate.init.neurons import Units, choose_units, cut, score
 from tinylm_ablate.init.parents import Parent
 
@@ -54,7 +54,7 @@ def learned(
 
 
 def random_weights(shape: Shape, seed: int = 0) -> dict[str, Tensor]:
-    """A decoder's weights, none of them zero or one."""
+    """Return a decoder's weights, none of which is zero or one."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.randn(parameter.shape, generator=generator) * 0.3 + ("norm" in name)
@@ -63,7 +63,7 @@ def random_weights(shape: Shape, seed: int = 0) -> dict[str, Tensor]:
 
 
 def logits(shape: Shape, weights: dict[str, Tensor]) -> Tensor:
-    """In double precision, where what differs beyond rounding shows."""
+    """Return logits in double precision, so that differences beyond rounding are visible."""
     decoder = Decoder(shape).double()
     decoder.load_state_dict(weights)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def logits(shape: Shape, weights: dict[str, Tensor]) -> Tensor:
 
 
 def hard(shape: Shape, units: Units, soft: bool, seed: int = 2) -> dict[str, Tensor]:
-    """Gates that are zero outside ``units``, and one, or something else above zero, within."""
+    """Return gates that are zero outside ``units``, and one (or another positive value) within."""
     generator = torch.Generator().manual_seed(seed)
 
     def gates(rows: list[Tensor], count: int) -> Tensor:
@@ -89,7 +89,7 @@ def hard(shape: Shape, units: Units, soft: bool, seed: int = 2) -> dict[str, Ten
     }
 
 
-def test_gates_are_open_as_often_as_they_say_and_fully_as_the_logistic_distribution_says() -> None:
+def test_gates_are_open_with_their_probability() -> None:
     gates = Gates(1, 5, 3, temperature=0.5)
     values = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0])
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_the_penalty_is_the_lagrangian_of_each_target() -> None:
     [{}, {"kv_heads": 4}, {"tied": True}, {"qkv_bias": True}, {"qk_norm": True, "tied": True}],
     ids=["grouped", "multi-head", "tied", "biases", "query norms"],
 )
-def test_the_gated_forward_is_the_cut_forward(changes: dict[str, Any], soft: bool) -> None:
+def test_the_gated_forward_equals_the_cut_forward(changes: dict[str, Any], soft: bool) -> None:
     shape = replace(SHAPE, **changes)
     child = replace(shape, width=26, ffn_width=20, heads=2, kv_heads=shape.kv_heads // 2)
     weights = {name: weight.double() for name, weight in random_weights(shape).items()}
@@ -147,7 +147,7 @@ def test_open_gates_change_nothing() -> None:
 
 
 def test_gradients_reach_gates_and_weights_as_through_one_graph(calibration: Calibrations) -> None:
-    """In micro batches and by way of copies, against autograd through the whole of it."""
+    """In micro batches and through copies, compared with autograd through the whole computation."""
     weights = {name: weight.requires_grad_() for name, weight in random_weights(replace(SHAPE, tied=True)).items()}
     shape, decoder = replace(SHAPE, tied=True), Decoder(replace(SHAPE, tied=True))
     gates = gates_for(shape, CHILD, 2 / 3)
@@ -161,7 +161,7 @@ def test_gradients_reach_gates_and_weights_as_through_one_graph(calibration: Cal
         return gated(weights, shape, {axis: gate.sample(generator) for axis, gate in gates.items()})
 
     (whole,) = calibration(6).batches(0, 6)
-    (total,) = backward(decoder, [current()], [whole[:4], whole[4:]], 6)
+    (total,) = backward(Passes(decoder, "fp32"), [current()], [whole[:4], whole[4:]], 6)
     found = [leaf.grad.clone() for leaf in leaves if leaf.grad is not None]
     assert len(found) == len(leaves)
 
@@ -190,7 +190,7 @@ def test_masks_reach_their_targets_and_the_cut_has_the_childs_shape(trained: Par
     assert all(abs(distance) < 0.5 for distances in result.record["distance"].values() for distance in distances)
     pruned = cut(result.state, SHAPE, child, [0, 2], result.scores)
     assert {name: tuple(weight.shape) for name, weight in pruned.items()} == tensor_sizes(child)
-    # Far better from the first step on than the parent's own weights by another criterion.
+    # Much better from the first step on than the parent's weights chosen by another criterion.
     assert loss_of(child, pruned, calibration) < loss_of(
         child, cut(trained.state, SHAPE, child, [0, 2], l2(trained)), calibration
     )
@@ -210,8 +210,8 @@ def loss_of(shape: Shape, state: dict[str, Tensor], calibration: Calibrations) -
 
 
 @pytest.mark.parametrize("axis", ["width", "heads", "ffn"])
-def test_a_unit_that_does_harm_goes_first(planted: Callable[[str], Parent], calibration: Calibrations, axis: str) -> None:
-    """However large its weights: another criterion keeps it."""
+def test_a_harmful_unit_is_removed_first(planted: Callable[[str], Parent], calibration: Calibrations, axis: str) -> None:
+    """However large its weights are: another criterion keeps it."""
     changes: dict[str, dict[str, Any]] = {
         "width": {"width": 31},
         "heads": {"heads": 2, "kv_heads": 1},
@@ -256,7 +256,7 @@ def test_frozen_weights_are_the_parents_times_the_gates(trained: Parent, calibra
     )
 
 
-def test_groups_stay_whole_and_dropped_layers_are_missing(trained: Parent, calibration: Calibrations) -> None:
+def test_groups_are_kept_together_and_dropped_layers_are_missing(trained: Parent, calibration: Calibrations) -> None:
     child = replace(SHAPE, depth=3, heads=2, kv_heads=1)
     result = learned(trained, child, [0, 0, 2], calibration(8 * 20), settings())
     assert not any(name.startswith("model.layers.1.") for name in result.state)
@@ -273,15 +273,15 @@ def test_learned_once_for_each_target(
     trained: Parent, calibration: Calibrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child = replace(SHAPE, ffn_width=16)
-    first = open_masks(Target(trained, child, [0, 1, 2]), calibration(16), settings(), tmp_path)
+    (first,) = open_masks([Target(trained, child, [0, 1, 2])], calibration(16), settings(), tmp_path)
     assert isinstance(first, Learned)
-    other = open_masks(Target(trained, replace(SHAPE, ffn_width=20), [0, 1, 2]), calibration(16), settings(), tmp_path)
+    (other,) = open_masks([Target(trained, replace(SHAPE, ffn_width=20), [0, 1, 2])], calibration(16), settings(), tmp_path)
     assert not torch.equal(first.scores.ffn, other.scores.ffn)
-    open_masks(Target(trained, child, [0, 1, 2]), calibration(24), settings(), tmp_path)
-    open_masks(Target(trained, child, [0, 1, 2]), calibration(16), settings(warmup=0.5), tmp_path)
+    open_masks([Target(trained, child, [0, 1, 2])], calibration(24), settings(), tmp_path)
+    open_masks([Target(trained, child, [0, 1, 2])], calibration(16), settings(warmup=0.5), tmp_path)
     assert len(list((tmp_path / "scores").glob("*-learned-*/masks.json"))) == 4
     monkeypatch.setattr(module, "learn", lambda *_: pytest.fail("learned again"))
-    again = open_masks(Target(trained, child, [0, 1, 2]), calibration(16), settings(), tmp_path)
+    (again,) = open_masks([Target(trained, child, [0, 1, 2])], calibration(16), settings(), tmp_path)
     one, two = (cut(found.state, SHAPE, child, range(3), found.scores) for found in (first, again))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert again.record == first.record
@@ -295,7 +295,7 @@ def test_learning_is_the_same_every_time(trained: Parent, calibration: Calibrati
 
 
 def test_several_targets_are_learned_as_each_alone(trained: Parent, calibration: Calibrations) -> None:
-    """To the bit, for other parents, layers and sizes; one child has the parent's width and one has all of it."""
+    """Bit-identically, for different parents, layers and sizes; one child has the parent's width, and one its whole shape."""
     other = replace(trained, state={name: weight * 0.9 for name, weight in trained.state.items()})
     targets = [
         Target(trained, CHILD, [0, 2]), Target(other, CHILD, [0, 2]), Target(trained, replace(SHAPE, ffn_width=16), [0, 1]),
@@ -311,6 +311,16 @@ def test_several_targets_are_learned_as_each_alone(trained: Parent, calibration:
     assert [found.record["steps"] for found in together] == [4, 4, 4, 0]
 
 
+@pytest.mark.gpu
+def test_a_graph_on_a_gpu_learns_the_same(trained: Parent, calibration: Calibrations) -> None:
+    small = replace(trained.shape, width=trained.shape.width - 8)
+    targets = [Target(trained, small, range(trained.shape.depth))] * 2
+    expected, found = (learn(targets, calibration(8 * 4), settings(), device=device) for device in ("cpu", "cuda"))
+    for one, two in zip(expected, found, strict=True):
+        for mine, theirs in zip(one.record["curve"], two.record["curve"], strict=True):
+            assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-2)
+
+
 def test_masks_that_end_far_from_their_target_are_reported(
     trained: Parent, calibration: Calibrations, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -322,7 +332,7 @@ def test_masks_that_end_far_from_their_target_are_reported(
     assert {name: tuple(weight.shape) for name, weight in pruned.items()} == tensor_sizes(CHILD)
 
 
-def test_a_loss_that_is_not_finite_ends_it(trained: Parent, calibration: Calibrations) -> None:
+def test_a_loss_that_is_not_finite_stops_learning(trained: Parent, calibration: Calibrations) -> None:
     with pytest.raises(RunFailed, match=r"init\.masks\.weight_learning_rate"):
         learned(trained, CHILD, range(3), calibration(64), settings(weight_learning_rate=1e30))
 

@@ -1,4 +1,4 @@
-"""Memory of cutting a child out of a larger parent, and the decoder that takes its tensors."""
+"""Memory for cutting a child from a larger parent, and the decoder that adopts its tensors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "inherit_memory.py
 
 
 @pytest.mark.slow
-def test_a_cut_takes_little_more_than_the_child_and_a_shard() -> None:
-    # A peak of resident pages counts file pages that the system has not dropped yet, so the least of some runs is the claim.
+def test_a_cut_needs_little_more_memory_than_the_child_and_a_shard() -> None:
+    # Peak resident memory includes file pages that the system has not dropped yet, so the minimum of several runs counts.
     attempts = []
     for _ in range(5):
         done = subprocess.run([sys.executable, str(SCRIPT), "--small"], capture_output=True, text=True, check=False)
@@ -31,12 +31,12 @@ def test_a_cut_takes_little_more_than_the_child_and_a_shard() -> None:
     assert done.returncode == 0, attempts
     assert found["shards"] >= 4
     assert found["parent_mb"] > 2.5 * found["child_mb"]
-    # A second copy of the child beside the first, or the parent whole, would not pass.
+    # A second copy of the child, or the complete parent, would exceed this.
     assert found["child_mb"] < found["grown_by_mb"] <= found["aim_mb"] < found["parent_mb"]
 
 
 @pytest.mark.parametrize("changes", [{}, {"tied": True}, {"qkv_bias": True}, {"qk_norm": True}], ids=str)
-def test_a_decoder_takes_the_tensors_and_is_trained_on(changes: dict[str, bool]) -> None:
+def test_a_decoder_adopts_the_tensors_and_can_be_trained(changes: dict[str, bool]) -> None:
     shape = Shape(2, 16, 24, 4, 2, 4, 40, **changes)
     whole = Decoder(shape)
     for parameter in whole.parameters():

@@ -1,4 +1,4 @@
-"""Scores and cuts, against transformers' LlamaForCausalLM and against plain indexing."""
+"""Scores and cuts compared with transformers' LlamaForCausalLM and with plain indexing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def random_state(shape: Shape, seed: int = 0) -> State:
 
 
 def reference(shape: Shape, state: Mapping[str, Tensor]) -> Any:
-    """transformers' model with these weights."""
+    """Return transformers' model with these weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -64,7 +64,7 @@ def rows_of(heads: Tensor, size: int = 8) -> list[int]:
 
 @pytest.mark.parametrize("criterion", ["l1", "l2", "taylor"])
 @pytest.mark.parametrize("shape", [BASE, replace(BASE, kv_heads=2, tied=True)], ids=["multi-head", "grouped, tied"])
-def test_a_score_is_the_sum_over_all_weights_that_leave_with_the_unit(shape: Shape, criterion: str) -> None:
+def test_a_score_is_the_sum_over_all_weights_of_the_unit(shape: Shape, criterion: str) -> None:
     state, gradients = random_state(shape), random_state(shape, 1)
     values = {
         key: weight.double() * gradients[key] if criterion == "taylor" else weight.double() for key, weight in state.items()
@@ -73,7 +73,7 @@ def test_a_score_is_the_sum_over_all_weights_that_leave_with_the_unit(shape: Sha
     scores = score(state, shape, criterion, gradients if criterion == "taylor" else None)
 
     def lost(shape_without: Shape, **gone: Any) -> float:
-        """What leaves when a cut keeps everything but one unit."""
+        """Return the weights that are lost when a cut keeps all units except one."""
         chosen = Scores(
             criterion, *(torch.ones_like(part) for part in (scores.width, scores.heads, scores.kv_heads, scores.ffn))
         )
@@ -100,7 +100,7 @@ def test_large_matrices_are_scored_in_blocks(monkeypatch: pytest.MonkeyPatch) ->
         torch.testing.assert_close(getattr(blocks, axis), getattr(whole, axis), rtol=1e-12, atol=0)
 
 
-def test_taylor_takes_real_gradients() -> None:
+def test_taylor_uses_real_gradients() -> None:
     state = random_state(BASE)
     model = reference(BASE, state)
     model(TOKENS, labels=TOKENS).loss.backward()
@@ -112,7 +112,7 @@ def test_taylor_takes_real_gradients() -> None:
     torch.testing.assert_close(scores.ffn[1].float(), down + gate + up)
 
 
-def test_gradients_are_asked_for_where_they_are_needed() -> None:
+def test_gradients_are_required_by_taylor_only() -> None:
     state = random_state(BASE)
     for criterion, gradients in (("taylor", None), ("l1", state), ("magic", None)):
         with pytest.raises(ValueError, match=criterion):
@@ -154,7 +154,7 @@ def test_a_cut_is_plain_indexing_and_runs_in_transformers(kv_heads: int) -> None
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
-def test_cut_heads_and_neurons_equal_a_parent_with_zeros_there(kv_heads: int) -> None:
+def test_cut_heads_and_neurons_equal_a_parent_with_zeros(kv_heads: int) -> None:
     shape = replace(BASE, kv_heads=kv_heads)
     child = replace(shape, ffn_width=10, heads=2, kv_heads=kv_heads // 2)
     state = random_state(shape)
@@ -167,13 +167,13 @@ def test_cut_heads_and_neurons_equal_a_parent_with_zeros_there(kv_heads: int) ->
     torch.testing.assert_close(logits(child, cut(state, shape, child, range(3), units)), logits(shape, masked))
 
 
-def test_cut_channels_equal_a_parent_with_zeros_there_and_the_mean_taken_over_the_kept() -> None:
+def test_cut_channels_equal_a_parent_with_zeros_and_rescaled_norms() -> None:
     child = replace(BASE, width=20)
     state = random_state(BASE)
     units = choose_units(score(state, BASE, "l2"), BASE, child, range(3))
     keep = torch.zeros(32)
     keep[units.width] = 1
-    # With zeros outside the kept channels, the parent's mean square is 20/32 of the child's: so its norms divide by less.
+    # With zeros outside the kept channels, the parent's mean square is 20/32 of the child's, so its norms divide by less.
     share = 20 / 32
     masked = {}
     for key, weight in state.items():
@@ -232,7 +232,7 @@ def test_pruning_to_the_parents_own_shape_is_the_identity(shape: Shape, dtype: t
         assert weight.data_ptr() != state[key].data_ptr()
 
 
-def test_groups_stay_whole() -> None:
+def test_groups_are_kept_together() -> None:
     shape = replace(BASE, heads=6, kv_heads=3)
     units = choose_units(score(random_state(shape), shape, "l2"), shape, replace(shape, heads=4, kv_heads=2), range(3))
     for layer in range(3):
@@ -251,10 +251,10 @@ def test_groups_are_split_exactly_where_the_child_has_smaller_ones() -> None:
 
 
 def test_the_best_units_are_chosen() -> None:
-    """By hand: channels by the kept layers and what stands outside them, parts of groups by their heads and their group's."""
+    """By hand: channels by the kept layers, embedding, last norm and head; parts of groups by their heads and the group's."""
     parent, child = replace(BASE, kv_heads=2), replace(BASE, depth=1, width=2, ffn_width=2, heads=2, kv_heads=2)
     scores = Scores("hand", torch.zeros(4, 32), torch.zeros(3, 4), torch.zeros(3, 2), torch.zeros(3, 24))
-    scores.width[0, 9] = 9  # a layer that is dropped
+    scores.width[0, 9] = 9  # a dropped layer
     scores.width[1, 5] = 5
     scores.width[3, 3] = 4  # embedding, last norm and head
     scores.kv_heads[1] = torch.tensor([5.0, 0.0])  # heads 0 and 1, heads 2 and 3
@@ -264,7 +264,7 @@ def test_the_best_units_are_chosen() -> None:
     assert units.width.tolist() == [3, 5]
     assert (units.queries[1].tolist(), units.keys[1].tolist()) == ([1, 2], [0, 1])
     assert units.ffn[1].tolist() == [7, 20]
-    # A split group counts its key-value head in each part.
+    # Each part of a split group counts the key-value head.
     assert units.shares == pytest.approx({"width": 1.0, "heads": 13 / 19, "ffn": 1.0})
 
 
@@ -296,7 +296,7 @@ def test_a_layer_whose_outputs_are_zero_can_be_removed() -> None:
     torch.testing.assert_close(logits(child, result), logits(BASE, state))
 
 
-def test_channels_are_chosen_by_the_kept_layers_alone() -> None:
+def test_channels_are_chosen_only_by_the_kept_layers() -> None:
     state = random_state(BASE)
     child = replace(BASE, depth=2, width=20)
     before = cut(state, BASE, child, [0, 2], score(state, BASE, "l2"))
@@ -321,7 +321,7 @@ def test_saved_scores_cut_the_same(tmp_path: Path) -> None:
 
 def test_one_tensor_at_a_time_is_read() -> None:
     class Watched(Mapping[str, Tensor]):
-        """Weights that are made when they are requested, and count how many of them are alive."""
+        """Weights that are created on request, and the number of them in memory."""
 
         def __init__(self) -> None:
             self.alive = self.most = 0
@@ -369,7 +369,7 @@ def test_a_child_that_does_not_fit_is_reported(changes: dict[str, Any], message:
         cut(state, BASE, child, range(3), score(state, BASE, "l2"))
 
 
-def test_modules_of_pangus_are_inherited_whole_or_new() -> None:
+def test_pangus_modules_are_inherited_completely_or_new() -> None:
     parent = replace(BASE, activations=2, shortcuts=1, shortcut_ratio=8)
     assert check_shapes(BASE, parent) == check_shapes(parent, parent) == check_shapes(parent, replace(parent, depth=1)) == []
     (mistake,) = check_shapes(parent, replace(parent, activations=3))
@@ -380,5 +380,5 @@ def test_modules_of_pangus_are_inherited_whole_or_new() -> None:
     assert len(check_shapes(parent, replace(parent, activations=1, shortcuts=0))) == 2
 
 
-def test_depth_and_vocabulary_never_stand_in_the_way() -> None:
+def test_depth_and_vocabulary_never_prevent_inheritance() -> None:
     assert check_shapes(BASE, replace(BASE, depth=40, vocab_size=9999)) == []

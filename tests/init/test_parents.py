@@ -1,4 +1,4 @@
-"""Opening models to inherit from, and refusing those that do not fit."""
+"""Opening models to inherit from, and refusing incompatible ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add_tokenizer(folder: Path) -> None:
 
 
 def save(folder: Path, kind: str = "Llama", shards: str = "1GB", **settings: Any) -> Path:
-    """A tiny random model, written by transformers."""
+    """Save a tiny random model with transformers."""
     import transformers
 
     model: Any = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**{**SIZES, **settings}))
@@ -72,7 +72,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -
     save_file(state, folder / "model.safetensors")
 
 
-def test_a_folder_of_transformers_is_read_as_it_is(folder: Path) -> None:
+def test_a_folder_of_transformers_is_read_unchanged(folder: Path) -> None:
     parent = opened(folder)
     assert parent.shape == SHAPE
     assert dict(parent.state.sizes if isinstance(parent.state, LazyState) else {}) == tensor_sizes(SHAPE)
@@ -117,7 +117,7 @@ def test_settings_of_older_files_are_understood(folder: Path) -> None:
     assert opened(folder).shape == replace(SHAPE, rope_theta=5e5)
 
 
-def test_a_tied_model_may_carry_its_head(tmp_path: Path) -> None:
+def test_a_tied_model_may_contain_its_head(tmp_path: Path) -> None:
     folder = save(tmp_path / "model", tie_word_embeddings=True)
     rewrite(folder, lambda state: state.update({"lm_head.weight": state["model.embed_tokens.weight"].clone()}))
     assert opened(folder).shape.tied
@@ -143,7 +143,7 @@ def test_biases_and_norms_of_qwen_are_of_the_shape(tmp_path: Path, kind: str, ow
 def test_other_biases_are_refused(tmp_path: Path, kind: str) -> None:
     folder = save(tmp_path / "model", kind, attention_bias=True)
     assert "attention_bias is True" in refusal(folder)
-    edit(folder, attention_bias=False)  # and where the config does not say so
+    edit(folder, attention_bias=False)  # and if the config does not state them
     assert "biases other than those of Qwen2's queries, keys and values" in refusal(folder)
 
 
@@ -179,7 +179,7 @@ def test_a_config_that_does_not_fit_is_reported(folder: Path, settings: dict[str
     assert wanted in refusal(folder)
 
 
-def test_pickles_are_refused_with_the_way_out(folder: Path) -> None:
+def test_pickles_are_refused_with_a_remedy(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     message = refusal(folder)
     assert "pytorch_model.bin is a pickle" in message
@@ -236,7 +236,7 @@ def test_without_a_tokenizer_no_child_fits(folder: Path) -> None:
     assert any("no tokenizer.json" in mistake for mistake in check_parent(opened(folder), SHAPE))
 
 
-def test_the_fingerprint_follows_the_content(folder: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_the_content(folder: Path, tmp_path: Path) -> None:
     before = opened(folder).fingerprint
     assert opened(Path(shutil.copytree(folder, tmp_path / "copy"))).fingerprint == before
     edit(folder, transformers_version="0.0")

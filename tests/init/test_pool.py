@@ -37,7 +37,7 @@ def logits(shape: Shape, state: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def pooled_by_a_cut(state: dict[str, torch.Tensor], shape: Shape, kv_heads: int) -> dict[str, torch.Tensor]:
-    """The same model with fewer key-value heads, as inheritance makes it."""
+    """Return the same model with fewer key-value heads, cut by inheritance."""
     return cut(state, shape, replace(shape, kv_heads=kv_heads), range(shape.depth), score(state, shape, "l2"))
 
 
@@ -55,7 +55,7 @@ def test_equal_heads_in_a_group_pool_without_a_change(kv_heads: int) -> None:
     torch.testing.assert_close(logits(child, pooled), logits(SHAPE, state))
 
 
-def test_pooling_is_the_mean_of_neighbours() -> None:
+def test_pooling_is_the_mean_of_neighbors() -> None:
     state = random_state()
     name = "model.layers.1.self_attn.v_proj.weight"
     pooled = pooled_by_a_cut(state, SHAPE, 2)[name]

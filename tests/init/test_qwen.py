@@ -24,7 +24,7 @@ QWENS = pytest.mark.parametrize("shape", [QWEN2, QWEN3], ids=["qwen2", "qwen3"])
 
 
 def random_state(shape: Shape) -> dict[str, torch.Tensor]:
-    """Biases and norms that matter."""
+    """Return biases and norms that change the result."""
     generator = torch.Generator().manual_seed(0)
     return {name: torch.randn(size, generator=generator) * 0.2 + ("norm" in name) for name, size in tensor_sizes(shape).items()}
 
@@ -34,7 +34,7 @@ def tokens() -> torch.Tensor:
 
 
 def theirs(shape: Shape, state: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Logits of transformers, in double precision: the biases make them large, and what differs beyond rounding shows."""
+    """Return logits of transformers in double precision: biases make them large, and only rounding may differ."""
     import transformers
 
     kind = {"qwen2": "Qwen2", "qwen3": "Qwen3"}[model_type(shape)]
@@ -59,7 +59,7 @@ def double_decoder(shape: Shape, state: dict[str, torch.Tensor]) -> Decoder:
 
 
 @QWENS
-def test_logits_are_those_of_transformers_with_and_without_the_cache(shape: Shape) -> None:
+def test_logits_equal_transformers_with_and_without_the_cache(shape: Shape) -> None:
     state = random_state(shape)
     expected = theirs(shape, state)
     torch.testing.assert_close(ours(shape, state), expected, rtol=1e-5, atol=1e-5)
@@ -71,14 +71,14 @@ def test_logits_are_those_of_transformers_with_and_without_the_cache(shape: Shap
 
 
 @QWENS
-def test_what_is_added_matters(shape: Shape) -> None:
+def test_biases_and_norms_change_the_logits(shape: Shape) -> None:
     state = random_state(shape)
     without = {name: weight for name, weight in state.items() if name in tensor_sizes(PLAIN)}
     assert not torch.allclose(ours(shape, state), ours(PLAIN, without), atol=1e-2)
 
 
 @QWENS
-def test_a_cut_of_heads_that_write_nothing_changes_nothing(shape: Shape) -> None:
+def test_removing_heads_without_output_changes_nothing(shape: Shape) -> None:
     """Half of the groups and neurons have no output, so a child without them computes the same as its parent."""
     state = random_state(shape)
     for layer in range(shape.depth):
@@ -97,7 +97,7 @@ def test_a_cut_of_heads_that_write_nothing_changes_nothing(shape: Shape) -> None
 
 @QWENS
 @pytest.mark.parametrize("layers", [(0, 2), (0, 1, 1, 2)])
-def test_layers_bring_their_biases_and_norms(shape: Shape, layers: tuple[int, ...]) -> None:
+def test_layers_keep_their_biases_and_norms(shape: Shape, layers: tuple[int, ...]) -> None:
     state = random_state(shape)
     child = replace(shape, depth=len(layers))
     made = cut(state, shape, child, layers, score(state, shape, "l2"))
@@ -120,7 +120,7 @@ def test_equal_heads_pool_without_a_change(shape: Shape) -> None:
     torch.testing.assert_close(theirs(child, pooled), theirs(shape, state), rtol=1e-5, atol=1e-5)
 
 
-def test_biases_are_pooled_as_rows_are() -> None:
+def test_biases_are_pooled_like_rows() -> None:
     state = random_state(QWEN2)
     name = "model.layers.1.self_attn.k_proj.bias"
     pooled = cut(state, QWEN2, replace(QWEN2, kv_heads=1), range(QWEN2.depth), score(state, QWEN2, "l2"))
@@ -142,7 +142,7 @@ def test_a_child_of_another_kind_is_refused(parent: Shape, child: Shape, message
     assert check_shapes(parent, parent) == []
 
 
-def test_a_run_of_qwens_shape_has_an_identity_of_its_own_and_others_keep_theirs(tmp_path: Path) -> None:
+def test_qwens_options_enter_the_identity_only_when_enabled(tmp_path: Path) -> None:
     from tests.helpers import TINY
     from tinylm_ablate.grid.compose import compose
     from tinylm_ablate.settle import meaning, settle

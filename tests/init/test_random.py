@@ -1,4 +1,4 @@
-"""The random rules: the standard deviation of every matrix by layer, and where the draws come from."""
+"""The random rules: standard deviation of every matrix by layer, and the source of random numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def drawn(shape: Shape, rule: str, seed: int = 0, std: float = SIGMA) -> Decoder
 
 
 def by_hand(rule: str, matrix: str, layer: int) -> float:
-    """The rules of Section 3.1 and Appendix B for five layers, written out."""
+    """Return the rules of Section 3.1 and Appendix B for five layers, written out."""
     if rule == "gpt2" or (rule == "internlm" and matrix in ("out", "gate")):
         return SIGMA / math.sqrt(10)
     if rule == "depthwise" and matrix in ("q", "k"):
@@ -70,7 +70,7 @@ def test_rules_share_their_draws():
     assert torch.equal(constant["embedding.weight"], gpt2["embedding.weight"])
 
 
-def test_draws_depend_on_the_seed_alone():
+def test_draws_depend_only_on_the_seed():
     first = drawn(PANGU, "constant", seed=3).state_dict()
     threads = torch.get_num_threads()
     try:

@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 
-def test_perplexity_and_tokens_are_those_of_transformers(corpus: Corpus, tmp_path: Path) -> None:
+def test_perplexity_and_tokens_equal_transformers(corpus: Corpus, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = packaged("smollm2-135m")

@@ -100,7 +100,7 @@ def test_the_same_vocabulary_is_the_identity() -> None:
 
 
 @pytest.mark.parametrize("with_map", [True, False])
-def test_a_compact_vocabulary_takes_its_own_rows(tmp_path: Path, with_map: bool) -> None:
+def test_a_compact_vocabulary_copies_its_rows(tmp_path: Path, with_map: bool) -> None:
     state, end_of_text = train_bpe(TEXT * 3, 390)
     large = write_vocabulary(tmp_path / "large", state, end_of_text, "large", {})
     counts = np.arange(390) % 7
@@ -114,7 +114,7 @@ def test_a_compact_vocabulary_takes_its_own_rows(tmp_path: Path, with_map: bool)
     assert row_map.record()["relation"] == expected
 
 
-def test_a_map_into_another_tokenizer_does_no_harm() -> None:
+def test_a_mapping_into_another_tokenizer_is_ignored() -> None:
     parent, child = byte_level(400), byte_level(300, TEXT[:1])
     misled = vocabulary(child.tokenizer, source_ids=np.arange(300)[::-1].copy())
     assert np.array_equal(map_rows(misled, parent).pieces, map_rows(child, parent).pieces)
@@ -123,7 +123,7 @@ def test_a_map_into_another_tokenizer_does_no_harm() -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=6), st.integers(258, 330))
 def test_pieces_spell_the_entry(text: list[str], size: int) -> None:
-    """Any byte-level vocabulary, parts of characters included, is spelled exactly by any other."""
+    """Entries of any byte-level vocabulary, even parts of characters, are spelled exactly by any other."""
     parent, child = byte_level(320), byte_level(size, text)
     row_map = map_rows(child, parent)
     letters = {number: name for name, number in parent.tokenizer.get_vocab().items()}
@@ -148,7 +148,7 @@ def test_composed_rows_are_the_mean_of_the_parents_own_pieces() -> None:
     assert sum(row_map.record()[f"{kind}_percent"] for kind in ("copied", "composed", "fresh")) == pytest.approx(100)
 
 
-def test_special_tokens_go_by_name_then_by_role_and_else_are_fresh() -> None:
+def test_special_tokens_are_matched_by_name_then_role_or_are_fresh() -> None:
     parent = byte_level(300, specials=("<pad>", "</s>"))
     parent = vocabulary(parent.tokenizer, end="</s>")
     child = byte_level(300, specials=(END, "<pad>", "<new>"))
@@ -167,7 +167,7 @@ def test_fresh_rows_are_drawn_from_the_seed() -> None:
     assert map_rows(child, None).record()["fresh_percent"] == 100
 
 
-def test_byte_level_and_sentencepiece_entries_meet() -> None:
+def test_byte_level_and_sentencepiece_entries_are_matched() -> None:
     parent = sentencepiece_like(["▁the", "▁cat", "sat", "今天"])
     child = byte_level(500)
     row_map = map_rows(child, parent)

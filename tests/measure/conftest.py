@@ -26,7 +26,7 @@ class Text:
 
 @dataclass
 class Texts:
-    """Documents by split, with a corpus' interface."""
+    """Documents by split, with the interface of a corpus."""
 
     splits: dict[str, list[Text]]
 
@@ -55,7 +55,7 @@ class SmallVocabulary:
 
 
 def make_text(language: str, number: int, words: int) -> Text:
-    """Text of invented words; the same for the same arguments."""
+    """Return a text of invented words, equal for equal arguments."""
     source = random.Random(f"{language} {number}")
     if language == "en":
         text = " ".join("".join(source.choices("etaoinshrdlu", k=source.randint(2, 7))) for _ in range(words)) + "."
@@ -66,7 +66,7 @@ def make_text(language: str, number: int, words: int) -> Text:
 
 @pytest.fixture(scope="session")
 def texts() -> Texts:
-    """Thirty documents a language and split, of 3 to 90 words."""
+    """Thirty documents per language and split, with 3 to 90 words each."""
     return Texts(
         {
             split: [make_text(language, offset + n, 3 * (n + 1)) for n in range(30) for language in ("en", "zh")]

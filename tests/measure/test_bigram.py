@@ -1,4 +1,4 @@
-"""The table of bigrams against a count by dictionaries, and as probabilities."""
+"""The table of bigrams compared with a count by dictionaries, and as probabilities."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_probabilities_after_each_token_sum_to_one(rows: list[list[int]], prior:
         assert np.exp(-scored.token_nats(prior)).sum() == pytest.approx(1)
 
 
-def test_the_prior_is_the_best_of_those_that_are_tried() -> None:
+def test_the_prior_is_the_best_candidate() -> None:
     draw = np.random.default_rng(0)
     chain = draw.dirichlet(np.full(VOCABULARY, 0.3), VOCABULARY)
 

@@ -17,7 +17,7 @@ from tinylm_ablate.measure.scoring import Reader, token_losses
 
 
 def one_at_a_time(model, vocabulary, text, context_length):
-    """Nats of a document by the definition: one window, one forward pass."""
+    """Return the nats of a document by definition: one window, one forward pass."""
     sequence = torch.tensor([vocabulary.end_of_text, *vocabulary.encode_batch([text])[0]])
     nats = 0.0
     for start in range(0, len(sequence) - 1, context_length):
@@ -29,7 +29,7 @@ def one_at_a_time(model, vocabulary, text, context_length):
 
 
 @pytest.mark.parametrize("context_length", [8, 64, 1000])
-def test_documents_cost_what_a_plain_loop_says(model, vocabulary, texts, context_length):
+def test_document_losses_equal_a_plain_loop(model, vocabulary, texts, context_length):
     documents = [*texts.documents("test", "en")][::4] + [*texts.documents("test", "zh")][::4]
     rows = document_losses(Reader(model, vocabulary, context_length, "cpu"), documents)
     expected = [one_at_a_time(model, vocabulary, document.text, context_length) for document in documents]
@@ -42,7 +42,7 @@ def test_documents_cost_what_a_plain_loop_says(model, vocabulary, texts, context
         assert bits_per_byte(rows)[language] == pytest.approx(nats / size / math.log(2), rel=1e-5)
 
 
-def test_the_company_in_a_batch_changes_nothing(model, vocabulary, texts):
+def test_other_documents_in_a_batch_change_nothing(model, vocabulary, texts):
     documents = list(texts.documents("test"))
     alone = [document_losses(Reader(model, vocabulary, 64, "cpu"), [document])[0]["nats"] for document in documents]
     shuffled = random.Random(0).sample(documents, len(documents))
@@ -50,7 +50,7 @@ def test_the_company_in_a_batch_changes_nothing(model, vocabulary, texts):
     np.testing.assert_allclose([together[document.hash] for document in documents], alone, rtol=1e-5)
 
 
-def test_the_context_does_not_matter_where_a_document_fits(model, vocabulary, texts):
+def test_the_context_does_not_matter_if_a_document_fits(model, vocabulary, texts):
     longest = max(texts.documents("test"), key=lambda document: len(document.text))
     tokens = len(vocabulary.encode_batch([longest.text])[0])
     fits, spacious, short = (
@@ -58,10 +58,10 @@ def test_the_context_does_not_matter_where_a_document_fits(model, vocabulary, te
         for length in (tokens, 4 * tokens, tokens - 1)
     )
     assert fits == pytest.approx(spacious, rel=1e-6)
-    assert fits != pytest.approx(short, rel=1e-6)  # the last token has lost its past
+    assert fits != pytest.approx(short, rel=1e-6)  # the last token has lost its context
 
 
-def test_small_batches_give_the_same(model, vocabulary, texts, monkeypatch):
+def test_small_batches_give_the_same_losses(model, vocabulary, texts, monkeypatch):
     documents = list(texts.documents("validation"))
     usual = document_losses(Reader(model, vocabulary, 32, "cpu"), documents)
     monkeypatch.setitem(scoring._MAX_TOKENS, "cpu", 1)
@@ -69,7 +69,7 @@ def test_small_batches_give_the_same(model, vocabulary, texts, monkeypatch):
     np.testing.assert_allclose([row["nats"] for row in single], [row["nats"] for row in usual], rtol=1e-5)
 
 
-def test_the_model_is_left_as_it_was(model, vocabulary, texts):
+def test_the_model_is_left_unchanged(model, vocabulary, texts):
     for mode in (True, False):
         model.train(mode)
         document_losses(Reader(model, vocabulary, 32, "cpu"), list(texts.documents("test"))[:2])
@@ -78,7 +78,7 @@ def test_the_model_is_left_as_it_was(model, vocabulary, texts):
 
 
 class Echo:
-    """A model whose loss at each place says which input and target stand there."""
+    """A model whose loss at each position encodes its input and target."""
 
     training = False
 
@@ -92,7 +92,7 @@ class Echo:
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 30), max_size=12), st.integers(1, 9), st.integers(1, 40))
-def test_each_token_is_predicted_once_from_its_left_neighbour(lengths, context_length, budget):
+def test_each_token_is_predicted_once_from_the_token_before(lengths, context_length, budget):
     sequences = [list(range(100 * index, 100 * index + length)) for index, length in enumerate(lengths)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(scoring._MAX_TOKENS, "cpu", budget)
@@ -134,7 +134,7 @@ def test_the_standard_error_is_the_spread_of_resampled_corpora():
     assert standard_errors(both)["all"] == pytest.approx(standard_errors(rows)["en"] / math.sqrt(2))
 
 
-def test_a_budget_takes_whole_documents_and_cuts_the_last_between_characters(texts):
+def test_a_budget_keeps_whole_documents_and_cuts_the_last_between_characters(texts):
     documents = list(texts.documents("test", "zh"))
     total = sum(len(document.text.encode()) for document in documents)
     for budget in (1, 2, 3, 50, 1000, total - 1, total, total + 1):

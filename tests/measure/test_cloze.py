@@ -35,12 +35,12 @@ def test_questions_are_made_of_held_out_text(texts, language):
     assert {question.answer for question in asked} == {0, 1, 2, 3}
 
 
-def test_questions_depend_on_the_text_alone(texts):
+def test_questions_depend_only_on_the_text(texts):
     random.seed(1)
     torch.manual_seed(1)
     assert ask(texts) == ask(texts)
     assert ask(texts, count=5) != []
-    # Another language, or what is in another split, changes nothing.
+    # Another language, or documents in another split, change nothing.
     other = type(texts)({"test": list(texts.documents("test", "en")), "validation": []})
     assert ask(other) == ask(texts)
 
@@ -54,7 +54,7 @@ def test_fewer_documents_give_fewer_questions(texts):
     assert ask(texts, language="fr") == []
 
 
-def test_copies_of_one_text_cannot_be_asked_about(texts):
+def test_copies_of_one_text_give_no_questions(texts):
     sample = max(texts.documents("test", "en"), key=lambda document: len(document.text))
     copies = [type(sample)("same " * 30, "en", f"hash {number}") for number in range(10)]
     for question in ask(type(texts)({"test": copies})):
@@ -62,7 +62,7 @@ def test_copies_of_one_text_cannot_be_asked_about(texts):
 
 
 class Oracle:
-    """A model that finds the tokens of one text cheap, and all others dear."""
+    """A model for which the tokens of one text have a low loss, and all others a high loss."""
 
     training = False
 
@@ -81,7 +81,7 @@ class Oracle:
         return self.loss(tokens, targets)
 
 
-def test_the_true_choice_is_recognised_wherever_it_stands(vocabulary):
+def test_the_true_choice_is_recognized_at_any_place(vocabulary):
     choices = (" aaaa aaaa", " eeee eeee", " iiii iiii", " oooo oooo")
     asked = [Question("en", str(place), "the context", choices, place) for place in range(4)]
     for cheap in range(4):
@@ -125,8 +125,8 @@ def test_a_short_context_keeps_the_end_of_the_text_for_all_choices_alike(model, 
     assert row["margin"] == pytest.approx(scores[0] - max(scores[1:]), rel=1e-4)
 
 
-def test_a_model_that_cannot_tell_comes_to_chance(vocabulary):
-    """Equal scores take the first choice, and the place of the true one is random."""
+def test_an_uninformed_model_reaches_chance(vocabulary):
+    """With equal scores the first choice is selected, and the place of the true choice is random."""
 
     class Even(Oracle):
         def loss(self, tokens, targets, reduction="mean"):
@@ -152,7 +152,7 @@ def test_accuracy_and_its_standard_error():
 
 
 @pytest.mark.parametrize("budget", [1, 60, 2048])
-def test_continuations_cost_what_each_sequence_alone_costs(model, monkeypatch, budget):
+def test_continuations_cost_as_much_as_each_sequence_alone(model, monkeypatch, budget):
     """To 1e-5 nats per token, whatever shares a batch."""
     draw = random.Random(2)
 

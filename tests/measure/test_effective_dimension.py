@@ -1,4 +1,4 @@
-"""The effective dimension, held against scikit-learn's principal components of the features themselves."""
+"""The effective dimension compared with scikit-learn's principal components of the features themselves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tinylm_ablate.measure.scoring import Reader
 from tinylm_ablate.settle import settle
 
 
-def test_it_is_the_number_of_scikit_learns_components(model: Any, vocabulary: Any, texts: Any) -> None:
+def test_the_dimension_equals_the_number_of_scikit_learns_components(model: Any, vocabulary: Any, texts: Any) -> None:
     documents = list(texts.documents("test"))
     covariances, tokens = layer_covariances(Reader(model, vocabulary, 48, "cpu"), documents)
     collected: list[list[torch.Tensor]] = [[] for _ in model.blocks]
@@ -54,7 +54,7 @@ def test_features_that_do_not_vary_have_no_dimension() -> None:
     assert dimension(np.zeros((4, 4)), 0.8) == 0
 
 
-def test_a_run_is_measured_by_layer(small_data: list[str]) -> None:
+def test_a_run_is_measured_per_layer(small_data: list[str]) -> None:
     config = compose([*small_data, *TINY, "evaluate.effective_dimension=0.8"])
     metrics = run(config)["metrics"]
     settled = settle(config)

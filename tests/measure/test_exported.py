@@ -1,4 +1,4 @@
-"""Exported models: what quantizing costs, and what llama.cpp makes of them."""
+"""Exported models: the cost of quantization, and their results in llama.cpp."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytest.importorskip("gguf", reason="the extra gguf is not installed")
 from tests.helpers import TINY, run
 from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.formats.huggingface import Model
-from tinylm_ablate.frames.folders import read_runs
+from tinylm_ablate.frames.run_folders import read_runs
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.measure.llama_speed import _llama_cpp, _own
 from tinylm_ablate.measure.quantized import QuantizedBitsPerByte
@@ -22,11 +22,11 @@ from tinylm_ablate.measure.registry import requested
 from tinylm_ablate.measure.speed import _once
 from tinylm_ablate.settle import settle
 
-#: Wide enough that every matrix fills blocks of 32.
+#: A width at which the rows of every matrix are multiples of 32.
 WIDE = ["arch.width=32", "arch.ffn_width=64", "arch.head_dim=16", "evaluate.quantized=[q8_0,q4_0]"]
 
 
-def test_bits_per_byte_of_what_comes_out(small_data: list[str]) -> None:
+def test_bits_per_byte_of_the_exported_model(small_data: list[str]) -> None:
     config = compose([*small_data, *TINY, *WIDE])
     metrics, settled = run(config)["metrics"], settle(config)
     itself = metrics["test/bits_per_byte/all"]
@@ -60,7 +60,7 @@ def test_a_missing_package_is_named_before_anything_is_spent(small_data: list[st
 
 
 def test_llama_cpp_continues_as_our_decoder_does(model: Any, vocabulary: Any, tmp_path: Path) -> None:
-    """The same greedy tokens from a file in single precision: another program's reading of what we export."""
+    """The same greedy tokens from an exported file in single precision, read by another program."""
     pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
     from tinylm_ablate.formats.gguf_export import export_gguf
     from tinylm_ablate.formats.huggingface import save
@@ -72,11 +72,11 @@ def test_llama_cpp_continues_as_our_decoder_does(model: Any, vocabulary: Any, tm
     ours = _own(tmp_path / "model", 2, 2, 1)(12)
     theirs = _llama_cpp(tmp_path / "model.gguf", 2, 2, 12, 1, False)
     assert theirs(12) == ours
-    assert theirs(12) == ours  # its cache is empty again
+    assert theirs(12) == ours  # with an empty cache
 
 
-def test_speed_and_memory_stand_beside_our_own(small_data: list[str]) -> None:
-    """Each kind is measured once for a shape and machine, whatever other kinds a grid requests with it."""
+def test_speed_and_memory_are_measured_next_to_ours(small_data: list[str]) -> None:
+    """Each kind is measured once per shape and machine, whatever other kinds a grid requests."""
     pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
     decode = ["evaluate.decode.batch=2", "evaluate.decode.new_tokens=8", "evaluate.decode.repeats=1"]
     shared = [*small_data, *TINY, *WIDE[:3], *decode]
@@ -98,7 +98,7 @@ def test_speed_and_memory_stand_beside_our_own(small_data: list[str]) -> None:
 
 
 def test_a_kept_measurement_may_have_no_memory_and_must_have_a_speed(tmp_path: Path) -> None:
-    """Memory is what a process grew by, which may be nothing; without a speed the file is damaged, and it is measured again."""
+    """Memory is the growth of a process and may be zero; a file without a speed is damaged, and measured again."""
     made: list[float] = []
 
     def measured(speed: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""EleutherAI's harness on our models, offline, on tasks of our own in its YAML format."""
+"""EleutherAI's harness on our models, offline, with our own tasks in its YAML format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.measure.conftest import SmallVocabulary, Texts
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.formats.huggingface import Model, export, load_model, load_tokenizer
-from tinylm_ablate.frames.folders import read_runs
+from tinylm_ablate.frames.run_folders import read_runs
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.measure.benchmarks import averages, benchmark, benchmark_folder, column_of, score_table, settings_of
 from tinylm_ablate.measure.harness import LISTS, open_task, task_names
@@ -110,7 +110,7 @@ def config(*overrides: str) -> Any:
 
 
 def asked(settings: Any, kinds: tuple[str, ...]) -> list[Any]:
-    """The requests of tasks, of some kinds."""
+    """Return the requests of tasks, of some kinds."""
     evaluate = settings.evaluate
     found = []
     for name in task_names(evaluate):
@@ -123,7 +123,7 @@ def asked(settings: Any, kinds: tuple[str, ...]) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def theirs(exported: Path) -> Any:
-    """The harness's own model on the same folder."""
+    """The harness's own model of the same folder."""
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -132,7 +132,7 @@ def theirs(exported: Path) -> Any:
     return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, device="cpu")
 
 
-def test_log_likelihoods_are_those_of_the_harness_own_model(exported: Path, tasks: Path, theirs: Any) -> None:
+def test_log_likelihoods_equal_the_harness_own_model(exported: Path, tasks: Path, theirs: Any) -> None:
     ours = HarnessModel(exported, "cpu")
     requests = asked(config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[both]"), ("loglikelihood",))
     requests += asked(
@@ -143,10 +143,10 @@ def test_log_likelihoods_are_those_of_the_harness_own_model(exported: Path, task
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
     torch.testing.assert_close(torch.tensor([s for s, _ in found]), torch.tensor([s for s, _ in expected]), atol=1e-4, rtol=0)
     assert any(request.args[0] == "" for request in requests)
-    assert 0 < ours.cut["questions"] < ours.asked["questions"]
+    assert 0 < ours.cut["questions"] < ours.requests["questions"]
 
 
-def test_rolling_log_likelihoods_are_those_of_the_harness_own_model(exported: Path, tasks: Path, theirs: Any) -> None:
+def test_rolling_log_likelihoods_equal_the_harness_own_model(exported: Path, tasks: Path, theirs: Any) -> None:
     ours = HarnessModel(exported, "cpu")
     requests = asked(config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[whole_texts]"), ("loglikelihood_rolling",))
     lengths = [len(ours.tok_encode(request.args[0])) for request in requests]
@@ -155,7 +155,7 @@ def test_rolling_log_likelihoods_are_those_of_the_harness_own_model(exported: Pa
     torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), atol=1e-4, rtol=1e-6)
 
 
-def test_continuations_are_those_of_the_harness_own_model(exported: Path, tasks: Path, theirs: Any) -> None:
+def test_continuations_equal_the_harness_own_model(exported: Path, tasks: Path, theirs: Any) -> None:
     requests = asked(config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[writing]"), ("generate_until",))
     found = HarnessModel(exported, "cpu").generate_until(requests)
     assert found == theirs.generate_until(requests)
@@ -163,7 +163,7 @@ def test_continuations_are_those_of_the_harness_own_model(exported: Path, tasks:
     assert not any("e" in text for text in found)
 
 
-def test_more_tokens_than_the_context_leave_half_of_it_to_the_prompt(exported: Path, tasks: Path) -> None:
+def test_long_generations_leave_half_of_the_context_to_the_prompt(exported: Path, tasks: Path) -> None:
     request = asked(config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[writing]"), ("generate_until",))[-1]
     model = HarnessModel(exported, "cpu")
     long = "alpha beta " * 50
@@ -177,7 +177,7 @@ def test_more_tokens_than_the_context_leave_half_of_it_to_the_prompt(exported: P
         model.generate_until([request])
 
 
-def test_nothing_to_say_is_certain(exported: Path) -> None:
+def test_an_empty_continuation_is_certain(exported: Path) -> None:
     from lm_eval.api.instance import Instance
 
     requests = [Instance("loglikelihood", {}, (context, ""), 0, ("none", 0, 1)) for context in ("", "alpha")]
@@ -212,7 +212,7 @@ def test_scores_are_kept_task_by_task_and_printed(
 
 
 def test_benchmarks_with_layers_skipped(exported: Path, tasks: Path, tmp_path: Path) -> None:
-    """Each place is scored as a model that lacks those layers, in a folder of its own."""
+    """Each position is scored like a separately saved model without those layers."""
     wanted = config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[both]").evaluate
     (settings,) = settings_of(wanted)
     depth = load_model(exported).shape.depth
@@ -251,7 +251,7 @@ def test_another_number_of_questions_is_another_record(exported: Path, tasks: Pa
     assert record["metrics"]["benchmarks/letters/questions"] == 2
     whole = config(f"evaluate.task_folder={tasks}", "evaluate.tasks=[letters]").evaluate
     assert "letters" not in score_table([("", tmp_path / "first")], whole)
-    # What was measured is not measured again, and changed tasks are.
+    # Finished measurements are not repeated, except for changed tasks.
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "first").rglob("*.*")}
     benchmark_folder(exported, tmp_path / "first", trial, "cpu")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "first").rglob("*.*")} == stamps
@@ -274,7 +274,7 @@ def test_a_finished_run_is_scored_into_its_own_folder(exported: Path, tasks: Pat
     assert len(list((run / "measures").glob("benchmarks.*.json"))) == 1
 
 
-def test_tasks_are_no_part_of_a_runs_identity(small_data: list[str]) -> None:
+def test_tasks_are_not_part_of_a_runs_identity(small_data: list[str]) -> None:
     from tinylm_ablate.settle import settle
 
     settings = ["evaluate.tasks=[paper]", "evaluate.task_folder=x", "evaluate.shots=3", "evaluate.limit=2"]
@@ -285,21 +285,21 @@ def test_all_tasks_of_a_folder_are_the_default(tasks: Path) -> None:
     assert task_names(config(f"evaluate.task_folder={tasks}").evaluate) == ["letters", "questions", "whole_texts", "writing"]
 
 
-def test_lists_name_the_papers_benchmarks(tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_lists_contain_the_papers_benchmarks(tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "c3.yaml").write_text((tasks / "letters.yaml").read_text().replace("task: letters", "task: c3"))
     wanted = config(f"evaluate.task_folder={tmp_path}", "evaluate.tasks=[table8,ablations]").evaluate
     table8 = ["ceval-valid", "cmmlu", "mmlu", "agieval", "boolq", "ax_b", "piqa", "eprstmt", "xsum", "c3"]
     assert task_names(wanted) == [*table8, "arc_easy", "hellaswag"]
     assert task_names(config("evaluate.tasks=[paper]").evaluate) == [*table8, "arc_easy", "hellaswag"]
     assert capsys.readouterr().err == ""
-    # One's own task of that name is taken before the one that ships.
+    # A user's task takes precedence over the shipped one of that name.
     assert open_task("c3", str(tmp_path), None).loaded["tasks"]["c3"].config.dataset_path == "json"
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "tasks"
 
 
-def test_shipped_tasks_take_the_data_of_the_folder(exported: Path, tmp_path: Path) -> None:
+def test_shipped_tasks_use_the_data_in_the_folder(exported: Path, tmp_path: Path) -> None:
     evaluate = config(f"evaluate.task_folder={EXAMPLES}").evaluate
     assert task_names(evaluate) == ["ax_b", "c3", "eprstmt", "xsum"]
     benchmark_folder(exported, tmp_path, evaluate, "cpu")
@@ -312,8 +312,8 @@ def test_shipped_tasks_take_the_data_of_the_folder(exported: Path, tmp_path: Pat
     assert all(0 <= found[f"benchmarks/{place}"] <= 1 for place in ("ax_b/acc", "c3/acc_norm", "eprstmt/acc", "xsum/rouge1"))
 
 
-def test_shipped_tasks_ask_what_they_should() -> None:
-    """The prompts and right answers of both spellings of the data: the hub's and the data sets' own."""
+def test_shipped_tasks_have_the_right_prompts_and_answers() -> None:
+    """Prompts and right answers for both formats of the data: the hub's and the data sets' own."""
 
     def asked(task: Any, doc: dict[str, Any]) -> tuple[str, list[str], int]:
         return task.doc_to_text(doc), task.doc_to_choice(doc), int(task.doc_to_target(doc))
@@ -357,8 +357,8 @@ def test_the_papers_averages() -> None:
         assert averages(values)["benchmarks/average/table8"] == pytest.approx(float(row["average"]), abs=0.011)
 
 
-def test_models_of_others_are_kept_by_what_they_are(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A folder, its copy, and its GGUF file, which is another model."""
+def test_other_models_are_stored_by_their_content(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder and its copy are one model; its GGUF file is another one."""
     pytest.importorskip("gguf")
     from tinylm_ablate.formats.gguf_export import export_gguf
     from tinylm_ablate.modes import perform
@@ -421,13 +421,13 @@ def test_mistakes_are_reported(tmp_path: Path, overrides: list[str], message: st
         perform(settings)
 
 
-def test_an_unknown_task_is_reported_with_its_neighbours(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_task_is_reported_with_similar_names(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import lm_eval.tasks
 
     whole = lm_eval.tasks.TaskManager
 
     def without_defaults(include_path: Any = None, **_: Any) -> Any:
-        """Reading all of the harness's descriptions takes it many seconds."""
+        """Skip the harness's own tasks, whose descriptions take many seconds to read."""
         return whole(include_path=include_path, include_defaults=False)
 
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", without_defaults)
@@ -450,7 +450,7 @@ def test_a_task_that_breaks_is_reported(exported: Path, tasks: Path, tmp_path: P
         benchmark_folder(exported, tmp_path / "home", config(f"evaluate.task_folder={tmp_path}").evaluate, "cpu")
 
 
-def test_without_the_harness_it_is_reported_how_to_install_it(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_harness_is_reported_with_its_installation(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tinylm_ablate.modes import perform
 
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)

@@ -1,4 +1,4 @@
-"""Layers skipped at inference: what is measured, and when."""
+"""Layers skipped at inference: results, and conditions of measurement."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def wanted(**changes: int) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def deep(vocabulary: Any) -> Decoder:
-    """Four layers, of which the third does nothing."""
+    """Four layers, of which the third has no effect."""
     decoder = random_decoder(4, vocabulary)
     with torch.no_grad():
         decoder.blocks[2].attention.out.weight.zero_()
@@ -63,13 +63,13 @@ def test_every_position_is_measured_as_the_model_without_its_layers(deep: Decode
     assert by_place[1, 2]["bits_per_byte"] == by_place[0, 0]["bits_per_byte"] != by_place[1, 1]["bits_per_byte"]
 
 
-def test_at_least_one_layer_stays_and_there_may_be_no_questions(deep: Decoder, vocabulary: Any, texts: Any) -> None:
+def test_at_least_one_layer_is_kept_and_questions_are_optional(deep: Decoder, vocabulary: Any, texts: Any) -> None:
     rows = layer_skip(Reader(deep, vocabulary, 64, "cpu"), texts, wanted(layers=9, questions=0, max_bytes=200))
     assert max(row["skipped"] for row in rows) == 3
     assert all(row["cloze"] is None for row in rows)
 
 
-def test_rows_are_summed_up() -> None:
+def test_rows_are_summarized() -> None:
     rows = [
         {"skipped": count, "first": first, "loss": 3.0, "bits_per_byte": bits, "cloze": None}
         for count, first, bits in ((0, 0, 1.0), (1, 0, 2.0), (1, 1, 1.1), (1, 2, 1.4))
@@ -105,7 +105,7 @@ def test_a_finished_run_is_measured_without_being_trained_again(
     assert run(skipping) == after and run(compose(place)) == before
     assert file.stat().st_mtime_ns == stamp
     assert "layer_skip/2/cheapest" in run(compose([*place, "evaluate.layer_skip=2"]))["metrics"]
-    # A fresh run may request it at once, even where its weights are not kept; afterwards they are missed.
+    # A new run may request it even if its weights are not kept; later, they are missing.
     other = [*place, "seed=5", "train.keep_model=false"]
     assert "layer_skip/1/cheapest" in run(compose([*other, "evaluate.layer_skip=1"]))["metrics"]
     with pytest.raises(ConfigError, match=r"the weights of .* were not kept, so layer_skip cannot be measured"):

@@ -1,4 +1,4 @@
-"""What the measures on text request and find: names, rows, and numbers that agree with each other."""
+"""Requests and results of the measures on text: names, rows, and consistent numbers."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_same_model_measures_the_same_twice(
     assert measure.measure(what, settings) == measure.measure(what, settings)
 
 
-def test_too_little_text_results_in_what_there_is(model: Any, vocabulary: Any, texts: Any) -> None:
+def test_too_little_text_gives_fewer_results(model: Any, vocabulary: Any, texts: Any) -> None:
     few = type(texts)({"validation": [], "test": list(texts.documents("test", "en"))[-2:]})
     what = subject(model, vocabulary, few)
     found = BitsPerByte().measure(what, BYTES)
@@ -94,7 +94,7 @@ def test_a_config_requests_what_it_names() -> None:
     assert len({measure.name for measure in measures()}) == len(measures())
 
 
-def test_the_settings_of_a_request_are_what_its_numbers_depend_on() -> None:
+def test_the_settings_of_a_request_determine_its_numbers() -> None:
     assert BitsPerByte().requests(settled()) == [{"max_bytes": 2000}]
     assert Cloze().requests(settled("evaluate.cloze_context=77")) == [
         {"questions": 4, "context": 77, "continuation": settled().config.evaluate.cloze_continuation}
@@ -112,7 +112,7 @@ def test_layers_are_skipped_on_less_text_and_never_all_of_them() -> None:
     assert LayerSkip().requests(settled("arch.depth=1", "evaluate.layer_skip=1")) == []
 
 
-def test_the_same_request_of_two_runs_has_one_name_and_another_request_another() -> None:
+def test_equal_requests_share_a_name_and_others_do_not() -> None:
     one, two = (requested(settled(f"seed={seed}")) for seed in (0, 1))
     assert [request.stem for request in one] == [request.stem for request in two]
     other = requested(settled("evaluate.max_bytes=2001"))

@@ -44,7 +44,7 @@ def test_a_measure_without_rows_has_no_second_file(tmp_path: Path) -> None:
     assert read_rows(tmp_path, STEM) == []
 
 
-def test_what_was_not_measured_is_none(tmp_path: Path) -> None:
+def test_missing_measurements_are_none(tmp_path: Path) -> None:
     assert read_record(tmp_path, STEM) is None
     assert read_rows(tmp_path, STEM) == []
 
@@ -53,7 +53,7 @@ values = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(al
 
 
 @given(st.dictionaries(st.text(min_size=1), values | st.lists(values, max_size=3), max_size=5))
-def test_a_name_is_a_file_name_and_follows_from_the_settings_whatever_their_order(settings: dict[str, Any]) -> None:
+def test_a_name_is_a_file_name_and_depends_only_on_the_settings(settings: dict[str, Any]) -> None:
     name = stem("cloze", settings)
     assert name == stem("cloze", dict(reversed(settings.items())))
     assert name.startswith("cloze.") and name.removeprefix("cloze.").isalnum() and len(name) < 64
@@ -106,13 +106,13 @@ records.write_record(Path(sys.argv[1]), "bits_per_byte", {"max_bytes": 2000}, Re
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])
-def test_a_kill_leaves_a_whole_record_or_none(tmp_path: Path, after: int) -> None:
+def test_a_kill_leaves_a_complete_record_or_none(tmp_path: Path, after: int) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(after)], check=False, env=dict(os.environ))
     assert done.returncode == (-signal.SIGKILL if after < 2 else 0)
     name = stem("bits_per_byte", {"max_bytes": 2000})
     record = read_record(tmp_path, name)
     assert (record is not None) == (after == 2)
     assert read_rows(tmp_path, name) == ([{"nats": 1.0}] if after else [])
-    # The same again completes it.
+    # A repetition completes it.
     write_record(tmp_path, "bits_per_byte", {"max_bytes": 2000}, Result({"a": 1.0}, [{"nats": 1.0}]), 1.0)
     assert json.loads(record_path(tmp_path, name).read_text())["metrics"] == {"a": 1.0}

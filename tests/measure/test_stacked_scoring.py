@@ -31,14 +31,14 @@ def test_a_decoder_of_several_runs_scores_as_each_alone() -> None:
 
 @pytest.fixture(params=["llama", "PanGu-pi"])
 def decoders(request: pytest.FixtureRequest, vocabulary: SmallVocabulary) -> list[Decoder]:
-    """Three models of one shape: the plain one, and one with every option of the decoder."""
+    """Three models each of two shapes: the plain one, and one with every option of the decoder."""
     shape = Shape(depth=2, width=32, ffn_width=48, heads=4, kv_heads=2, head_dim=8, vocab_size=vocabulary.size)
     if request.param == "PanGu-pi":
         shape = dataclasses.replace(shape, activations=2, shortcuts=1, shortcut_ratio=4, qk_norm=True, tied=True)
     return [random_decoder(shape, seed) for seed in range(3)]
 
 
-def test_bits_per_byte_of_several_runs_are_those_of_each_alone(
+def test_bits_per_byte_of_several_runs_equal_those_of_each_alone(
     decoders: list[Decoder], vocabulary: SmallVocabulary, texts: Texts
 ) -> None:
     together = bits(Reader(stacked(decoders), vocabulary, 32, "cpu"), texts, 2000)  # type: ignore[arg-type]
@@ -51,10 +51,10 @@ def test_bits_per_byte_of_several_runs_are_those_of_each_alone(
     assert len(values) == 3
 
 
-def test_answers_of_several_runs_are_those_of_each_alone(
+def test_answers_of_several_runs_equal_those_of_each_alone(
     decoders: list[Decoder], vocabulary: SmallVocabulary, texts: Texts
 ) -> None:
-    """Contexts of several lengths, and a choice that is longer than the context and is cut."""
+    """Contexts of several lengths, and a choice that is longer than the context and truncated."""
     asked = questions(texts, "test", "en", 12, 20, 10)  # type: ignore[arg-type]
     asked.append(Question("en", "long", "the", (" oneword" * 12, " two", " three", " four"), 0))
     together = answers_by_run(Reader(Continuing(stacked(decoders)), vocabulary, 24, "cpu"), asked)  # type: ignore[arg-type]

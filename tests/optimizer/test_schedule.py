@@ -1,4 +1,4 @@
-"""Schedules against their closed forms."""
+"""Schedules compared with their closed forms."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_linear_wsd_and_constant() -> None:
 
 
 @given(st.sampled_from(["cosine", "linear", "wsd", "constant"]), st.integers(1, 400), st.data())
-def test_a_rate_rises_to_the_peak_and_never_again(schedule: str, steps: int, data: st.DataObject) -> None:
+def test_a_rate_rises_only_during_warmup(schedule: str, steps: int, data: st.DataObject) -> None:
     warmup = data.draw(st.integers(0, steps))
     rates = [factor(optimizer(schedule=schedule), step, steps, warmup) for step in range(steps)]
     assert all(0 < rate <= 1 for rate in rates)
@@ -55,7 +55,7 @@ def test_a_rate_rises_to_the_peak_and_never_again(schedule: str, steps: int, dat
     assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
 
 
-def test_rounds_have_a_course_of_their_own() -> None:
+def test_each_round_has_its_own_schedule() -> None:
     config = optimizer(warmup=0.0)
     two = dataclasses.replace(compose(["rounds=two"]).rounds, parts=1)
     laid_out, _ = split_rounds(two, 100)

@@ -1,4 +1,4 @@
-"""The optimizers against PyTorch's and another library's, and those of several runs against those of one."""
+"""The optimizers compared with PyTorch's and another library's, and several runs compared with one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def step_once(model: nn.Module, optimizer: torch.optim.Optimizer, step: int, gra
 
 
 def theirs(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The same optimizer by somebody else."""
+    """Return the same optimizer from another library."""
     library = pytest.importorskip("pytorch_optimizer")
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("layers.")]
     ends = [p for name, p in model.named_parameters() if p.ndim == 2 and not name.startswith("layers.")]
@@ -82,14 +82,14 @@ def test_it_is_the_published_optimizer(config: OptimizerConfig) -> None:
     if config.name == "schedule_free":
         ours.load_state_dict(final_weights(our_optimizer, ours))
         their_optimizer.eval()  # type: ignore[attr-defined]
-    atol = 2e-3 if config.name == "muon" else 1e-5  # theirs orthogonalizes in bf16, and rounds at other places
+    atol = 2e-3 if config.name == "muon" else 1e-5  # the other library orthogonalizes in bf16 and rounds differently
     for (name, found), expected in zip(ours.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=atol, msg=name)
 
 
 @pytest.mark.parametrize("rule", ["adamw"])
-def test_the_rule_of_adamw_is_pytorchs(rule: str) -> None:
-    """The stack's AdamW, and that of Muon's vectors; a run alone uses PyTorch's fused one."""
+def test_the_rule_of_adamw_equals_pytorchs(rule: str) -> None:
+    """The AdamW of stacks and of Muon's vectors; a run alone uses PyTorch's fused implementation."""
     weights = torch.randn(50, generator=torch.Generator().manual_seed(0))
     expected = weights.clone().requires_grad_()
     optimizer = torch.optim.AdamW([expected], lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
@@ -103,7 +103,7 @@ def test_the_rule_of_adamw_is_pytorchs(rule: str) -> None:
 
 @pytest.mark.parametrize("size", [(12, 12), (30, 7), (5, 40)])
 def test_matrices_become_orthogonal(size: tuple[int, int]) -> None:
-    """Jordan's iteration brings singular values between about 0.7 and 1.2; directions stay."""
+    """Jordan's iteration brings singular values to between about 0.7 and 1.2 and keeps the directions."""
     matrix = torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
     found = scaled_orthogonal(matrix, torch.float32) / (0.2 * max(size) ** 0.5)
     values = torch.linalg.svdvals(found)
@@ -116,7 +116,7 @@ def layout_of(model: Decoder) -> Layout:
     return Layout.of({name: parameter.shape for name, parameter in model.named_parameters()})
 
 
-def test_every_parameter_has_its_own_aligned_place() -> None:
+def test_every_parameter_has_its_own_aligned_memory() -> None:
     model = decoder()
     layout = layout_of(model)
     rows = torch.zeros(2, layout.width)
@@ -130,8 +130,8 @@ def test_every_parameter_has_its_own_aligned_place() -> None:
     assert int(rows.sum()) == 2 * sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_several_runs_are_each_run_alone(config: OptimizerConfig) -> None:
-    """With settings of their own; the middle run is left out of two steps, and its gradients are not finite then."""
+def test_several_runs_equal_each_run_alone(config: OptimizerConfig) -> None:
+    """With different settings; the middle run skips two steps, in which its gradients are not finite."""
     configs = [
         config,
         dataclasses.replace(config, beta1=0.8, beta2=0.99, eps=1e-6, weight_decay=0.1, momentum=0.8, clip=0.5),

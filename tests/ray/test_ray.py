@@ -1,4 +1,4 @@
-"""A grid by the workers of a real Ray cluster of two nodes, both on this machine."""
+"""A grid on a real Ray cluster of two nodes, both on this machine."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ pytestmark = [
 
 SCRIPT = Path(__file__).with_name("run.sh")
 
-#: Runs the command line, and then again as one that requests more cores than a node has.
+#: Runs the command line, and then again with more cores than a node has.
 TWICE = """
 "$@" || exit
 ! "$@" hydra.launcher.cpus=64 seeds=4
 """
 
 
-def test_a_cluster_of_two_nodes_does_a_grid_and_replaces_a_killed_worker(small_data: list[str], tmp_path: Path) -> None:
+def test_a_cluster_of_two_nodes_runs_a_grid_and_replaces_a_killed_worker(small_data: list[str], tmp_path: Path) -> None:
     grid = [
         *TINY, *small_data, "train.tokens=64000", "train.checkpoint_minutes=0.001", "seeds=3", "hydra/launcher=ray",
         "grid.workers=2", "grid.lease_seconds=2", "cache_dir=cache",

@@ -1,4 +1,4 @@
-"""A real browser without a window, driven by the WebDriver protocol that chromedriver speaks."""
+"""A real headless browser, controlled by chromedriver with the WebDriver protocol."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-n
 
 
 class Browser:
-    """One page at a time; use it in a ``with`` statement."""
+    """A browser with one page; a context manager."""
 
     def __init__(self, width: int = 1400, height: int = 1000, dark: bool = False) -> None:
         self.width, self.height, self.dark = width, height, dark
@@ -52,25 +52,25 @@ class Browser:
             self._process.stdout.close()
 
     def open(self, path: Path) -> None:
-        """Show a file."""
+        """Open a file."""
         self._send("/url", {"url": path.absolute().as_uri()})
 
     def run(self, script: str) -> Any:
-        """What a function body returns in the page; a promise is awaited."""
+        """Run a function body in the page and return its result; a promise is awaited."""
         return self._send("/execute/sync", {"script": script, "args": []})
 
     def command(self, name: str, **parameters: Any) -> Any:
-        """A command of the browser's own protocol."""
+        """Send a command of the browser's own protocol."""
         return self._send("/goog/cdp/execute", {"cmd": name, "params": parameters})
 
     def errors(self) -> list[str]:
-        """What the page has written to the console as errors or warnings."""
+        """Return errors and warnings in the page's console."""
         return [
             entry["message"] for entry in self._send("/se/log", {"type": "browser"}) if entry["level"] in ("SEVERE", "WARNING")
         ]
 
     def screenshot(self, path: Path) -> None:
-        """Write what is shown as PNG."""
+        """Write a screenshot as PNG."""
         path.write_bytes(base64.b64decode(self.command("Page.captureScreenshot", format="png")["data"]))
 
     def _send(self, path: str, content: Any) -> Any:

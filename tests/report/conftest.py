@@ -1,4 +1,4 @@
-"""Folders of runs as the harness leaves them, with numbers that are chosen."""
+"""Folders of runs like those of real runs, with chosen numbers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Runs:
         spread: float = 0.05,
         **changes: Any,
     ) -> str:
-        """A finished run with documents and questions; ``changes`` replace whole parts of its record. Returns its identity."""
+        """Add a finished run with documents and questions, and return its identity; ``changes`` replace parts of its record."""
         identity = fingerprint(name)
         folder = self.folder / identity
         (folder / "measures").mkdir(parents=True)
@@ -71,7 +71,7 @@ class Runs:
     def measure(
         self, identity: str, name: str, metrics: dict[str, float], rows: pd.DataFrame | None = None, **settings: Any
     ) -> str:
-        """A measure of a run; returns the stem of its file."""
+        """Add a measure of a run and return the stem of its file."""
         stem = f"{name}.{fingerprint(settings)}"
         path = self.folder / identity / "measures" / f"{stem}.json"
         content = {"schema": 1, "measure": name, "settings": settings, "metrics": metrics, "seconds": 1.0, "provenance": {}}
@@ -103,7 +103,7 @@ class Runs:
         self.measure(folder.name, "cloze", metrics, frame, questions=40)
 
     def grid(self, name: str, cells: dict[str, dict[str, Any]], file: str = "", **changes: Any) -> Path:
-        """A grid's file: cells are {identity: overrides}."""
+        """Add the file of a grid; cells are {identity: overrides}."""
         content = {
             "identity": fingerprint([name, file, sorted(cells)]), "name": name, "title": f"Title of {name}", "paper": None,
             "paper_axis": [], "scale": "s32", "note": "", "correlate": [], "figures": [],
@@ -120,7 +120,7 @@ class Runs:
         return path
 
     def depths(self, bits: dict[int, list[float]], name: str = "table02_depth_width", **changes: Any) -> list[str]:
-        """A grid of depths, one value per seed; returns the identities."""
+        """Add a grid of depths, with one value per seed, and return the identities."""
         cells = {}
         for depth, values in bits.items():
             for seed, value in enumerate(values):
@@ -135,5 +135,5 @@ def runs(tmp_path: Path) -> Runs:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its path."""
+    """Return the content of every file below a folder, by its path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,4 +1,4 @@
-"""Benchmark scores in the report: every task, the paper's averages, and other models with the paper's rows."""
+"""Benchmark scores in the report: every task, the paper's averages, other models, and the paper's rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tinylm_ablate.frames.arms import evidence
-from tinylm_ablate.frames.folders import read_runs
+from tinylm_ablate.frames.run_folders import read_runs
 from tinylm_ablate.measure.benchmarks import column_of
 from tinylm_ablate.measure.harness import LISTS
 from tinylm_ablate.report.blocks import Table
@@ -54,7 +54,7 @@ def test_all_tasks_of_a_run_are_read_and_averaged(scored: Any) -> None:
     assert not [name for name in records.runs if str(name).startswith("measure.benchmarks")]
 
 
-def test_the_page_has_ours_others_and_the_printed_rows(scored: Any) -> None:
+def test_the_page_has_our_models_others_and_the_printed_rows(scored: Any) -> None:
     records = read_runs(scored.folder)
     found = evidence(records)["table08_benchmarks"]
     page = experiment_page(records.grids, found, records, [])
@@ -67,9 +67,9 @@ def test_the_page_has_ours_others_and_the_printed_rows(scored: Any) -> None:
     assert re.search(r"\| PanGu-π-1B-Pro +\| printed +\| +46\.50 .*\| +51\.28 ", text)
     assert text.count("| printed") == 13
     assert "average of 10 benchmarks" in text and "average of 3 benchmarks" in text
-    # Our scores beside the paper's, both in percent.
-    beside = tables["The paper's numbers"]
-    assert {"here: c eval", "paper: c eval", "here: average", "paper: average"} <= set(map(str, beside.head))
+    # Our scores and the paper's are in percent.
+    printed = tables["The paper's numbers"]
+    assert {"here: c eval", "paper: c eval", "here: average", "paper: average"} <= set(map(str, printed.head))
 
 
 def test_alternatives_of_one_measure_are_not_mixed(runs: Any) -> None:
@@ -92,8 +92,8 @@ def test_scores_of_other_models_are_kept_where_a_page_shows_them(scored: Any, tm
     assert "benchmarks" not in back.rows
 
 
-def test_bigrams_of_different_budgets_set_no_arms_apart(runs: Any) -> None:
-    """An arm of two rounds has more tokens, and its table of bigrams is counted on as many."""
+def test_bigrams_of_different_budgets_do_not_separate_arms(runs: Any) -> None:
+    """An arm with two rounds has more tokens, and its table of bigrams is counted on as many."""
     cells = {}
     for rounds, tokens in ((1, 100), (2, 150)):
         identity = runs.add(f"rounds {rounds}", 0, 2.5)

@@ -1,4 +1,4 @@
-"""The page in a real browser: no error in its console, and what is clicked does what it says."""
+"""The page in a real browser: no error in its console, and working controls."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def test_tables_sort_figures_become_interactive_and_filters_filter(page):
 def test_nothing_is_cut_off_on_a_phone(page, dark):
     with Browser(width=390, height=844, dark=dark) as browser:
         browser.open(page)
-        browser.run("return new Promise(done => setTimeout(done, 300))")  # hints come after the layout
+        browser.run("return new Promise(done => setTimeout(done, 300))")  # hints are added after the layout
         assert browser.run("return document.documentElement.scrollWidth") <= 390
-        # What is wider than its frame says that it scrolls, and can be reached and scrolled by the keyboard.
+        # Anything wider than its frame has a scrolling hint, and can be focused and scrolled by keyboard.
         hidden = (
             "return [...document.querySelectorAll('.table, .drawing')].filter(frame =>"
             " frame.scrollWidth > frame.clientWidth + 2"

@@ -20,7 +20,7 @@ BITS = "test/bits_per_byte/all"
 
 
 def frame():
-    """Two arms by three seeds with everything that a figure may show."""
+    """Two arms with three seeds each, and all values that figures may show."""
     same = {
         "forgetting/part_1": 3.0, "forgetting/part_2": 2.9, "forgetting/unseen": 3.1, "first": 0, "cloze": 0.3,
         "matrix": "q", "initial": 0.02, "trained": 0.03, "verdict": "reproduced", "effect": 2.0, "low": 1.5, "high": 2.5,
@@ -77,7 +77,7 @@ def test_every_figure_that_an_experiment_names_exists():
     assert len(asked) > 5 and {(stem, name) for stem, name in asked if name not in {*FIGURES, *DETAILS}} == set()
 
 
-def test_a_pair_of_arms_is_turned_so_that_the_small_difference_is_positive():
+def test_a_pair_of_arms_is_ordered_so_that_the_difference_is_positive():
     data = pd.DataFrame(
         {"experiment": "e", "first": ["a", "c"], "second": ["b", "d"], "small": [-0.2, 0.1], "large": [-0.3, -0.4]}
     )
@@ -97,19 +97,19 @@ def test_an_arms_figure_shows_every_seed_and_the_mean():
     assert rule[0]["high"] - rule[0]["mean"] == pytest.approx(4.303 * 0.001 / 3**0.5, rel=0.01)
 
 
-def test_figures_stand_by_themselves_on_white():
+def test_figures_have_a_white_background():
     drawn = svg(specification(figures.arms(frame(), ["arch.depth"], BITS)))
     assert "currentColor" not in on_white(drawn) and "background:#ffffff" in on_white(drawn)
     assert png(drawn).startswith(b"\x89PNG")
 
 
-def test_a_pareto_front_is_what_no_other_beats_in_both():
+def test_a_pareto_front_is_undominated():
     data = pd.DataFrame({"parameters.total": [1, 2, 3, 4], BITS: [3.0, 3.5, 2.0, 2.5], "identity": list("abcd")})
     spec = specification(search_figures.pareto(data, ["parameters.total"], BITS))
     assert [row["identity"] for row in spec["layer"][1]["data"]["values"]] == ["a", "c"]
 
 
-def test_importance_finds_the_setting_that_matters():
+def test_importance_finds_the_setting_with_an_effect():
     source = np.random.default_rng(0)
     data = pd.DataFrame({"big": source.integers(4, size=60), "small": source.integers(4, size=60), "word": ["a", "b"] * 30})
     data[BITS] = data["big"] + 0.1 * data["small"] + source.normal(0, 0.01, 60)
@@ -119,14 +119,14 @@ def test_importance_finds_the_setting_that_matters():
     assert importances(data, ["big"], BITS).empty and importances(data.head(5), ["big", "small"], BITS).empty
 
 
-def test_arms_without_a_label_get_one_from_what_tells_them_apart():
+def test_arms_without_a_label_are_named_by_the_settings_that_differ():
     data = frame().drop(columns="arm")
     spec = specification(figures.arms(data, ["arch.depth", "x"], BITS))
     assert spec["layer"][2]["data"]["values"][0]["arm"] == "9, 0.9"
 
 
 def test_along_a_run_each_arm_has_a_band_over_its_seeds() -> None:
-    """A panel for each measure that is a mean over languages, or a benchmark, the page's measure first."""
+    """One panel per benchmark or mean over languages, the page's measure first."""
     metrics = ["test/cloze/all", BITS, "test/bits_per_byte/en", "benchmarks/letters/acc", "validation/bits_per_byte/all"]
     rows = [
         {"identity": f"{arm}{seed}", "arm": arm, "seed": seed, "tokens": tokens, "metric": metric, "value": tokens / 100 + seed}
@@ -140,7 +140,7 @@ def test_along_a_run_each_arm_has_a_band_over_its_seeds() -> None:
     panels = specification(chart)["concat"]
     assert len(panels) == 3
     titles = [panel["layer"][1]["encoding"]["y"]["title"] for panel in panels]
-    assert titles[:2] == ["bits/byte all", "cloze all"]  # a share, as it was measured, and no percentage
+    assert titles[:2] == ["bits/byte all", "cloze all"]  # a share as in the record, not a percentage
     drawn = pd.DataFrame(panels[0]["data"]["values"]).query("arm == 'a'").sort_values("tokens")
     assert drawn[["low", "mean", "high"]].to_numpy().tolist() == [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]
     assert figures.along(pd.DataFrame(rows[:0], columns=list(rows[0])), [], BITS) is None

@@ -36,7 +36,7 @@ def test_a_mistake_is_one_clear_error(runs):
         read(runs.folder / "none")
 
 
-def test_the_package_offers_them():
+def test_the_package_exports_the_functions():
     assert tinylm_ablate.runs is read and tinylm_ablate.compare is compare
 
 

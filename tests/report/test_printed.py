@@ -1,4 +1,4 @@
-"""Which of the paper's rows belongs to an arm, and that the rows were typed without slips."""
+"""The paper's row for each arm, and checks that the rows were typed correctly."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 
 import pytest
 
-from tinylm_ablate.frames.folders import Grid
+from tinylm_ablate.frames.grid_file import Grid
 from tinylm_ablate.report.measures import number
 from tinylm_ablate.report.printed import FOLDER, printed
 
@@ -48,7 +48,7 @@ def test_an_axis_is_found_by_its_name_before_its_place():
     assert found is not None and found.rows[0] is not None and found.rows[0]["average"] == "42.02"
 
 
-def test_a_table_that_is_not_there_is_reported():
+def test_a_missing_table_is_reported():
     problems: list[str] = []
     assert printed([grid("table99", ["arch.depth"], ["depth"])], [{"arch.depth": "1"}], problems) is None
     assert printed([grid("table02_depth_width", ["arch.depth"], ["nothing"])], [{"arch.depth": "1"}], problems) is None
@@ -58,12 +58,12 @@ def test_a_table_that_is_not_there_is_reported():
     assert len(problems) == 4
 
 
-def test_sizes_are_read_as_the_papers():
+def test_sizes_are_read_as_the_papers_numbers():
     assert [number(text) for text in ("48000/s", " 8 / s ", "2.5", "1e-4", "internlm")] == [48000, 8, 2.5, 1e-4, None]
 
 
 def test_the_papers_averages_are_the_means_of_their_rows():
-    """The facts were typed by hand: each average that is printed agrees with its row to the second decimal."""
+    """The numbers were typed by hand: each printed average agrees with its row to two decimals."""
     checked = 0
     for path in sorted(FOLDER.glob("table*.csv")):
         with path.open(newline="") as stream:

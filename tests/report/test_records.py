@@ -1,4 +1,4 @@
-"""What is read from a folder of runs, and what is left out and reported."""
+"""Reading of a folder of runs: content of the frames, and reported omissions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import os
 import pandas as pd
 import pytest
 
-from tinylm_ablate.frames.folders import flatten, frame, parse_grid, read_runs, thin_curve
+from tinylm_ablate.frames.flat_rows import flatten, frame
+from tinylm_ablate.frames.grid_file import parse_grid
+from tinylm_ablate.frames.long_tables import thin_curve
+from tinylm_ablate.frames.run_folders import read_runs
 
 BITS = "test/bits_per_byte/all"
 
@@ -23,7 +26,7 @@ def test_a_run_is_one_row_of_settings_and_measures(runs):
     assert (row[BITS], row["train/seconds"], row["decode/tokens_per_second"]) == (2.5, 500.0, 120.0)
     assert row["measure.decoding_speed.batch"] == 20 and row["measure.bits_per_byte.max_bytes"] == 100000
     assert records.problems == []
-    # Folders and addresses are private, and lists of packages say nothing about the numbers.
+    # Folders and addresses are private, and lists of packages do not affect the numbers.
     assert not [name for name in records.runs if name.startswith(("runs_dir", "tracking", "provenance.packages"))]
     assert "secret" not in records.runs.to_csv()
 
@@ -65,7 +68,7 @@ def test_a_damaged_record_is_reported_and_the_others_are_read(runs, damage, mess
     assert str(path) in problem and message in problem
 
 
-def test_a_damaged_measure_costs_only_itself(runs):
+def test_a_damaged_measure_affects_only_itself(runs):
     identity = runs.add("a", 0, 2.5)
     folder = runs.folder / identity / "measures"
     next(folder.glob("cloze.*.json")).write_text("{")
@@ -75,7 +78,7 @@ def test_a_damaged_measure_costs_only_itself(runs):
     assert len(records.problems) == 2 and "questions" not in records.rows
 
 
-def test_documents_that_do_not_add_up_are_not_used(runs):
+def test_inconsistent_documents_are_not_used(runs):
     identity = runs.add("a", 0, 2.5)
     path = next((runs.folder / identity / "measures").glob("bits_per_byte.*.json"))
     content = json.loads(path.read_text())
@@ -86,7 +89,7 @@ def test_documents_that_do_not_add_up_are_not_used(runs):
     assert "documents" not in records.rows
 
 
-def test_of_several_measurements_the_one_that_the_grid_names_counts(runs):
+def test_the_measurement_that_the_grid_names_counts(runs):
     identity = runs.add("a", 0, 2.5)
     speeds = (1, 2, 3)
     wanted, *_ = [
@@ -100,7 +103,7 @@ def test_of_several_measurements_the_one_that_the_grid_names_counts(runs):
     assert records.runs["decode/tokens_per_second"].tolist() == [1.0] and records.problems == []
 
 
-def test_of_two_measurements_of_one_point_the_newer_is_kept(runs):
+def test_the_newer_of_two_measurements_of_one_point_is_kept(runs):
     identity = runs.add("a", 0, 2.5)
     folder = runs.folder / identity
     record = json.loads((folder / "metrics.json").read_text())
@@ -129,7 +132,7 @@ def test_unfinished_and_failed_runs_are_reported(runs):
     ]
 
 
-def test_a_grid_whose_cells_lead_out_of_the_folder_is_left_out(runs):
+def test_a_grid_with_cells_outside_the_folder_is_omitted(runs):
     identity = runs.add("a", 0, 2.5)
     runs.grid("fine", {identity: {"seed": 0}})
     runs.grid("bad", {"../../x": {"seed": 0}})
@@ -151,12 +154,12 @@ def test_columns_have_one_type_each():
     assert table["flag"].dtype == "boolean" and table["list"].tolist()[1] == "[1,2]"
 
 
-def test_a_record_without_its_parts_is_no_record():
+def test_an_incomplete_record_is_not_a_record():
     with pytest.raises(ValueError, match="'config' is missing"):
         flatten({"identity": "0" * 16, "seed": 0, "metrics": {}})
 
 
-def test_a_curve_is_thinned_to_means_and_survives_a_line_cut_short(tmp_path):
+def test_a_curve_is_thinned_to_means_and_survives_an_incomplete_line(tmp_path):
     path = tmp_path / "curve.jsonl"
     path.write_text("".join(json.dumps({"tokens": n, "loss": float(n)}) + "\n" for n in range(1, 129)) + '{"tokens": 12')
     table = thin_curve(path).to_pandas()

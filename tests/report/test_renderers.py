@@ -45,7 +45,7 @@ def rendered(text):
     return markdown_it.MarkdownIt("commonmark").enable("table").render(text)
 
 
-def test_markdown_says_what_the_blocks_say():
+def test_markdown_contains_all_blocks():
     text = markdown.render(PAGE, lambda _: None)
     assert text.startswith("# Title & more\n\nPlain, `a_b` and [a link](other.md).\n\n- one\n- two **bold**\n")
     assert "| arm  |      bits |\n|:-----|----------:|\n| deep | **2.1** ≈ |\n| a\\|b |         – |" in text
@@ -99,20 +99,20 @@ def test_any_text_stays_text_in_html(text):
         "../x",
     ],
 )
-def test_a_link_leads_to_the_web_or_within_the_pages_only(address):
+def test_links_lead_only_to_the_web_or_within_the_pages(address):
     assert link("text", address) == "text"
 
 
-def test_links_that_lead_somewhere_are_kept():
+def test_valid_links_are_kept():
     assert link("a", "https://example.org/x:y") == Span("a", "link", "https://example.org/x:y")
     assert link("a", "claims.md") == Span("a", "link", "claims.md") and link("a", "#x:y") == Span("a", "link", "#x:y")
 
 
-def test_our_own_texts_are_written_with_signs():
+def test_our_own_texts_use_typographic_signs():
     found = styled("**[a, b]**: see `x_y` and [all](claims.md).")
     assert found == [strong("[a, b]"), ": see ", code("x_y"), " and ", link("all", "claims.md"), "."]
 
 
-def test_blocks_are_walked_with_those_in_folds():
+def test_walking_blocks_includes_those_in_folds():
     assert sum(isinstance(block, Table) for block in walk(PAGE)) == 2
     assert plain(["a ", strong("b")]) == "a b"

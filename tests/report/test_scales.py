@@ -1,4 +1,4 @@
-"""What small scales say about larger ones: decision accuracy, and forecasts that come before the runs."""
+"""Small scales as evidence about larger ones: decision accuracy, and forecasts before the runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIZES = {"s32": (1e6, 8_000_000), "s16": (4e6, 32_000_000), "s8": (16e6, 128_000
 
 
 def scale(runs, name: str, bits: dict[int, float], spread: float = 0.001) -> None:
-    """One grid of depths at a scale, two seeds each."""
+    """Add a grid of depths at a scale, with two seeds each."""
     parameters, tokens = SIZES[name]
     cells = {}
     for depth, value in bits.items():
@@ -36,7 +36,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_decision_accuracy_has_a_page_with_its_picture_and_the_pairs_that_disagree(runs, tmp_path):
+def test_decision_accuracy_has_a_page_with_a_figure_and_the_pairs_that_disagree(runs, tmp_path):
     scale(runs, "s32", {9: 2.3, 20: 2.2, 40: 2.21})
     scale(runs, "s16", {9: 2.1, 20: 2.0, 40: 1.97})
     assert report(runs, tmp_path) == 0
@@ -53,7 +53,7 @@ def test_one_scale_has_no_such_page(runs, tmp_path):
     assert not (tmp_path / "scales.md").exists() and not (tmp_path / "forecasts.csv").exists()
 
 
-def test_forecasts_come_before_the_runs_are_kept_and_are_judged_after_them(runs, tmp_path, capsys):
+def test_forecasts_precede_the_runs_are_kept_and_are_judged_afterwards(runs, tmp_path, capsys):
     scale(runs, "s32", {9: 2.3, 20: 2.2})
     ahead = ("--forecast", "s8", "16e6", "128e6")
     assert report(runs, tmp_path, *ahead) == 2
@@ -64,7 +64,7 @@ def test_forecasts_come_before_the_runs_are_kept_and_are_judged_after_them(runs,
     assert {row["subject"] for row in before} >= {"9", "20"} and all(row["inside"] == "" for row in before)
     nine = next(row for row in before if row["subject"] == "9")
     assert float(nine["forecast"]) == pytest.approx(1.91, abs=0.02) and "not run yet" in (tmp_path / "scales.md").read_text()
-    # Another report, and another forecast of the same, leave them as they are.
+    # Neither another report nor another forecast of the same setting changes them.
     assert report(runs, tmp_path) == 0 and rows(tmp_path) == before
     assert report(runs, tmp_path, *ahead) == 0 and rows(tmp_path) == before
 
@@ -92,6 +92,6 @@ def test_a_forecast_that_was_edited_later_shows(runs, tmp_path, capsys):
     )
 
 
-def test_mistakes_in_what_is_to_be_forecast_are_named(runs, tmp_path, capsys):
+def test_mistakes_in_forecast_requests_are_named(runs, tmp_path, capsys):
     assert report(runs, tmp_path, "--forecast", "s8", "many", "-1") == 2
     assert "PARAMETERS=many" in (output := capsys.readouterr().err) and "TOKENS=-1" in output

@@ -1,4 +1,4 @@
-"""The whole report: its output, its input, and that nothing else affects it."""
+"""The whole report: its output and input, and that nothing else affects it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from tests.report.conftest import Runs, contents
 from tinylm_ablate.frames.arms import evidence
-from tinylm_ablate.frames.folders import read_runs
+from tinylm_ablate.frames.run_folders import read_runs
 from tinylm_ablate.report.__main__ import main
 from tinylm_ablate.report.page import stem_of
 from tinylm_ablate.report.reference_data import read_reference
@@ -52,7 +52,7 @@ def test_a_grid_becomes_pages_in_every_format(made):
     assert expected | {"README.md", "claims.md", "runs.csv"} <= written.keys()
     page = written[f"{stem}.md"].decode()
     head = next(line for line in page.splitlines() if line.startswith("| arch.depth"))
-    # The measure comes right after the arm, and the best is bold since every other arm is worse beyond noise.
+    # The measure follows the arm, and the best is bold since every other arm is significantly worse.
     assert [cell.strip() for cell in head.split("|")[1:3]] == ["arch.depth", "bits/byte all"]
     assert "**2.1000 ± 0.0100**" in page and "| 20 is better" in page and "41.19" in page and "A note." in page
     assert page.index("_arms.svg") < page.index("| arch.depth") < page.index("### Paired tests") < page.index("How it was run")
@@ -70,7 +70,7 @@ def test_the_same_runs_give_the_same_bytes_in_any_process(made, tmp_path):
     assert first.keys() == second.keys() and [name for name in first if first[name] != second[name]] == []
 
 
-def test_names_that_fall_together_get_pages_of_their_own(runs, tmp_path):
+def test_names_that_collide_get_separate_pages(runs, tmp_path):
     names = ["a b", "a_b", "A_B", "a/b", "../a", "x" * 300, "index", "README", "claims", "con:1", ""]
     for number, name in enumerate(names):
         runs.grid(name, {runs.add(f"{number}", 0, 2.0 + number / 100): {"seed": 0}}, file=f"{number:016x}")
@@ -83,7 +83,7 @@ def test_names_that_fall_together_get_pages_of_their_own(runs, tmp_path):
     assert not list(tmp_path.glob("*.md")) and stem_of("a_b") == "a_b"
 
 
-def test_one_damaged_record_costs_nothing_else(runs, tmp_path, capsys):
+def test_one_damaged_record_affects_nothing_else(runs, tmp_path, capsys):
     first, *_ = runs.depths(DEPTHS)
     (runs.folder / first / "metrics.json").write_text('{"schema": 2, "identity": "../../../x", "seed": 0')
     assert report(runs, tmp_path / "results") == 0
@@ -93,7 +93,7 @@ def test_one_damaged_record_costs_nothing_else(runs, tmp_path, capsys):
 
 
 class _Page(HTMLParser):
-    """Every element, and the text outside scripts and styles."""
+    """Collects every element, and the text outside scripts and styles."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class _Page(HTMLParser):
 EVIL = '"><img src=x onerror=alert(1)></script><script>alert(2)</script> [a](javascript:alert(3)) ![x](/etc/passwd) <b>'
 
 
-def test_what_a_user_wrote_stays_text(runs, tmp_path):
+def test_users_text_stays_text(runs, tmp_path):
     identity = runs.add("a", 0, 2.5)
     evil = {"note": EVIL, "title": EVIL, "command": ["run", EVIL], "paper": "../../../etc/passwd", "paper_axis": ["arm"]}
     runs.grid(f"evil {EVIL}", {identity: {"arm": EVIL, "seed": 0}}, **evil)
@@ -145,7 +145,7 @@ def test_what_a_user_wrote_stays_text(runs, tmp_path):
     assert all((attrs["src"] or "").startswith("figures/") for tag, attrs in shown.elements if tag == "img")
 
 
-def test_the_page_asks_for_nothing_over_the_network(runs, tmp_path):
+def test_the_page_needs_no_network(runs, tmp_path):
     runs.depths(DEPTHS)
     assert report(runs, tmp_path / "results") == 0
     page = _Page()
@@ -153,7 +153,7 @@ def test_the_page_asks_for_nothing_over_the_network(runs, tmp_path):
     assert not [attrs for tag, attrs in page.elements if tag in ("link", "img") or (tag == "script" and "src" in attrs)]
     policy = next(attrs["content"] for tag, attrs in page.elements if tag == "meta" and "http-equiv" in attrs)
     assert policy is not None and policy.startswith("default-src 'none'")
-    # Every table scrolls in a region with a name, and every figure has a text.
+    # Every table scrolls in a named region, and every figure has a text alternative.
     regions = [attrs for _, attrs in page.elements if attrs.get("role") == "region"]
     assert regions and all(attrs.get("aria-label") and attrs.get("tabindex") == "0" for attrs in regions)
     drawings = [attrs for tag, attrs in page.elements if tag == "svg"]
@@ -162,7 +162,7 @@ def test_the_page_asks_for_nothing_over_the_network(runs, tmp_path):
     assert len(identifiers) == len(set(identifiers))
 
 
-def test_a_reference_is_kept_small_and_written_again_byte_for_byte(runs, tmp_path):
+def test_a_reference_is_small_and_regenerated_byte_for_byte(runs, tmp_path):
     runs.depths(DEPTHS, figures=["convergence"])
     runs.add("in no grid", 0, 2.5)
     results = tmp_path / "results"
@@ -206,7 +206,7 @@ def test_a_users_runs_never_reach_the_reference(runs, tmp_path):
     assert "The same experiment in the reference" in (results / "table02_depth_width.md").read_text()
 
 
-def test_a_run_that_is_made_again_replaces_the_one_that_is_kept(runs, tmp_path):
+def test_a_repeated_run_replaces_the_stored_one(runs, tmp_path):
     identities = runs.depths(DEPTHS)
     results = tmp_path / "results"
     assert report(runs, results, "--add") == 0
@@ -218,12 +218,12 @@ def test_a_run_that_is_made_again_replaces_the_one_that_is_kept(runs, tmp_path):
     assert len(table) == 9 and table.loc[identities[0], "decode/tokens_per_second"] == 5.0
 
 
-def test_without_runs_the_command_says_how_to_get_some(tmp_path, capsys):
+def test_without_runs_the_command_explains_how_to_get_some(tmp_path, capsys):
     assert main(["--runs-dir", str(tmp_path / "none"), "--results", str(tmp_path / "results")]) == 0
     assert "make demo" in capsys.readouterr().out
 
 
-def test_a_damaged_reference_is_the_users_to_mend(tmp_path, capsys):
+def test_a_damaged_reference_is_reported(tmp_path, capsys):
     folder = tmp_path / "results" / "reference"
     folder.mkdir(parents=True)
     (folder / "runs.parquet").write_bytes(b"no parquet")
@@ -232,7 +232,7 @@ def test_a_damaged_reference_is_the_users_to_mend(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="no checkout: a wheel has no results")
-def test_this_repository_keeps_what_its_code_makes_of_its_data(tmp_path):
+def test_the_repositorys_reference_is_up_to_date(tmp_path):
     import shutil
 
     shutil.copytree(REFERENCE, tmp_path / "results" / "reference")
@@ -256,7 +256,7 @@ def test_tuned_arms_show_their_curves_and_how_many_orders_tuning_changed(runs, t
     assert report(runs, tmp_path / "results") == 0
     page = (tmp_path / "results" / "table02_depth_width.md").read_text()
     assert "How the arms were tuned" in page and "table02_depth_width_tuning.svg" in page
-    assert "1 of 3 pairs of arms has another order" in page.replace("\\", "")
+    assert "changes the order of 1 of 3 pairs of arms" in page.replace("\\", "")
 
 
 def test_the_same_arms_tuned_at_two_scales_have_curves_of_their_own(runs, tmp_path):
@@ -271,7 +271,7 @@ def test_the_same_arms_tuned_at_two_scales_have_curves_of_their_own(runs, tmp_pa
     assert re.findall(r"base_lr +\| interior +\| +(\d) ", page.replace("\\", "")) in (["1", "2"], ["2", "1"])
 
 
-def test_the_deviations_of_trained_matrices_are_columns_that_claims_read(runs):
+def test_deviations_of_trained_matrices_are_columns_for_claims(runs):
     (identity, *_) = runs.depths({9: [2.2], 20: [2.1]}, name="table04_random_init", figures=["matrix_std"])
     matrices = [
         {"layer": layer, "matrix": name, "std": 0.02, "trained_std": 0.02 + layer / 100 * (name == "q")}

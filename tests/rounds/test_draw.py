@@ -24,7 +24,7 @@ def in_part(drawn: Drawn, first: int, after: int) -> list[int]:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(8, 300), st.sampled_from(["loss", "uniform", "top", "none"]), st.floats(0.2, 1), st.integers(0, 9))
-def test_each_part_gives_its_share_without_repetition(steps: int, rule: str, rate: float, seed: int) -> None:
+def test_each_part_contributes_its_share_without_repetition(steps: int, rule: str, rate: float, seed: int) -> None:
     laid_out = rounds(steps, rule=rule, sampling_rate=rate)
     drawn = draw(laid_out, losses_of(steps), seed)
     assert len(set(drawn.batches.tolist())) == len(drawn.batches) == laid_out.later
@@ -33,7 +33,7 @@ def test_each_part_gives_its_share_without_repetition(steps: int, rule: str, rat
     assert np.array_equal(draw(laid_out, losses_of(steps), seed).batches, drawn.batches)
 
 
-def test_top_takes_the_highest() -> None:
+def test_top_selects_the_highest() -> None:
     laid_out, losses = rounds(40, rule="top", parts=4), losses_of(40)
     drawn = draw(laid_out, losses, 0)
     for part in range(4):
@@ -42,7 +42,7 @@ def test_top_takes_the_highest() -> None:
 
 
 def test_by_loss_follows_softmax_without_replacement() -> None:
-    """Against torch's multinomial, which the paper's code uses, over many seeds."""
+    """Compared with torch.multinomial, as in the paper's code, over many seeds."""
     import torch
 
     laid_out = rounds(6, parts=1, rule="loss", temperature=0.7)

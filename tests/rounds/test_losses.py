@@ -36,7 +36,7 @@ def decoder(settled: Settled) -> Decoder:
 TOKENS = np.random.default_rng(0).integers(0, 300, 4000).astype(np.uint16)
 
 
-def test_losses_are_those_of_the_batches(settled: Settled, decoder: Decoder, tmp_path: Path) -> None:
+def test_losses_equal_those_of_the_batches(settled: Settled, decoder: Decoder, tmp_path: Path) -> None:
     found = batch_losses(settled, decoder, TOKENS, tmp_path)
     assert found.shape == (40,)
     batches = Batches(TOKENS, 32, settled.config.seed, round=0)
@@ -47,10 +47,10 @@ def test_losses_are_those_of_the_batches(settled: Settled, decoder: Decoder, tmp
         assert found[batch] == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_a_pass_that_was_killed_goes_on(settled: Settled, decoder: Decoder, tmp_path: Path, monkeypatch) -> None:
+def test_a_killed_pass_resumes(settled: Settled, decoder: Decoder, tmp_path: Path, monkeypatch) -> None:
     whole = batch_losses(settled, decoder, TOKENS, tmp_path / "whole")
     (tmp_path / "parts").mkdir()
-    # What a kill leaves: some whole losses and a torn one.
+    # After a kill: some complete losses and an incomplete one.
     (tmp_path / "parts" / "batch_losses.part").write_bytes(whole[:21].tobytes() + b"\x01\x02\x03")
     asked = []
     measure = module.measure

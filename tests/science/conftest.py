@@ -1,4 +1,4 @@
-"""Planted runs: what is true of them is known."""
+"""Planted runs, whose true effects are known."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Planted:
         tuned: str | None = "interior",
         **metrics: Any,
     ) -> None:
-        """Runs of one arm around ``bits``, exactly ``spread`` apart as a sample deviation would be on average."""
+        """Add runs of one arm around ``bits``, whose sample deviation is ``spread``."""
         for seed in seeds:
             identity = f"{len(self.rows):016x}"
             value = bits + spread * float(np.random.default_rng([seed, len(arm), int(1e3 * bits)]).standard_normal())
@@ -57,7 +57,7 @@ class Planted:
                 row["test/bigrams/bits_per_byte/all"] = bigrams
             self.rows.append(row | dict(settings or {}) | metrics)
             if documents:
-                # Documents differ much, but alike for all runs: their choice hardly shows in a difference.
+                # Documents differ much, but equally for all runs: their choice hardly affects a difference.
                 offsets = np.random.default_rng(7).standard_normal(DOCUMENTS)
                 nats = (value + offsets - offsets.mean()) * BYTES * np.log(2)
                 own = {"identity": identity, "split": "test", "language": "en", "document": range(DOCUMENTS), "nats": nats}
@@ -69,7 +69,7 @@ class Planted:
     def evidence(
         self, experiment: str = "table", axis: Sequence[str] = ("arm",), keys: Sequence[str] = ("train.tokens",)
     ) -> Evidence:
-        """All runs so far. The curves fall by 0.2 bits for each factor of e, so 5 % more tokens are worth 0.00976."""
+        """Return all runs so far. The curves fall by 0.2 bits per factor of e, so 5 % more tokens are worth 0.00976."""
         documents = pd.concat(self.documents) if self.documents else None
         return Evidence(experiment, axis, pd.DataFrame(self.rows), keys, documents, None, pd.concat(self.curves))
 

@@ -1,4 +1,4 @@
-"""The files of claims: the shipped ones are sound, and every mistake in a user's is named."""
+"""Files of claims: the shipped ones are valid, and every mistake in a user's file is reported."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from tinylm_ablate.config import walk
+from tinylm_ablate.config_values import walk
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.paths import conf_dir, experiments_dir
-from tinylm_ablate.science.claim import FOLDER, parse, read_claims
+from tinylm_ablate.science.claim_files import FOLDER, parse, read_claims
 
 ORDERING = {
     "kind": "ordering",
@@ -68,7 +68,7 @@ def test_each_arm_of_a_shipped_claim_is_an_arm_of_its_experiment() -> None:
 
 
 def test_the_papers_own_effects_point_where_its_claims_do() -> None:
-    """An effect of the wrong sign would be a claim, or a printed number, that is misread."""
+    """An effect of the wrong sign would mean that a claim or a printed number was misread."""
     checked = 0
     for claim in read_claims(None, None, tables()):
         for test in claim.tests:

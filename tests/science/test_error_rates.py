@@ -1,4 +1,4 @@
-"""False verdicts of every kind of claim, by simulating the real code at every look."""
+"""Rates of false verdicts of every kind of claim, by simulations with the real code at every look."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from tinylm_ablate.science.looks import LOOKS, adjusted, level, nominal
 from tinylm_ablate.science.rank import Correlation, Larger, correlation
 
 REPEATS = 20_000
-#: How far an effect is off the margin, as a share of it.
+#: Distance of an effect from the margin, as a share of the margin.
 OFF = 1e-9
-#: Three standard errors of a share of 5 % in so many repeats.
+#: Three standard errors of a share of 5 % in this number of repeats.
 ROOM = 3 * (0.05 * 0.95 / REPEATS) ** 0.5
 
 Array = NDArray[np.float64]
 
 
 def estimates(differences: Array) -> list[Estimate]:
-    """The estimate at each look of differences over seeds, (repeats, 12)."""
+    """Return the estimate at each look of differences over seeds, (repeats, 12)."""
     return [Estimate(own.mean(axis=1), own.std(axis=1, ddof=1), n) for n in LOOKS for own in [differences[:, :n]]]
 
 
 def any_look(decisions: Sequence[Decision], false: Callable[[Decision], Array]) -> tuple[float, float]:
-    """The share of repeats with a false verdict at the worst look, and at any look."""
+    """Return the share of repeats with a false verdict at the worst look, and at any look."""
     wrong = [np.broadcast_to(false(own), REPEATS) for own in decisions]
     return max(float(own.mean()) for own in wrong), float(np.any(wrong, axis=0).mean())
 
 
 def false_verdicts(effects: Sequence[float], margin: float) -> Callable[[Decision], Array]:
-    """What is false of a claim that each of these effects is beyond the margin. Effects are just off the margin, not on it."""
+    """Return the false verdicts of a claim that each effect is beyond the margin. They are close to it, not on it."""
     holds = all(effect > margin for effect in effects)
     turned = any(effect < -margin for effect in effects)
     none = any(abs(effect) < margin for effect in effects)
@@ -42,7 +42,7 @@ def false_verdicts(effects: Sequence[float], margin: float) -> Callable[[Decisio
 
 
 def noise(seed: int, comparisons: int, correlation: float) -> Array:
-    """Differences over seeds without effect: (comparisons, repeats, 12), which share a part, as through one reference arm."""
+    """Return differences over seeds without effect, (comparisons, repeats, 12), with a common part, as from a reference arm."""
     source = np.random.default_rng(seed)
     shared, own = source.standard_normal((1, REPEATS, 12)), source.standard_normal((comparisons, REPEATS, 12))
     return np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * own
@@ -58,13 +58,13 @@ def test_one_comparison_errs_in_at_most_5_percent_over_all_looks(margin: float) 
         assert worst <= overall <= 0.05 + ROOM, (effect, overall)
 
 
-def test_the_margin_alone_would_err_in_almost_10_percent_where_it_is_small() -> None:
+def test_the_margin_alone_errs_in_almost_10_percent_if_it_is_small() -> None:
     wrong = [(own.above(level()) > 0) | (own.below(level()) < 0) for own in estimates(noise(1, 1, 0.0)[0])]
     assert float(np.any(wrong, axis=0).mean()) > 0.09
 
 
 def test_an_effect_on_the_margin_uses_up_the_error() -> None:
-    """No verdict is stricter than promised: at half of the error, half of the seeds would be wasted."""
+    """Verdicts are not stricter than stated: an error of half as much would waste half of the seeds."""
     found = [decide(own, 0.5) for own in estimates(noise(2, 1, 0.0)[0] + 0.5)]
     _, overall = any_look(found, false_verdicts([0.5 - OFF], 0.5))
     assert overall > 0.04
@@ -104,7 +104,7 @@ def test_claims_of_no_difference_err_in_at_most_5_percent(count: int) -> None:
             ]
             found = [combine(decisions) for decisions in zip(*by_comparison, strict=True)]
             holds = all(abs(effect) < margin for effect in effects)
-            # On the margin both may be called false; they exclude each other.
+            # On the margin, both verdicts may be false; they exclude each other.
             _, overall = any_look(found, lambda own, holds=holds: own.reversed if holds else own.reproduced)
             assert overall <= 0.05 + ROOM, (margin, effects, overall)
             _, beyond = any_look(found, lambda own: own.reversed)
@@ -129,7 +129,7 @@ def test_two_seeds_decide_nothing() -> None:
 
 @pytest.mark.parametrize("share", [0.1, 1.0, 10.0])
 def test_the_choice_of_documents_is_covered(share: float) -> None:
-    """Seeds share the documents, so their error does not shrink with seeds; 200 documents of unequal size."""
+    """Seeds share the documents, so that this error does not shrink with seeds; 200 documents of unequal size."""
     source = np.random.default_rng(5)
     repeats, documents = 4000, 200
     sizes = source.lognormal(6, 1, size=documents)
@@ -149,7 +149,7 @@ def test_the_choice_of_documents_is_covered(share: float) -> None:
 
 @pytest.mark.parametrize("margin", [0.0, 0.3])
 def test_rank_correlations_err_in_at_most_5_percent(margin: float) -> None:
-    """Thirty arms whose quality gets clearer with seeds; the true correlation is on the margin."""
+    """Thirty arms whose quality becomes clearer with seeds; the true correlation is on the margin."""
     from scipy.stats import rankdata
 
     source = np.random.default_rng(6)
@@ -178,7 +178,7 @@ def test_the_larger_of_two_correlations_errs_in_at_most_5_percent() -> None:
     assert wrong <= 60 * 0.05 + 3 * (60 * 0.05 * 0.95) ** 0.5
 
 
-def test_arrays_and_numbers_take_the_same_path() -> None:
+def test_arrays_and_numbers_give_the_same_results() -> None:
     source = np.random.default_rng(8)
     first, second = source.standard_normal((2, 30))
     one = correlation(list(first), list(second))
@@ -202,5 +202,5 @@ def test_levels_split_the_error(count: int) -> None:
 
 
 @pytest.mark.parametrize("p", [1e-9, 1e-4, 0.0123, 0.4])
-def test_adjusting_has_an_inverse(p: float) -> None:
+def test_adjusting_is_invertible(p: float) -> None:
     assert nominal(adjusted(p)) == pytest.approx(p)

@@ -1,4 +1,4 @@
-"""Intervals and p-values against scipy, and the variance over documents against the bootstrap."""
+"""Intervals and p-values compared with scipy, and the variance over documents with the bootstrap."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tinylm_ablate.science.family import holm, survivors
 
 @given(st.lists(st.floats(-10, 10), min_size=3, max_size=12), st.floats(-3, 3))
 @settings(max_examples=50, deadline=None)
-def test_seeds_alone_are_a_t_test(values: list[float], bound: float) -> None:
+def test_with_seeds_alone_the_interval_is_a_t_test(values: list[float], bound: float) -> None:
     mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
     if deviation < 1e-3:
         return
@@ -29,7 +29,7 @@ def test_seeds_alone_are_a_t_test(values: list[float], bound: float) -> None:
         assert found == pytest.approx(max(p, 1e-12), rel=1e-3, abs=1e-9), (side, expected)
 
 
-def test_documents_widen_an_interval_that_seeds_cannot_narrow() -> None:
+def test_documents_widen_the_interval_whatever_the_seeds() -> None:
     seeds = Estimate(0.0, 0.01, 3)
     both = Estimate(0.0, 0.01, 3, ((0.0004, 399.0),))
     assert both.documents_error == 0.02
@@ -37,7 +37,7 @@ def test_documents_widen_an_interval_that_seeds_cannot_narrow() -> None:
     assert both.with_seeds(1000).reach(0.025) > 0.039
 
 
-def test_the_variance_of_a_ratio_is_that_of_the_bootstrap() -> None:
+def test_the_variance_of_a_ratio_equals_the_bootstrap() -> None:
     source = np.random.default_rng(0)
     sizes = source.lognormal(6, 1, 300)
     values = (0.1 + source.standard_normal(300)) * sizes
@@ -58,7 +58,7 @@ def test_documents_are_paired_within_an_effect(planted) -> None:
     assert paired.documents_error < 1e-9
 
 
-def test_other_documents_are_not_paired(planted) -> None:
+def test_different_documents_are_not_paired(planted) -> None:
     planted.arm("base", 2.5)
     planted.arm("new", 2.4)
     planted.documents[4] = planted.documents[4].iloc[1:]

@@ -1,4 +1,4 @@
-"""Seeds, tuning, decision accuracy and matrices."""
+"""Seeds, tuning, decision accuracy and standard deviations of matrices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinylm_ablate.science.accuracy import accuracy, between_scales
-from tinylm_ablate.science.claim import parse
+from tinylm_ablate.science.claim_files import parse
 from tinylm_ablate.science.looks import LOOKS
 from tinylm_ablate.science.matrices import matrix_metrics
 from tinylm_ablate.science.seeds import seeds_wanted
@@ -36,7 +36,7 @@ def test_all_arms_start_with_the_first_look(planted: Any) -> None:
     assert seeds_wanted(planted.evidence(), [], ["base", "new"]) == {"base": 3, "new": 3}
 
 
-def test_seeds_go_to_the_arms_of_open_comparisons_alone(planted: Any) -> None:
+def test_only_arms_of_open_comparisons_get_seeds(planted: Any) -> None:
     planted.arm("base", 2.5, spread=0.0)
     planted.arm("clear", 2.4, spread=0.0)
     planted.arm("close", 2.49, spread=0.02)
@@ -45,14 +45,14 @@ def test_seeds_go_to_the_arms_of_open_comparisons_alone(planted: Any) -> None:
     assert seeds_wanted(planted.evidence(), []) == {"base": 5, "clear": 3, "close": 5}
 
 
-def test_a_claim_that_one_comparison_has_decided_asks_for_no_more(planted: Any) -> None:
+def test_a_decided_claim_needs_no_more_seeds(planted: Any) -> None:
     planted.arm("base", 2.5, spread=0.0)
     planted.arm("worse", 2.6, spread=0.0)
     planted.arm("close", 2.49, spread=0.02)
     assert set(seeds_wanted(planted.evidence(), [ordering("worse", "close")]).values()) == {3}
 
 
-def test_the_last_look_ends_it_and_what_cannot_be_tested_asks_for_none(planted: Any) -> None:
+def test_the_last_look_and_untestable_claims_need_no_seeds(planted: Any) -> None:
     planted.arm("base", 2.5, range(12), spread=0.02)
     planted.arm("close", 2.49, range(12), spread=0.02)
     assert max(seeds_wanted(planted.evidence(), [ordering("close")]).values()) <= LOOKS[-1]
@@ -72,7 +72,7 @@ def run_tuning(loss: Any) -> Any:
 
 
 @given(st.floats(-12, 12))
-def test_tuning_ends_at_the_best_factor_or_at_an_edge(place: float) -> None:
+def test_tuning_ends_at_the_best_factor_or_an_edge(place: float) -> None:
     found = run_tuning(lambda factor: (math.log2(factor) - place) ** 2)
     if abs(place) < 3.4:
         assert found.state == "interior"
@@ -93,10 +93,9 @@ def test_divergence_is_the_worst_loss() -> None:
 
 
 def test_how_many_orders_tuning_changes() -> None:
-    """At 2 tokens per parameter the dial's rate suits 9 layers worse than 40: measured orders at s32."""
+    """At 2 tokens per parameter, the dial's rate suits 9 layers less than 40: measured orders at s32."""
     curves = {"9": {1.0: 2.586, 2.0: 2.528, 4.0: 2.659}, "20": {1.0: 2.55, 2.0: 2.602}, "x": {2.0: 2.0}}
     assert changed_orders(curves) == (1, 1)
-    assert changed_orders(curves, tolerance=0.05) == (0, 1)
 
 
 def arms(small: list[float], large: list[float]) -> pd.DataFrame:
@@ -115,7 +114,7 @@ def test_decision_accuracy_counts_pairs_by_distance() -> None:
 
 
 def test_the_interval_of_decision_accuracy_covers_in_about_95_percent() -> None:
-    """Arms whose true values correlate between two scales; the truth is the share over very many arms."""
+    """The true values of arms correlate between two scales; the true accuracy is the share over very many arms."""
     source = np.random.default_rng(0)
     covariance = [[1.0, 0.8], [0.8, 1.0]]
     truth = 0.5 + math.asin(0.8) / math.pi
@@ -135,8 +134,8 @@ def test_arms_of_different_experiments_are_no_pair_and_missing_scales_give_none(
     assert nothing.overall.pairs == 0 and math.isnan(nothing.overall.share)
 
 
-def test_scales_are_compared_at_like_budgets(planted: Any) -> None:
-    """At 2 tokens per parameter the small scale orders the arms wrongly, at 8 rightly: the larger scale was run at 8."""
+def test_scales_are_compared_at_similar_budgets(planted: Any) -> None:
+    """At 2 tokens per parameter, the small scale orders the arms wrongly, at 8 correctly; the larger scale was run at 8."""
     for scale, parameters, ratio, order in (("s32", 1e6, 2, -1), ("s32", 1e6, 8, 1), ("s16", 4e6, 8, 1)):
         for place in range(6):
             more = {"scale": scale, "parameters": parameters, "tokens": ratio * parameters, "grid": f"{scale}{ratio}"}

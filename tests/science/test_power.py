@@ -1,4 +1,4 @@
-"""The power that the documentation prints is the code's."""
+"""The power in the documentation is that of the code."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ def test_power_grows_with_the_effect_and_seeds_shrink() -> None:
     found = [power(effect, 0.036, 0.011) for effect in (0.02, 0.05, 0.1)]
     assert found[0].reproduced < found[1].reproduced < found[2].reproduced
     assert found[0].seeds > found[1].seeds > found[2].seeds
-    assert power(0.0, 0.003, 0.011, "same").reproduced > 0.99
+    assert power(0.0, 0.003, 0.011).no_effect > 0.99
     assert power(-0.1, 0.01, 0.011).reversed == pytest.approx(1.0)

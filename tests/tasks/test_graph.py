@@ -1,4 +1,4 @@
-"""The graph of tasks that cells become."""
+"""The graph of tasks of cells."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INHERIT = [
 ]  # fmt: skip
 ROUNDS = ["rounds=two", "rounds.parts=1", "rounds.rule=loss"]
 
-#: Cells of which each needs something else, and some of which mean the same.
+#: Cells with different needs, some of which are equivalent.
 CELLS: dict[str, list[str]] = {
     "plain": [],
     "twin": ["init.std=1e-2"],
@@ -65,7 +65,7 @@ def test_a_plain_run_is_a_chain_of_tasks_and_its_measures() -> None:
     assert run.name == "plain" and measures[0].name == "bits_per_byte of plain"
 
 
-def test_cells_that_mean_the_same_share_every_task() -> None:
+def test_equivalent_cells_share_every_task() -> None:
     assert [task.key for task in graph("plain", "twin").tasks] == [task.key for task in graph("plain").tasks]
     assert kinds(graph("plain", "seed")) == {"text": 1, "tokenizer": 1, "shards": 1, "run": 2, "measure": 2 * MEASURES}
     assert kinds(graph("plain", "other vocabulary")) == {
@@ -115,8 +115,8 @@ def test_a_cell_that_another_one_needs_keeps_its_name_and_its_measures(
 
 
 @pytest.mark.parametrize("order", [("plain", "bare"), ("bare", "plain")])
-def test_weights_are_kept_where_any_cell_wants_them(order: tuple[str, str]) -> None:
-    """The cells' own configs are not changed by that."""
+def test_weights_are_kept_if_any_cell_requests_them(order: tuple[str, str]) -> None:
+    """This does not change the configs of the cells."""
     cells = [(name, settled(*CELLS[name])) for name in order]
     (run,) = Graph(cells).runs
     assert run.run.config.train.keep_model
@@ -137,7 +137,7 @@ def test_a_run_is_measured_by_everything_that_any_cell_requests() -> None:
 
 @settings(max_examples=12)
 @given(st.lists(st.sampled_from(sorted(CELLS)), min_size=1, max_size=6))
-def test_every_task_stands_once_and_behind_what_it_needs(names: list[str]) -> None:
+def test_every_task_is_listed_once_after_its_needs(names: list[str]) -> None:
     found = graph(*names)
     keys = [task.key for task in found.tasks]
     assert len(set(keys)) == len(keys)

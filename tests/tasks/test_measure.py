@@ -15,7 +15,9 @@ from tinylm_ablate.tasks.graph import Graph
 from tinylm_ablate.tracking import follow
 
 
-def test_a_run_that_diverged_takes_no_record_from_others(small_data: list[str], small_corpus: object, tmp_path: Path) -> None:
+def test_a_diverged_run_does_not_prevent_the_records_of_others(
+    small_data: list[str], small_corpus: object, tmp_path: Path
+) -> None:
     del small_corpus
     words = [*TINY, *small_data, f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache", "evaluate.cloze_questions=0"]
     configs = [compose([*words, f"seed={seed}", "train.stack=2"]) for seed in range(2)]

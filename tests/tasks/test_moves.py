@@ -1,4 +1,4 @@
-"""Folders that move, commands from other folders, sessions by other packages, and records of other versions."""
+"""Folders that are moved, commands in other folders, sessions with other packages, and records of other versions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tinylm_ablate.measure.records import read_record
 from tinylm_ablate.settle import settle
 from tinylm_ablate.tasks.run import read_metrics
 
-#: A run that inherits from a parent, so that there is a folder that its own refers to.
+#: A run that inherits from a parent, so that its folder refers to another one.
 CHILD = [
     *TINY, "train.tokens=1536", "train.log_every=1", "train.precision=fp32", "train.checkpoint_minutes=1e-9", "arch.depth=1",
     "init=inherit", "init.parent_depth=3", "init.parent_width=32", "init.parent_ffn_width=48", "init.keep_first=1",
@@ -27,7 +27,7 @@ CHILD = [
 
 
 def stopped(words: list[str], step: int = 7) -> Path:
-    """The folder of a run that was stopped in training, as a signal would stop it."""
+    """Folder of a run that was stopped in training, as by a signal."""
     config = compose(words)
     settled = settle(config)
     with pytest.raises(Pruned):
@@ -38,16 +38,16 @@ def stopped(words: list[str], step: int = 7) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(small_data: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an undisturbed run and its parent."""
+    """Folder of an undisturbed run and its parent."""
     runs = tmp_path_factory.mktemp("whole") / "runs"
     run(compose([*CHILD, *small_data, f"runs_dir={runs}"]))
     return runs
 
 
-def test_a_run_resumes_where_its_folder_was_moved_to(
+def test_a_run_resumes_after_its_folder_was_moved(
     whole: Path, small_data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a command of another working directory, with the text elsewhere, too."""
+    """By a command in another working directory, with the text moved as well."""
     (text,) = [word.partition("=")[2] for word in small_data if word.startswith("data.path=")]
     others = [word for word in small_data if not word.startswith("data.path=")]
     one, two = tmp_path / "one", tmp_path / "two"
@@ -63,7 +63,7 @@ def test_a_run_resumes_where_its_folder_was_moved_to(
     assert not (one / "runs").exists() and not (tmp_path / "runs").exists()
     assert outcome(two / "moved") == outcome(whole)
     assert not litter(two / "moved")
-    # Finished and moved once more: nothing is left to do for a run, a grid, or the status.
+    # Finished and moved again: nothing is left to do for a run, a grid, or the status.
     (two / "moved").rename(tmp_path / "last")
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "last").glob("*/*.json")}
     arguments = [*CHILD, *others, f"data.path={two}/renamed.jsonl", f"runs_dir={tmp_path}/last"]
@@ -81,7 +81,7 @@ def test_a_session_with_another_package_is_reported_and_both_are_listed(
     before = json.loads((folder / "provenance.json").read_text())
     present = before["packages"]["torch"]
     assert "earlier" not in before
-    before["packages"]["torch"] = "2.0.1"  # as a session with that version would have left it
+    before["packages"]["torch"] = "2.0.1"  # as after a session with that version
     before["machine"]["processor"] = "Z80"
     (folder / "provenance.json").write_text(json.dumps(before))
     capsys.readouterr()
@@ -113,7 +113,7 @@ def edited(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_a_record_of_another_version_is_left_alone_in_words(whole: Path, small_data: list[str], tmp_path: Path) -> None:
+def test_a_record_of_another_version_is_reported_and_kept(whole: Path, small_data: list[str], tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     shutil.copytree(whole, runs)
     words = [*CHILD, *small_data, f"runs_dir={runs}"]

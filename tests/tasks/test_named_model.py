@@ -12,7 +12,7 @@ import torch
 from tests.helpers import TINY, run
 from tests.init.test_full_size_child import PARENTS, saved
 from tinylm_ablate.execute.plan import plans
-from tinylm_ablate.frames.folders import read_runs
+from tinylm_ablate.frames.run_folders import read_runs
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.measure.records import read_rows
 from tinylm_ablate.measure.registry import requested
@@ -32,7 +32,7 @@ def place(small_data: list[str], model: tuple[Any, Path], tmp_path: Path) -> lis
     return [*TINY, *small_data, *named, f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache"]
 
 
-def test_its_losses_are_those_of_transformers(place: list[str], model: tuple[Any, Path]) -> None:
+def test_its_losses_equal_transformers(place: list[str], model: tuple[Any, Path]) -> None:
     config = compose([*place, "evaluate.layer_skip=1"])
     settled, record = settle(config), run(config)
     assert (record["tokens"], record["steps"], settled.shape.depth) == (0, 0, 3)
@@ -55,7 +55,7 @@ def test_its_losses_are_those_of_transformers(place: list[str], model: tuple[Any
     assert list(read_runs(settled.folder.parent).runs["identity"]) == [settled.identity]
 
 
-def test_it_is_one_run_whatever_would_train(place: list[str]) -> None:
+def test_it_is_one_run_whatever_the_training_settings(place: list[str]) -> None:
     expected = settle(compose(place)).identity
     for other in (
         "seed=3",
@@ -69,6 +69,6 @@ def test_it_is_one_run_whatever_would_train(place: list[str]) -> None:
         assert settle(compose([*place, other, *more])).identity == expected, other
 
 
-def test_the_plan_says_that_nothing_is_trained(place: list[str]) -> None:
+def test_the_plan_states_that_nothing_is_trained(place: list[str]) -> None:
     text = plans([("the model", settle(compose(place)))], "table")
     assert "to do: 1, 0 tokens, 0 FLOPs" in text

@@ -1,4 +1,4 @@
-"""Runs that are measured along their way, models that are kept, and branches, from the command's side."""
+"""Measurements along a run, intermediate models, and branches, from the command line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.helpers import TINY, run, run_command
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.execute.cost import cost
-from tinylm_ablate.frames.folders import read_runs
+from tinylm_ablate.frames.run_folders import read_runs
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.settle import settle
 
@@ -35,7 +35,7 @@ def test_bits_and_chosen_measures_along_the_run(place: list[str]) -> None:
     config = compose([*place, "evaluate.every=0.25", "evaluate.every_measures=[bits_per_byte,cloze]"])
     record, settled = run(config), settle(config)
     assert measured(settled.folder) == {step: {"bits_per_byte", "cloze"} for step in (5, 10, 15, 20)}
-    assert not list(settled.folder.glob("points/*/model"))  # nobody asked to keep them
+    assert not list(settled.folder.glob("points/*/model"))  # not requested
     table = read_runs(settled.folder.parent).rows["along"]
     assert sorted(set(table["tokens"])) == [640, 1280, 1920, 2560]
     bits = table[table["metric"] == "test/bits_per_byte/all"].sort_values("tokens")["value"].tolist()
@@ -52,7 +52,7 @@ def test_the_last_point_is_the_final_model(place: list[str]) -> None:
     assert table[2560, "test/bits_per_byte/all"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_finished_run_is_trained_again_for_models_on_its_way_and_its_record_stands(place: list[str]) -> None:
+def test_a_finished_run_is_retrained_for_intermediate_models_and_keeps_its_record(place: list[str]) -> None:
     plain, asked = compose(place), compose([*place, "evaluate.every=0.5", "train.keep_checkpoints=[0.5]"])
     run(plain)
     folder = settle(plain).folder
@@ -74,9 +74,7 @@ def test_a_finished_run_is_trained_again_for_models_on_its_way_and_its_record_st
     assert len(list(folder.glob("points/000000010/measures/bits_per_byte.*.json"))) == 2
 
 
-def test_a_run_that_was_stopped_goes_back_for_a_point_that_it_has_passed(
-    place: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stopped_run_returns_to_an_earlier_point_if_requested(place: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     from tinylm_ablate.errors import Pruned
     from tinylm_ablate.execute.perform import perform
 
@@ -90,7 +88,7 @@ def test_a_run_that_was_stopped_goes_back_for_a_point_that_it_has_passed(
 
 
 def test_a_branch_is_the_run_of_its_own_budget(place: list[str]) -> None:
-    """To the bit: with a warm-up in tokens and one peak rate, a branch of a constant rate is wsd over its steps."""
+    """Bit-identically: with a warm-up in tokens and one peak rate, a branch of a constant rate is wsd over its steps."""
     common = [*place, "optimizer.warmup=256", "optimizer.scaling.base_lr=0.01", "optimizer.scaling.rate_sum=null"]
     config = compose([*common, "optimizer.schedule=constant", "train.anneal_from=0.5"])
     branch, record = settle(config), run(config)
@@ -105,7 +103,7 @@ def test_a_branch_is_the_run_of_its_own_budget(place: list[str]) -> None:
     ]
 
 
-def test_a_branch_reads_nothing_that_the_run_did_after_it(place: list[str]) -> None:
+def test_a_branch_ignores_later_steps_of_the_run(place: list[str]) -> None:
     trunk, branch = compose([*place, "train.keep_checkpoints=[0.5]"]), compose([*place, "train.anneal_from=0.5"])
     run(trunk)
     curve = settle(trunk).folder / "curve.jsonl"

@@ -1,4 +1,4 @@
-"""Files of a run, and the records that a request creates."""
+"""Files of a run, and the records of requested measures."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_settled_json_reads_back_as_the_run(plain: tuple[Config, Record]) -> Non
     assert Settled.from_json((settled.folder / "settled.json").read_bytes()) == settled
 
 
-def test_the_record_holds_the_results_of_training_alone(plain: tuple[Config, Record]) -> None:
+def test_the_record_contains_only_results_of_training(plain: tuple[Config, Record]) -> None:
     config, record = plain
     written = json.loads((settle(config).folder / "metrics.json").read_text())
     assert written["schema"] == 2
@@ -80,13 +80,13 @@ def test_a_new_measure_leaves_the_run_and_its_other_records_unchanged(place: lis
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     (speed,) = {path for path in folder.rglob("*") if path.is_file()} - stamps.keys()
     assert speed.parent == folder / "measures"
-    # Requested without it, the record shows it no more and keeps it; requested by another protocol, it is measured by that.
+    # Without the request, the record stays but is not shown; another protocol is measured separately.
     assert run(compose(place)) == before
     run(compose([*place, *DECODE, "evaluate.decode.new_tokens=4"]))
     assert len(list((folder / "measures").glob("decoding_speed.*.json"))) == 2
 
 
-def test_more_test_text_is_measured_beside_what_was_measured(place: list[str], plain: tuple[Config, Record]) -> None:
+def test_more_test_text_is_measured_in_addition(place: list[str], plain: tuple[Config, Record]) -> None:
     config, before = plain
     stamp = (settle(config).folder / "model" / "model.safetensors").stat().st_mtime_ns
     more = compose([*place, "evaluate.max_bytes=8000", "evaluate.cloze_questions=0"])
@@ -122,7 +122,7 @@ def test_a_measurement_is_kept_by_shape_and_protocol(tmp_path: Path, plain: tupl
 
 
 def test_table_10_starts_from_the_trained_parent(place: list[str]) -> None:
-    """The control arm from its very weights, the grouped one from the means of its key-value heads."""
+    """The control arm starts with its exact weights, the grouped one with the means of its key-value heads."""
     wide = [*place, "arch.width=32", "arch.head_dim=8"]
     children = {}
     for heads in ("auto", "heads/2"):
@@ -148,7 +148,7 @@ def test_table_10_starts_from_the_trained_parent(place: list[str]) -> None:
     assert record["init"]["method"] == "pool"
 
 
-def test_weights_that_were_not_kept_are_missed_before_anything_is_done(place: list[str]) -> None:
+def test_missing_weights_are_reported_before_anything_is_done(place: list[str]) -> None:
     bare = compose([*place, "seed=9", "train.keep_model=false"])
     folder = settle(bare).folder
     first = run(bare)
@@ -156,7 +156,7 @@ def test_weights_that_were_not_kept_are_missed_before_anything_is_done(place: li
     assert run(bare) == first
     with pytest.raises(ConfigError, match=rf"train.keep_model=false: the weights of {folder} were not kept, so bits_per_byte"):
         run(compose([*place, "seed=9", "train.keep_model=false", "evaluate.max_bytes=1000"]))
-    # Requested with its weights, it is trained again, to the same numbers.
+    # If its weights are requested, it is trained again, with the same results.
     again = run(compose([*place, "seed=9"]))
     assert (folder / "model" / "model.safetensors").exists()
     assert again["identity"] == first["identity"]

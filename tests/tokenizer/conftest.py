@@ -1,4 +1,4 @@
-"""A small made-up bilingual text, and small real tokenizers of every format that can be imported."""
+"""A small synthetic bilingual text, and small real tokenizers of every importable format."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WORDS = {
 
 
 def make_text(language: str, documents: int, seed: int) -> list[str]:
-    """Sentences of a few hundred words, the frequent ones more often, with numbers, punctuation and line breaks."""
+    """Return sentences of a few hundred words with realistic frequencies, numbers, punctuation and line breaks."""
     draw = random.Random(f"{language}{seed}")
     words = WORDS[language].split()
     weights = [1 / (rank + 1) for rank in range(len(words))]
@@ -51,7 +51,7 @@ def make_text(language: str, documents: int, seed: int) -> list[str]:
 
 
 class SmallCorpus:
-    """The attributes of a corpus that the tokenizer package uses, in memory."""
+    """A corpus in memory, with the attributes that the tokenizer package uses."""
 
     def __init__(self, texts: dict[str, dict[str, list[str]]], fingerprint: str = "small") -> None:
         self.fingerprint = fingerprint

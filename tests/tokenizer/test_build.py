@@ -1,4 +1,4 @@
-"""From settings to an opened vocabulary: every kind, made once, its record, its identity, its mistakes."""
+"""From settings to an opened vocabulary: every kind, created once, with its record, identity and mistakes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Opener = Callable[..., Vocabulary]
 
 @pytest.fixture
 def opened(settings: TokenizerConfig, small_text: Any, tmp_path: Path) -> Opener:
-    """``opened(400, kind="compact")``: a vocabulary, in a cache of this test's own."""
+    """``opened(400, kind="compact")``: returns a vocabulary in a separate cache."""
 
     def open_one(vocab_size: int, source_vocab_size: int = 600, **changes: Any) -> Vocabulary:
         config = dataclasses.replace(settings, **changes)
@@ -40,7 +40,7 @@ def opened(settings: TokenizerConfig, small_text: Any, tmp_path: Path) -> Opener
 
 
 def check(vocabulary: Vocabulary, corpus: Any) -> None:
-    """What holds for a vocabulary of any kind."""
+    """Check what holds for vocabularies of any kind."""
     texts = [document.text for document in corpus.documents("test")] + ["", "𠮷 ﬁ\x00 unseen ☃", "<|endoftext|></s>"]
     encoded = vocabulary.encode_batch(texts)
     assert encoded == [vocabulary.encode(text) for text in texts]
@@ -67,7 +67,7 @@ def test_a_bpe(opened: Opener, small_text: Any) -> None:
         assert rate > 1.5
 
 
-def test_a_compact_one_is_cut_from_a_bpe_of_the_same_text(
+def test_a_compact_vocabulary_is_cut_from_a_bpe_of_the_same_text(
     opened: Opener, small_text: Any, settings: TokenizerConfig, tmp_path: Path
 ) -> None:
     vocabulary = opened(400, kind="compact")
@@ -88,17 +88,17 @@ def test_a_compact_one_is_cut_from_a_bpe_of_the_same_text(
     assert whole.summary["accumulated_frequency_percent"] == 100
 
 
-def test_a_large_one_of_less_text_has_a_longer_tail(opened: Opener, small_text: Any) -> None:
-    """Its entries are as many, and those that are kept cover more; counts and cut are of the whole text as before."""
+def test_a_large_vocabulary_of_less_text_has_a_longer_tail(opened: Opener, small_text: Any) -> None:
+    """It has as many entries, and the kept ones cover more; counts and cut are from the whole text as before."""
     usual, short = opened(400, kind="compact"), opened(400, kind="compact", source_train_bytes=10_000)
     check(short, small_text)
     assert short.fingerprint != usual.fingerprint
     assert short.summary["source_vocab_size"] == usual.summary["source_vocab_size"] == 600
     assert short.summary["accumulated_frequency_percent"] > usual.summary["accumulated_frequency_percent"]
-    assert opened(400, source_train_bytes=10_000).fingerprint == opened(400).fingerprint  # of kind=bpe it is no setting
+    assert opened(400, source_train_bytes=10_000).fingerprint == opened(400).fingerprint  # it does not apply to kind=bpe
 
 
-def test_the_large_one_is_trained_and_counted_once(
+def test_the_large_vocabulary_is_trained_and_counted_once(
     opened: Opener, small_text: Any, settings: TokenizerConfig, tmp_path: Path
 ) -> None:
     opened(400, kind="compact")
@@ -122,7 +122,7 @@ def test_an_imported_one(source: str, kind: str, opened: Opener, small_text: Any
     assert vocabulary.summary["source_vocab_size"] == (600 if kind == "compact" else None)
 
 
-def test_opening_again_makes_nothing(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_again_creates_nothing(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     first = opened(400)
     monkeypatch.setattr(build, "_make", None)
     again = opened(400)
@@ -131,7 +131,7 @@ def test_opening_again_makes_nothing(opened: Opener, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("damage", ["tokenizer.json", "vocabulary.json", "source_ids.npy"])
-def test_a_damaged_folder_is_made_again(damage: str, opened: Opener) -> None:
+def test_a_damaged_folder_is_recreated(damage: str, opened: Opener) -> None:
     vocabulary = opened(400, kind="compact")
     whole = (vocabulary.folder / damage).read_bytes()
     (vocabulary.folder / damage).write_bytes(whole[: len(whole) // 2])
@@ -139,7 +139,7 @@ def test_a_damaged_folder_is_made_again(damage: str, opened: Opener) -> None:
     assert (again.folder / damage).read_bytes() == whole
 
 
-def test_damaged_counts_are_made_again(opened: Opener, tmp_path: Path) -> None:
+def test_damaged_counts_are_recomputed(opened: Opener, tmp_path: Path) -> None:
     vocabulary = opened(400, kind="compact")
     (counts,) = (tmp_path / "tokenizers").glob("*/counts.npy")
     counts.write_bytes(counts.read_bytes()[:100])
@@ -165,7 +165,9 @@ def test_other_programs_read_the_same_ids(opened: Opener, small_text: Any, sente
         assert other.convert_ids_to_tokens(vocabulary.end_of_text) in ("<|endoftext|>", "</s>")
 
 
-def test_identity_follows_what_changes_the_vocabulary(settings: TokenizerConfig, ranks_file: Path, tmp_path: Path) -> None:
+def test_the_identity_depends_on_what_changes_the_vocabulary(
+    settings: TokenizerConfig, ranks_file: Path, tmp_path: Path
+) -> None:
     copied = tmp_path / ranks_file.name
     copied.write_bytes(ranks_file.read_bytes())
     identity = functools.partial(_identity, settings)
@@ -208,7 +210,7 @@ def test_mistakes_are_reported_before_text_is_read(
     assert small_text.reads == 0
 
 
-def test_sizes_are_held_against_the_imported_source(settings: TokenizerConfig, sentencepiece_file: Path) -> None:
+def test_sizes_are_compared_with_the_imported_source(settings: TokenizerConfig, sentencepiece_file: Path) -> None:
     config = dataclasses.replace(settings, kind="compact", source=str(sentencepiece_file))
     assert mistakes(config, 259, 0) == mistakes(config, 600, 0) == []
     (mistake,) = mistakes(config, 258, 0)

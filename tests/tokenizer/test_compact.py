@@ -1,4 +1,4 @@
-"""The cut vocabulary: exact size, nothing dead, nothing unencodable, the most frequent entries."""
+"""The cut vocabulary: exact size, no dead entries, any text encodable, the most frequent entries."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def large(request: pytest.FixtureRequest) -> tuple[State, str]:
 
 @st.composite
 def counts_of_entries(draw: st.DrawFn) -> np.ndarray:
-    """Few distinct counts, so that equal ones are common."""
+    """Draw few distinct counts, so that equal ones are common."""
     seed, most = draw(st.integers(0, 2**32 - 1)), draw(st.sampled_from([0, 1, 5, 10**12]))
     return np.random.default_rng(seed).integers(0, most + 1, SIZE)
 
 
 @settings(max_examples=40)
 @given(st.data())
-def test_every_cut_is_whole(large: tuple[State, str], data: st.DataObject) -> None:
+def test_every_cut_is_complete(large: tuple[State, str], data: st.DataObject) -> None:
     state, end_of_text = large
     counts = data.draw(counts_of_entries())
     size = data.draw(st.integers(256 + len(added(state)), SIZE))
@@ -72,7 +72,7 @@ def test_every_cut_is_whole(large: tuple[State, str], data: st.DataObject) -> No
 @given(st.data())
 @settings(max_examples=25)
 def test_no_other_choice_was_more_frequent(large: tuple[State, str], data: st.DataObject) -> None:
-    """An entry that was left out, though its path was kept when its turn came, is no more frequent than one that was taken."""
+    """An omitted entry whose path was kept at its turn is no more frequent than any included entry."""
     state, end_of_text = large
     counts = data.draw(counts_of_entries())
     size = data.draw(st.integers(256 + len(added(state)), SIZE))
@@ -87,7 +87,7 @@ def test_no_other_choice_was_more_frequent(large: tuple[State, str], data: st.Da
         assert min(chosen) >= max(ready)
 
 
-def test_the_whole_size_is_the_identity(large: tuple[State, str]) -> None:
+def test_the_full_size_is_the_identity(large: tuple[State, str]) -> None:
     state, end_of_text = large
     for keep in ("all", "used"):
         same, source_ids = cut(state, np.zeros(SIZE, dtype=np.int64), SIZE, end_of_text=end_of_text, keep_special=keep)
@@ -96,7 +96,7 @@ def test_the_whole_size_is_the_identity(large: tuple[State, str]) -> None:
         assert source_ids.tolist() == list(range(SIZE))
 
 
-def test_an_entry_brings_its_path(bpe: tuple[State, str]) -> None:
+def test_an_entry_includes_its_merge_path(bpe: tuple[State, str]) -> None:
     state, end_of_text = bpe
     vocab = state["model"]["vocab"]
     parts = {left + right: (left, right) for left, right in state["model"]["merges"]}
@@ -115,7 +115,7 @@ def test_an_entry_brings_its_path(bpe: tuple[State, str]) -> None:
     assert entry not in short["model"]["vocab"]
 
 
-def test_text_is_encoded_by_what_is_kept(bpe: tuple[State, str], texts: list[str]) -> None:
+def test_text_is_encoded_with_the_kept_entries(bpe: tuple[State, str], texts: list[str]) -> None:
     """Where no dropped entry occurs, the encoding is that of the large tokenizer."""
     state, end_of_text = bpe
     counts = count_entries(state, SIZE, texts)

@@ -35,7 +35,7 @@ def directly(state: State, texts: Iterable[str]) -> np.ndarray:
     return np.bincount(np.array(ids, dtype=np.int64), minlength=SIZE)
 
 
-#: Characters at whose borders pre-tokenizers and merges do something.
+#: Characters at whose boundaries pre-tokenizers and merges act.
 TEXT = st.text(st.sampled_from("the ns'dt.,(\"\n\r\t 今天很好模型，。“12３a\u0301é\u3000🦊▁"))
 
 
@@ -43,27 +43,27 @@ TEXT = st.text(st.sampled_from("the ns'dt.,(\"\n\r\t 今天很好模型，。“
 @given(st.lists(st.one_of(TEXT, st.text())))
 @example(["'s今", "don't 'so (the", "!(the.\n\n the", "", "今天很好，模型。", "12 345 the12今12"])
 def test_pieces_of_any_text_add_up(state: State, texts: list[str]) -> None:
-    """Asked of the pieces themselves, where no slow way stands behind them."""
+    """Test the pieces themselves, without the slow fallback."""
     encoder = count._Encoder(state, SIZE)
     pieces = Junctions(state).pieces(texts)
     assert np.array_equal(encoder.pieces(count.Counter(pieces)), directly(state, texts))
 
 
-def test_counts_are_those_of_the_text(state: State, texts: list[str]) -> None:
+def test_counts_equal_those_of_the_text(state: State, texts: list[str]) -> None:
     counts = count_entries(state, SIZE, iter(texts))
     assert counts.dtype == np.int64
     assert np.array_equal(counts, directly(state, texts))
     assert len(Junctions(state).pieces(texts)) > 3 * len(set(Junctions(state).pieces(texts))), "or nothing is gained"
 
 
-def test_small_batches_count_the_same(state: State, texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_batches_give_the_same_counts(state: State, texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     expected = count_entries(state, SIZE, texts)
     monkeypatch.setattr(count, "_BATCH_CHARACTERS", 1000)
     monkeypatch.setattr(count, "_HELD_PIECES", 50)
     assert np.array_equal(count_entries(state, SIZE, texts), expected)
 
 
-def test_text_is_held_a_batch_at_a_time(bpe: tuple[State, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_batch_of_text_is_in_memory(bpe: tuple[State, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(count, "_BATCH_CHARACTERS", 5000)
     alive = most = 0
 
@@ -84,7 +84,7 @@ def test_text_is_held_a_batch_at_a_time(bpe: tuple[State, str], monkeypatch: pyt
 
 
 def test_an_unforeseen_pre_tokenizer_is_counted_the_slow_way(bpe: tuple[State, str], texts: list[str]) -> None:
-    """One that counts characters from the beginning of a text sees across every cut."""
+    """One that counts characters from the beginning of a text depends on text before every cut."""
     state = copy.deepcopy(bpe[0])
     state["pre_tokenizer"]["pretokenizers"][0] = {"type": "FixedLength", "length": 7}
     by_pieces = count._Encoder(state, SIZE).pieces(count.Counter(Junctions(state).pieces(texts)))
@@ -93,12 +93,12 @@ def test_an_unforeseen_pre_tokenizer_is_counted_the_slow_way(bpe: tuple[State, s
 
 
 def test_ordinary_added_tokens_are_counted(bpe: tuple[State, str], texts: list[str]) -> None:
-    """They are found in the text before it is split, so no cut may go through them."""
+    """They are found before the text is split, so no cut may divide them."""
     state = copy.deepcopy(bpe[0])
     for at, content in enumerate(["<think>", "模型，训练", " the river"]):
         state["added_tokens"].append(special_token(content, SIZE + at) | {"special": False})
         state["model"]["vocab"][content] = SIZE + at
-    state["model"]["vocab"]["鱻鱻"] = SIZE + 3  # an entry that is not written in the byte alphabet
+    state["model"]["vocab"]["鱻鱻"] = SIZE + 3  # an entry outside the byte alphabet
     mixed = [*texts, "a<think>b <think>!", "语言模型，训练模型"] * 2
     by_pieces = count._Encoder(state, SIZE + 4).pieces(count.Counter(Junctions(state).pieces(mixed)))
     assert np.array_equal(by_pieces[:SIZE], directly(state, mixed)[:SIZE])

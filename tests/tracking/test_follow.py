@@ -1,4 +1,4 @@
-"""Runs in training are followed by a thread that training never waits for."""
+"""A thread follows runs in training, and training never waits for it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_run_that_is_interrupted_ends_as_killed(settings, folders, view):
     assert view.curve(RUNS[0]) == losses(1, 5)
 
 
-def test_a_locked_database_stops_nobody(settings, folders, view, caplog):
+def test_a_locked_database_does_not_stop_training(settings, folders, view, caplog):
     sync(settings, folders.path)
     settings.flush_seconds = 0.05
     folders.start(RUNS[0])
@@ -91,7 +91,7 @@ def csv_rows(folders, run):
 
 
 @pytest.mark.slow
-def test_csv_and_tensorboard_hold_each_point_once_after_a_kill(settings, folders):
+def test_csv_and_tensorboard_contain_each_point_once_after_a_kill(settings, folders):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -114,7 +114,7 @@ def test_csv_and_tensorboard_hold_each_point_once_after_a_kill(settings, folders
     events.Reload()
     assert [(event.step, round(event.value, 4)) for event in events.Scalars("curve/loss")] == losses(1, 30)
     assert events.Scalars("test/bits_per_byte/all")[0].value == 2.0
-    # A sync finds nothing to do, and restores what is lost.
+    # A sync finds nothing to do, and restores what was lost.
     before = (folders.path / "csv" / RUNS[0] / "metrics.csv").stat().st_mtime_ns
     assert sync(settings, folders.path).problems == []
     assert (folders.path / "csv" / RUNS[0] / "metrics.csv").stat().st_mtime_ns == before
@@ -155,7 +155,7 @@ def test_a_logger_that_does_not_exist_is_reported(settings, folders):
         sync(settings, folders.path)
 
 
-def test_the_hook_at_the_end_of_a_grid_gets_the_facts_and_stops_nothing(tmp_path, monkeypatch):
+def test_the_hook_at_the_end_of_a_grid_gets_the_facts_and_never_fails(tmp_path, monkeypatch):
     message = tmp_path / "message"
     assert on_end(f'echo "$TINYLM_ABLATE_NAME $TINYLM_ABLATE_DONE" > {message}', {"name": "depths", "done": 4}) is None
     assert message.read_text() == "depths 4\n"

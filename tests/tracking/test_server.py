@@ -1,4 +1,4 @@
-"""A real server on loopback that becomes unavailable and available again, and the page of `make ui`."""
+"""A real server on loopback that becomes unavailable and available again, and the page of ``make ui``."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def server(runs_dir, port, database=None):
         process.wait()
 
 
-#: An address of an empty database; ``tests/tracking/postgres.sh COMMAND`` gives one on PostgreSQL.
+#: Address of an empty database; ``tests/tracking/postgres.sh COMMAND`` provides one on PostgreSQL.
 DATABASE = os.environ.get("TRACKING_DATABASE")
 
 
@@ -73,7 +73,7 @@ DATABASE = os.environ.get("TRACKING_DATABASE")
     ],
     ids=["sqlite", "postgresql"],
 )
-def test_a_server_that_is_killed_in_mid_run_gets_everything_later(settings, folders, caplog, database):
+def test_a_server_killed_during_a_run_receives_everything_later(settings, folders, caplog, database):
     port = free_port()
     settings.uri, settings.flush_seconds = f"http://127.0.0.1:{port}", 0.1
     folders.grid(GRID, {RUNS[0]: {"seed": "0"}, RUNS[1]: {"seed": "1"}})
@@ -111,7 +111,7 @@ def test_a_server_that_is_killed_in_mid_run_gets_everything_later(settings, fold
 
 
 class Refusing(BaseHTTPRequestHandler):
-    """A server that wants a password which it was not given."""
+    """A server that requires a password."""
 
     def do_GET(self) -> None:
         self.send_response(401)
@@ -122,10 +122,10 @@ class Refusing(BaseHTTPRequestHandler):
     do_POST = do_GET
 
     def log_message(self, *arguments: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
-def test_a_refused_password_is_called_that_and_is_not_shown(settings, folders):
+def test_a_refused_password_is_reported_and_not_shown(settings, folders):
     folders.start(RUNS[0])
     with HTTPServer(("127.0.0.1", 0), Refusing) as refusing:
         threading.Thread(target=refusing.serve_forever, daemon=True).start()
@@ -148,14 +148,14 @@ def test_the_page_is_served_until_it_is_ended(replicated):
         assert f"http://127.0.0.1:{port}" in line and f"viewStateShareKey={GRID}" in line
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
             assert b"MLflow" in answer.read()
-        # The artifacts stand beside the database, and the server finds them.
+        # The artifacts are next to the database, and the server finds them.
         from mlflow import MlflowClient
 
         client = MlflowClient(f"http://127.0.0.1:{port}")
         experiment = client.get_experiment_by_name("tinylm_ablate").experiment_id
         (run,) = client.search_runs([experiment], f"tags.identity = '{RUNS[0]}'")
         assert "metrics.json" in [file.path for file in client.list_artifacts(run.info.run_id)]
-        # While it runs, the port is taken.
+        # While it runs, the port is in use.
         assert ui.main(["--runs-dir", str(runs_dir), "--port", str(port)]) == 2
     finally:
         page.terminate()

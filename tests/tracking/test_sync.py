@@ -1,4 +1,4 @@
-"""The state of MLflow follows from the folders, however often and in whatever state it is made."""
+"""The state of MLflow depends only on the folders, whatever the number and timing of syncs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class View:
         return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
     def everything(self):
-        """All that the store holds, in a form that can be compared."""
+        """Return the whole content of the store in a comparable form."""
         found = {}
         for run in self.runs():
             histories = {name: self.client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
@@ -74,7 +74,7 @@ def losses(first, last):
     return [(100 * n, 5 - n / 100) for n in range(first, last + 1)]
 
 
-def test_a_grid_with_replicates_is_made_whole_and_a_second_sync_changes_nothing(settings, replicated, view):
+def test_a_grid_with_replicates_is_complete_and_a_second_sync_changes_nothing(settings, replicated, view):
     report = sync(settings, replicated.path)
     assert report.problems == [] and report.counts == {"created": 7}
     assert sorted(run.info.run_name for run in view.runs()) == [
@@ -95,7 +95,7 @@ def test_a_grid_with_replicates_is_made_whole_and_a_second_sync_changes_nothing(
     }  # fmt: skip
     assert cell.data.params["arch.depth"] == "40" and cell.data.params["arch.width"] == "64"
     assert not [key for key in cell.data.params if key.startswith(("evaluate.", "tracking."))]
-    # Results stand at step 0, where MLflow draws bars; what is constant is a parameter.
+    # Results are at step 0, where MLflow draws bars; constants are parameters.
     assert view.curve(RUNS[2], "test/bits_per_byte/all") == [(0, 2.2)]
     assert cell.data.params["test/bits_per_byte/all/bytes"] == "2000"
     assert view.curve(RUNS[2]) == losses(1, 30)
@@ -124,15 +124,15 @@ def test_a_run_is_followed_closed_and_extended(settings, folders, view):
         assert view.run(RUNS[0]).info.status == view.run(GRID).info.status == "RUNNING"
         assert view.curve(RUNS[0]) == losses(1, 5)
         assert "curve.jsonl" not in view.files(RUNS[0])
-        # The line that was being written is whole now; the run ends, and its lease with it.
+        # The incomplete line is complete now; the run and its lease end.
         (folder / "curve.jsonl").write_text("")
         folders.train(RUNS[0], 1, 30)
         folders.finish(RUNS[0])
     assert sync(settings, folders.path, folders=[folder]).counts == {"closed": 2}
     assert view.run(RUNS[0]).info.status == "FINISHED"
-    assert view.run(GRID).info.status == "KILLED"  # one cell has not started, and nobody works on it
+    assert view.run(GRID).info.status == "KILLED"  # one cell has not started, and no worker has it
     assert view.curve(RUNS[0]) == losses(1, 30)
-    # What is measured later reaches the same run; a value that is measured anew replaces the old one.
+    # Later measurements reach the same run; a repeated measurement replaces the old value.
     folders.measure(RUNS[0], "cloze", {"test/cloze/all": 0.25})
     folders.measure(RUNS[0], "bits_per_byte", {"test/bits_per_byte/all": 1.5}, settings="1" * 16)
     assert sync(settings, folders.path, grids=[GRID]).counts == {"updated": 2}
@@ -152,7 +152,7 @@ def test_a_row_that_could_not_be_read_in_training_is_sent_at_the_end(settings, f
     folders.finish(RUNS[0])
     assert sync(settings, folders.path).problems == []
     assert view.curve(RUNS[0]) == losses(1, 30)
-    # A store that an earlier version filled does not say how many rows it has.
+    # A store filled by an earlier version does not contain the number of its rows.
     client, run = view.client, view.run(RUNS[0]).info.run_id
     client.set_tag(run, "tinylm.arrived", '{"tokens": 3000, "files": {}}')
     folders.measure(RUNS[0], "cloze", {"test/cloze/all": 0.25})
@@ -166,7 +166,7 @@ def hold(runs: Path, run: str) -> None:
         time.sleep(600)
 
 
-def test_what_a_kill_left_running_is_repaired_and_a_run_that_continues_has_each_point_once(settings, folders, view):
+def test_runs_left_running_by_a_kill_are_repaired_and_have_each_point_once(settings, folders, view):
     folders.start(RUNS[0])
     folders.train(RUNS[0], 1, 12)
     worker = FORKS.Process(target=hold, args=(folders.path, RUNS[0]))
@@ -179,7 +179,7 @@ def test_what_a_kill_left_running_is_repaired_and_a_run_that_continues_has_each_
     worker.join()
     assert sync(settings, folders.path).counts == {"closed": 1}
     assert view.run(RUNS[0]).info.status == "KILLED"
-    # The run continues from a checkpoint at step 10, so that rows 11 and 12 are written again at other times.
+    # The run resumes from a checkpoint at step 10, so rows 11 and 12 are written again with other times.
     curve = folders.path / RUNS[0] / "curve.jsonl"
     lines = [json.loads(line) for line in curve.read_text().splitlines()][:10]
     curve.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -190,7 +190,7 @@ def test_what_a_kill_left_running_is_repaired_and_a_run_that_continues_has_each_
         sync(settings, folders.path)
         assert view.run(RUNS[0]).info.status == "RUNNING"
         assert view.curve(RUNS[0]) == losses(1, 30)
-    # It fails, and is repeated with success.
+    # It fails, and is repeated successfully.
     (folders.path / RUNS[0] / "error.txt").write_text("the loss is not finite\n")
     sync(settings, folders.path)
     assert view.run(RUNS[0]).info.status == "FAILED" and "error.txt" in view.files(RUNS[0])
@@ -215,7 +215,7 @@ def test_a_lease_of_any_content_breaks_nothing_and_is_dead_once_it_was_watched(s
     assert view.run(RUNS[0]).info.status == "KILLED"
 
 
-def test_the_runs_that_a_cell_is_trained_from_belong_to_its_grid(settings, folders, view):
+def test_ancestors_of_a_cell_belong_to_its_grid(settings, folders, view):
     folders.start(RUNS[0], depth=29)
     parent = json.loads((folders.path / RUNS[0] / "settled.json").read_text())
     folders.start(RUNS[1], parent=parent)
@@ -226,7 +226,7 @@ def test_the_runs_that_a_cell_is_trained_from_belong_to_its_grid(settings, folde
     assert view.run(RUNS[1]).data.params["init.parent"] == RUNS[0]
 
 
-def test_a_folder_that_moves_takes_its_store_along(settings, replicated, view, tmp_path):
+def test_a_moved_folder_keeps_its_store(settings, replicated, view, tmp_path):
     sync(settings, replicated.path)
     before = view.everything()
     elsewhere = tmp_path / "elsewhere"
@@ -238,7 +238,7 @@ def test_a_folder_that_moves_takes_its_store_along(settings, replicated, view, t
     assert moved.everything() == before
 
 
-def test_a_store_that_lost_or_doubled_runs_is_completed(settings, replicated, view):
+def test_a_store_with_lost_or_duplicate_runs_is_repaired(settings, replicated, view):
     sync(settings, replicated.path)
     lost, kept = view.run(RUNS[0]).info.run_id, view.run(RUNS[1])
     view.client.delete_run(lost)
@@ -281,7 +281,7 @@ def test_a_model_that_was_kept_is_logged_once_and_loads(settings, folders, view)
 
     parts = mlflow.transformers.load_model(str(place), return_type="components")
     assert parts["model"].config.hidden_size == 16 and parts["tokenizer"].encode("ab") == [0, 1]
-    # The files are second names of the run's own: they take no room.
+    # The files are hard links to the run's files, and need no disk space.
     weights = next((folder / "model").glob("*.safetensors"))
     assert (place / "model" / weights.name).stat().st_ino == weights.stat().st_ino
 
@@ -342,14 +342,14 @@ def test_a_store_whose_tables_cannot_be_read_directly_is_read_with_mlflow(settin
 
 
 def sync_alone(settings: TrackingConfig, runs: Path) -> None:
-    """Sync, in a process of its own."""
+    """Sync in a separate process."""
     report = sync(settings, runs)
     print(report)
     sys.exit(bool(report.problems))
 
 
 @pytest.mark.slow
-def test_processes_that_sync_together_make_each_run_and_point_once(settings, replicated, tmp_path):
+def test_concurrent_syncs_create_each_run_and_point_once(settings, replicated, tmp_path):
     new = shutil.copytree(replicated.path, tmp_path / "new", ignore=shutil.ignore_patterns("mlflow.db"))
     processes = [FORKS.Process(target=sync_alone, args=(settings, new)) for _ in range(3)]
     for process in processes:
@@ -364,7 +364,7 @@ def test_processes_that_sync_together_make_each_run_and_point_once(settings, rep
 
 
 @pytest.mark.slow
-def test_a_sync_that_is_killed_anywhere_is_completed_by_the_next(settings, replicated, view):
+def test_a_killed_sync_is_completed_by_the_next(settings, replicated, view):
     for run in RUNS:
         (replicated.path / run / "curve.jsonl").unlink()
         replicated.train(run, 1, 2000)
@@ -373,7 +373,7 @@ def test_a_sync_that_is_killed_anywhere_is_completed_by_the_next(settings, repli
         changed = database.stat().st_mtime_ns
         process = FORKS.Process(target=sync_alone, args=(settings, replicated.path))
         process.start()
-        while process.is_alive() and database.stat().st_mtime_ns == changed:  # it has begun to write
+        while process.is_alive() and database.stat().st_mtime_ns == changed:  # it has started to write
             time.sleep(0.005)
         time.sleep(0.15 * n)
         process.kill()
@@ -385,14 +385,14 @@ def test_a_sync_that_is_killed_anywhere_is_completed_by_the_next(settings, repli
         assert view.run(run).info.status == "FINISHED"
 
 
-def test_rows_that_arrived_before_a_kill_and_are_trained_again_are_in_the_store_once(settings, folders, view):
+def test_rows_sent_before_a_kill_and_trained_again_are_stored_once(settings, folders, view):
     folder = folders.start(RUNS[0])
     folders.train(RUNS[0], 1, 10)
     sync(settings, folders.path)
     before = view.run(RUNS[0]).data.tags[ARRIVED]
     folders.train(RUNS[0], 11, 20)
     sync(settings, folders.path)
-    # As after a kill between the rows and the note that they have arrived; the run resumes from its tenth step, more slowly.
+    # Like after a kill between sending rows and recording it; the run resumes from its tenth step, more slowly.
     view.client.set_tag(view.run(RUNS[0]).info.run_id, ARRIVED, before)
     mlflow_client._store.cache_clear()
     (folder / "curve.jsonl").write_text("".join((folder / "curve.jsonl").read_text().splitlines(keepends=True)[:10]))
@@ -402,7 +402,7 @@ def test_rows_that_arrived_before_a_kill_and_are_trained_again_are_in_the_store_
     assert view.curve(RUNS[0]) == losses(1, 30)
 
 
-def test_what_was_measured_along_a_run_is_a_curve_whenever_it_arrives(settings, folders, view):
+def test_measurements_along_a_run_are_a_curve_in_any_order(settings, folders, view):
     folder = folders.start(RUNS[0])
     settled = json.loads((folder / "settled.json").read_text())
     settled["config"]["train"]["batch_tokens"] = 100

@@ -1,4 +1,4 @@
-"""Causal attention: PyTorch's kernels on a GPU; on a CPU, our own kernel for heads of 8 channels, or products over blocks.
+"""Causal attention: our own kernels for small heads, PyTorch's for large ones on a GPU, products over blocks on a CPU.
 
 In training on a CPU, PyTorch's fused attention reaches a fraction of the speed of plain matrix products, especially in bf16 and
 with small heads. Here, scores are computed in blocks that fit the cache, and blocks in the future are skipped. As in
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tinylm_ablate.arch.attention_kernel import kernel
+from tinylm_ablate.arch.gpu import KERNELS
 
 #: Queries per block.
 _BLOCK = 64
@@ -47,6 +48,9 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     batch, length, heads, size = queries.shape
     group = heads // keys.shape[2]
+    if queries.device.type == "cuda" and KERNELS is not None and KERNELS.usable(queries):
+        attended: Tensor = KERNELS.attend(queries, keys, values)
+        return attended.view(batch, length, heads * size)
     if queries.device.type != "cpu":
         queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
         fused = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=group > 1)

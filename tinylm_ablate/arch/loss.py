@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from tinylm_ablate.arch.gpu import KERNELS
 from tinylm_ablate.arch.runs import apart, product, run_by_run
 
 #: Target that is ignored.
@@ -65,6 +66,31 @@ def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + rows, count))
 
 
+def losses_and_slopes(logits: Tensor, targets: Tensor, slopes: bool) -> tuple[Tensor, Tensor]:
+    """Cross-entropy, and its gradients.
+
+    Args:
+        logits: (..., V), which may be overwritten.
+        targets: Ids, (...), or IGNORED.
+        slopes: Whether gradients are needed.
+
+    Returns:
+        The loss of each target in nats, (...), fp32, and with ``slopes`` their gradients with respect to the logits, (..., V),
+        in the precision of the logits. Both are zero for ignored targets.
+    """
+    if logits.device.type == "cuda" and KERNELS is not None and logits.dtype != torch.float64:
+        return KERNELS.losses_and_slopes(logits, targets, IGNORED, slopes), logits
+    kept = (targets != IGNORED).unsqueeze(-1)
+    ids = targets.unsqueeze(-1).clamp(min=0)
+    log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+    losses = -(log_p.gather(-1, ids) * kept).squeeze(-1)
+    if not slopes:
+        return losses, logits
+    # d loss / d logits = softmax - one-hot, for targets that are not ignored.
+    slope = log_p.exp_().scatter_add_(-1, ids, torch.full_like(ids, -1, dtype=torch.float32))
+    return losses, slope.mul_(kept).to(logits.dtype)
+
+
 class _MeanLoss(torch.autograd.Function):
     """The mean loss; its gradients are computed in the forward pass, and scaled in the backward pass."""
 
@@ -75,23 +101,15 @@ class _MeanLoss(torch.autograd.Function):
         needs_hidden, needs_weight, _ = ctx.needs_input_grad
         with torch.autocast(device, enabled=False):
             matrix = weight.to(precision)
-            counted = targets != IGNORED
-            count = counted.sum(-1)
+            count = (targets != IGNORED).sum(-1)
             total = torch.zeros(count.shape, dtype=torch.float32, device=hidden.device)
             grad_hidden = torch.empty_like(hidden) if needs_hidden else None
             # Summed over chunks in fp32, whatever the precision of the products.
             grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
             for rows in _chunks(hidden, weight):
                 chunk = hidden[..., rows, :].to(precision)
-                ids = targets[..., rows, None].clamp(min=0)
-                kept = counted[..., rows, None]
-                log_p = torch.log_softmax(chunk @ matrix.mT, dim=-1, dtype=torch.float32)
-                total -= (log_p.gather(-1, ids) * kept).sum((-2, -1))
-                if grad_hidden is None and grad_weight is None:
-                    continue
-                # d loss / d logits = softmax - one-hot, for targets that are not ignored.
-                slope = log_p.exp_().scatter_add_(-1, ids, torch.full_like(ids, -1, dtype=torch.float32))
-                slope = slope.mul_(kept).to(precision)
+                losses, slope = losses_and_slopes(chunk @ matrix.mT, targets[..., rows], needs_hidden or needs_weight)
+                total += losses.sum(-1)
                 if grad_hidden is not None:
                     grad_hidden[..., rows, :] = slope @ matrix
                 if grad_weight is not None:

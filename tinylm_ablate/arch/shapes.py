@@ -56,7 +56,7 @@ class Shape:
         rope_scaling: Its scaling for long texts, as ``arch.rope`` writes it.
         norm_eps: Epsilon of RMSNorm.
         activations: Terms n of PanGu-pi's series informed activation; 1 is plain SwiGLU.
-        shortcuts: Augmented shortcuts T beside attention; 0 is none.
+        shortcuts: Augmented shortcuts T in parallel with attention; 0 is none.
         shortcut_ratio: r: the inner width of a shortcut is width/r.
         qkv_bias: Whether queries, keys and values have biases (Qwen2, arXiv 2407.10671).
         qk_norm: Whether each head's queries and keys are normalized before they are turned, with one weight for all query heads

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.files import sha256_file, write_atomic
+from tinylm_ablate.files import read_json, sha256_file, write_atomic
 
 #: A file that changed this recently may change again within the same clock tick, so its hash is not cached.
 _SETTLED_SECONDS = 2.0
@@ -23,7 +23,7 @@ def content_hashes(paths: Sequence[Path], cache_dir: Path) -> list[str]:
         UserError: A file cannot be read.
     """
     store = cache_dir / "text" / "hashes.json"
-    known = _load(store)
+    known = read_json(store)
     hashes: list[str] = []
     news: dict[str, list[int | str]] = {}
     with progress.bar(total=len(paths), description="hashing", unit="files") as bar:
@@ -48,11 +48,3 @@ def content_hashes(paths: Sequence[Path], cache_dir: Path) -> list[str]:
         with contextlib.suppress(OSError):
             write_atomic(store, json.dumps(known | news))
     return hashes
-
-
-def _load(store: Path) -> dict[str, list[int | str]]:
-    try:
-        known = json.loads(store.read_text())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}

@@ -17,7 +17,7 @@ from typing import Any
 
 from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
-from tinylm_ablate.files import fingerprint, write_atomic
+from tinylm_ablate.files import fingerprint, read_json, write_atomic
 
 #: Bytes per hash.
 BLOCK_BYTES = 1 << 24
@@ -54,7 +54,7 @@ def seal(summary: dict[str, Any]) -> str:
 def read_sealed(path: Path) -> dict[str, Any] | None:
     """Read the summary of a folder; None if it is missing, damaged or outdated, or if a file has another size."""
     try:
-        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        summary = read_json(path)
         whole = summary.pop(_SEAL) == fingerprint(summary)
         whole = whole and all((path.parent / name).stat().st_size == entry["bytes"] for name, entry in summary["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -73,12 +73,9 @@ def check(folder: Path, files: dict[str, dict[str, Any]], what: str) -> None:
         UserError: A block has other content; the message names the file and what to delete.
     """
     note = folder / f"checked.{re.sub(r'[^A-Za-z0-9.-]', '-', platform.node()) or 'here'}.json"
-    try:
-        known = json.loads(note.read_text())
-    except (OSError, ValueError):
-        known = {}
+    known = read_json(note)
     states = {name: _state(folder / name) for name in files}
-    changed = [name for name in files if not isinstance(known, dict) or known.get(name) != states[name]]
+    changed = [name for name in files if known.get(name) != states[name]]
     if not changed:
         return
     total = sum(files[name]["bytes"] for name in changed)

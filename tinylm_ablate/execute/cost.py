@@ -22,7 +22,7 @@ from tinylm_ablate.settled import Settled
 #: following values were measured on two cores (benchmarks/plan_truth.py).
 _START_SECONDS = 1.0
 
-#: Seconds per micro batch in addition to its passes: the loop around it.
+#: Seconds per micro batch in addition to its passes: the loop around it. A GPU replays its steps without it.
 _LOOP_SECONDS = 0.002
 
 #: Speedup of compiled layers in training, and seconds of compilation: the first time, and with cached code.
@@ -45,9 +45,9 @@ def _kept(optimizer: OptimizerConfig) -> int:
 #: Maximum number of checkpoints on disk (``train.checkpoint``), including one that is being written.
 _CHECKPOINTS = 3
 
-#: Bytes per parameter that a choice of layers and neurons needs beside the activations of a micro batch of so many tokens: by
-#: gradients, the parent's weights and their gradients; by learned masks, its weights, the gated ones, the gradients of both,
-#: and the optimizer's two moments.
+#: Bytes per parameter that a choice of layers and neurons needs in addition to the activations of a micro batch of
+#: ``_SCORING_TOKENS``: by gradients, the parent's weights and their gradients; by learned masks, its weights, the gated ones,
+#: the gradients of both, and the optimizer's two moments.
 _SCORING_BYTES = {"gradients": 8, "learned": 24}
 _SCORING_TOKENS = 1024
 
@@ -107,9 +107,10 @@ def cost(settled: Settled, compiled: bool = False, stack: int = 1) -> Cost:
         passes, start = passes / _COMPILED_GAIN, start + (_COMPILED_SECONDS if compiled else _COMPILE_SECONDS)
     if settled.previous is not None and settled.rounds.rule in {"loss", "top"}:
         start += settled.rounds.first * train.batch_tokens * measured.forward
+    loop = settled.accumulation * _LOOP_SECONDS
     if pick_device(train.device) == "cuda":  # CPU processes share the cores that one of them would have
-        passes /= train.devices
-    training = passes + steps * (measured.optimizer + settled.accumulation * _LOOP_SECONDS)
+        passes, loop = passes / train.devices, 0.0 if train.devices == 1 else loop
+    training = passes + steps * (measured.optimizer + loop)
     count = parameters(shape)["total"]
     state = 4 * count * (1 + _kept(optimizer))
     return Cost(

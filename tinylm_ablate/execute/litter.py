@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinylm_ablate.files import read_json
 from tinylm_ablate.leases import Leases
 
 #: Partial files younger than this may still be in use, seconds.
@@ -47,9 +47,9 @@ def litter(runs_dir: Path) -> list[Litter]:
     """
     leases = Leases(runs_dir, 60.0)
     held = {key.split("-")[1] for key in leases.held() if "-" in key}
-    runs = {path.parent.name: _json(path) for path in runs_dir.glob("*/settled.json")}
-    roots = {cell["identity"] for path in runs_dir.glob("grids/*.json") for cell in _json(path).get("cells", [])} | held
-    roots |= {name for name in runs if _json(runs_dir / name / "provenance.json").get("cell", True)}
+    runs = {path.parent.name: read_json(path) for path in runs_dir.glob("*/settled.json")}
+    roots = {cell["identity"] for path in runs_dir.glob("grids/*.json") for cell in read_json(path).get("cells", [])} | held
+    roots |= {name for name in runs if read_json(runs_dir / name / "provenance.json").get("cell", True)}
     kept: set[str] = set()
     for identity in roots:
         kept |= _with_needs(runs.get(identity, {}), identity)
@@ -117,7 +117,7 @@ def _caches(cache: Path, kept: list[dict[str, Any]], busy: bool) -> Iterator[tup
         if path.name not in vocabularies and not compact  # whose larger tokenizers and counts are there too
     ]
     for path in cache.glob("shards/*/shards.json"):
-        summary = _json(path)
+        summary = read_json(path)
         if (summary.get("text"), summary.get("tokenizer")) not in pairs:
             found.append((path.parent, "token shards that no run uses"))
     for path, why in found:
@@ -131,14 +131,6 @@ def _needed(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if isinstance(other, dict):
             yield other
             yield from _needed(other)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _size(path: Path) -> int:

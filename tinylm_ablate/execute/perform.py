@@ -10,10 +10,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from tinylm_ablate.config import Config
-from tinylm_ablate.errors import ConfigError, Interrupted, UserError
+from tinylm_ablate.errors import ConfigError, Interrupted, UserError, one_line
 from tinylm_ablate.execute.live import Live
 from tinylm_ablate.execute.walk import Walk
-from tinylm_ablate.execute.words import one_line, say
+from tinylm_ablate.execute.words import say
 from tinylm_ablate.execute.work_order import Order
 from tinylm_ablate.execute.worker import targets
 from tinylm_ablate.execute.workers import LocalWorkers, divide
@@ -73,8 +73,8 @@ def perform(
             for _, run in cells:
                 graph.run(run.identity).watch = watch
         here = bool(waiting) and launch is None
-        beside = _workers(walk, graph, order, base, 1 if watch is not None else grid.workers) if here else nullcontext()
-        with beside as others, Live(walk, order.runs_dir / "orders", order.session, "off" if quiet else base.progress):
+        extra = _workers(walk, graph, order, base, 1 if watch is not None else grid.workers) if here else nullcontext()
+        with extra as others, Live(walk, order.runs_dir / "orders", order.session, "off" if quiet else base.progress):
             if waiting and launch is not None:
                 _launch(walk, order, launch, grid.workers if isinstance(grid.workers, int) else len(waiting))
             elif waiting:
@@ -86,7 +86,7 @@ def perform(
 
 @contextlib.contextmanager
 def _workers(walk: Walk, graph: Graph, order: Order, base: Config, wanted: int | str) -> Iterator[LocalWorkers | None]:
-    """Other workers of this machine beside this process, if there are to be any."""
+    """Return workers on this machine in addition to this process, if any."""
     waiting = [state.task for state in walk.waiting()]
     trained = [task.run for task in waiting if task.kind == "run"] or [waiting[0].run]
     workers, threads = divide(trained, wanted)

@@ -38,12 +38,12 @@ def plan(name: str, settled: Settled, compiled: bool = False, stack: int = 1) ->
 
     Returns:
         ``depth width ffn_width heads vocab_size parameters embedding_head_share`` (percent) ``flops`` (of training, per token)
-        ``tokens steps passes precision memory_bytes seconds`` (passes over the training text, None where its size is unknown;
-        seconds estimated here: training, evaluation and start), and beside them ``name``, ``identity``, ``text``
-        (``data.source``), ``kv_heads``, ``parts`` (parameters by part), the course of the learning rate, ``finished``,
-        ``parent`` and ``previous`` (identities of the runs that this one starts from, or None), ``stack``, and what the run
-        costs without these, in a stack its share: ``own_tokens``, ``own_flops``, ``training_seconds``, ``evaluation_seconds``,
-        ``model_bytes`` (that it keeps) and ``checkpoint_bytes`` (while it trains).
+        ``tokens steps passes precision memory_bytes seconds`` (passes over the training text, None if its size is unknown;
+        seconds estimated here: training, evaluation and start), and also ``name``, ``identity``, ``text``
+        (``data.source``), ``kv_heads``, ``parts`` (parameters by part), the learning rate schedule, ``finished``,
+        ``parent`` and ``previous`` (identities of the runs that this one starts from, or None), ``stack``, and the cost of
+        the run without these, or its share in a stack: ``own_tokens``, ``own_flops``, ``training_seconds``,
+        ``evaluation_seconds``, ``model_bytes`` (that it keeps) and ``checkpoint_bytes`` (while it trains).
     """
     shape, train = settled.shape, settled.config.train
     counts = parameters(shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 from tinylm_ablate.settled import Settled
@@ -21,10 +22,12 @@ def stacks(runs: Sequence[Settled], workers: int = 1) -> list[list[Settled]]:
     groups: dict[tuple[int, Hashable], list[Settled]] = {}
     for run in runs:
         groups.setdefault((_generation(run), stack_key(run)), []).append(run)
+    per_generation = Counter(generation for generation, _ in groups)
     found = []
-    for group in groups.values():
+    for (generation, _), group in groups.items():
+        shares = max(1, workers // per_generation[generation])
         while group:
-            size = stack_size(group[0], math.ceil(len(group) / workers))
+            size = stack_size(group[0], math.ceil(len(group) / shares))
             found.append(group[:size])
             group = group[size:]
     return found

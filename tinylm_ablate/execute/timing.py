@@ -286,7 +286,7 @@ def _measure(key: _Key, optimizer: OptimizerConfig) -> _Layers:
     torch.set_num_threads(threads)
     try:
         models = [
-            _works(dataclasses.replace(key.shape, depth=depth), key.tokens, key.sequences, precision, optimizer, device, runs)
+            _passes(dataclasses.replace(key.shape, depth=depth), key.tokens, key.sequences, precision, optimizer, device, runs)
             for depth in (1, _LAYERS)
         ]
         pairs = [_shortest(one, several, device) for one, several in zip(*models, strict=True)]
@@ -298,10 +298,10 @@ def _measure(key: _Key, optimizer: OptimizerConfig) -> _Layers:
     return _Layers(*(Speed(*(part / unit for part, unit in zip(parts, units, strict=True))) for parts in (rest, layer)))
 
 
-def _works(
+def _passes(
     shape: Shape, tokens: int, sequences: int, precision: str, optimizer: OptimizerConfig, device: str, runs: int
 ) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None]]:
-    """Work of a decoder: passes over a batch in training and evaluation, and an optimizer step.
+    """Operations of a decoder: passes over a batch in training and evaluation, and an optimizer step.
 
     The optimizer's rule is called directly: PyTorch's class would import the compiler, which takes longer than all
     measurements here.

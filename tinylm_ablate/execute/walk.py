@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from tinylm_ablate import progress
 from tinylm_ablate.disk import in_words
-from tinylm_ablate.errors import Busy, DiskError, Interrupted
-from tinylm_ablate.execute.words import failure_mark, one_line, read_failure, say, write_failure
+from tinylm_ablate.errors import Busy, DiskError, Interrupted, one_line
+from tinylm_ablate.execute.words import failure_mark, read_failure, say, write_failure
 from tinylm_ablate.leases import LOOK_SECONDS, Holder, Lease, Leases
 from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower
@@ -175,18 +175,20 @@ class Walk:
         task = first.task
         if task.most_together(len(waiting)) == 1:
             return [first]
-        ready = [
+        free = [
             state
             for state in waiting
             if state is not first
             and state.state == WAITING
             and state.task.kind == task.kind
-            and state.task.together == task.together
             and state.task.key not in held
             and all(self.states[need.key].state in (DONE, SKIPPED) for need in state.task.needs)
-            and not self._settled_by_others(state)
         ]
-        return [first, *ready][: task.most_together(math.ceil((1 + len(ready)) / self.workers))]
+        groups = {task.together, *(state.task.together for state in free)}
+        ready = [state for state in free if state.task.together == task.together and not self._settled_by_others(state)]
+        # Workers share a group only if there are more workers than groups: a program is best if it is large.
+        shares = max(1, self.workers // len(groups))
+        return [first, *ready][: task.most_together(math.ceil((1 + len(ready)) / shares))]
 
     def _do(self, states: Sequence[State]) -> bool:
         """Do tasks that no other worker holds; False if there are none."""
@@ -236,8 +238,8 @@ class Walk:
             elif isinstance(error, Busy) or (isinstance(error, Interrupted) and any(lease.lost for lease in held.values())):
                 continue  # another worker did it, or it was stopped along with a lost one and can start again
             elif error is None or (task.done() and not isinstance(error, DiskError | Interrupted)):
-                # Beside an error it was finished by the worker that held the lease before: it was only suspended, and took away
-                # what this one still used.
+                # In spite of an error, it was finished by the worker that held the lease before: it was only suspended, and
+                # removed what this one still used.
                 task.log.unlink(missing_ok=True)
                 task.tidy()
                 state.state = DONE

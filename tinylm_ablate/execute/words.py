@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from tinylm_ablate.errors import RunFailed, UserError
+from tinylm_ablate.errors import one_line
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.secrets import cut
 
@@ -30,14 +30,6 @@ def say(text: str) -> None:
         _print(cut(text))
     else:
         print(cut(text), file=sys.stderr, flush=True)
-
-
-def one_line(error: BaseException) -> str:
-    """Format an error in one line, without the name of its class if the message is for users."""
-    lines = str(error).strip().splitlines()
-    if isinstance(error, UserError | RunFailed):
-        return " ".join(line.strip() for line in lines)
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def write_failure(log: Path, error: BaseException, attempt: str) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tinylm_ablate.files import sha256_file
+from tinylm_ablate.files import read_json, sha256_file
 from tinylm_ablate.formats.json_file import read_bytes
 
 if TYPE_CHECKING:
@@ -55,20 +54,12 @@ class FolderVocabulary:
 
 def _end_of_text(folder: Path, tokenizer: Tokenizer) -> int | None:
     """Find the id of the end-of-text token: in our own record, by name in tokenizer_config.json, or in config.json."""
-    if isinstance(own := _json(folder / "vocabulary.json").get("end_of_text"), int):
+    if isinstance(own := read_json(folder / "vocabulary.json").get("end_of_text"), int):
         return own
-    name = _json(folder / "tokenizer_config.json").get("eos_token")
+    name = read_json(folder / "tokenizer_config.json").get("eos_token")
     name = name.get("content") if isinstance(name, dict) else name
     if isinstance(name, str) and (number := tokenizer.token_to_id(name)) is not None:
         return number
-    number = _json(folder / "config.json").get("eos_token_id")
+    number = read_json(folder / "config.json").get("eos_token_id")
     number = number[0] if isinstance(number, list) and number else number
     return number if isinstance(number, int) else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -22,9 +22,6 @@ from tinylm_ablate.formats.model_config import huggingface_config, model_type
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Types of matrices: single and half precision, and blocks of 32 entries in 8 or 4 bits with a common scale.
-WEIGHTS = ("f32", "f16", "q8_0", "q4_0")
-
 #: ``tokenizer.ggml.token_type`` of an entry.
 _NORMAL, _CONTROL, _USER_DEFINED, _BYTE = 1, 3, 4, 6
 
@@ -35,8 +32,9 @@ def export_gguf(path: Path, model: Model, weights: str = "f16") -> list[str]:
     Args:
         path: A file that does not exist yet.
         model: The model; its tokenizer's file is in the exact form of ``lossless``.
-        weights: Type of the matrices, one of ``WEIGHTS``. Norms and biases are in single precision, and matrices whose rows
-            are not a multiple of a quantized block are in half precision.
+        weights: Type of the matrices: "f32", "f16", or blocks of 32 entries in 8 or 4 bits with a common scale, "q8_0" or
+            "q4_0". Norms and biases are in single precision, and matrices whose rows are not a multiple of a block are in
+            half precision.
 
     Returns:
         Notes on the file for users, one line each.
@@ -110,8 +108,8 @@ def _write_tensors(writer: Any, tensors: Mapping[str, Tensor], shape: Shape, wei
     if not fallen:
         return []
     return [
-        f"{fallen} of {kinds.total()} matrices are in half precision, since their row lengths are no multiple of {block}, the "
-        f"block size of {weights}"
+        f"{fallen} of {kinds.total()} matrices are in half precision, since their row lengths are not multiples of {block}, "
+        f"the block size of {weights}"
     ]
 
 
@@ -143,7 +141,7 @@ def _write_tokenizer(writer: Any, tokenizer_json: Path, end_of_text: int | None)
         writer.add_token_merges([" ".join(pair) for pair in merges])
         if rule is None:
             notes.append(
-                "llama.cpp has no name for this tokenizer's rule for splitting text into words, and uses its own: "
+                "llama.cpp does not support the pre-tokenization of this tokenizer, and uses its own: "
                 "tokens may differ from those in training"
             )
     writer.add_token_list(tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tinylm_ablate.errors import UserError
+from tinylm_ablate.errors import UserError, one_line
 from tinylm_ablate.progress import shorten_retries
 
 #: Name of a repository on the hub: an owner and a name.
@@ -36,8 +36,7 @@ def hub_model(name: str, key: str) -> Path:
     try:
         folder = Path(snapshot_download(name, allow_patterns=_FILES))
     except Exception as error:  # errors of the network, of the hub and of the disk
-        reason = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
-        raise UserError(f"{key}={name}: not a folder here, and not available on the hub ({reason})") from None
+        raise UserError(f"{key}={name}: not a folder here, and not available on the hub ({one_line(error)})") from None
     if not (folder / "config.json").is_file():
         raise UserError(f"{key}={name}: this repository has no config.json; allowed: a Llama, Qwen2 or Qwen3")
     return folder

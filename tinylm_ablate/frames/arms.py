@@ -11,8 +11,11 @@ from pathlib import Path
 import pandas as pd
 
 from tinylm_ablate import progress
-from tinylm_ablate.config import NONE, Config, walk
-from tinylm_ablate.frames.folders import SEED, Grid, Records, as_text, label, measured, read_runs
+from tinylm_ablate.config import NONE, Config
+from tinylm_ablate.config_values import walk
+from tinylm_ablate.frames.flat_rows import as_text
+from tinylm_ablate.frames.grid_file import SEED, Grid, label
+from tinylm_ablate.frames.run_folders import Records, measured, read_runs
 from tinylm_ablate.science.evidence import Evidence
 from tinylm_ablate.science.matrices import matrix_metrics
 from tinylm_ablate.science.pairs import MOST_ARMS

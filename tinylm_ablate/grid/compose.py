@@ -1,19 +1,16 @@
-"""Composition of configs with Hydra, and diagnosis of overrides that do not compose."""
+"""Composition of configs with Hydra."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import functools
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
@@ -22,7 +19,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType, ValueType
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
@@ -32,23 +29,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tinylm_ablate import config as schema
-from tinylm_ablate.arguments import did_you_mean, meant
-from tinylm_ablate.config import GROUPS, Config, allowed
-from tinylm_ablate.errors import ConfigError, UserError, first_line
-from tinylm_ablate.grid.yaml_files import choices, mistakes_in_files
+from tinylm_ablate.arguments import meant
+from tinylm_ablate.config import Config
+from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.paths import conf_dir, experiments_dir
 from tinylm_ablate.secrets import credentials_to_environment, watch_environment
-
-#: Choices of Hydra's plugins.
-_PLUGINS = {
-    "hydra/launcher": ("basic", "submitit_local", "submitit_slurm", "ray"),
-    "hydra/sweeper": ("grid", "optuna"),
-}
 
 #: Keys that ``typed`` rewrites.
 _REWRITTEN = {"tracking.uri"}
 
-#: Configs that cells are copied from are kept up to this number: each is a megabyte.
+#: Maximum number of cached configs from which cells are copied: each has a megabyte.
 _MOST_BASES = 256
 
 #: Most values of a config.
@@ -80,7 +70,7 @@ _read: dict[tuple[str, str, int, int], ConfigResult] = {}
 
 
 def _load(source: FileConfigSource, config_path: str) -> ConfigResult:
-    """Read a file of a config group, unless it was read before: Hydra reads and parses all of them for every composition."""
+    """Read a file of a config group, cached, since Hydra would read and parse all of them for every composition."""
     path = Path(source.path, source._normalize_file_name(config_path))
     try:
         found = path.stat()
@@ -93,7 +83,7 @@ def _load(source: FileConfigSource, config_path: str) -> ConfigResult:
 
 
 def _mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
-    """Return the mode that an override sets; by default ``-m`` decides, for which Hydra composes everything once more."""
+    """Return the mode that an override sets; by default, it depends on ``-m``, for which Hydra composes everything again."""
     return _hydras_mode(hydra, config_name, overrides) if any("hydra.mode" in text for text in overrides) else None
 
 
@@ -134,15 +124,14 @@ def _unknown(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 class Composer:
-    """Composes the cells of a grid: what cells choose in common once, then their values, in a tenth of Hydra's time.
+    """Composes the cells of a grid in a tenth of Hydra's time: common choices once, then the values of each cell.
 
     Hydra has no public way to apply overrides to a composed config, so two of its private names are used here.
 
-    What comes out is what Hydra makes of the same overrides: it too composes the groups first, and then sets the values in the
-    order in which they are given.
+    The result is that of Hydra, which also composes the groups first, and then sets the values in order.
 
     Args:
-        loader: Hydra's.
+        loader: Hydra's config loader.
         master: The config of the multirun. Each cell has its overrides too, or others of the same keys, so that cells with the
             same choices need no composition of their own.
     """
@@ -165,10 +154,9 @@ class Composer:
             self._keep(self._key(whole), master)
 
     def typed(self, overrides: Sequence[str]) -> Config:
-        """``typed`` of the config of a cell, in a hundredth of the time where its values do not depend on each other.
+        """Return ``typed`` of the config of a cell, in a hundredth of the time if its values do not depend on each other.
 
-        What cells choose in common, and values that others follow, are then composed once, and a cell is a copy of that with
-        values of its own.
+        Common choices, and values to which others refer, are then composed once, and a cell is a copy with its own values.
 
         Raises:
             HydraException, OmegaConfBaseException, ConfigError: The overrides do not compose.
@@ -184,7 +172,7 @@ class Composer:
                 base = self._base(key)
         if base is None or any(self._is_referred(key, path) for path in paths):
             return typed(self(overrides))
-        if new := set(paths) - self._sets_one_key.keys():  # one composition shows it of all of them
+        if new := set(paths) - self._sets_one_key.keys():  # one composition shows it for all of them
             first = typed(self(overrides))
             self._sets_one_key |= dict.fromkeys(new, _differs_by(first, base, paths))
             return first
@@ -197,7 +185,7 @@ class Composer:
         return config
 
     def _base(self, key: tuple[str, ...]) -> Config | None:
-        """What cells choose in common; None if it is no whole config by itself."""
+        """Return the config of the common choices; None if it is incomplete by itself."""
         if key not in self._bases:
             try:
                 self._bases[key] = typed(self._choice(key))
@@ -206,7 +194,7 @@ class Composer:
         return self._bases[key]
 
     def _is_plain(self, key: tuple[str, ...], text: str) -> bool:
-        """Whether an override may only set one key beside some choices; lists and dicts are merged into what is there."""
+        """Return whether an override can only set one key besides choices; lists and dicts are merged with existing values."""
         override = self._parse(text)[0]
         path = override.key_or_group
         return not (
@@ -219,7 +207,7 @@ class Composer:
         )
 
     def _setting(self, key: tuple[str, ...], text: str) -> tuple[str, Any] | None:
-        """The key and value that an override sets beside some choices; None if its value is not a plain one."""
+        """Return the key and value that an override sets besides choices; None if the value is not plain."""
         if (key, text) not in self._settings:
             override = self._parse(text)[0]
             if key not in self._trials:
@@ -230,7 +218,7 @@ class Composer:
         return self._settings[key, text]
 
     def _is_referred(self, key: tuple[str, ...], path: str) -> bool:
-        """Whether another value refers to a key; a trial with a value cannot show it, since that may be the default."""
+        """Return whether another value refers to a key; trying a value would not show it, since that may be the default."""
         if key not in self._references:
             written = OmegaConf.to_yaml(self._choice(key), resolve=False)
             self._references[key] = set(re.findall(r"\$\{(\.*[\w.]+)\}", written))
@@ -239,7 +227,7 @@ class Composer:
         return self._referred[key, path]
 
     def _parse(self, text: str) -> tuple[Override, bool]:
-        """An override, and whether it chooses from a group; each is parsed once."""
+        """Return a parsed override, and whether it chooses from a group; cached."""
         if text not in self._parsed:
             (override,) = OverridesParser.create().parse_overrides([text])
             self.loader.validate_sweep_overrides_legal([override], run_mode=RunMode.RUN, from_shell=True)
@@ -247,7 +235,7 @@ class Composer:
         return self._parsed[text]
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
-        """The config of a cell, without Hydra's own node.
+        """Return the config of a cell, without Hydra's own node.
 
         Raises:
             HydraException, OmegaConfBaseException: The overrides do not compose.
@@ -257,23 +245,23 @@ class Composer:
         return config
 
     def _apply(self, overrides: Sequence[str], config: DictConfig) -> None:
-        """Set the values among some overrides."""
+        """Set the values in some overrides."""
         parsed = [self._parse(text) for text in overrides]
         values = [own for own, group in parsed if not group and not own.key_or_group.startswith("hydra.")]
         self.loader._apply_overrides_to_config(values, config)
 
     def params(self, overrides: Sequence[str]) -> dict[str, Any]:
-        """The axes that an experiment's file gives to the sweeper: key to values."""
+        """Return the axes in an experiment's file: key to values."""
         key = self._key(overrides)
         self._choice(key)
         return self._params[key]
 
     def _key(self, overrides: Sequence[str]) -> tuple[str, ...]:
-        """Those of some overrides that choose from groups."""
+        """Return the overrides that choose from groups."""
         return tuple(text for text in overrides if self._parse(text)[1])
 
     def _choice(self, key: tuple[str, ...]) -> DictConfig:
-        """What Hydra makes of some choices, and of the values among them; not to be changed."""
+        """Return Hydra's config of some overrides, cached; it must not be changed."""
         groups = self._key(key)
         if key not in self._chosen and groups != key:
             self._chosen[key] = self(key)
@@ -287,7 +275,7 @@ class Composer:
 
     def _is_group(self, override: Override) -> bool:
         key = override.key_or_group
-        if key not in self._groups:  # a look at the disk
+        if key not in self._groups:  # reads the disk
             self._groups[key] = self.loader.repository.group_exists(key)
         exists = self._groups[key]
         return override.package is not None or (exists and not isinstance(override.value(), dict))
@@ -311,7 +299,7 @@ def _clone(config: Any) -> Any:
 
 
 def _differs_by(config: Config, base: Config, paths: Sequence[str]) -> bool:
-    """Whether a config is another one with its own values of some keys."""
+    """Return whether a config equals another one except for its values of some keys."""
     changed = _clone(base)
     try:
         for path in paths:
@@ -334,20 +322,14 @@ def _set(config: Any, path: str, value: Any) -> None:
 
 
 def compose(overrides: Sequence[str]) -> Config:
-    """Compose one config outside of a run, as tests and tools do. ``conf/`` is read once by a process for a working folder."""
+    """Compose one config outside of a run, for tests and tools. A process reads ``conf/`` once per working folder."""
     register()
     files: list[Path] = []
-    if any(text.lstrip("+").startswith("experiments=") for text in overrides):  # files that may be about to change
+    if any(text.lstrip("+").startswith("experiments=") for text in overrides):  # files that may still change
         places = (Path.cwd(), Path.cwd() / "conf", experiments_dir().parent)
         files = [path for place in places for path in place.glob("experiments/*.yaml")]
     stamps = frozenset((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
     return _composer(Path.cwd(), stamps).typed(overrides)
-
-
-def _hydras(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
-    """Compose a config with Hydra, with its own node if requested."""
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return hydra_compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
 
 
 @functools.lru_cache(maxsize=64)
@@ -359,127 +341,3 @@ def _composer(folder: Path, files: frozenset[tuple[Path, int, int]]) -> Composer
         assert hydra is not None
         master = hydra.compose_config("config", [], run_mode=RunMode.MULTIRUN, with_log_configuration=False)
         return Composer(hydra.config_loader, master)
-
-
-def check_files(overrides: Sequence[str], grid: bool) -> None:
-    """Check the YAML files that overrides choose.
-
-    Raises:
-        ConfigError: They, or other overrides, have mistakes.
-    """
-    if found := mistakes_in_files(overrides):
-        rest = [text for text in overrides if text.lstrip("+").partition("=")[0] not in (*GROUPS, "experiments")]
-        raise ConfigError([*found, *diagnose(rest, grid)])
-
-
-def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
-    """Return mistakes in overrides that do not compose: each is tried alone, so that all mistakes are reported together.
-
-    Args:
-        overrides: Overrides of the command line.
-        grid: Whether a grid was requested, in which an override may have several values.
-
-    Returns:
-        One line per mistake; empty if each override is valid by itself.
-    """
-    register()
-    GlobalHydra.instance().clear()
-    mistakes: list[str] = []
-    sound: list[list[str]] = []
-    search = "hydra/sweeper=optuna" in overrides
-    try:
-        compose([])
-    except COMPOSITION_ERRORS as error:
-        return [f"the defaults in {conf_dir()} do not compose: {first_line(error.__cause__ or error)}"]
-    for text in overrides:
-        try:
-            override = OverridesParser.create().parse_override(text)
-            singles = _singles(override, text, search)
-        except COMPOSITION_ERRORS:
-            mistakes.append(_unreadable(text))
-            continue
-        except ConfigError as error:
-            mistakes += error.mistakes
-            continue
-        if override.is_sweep_override() and not grid:
-            mistakes.append(f"{text}: several values make a grid: add -m")
-            continue
-        sound.append([])
-        for single in singles:
-            try:
-                if single.lstrip("+~").startswith("hydra"):
-                    _hydras([single], with_hydra=True)
-                else:
-                    compose([single])
-            except ConfigError as error:
-                mistakes += error.mistakes
-            except COMPOSITION_ERRORS as error:
-                mistakes.append(_explain(single, override, error))
-            else:
-                sound[-1].append(single)
-    mistakes += _settled([singles for singles in sound if singles])
-    return list(dict.fromkeys(mistakes))
-
-
-def _settled(choices: list[list[str]]) -> list[str]:
-    """Return mistakes in the values of valid overrides: the first value of each, then every other value in its place."""
-    from tinylm_ablate.settle import settle
-
-    mistakes: list[str] = []
-    first = [singles[0] for singles in choices]
-    for place, singles in enumerate(choices):
-        for single in singles if place == 0 else singles[1:]:
-            trial = [*first[:place], single, *first[place + 1 :]]
-            with contextlib.suppress(UserError, *COMPOSITION_ERRORS):
-                try:
-                    settled = compose(trial)
-                    settled.seeds = None
-                    settle(settled)
-                except ConfigError as error:
-                    mistakes += error.mistakes
-    return mistakes
-
-
-def _singles(override: Override, text: str, search: bool) -> list[str]:
-    if not override.is_sweep_override():
-        return [text]
-    if search:
-        from tinylm_ablate.grid.space import axis
-
-        return axis(override).probes()
-    if override.value_type in (ValueType.GLOB_CHOICE_SWEEP, ValueType.INTERVAL_SWEEP):
-        raise HydraException("a grid takes lists, choice(...) and range(...)")
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-
-
-def _explain(text: str, override: Override, error: Exception) -> str:
-    key = override.key_or_group
-    keys = {known: rule for known, _, rule in schema.walk(Config())}
-    if key in GROUPS or key in _PLUGINS or key == "experiments":
-        value, known = text.partition("=")[2], _PLUGINS.get(key) or choices(key)
-        if value in known:
-            return f"{text}: {first_line(error.__cause__ or error)}"
-        return f"{text}: no such choice; {did_you_mean(value, known)}allowed: {', '.join(known)}"
-    if key in keys:
-        return f"{text}: allowed: {allowed(keys[key])}"
-    return f"{key}: no such key{meant(key)}"
-
-
-def _unreadable(text: str) -> str:
-    """Explain why Hydra's grammar rejects an override."""
-    key, _, value = text.lstrip("+").partition("=")
-    keys = {known: rule for known, _, rule in schema.walk(Config())}
-    if key in GROUPS:
-        return f"{text}: no such choice; allowed: {', '.join(choices(key))}"
-    if key not in keys and not key.startswith(("hydra", "experiments", *(f"{known}." for known in keys))):
-        return f"{key}: no such key{meant(key)}"
-    if any(value.count(opening) != value.count(closing) for opening, closing in ("()", "[]", "{}")):
-        return f"{text}: a bracket is not closed, or not opened"
-    if any(value.count(quote) % 2 for quote in "'\""):
-        return f"{text}: a quote is not closed"
-    if re.match(r"\w+\(", value):
-        return f"{text}: allowed: a,b or choice(a,b), range(low,high,step), and in a search interval(low,high) of numbers"
-    if key in keys and not keys[key].get("free"):
-        return f"{text}: allowed: {allowed(keys[key])}"
-    cure = shlex.quote(f"{key}='{value}'")
-    return f"{text}: not understood; text with signs such as , : = ( ) is written as {cure}"

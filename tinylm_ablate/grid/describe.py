@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tinylm_ablate.config import Config
-from tinylm_ablate.files import write_atomic
+from tinylm_ablate.files import read_json, write_atomic
 from tinylm_ablate.measure.registry import requested
 from tinylm_ablate.provenance import command
 from tinylm_ablate.secrets import cut
 from tinylm_ablate.settled import Settled
-from tinylm_ablate.tracking.folders import read_json
 
 #: A cell: its run, its name, its values on the axes, and the result of tuning its arm.
 Described = tuple[Settled, str, Mapping[str, str], str]

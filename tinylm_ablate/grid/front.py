@@ -122,6 +122,6 @@ def summary(results: Sequence[Result]) -> str:
         DONE: "done",
         PRUNED: "pruned",
         FAILED: "failed",
-        REJECTED: "not trained, since they were outside the budget or impossible",
+        REJECTED: "not trained: outside the budget or impossible",
     }
     return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state]) or "no trial"

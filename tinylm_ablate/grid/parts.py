@@ -14,10 +14,11 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from tinylm_ablate.config import Config
-from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.execute.words import one_line, say
+from tinylm_ablate.errors import ConfigError, one_line
+from tinylm_ablate.execute.words import say
 from tinylm_ablate.grid.cells import Cell, expand
-from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, diagnose, typed
+from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, typed
+from tinylm_ablate.grid.diagnosis import diagnose
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
 
@@ -139,7 +140,7 @@ def parts(base: Config, compose: Composer, params: Mapping[str, Any] | None, arg
     experiments = base.grid.experiments or [name for one in swept for name in one.sweep_string_iterator()]
     if not experiments:
         return [Part("", base, arguments, *expand(params, arguments, base.grid, base.seeds))]
-    rest = [override for override in given if override.key_or_group != "experiments"]
+    rest = [override for override in given if override.key_or_group not in ("experiments", "grid.experiments")]
     plain = [str(override.input_line) for override in rest if not override.is_sweep_override()]
     found, mistakes = [], []
     for name in experiments:

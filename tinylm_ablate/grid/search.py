@@ -20,11 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 from tinylm_ablate.arch.shapes import parameters
 from tinylm_ablate.config import Config, SearchConfig
 from tinylm_ablate.disk import writing
-from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.execute.words import one_line, say
+from tinylm_ablate.errors import ConfigError, one_line
+from tinylm_ablate.execute.words import say
 from tinylm_ablate.files import fingerprint
-from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, diagnose, typed
+from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, typed
 from tinylm_ablate.grid.describe import Described, described, write_grid
+from tinylm_ablate.grid.diagnosis import diagnose
 from tinylm_ablate.measure.registry import requested
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
@@ -74,11 +75,11 @@ class OptunaSweeper(Sweeper):
         if base.mode == "plan":
             print(_preview(base, axes, objectives, probes))
             return []
-        asked = _asked(base.search, axes, objectives, [run for _, run in probes])
-        name = base.search.name or f"search-{fingerprint(asked)[:8]}"
+        definition = _definition(base.search, axes, objectives, [run for _, run in probes])
+        name = base.search.name or f"search-{fingerprint(definition)[:8]}"
         folder = Path(base.runs_dir) / "search"
         with writing(folder, "the search"):
-            study = Study(folder, name, axes, objectives, base.search, asked)
+            study = Study(folder, name, axes, objectives, base.search, definition)
         done = sum(result.state != REJECTED for result in study.results())
         say(f"search {name}: {done} of {base.search.trials} trials so far, kept in {study.path}")
         return self._search(base, shared, study, objectives, probes[0][1])
@@ -109,7 +110,7 @@ class OptunaSweeper(Sweeper):
             probes, _ = self._probe(shared, axes)
         if base.search.pruner != "none" and len({(probe.text, probe.vocabulary) for _, probe in probes}) > 1:
             mistakes.append(
-                f"search.pruner={base.search.pruner}: losses a token cannot be compared between texts or tokenizers; "
+                f"search.pruner={base.search.pruner}: losses per token cannot be compared between texts or tokenizers; "
                 "allowed: none"
             )
         if mistakes:
@@ -243,7 +244,7 @@ def _search_mistakes(base: Config, launcher: str) -> list[str]:
     return mistakes
 
 
-def _asked(
+def _definition(
     search: SearchConfig, axes: Sequence[Axis], objectives: Sequence[Objective], probes: Sequence[Settled]
 ) -> dict[str, Any]:
     """Identity of a study: everything that affects its trials and their values."""

@@ -37,7 +37,7 @@ _FIRST_POINT = 4
 DONE, PRUNED, FAILED, REJECTED = "done", "pruned", "failed", "rejected"
 
 #: Attributes: the trial that a trial repeats, and the definition of a study.
-_AGAIN, _ASKED = "tries_again", "asked"
+_AGAIN, _DEFINITION = "tries_again", "asked"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Study:
         axes: Its axes.
         objectives: Its objectives.
         search: Number of trials, sampler, pruner and seed.
-        asked: Definition of the study as plain data: a study with the same name and another definition is refused.
+        definition: What the study is about, as plain data: a study with the same name and another definition is refused.
 
     Raises:
         ConfigError: The name belongs to another study.
@@ -86,7 +86,7 @@ class Study:
         axes: Sequence[Axis],
         objectives: Sequence[Objective],
         search: SearchConfig,
-        asked: Mapping[str, Any],
+        definition: Mapping[str, Any],
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.name, self.axes, self.search = folder / f"{name}.db", name, axes, search
@@ -102,7 +102,7 @@ class Study:
                 )  # fmt: skip
             except (SQLAlchemyError, RuntimeError) as error:
                 raise UserError(f"{self.path}: not readable as an Optuna study ({first_line(error)})") from None
-            self._check_asked(dict(asked))
+            self._check_definition(dict(definition))
         self._locks: dict[int, filelock.BaseFileLock] = {}
 
     def ask(self) -> optuna.Trial | None:
@@ -112,8 +112,8 @@ class Study:
             trials = self._known()
             if sum(_counts(trial) for trial in trials) >= self.search.trials:
                 return None
-            asked = [trial for trial in trials if trial.state != TrialState.WAITING]
-            self._study.sampler = _sampler(self.search, len(asked))
+            proposed = [trial for trial in trials if trial.state != TrialState.WAITING]
+            self._study.sampler = _sampler(self.search, len(proposed))
             trial = self._study.ask({axis.key: axis.distribution for axis in self.axes})
             lock = self._lock(trial.number)
             lock.acquire(timeout=0)
@@ -216,13 +216,13 @@ class Study:
             self._study.tell(trial.number, state=TrialState.FAIL)
             _let_go(lock)
 
-    def _check_asked(self, asked: dict[str, Any]) -> None:
-        before = self._study.user_attrs.get(_ASKED)
-        asked = json.loads(json.dumps(asked))
+    def _check_definition(self, definition: dict[str, Any]) -> None:
+        before = self._study.user_attrs.get(_DEFINITION)
+        definition = json.loads(json.dumps(definition))
         if before is None:
-            self._study.set_user_attr(_ASKED, asked)
-        elif before != asked:
-            what = [f"{key} was {before.get(key)}, and is {asked.get(key)}" for key in asked if before.get(key) != asked[key]]
+            self._study.set_user_attr(_DEFINITION, definition)
+        elif before != definition:
+            what = [f"{key} was {before.get(key)}, and is {new}" for key, new in definition.items() if before.get(key) != new]
             raise ConfigError(
                 [f"search.name={self.name}: {self.path} is a study of something else; allowed: a new name. {'; '.join(what)}"]
             )
@@ -284,12 +284,12 @@ def _counts(trial: FrozenTrial) -> bool:
     return trial.state.is_finished() and about is not None and about["state"] != REJECTED
 
 
-def _sampler(search: SearchConfig, asked: int) -> BaseSampler:
+def _sampler(search: SearchConfig, proposed: int) -> BaseSampler:
     """Create a sampler for one trial.
 
     Its seed depends on the number of trials, so that a resumed study makes the same proposals as without interruption.
     """
-    seed = int(np.random.SeedSequence([search.seed, asked]).generate_state(1)[0])
+    seed = int(np.random.SeedSequence([search.seed, proposed]).generate_state(1)[0])
     return RandomSampler(seed=seed) if search.sampler == "random" else TPESampler(seed=seed)
 
 

@@ -19,10 +19,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from tinylm_ablate.config import Config
-from tinylm_ablate.errors import ConfigError, UserError
+from tinylm_ablate.errors import ConfigError, UserError, one_line
 from tinylm_ablate.execute.perform import Launch, perform, results, unclaim
 from tinylm_ablate.execute.walk import DONE, FAILED, SKIPPED, Walk
-from tinylm_ablate.execute.words import one_line, say
+from tinylm_ablate.execute.words import say
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.grid.compose import Composer, typed
 from tinylm_ablate.grid.describe import described, grid_path, write_grid
@@ -191,8 +191,8 @@ def _more_seeds(part: Part, identity: str, searches: Sequence[Search]) -> bool:
     if part.base.seeds != "sequential":
         return False
     from tinylm_ablate.frames.arms import claim_keys
-    from tinylm_ablate.frames.folders import label
-    from tinylm_ablate.science.claim import read_claims
+    from tinylm_ablate.frames.grid_file import label
+    from tinylm_ablate.science.claim_files import read_claims
     from tinylm_ablate.science.seeds import seeds_wanted
 
     found = _evidence(part, json.loads(grid_path(Path(part.base.runs_dir), identity).read_text()))
@@ -272,7 +272,7 @@ def _write_grid(part: Part, identity: str | None = None, tuning: Sequence[dict[s
 def _conclude(jobs: Sequence[Job], walks: Sequence[Walk], grids: Mapping[Part, _Grid]) -> list[str]:
     """Report the outcome of each cell; returns the identities of finished runs."""
     from tinylm_ablate.frames.arms import best_arms_of, evidence_of
-    from tinylm_ablate.frames.folders import parse_grid
+    from tinylm_ablate.frames.grid_file import parse_grid
 
     damaged: list[str] = []
     states = {job: _state(job, walks) for job in jobs}
@@ -317,6 +317,6 @@ def _state(job: Job, walks: Sequence[Walk]) -> str:
 def _evidence(part: Part, content: Mapping[str, Any]) -> Evidence | None:
     """Return the finished part of a described part of the grid; None if nothing is finished."""
     from tinylm_ablate.frames.arms import evidence_of
-    from tinylm_ablate.frames.folders import parse_grid
+    from tinylm_ablate.frames.grid_file import parse_grid
 
     return evidence_of(Path(part.base.runs_dir), parse_grid(content))

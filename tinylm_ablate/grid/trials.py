@@ -10,9 +10,9 @@ import optuna
 
 from tinylm_ablate.arch.shapes import parameters
 from tinylm_ablate.config import Config
-from tinylm_ablate.errors import ConfigError, Interrupted, Pruned, RunFailed
+from tinylm_ablate.errors import ConfigError, Interrupted, Pruned, RunFailed, one_line
 from tinylm_ablate.execute.perform import perform, results
-from tinylm_ablate.execute.words import one_line, say
+from tinylm_ablate.execute.words import say
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS
 from tinylm_ablate.grid.objectives import Objective
 from tinylm_ablate.grid.study import DONE, FAILED, PRUNED, REJECTED, Result, Study, Watch

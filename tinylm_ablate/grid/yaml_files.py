@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tinylm_ablate.arguments import ALIASES, did_you_mean, meant, normalize
-from tinylm_ablate.config import GROUPS, Config, allowed, fits, walk
+from tinylm_ablate.config import GROUPS, Config
+from tinylm_ablate.config_values import allowed, fits, walk
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.paths import conf_dir, experiments_dir
 

@@ -22,7 +22,7 @@ from tinylm_ablate.init.choice import mask_tokens, scores_marker
 from tinylm_ablate.init.importance import make_importance, measures_layers, open_layers
 from tinylm_ablate.init.inherit import inherit, open_scores
 from tinylm_ablate.init.layer_choice import LayerChoice
-from tinylm_ablate.init.masks import Target, make_masks, open_masks
+from tinylm_ablate.init.masks import Target, open_masks
 from tinylm_ablate.init.neurons import Scores, score
 from tinylm_ablate.init.parents import Parent, open_parent
 from tinylm_ablate.init.random import initialize
@@ -88,7 +88,7 @@ def make_scores(runs: Sequence[Settled], vocabulary: Vocabulary) -> None:
                     for run, parent in zip(runs, parents, strict=True)
                 ]
                 text = opened[0][1](tokens=mask_tokens(runs[0]))
-                make_masks(targets, text, init.masks, cache, runs[0].precision, device)
+                open_masks(targets, text, init.masks, cache, runs[0].precision, device)
     for run in runs:
         choice = _choose(run, vocabulary)
         write_atomic(scores_marker(run), choice.parent.fingerprint)
@@ -145,7 +145,7 @@ def _scores(
     found = {"calibration_tokens": calibration.sequences * calibration.context_length}
     if criterion == "learned":
         target = Target(parent, settled.shape, layers.layers)
-        masks = open_masks(target, calibration, init.masks, cache, settled.precision, device)
+        (masks,) = open_masks([target], calibration, init.masks, cache, settled.precision, device)
         summary = {name: value for name, value in masks.record.items() if name != "curve"}
         return masks.scores, masks.state, found | {"masks": summary}
     if criterion == "taylor":

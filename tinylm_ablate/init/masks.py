@@ -24,10 +24,10 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -118,38 +118,27 @@ class Target(NamedTuple):
 
 
 def open_masks(
-    target: Target,
-    calibration: Calibration,
-    masks: MasksConfig,
-    cache_dir: Path,
-    precision: str = "fp32",
-    device: str = "cpu",
-) -> Learned:
-    """Learned masks of one target, cached."""
-    make_masks([target], calibration, masks, cache_dir, precision, device)
-    return Learned.load(_folder(target, calibration, masks, cache_dir, precision))
-
-
-def make_masks(
     targets: Sequence[Target],
     calibration: Calibration,
     masks: MasksConfig,
     cache_dir: Path,
     precision: str = "fp32",
     device: str = "cpu",
-) -> None:
-    """Run ``learn`` for those targets that have no masks yet, together.
+) -> list[Learned]:
+    """Return the learned masks of each target; ``learn`` is run for those without, together.
 
     They are cached in ``cache_dir/scores`` by parent, the child's sizes and layers, and all settings. Each takes as much disk
     space as its parent in single precision.
     """
+    folders = [_folder(target, calibration, masks, cache_dir, precision) for target in targets]
     write_once(
-        {_folder(target, calibration, masks, cache_dir, precision): target for target in targets},
+        dict(zip(folders, targets, strict=True)),
         lambda missing: [learned.save for learned in learn(missing, calibration, masks, precision, device)],
         what="the learned masks",
         is_whole=lambda folder: (folder / _RECORD).is_file(),
         needed=4 * sum(parameters(target.parent.shape)["total"] for target in targets),
     )
+    return [Learned.load(folder) for folder in folders]
 
 
 def _folder(target: Target, calibration: Calibration, masks: MasksConfig, cache_dir: Path, precision: str) -> Path:
@@ -222,7 +211,7 @@ def _every(gates: Sequence[Mapping[str, Gates]]) -> list[Gates]:
 
 def _learned(target: Target, weights: Mapping[str, Tensor], gates: dict[str, Gates], curve: list[dict[str, float]]) -> Learned:
     """Result for a target, from its trained gates and weights."""
-    _tell_far(gates)
+    _report_far(gates)
     with torch.no_grad():
         folded = fold(weights, target.shape, {axis: gate.values() for axis, gate in gates.items()})
     state = to_huggingface({name: weight.detach().cpu() for name, weight in folded.items()}, target.shape)
@@ -266,7 +255,8 @@ def _train(
     ]
     if every := [weight.requires_grad_() for own in trained for weight in own]:
         groups.append({"params": every, "lr": masks.weight_learning_rate})
-    optimizer = torch.optim.AdamW(groups, betas=_BETAS, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(groups, betas=_BETAS, weight_decay=0.0, fused=decoder.norm.weight.is_cuda or None)
+    passes = Passes(decoder, precision)
     generators = [torch.Generator().manual_seed(_SEED) for _ in weights]  # one each, so that a target is drawn as it is alone
     sequences = max(1, masks.batch_tokens // calibration.context_length)
     steps = max(1, calibration.sequences // sequences)
@@ -279,7 +269,7 @@ def _train(
             ]
             optimizer.zero_grad()
             batches = calibration.batches(step * sequences, (step + 1) * sequences)
-            losses = backward(decoder, current, batches, sequences, precision)
+            losses = backward(passes, current, batches, sequences)
             if bad := [loss for loss in losses if not math.isfinite(loss)]:
                 raise RunFailed(
                     f"learned masks: the loss of step {step + 1} of {steps} is {bad[0]}; try a lower "
@@ -293,11 +283,11 @@ def _train(
             schedule.step()
             for gate in _every(gates):
                 gate.clamp()
+            far = iter(torch.stack([_largest(gate) for gate in _every(gates)]).tolist())
             for curve, loss, own_gates in zip(curves, losses, gates, strict=True):
                 if own_gates:
-                    curve.append({"loss": loss, **{axis: _largest(gate) for axis, gate in own_gates.items()}})
-            loss, far = losses[0], {axis: _largest(gate) for axis, gate in gates[0].items()}
-            bar.set_postfix_str(f"loss {loss:.3f}, " + ", ".join(f"{axis} {units:+.1f}" for axis, units in far.items()))
+                    curve.append({"loss": loss, **{axis: next(far) for axis in own_gates}})
+            bar.set_postfix_str(", ".join(f"{name} {value:.4g}" for name, value in next(filter(None, curves))[-1].items()))
             bar.update()
     return curves
 
@@ -310,59 +300,88 @@ def _rate(step: int, steps: int) -> float:
     return _FINAL + (1 - _FINAL) * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))) / 2
 
 
-def backward(
-    decoder: Decoder,
-    weights: Sequence[Mapping[str, Tensor]],
-    batches: Iterable[Tensor],
-    sequences: int,
-    precision: str = "fp32",
-) -> list[float]:
+class Passes:
+    """Mean loss of token ids by a decoder whose weights are overwritten between steps; on a GPU, a graph replays both passes.
+
+    Args:
+        decoder: The decoder.
+        precision: Precision of the matrix products.
+    """
+
+    def __init__(self, decoder: Decoder, precision: str) -> None:
+        self.decoder = decoder
+        self.device = decoder.norm.weight.device
+        self._bf16 = precision == "bf16"
+        self._graphs: dict[torch.Size, Callable[[Tensor], Tensor]] = {}
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """The loss of each run, from ids (B, T + 1)."""
+        # The autocast cache would keep copies of weights in a graph's memory.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16, cache_enabled=self.device.type == "cpu"):
+            if self.device.type != "cuda":
+                return self.decoder.loss(tokens[:, :-1], tokens[:, 1:])
+            if tokens.shape not in self._graphs:
+                graphed = torch.cuda.make_graphed_callables(_Loss(self.decoder), (tokens.clone(),), allow_unused_input=True)
+                self._graphs[tokens.shape] = cast("Callable[[Tensor], Tensor]", graphed)
+            return self._graphs[tokens.shape](tokens)
+
+
+class _Loss(nn.Module):
+    """The loss of a decoder, as a module."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T + 1) ids -> the loss of each run."""
+        return self.decoder.loss(tokens[:, :-1], tokens[:, 1:])
+
+
+def backward(passes: Passes, weights: Sequence[Mapping[str, Tensor]], batches: Iterable[Tensor], sequences: int) -> list[float]:
     """Return the mean loss of each run with other weights, and backpropagate to the tensors they were computed from.
 
     The decoder has copies, so that micro batches are computed as in an ordinary model, and the backward pass from the weights
     runs once for all of them.
 
     Args:
-        decoder: The decoder that receives the weights.
+        passes: The decoder that receives the weights.
         weights: Weights of each run, under the decoder's names; some have a gradient history.
         batches: Token ids, (B, T + 1) each.
         sequences: Number of sequences in all batches.
-        precision: Precision of the matrix products.
     """
-    parameters = dict(decoder.named_parameters())
+    parameters = dict(passes.decoder.named_parameters())
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.requires_grad_(any(own[name].requires_grad for own in weights))
-            parameter.grad = None
-        for rows, own in zip(_by_run(parameters, decoder), weights, strict=True):
+            # Never the gradients of the passes themselves, which the next replay of a graph overwrites.
+            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        for rows, own in zip(_by_run(parameters, passes.decoder), weights, strict=True):
             for name, row in rows.items():
                 row.copy_(own[name])
-    device = decoder.norm.weight.device
-    totals = torch.zeros(len(weights), dtype=torch.float64, device=device)
+    totals = torch.zeros(len(weights), dtype=torch.float64, device=passes.device)
     for batch in batches:
-        tokens = batch.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            losses = decoder.loss(tokens[:, :-1], tokens[:, 1:]) * (len(tokens) / sequences)
+        losses = passes(batch.to(passes.device)) * (len(batch) / sequences)
         losses.sum().backward()  # type: ignore[no-untyped-call]
         totals += losses.detach()
     gradients = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
-    used = zip(_by_run(gradients, decoder), weights, strict=True)
+    used = zip(_by_run(gradients, passes.decoder), weights, strict=True)
     changed = [(own[name], slope) for slopes, own in used for name, slope in slopes.items() if own[name].requires_grad]
     torch.autograd.backward([weight for weight, _ in changed], [slope for _, slope in changed])
     found: list[float] = totals.tolist()
     return found
 
 
-def _largest(gates: Gates) -> float:
-    """Largest distance from a target."""
+def _largest(gates: Gates) -> Tensor:
+    """Largest distance from a target, without synchronizing with a GPU."""
     distances = gates.distance()
-    return float(distances[distances.abs().argmax()])
+    return distances.gather(0, distances.abs().argmax(0, keepdim=True)).squeeze(0)
 
 
-def _tell_far(gates: Mapping[str, Gates]) -> None:
+def _report_far(gates: Mapping[str, Gates]) -> None:
     """Report axes that ended far from their targets, where the final cut decides more than the masks."""
     for axis, gate in gates.items():
-        distance = _largest(gate)
+        distance = float(_largest(gate))
         if abs(distance) > max(1.0, _FAR * (gate.units - gate.kept)):
             print(
                 f"note: the masks of {axis} ended {distance:+.1f} units from their target of {gate.kept} of {gate.units}; "

@@ -105,12 +105,12 @@ def benchmark(model_folder: Path, settings: Settings, task_folder: str | None, d
     scores, rows = score(model, open_task(settings["task"], task_folder, settings["shots"]), settings["limit"])
     if cut := model.cut.total():
         print(
-            f"note: {cut:,} of {model.asked.total():,} requests were longer than the model's context of "
+            f"note: {cut:,} of {model.requests.total():,} requests were longer than the model's context of "
             f"{model.max_length:,} tokens and were truncated at the beginning",
             file=sys.stderr,
         )
     metrics: dict[str, float] = {}
-    for task, requests in model.asked.items():
+    for task, requests in model.requests.items():
         metrics |= {f"{NAME}/{task}/requests": requests, f"{NAME}/{task}/cut_requests": model.cut[task]}
     for found in scores:
         place = f"{NAME}/{found.task}"

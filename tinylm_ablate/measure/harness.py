@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate import progress
-from tinylm_ablate.errors import ConfigError, UserError
+from tinylm_ablate.errors import ConfigError, UserError, one_line
 from tinylm_ablate.files import fingerprint, sha256_file
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def score(model: HarnessModel, tasks: Tasks, limit: int | None) -> tuple[list[Sc
         raise
     except Exception as error:  # templates, metrics and filters of a task are third-party code
         raise UserError(
-            f"evaluate.tasks=[{tasks.name}]: the harness stopped ({_line(error)}); HYDRA_FULL_ERROR=1 shows where"
+            f"evaluate.tasks=[{tasks.name}]: the harness stopped ({one_line(error)}); HYDRA_FULL_ERROR=1 shows where"
         ) from error
     rows = {name: [_row(sample) for sample in samples] for name, samples in found["samples"].items()}
     counts = {name: int(number["effective"]) for name, number in found["n-samples"].items()}
@@ -323,7 +323,7 @@ def _load(manager: TaskManager, name: str, folder: Path | None) -> dict[str, dic
         else:
             hint = "its texts are downloaded from the Hugging Face hub on first use; evaluate.task_folder needs no network"
             hint += f": save them there as {name}.jsonl" if entry.yaml_path and _SHIPPED in entry.yaml_path.parents else ""
-        raise UserError(f"evaluate.tasks={name}: cannot be loaded ({_line(error)}); {hint}") from error
+        raise UserError(f"evaluate.tasks={name}: cannot be loaded ({one_line(error)}); {hint}") from error
     return loaded
 
 
@@ -354,8 +354,3 @@ def _row(sample: Mapping[str, Any]) -> dict[str, Any]:
     kept = {"doc_id": sample["doc_id"], "doc_hash": sample["doc_hash"], "filter": sample["filter"]}
     kept |= {"target": sample["target"], "answer": sample["filtered_resps"]}
     return kept | {metric: sample[metric] for metric in sample["metrics"]}
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

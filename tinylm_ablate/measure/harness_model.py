@@ -48,7 +48,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
     Attributes:
         decoder: The model, with fp32 weights.
         max_length: Context length, from ``config.json``.
-        asked: Number of requests by task.
+        requests: Number of requests by task.
         cut: Number of requests by task that were longer than ``max_length`` and truncated at the beginning.
 
     Args:
@@ -78,7 +78,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
         self._end: int = first if ends is None else ends
         self._end_text: str = self.tokenizer.decode([self._end], skip_special_tokens=False)
         self._first_text: str = self.tokenizer.decode([self._first], skip_special_tokens=False)
-        self.asked: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
         self.cut: Counter[str] = Counter()
 
     @property
@@ -153,7 +153,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
         return texts
 
     def _count(self, request: Instance, cut: bool) -> None:
-        self.asked[request.task_name or ""] += 1
+        self.requests[request.task_name or ""] += 1
         self.cut[request.task_name or ""] += cut
 
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -171,14 +171,14 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
     ) -> list[tuple[float, bool]]:
         """Score continuations. Equal inputs, such as those of a question with four letters as answers, are computed once."""
         results: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
-        asked: dict[tuple[int, ...], list[tuple[int, list[int]]]] = {}
+        by_input: dict[tuple[int, ...], list[tuple[int, list[int]]]] = {}
         for index, (_, context, continuation) in enumerate(requests):
             if continuation:
                 inputs = (*context, *continuation)[-(self.max_length + 1) : -1]
-                asked.setdefault(inputs, []).append((index, continuation[-len(inputs) :]))
+                by_input.setdefault(inputs, []).append((index, continuation[-len(inputs) :]))
         # A window's targets are not used, so its sequence needs one more arbitrary token.
-        sequences = [(*inputs, 0) for inputs in asked]
-        answers = list(asked.values())
+        sequences = [(*inputs, 0) for inputs in by_input]
+        answers = list(by_input.values())
         windows = sorted((Window(i, 0, len(s) - 1) for i, s in enumerate(sequences)), key=lambda window: -window.length)
         total = sum(window.length for window in windows)
         with progress.bar(total=total, description="log-likelihoods", unit="tok") as bar:

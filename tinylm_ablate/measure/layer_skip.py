@@ -84,7 +84,7 @@ def layer_skip(reader: Reader[Decoder], corpus: Corpus, settings: Settings) -> l
     """
     size = settings["max_bytes"]
     texts = [text for language in corpus.languages for text in first_bytes(corpus.documents("validation", language), size)]
-    asked = [
+    cloze = [
         question
         for language in corpus.languages
         for question in questions(
@@ -101,7 +101,7 @@ def layer_skip(reader: Reader[Decoder], corpus: Corpus, settings: Settings) -> l
     for skipped, first in progress.bar(places, description="skipping layers"):
         model.skip(first, skipped)
         scored = document_losses(skipping, texts, "bits per byte")
-        shares, _ = accuracy(answer(skipping, asked, "cloze"))
+        shares, _ = accuracy(answer(skipping, cloze, "cloze"))
         rows.append(
             {
                 "skipped": skipped,

@@ -6,6 +6,7 @@ its record exists, and it is never rewritten.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Sequence
@@ -25,13 +26,12 @@ Record = dict[str, Any]
 
 def stem(name: str, settings: Settings) -> str:
     """Return the name of a record's files, without suffixes."""
-    key = name, repr(settings)
-    if key not in _stems:  # a grid of ten thousand cells has three of them
-        _stems[key] = f"{name}.{fingerprint(dict(settings))}"
-    return _stems[key]
+    return _stem(name, json.dumps(dict(settings)))
 
 
-_stems: dict[tuple[str, str], str] = {}
+@functools.cache  # a grid of ten thousand cells has three of them
+def _stem(name: str, settings: str) -> str:
+    return f"{name}.{fingerprint(json.loads(settings))}"
 
 
 def record_path(folder: Path, stem: str) -> Path:

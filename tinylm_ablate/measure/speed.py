@@ -1,7 +1,7 @@
 """Speed of generation, measured once per shape, protocol and machine (Tables 2, 3 and 12).
 
-It does not depend on the weights, so it belongs to no single run: all seeds of a shape share one measurement. Beside our own
-decoder stands llama.cpp, which runs an exported model on a phone.
+It does not depend on the weights, so it belongs to no single run: all seeds of a shape share one measurement. Our decoder can
+be compared with llama.cpp, which runs exported models on phones.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from tinylm_ablate.frames.folders import POINTS, Records
+from tinylm_ablate.frames.long_tables import POINTS
+from tinylm_ablate.frames.run_folders import Records
 from tinylm_ablate.measure.benchmarks import column_of
 from tinylm_ablate.measure.harness import LISTS
 from tinylm_ablate.report import measures
@@ -45,7 +46,7 @@ def ladder(setting: Setting, records: Records, primary: Measure | None, paper: P
         gain = averages[step + 1] - averages[step]
         rows.append([f"{below} → {arm}", ours, Cell("–" if math.isnan(gain) else f"{gain:+.2f}".replace("-", "−"), gain)])
     head = ["step", f"here: gain in {primary.title} [95 %]", "paper: points of mean accuracy"]
-    note = "Above zero is a gain. The paper's are single runs and have no interval."
+    note = "Above zero is a gain. The paper's values are single runs without intervals."
     return [Heading(3, "What each step adds"), Table(head, rows, 1, "Steps of the ladder"), Text(note)]
 
 
@@ -112,15 +113,15 @@ def convergence(setting: Setting, records: Records, primary: Measure | None, pap
         known = [(tokens, whole) for tokens, whole in reached if tokens is not None]
         cell = _spread([tokens for tokens, _ in known], measures.count) if known else Cell("not reached")
         if known and len(known) < len(reached):
-            cell = Cell(f"{cell.content}, {len(reached) - len(known)} of {len(reached)} seeds not reached", cell.value)
+            cell = Cell(f"{cell.content}, {len(reached) - len(known)} of {len(reached)} seeds did not reach it", cell.value)
         ends = [_spread([float(curve["loss"].iloc[place]) for curve in found]) for place in (0, -1)]
         rows.append([str(arm), *ends, cell, _spread([100 * tokens / whole for tokens, whole in known], "{:.1f}".format)])
     if not rows:
         return []
-    head = ["arm", "loss at the start", "loss at the end", f"tokens to the final loss of {base}", "of its tokens %"]
+    head = ["arm", "loss at the start", "loss at the end", f"tokens to the final loss of {base}", "% of its tokens"]
     note = (
-        f"Training losses in nats per token, each the mean over a {POINTS}th of the training. Tokens are those after which a "
-        f"run first reaches the final loss of {base} with the same seed, and so the same text in the same order."
+        f"Training losses in nats per token, each the mean over a {POINTS}th of the training. The tokens are those after which "
+        f"a run first reaches the final loss of {base} with the same seed, that is, the same text in the same order."
     )
     return [Heading(3, "Convergence"), Table(head, rows, 1, "Convergence"), Text(note)]
 
@@ -166,8 +167,8 @@ def correlation(
         rows.append([factor.replace("_", " "), Cell(text.replace("-", "−"), found.rho), found.arms, theirs])
     head = ["factor", "rank correlation with quality [95 %]", "arms", "paper"]
     note = (
-        f"Spearman's, each arm the mean of its seeds; quality is {primary.title} with its sign turned, so that more is better. "
-        "The paper's is with its mean accuracy over three tasks."
+        f"Spearman's correlation over arms, each the mean of its seeds. Quality is {primary.title}"
+        f"{' with the sign reversed' if primary.better < 0 else ''}; for the paper, its mean accuracy over three tasks."
     )
     return [Heading(3, "Rank correlation with quality"), Table(head, rows, 1, "Rank correlations"), Text(note)] if rows else []
 
@@ -188,11 +189,11 @@ def models(setting: Setting, records: Records, primary: Measure | None, paper: P
         rows.append([row["model"], "printed", *(Cell(text, measures.number(text)) for text in texts)])
     head = ["model", "source", *(benchmark.name for benchmark in LISTS["table8"]), "average"]
     note = (
-        "Percent. The printed rows are the paper's, by OpenCompass with other prompts: their order can be compared with ours, "
-        "values cannot. A model that guesses has about 25 on four answers and 50 on two. The last column is the mean of the "
-        "ten, where all are there."
+        "In percent. The paper used OpenCompass with other prompts: the order of its printed rows can be compared with ours, "
+        "but not their values. Guessing gives about 25 with four answers and 50 with two. The last column is the mean of the "
+        "ten, if all were measured."
     )
-    return [Heading(3, "Beside other models"), Table(head, rows, 2, "Ten benchmarks"), Text(note)]
+    return [Heading(3, "Compared with other models"), Table(head, rows, 2, "Ten benchmarks"), Text(note)]
 
 
 def _scores(own: pd.DataFrame, columns: Sequence[str], kinds: Sequence[measures.Kind]) -> list[Cell]:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tinylm_ablate.frames.arms import setting_keys
-from tinylm_ablate.frames.folders import Records
+from tinylm_ablate.frames.run_folders import Records
 from tinylm_ablate.report import measures
 from tinylm_ablate.report.measures import by_name
 from tinylm_ablate.report.search_figures import importances
@@ -26,13 +26,8 @@ _MANY, _FEW_POINTS = 1000, 24
 _COSTS = ("parameters.total", "training FLOPs", "train/seconds", "tokens")
 
 
-def payload(records: Records, with_importance: bool = True) -> dict[str, Any] | None:
-    """Return columns, curves and importances as plain data; None without runs.
-
-    Args:
-        records: The runs.
-        with_importance: Whether to explain the measure's variance, which takes seconds.
-    """
+def payload(records: Records) -> dict[str, Any] | None:
+    """Return columns, curves and importances as plain data; None without runs."""
     runs = _with_experiments(records)
     if runs.empty:
         return None
@@ -46,7 +41,7 @@ def payload(records: Records, with_importance: bool = True) -> dict[str, Any] | 
     names = list(dict.fromkeys(["identity", "experiment", "arm", "seed", *quality, *costs, *settings]))
     names = [name for name in names if name in runs][:_MOST_COLUMNS]
     columns = [_packed(name, runs[name]) for name in names]
-    explained = _importance(runs, settings, quality) if with_importance else []
+    explained = _importance(runs, settings, quality)
     left_out = sorted(set(settings) - set(names))
     # The most important settings are first among the parallel coordinates.
     settings = list(dict.fromkeys([*(str(entry["setting"]) for entry in explained), *settings]))

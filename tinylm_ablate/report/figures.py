@@ -26,7 +26,7 @@ _DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 
 @figure("Arms", "Each arm's seeds as points, their mean, and its 95 % interval over seeds")
 def arms(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
-    """A row per arm: a point per seed, the mean, and its 95 % interval where there are two seeds."""
+    """One row per arm: a point per seed, the mean, and its 95 % interval if there are two seeds."""
     import altair as alt
 
     data = _tidy(frame, by, measure)
@@ -36,7 +36,7 @@ def arms(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMi
     summary = _summary(data)
     low, high = data["value"].min(), data["value"].max()
     reach = (high - low) or abs(high) * 0.01 or 1.0
-    # With two seeds an interval is so wide that it would hide every difference: it is cut at the frame.
+    # With two seeds, an interval is so wide that it would hide all differences, so it is clipped.
     domain = [float(low - 0.6 * reach), float(high + 0.6 * reach)]
     x = alt.X(
         "value:Q", title=axis_title(measure), scale=alt.Scale(domain=domain, zero=False, nice=False), axis=alt.Axis(tickCount=6)
@@ -58,7 +58,7 @@ def arms(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMi
 
 
 @figure(
-    "Loss while training", "Training loss over tokens, a line per arm with a band from its lowest to its highest seed", "curves"
+    "Loss in training", "Training loss over tokens, one line per arm with a band from its lowest to its highest seed", "curves"
 )
 def loss(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
     """Training loss over tokens: the mean of each arm, and a band from its lowest to its highest seed."""
@@ -66,17 +66,17 @@ def loss(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMi
     return None if data.empty else _bands(data, "training loss (nats per token)")
 
 
-#: Metrics along a run that are drawn at most, in panels side by side.
+#: Maximum number of metrics along a run, in adjacent panels.
 _PANELS = 4
 
 
 @figure(
     "Along the run",
-    "What was measured along the runs over tokens, a line per arm with a band from its lowest to its highest seed",
+    "Measures along the runs over tokens, one line per arm with a band from its lowest to its highest seed",
     "along",
 )
 def along(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
-    """The measure, the means over languages of other measures, and benchmarks, over tokens; a panel each (Figure 10)."""
+    """The measure, the means over languages of other measures, and benchmarks, over tokens, one panel each (Figure 10)."""
     import altair as alt
 
     del by
@@ -103,11 +103,11 @@ def _bands(data: pd.DataFrame, title: str) -> Any:
             pd.DataFrame({"arm": arm, "tokens": tokens, "mean": values.mean(0), "low": values.min(0), "high": values.max(0)})
         )
     drawn = pd.concat(parts)
-    # The first points, before anything is learned, would squeeze everything to compare into a corner.
+    # The first points, before anything is learned, would compress the rest of the plot into a corner.
     tail = drawn[drawn["tokens"] > drawn["tokens"].max() / 8]
     low, high = float(drawn["low"].min()), float((tail if len(tail) else drawn)["high"].max())
     domain = [low - 0.05 * (high - low), high + 0.05 * ((high - low) or 1)]
-    # Points outside are left out here, since a renderer takes five times as long to clip them.
+    # Points outside are omitted here, since a renderer takes five times as long to clip them.
     drawn = drawn[drawn["mean"] <= domain[1]].assign(high=lambda own: own["high"].clip(upper=domain[1]))
     order = list(dict.fromkeys(drawn["arm"]))
     color = _color("arm", order)
@@ -123,9 +123,9 @@ def _bands(data: pd.DataFrame, title: str) -> Any:
     return alt.layer(band, line).properties(width=440, height=270)
 
 
-@figure("Tuning", "Validation loss over the factor on each tuned setting, a line per arm")
+@figure("Tuning", "Validation loss over the factor of each tuned setting, one line per arm")
 def tuning(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
-    """The measure over the first column of ``by``, on a logarithmic axis, a line per arm; a panel per value of "key"."""
+    """The measure over the first column of ``by``, on a logarithmic axis, one line per arm and one panel per value of "key"."""
     import altair as alt
 
     x = next((name for name in by if name in frame), None)
@@ -156,7 +156,7 @@ def tuning(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
 
 @figure("The ladder", "Bits per byte after each step here, and mean accuracy after each step in the paper")
 def ladder(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
-    """Each arm is a step on the one before: a point per seed and a line through the means; the paper's ``average`` below."""
+    """Each arm adds a step to the previous one: a point per seed, a line through the means; below, the paper's ``average``."""
     import altair as alt
 
     data = _tidy(frame, by, measure)
@@ -184,9 +184,9 @@ def ladder(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
     return alt.vconcat(ours, theirs.properties(width=420, height=150))
 
 
-@figure("Quality over what varies", "The measure over each factor, a point per arm")
+@figure("Quality over varied settings", "The measure over each factor, one point per arm")
 def correlation(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
-    """The measure over each column of ``by``, a point per arm (the mean of its seeds), side by side (Figure 4)."""
+    """The measure over each column of ``by``, one point per arm (the mean of its seeds), side by side (Figure 4)."""
     import altair as alt
 
     keys = [key for key in by if key in frame]
@@ -212,7 +212,7 @@ def correlation(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.Top
     return alt.concat(*panels, columns=3)
 
 
-@figure("Batch against exponent", "The measure by batch and by exponent of the learning-rate rule, a cell per arm")
+@figure("Batch against exponent", "The measure by batch and by exponent of the learning-rate rule, one cell per arm")
 def batch_lr(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
     """A heat map of the measure by the two columns of ``by``, each cell with its number (Figures 7 and 8)."""
     import altair as alt
@@ -246,7 +246,7 @@ def batch_lr(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLev
 
 @figure("Forgetting by part", "Loss of each part of the training data under the final model, in the order in which it was seen")
 def forgetting(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:  # noqa: ARG001
-    """Loss of each part of the training data under the final model, a line per arm, beside unseen data (Figure 9)."""
+    """Loss of each part of the training data under the final model, one line per arm, next to unseen data (Figure 9)."""
     import altair as alt
 
     names = [str(name) for name in frame if str(name).startswith("forgetting/part_") and str(name).count("/") == 1]
@@ -273,11 +273,11 @@ def forgetting(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
 
 @figure(
     "Layers skipped at inference",
-    "Bits per byte and cloze accuracy by the first skipped layer, a line per number of layers",
+    "Bits per byte and cloze accuracy by the first skipped layer, one line per number of layers",
     "layer_skip",
 )
 def layer_skip(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:  # noqa: ARG001
-    """The result of skipping 1, 2, … adjacent layers by the first of them, a column per arm; the whole model dashed."""
+    """The result of skipping 1, 2, … adjacent layers by the first of them, one column per arm; the complete model is dashed."""
     import altair as alt
 
     names = ["bits_per_byte", "cloze", *(name for name in map(str, frame) if name.startswith("benchmarks/"))]
@@ -311,11 +311,11 @@ def layer_skip(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
 
 @figure(
     "Effective dimension by layer",
-    "Number of principal components that hold most of the variance of each layer's features, a line per arm",
+    "Number of principal components that explain most of the variance of each layer's features, one line per arm",
     "effective_dimension",
 )
 def effective_dimension(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:  # noqa: ARG001
-    """The effective dimension over the layers, mean over seeds, a line per arm (Figure 4 of PanGu-pi)."""
+    """The effective dimension over the layers, mean over seeds, one line per arm (Figure 4 of PanGu-pi)."""
     import altair as alt
 
     if frame.empty:
@@ -336,11 +336,11 @@ def effective_dimension(frame: pd.DataFrame, by: Sequence[str], measure: str) ->
 
 @figure(
     "Standard deviation of each matrix by layer",
-    "Standard deviation by layer, a panel per arm; after training, and dashed before it",
+    "Standard deviation by layer, one panel per arm: solid after training, dashed before",
     "matrix_std",
 )
 def matrix_std(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:  # noqa: ARG001
-    """Each matrix's standard deviation over the layers, trained and (dashed) initial, a panel per arm (Figure 11)."""
+    """Each matrix's standard deviation over the layers, trained and (dashed) initial, one panel per arm (Figure 11)."""
     import altair as alt
 
     if frame.empty:
@@ -365,15 +365,15 @@ def matrix_std(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
 
 
 @figure(
-    "Differences at two scales", "A point per pair of arms: its difference at the smaller and at the larger scale", "scales"
+    "Differences at two scales", "One point per pair of arms: its difference at the smaller and at the larger scale", "scales"
 )
 def scales(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
-    """Each pair's difference at the larger scale over that at the smaller one, turned so that the latter is positive.
+    """Each pair's difference at the larger scale over that at the smaller one, with signs such that the latter is positive.
 
     Args:
         frame: Columns experiment, first, second, small, large and agree: one row per pair.
         by: Names of the smaller and the larger scale.
-        measure: What differs.
+        measure: The compared measure.
     """
     import altair as alt
 
@@ -407,7 +407,7 @@ def scales(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
 
 
 def _tidy(frame: pd.DataFrame, by: Sequence[str], measure: str) -> pd.DataFrame:
-    """A copy with the columns identity, arm, seed, value and, where there are any, tokens; rows without a value left out."""
+    """Return the columns identity, arm, seed, value and, if any, tokens, without rows that lack a value."""
     if measure not in frame or frame.empty:
         return pd.DataFrame(columns=["identity", "arm", "seed", "value", "tokens"])
     data = frame.dropna(subset=[measure])
@@ -421,7 +421,7 @@ def _tidy(frame: pd.DataFrame, by: Sequence[str], measure: str) -> pd.DataFrame:
 
 
 def labels(frame: pd.DataFrame, by: Sequence[str]) -> pd.Series[str]:
-    """A label for the arm of each row: the values of ``by``."""
+    """Return a label for the arm of each row: the values of ``by``."""
     if not by:
         return pd.Series("all runs", index=frame.index)
     return pd.Series([", ".join(map(value_text, row)) for row in frame[list(by)].itertuples(index=False)], index=frame.index)
@@ -451,7 +451,7 @@ def _color(column: str, order: Sequence[str], symbol: str = "stroke") -> alt.Col
 
 
 def _dash(column: str, order: Sequence[str]) -> alt.StrokeDash:
-    """Line style of an arm: dashes distinguish the arms where there are more arms than colors."""
+    """Line style of an arm: dashes distinguish arms if there are more arms than colors."""
     import altair as alt
 
     dashes = [_DASHES[number // len(COLORS) % len(_DASHES)] for number in range(len(order))]

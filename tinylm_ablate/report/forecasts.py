@@ -79,8 +79,8 @@ def new_forecasts(
         )
     }
     made = [found for own in open_ones.values() for found in forecast_losses(own, METRIC, scale, parameters, tokens)]
-    asked = [verdict for verdict in verdicts if verdict.claim.experiment in open_ones]
-    made += forecast_effects(asked, scale, parameters, tokens)
+    concerned = [verdict for verdict in verdicts if verdict.claim.experiment in open_ones]
+    made += forecast_effects(concerned, scale, parameters, tokens)
     if not made:
         raise UserError(
             f"nothing can be forecast for scale {scale}: an experiment that was not run there must have been run at two other "

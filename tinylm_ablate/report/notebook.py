@@ -9,7 +9,7 @@ import pandas as pd
 
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.frames.arms import setting_keys
-from tinylm_ablate.frames.folders import Records, read_runs
+from tinylm_ablate.frames.run_folders import Records, read_runs
 from tinylm_ablate.report.figures import labels
 from tinylm_ablate.report.measures import by_name
 from tinylm_ablate.report.reference_data import read_reference

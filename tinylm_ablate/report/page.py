@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate.files import fingerprint
-from tinylm_ablate.frames.folders import Grid, Records
+from tinylm_ablate.frames.grid_file import Grid
+from tinylm_ablate.frames.run_folders import Records
 from tinylm_ablate.report import measures
 from tinylm_ablate.report.blocks import Block, Cell, Code, Figure, Fold, Heading, Row, Table, Text
 from tinylm_ablate.report.details import DETAILS
@@ -161,13 +162,13 @@ def _figures(
             blocks.append(Figure(f"{stem}_{name}", specification(chart), kind.title, f"{kind.alt}."))
     if any(isinstance(block, Figure) and block.name.endswith("_loss") for block in blocks) and varies(runs, "shape.vocab_size"):
         blocks.append(
-            Text("The vocabularies differ, so losses in nats per token do not compare between arms; bits per byte do.")
+            Text("The vocabularies differ, so losses in nats per token cannot be compared between arms; bits per byte can.")
         )
     return blocks
 
 
 def _tuning(grids: Sequence[Grid], stem: str) -> list[Block]:
-    """Return the tuned settings of each arm; an arm of two grids was tuned alike in both."""
+    """Return the tuned settings of each arm; an arm in two grids was tuned in the same way."""
     import pandas as pd
 
     entries = list({(entry["arm"], entry["key"]): entry for grid in grids for entry in grid.tuning}.values())
@@ -199,12 +200,9 @@ def _changed_by_tuning(entries: Sequence[Mapping[str, Any]]) -> list[Block]:
     for key, by_arm in curves.items():
         changes, pairs = changed_orders(by_arm)
         if pairs:
-            found = f"{changes} of {pairs} pairs" if changes else "none of the pairs"
-            verb = "have" if changes > 1 else "has"
+            found = f"{changes} of {pairs} pairs" if changes else "no pair"
             end = ", so an untuned comparison would have ranked them differently" if changes else ""
-            notes.append(
-                f"Tuning {key}: on the tuning seed, {found} of arms {verb} another order than at the dial's own value{end}."
-            )
+            notes.append(f"Tuning {key} changes the order of {found} of arms on the tuning seed{end}.")
     return [Text(text) for text in notes]
 
 

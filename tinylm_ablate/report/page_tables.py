@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tinylm_ablate.frames.arms import axis_column
-from tinylm_ablate.frames.folders import short
+from tinylm_ablate.frames.grid_file import short
 from tinylm_ablate.measure.benchmarks import column_of
 from tinylm_ablate.measure.harness import LISTS
 from tinylm_ablate.report import measures
@@ -53,7 +53,7 @@ def arms_table(setting: Setting, primary: Measure | None) -> list[Block]:
     follows = [key for key in _FOLLOWS if varies(runs, key) and key.split(".")[-1] not in own_axes]
     marks = int(runs.groupby("arm")["seed"].nunique().max()) > 1
     head = [*axis, *(measure.title for measure in shown[:1])]
-    head += ["to the best [95 %]"] if marks and shown else []
+    head += ["vs. best [95 %]"] if marks and shown else []
     head += [*(measure.title for measure in shown[1:]), "seeds", "parameters", "tokens", *(_FOLLOWS[key] for key in follows)]
     rows: list[Row] = []
     for index, (arm, place) in enumerate(zip(setting.arms, places_of(setting), strict=True)):
@@ -81,7 +81,7 @@ def _reading(setting: Setting, marks: bool, shown: Sequence[Measure]) -> Inline:
     if setting.runs["arm"].nunique() > 1:
         if marks:
             pieces += styled(
-                "Mean ± standard deviation over seeds. **Bold**: every other arm is worse beyond noise. "
+                "Mean ± standard deviation over seeds. **Bold**: every other arm is significantly worse. "
                 f"{WITHIN_NOISE}: cannot be distinguished from the best of its column "
                 "(paired test, Holm's correction for all pairs). "
             )
@@ -90,7 +90,7 @@ def _reading(setting: Setting, marks: bool, shown: Sequence[Measure]) -> Inline:
     errors = [f"{measure.text(float(values.mean()))} for {measure.title}" for measure in shown[:1]
               if len(values := _column(setting.runs, f"{measure.column}/standard_error"))]  # fmt: skip
     if errors:
-        pieces.append(f"Mean standard error of one run over documents, which all arms share: {', '.join(errors)}. ")
+        pieces.append(f"Mean standard error of a run over documents, which all arms share: {', '.join(errors)}. ")
     if any("/cloze/" in measure.column for measure in shown):
         pieces.append(f"Guessing gives a cloze of {100 * measures.CHANCE:.0f} %.")
     return pieces
@@ -113,10 +113,10 @@ def paired_tests(setting: Setting, primary: Measure | None) -> list[Block]:
         rows.append([pair.first, pair.second, verdict, _difference(primary, pair.estimate), pair.estimate.pairs, *numbers])
     head = ["arm", "against", "verdict", f"{primary.title} [95 %]", "seeds", "p", "p, Holm", "seeds that would decide"]
     note = (
-        "Arm minus arm within each seed, by Student's t over seeds with the variance over documents added; p-values are "
-        f"adjusted for the looks, and Holm's correction is for all {len(tested)} pairs."
+        "Differences within each seed, by Student's t over seeds with the variance over documents added. P-values are "
+        f"adjusted for the looks; Holm's correction is for {len(tested)} {'pair' if len(tested) == 1 else 'pairs'}."
     )
-    note += " Listed are those with the best arm." if len(shown) < len(tested) else ""
+    note += " Only pairs with the best arm are listed." if len(shown) < len(tested) else ""
     return [Heading(3, "Paired tests"), Table(head, rows, 3, "Paired tests"), Text(note)]
 
 
@@ -144,11 +144,11 @@ def beside_the_paper(setting: Setting, paper: Printed | None, primary: Measure |
     head += [f"{whose}: {_words(column)}" for column in also for whose in ("here", "paper")]
     head += [f"paper: {_words(column)}" for column in rest]
     note = styled(
-        f"The paper's numbers are `{paper.name}`, single runs of its 1B models on its own text and tasks: the order of the "
-        "arms can be compared, the values cannot."
+        f"The paper's numbers (`{paper.name}`) are single runs of its 1B models on its own text and tasks: the order of the "
+        "arms can be compared, but not the values."
     )
     table = Table(head, rows, max(1, len(setting.evidence.axis)), "The paper's numbers")
-    return [Heading(3, "Beside the paper"), table, Text(note)]
+    return [Heading(3, "Compared with the paper"), table, Text(note)]
 
 
 def validation_and_cost(setting: Setting) -> list[Block]:
@@ -172,7 +172,7 @@ def validation_and_cost(setting: Setting) -> list[Block]:
         described = runs.dropna(subset=[measures.DECODE.column])[keys].drop_duplicates()
         lines = ["; ".join(f"{str(key).split('.')[-1]}={row[key]}" for key in keys) for row in described.to_dict("records")]
         blocks.append(Items([f"Decoding: {line}" for line in lines] or ["Decoding: random weights"]))
-        blocks.append(Text("The paper: 510 new tokens after 2, batch 20, FP16, one V100."))
+        blocks.append(Text("The paper: 510 tokens after a prompt of 2, batch 20, FP16, one V100."))
     return blocks
 
 
@@ -193,7 +193,7 @@ def runs_table(setting: Setting) -> list[Block]:
     if len(runs) > _MOST_RUNS:
         blocks.append(Text(f"The first {_MOST_RUNS} of {len(runs):,} runs; all are under Explore."))
     if setting.doubles:
-        blocks.append(Text(f"Left out, since another run of the same arm has the same seed: {', '.join(setting.doubles)}."))
+        blocks.append(Text(f"Omitted, since another run of the same arm has the same seed: {', '.join(setting.doubles)}."))
     return blocks
 
 

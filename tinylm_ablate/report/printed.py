@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tinylm_ablate.frames.folders import Grid
+from tinylm_ablate.frames.grid_file import Grid
 from tinylm_ablate.report.measures import number
 
 FOLDER = Path(__file__).parent / "paper"
@@ -58,7 +58,7 @@ def printed(grids: Sequence[Grid], places: Sequence[Mapping[str, str]], problems
         return None
     missing = [column for column in grid.paper_axis if column not in table[0]]
     if missing:
-        problems.append(f"experiment {grid.name}: experiment.paper_axis names {', '.join(missing)}, no column of {name}.csv")
+        problems.append(f"experiment {grid.name}: experiment.paper_axis names {', '.join(missing)}, which {name}.csv lacks")
         return None
     axis = [key for key in grid.axis if key != "seed"]
     keys = {

@@ -17,7 +17,9 @@ import pandas as pd
 
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
-from tinylm_ablate.frames.folders import Records, frame, identity, parse_grid, shipped
+from tinylm_ablate.frames.flat_rows import frame, shipped
+from tinylm_ablate.frames.grid_file import identity, parse_grid
+from tinylm_ablate.frames.run_folders import Records
 
 _RUNS, _GRIDS = "runs.parquet", "grids.json"
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)

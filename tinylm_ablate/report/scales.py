@@ -64,7 +64,7 @@ def _accuracy(found: Accuracy, measure: Measure, name: str) -> list[Block]:
         Heading(2, f"Decision accuracy of {found.small} for {found.large}"),
         Text(
             f"{found.overall.pairs} pairs of {found.overall.arms} arms were run at both scales; {_share(found.overall)} "
-            f"of them have the same order in {measure.title}. Intervals are 95 % bootstraps over arms, since pairs share arms."
+            f"of them have the same order in {measure.title}. Intervals (95 %) are bootstrapped over arms, which pairs share."
         ),
     ]
     kind = FIGURES["scales"]
@@ -87,7 +87,7 @@ def _accuracy(found: Accuracy, measure: Measure, name: str) -> list[Block]:
         ]  # fmt: skip
         listed = f"the {_MOST_PAIRS} furthest apart" if len(wrong) > _MOST_PAIRS else f"all {len(wrong)}"
         head = ["experiment", "arm", "against", f"difference at {found.small}", f"at {found.large}"]
-        blocks.append(Fold(f"Pairs in the other order ({listed})", [Table(head, table, 3, "Pairs in the other order")]))
+        blocks.append(Fold(f"Pairs whose order differs ({listed})", [Table(head, table, 3, "Pairs whose order differs")]))
     return blocks
 
 
@@ -133,8 +133,8 @@ def _forecasts(table: pd.DataFrame) -> list[Block]:
         return []
     inside = table["inside"].tolist()
     judged = len([found for found in inside if found in ("yes", "no")])
-    note = f"{len(table)} forecasts were written down before their scale was run; {judged} of them have been run since"
-    note += f", and {inside.count('yes')} lie in their 90 % interval." if judged else "."
+    note = f"{len(table)} forecasts were recorded before their scale was run; {judged} of them have been measured since"
+    note += f", and {inside.count('yes')} are within their 90 % interval." if judged else "."
     rows: list[Row] = []
     for row in table.to_dict("records"):
         forecast, low, high, seen = (
@@ -146,4 +146,4 @@ def _forecasts(table: pd.DataFrame) -> list[Block]:
         numbers = [Cell(f"{forecast} [{low}, {high}]", float(row["forecast"])), Cell(seen, float(row["observed"]))]
         rows.append([*(str(row[name]) for name in ("date", "experiment", "subject", "quantity")), at, state, *numbers])
     head = ["date", "experiment", "of", "quantity", "at", "inside", "forecast [90 %]", "observed"]
-    return [Heading(2, "Forecasts"), Text(note), Table(head, rows, 6, "Forecasts and what was measured")]
+    return [Heading(2, "Forecasts"), Text(note), Table(head, rows, 6, "Forecasts and measurements")]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import altair as alt
 
 
-@figure("Pareto front", "The measure against a cost, with the runs that no other beats in both")
+@figure("Pareto front", "The measure over a cost, with the Pareto front")
 def pareto(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
     """The measure against the first column of ``by``, both minimized, with the Pareto front."""
     import altair as alt
@@ -42,9 +42,9 @@ def pareto(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
     return alt.layer(points, line).properties(width=420, height=260)
 
 
-@figure("Settings against the measure", "Parallel coordinates: a line per run through its settings and its measure")
+@figure("Settings against the measure", "Parallel coordinates: one line per run through its settings and its measure")
 def parallel(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
-    """Parallel coordinates: a line per run through the columns of ``by`` and the measure, colored by the measure."""
+    """Parallel coordinates: one line per run through the columns of ``by`` and the measure, colored by the measure."""
     import altair as alt
 
     if measure not in frame:
@@ -115,7 +115,11 @@ def search(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
     return alt.layer(points, marked).properties(width=420, height=260)
 
 
-def importances(frame: pd.DataFrame, by: Sequence[str], measure: str, resamples: int = 8, most: int = 400) -> pd.DataFrame:
+#: Maximum number of runs per forest.
+_MOST_RUNS = 400
+
+
+def importances(frame: pd.DataFrame, by: Sequence[str], measure: str, resamples: int = 8) -> pd.DataFrame:
     """Return the share of a measure's variance that each setting explains by itself: functional ANOVA over random forests.
 
     Hutter, Hoos, Leyton-Brown (2014), with Optuna's evaluator. The interval is the range from the 5th to the 95th percentile
@@ -126,7 +130,6 @@ def importances(frame: pd.DataFrame, by: Sequence[str], measure: str, resamples:
         by: Settings; constant ones are omitted.
         measure: Column to explain.
         resamples: Number of forests.
-        most: Maximum number of runs per forest.
 
     Returns:
         Columns setting, share, low, high, largest first; empty with fewer than eight runs or two settings.
@@ -155,7 +158,7 @@ def importances(frame: pd.DataFrame, by: Sequence[str], measure: str, resamples:
     found = []
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for number in range(resamples):
-        drawn = source.integers(len(values), size=min(len(values), most))
+        drawn = source.integers(len(values), size=min(len(values), _MOST_RUNS))
         study = optuna.create_study()
         study.add_trials(
             [

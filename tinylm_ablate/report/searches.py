@@ -16,7 +16,12 @@ from tinylm_ablate.report.page import Page, stem_of
 #: Number of trials to show for a single objective.
 _SHOWN = 10
 
-_COUNTED = {"done": "done", "pruned": "pruned", "failed": "failed", "rejected": "not trained, as over the budget or impossible"}
+_COUNTED = {
+    "done": "done",
+    "pruned": "pruned",
+    "failed": "failed",
+    "rejected": "not trained: outside the budget or impossible",
+}
 
 
 def search_page(content: Mapping[str, Any]) -> tuple[Page, str]:
@@ -71,9 +76,9 @@ def search_page(content: Mapping[str, Any]) -> tuple[Page, str]:
     blocks += [Heading(2, "The Pareto front" if several else "The best trials"), Table(head, rows, 1, "Trials")]
     blocks += [
         Text(
-            "Trials that no other beats in everything, each on one seed: neighbors may differ by no more than noise."
+            "Trials that no other trial dominates, each with one seed: neighbors may differ only by noise."
             if several
-            else "Each on one seed, and the best of many flatters itself: repeat it with seeds= before believing a difference."
+            else "Each has one seed, and the best of many is biased: repeat it with seeds= before relying on a difference."
         ),
         Text(aims),
         Items([[code(key), f" in {text}"] for key, text in content["space"].items()]),

@@ -12,7 +12,8 @@ from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import write_atomic
 from tinylm_ablate.frames.arms import claim_keys, evidence
-from tinylm_ablate.frames.folders import Grid, Records, read_runs
+from tinylm_ablate.frames.grid_file import Grid
+from tinylm_ablate.frames.run_folders import Records, read_runs
 from tinylm_ablate.report import explore, html, latex, markdown, measures
 from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Items, Row, Table, Text, link, styled
 from tinylm_ablate.report.drawing import on_white, save_drawn
@@ -24,7 +25,7 @@ from tinylm_ablate.report.reference_data import merged, read_reference, write_re
 from tinylm_ablate.report.scales import scales_page
 from tinylm_ablate.report.searches import search_page
 from tinylm_ablate.report.verdicts import claims_blocks, headline, summary
-from tinylm_ablate.science.claim import read_claims
+from tinylm_ablate.science.claim_files import read_claims
 from tinylm_ablate.science.evidence import Evidence
 from tinylm_ablate.science.verdict import Verdict, judge
 
@@ -41,25 +42,29 @@ READING: Sequence[Block] = (
     Items(
         [
             styled(
-                "**bits/byte** of held-out text, less is better: the sum of the losses over the UTF-8 bytes, so tokenizers "
-                "compare. The mean over the languages is unweighted."
+                "**bits/byte** of held-out text, less is better: the sum of the losses divided by the UTF-8 bytes, so it is "
+                "comparable across tokenizers. The mean over languages is unweighted."
             ),
-            styled(f"**cloze %**: which of four continuations is the true one; guessing gives {100 * measures.CHANCE:.0f} %."),
+            styled(
+                "**cloze %**: how often the true one of four continuations is selected; guessing gives "
+                f"{100 * measures.CHANCE:.0f} %."
+            ),
             styled("**a ± b**: mean and sample standard deviation over the seeds."),
             styled(
                 "**[a, b]**: a 95 % interval over seeds and held-out documents. Arms are paired by seed (same data, same "
-                "order) and by document. It covers what seeds and documents change, neither another text nor another parent."
+                "order) and by document. The interval does not cover other texts or other parents."
             ),
             styled(
-                f"**{WITHIN_NOISE}**: cannot be distinguished from the best of its column. **Bold**: every other arm is worse "
-                "beyond noise. With one seed nothing is marked."
+                f"**{WITHIN_NOISE}**: cannot be distinguished from the best of its column. **Bold**: every other arm is "
+                "significantly worse. With one seed, nothing is marked."
             ),
             styled(
-                "**Verdicts** are in units of the margin, the smallest effect that matters: what 5 % more tokens are worth to "
-                "the reference arm. Beyond 1 the claim is reproduced, beyond −1 reversed, between them no effect matters."
+                "**Verdicts** use units of the margin, the smallest effect that matters: the effect of 5 % more tokens on the "
+                "reference arm. Beyond 1, a claimed difference is reproduced; beyond −1, it is reversed; in between, no effect "
+                "matters."
             ),
             styled(
-                "**Several settings** of one experiment (another scale, text or budget) are never mixed; the largest is first."
+                "**Settings** of one experiment with different scales, texts or budgets are never mixed; the largest is first."
             ),
         ]
     ),
@@ -172,13 +177,13 @@ def side(
         moments[tuple(grid.command)] = max(grid.created, moments.get(tuple(grid.command), ""))
     newest = {name: max(moments[tuple(grid.command)] for grid in grids) for name, grids in named.items()}
     ordered = [name for name in order(named) if name in found]
-    if reference is not None:  # a user's own come newest first
+    if reference is not None:  # a user's own pages are sorted newest first
         ordered.sort(key=lambda name: newest[name], reverse=True)
     for name in progress.bar(ordered, description="tables", unit="table"):
-        beside = reference.evidence.get(name) if reference is not None else None
+        counterpart = reference.evidence.get(name) if reference is not None else None
         about = [verdict for verdict in own.verdicts if verdict.claim.experiment == name]
         try:
-            page = experiment_page(named[name], found[name], records, about, beside)
+            page = experiment_page(named[name], found[name], records, about, counterpart)
             own.tables[page.stem] = comma_separated(found[name])
         except (ValueError, KeyError, TypeError, IndexError, ZeroDivisionError) as error:
             records.problems.append(f"experiment {name}: its page cannot be made: {type(error).__name__}: {error}")
@@ -294,14 +299,14 @@ def _index(own: Side, kept: bool) -> list[Block]:
         Text([*headline(own.verdicts), *styled(" [Every claim](claims.md).")]),
     ]
     head = ["table", "what it shows", "arms", "seeds", "runs"]
-    blocks.append(Table(head, rows, 2) if rows else Text("No experiment is kept here yet."))
+    blocks.append(Table(head, rows, 2) if rows else Text("There are no experiments here yet."))
     if not kept:
-        one = styled("All in one page, for a browser: [index.html](index.html); all runs: [runs.csv](runs.csv).")
+        one = styled("Everything in one page for a browser: [index.html](index.html); all runs: [runs.csv](runs.csv).")
         return [*blocks, Text(one), *READING]
     what = styled(
-        "`runs.parquet` has one row per run with all settings and measures, `grids.json` says which runs make up a table, "
-        "`curves.parquet` holds thinned loss curves, `documents.parquet` and `questions.parquet` the result of each held-out "
-        "document and cloze question. From these `make report` writes everything else here again, byte for byte; "
-        "`make reference` adds the finished runs of `runs/`. Measurements against other libraries: [bench](bench/README.md)."
+        "`runs.parquet` has one row per run with all settings and measures, `grids.json` lists the runs of each table, "
+        "`curves.parquet` has thinned loss curves, and `documents.parquet` and `questions.parquet` have the result of each "
+        "held-out document and cloze question. From these files, `make report` regenerates everything else here byte for "
+        "byte; `make reference` adds the finished runs in `runs/`. Comparisons with other libraries: [bench](bench/README.md)."
     )
-    return [*blocks, Heading(2, "What is kept"), Text(what), *READING]
+    return [*blocks, Heading(2, "Files"), Text(what), *READING]

@@ -41,9 +41,9 @@ def headline(verdicts: Sequence[Verdict], runs: str = "The runs") -> Inline:
     ours = sum(verdict.claim.ours for verdict in verdicts)
     whole = f"the {len(verdicts)} claims ({len(verdicts) - ours} of the paper, {ours} of our own)"
     if not tested:
-        return [f"{runs} are about none of {whole}."]
+        return [f"{runs} concern none of {whole}."]
     counts = Counter(verdict.outcome for verdict in tested)
-    pieces: list[Piece] = [f"{runs} are about {'all' if len(tested) == len(verdicts) else len(tested)} of {whole}: "]
+    pieces: list[Piece] = [f"{runs} concern {'all' if len(tested) == len(verdicts) else len(tested)} of {whole}: "]
     for number, outcome in enumerate(outcome for outcome in Outcome if counts[outcome]):
         pieces += [", " if number else "", strong(str(counts[outcome])), f" {outcome}"]
     return [*pieces, "."]
@@ -67,8 +67,8 @@ def summary(verdicts: Sequence[Verdict], name: str) -> list[Block]:
             Figure(
                 name,
                 specification(chart),
-                "Effect and interval of each claim in margins, a margin being the smallest effect that matters: "
-                "beyond +1 the claim, beyond −1 its opposite",
+                "Effect and interval of each claim in margins (the smallest effects that matter): a claimed difference is "
+                "beyond +1, its opposite beyond −1, and a claim of no difference holds in between",
                 f"Verdict, effect and interval of each claim in units of its margin. {facts}.",
                 specification(_picture(frame, "claim", "effect", narrow=True)),
             )
@@ -103,7 +103,7 @@ def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 
 @figure("Verdicts", "Each claim's effect and interval in units of its margin, the paper's effect, and the verdict")
 def picture(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMixin | None:
-    """All verdicts: a row per claim with its effect and interval in units of its margin, the verdict and the paper's effect."""
+    """All verdicts: one row per claim with its effect and interval in margins, the verdict and the paper's effect."""
     return None if frame.empty or measure not in frame else _picture(frame, next(iter(by), "claim"), measure)
 
 
@@ -183,13 +183,12 @@ def about(verdict: Verdict) -> list[Block]:
     return [*blocks, Fold("Comparisons behind this verdict", inner)] if inner else blocks
 
 
-def claims_blocks(verdicts: Sequence[Verdict], stems: Mapping[str, str], name: str = "claims") -> list[Block]:
+def claims_blocks(verdicts: Sequence[Verdict], stems: Mapping[str, str]) -> list[Block]:
     """Return the page of all claims: the sentence, the figure, one line per claim, and every comparison.
 
     Args:
         verdicts: All verdicts.
         stems: Experiment -> stem of its page, if any.
-        name: Stem of the figure's file.
     """
     rows: list[Row] = []
     for own in verdicts:
@@ -198,7 +197,7 @@ def claims_blocks(verdicts: Sequence[Verdict], stems: Mapping[str, str], name: s
         survives = "–" if own.survives is None else "yes" if own.survives else "no"
         rows.append([_word(own.outcome), claim.title, claim.source, own.setting or "–", own.reason, page, survives])
     head = ["verdict", "claim", "source", "at", "why", "experiment", "survives 10 % FDR"]
-    blocks: list[Block] = [Heading(1, "Claims"), Text(headline(verdicts)), *summary(verdicts, name)]
+    blocks: list[Block] = [Heading(1, "Claims"), Text(headline(verdicts)), *summary(verdicts, "claims")]
     blocks += [Heading(2, "Every claim"), Table(head, rows, 7, "Verdict on each claim")]
     if compared := [verdict for verdict in verdicts if verdict.comparisons and verdict.at is not None]:
         blocks += [Heading(2, "Every comparison"), _comparisons(compared)]

@@ -250,15 +250,15 @@ def settings(evidence: Evidence) -> list[Setting]:
         runs = runs[runs["role"].fillna("arm") == "arm"]
     if runs.empty:
         return []
-    telling = _telling(runs, evidence)
+    separating = _separating(runs, evidence)
     found: dict[tuple[Any, ...], list[int]] = {}
-    for place, row in enumerate(runs[telling].itertuples(index=False, name=None)):
+    for place, row in enumerate(runs[separating].itertuples(index=False, name=None)):
         found.setdefault(tuple(map(plain, row)), []).append(place)
-    made = [_setting(runs.iloc[places], dict(zip(telling, key, strict=True)), evidence) for key, places in found.items()]
+    made = [_setting(runs.iloc[places], dict(zip(separating, key, strict=True)), evidence) for key, places in found.items()]
     return sorted(made, key=lambda own: (-_known(own.parameters), -_known(own.tokens), own.label))
 
 
-def _telling(runs: pd.DataFrame, evidence: Evidence) -> list[str]:
+def _separating(runs: pd.DataFrame, evidence: Evidence) -> list[str]:
     axis = set(evidence.axis)
     keys = [key for key in dict.fromkeys((*evidence.keys, "scale")) if key in runs.columns and key != "seed"]
     grids = runs["grid"] if "grid" in runs.columns else pd.Series("", index=runs.index)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 FALSE_DISCOVERIES = 0.10
 
 
-def survivors(p_values: Sequence[float], rate: float = FALSE_DISCOVERIES) -> list[bool]:
+def survivors(p_values: Sequence[float]) -> list[bool]:
     """Return which tests survive control of the false discovery rate over the family (Benjamini and Hochberg, 1995)."""
     ordered = sorted(p_values)
     count = len(ordered)
-    cut = max((p for place, p in enumerate(ordered, start=1) if p <= rate * place / count), default=-1.0)
+    cut = max((p for place, p in enumerate(ordered, start=1) if p <= FALSE_DISCOVERIES * place / count), default=-1.0)
     return [p <= cut for p in p_values]
 
 

@@ -28,10 +28,10 @@ def bigrams(setting: Setting, reference: str, language: str = "all") -> list[str
     table = setting.mean(reference, f"{BIGRAMS}/{language}")
     own = setting.mean(reference, f"test/bits_per_byte/{language}")
     if math.isnan(table) or math.isnan(own):
-        return ["no table of bigrams was counted on as many tokens" if math.isnan(table) else f"{reference} was not measured"]
+        return [f"{reference} was not measured" if math.isnan(own) else "no bigram table was counted on as many tokens"]
     if own < table:
         return []
-    return [f"{reference} ({own:.3f} bits/byte) is no better than a table of bigrams ({table:.3f})"]
+    return [f"{reference} ({own:.3f} bits/byte) is no better than a bigram table ({table:.3f})"]
 
 
 def steps(setting: Setting, arms: Collection[str]) -> list[str]:
@@ -55,7 +55,7 @@ def tuned(setting: Setting, arms: Collection[str]) -> list[str]:
         what = "the learning rates" if len(untuned) == len(states) else f"the learning rate of {listed(untuned)}"
         reasons.append(f"{what} {'were' if len(untuned) == len(states) else 'was'} not tuned")
     if edge:
-        reasons.append(f"the best learning rate of {listed(edge)} is at an edge of those tried")
+        reasons.append(f"the best learning rate of {listed(edge)} is at an edge of the tried values")
     return reasons
 
 
@@ -72,7 +72,7 @@ def documents(effect: Estimate, margin: float) -> list[str]:
     error = effect.documents_error
     if error <= DOCUMENTS_SHARE * margin:
         return []
-    return [f"too few documents: their standard error of {error:.4f} is over a quarter of the margin of {margin:.4f}"]
+    return [f"too few documents: their standard error, {error:.4f}, exceeds a quarter of the margin, {margin:.4f}"]
 
 
 def listed(names: Sequence[str]) -> str:

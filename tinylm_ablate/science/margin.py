@@ -48,4 +48,4 @@ def token_margin(setting: Setting, others: Sequence[Setting], arm: str, metric: 
     slope = math.fsum(slopes) / len(slopes) if slopes else math.nan
     if slope > 0:
         return slope * math.log1p(SHARE), f"5 % more tokens for {arm}, from the last quarter of its curve"
-    return math.nan, f"what 5 % more tokens are worth to {arm} is unknown: it has one budget and no falling curve"
+    return math.nan, f"the effect of 5 % more tokens on {arm} is unknown: it has one budget and no falling curve"

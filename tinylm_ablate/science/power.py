@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinylm_ablate.science.comparison import Kind, decide
+from tinylm_ablate.science.comparison import decide
 from tinylm_ablate.science.estimate import Estimate
 from tinylm_ablate.science.looks import LOOKS
 
@@ -28,15 +28,13 @@ class Power:
     seeds: float
 
 
-def power(effect: float, spread: float, margin: float, kind: Kind = "better", comparisons: int = 1) -> Power:
-    """Power of one of ``comparisons`` with sequential seeds, by simulating the real code, without documents.
+def power(effect: float, spread: float, margin: float) -> Power:
+    """Power of a single comparison with sequential seeds, by simulating the real code, without documents.
 
     Args:
         effect: The true effect, in the direction of the claim.
         spread: Standard deviation over seeds of the paired difference.
         margin: The smallest effect that matters, in the same unit.
-        kind: Kind of the comparison.
-        comparisons: Number of comparisons in the claim.
     """
     differences = effect + spread * np.random.default_rng(0).standard_normal((_REPEATS, LOOKS[-1]))
     open_ = np.ones(_REPEATS, dtype=bool)
@@ -44,7 +42,7 @@ def power(effect: float, spread: float, margin: float, kind: Kind = "better", co
     seeds = np.full(_REPEATS, LOOKS[-1])
     for n in LOOKS:
         own = differences[:, :n]
-        found = decide(Estimate(own.mean(axis=1), own.std(axis=1, ddof=1), n), margin, kind, comparisons)
+        found = decide(Estimate(own.mean(axis=1), own.std(axis=1, ddof=1), n), margin, "better", 1)
         for place, verdict in enumerate(found):
             ended = open_ & verdict
             shares[place] += ended.mean()

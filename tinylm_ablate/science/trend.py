@@ -67,8 +67,7 @@ class Trend:
         by_parameters: Slope in log parameters: at equal tokens if ``by_tokens`` is known, otherwise along the settings that
             were run, in which tokens usually grow with parameters; None if there is only one scale.
         course: Change of the effect with scale, or with budget if there is only one scale.
-        crosses_zero_at: (number, "parameters" or "tokens") at which a shrinking effect would be zero; otherwise None.
-        text: A sentence for readers.
+        text: A sentence for readers, with the size at which a shrinking effect would be zero.
     """
 
     label: str
@@ -76,7 +75,6 @@ class Trend:
     by_tokens: Slope | None
     by_parameters: Slope | None
     course: Course
-    crosses_zero_at: tuple[float, str] | None
     text: str
 
 
@@ -150,7 +148,7 @@ def trend(label: str, points: Sequence[Point], margin: float) -> Trend:
     values = np.array([point.effect.mean for point in known])
     fitted = fit(known, values) if len(known) > 1 else None
     if fitted is None:
-        return Trend(label, ordered, None, None, Course.UNKNOWN, None, "one setting: no trend")
+        return Trend(label, ordered, None, None, Course.UNKNOWN, "one setting: no trend")
     names = list(fitted.centers)
 
     def slope_along(*along: str) -> Slope:
@@ -171,20 +169,18 @@ def trend(label: str, points: Sequence[Point], margin: float) -> Trend:
     zero = None
     if course == Course.SHRINKS:
         at = math.log(getattr(last, leading)) - last.effect.mean / slope.mean
-        zero = (math.exp(min(at, 700.0)), leading)
-    return Trend(
-        label, ordered, slopes.get("tokens"), slopes.get("parameters"), course, zero, _sentence(course, leading, zero, known)
-    )
+        zero = math.exp(min(at, 700.0))
+    text = _sentence(course, leading, zero, known)
+    return Trend(label, ordered, slopes.get("tokens"), slopes.get("parameters"), course, text)
 
 
-def _sentence(course: Course, leading: str, zero: tuple[float, str] | None, points: Sequence[Point]) -> str:
+def _sentence(course: Course, leading: str, zero: float | None, points: Sequence[Point]) -> str:
+    """Describe a course along "parameters" or "tokens"; a shrinking effect would be zero at ``zero`` of these."""
     of = "scale" if leading == "parameters" else "budget"
     span = f"{count(getattr(points[0], leading))} to {count(getattr(points[-1], leading))} {leading}"
     if course == Course.UNKNOWN:
         return f"whether the effect changes with {of} is open ({span})"
     if zero is not None:
-        far = zero[0] > 1e15
-        return f"the effect shrinks with {of} ({span})" + (
-            "" if far else f" and would cross zero at about {count(zero[0])} {zero[1]}"
-        )
+        crossing = f" and would cross zero at about {count(zero)} {leading}" if zero < 1e15 else ""
+        return f"the effect shrinks with {of} ({span}){crossing}"
     return f"the effect {course} with {of} ({span})"

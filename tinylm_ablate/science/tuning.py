@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,9 @@ START = (0.5, 1.0, 2.0)
 
 #: Largest factor; the smallest is its inverse. A best factor at either end is called an edge.
 FURTHEST = 16.0
+
+#: Ratio of the next factor to the best while that is at an edge.
+_STEP = 2.0
 
 State = Literal["open", "interior", "edge"]
 
@@ -34,17 +37,14 @@ class Tuning:
     state: State
 
 
-def tune(tried: Mapping[float, float], start: Sequence[float] = START, step: float = 2.0, furthest: float = FURTHEST) -> Tuning:
+def tune(tried: Mapping[float, float]) -> Tuning:
     """Return the next factors for one arm.
 
     Args:
         tried: Factor to validation loss, all with one seed that no comparison uses.
-        start: Initial factors, tried together.
-        step: Ratio of the next factor to the best while that is at an edge.
-        furthest: The largest factor; the smallest is its inverse.
     """
     losses = {factor: loss if math.isfinite(loss) else math.inf for factor, loss in sorted(tried.items())}
-    missing = tuple(factor for factor in sorted(start) if factor not in losses)
+    missing = tuple(factor for factor in sorted(START) if factor not in losses)
     finite = [factor for factor, loss in losses.items() if loss < math.inf]
     # Of equal losses, take the smaller rate, which is safer.
     best = min(finite, key=lambda factor: (losses[factor], factor)) if finite else None
@@ -53,29 +53,27 @@ def tune(tried: Mapping[float, float], start: Sequence[float] = START, step: flo
     smallest, largest = min(losses), max(losses)
     further: float | None = None
     if best is None or best == smallest:
-        further = smallest / step
+        further = smallest / _STEP
     elif best == largest:
-        further = largest * step
+        further = largest * _STEP
     if further is None:
         return Tuning(dict(sorted(tried.items())), best, (), "interior")
-    allowed = 1 / furthest <= further * (1 + 1e-9) and further <= furthest * (1 + 1e-9)
+    allowed = further * (1 + 1e-9) >= 1 / FURTHEST and further <= FURTHEST * (1 + 1e-9)
     return Tuning(dict(sorted(tried.items())), best, (further,) if allowed else (), "open" if allowed else "edge")
 
 
-def changed_orders(curves: Mapping[str, Mapping[float, float]], tolerance: float = 0.0) -> tuple[int, int]:
+def changed_orders(curves: Mapping[str, Mapping[float, float]]) -> tuple[int, int]:
     """Return the number of pairs of arms whose order differs between the scale's rate and tuned rates, and of all pairs.
 
     Args:
-        curves: For each arm, factor to loss on the tuning seed; arms without a loss at factor 1 are left out.
-        tolerance: Differences up to this are ties.
+        curves: For each arm, factor to loss on the tuning seed; arms without a loss at factor 1 are omitted.
     """
     kept = {arm: own for arm, own in curves.items() if math.isfinite(own.get(1.0, math.nan))}
     before = {arm: own[1.0] for arm, own in kept.items()}
     after = {arm: min(loss for loss in own.values() if math.isfinite(loss)) for arm, own in kept.items()}
 
-    def order(losses: Mapping[str, float], first: str, second: str) -> int:
-        difference = losses[first] - losses[second]
-        return 0 if abs(difference) <= tolerance else int(math.copysign(1, difference))
+    def order(losses: Mapping[str, float], first: str, second: str) -> tuple[bool, bool]:
+        return losses[first] < losses[second], losses[first] > losses[second]
 
     names = list(kept)
     pairs = [(first, second) for place, first in enumerate(names) for second in names[place + 1 :]]

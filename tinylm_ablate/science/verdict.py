@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tinylm_ablate.science import gate
-from tinylm_ablate.science.claim import Claim, Test
+from tinylm_ablate.science.claim import Claim
 from tinylm_ablate.science.comparison import (
     Comparison,
-    Decision,
-    Effect,
-    Kind,
     Outcome,
     combine,
-    decide,
     outcome,
     p_value,
     seeds_needed,
 )
-from tinylm_ablate.science.effects import effect
+from tinylm_ablate.science.drafts import Draft, drafts_of
 from tinylm_ablate.science.estimate import Estimate
 from tinylm_ablate.science.evidence import Evidence, Setting, matches, settings
 from tinylm_ablate.science.family import survivors
-from tinylm_ablate.science.looks import LOOKS, look
+from tinylm_ablate.science.looks import LOOKS
 from tinylm_ablate.science.margin import token_margin
-from tinylm_ablate.science.rank import Correlation, Larger, correlation
 from tinylm_ablate.science.trend import Course, Point, Trend, trend
-
-_WORDS = {"equivalence": "the same as", "no_worse": "no worse than"}
 
 _DECIDED = (Outcome.REPRODUCED, Outcome.REVERSED, Outcome.NO_EFFECT)
 
@@ -87,12 +79,6 @@ def judge(claims: Sequence[Claim], evidence: Mapping[str, Evidence]) -> list[Ver
     return found
 
 
-def count(verdicts: Sequence[Verdict], ours: bool = False) -> dict[Outcome, int]:
-    """Count the verdicts of the paper's claims, or of ours, omitting those that do not occur."""
-    numbers = Counter(own.outcome for own in verdicts if own.claim.ours == ours)
-    return {kind: numbers[kind] for kind in Outcome if numbers[kind]}
-
-
 def judge_at(claim: Claim, setting: Setting, groups: Sequence[Setting]) -> Verdict:
     """Judge a claim at one setting, without trends and family.
 
@@ -104,14 +90,14 @@ def judge_at(claim: Claim, setting: Setting, groups: Sequence[Setting]) -> Verdi
     base = Verdict(claim, Outcome.NOT_TESTABLE, "", setting.label, setting)
     arms = {name: find(setting, overrides) for name, overrides in claim.arms.items()}
     used = dict.fromkeys(name for test in claim.tests for first, others in test.comparisons for name in (first, *others))
-    absent = [_written(claim.arms[name]) for name in used if arms[name] is None]
+    absent = dict.fromkeys(_absent(setting, claim.arms[name]) for name in used if arms[name] is None)
     if absent:
-        return dataclasses.replace(base, reason=f"no finished run, or no single arm, with {'; '.join(dict.fromkeys(absent))}")
+        return dataclasses.replace(base, reason="; ".join(absent))
     present = {name: arm for name, arm in arms.items() if arm is not None}
-    drafts: list[_Draft] = []
+    drafts: list[Draft] = []
     reasons: dict[str, None] = {}
     for test in claim.tests:
-        own, why = _drafts(claim, test, setting, present)
+        own, why = drafts_of(claim, test, setting, present)
         drafts += own
         reasons |= dict.fromkeys(why)
     drafts = [_with_margin(draft, claim, setting, groups, present) for draft in drafts]
@@ -130,33 +116,21 @@ def judge_at(claim: Claim, setting: Setting, groups: Sequence[Setting]) -> Verdi
 
 def find(setting: Setting, overrides: Mapping[str, str]) -> str | None:
     """Return the arm with these overrides. Of several with the same runs, the first; None if they differ."""
-    wanted = {"arm", "grid.arm", *overrides, *(f"{key}.name" for key in overrides)}
-    rows = setting.runs[[column for column in setting.runs.columns if column in wanted]].to_dict("records")
-    found = list(dict.fromkeys(str(row["arm"]) for row in rows if matches({str(k): v for k, v in row.items()}, overrides)))
+    found = _matching(setting, overrides)
     runs = {tuple(setting.identities(arm).values()) for arm in found}
     return found[0] if len(runs) == 1 else None
 
 
-@dataclass(frozen=True)
-class _Draft:
-    """A comparison before its verdict."""
+def _matching(setting: Setting, overrides: Mapping[str, str]) -> list[str]:
+    wanted = {"arm", "grid.arm", *overrides, *(f"{key}.name" for key in overrides)}
+    rows = setting.runs[[column for column in setting.runs.columns if column in wanted]].to_dict("records")
+    return list(dict.fromkeys(str(row["arm"]) for row in rows if matches({str(k): v for k, v in row.items()}, overrides)))
 
-    test: Test
-    label: str
-    kind: Kind
-    metrics: tuple[str, ...]
-    arms: tuple[str, ...]
-    effect: Effect | None
-    seeds: int
-    look: int
-    margin: float
-    margin_source: str
-    paper: float | None
 
-    def decision(self, comparisons: int) -> Decision:
-        if self.effect is None or self.look == 0:
-            return Decision(False, False, False)
-        return decide(self.effect, self.margin, self.kind, comparisons)
+def _absent(setting: Setting, overrides: Mapping[str, str]) -> str:
+    """Explain why ``find`` returns no arm."""
+    written = " ".join(f"{key}={value}" for key, value in overrides.items()) or "{}"
+    return f"several arms have {written}" if _matching(setting, overrides) else f"no finished run has {written}"
 
 
 def _verdict(claim: Claim, groups: Sequence[Setting]) -> Verdict:
@@ -171,126 +145,17 @@ def _verdict(claim: Claim, groups: Sequence[Setting]) -> Verdict:
     return dataclasses.replace(best, trends=trends, notes=_notes(claim, trends))
 
 
-def _drafts(claim: Claim, test: Test, setting: Setting, arms: Mapping[str, str]) -> tuple[list[_Draft], list[str]]:
-    """Return the comparisons of one test, and reasons why some are missing."""
-    if test.kind == "correlation":
-        return _correlations(claim, test, setting)
-    pairs = [(first, tuple(others)) for first, others in test.comparisons]
-    if test.kind == "rule":
-        found = _by_rule(test, setting)
-        if isinstance(found, str):
-            return [], [found]
-        pairs, arms = found, {arm: arm for arm in setting.arms}
-    drafts, unmeasured = [], []
-    for first, others in pairs:
-        names = (first, *others) if test.kind != "rule" else (*others, first)
-        metrics = [test.metric.get(name, test.metric.get("", "")) for name in names]
-        lacking = [metric for name, metric in zip(names, metrics, strict=True) if not setting.by_seed(arms[name], metric)]
-        if lacking:
-            unmeasured += [f"{metric} was not measured" for metric in lacking]
-            continue
-        if test.kind == "rule":
-            # The mean of the arms that meet the rule, compared with one that does not.
-            weights = [*(test.direction / len(others) for _ in others), -float(test.direction)]
-        else:
-            weights = [float(test.direction), *(-test.direction / len(others) for _ in others)]
-        terms = [(arms[name], metric, weight) for name, metric, weight in zip(names, metrics, weights, strict=True)]
-        own, seeds = _effect(setting, terms, test)
-        drafts.append(
-            _Draft(
-                test, _label(test, first, others), _kind(test), tuple(dict.fromkeys(metrics)),
-                tuple(arms[name] for name in names), own, seeds, _look(own, seeds), math.nan, "",
-                claim.paper_effect(test, first, others),
-            )
-        )  # fmt: skip
-    return drafts, unmeasured
-
-
-def _effect(setting: Setting, terms: Sequence[tuple[str, str, float]], test: Test) -> tuple[Estimate | None, int]:
-    if test.bound is None:
-        return effect(setting, terms, relative=test.relative, exact=test.exact)
-    bound, side = test.bound
-    (arm, metric, _) = terms[0]
-    own, seeds = effect(setting, [(arm, metric, float(side))], exact=test.exact)
-    return (None if own is None else dataclasses.replace(own, mean=own.mean - side * bound)), seeds
-
-
-def _look(own: Estimate | None, seeds: int) -> int:
-    if own is None:
-        return 0
-    return max(seeds, 1) if own.exact else look(seeds)
-
-
-def _kind(test: Test) -> Kind:
-    kinds: dict[str, Kind] = {"equivalence": "same", "no_worse": "no_worse", "threshold": "bound"}
-    return kinds.get(test.kind, "better")
-
-
-def _by_rule(test: Test, setting: Setting) -> list[tuple[str, tuple[str, ...]]] | str:
-    """Return (an arm that does not meet the conditions, those that do), or why there are none."""
-    meets: dict[str, bool] = {}
-    for arm in setting.arms:
-        values = {column: setting.mean(arm, column) for column in test.conditions}
-        missing = [column for column, value in values.items() if math.isnan(value)]
-        if missing:
-            return f"{missing[0]} is not known for {arm}"
-        meets[arm] = all(side * (values[column] - bound) > 0 for column, (bound, side) in test.conditions.items())
-    good = tuple(arm for arm, own in meets.items() if own)
-    if not good or len(good) == len(meets):
-        return f"{'every' if good else 'no'} arm meets {' and '.join(_condition(*own) for own in test.conditions.items())}"
-    return [(arm, good) for arm, own in meets.items() if not own]
-
-
-def _condition(column: str, bound: tuple[float, int]) -> str:
-    return f"{column} {'above' if bound[1] > 0 else 'below'} {bound[0]:g}"
-
-
-def _correlations(claim: Claim, test: Test, setting: Setting) -> tuple[list[_Draft], list[str]]:
-    metric, columns = test.metric[""], [test.column, *test.largest_of]
-    places: dict[str, list[float]] = {column: [] for column in columns}
-    quality: list[float] = []
-    used: list[str] = []
-    for arm in setting.arms:
-        values = [setting.mean(arm, metric), *(setting.mean(arm, column) for column in columns)]
-        if not any(map(math.isnan, values)):
-            used.append(arm)
-            quality.append(test.direction * values[0])
-            for column, value in zip(columns, values[1:], strict=True):
-                places[column].append(value)
-    if len(quality) < 4:
-        return [], [f"{len(quality)} arms have {metric} and {' and '.join(columns)}: too few for a rank correlation"]
-    printed = claim.correlations.get(test.paper_row or "", {}).get(claim.column)
-    sign = test.sign or 1
-    own = correlation(places[test.column], quality)
-    margin = test.margin if test.margin is not None else math.nan
-    shown: list[tuple[str, Kind, Correlation | Larger, float, float | None]] = [
-        (
-            f"{test.column} with quality", "same" if test.sign == 0 else "better", Correlation(sign * own.rho, own.arms),
-            margin, None if printed is None else sign * float(printed),
-        )
-    ]  # fmt: skip
-    shown += [
-        (f"{test.column} over {other} in size", "better", Larger(places[test.column], places[other], quality), 0.0, None)
-        for other in test.largest_of
-    ]
-    arms = len(quality)
-    return [
-        _Draft(test, label, kind, (metric,), tuple(used), found, arms, arms, margin, "of the claim", paper)
-        for label, kind, found, margin, paper in shown
-    ], []
-
-
-def _with_margin(draft: _Draft, claim: Claim, setting: Setting, groups: Sequence[Setting], arms: Mapping[str, str]) -> _Draft:
+def _with_margin(draft: Draft, claim: Claim, setting: Setting, groups: Sequence[Setting], arms: Mapping[str, str]) -> Draft:
     if draft.margin_source:
         return draft
     if draft.test.margin is not None:
-        return dataclasses.replace(draft, margin=draft.test.margin, margin_source="of the claim")
+        return dataclasses.replace(draft, margin=draft.test.margin, margin_source="set by the claim")
     reference = arms.get(claim.reference, draft.arms[0])
     margin, source = token_margin(setting, groups, reference, draft.metrics[-1])
     return dataclasses.replace(draft, margin=margin, margin_source=source)
 
 
-def _gates(claim: Claim, setting: Setting, drafts: Sequence[_Draft], arms: Mapping[str, str]) -> list[str]:
+def _gates(claim: Claim, setting: Setting, drafts: Sequence[Draft], arms: Mapping[str, str]) -> list[str]:
     taking_part = list(dict.fromkeys(arm for draft in drafts for arm in draft.arms))
     metrics = [metric for draft in drafts for metric in draft.metrics if metric.startswith("test/bits_per_byte/")]
     reference = arms.get(claim.reference) or _best(setting, taking_part)
@@ -311,11 +176,11 @@ def _gates(claim: Claim, setting: Setting, drafts: Sequence[_Draft], arms: Mappi
         elif not draft.effect.exact:
             expected = not draft.test.relative and any(metric.startswith(_OVER_ITEMS) for metric in draft.metrics)
             if expected and not draft.effect.documents:
-                reasons.append("the scores of its documents are not kept, or the arms were measured on different ones")
+                reasons.append("scores per document are missing, or the arms were measured on different documents")
     return reasons
 
 
-def _few_documents(drafts: Sequence[_Draft]) -> list[str]:
+def _few_documents(drafts: Sequence[Draft]) -> list[str]:
     """Return the undecided comparisons that seeds cannot decide. Decided ones remain, since intervals include documents."""
     found: dict[str, None] = {}
     for draft in drafts:
@@ -332,7 +197,7 @@ def _best(setting: Setting, arms: Sequence[str]) -> str:
     return known[len(known) // 2][1] if known else ""
 
 
-def _compared(draft: _Draft, comparisons: int, barred: bool) -> Comparison:
+def _compared(draft: Draft, comparisons: int, barred: bool) -> Comparison:
     decided = outcome(draft.decision(comparisons))
     found = Outcome.NOT_TESTABLE if barred else decided
     reason, needed, p = "", None, 1.0
@@ -346,28 +211,29 @@ def _compared(draft: _Draft, comparisons: int, barred: bool) -> Comparison:
     )  # fmt: skip
 
 
-def _open(draft: _Draft, comparisons: int) -> tuple[str, int | None]:
+def _open(draft: Draft, comparisons: int) -> tuple[str, int | None]:
     """Explain why a comparison is undecided, and estimate the number of seeds that would decide it."""
     if not isinstance(draft.effect, Estimate):
-        return f"{draft.seeds} arms leave it open", None
+        return f"undecided with {draft.seeds} arms", None
     if draft.look == 0:
-        return f"{draft.seeds} of the {LOOKS[0]} seeds of the first look", LOOKS[0]
+        return f"{draft.seeds} of the {LOOKS[0]} seeds that the first look requires", LOOKS[0]
     needed = seeds_needed(draft.effect, draft.margin, draft.kind, comparisons)
-    at = f"open at {draft.look} seeds"
+    at = f"undecided with {draft.look} seeds"
     if needed is None:
-        return f"{at}; its documents, or its closeness to the margin, leave it open with any number of seeds", None
+        return f"{at}; more seeds would not decide it, because of its documents or its closeness to the margin", None
     if needed > LOOKS[-1]:
-        return f"{at}; about {needed} would decide it, more than the {LOOKS[-1]} of the last look", needed
+        return f"{at}; about {needed} would decide it, more than the {LOOKS[-1]} at the last look", needed
     return f"{at}; about {needed} would decide it", needed
 
 
 def _reason(found: Outcome, comparisons: Sequence[Comparison]) -> str:
     if found == Outcome.REPRODUCED:
-        return "it holds" if len(comparisons) == 1 else f"each of {len(comparisons)} comparisons holds"
+        return "it holds" if len(comparisons) == 1 else f"all {len(comparisons)} comparisons hold"
     own = [compared for compared in comparisons if compared.outcome == found]
     if found == Outcome.UNDECIDED:
         return gate.listed([f"{compared.label}: {compared.reason}" for compared in own])
-    return f"{gate.listed([compared.label for compared in own])}{'' if found == Outcome.REVERSED else ': within the margin'}"
+    labels = gate.listed([compared.label for compared in own])
+    return f"the opposite of: {labels}" if found == Outcome.REVERSED else f"{labels}: within the margin"
 
 
 def _trends(best: Verdict, tested: Sequence[Verdict]) -> list[Trend]:
@@ -390,18 +256,5 @@ def _trends(best: Verdict, tested: Sequence[Verdict]) -> list[Trend]:
 def _notes(claim: Claim, trends: Sequence[Trend]) -> list[str]:
     notes = [f"{own.label}: {own.text}." for own in trends if own.course != Course.UNKNOWN]
     if "tuned" not in claim.gates and any(not test.exact for test in claim.tests):
-        notes.append("Learning rates are not tuned for each arm: the claim is about a fixed rule.")
+        notes.append("This claim does not require tuned learning rates.")
     return [*notes, *([claim.note] if claim.note else [])]
-
-
-def _label(test: Test, first: str, others: Sequence[str]) -> str:
-    if test.bound is not None:
-        return f"{first} {_condition('', test.bound).strip()}"
-    if test.kind == "rule":
-        return f"arms that meet the rule better than {first}"
-    second = others[0] if len(others) == 1 else f"the mean of {' and '.join(others)}"
-    return f"{first} {_WORDS.get(test.kind, 'better than')} {second}"
-
-
-def _written(overrides: Mapping[str, str]) -> str:
-    return " ".join(f"{key}={value}" for key, value in overrides.items()) or "any arm"

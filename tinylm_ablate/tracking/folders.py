@@ -10,6 +10,7 @@ from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from tinylm_ablate.files import read_json
 from tinylm_ablate.leases import Leases
 
 #: Files of a run to upload, sufficient for a report; the curve only once the run has ended.
@@ -87,7 +88,7 @@ def needed(folders: Collection[Path]) -> list[Path]:
 
 
 def live(runs_dir: Path) -> set[str]:
-    """The runs that a living worker trains; one of another machine counts until it was watched for a whole lease time."""
+    """Return the runs in training; a worker on another machine counts until its lease was unchanged for a whole lease time."""
     return {key.removeprefix("run-") for key in _leases(runs_dir).held() if key.startswith("run-")}
 
 
@@ -149,15 +150,6 @@ def curve_of(path: Path) -> list[tuple[int, dict[str, float]]]:
                 if name not in {"step", "tokens"} and isinstance(value, int | float)
             }
     return sorted(rows.items())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read the object in a file; empty if the file is missing or has other content."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def stat_of(path: Path) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tinylm_ablate.arch.shapes import Shape, parameters
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.files import fingerprint
+from tinylm_ablate.files import fingerprint, read_json
 from tinylm_ablate.secrets import cut
 from tinylm_ablate.tracking.folders import (
     Grid,
@@ -20,7 +20,6 @@ from tinylm_ablate.tracking.folders import (
     files_of,
     milliseconds,
     points_of,
-    read_json,
     results_of,
     stat_of,
     status_of,
