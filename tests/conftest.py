@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import tests.quick_disk  # noqa: F401
 from tinylm_ablate.config import Config
 from tinylm_ablate.data.corpus import SPLITS, Corpus, open_corpus
 from tinylm_ablate.files import write_atomic

@@ -10,6 +10,7 @@ import hydra.main  # noqa: E402, F401
 import mlflow.store.tracking.sqlalchemy_store  # noqa: E402, F401
 import pandas  # noqa: E402, F401
 
+import tests.quick_disk  # noqa: E402, F401
 import tinylm_ablate.execute.perform  # noqa: E402
 import tinylm_ablate.execute.worker  # noqa: E402
 import tinylm_ablate.grid.sweeper  # noqa: E402
