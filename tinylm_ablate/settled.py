@@ -76,7 +76,7 @@ class Settled:
         """The group ``init`` with the resolved sigma."""
         return dataclasses.replace(self.config.init, std=self.init_std)
 
-    @property
+    @functools.cached_property
     def folder(self) -> Path:
         """Folder of the run, or of its intermediate model."""
         folder = Path(self.config.runs_dir) / self.identity
@@ -87,7 +87,7 @@ class Settled:
         """Folder of corpora, tokenizers, shards and parents' scores."""
         return Path(self.config.cache_dir)
 
-    @property
+    @functools.cached_property
     def shards(self) -> Path:
         """Folder of the token shards of the corpus."""
         from tinylm_ablate.data.mixing import grouped_by

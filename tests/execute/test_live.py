@@ -11,7 +11,7 @@ import pytest
 from tests.helpers import TINY
 from tinylm_ablate import progress
 from tinylm_ablate.execute.live import Live
-from tinylm_ablate.execute.walk import Walk
+from tinylm_ablate.execute.walk import DONE, Walk
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.leases import Leases
 from tinylm_ablate.settle import settle
@@ -23,7 +23,9 @@ from tinylm_ablate.tracking import follow
 def live(tmp_path: Path) -> Iterator[Live]:
     run = settle(compose([*TINY, f"runs_dir={tmp_path / 'runs'}"]))
     walk = Walk(Graph([("the run", run)]).tasks, Leases(tmp_path / "runs", 60), follow(run.config.tracking, tmp_path / "runs"))
-    yield Live(walk, tmp_path, "order", "off")
+    live = Live(walk, tmp_path, "order", "off")
+    live._begin -= 60  # begun a minute ago
+    yield live
     progress.report_to(None)
     progress.begin("")
 
@@ -62,3 +64,21 @@ def test_without_a_terminal_training_by_the_command_itself_counts(
         bar.update(256)
         assert "tokens/s" in live.whole() and live._reached >= 256
     assert progress.bar(total=1).disable and not list(tmp_path.glob("order*"))
+
+
+def test_no_task_ends_in_zero_seconds(live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_WRITE_SECONDS", 0.0)
+    for state in live.walk.order:
+        if state.task.kind != "measure" or "cloze" not in state.task.name:
+            state.state = DONE
+    (cloze,) = live.walk.waiting()
+    assert cloze.task.weight > 100  # tokens, as that of a run
+    assert live.whole().startswith("6 of 7 tasks done") and " left" in live.whole()
+    progress.report_to(tmp_path / "order.1.live")
+    with progress.bar(total=10**6, description="cloze", unit="tok") as bar:  # a task whose weight is far too low
+        bar.update(1)
+        live._own = {"pid": 1, "what": "cloze", "count": 1.0, "total": 101.0, "rate": 1.0, "unit": "tok"}
+        assert live.whole().endswith("100 s left")
+        live._own["count"] = 101.0
+        bar.update(10**6)
+        assert "0 s left" not in "\n".join([*live.workers(), live.whole()])

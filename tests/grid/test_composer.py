@@ -8,6 +8,7 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 
 from tinylm_ablate.config import Config
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, register, typed
@@ -67,6 +68,22 @@ def test_dependent_keys_change_even_if_the_first_value_is_the_default() -> None:
         followed = "train.batch_tokens=${train.context_length}"
         found = [composer.typed([followed, f"train.context_length={length}"]).train.batch_tokens for length in (256, 64, 128)]
         assert found == [256, 64, 128]
+
+
+def test_cells_with_the_choices_of_the_multirun_are_not_composed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    register()
+    shared = ["init=inherit", "data.languages=[en]", "train.batch_multiple=2", "arch.width=4096/s"]
+    cells = [[*shared, "seeds=null", f"arch.depth={depth}", *more] for depth in (9, 20) for more in ([], ["arch.width=32"])]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        master = hydra.compose_config("config", [*shared, "seeds=2", "arch.depth=9,20"], run_mode=RunMode.MULTIRUN)
+        composer = Composer(hydra.config_loader, master)
+        expected = [typed(hydra_compose("config", overrides=cell)) for cell in cells]
+        other = [typed(hydra_compose("config", overrides=[*cells[0], "optimizer=lion"]))]
+        assert [composer.typed([*cells[0], "optimizer=lion"])] == other
+        monkeypatch.setattr(type(composer.loader), "load_sweep_config", None)
+        assert [composer.typed(cell) for cell in cells] == expected == [typed(composer(cell)) for cell in cells]
 
 
 @pytest.mark.parametrize("wrong", ["arch.depht=3", "init=nothing", "~arch.nothing", "arch.depth=1,2"])

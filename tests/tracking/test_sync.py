@@ -323,9 +323,22 @@ def test_without_a_tracker_nothing_is_written(settings, replicated):
     assert sorted(replicated.path.rglob("*")) == before
 
 
-def test_mlflow_is_not_imported_before_it_is_used():
-    code = "import sys, tinylm_ablate.tracking, tinylm_ablate.tracking.ui; sys.exit('mlflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_a_store_that_is_up_to_date_is_recognized_without_importing_mlflow(settings, replicated):
+    sync(settings, replicated.path)
+    code = (
+        "import pathlib, sys, tinylm_ablate.tracking.ui; from tinylm_ablate.config import TrackingConfig; "
+        f"print(tinylm_ablate.tracking.sync(TrackingConfig(**{vars(settings)}), pathlib.Path({str(replicated.path)!r}))); "
+        "sys.exit('mlflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "MLflow: 7 up to date\n", "")
+
+
+def test_a_store_whose_tables_cannot_be_read_directly_is_read_with_mlflow(settings, replicated, view, monkeypatch):
+    monkeypatch.setattr(mlflow_client, "_STATES", "SELECT * FROM tables_of_another_version WHERE name = ?")
+    assert sync(settings, replicated.path).counts == {"created": 7}
+    view.client.delete_run(view.run(RUNS[0]).info.run_id)
+    assert sync(settings, replicated.path).counts == {"created": 1, "unchanged": 6}
 
 
 def sync_alone(settings: TrackingConfig, runs: Path) -> None:

@@ -116,7 +116,8 @@ def plain(shape: Shape) -> dict[str, Any]:
     Options added later are omitted while they are inactive, so that the fingerprint of a shape stays the same.
     """
     later = {"qkv_bias": False, "qk_norm": False, "rope_scaling": NONE, "own_attention": "", "own_ffn": ""}
-    return {name: value for name, value in asdict(shape).items() if name not in later or value != later[name]}
+    names = (item.name for item in fields(shape))
+    return {name: value for name in names if (value := getattr(shape, name)) != later.get(name, ...)}
 
 
 def own_block(shape: Shape, name: str) -> Any:

@@ -83,10 +83,9 @@ class Live:
         for state in self._states():
             total = state.get("total")
             share = f"{state['count'] / total:5.0%}" if total else "     "
-            left = f", {duration((total - state['count']) / state['rate'])} left" if total and state["rate"] else ""
             task, what = str(state.get("task", "")), str(state["what"])
             name = f"{task}: {what}" if task else what
-            yield f"  {state['pid']:>7} {share} {name[:56]:<56} {state['rate']:,.0f} {state['unit']}/s{left}"
+            yield f"  {state['pid']:>7} {share} {name[:56]:<56} {state['rate']:,.0f} {state['unit']}/s{_left(_of_bar(state))}"
 
     def whole(self) -> str:
         """One line for all tasks."""
@@ -100,11 +99,13 @@ class Live:
         rate = sum(state["rate"] for state in self._states() if state["unit"] == "tok")
         parts = [f"{all_tasks - len(left)} of {all_tasks} tasks done", f"{failed} failed"]
         parts += [f"{rate:,.0f} tokens/s"] if rate else []
-        seconds = self._seconds_left(left, all_tasks)
-        return ", ".join([*parts, *([f"{duration(seconds)} left"] if seconds is not None else [])])
+        return ", ".join(parts) + _left(self._seconds_left(left))
 
-    def _seconds_left(self, left: list[Task], all_tasks: int) -> float | None:
-        """Estimate the time left from the speed of this command so far, with tasks weighted by ``Task.weight``."""
+    def _seconds_left(self, left: list[Task]) -> float:
+        """Estimate the time left from the speed of this command so far, with tasks weighted by ``Task.weight``; 0 if unknown.
+
+        It is at least that of each bar, since the weight of some measures is unknown.
+        """
         weights = {state.task.key: state.task.weight for state in self.walk.order}
         total, rest = sum(weights.values()), sum(task.weight for task in left)
         begun = sum(
@@ -115,7 +116,8 @@ class Live:
         # A worker between two tasks shows nothing for a moment, which must not reduce the progress.
         self._reached = done = max(self._reached, total - rest + min(begun, rest))
         passed = time.monotonic() - self._begin
-        return None if not all_tasks or done < 0.01 * total else (total - done) * passed / done
+        estimate = 0.0 if done < 0.01 * total else (total - done) * passed / done
+        return max([estimate, *map(_of_bar, self._states())]) if estimate else 0.0
 
     def _states(self) -> list[dict[str, Any]]:
         found = [dict(self._own)] if self._own else []
@@ -126,3 +128,13 @@ class Live:
             except (OSError, ValueError):
                 continue
         return found
+
+
+def _of_bar(state: dict[str, Any]) -> float:
+    """Seconds until a bar ends; 0 if unknown."""
+    return (state["total"] - state["count"]) / state["rate"] if state.get("total") and state["rate"] else 0.0
+
+
+def _left(seconds: float) -> str:
+    """Format the time left after a comma; empty if it is unknown or rounds to zero, since something is still active."""
+    return f", {duration(seconds)} left" if seconds >= 0.5 else ""

@@ -15,7 +15,7 @@ from tinylm_ablate.execute.stacks import stacks
 from tinylm_ablate.execute.text_plan import passes, shard_bytes, text_lines
 from tinylm_ablate.execute.timing import busy
 from tinylm_ablate.execute.workers import divide
-from tinylm_ablate.init.choice import scores_marker
+from tinylm_ablate.init.choice import reads_text, scores_marker
 from tinylm_ablate.optimizer.schedule import drawn, run_factor, warmup_steps
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.train.stack_key import stack_memory
@@ -131,7 +131,7 @@ def plans(cells: Sequence[tuple[str, Settled]], form: str, workers: int | str = 
         lines += ["", f"and {len(others)} {phrase} trained once, for those above to start from:", _runs(others)]
     if programs := _stacks(rows, together):
         lines += ["", *programs]
-    first_of = {scores_marker(run): (name, run) for name, run in reversed(cells)}
+    first_of = {scores_marker(run): (name, run) for name, run in reversed(cells) if reads_text(run.config.init)}
     scoring = {name: found for name, run in reversed(first_of.values()) if (found := scoring_cost(run)) is not None}
     for name, found in scoring.items():
         lines.append(

@@ -105,7 +105,7 @@ def speed(
     if _step_flops(shape, context_length) > limit:
         measured, tokens, sequences = _MEDIUM, _MEDIUM_TOKENS, micro_batch
     sequences = max(1, min(sequences, int(limit / _step_flops(measured, tokens))))
-    key = _Key(measured, tokens, sequences, precision, thread_count(threads), optimizer.name, device, runs)
+    key = _key(measured, tokens, sequences, precision, thread_count(threads), optimizer.name, device, runs)
     found = _layers(key, optimizer)
     if measured is shape:
         return found.of(shape.depth)
@@ -171,11 +171,14 @@ class _Key:
         layer_size = parameters(two)["total"] - one_size
         self.size = (layer_size, one_size - layer_size)
 
-    @property
+    @functools.cached_property
     def path(self) -> Path:
-        """File of the measurement; its folder has those with the same setting, machine and versions."""
+        """File of the measurement in the user's cache; its folder has those with the same setting, machine and versions."""
         content = {"shape": dataclasses.asdict(self.shape), "tokens": self.tokens, "sequences": self.sequences}
-        return user_cache() / "speed" / fingerprint([_machine(), self.setting]) / f"{fingerprint(content)}.json"
+        return Path("speed") / fingerprint([_machine(), self.setting]) / f"{fingerprint(content)}.json"
+
+
+_key = functools.cache(_Key)  # cells of a grid have few shapes
 
 
 @functools.cache
@@ -216,7 +219,7 @@ def busy() -> bool:
 
 def _layers(key: _Key, optimizer: OptimizerConfig) -> _Layers:
     """Return the cost of a shape's layers: known, estimated from known ones, or measured now and cached."""
-    path = key.path
+    path = user_cache() / key.path
     if path.parent not in _known:
         _known[path.parent] = _read(path.parent)
     known = _known[path.parent]

@@ -109,9 +109,13 @@ def _private() -> frozenset[str]:
 
 def flatten_into(key: str, value: Any, row: Row) -> None:
     """Add a value to a flat row; the keys of nested mappings are joined by dots."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
+        prefix = key if not key or key.endswith(".") else f"{key}."
         for name, entry in value.items():
-            flatten_into(f"{key}{name}" if not key or key.endswith(".") else f"{key}.{name}", entry, row)
+            if type(entry) in (dict, list):
+                flatten_into(f"{prefix}{name}", entry, row)
+            else:
+                row[f"{prefix}{name}"] = entry
     elif not isinstance(value, list) or len(value) <= _LONGEST_LIST:
         row[key] = value
 

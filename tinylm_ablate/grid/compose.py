@@ -42,6 +42,9 @@ _REWRITTEN = {"tracking.uri"}
 #: Maximum number of cached configs from which cells are copied: each has a megabyte.
 _MOST_BASES = 256
 
+#: Most values of a config.
+_PLAIN = {str, int, float, bool, type(None)}
+
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
 
 
@@ -130,7 +133,8 @@ class Composer:
 
     Args:
         loader: Hydra's config loader.
-        master: The config of the multirun.
+        master: The config of the multirun. Each cell has its overrides too, or others of the same keys, so that cells with the
+            same choices need no composition of their own.
     """
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
@@ -143,7 +147,12 @@ class Composer:
         self._trials: dict[tuple[str, ...], DictConfig] = {}
         self._settings: dict[tuple[tuple[str, ...], str], tuple[str, Any] | None] = {}
         self._sets_one_key: dict[str, bool] = {}
-        self._referred: dict[tuple[str, ...], set[str]] = {}
+        self._references: dict[tuple[str, ...], set[str]] = {}
+        self._referred: dict[tuple[tuple[str, ...], str], bool] = {}
+        given = OverridesParser.create().parse_overrides(list(master.hydra.overrides.task))
+        whole = [str(one.input_line) for one in given if not one.is_sweep_override()]
+        if all(group or own.type == OverrideType.CHANGE for own, group in map(self._parse, whole)):
+            self._keep(self._key(whole), master)
 
     def typed(self, overrides: Sequence[str]) -> Config:
         """Return ``typed`` of the config of a cell, in a hundredth of the time if its values do not depend on each other.
@@ -211,10 +220,12 @@ class Composer:
 
     def _is_referred(self, key: tuple[str, ...], path: str) -> bool:
         """Return whether another value refers to a key; trying a value would not show it, since that may be the default."""
-        if key not in self._referred:
+        if key not in self._references:
             written = OmegaConf.to_yaml(self._choice(key), resolve=False)
-            self._referred[key] = set(re.findall(r"\$\{(\.*[\w.]+)\}", written))
-        return any(reference.startswith(".") or _overlap(reference, path) for reference in self._referred[key])
+            self._references[key] = set(re.findall(r"\$\{(\.*[\w.]+)\}", written))
+        if (key, path) not in self._referred:
+            self._referred[key, path] = any(name.startswith(".") or _overlap(name, path) for name in self._references[key])
+        return self._referred[key, path]
 
     def _parse(self, text: str) -> tuple[Override, bool]:
         """Return a parsed override, and whether it chooses from a group; cached."""
@@ -256,10 +267,12 @@ class Composer:
         if key not in self._chosen and groups != key:
             self._chosen[key] = self(key)
         elif key not in self._chosen:
-            config = self.loader.load_sweep_config(self.master, list(key))
-            self._params[key] = (OmegaConf.to_container(config.hydra.sweeper) or {}).get("params") or {}  # type: ignore[union-attr]
-            self._chosen[key] = _own(config)
+            self._keep(key, self.loader.load_sweep_config(self.master, list(key)))
         return self._chosen[key]
+
+    def _keep(self, key: tuple[str, ...], config: DictConfig) -> None:
+        self._params[key] = (OmegaConf.to_container(config.hydra.sweeper) or {}).get("params") or {}  # type: ignore[union-attr]
+        self._chosen[key] = _own(config)
 
     def _is_group(self, override: Override) -> bool:
         key = override.key_or_group
@@ -276,12 +289,13 @@ def _overlap(one: str, other: str) -> bool:
 
 def _clone(config: Any) -> Any:
     """Copy a config and its groups; the values are shared."""
-    new = copy.copy(config)
+    new = object.__new__(type(config))
+    vars(new).update(vars(config))
     for name, value in vars(config).items():
-        if dataclasses.is_dataclass(value):
-            setattr(new, name, _clone(value))
-        elif isinstance(value, list | dict):
+        if type(value) in (list, dict):
             setattr(new, name, copy.copy(value))
+        elif type(value) not in _PLAIN and dataclasses.is_dataclass(value):
+            setattr(new, name, _clone(value))
     return new
 
 

@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from tinylm_ablate.science.estimate import Estimate
+from tinylm_ablate.science.estimate import Estimate, least_p
 from tinylm_ablate.science.looks import LOOKS, ZERO_SHARE, adjusted, level
 from tinylm_ablate.science.rank import Correlation, Larger
 
@@ -167,11 +167,7 @@ def p_value(effect: Effect, margin: float, kind: Kind, comparisons: int, found: 
 
     if found not in (Outcome.REPRODUCED, Outcome.REVERSED, Outcome.NO_EFFECT):
         return 1.0
-    low, high = np.log(1e-12), np.log(0.5)
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (low, middle) if reached(float(np.exp(middle))) else (middle, high)
-    own = adjusted(float(np.exp(high)))
+    own = adjusted(least_p(reached))
     return min(1.0, own if found == Outcome.REPRODUCED else comparisons * own)
 
 

@@ -85,15 +85,15 @@ class Evidence:
             column: A column of metrics without its language: "test/bits_per_byte" or "test/cloze".
         """
         if (identity, column) not in self._items:
-            rows, places, name, value, size = self._tests.get(column, (None, {}, "", "", None))
-            found = self._items[identity, column] = {}
-            own = rows.iloc[places[identity]] if rows is not None and identity in places else pd.DataFrame({"language": []})
-            for language, part in own.groupby("language", sort=True):
-                names = part[name].astype(str).to_numpy()
-                order = np.argsort(names, kind="stable")
-                values = part[value].to_numpy(np.float64)[order]
-                sizes = np.ones(len(part)) if size is None else part[size].to_numpy(np.float64)[order]
-                found[str(language)] = Items(tuple(names[order]), values / (math.log(2) if size else 1.0), sizes)
+            none = np.empty(0)
+            places, languages, names, values, sizes = self._tests.get(column, ({}, none, none, none, none))
+            own = np.asarray(places.get(identity, []), np.intp)
+            own = own[np.argsort(names[own], kind="stable")]
+            self._items[identity, column] = {
+                str(language): Items(tuple(names[chosen]), values[chosen], sizes[chosen])
+                for language in sorted(set(languages[own]))
+                for chosen in [own[languages[own] == language]]
+            }
         return self._items[identity, column]
 
     @functools.cached_property
@@ -102,16 +102,19 @@ class Evidence:
         return {}
 
     @functools.cached_property
-    def _tests(self) -> dict[str, tuple[pd.DataFrame, Mapping[Any, Any], str, str, str | None]]:
-        """By column of metrics, the rows of the test split, each run's places among them, and their columns."""
-        found: dict[str, tuple[pd.DataFrame, Mapping[Any, Any], str, str, str | None]] = {}
+    def _tests(self) -> Mapping[str, tuple[Mapping[Any, Any], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]]:
+        """By column of metrics, places of each run in the test split, and languages, names, values and sizes there."""
+        found = {}
         for frame, column, name, value, size in (
             (self.documents, "test/bits_per_byte", "document", "nats", "bytes"),
             (self.questions, "test/cloze", "question", "correct", None),
         ):
             if frame is not None:
                 kept = frame[(frame["split"] == "test") & (True if size is None else frame[size] > 0)]
-                found[column] = (kept, kept.groupby("identity").indices, name, value, size)
+                languages, names = (kept[key].astype(str).to_numpy(object) for key in ("language", name))
+                values = kept[value].to_numpy(np.float64) / (math.log(2) if size else 1.0)
+                sizes = np.ones(len(kept)) if size is None else kept[size].to_numpy(np.float64)
+                found[column] = (kept.groupby("identity").indices, languages, names, values, sizes)
         return found
 
     @functools.cached_property

@@ -33,7 +33,7 @@ class Pair:
         p: Look-adjusted two-sided p-value of "no difference"; 1 below the first look.
         holm: ``p`` corrected for the number of distinct pairs.
         decided: Whether ``holm`` is below 5 %.
-        needed: Seeds that would decide it; None if none up to 1,000.
+        count: Number of pairs that are tested together.
     """
 
     first: str
@@ -44,7 +44,15 @@ class Pair:
     p: float
     holm: float
     decided: bool
-    needed: int | None
+    count: int
+
+    @property
+    def needed(self) -> int | None:
+        """Seeds that would decide it; None if none up to 1,000."""
+        if self.estimate.mean == 0 or math.isnan(self.estimate.deviation):
+            return None
+        p = nominal(ERROR / (2 * self.count))
+        return fewest(lambda seeds: bool(abs(self.estimate.mean) > self.estimate.with_seeds(seeds).reach(p)))
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ def pairs(setting: Setting, metric: str) -> list[Pair]:
             found.append((first, second, own, seeds))
     ps = [_two_sided(own) if look(seeds) else 1.0 for _, _, own, seeds in found]
     return [
-        Pair(first, second, own, seeds, look(seeds), p, corrected, corrected < ERROR, _needed(own, len(found)))
+        Pair(first, second, own, seeds, look(seeds), p, corrected, corrected < ERROR, len(found))
         for (first, second, own, seeds), p, corrected in zip(found, ps, holm(ps), strict=True)
     ]
 
@@ -143,10 +151,3 @@ def best_arms(setting: Setting, metric: str, direction: int) -> Setting:
 
 def _two_sided(own: Estimate) -> float:
     return min(1.0, 2 * adjusted(own.p_above(0.0) if own.mean > 0 else own.p_below(0.0)))
-
-
-def _needed(own: Estimate, count: int) -> int | None:
-    if own.mean == 0 or math.isnan(own.deviation):
-        return None
-    p = nominal(ERROR / (2 * count))
-    return fewest(lambda seeds: bool(abs(own.mean) > own.with_seeds(seeds).reach(p)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from tinylm_ablate import progress
@@ -40,7 +41,7 @@ class MeasureTask(Task):
         super().__init__(f"{run.identity}-{request.stem}{at}", name, run, [of])
         self.of, self.request = of, request
 
-    @property
+    @cached_property
     def product(self) -> Path:
         return record_path(self.run.folder, self.request.stem)
 
@@ -51,8 +52,9 @@ class MeasureTask(Task):
     @property
     def lost(self) -> bool:
         """Whether the required weights were not kept."""
-        trained = self.of.product.exists() and not (self.run.folder / "model").is_dir()
-        return self.request.measure.weights and trained and not self.product.exists() and self.of.done()
+        if not self.request.measure.weights or self.product.exists() or not self.of.product.exists():
+            return False
+        return not (self.run.folder / "model").is_dir() and self.of.done()
 
     def most_together(self, ready: int) -> int:
         return stack_size(self.run, ready) if isinstance(self.request.measure, StackedMeasure) else 1
@@ -110,9 +112,12 @@ class MeasureTask(Task):
 
     @property
     def weight(self) -> float:
-        # Scoring a token costs a third of training on it; a byte is about a third of a token.
-        size = self.request.settings.get("max_bytes", 0)
-        return max(1.0, 4 * float(size) / 9) if isinstance(size, int) else 1.0
+        # Scoring a token costs a third of training on it; a byte is about a third of a token. Texts have two languages;
+        # those of bits per byte also two splits, and a character of the cloze has two bytes.
+        keys = ("max_bytes", "questions", "context", "continuation")
+        found = (self.request.settings.get(key) for key in keys)  # a user's own may have other types
+        size, questions, context, continuation = (value if isinstance(value, int) else 0 for value in found)
+        return max(1.0, 4 / 9 * (size + questions * (context + 4 * continuation)))
 
     def result(self) -> str:
         record = read_record(self.run.folder, self.request.stem)

@@ -54,7 +54,7 @@ def _summary(grid: Grid, arm: str, whole: Snapshot, measured: Sequence[Mapping[s
         if not name.endswith("standard_error") and not CONSTANT.fullmatch(name):
             values = [row[name] for row in measured]
             metrics |= {name: rounded(statistics.fmean(values)), f"{name}/sd": rounded(statistics.stdev(values))}
-    overrides = next(values for identity, (_, values) in grid.cells.items() if grid.arm(identity) == arm)
+    _, overrides = grid.cells[grid.arms[arm][0]]
     state = "FINISHED" if len(measured) == len(grid.arms[arm]) else whole.status
     return Snapshot(
         key=fingerprint([grid.identity, arm]),

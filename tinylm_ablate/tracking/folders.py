@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Collection, Iterator, Mapping
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Grid:
         _, overrides = self.cells[identity]
         return _words({key: value for key, value in overrides.items() if key != "seed"}) or self.name
 
-    @property
+    @cached_property
     def arms(self) -> dict[str, list[str]]:
         """Return the cells of each arm."""
         found: dict[str, list[str]] = {}

@@ -1,4 +1,7 @@
-"""One experiment of an MLflow store. MLflow is imported on first use, since that takes seconds."""
+"""One experiment of an MLflow store.
+
+MLflow is imported on first use, since that takes seconds: what an SQLite file has of the runs is read without it.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ import math
 import os
 import re
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from tinylm_ablate.secrets import cut
@@ -45,6 +49,14 @@ _KIND = {"mlflow.experimentKind": "custom_model_development"}
 #: Longest wait for another process that writes to the store, seconds.
 _LONGEST_LOCK = 30.0
 
+#: Key, id, signature and status of an experiment's runs, in MLflow's tables.
+_STATES = f"""
+    SELECT own.value, r.run_uuid, coalesce(sent.value, ''), r.status FROM tags own JOIN runs r ON r.run_uuid = own.run_uuid
+    LEFT JOIN tags sent ON sent.run_uuid = r.run_uuid AND sent.key = '{SIGNATURE}'
+    WHERE own.key = '{KEY}' AND r.lifecycle_stage = 'active'
+    AND experiment_id = (SELECT experiment_id FROM experiments WHERE name = ? AND lifecycle_stage = 'active')
+"""
+
 #: Larger models are only referenced on a server, not uploaded.
 _LARGEST_MODEL = 64 * 2**20
 
@@ -60,6 +72,19 @@ def open_store(tracking: TrackingConfig, runs_dir: Path) -> Store:
     if artifacts is not None and "://" not in artifacts:
         artifacts = Path(artifacts).resolve().as_uri()
     return _store(uri, artifacts, tracking.experiment)
+
+
+class State(NamedTuple):
+    """What a store has of a run: its id, the signature of the snapshot that it received completely, and its status."""
+
+    run: str
+    signature: str
+    status: str
+
+    @classmethod
+    def of(cls, run: Run) -> State:
+        """The state of one of MLflow's runs."""
+        return cls(run.info.run_id, run.data.tags.get(SIGNATURE, ""), run.info.status)
 
 
 class Store:
@@ -107,11 +132,23 @@ class Store:
                     found[key] = run
         return found
 
+    def states(self, keys: Collection[str] | None) -> dict[str, State]:
+        """Return what the store has of runs, by the key of their snapshot.
+
+        Args:
+            keys: The requested keys; None is all.
+        """
+        rows = select(self.database, _STATES, self.experiment) if self.database is not None else None
+        found = {key: State(*values) for key, *values in rows or ()}
+        if rows is None or len(found) < len(rows):  # not in a file that can be read, or with duplicates, which are removed
+            found = {key: State.of(run) for key, run in self.runs(keys).items()}
+        return found
+
     def running(self) -> Iterator[Run]:
         """Return the store's runs that have not ended."""
         return self._search(f"tags.`{KEY}` LIKE '%' AND attributes.status = 'RUNNING'")
 
-    def push(self, snapshot: Snapshot, run: Run | None, parent: str | None, lock: Path) -> tuple[str, str]:
+    def push(self, snapshot: Snapshot, parent: str | None, lock: Path) -> tuple[str, str]:
         """Make the store's run equal to a snapshot, sending only differences.
 
         After a kill at any point, the next call completes the run: the signature is set last, and rows are compared with
@@ -119,7 +156,6 @@ class Store:
 
         Args:
             snapshot: The target state.
-            run: The current state, from ``runs``; None if the store does not have the run.
             parent: The store's id of the run that it is nested in.
             lock: File that a process locks while it creates or completes a run: MLflow checks for a parameter and inserts it
                 in two steps, so two processes that complete the same run would conflict.
@@ -130,8 +166,6 @@ class Store:
         tags = {_named(key): value[:_TAG_LENGTH] for key, value in snapshot.tags.items()} | {KEY: snapshot.key}
         if parent is not None:
             tags[_PARENT] = parent
-        if run is not None and is_current(run, snapshot.signature, snapshot.status):
-            return run.info.run_id, "unchanged"
         with locked(lock):
             done, run = "updated", self.runs([snapshot.key]).get(snapshot.key)
             if run is None:
@@ -140,7 +174,7 @@ class Store:
                     self.experiment_id, start_time=snapshot.start, tags=tags, run_name=snapshot.name[:_NAME_LENGTH]
                 )
                 self._certain.add(run.info.run_id)
-            if is_current(run, snapshot.signature, snapshot.status):
+            if State.of(run)[1:] == (snapshot.signature, snapshot.status):  # another process has sent it meanwhile
                 return run.info.run_id, "unchanged"
             self._send(snapshot, run, tags)
         if done == "updated" and run.info.status == "RUNNING" and snapshot.status != "RUNNING":
@@ -328,9 +362,14 @@ class Store:
         return self._connected
 
 
-def is_current(run: Run, signature: str, status: str) -> bool:
-    """Return whether a run in the store matches a snapshot with this signature and status."""
-    return bool(run.data.tags.get(SIGNATURE) == signature and run.info.status == status)
+def select(database: Path, query: str, argument: str) -> list[tuple[Any, ...]] | None:
+    """Read rows of an SQLite file; None if it does not exist, or cannot be read in this way."""
+    try:
+        address = f"{database.resolve().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(address, timeout=_LONGEST_LOCK, uri=True)) as store:
+            return store.execute(query, (argument,)).fetchall()
+    except sqlite3.Error:
+        return None
 
 
 def local_artifacts(database: Path | None, uri: str) -> Path | None:

@@ -13,7 +13,7 @@ from tinylm_ablate.secrets import cut
 from tinylm_ablate.tracking import loggers
 from tinylm_ablate.tracking.arm_summary import grid_snapshots
 from tinylm_ablate.tracking.folders import Grid, grids_of, live, needed, runs_of, status_of
-from tinylm_ablate.tracking.mlflow_client import Store, concerns_one_run, explain, is_current, open_store
+from tinylm_ablate.tracking.mlflow_client import Store, concerns_one_run, explain, open_store
 from tinylm_ablate.tracking.settings import tracking_mistakes
 from tinylm_ablate.tracking.snapshot import Snapshot, signature_of, snapshot_of
 from tinylm_ablate.tracking.views import save_view
@@ -120,29 +120,38 @@ def _sync(
     whole = {grid.identity: grid_snapshots(grid, runs_dir, held) for grid in grids}
     nests = [members.get(folder.name, [])[:1] for folder in folders]
     keys = {snapshot.key for snapshots in whole.values() for snapshot in snapshots} | {folder.name for folder in folders}
-    runs = store.runs(keys | {grid.identity for nest in nests for grid in nest})
-    ids = {key: run.info.run_id for key, run in runs.items()}
+    own = store.database == runs_dir.resolve() / "mlflow.db"  # another store may also have runs of other folders
+    states = store.states(None if own else keys | {grid.identity for nest in nests for grid in nest})
+    ids = {key: state.run for key, state in states.items()}
+
+    def count(action: str) -> None:
+        report.counts[action] = report.counts.get(action, 0) + 1
+
+    def current(key: str, signature: str, status: str) -> bool:
+        return key in states and states[key][1:] == (signature, status)
 
     def push(snapshot: Snapshot) -> None:
+        if current(snapshot.key, snapshot.signature, snapshot.status):
+            count("unchanged")
+            return
         try:
-            ids[snapshot.key], done = store.push(snapshot, runs.get(snapshot.key), ids.get(snapshot.parent or ""), lock)
+            ids[snapshot.key], done = store.push(snapshot, ids.get(snapshot.parent or ""), lock)
         except Exception as error:
             if not concerns_one_run(error):
                 raise
             report.problems.append(cut(f"MLflow refuses a part of {snapshot.name}: {first_line(error)[:300]}"))
             return
-        report.counts[done] = report.counts.get(done, 0) + 1
+        count(done)
 
     for grid, snapshots in ((grid, whole[grid.identity]) for grid in reversed(grids)):
-        if (run := runs.get(grid.identity)) is None or not is_current(run, snapshots[0].signature, snapshots[0].status):
+        if not current(grid.identity, snapshots[0].signature, snapshots[0].status):
             save_view(store, grid, replicates=len(snapshots) > 1)
         for snapshot in snapshots:
             push(snapshot)
     for folder in folders:
         mine = members.get(folder.name, [])
-        run = runs.get(folder.name)
-        if run is not None and is_current(run, signature_of(folder, mine, held), status_of(folder, held)):
-            report.counts["unchanged"] = report.counts.get("unchanged", 0) + 1
+        if current(folder.name, signature_of(folder, mine, held), status_of(folder, held)):
+            count("unchanged")
             continue
         try:
             snapshot = snapshot_of(folder, mine, held)
@@ -150,11 +159,11 @@ def _sync(
             report.problems.append(cut(f"{folder}: skipped: {first_line(error)[:300]}"))
             continue
         push(snapshot)
-    if store.database == runs_dir.resolve() / "mlflow.db":  # another store may also have runs of other folders
+    if own and any(state.status == "RUNNING" for state in states.values()):
         for run in store.running():
             if not any((runs_dir / place).exists() for place in _places(run)):
                 store.client.set_terminated(run.info.run_id, "KILLED")
-                report.counts["closed"] = report.counts.get("closed", 0) + 1
+                count("closed")
 
 
 def _places(run: Run) -> list[str]:

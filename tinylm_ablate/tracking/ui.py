@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -16,13 +14,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tinylm_ablate.config import TrackingConfig
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.paths import conf_dir
 from tinylm_ablate.tracking.folders import runs_of
-from tinylm_ablate.tracking.mlflow_client import ARTIFACTS, KEY
+from tinylm_ablate.tracking.mlflow_client import ARTIFACTS, KEY, select
 from tinylm_ablate.tracking.sync import sync
 from tinylm_ablate.tracking.views import VIEW_TAG
 
@@ -76,7 +73,7 @@ def _tracking(database: Path) -> TrackingConfig:
     shipped = yaml.safe_load((conf_dir() / "tracking" / "mlflow.yaml").read_text(encoding="utf-8"))
     settings = TrackingConfig(**{key: value for key, value in shipped.items() if key != "defaults"})
     newest = "SELECT e.name FROM runs r JOIN experiments e USING (experiment_id) JOIN tags t USING (run_uuid) WHERE t.key = ?"
-    for (name,) in _select(database, f"{newest} ORDER BY r.start_time DESC LIMIT 1", KEY):
+    for (name,) in select(database, f"{newest} ORDER BY r.start_time DESC LIMIT 1", KEY) or ():
         settings.experiment = name
     return settings
 
@@ -84,7 +81,7 @@ def _tracking(database: Path) -> TrackingConfig:
 def _address(database: Path, port: int) -> str:
     """Return the page of the newest grid, or of all runs if there is none, instead of MLflow's front page."""
     page = f"http://{HOST}:{port}"
-    views = _select(database, "SELECT experiment_id, key, value FROM experiment_tags WHERE key LIKE ?", f"{VIEW_TAG}%")
+    views = select(database, "SELECT experiment_id, key, value FROM experiment_tags WHERE key LIKE ?", f"{VIEW_TAG}%") or ()
     grids = [(json.loads(value).get("createdAt", 0), number, key) for number, key, value in views if "-" not in key]
     newest = "SELECT experiment_id FROM runs r JOIN tags t USING (run_uuid) WHERE t.key = ? ORDER BY r.start_time DESC LIMIT 1"
     if grids:
@@ -92,15 +89,9 @@ def _address(database: Path, port: int) -> str:
         return (
             f"{page}/#/experiments/{number}/runs?workflowType=machine_learning&viewStateShareKey={key.removeprefix(VIEW_TAG)}"
         )
-    for (number,) in _select(database, newest, KEY):
+    for (number,) in select(database, newest, KEY) or ():
         page += f"/#/experiments/{number}/runs?workflowType=machine_learning"
     return page
-
-
-def _select(database: Path, query: str, argument: str) -> list[tuple[Any, ...]]:
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as store:
-        return store.execute(query, (argument,)).fetchall()
-    return []
 
 
 def _check_port(port: int) -> None:
