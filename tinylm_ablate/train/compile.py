@@ -24,8 +24,8 @@ _COMPILE_FROM_FLOPS = {"cpu": 8e12, "cuda": 2e16, "mps": 4e14}
 #: Maximum number of shapes that one process compiles.
 _SHAPES = 256
 
-#: Number of steps in a CUDA graph from which compilation saves time: for 16 runs at s32 on an H200 it takes 8 s, and a step then
-#: takes 8.8 ms instead of 15.6 (docs/LAB.md).
+#: Number of steps in a CUDA graph from which compilation saves time: for 16 runs at s32 on an H200, it takes 8 s, and a step
+#: then takes 8.8 ms instead of 15.6 (docs/LAB.md).
 _COMPILE_FROM_GRAPH_STEPS = 1200
 
 
