@@ -37,6 +37,7 @@ def _killed_until_done(overrides: list[str], draw: random.Random, kills: int) ->
             return landed
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_twenty_kills_change_no_result(small_data: list[str], small_corpus: Corpus, tmp_path: Path) -> None:
     """In two rounds, within accumulated steps, and in the pass that measures batch losses, in fp32."""

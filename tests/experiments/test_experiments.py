@@ -57,7 +57,7 @@ def cells(name: str, *overrides: str) -> list[tuple[dict[str, str], Settled]]:
         base = typed(whole)
         shared, found = expand(params, given, base.grid, None)
         composer = Composer(GlobalHydra.instance().config_loader(), whole)
-        return [(dict(cell.values), settle(typed(composer([*shared, *cell.overrides])))) for cell in found]
+        return [(dict(cell.values), settle(composer.typed([*shared, *cell.overrides]))) for cell in found]
 
 
 def shapes(name: str, scale: str = "paper") -> list[Shape]:

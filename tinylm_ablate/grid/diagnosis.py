@@ -7,6 +7,8 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
@@ -16,7 +18,7 @@ from tinylm_ablate.arguments import did_you_mean, meant
 from tinylm_ablate.config import GROUPS, Config
 from tinylm_ablate.config_values import allowed, walk
 from tinylm_ablate.errors import ConfigError, UserError, first_line
-from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, compose, compose_untyped, register, typed
+from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, compose, register
 from tinylm_ablate.grid.yaml_files import choices, mistakes_in_files
 from tinylm_ablate.paths import conf_dir
 
@@ -54,7 +56,7 @@ def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
     sound: list[list[str]] = []
     search = "hydra/sweeper=optuna" in overrides
     try:
-        typed(compose_untyped([]))
+        compose([])
     except COMPOSITION_ERRORS as error:
         return [f"the defaults in {conf_dir()} do not compose: {first_line(error.__cause__ or error)}"]
     for text in overrides:
@@ -74,7 +76,8 @@ def diagnose(overrides: Sequence[str], grid: bool = True) -> list[str]:
         for single in singles:
             try:
                 if single.lstrip("+~").startswith("hydra"):
-                    compose_untyped([single], with_hydra=True)
+                    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                        hydra_compose("config", overrides=[single], return_hydra_config=True)
                 else:
                     compose([single])
             except ConfigError as error:
