@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.helpers import TINY, run_command
 from tinylm_ablate.arguments import VERBS
@@ -142,6 +143,22 @@ def test_experiments_can_be_an_axis(tmp_path: Path) -> None:
     assert done.code == 0, done.text
     assert "demo: optimizer.scaling.base_lr=0.008 seed=0" in done.out
     assert "table02_depth_width: arch.depth=40 seed=0" in done.out
+    # A list on the command line replaces that of an experiment; two lists would be an axis.
+    paper = ("-m", "+experiments=paper", "grid.experiments=[demo]", "seeds=1", "mode=status")
+    done = run_command(*paper, folder=tmp_path)
+    assert done.code == 0 and "demo: optimizer.scaling.base_lr=0.008 seed=0" in done.out and "table02" not in done.out, (
+        done.text
+    )
+    done = run_command(*paper, "grid.experiments=[demo],[table02_depth_width]", folder=tmp_path)
+    assert done.code == 2 and "applies to the whole grid; allowed: one value" in done.text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_plan_for_a_gpu_is_made_where_one_is(tmp_path: Path) -> None:
+    done = run_command(*TINY, "mode=plan", "train.device=cuda", folder=tmp_path)
+    assert done.code == 2 and "train.device=cuda: this machine has no such device; allowed: auto, cpu, or" in done.text
+    assert "Traceback" not in done.text
+    assert run_command(*TINY, "mode=status", "train.device=cuda", folder=tmp_path).code == 0
 
 
 def test_the_version_is_printed(tmp_path: Path) -> None:

@@ -175,9 +175,10 @@ def test_every_imported_package_is_declared() -> None:
                 imported.add(node.module.split(".")[0])
     outside = imported - set(sys.stdlib_module_names) - {"tinylm_ablate", "hydra_plugins"}
     assert len(outside) > 20
-    absent = {"llama_cpp": ["llama-cpp-python"]}  # an optional extra, whose module has another name
+    # An optional extra, whose module has another name, and Triton, which belongs to PyTorch's builds for a GPU.
+    special = {"llama_cpp": ["llama-cpp-python"], "triton": ["torch"]}
     known = {
-        name: {canonicalize_name(found) for found in distributions.get(name, absent.get(name, [name]))} for name in outside
+        name: {canonicalize_name(found) for found in special.get(name) or distributions.get(name, [name])} for name in outside
     }
     assert not {name for name, candidates in known.items() if not candidates & names}
 

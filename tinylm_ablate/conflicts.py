@@ -26,11 +26,11 @@ def conflicts(config: Config, shape: Shape | None, sound: Callable[..., bool]) -
         sound: Returns whether the single settings of a group are valid.
     """
     mistakes: list[str] = []
-    if config.train.device == "cuda":  # a plan also measures its speed and memory
+    if config.train.device == "cuda" and config.mode not in ("status", "coverage"):  # a plan measures speed and memory there
         import torch
 
         if not torch.cuda.is_available():
-            mistakes.append("train.device=cuda: this machine has no such device; allowed: auto, cpu")
+            mistakes.append("train.device=cuda: this machine has no such device; allowed: auto, cpu, or a machine with a GPU")
     if config.train.devices > 1 and sound("train"):
         mistakes += _device_mistakes(config)
     if config.data.validation_share + config.data.test_share >= 0.9 and sound("data"):

@@ -158,6 +158,10 @@ def canonical_json(value: Any) -> str:
     return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+#: Pattern of fingerprints, which are also the identities of runs and grids and used as file names.
+FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+
+
 def fingerprint(value: Any) -> str:
     """Return sixteen hexadecimal digits that are equal for equal values in any process."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
+import sysconfig
 from pathlib import Path
 
 #: CPU flags in /proc/cpuinfo for matrix products in bf16, on x86 and Arm. Without such instructions, a bf16 product is
@@ -82,3 +84,10 @@ def gpus() -> int:
 def has_gpu_driver() -> bool:
     """Return whether this machine has a driver of a GPU, without loading torch or the driver."""
     return any(Path(path).exists() for path in _GPU_DEVICES)
+
+
+@functools.cache
+def can_compile() -> bool:
+    """Return whether this machine has a C++ compiler and Python's headers, as torch.compile and Triton require."""
+    compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+    return compiler and (Path(sysconfig.get_path("include")) / "Python.h").is_file()

@@ -15,7 +15,7 @@ from tests.helpers import TINY
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import Interrupted, RunFailed
 from tinylm_ablate.execute.walk import DONE, FAILED, SKIPPED, WAITING, Walk
-from tinylm_ablate.leases import Leases
+from tinylm_ablate.leases import Holder, Leases
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.task import Task
@@ -45,6 +45,21 @@ class Step(Task):
 
     def tidy(self) -> None:
         self.tidied += 1
+
+
+class Member(Step):
+    """A task that is done with all others of its group."""
+
+    def __init__(self, name: str, run: Settled, group: str) -> None:
+        super().__init__(name, run)
+        self.group = group
+
+    @property
+    def together(self) -> str:
+        return self.group
+
+    def most_together(self, ready: int) -> int:
+        return ready
 
 
 class Place:
@@ -91,6 +106,31 @@ def test_each_task_is_done_after_its_needs(place: Place, capsys: pytest.CaptureF
     output = [line for line in capsys.readouterr().err.splitlines() if line.startswith("done")]
     assert output == ["done   first", "done   second", "done   third"]
     assert not list((place.folder / "claims").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("groups", "workers", "taken"),
+    [
+        ("A" * 16 + "B" * 16, 2, ["A" * 16, "B" * 16]),
+        ("A" * 5 + "B" * 3 + "C", 2, ["A" * 5, "B" * 3]),
+        ("A" * 60, 6, ["A" * 10] * 6),
+        ("A" * 30 + "B" * 30, 6, ["A" * 10] * 3 + ["B" * 10] * 3),
+        ("AB", 1, ["A"]),
+    ],
+)
+def test_workers_share_a_group_only_if_there_are_more_workers_than_groups(
+    place: Place, groups: str, workers: int, taken: list[str]
+) -> None:
+    tasks = [Member(f"{group}{number}", place.run, group) for number, group in enumerate(groups)]
+    walk = Walk(tasks, Leases(place.folder, 60, "session"), follow(place.run.config.tracking, place.folder), workers=workers)
+    held: dict[str, Holder] = {}
+    found = []
+    for _ in range(workers):
+        first = next(state for state in walk.order if state.task.key not in held)
+        own = walk._companions(first, walk.order, held)
+        held |= {state.task.key: Holder("elsewhere", 1, "now", 60, 1, False, "session", 0) for state in own}
+        found.append("".join(state.task.together for state in own))
+    assert found == taken
 
 
 def test_done_tasks_are_tidied_and_skipped_with_their_needs(place: Place) -> None:

@@ -48,7 +48,7 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     batch, length, heads, size = queries.shape
     group = heads // keys.shape[2]
-    if queries.device.type == "cuda" and KERNELS is not None and KERNELS.usable(queries):
+    if queries.device.type == "cuda" and KERNELS is not None and KERNELS.usable(values):
         attended: Tensor = KERNELS.attend(queries, keys, values)
         return attended.view(batch, length, heads * size)
     if queries.device.type != "cpu":

@@ -1,16 +1,15 @@
-"""Our kernels for a GPU, on machines that have one."""
+"""Our kernels for a GPU, on machines that can use them."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import importlib.util
 from types import ModuleType
 
-from tinylm_ablate.hardware import has_gpu_driver
+from tinylm_ablate.hardware import can_compile, has_gpu_driver
 
-#: The module ``gpu_kernels``; None on a machine without a GPU, or without Triton.
-KERNELS: ModuleType | None = (
-    importlib.import_module("tinylm_ablate.arch.gpu_kernels")
-    if has_gpu_driver() and importlib.util.find_spec("triton") is not None
-    else None
-)
+#: The module ``gpu_kernels``; None without a GPU, Triton, or what Triton compiles with.
+KERNELS: ModuleType | None = None
+if has_gpu_driver() and can_compile():
+    with contextlib.suppress(ImportError):
+        KERNELS = importlib.import_module("tinylm_ablate.arch.gpu_kernels")

@@ -78,17 +78,17 @@ def losses_and_slopes(logits: Tensor, targets: Tensor, slopes: bool) -> tuple[Te
         The loss of each target in nats, (...), fp32, and with ``slopes`` their gradients with respect to the logits, (..., V),
         in the precision of the logits. Both are zero for ignored targets.
     """
-    if logits.device.type == "cuda" and KERNELS is not None and logits.dtype != torch.float64:
+    if logits.device.type == "cuda" and KERNELS is not None and KERNELS.supported() and logits.dtype != torch.float64:
         return KERNELS.losses_and_slopes(logits, targets, IGNORED, slopes), logits
-    kept = (targets != IGNORED).unsqueeze(-1)
+    ignored = targets == IGNORED
     ids = targets.unsqueeze(-1).clamp(min=0)
     log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-    losses = -(log_p.gather(-1, ids) * kept).squeeze(-1)
+    losses = -log_p.gather(-1, ids).squeeze(-1).masked_fill(ignored, 0)
     if not slopes:
         return losses, logits
     # d loss / d logits = softmax - one-hot, for targets that are not ignored.
     slope = log_p.exp_().scatter_add_(-1, ids, torch.full_like(ids, -1, dtype=torch.float32))
-    return losses, slope.mul_(kept).to(logits.dtype)
+    return losses, slope.masked_fill_(ignored.unsqueeze(-1), 0).to(logits.dtype)
 
 
 class _MeanLoss(torch.autograd.Function):

@@ -47,8 +47,8 @@ _CHECKPOINTS = 3
 
 #: Bytes per parameter that a choice of layers and neurons needs in addition to the activations of a micro batch of
 #: ``_SCORING_TOKENS``: by gradients, the parent's weights and their gradients; by learned masks, its weights, the gated ones,
-#: the gradients of both, and the optimizer's two moments.
-_SCORING_BYTES = {"gradients": 8, "learned": 24}
+#: the gradients of both and of a graph's passes, and the optimizer's two moments.
+_SCORING_BYTES = {"gradients": 8, "learned": 28}
 _SCORING_TOKENS = 1024
 
 #: Number of languages assumed for a text that has not been read yet.
@@ -92,6 +92,7 @@ def cost(settled: Settled, compiled: bool = False, stack: int = 1) -> Cost:
         stack: Number of runs that train together, including this one; times are its share.
     """
     from tinylm_ablate.train.compile import worth_compiling
+    from tinylm_ablate.train.stack_key import stackable
 
     shape, train, optimizer = settled.shape, settled.config.train, settled.config.optimizer
     measured = speed(
@@ -109,7 +110,7 @@ def cost(settled: Settled, compiled: bool = False, stack: int = 1) -> Cost:
         start += settled.rounds.first * train.batch_tokens * measured.forward
     loop = settled.accumulation * _LOOP_SECONDS
     if pick_device(train.device) == "cuda":  # CPU processes share the cores that one of them would have
-        passes, loop = passes / train.devices, 0.0 if train.devices == 1 else loop
+        passes, loop = passes / train.devices, 0.0 if stackable(settled) else loop
     training = passes + steps * (measured.optimizer + loop)
     count = parameters(shape)["total"]
     state = 4 * count * (1 + _kept(optimizer))

@@ -131,7 +131,7 @@ class Live:
 
 
 def _of_bar(state: dict[str, Any]) -> float:
-    """Seconds until a bar ends; 0 if unknown."""
+    """Return the seconds until a bar ends; 0 if unknown."""
     return (state["total"] - state["count"]) / state["rate"] if state.get("total") and state["rate"] else 0.0
 
 

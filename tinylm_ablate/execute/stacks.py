@@ -25,9 +25,9 @@ def stacks(runs: Sequence[Settled], workers: int = 1) -> list[list[Settled]]:
     per_generation = Counter(generation for generation, _ in groups)
     found = []
     for (generation, _), group in groups.items():
-        shares = max(1, workers // per_generation[generation])
+        share = math.ceil(len(group) / max(1, workers // per_generation[generation]))
         while group:
-            size = stack_size(group[0], math.ceil(len(group) / shares))
+            size = stack_size(group[0], min(share, len(group)))
             found.append(group[:size])
             group = group[size:]
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -175,20 +176,25 @@ class Walk:
         task = first.task
         if task.most_together(len(waiting)) == 1:
             return [first]
-        free = [
+        ready = [
             state
             for state in waiting
-            if state is not first
-            and state.state == WAITING
+            if state.state == WAITING
             and state.task.kind == task.kind
-            and state.task.key not in held
             and all(self.states[need.key].state in (DONE, SKIPPED) for need in state.task.needs)
         ]
-        groups = {task.together, *(state.task.together for state in free)}
-        ready = [state for state in free if state.task.together == task.together and not self._settled_by_others(state)]
-        # Workers share a group only if there are more workers than groups: a program is best if it is large.
+        groups = Counter(state.task.together for state in ready)  # those that others hold too
+        own = [
+            state
+            for state in ready
+            if state is not first
+            and state.task.together == task.together
+            and state.task.key not in held
+            and not self._settled_by_others(state)
+        ]
+        # Workers share a group only if there are more workers than groups: large programs are faster.
         shares = max(1, self.workers // len(groups))
-        return [first, *ready][: task.most_together(math.ceil((1 + len(ready)) / shares))]
+        return [first, *own][: task.most_together(math.ceil(groups[task.together] / shares))]
 
     def _do(self, states: Sequence[State]) -> bool:
         """Do tasks that no other worker holds; False if there are none."""

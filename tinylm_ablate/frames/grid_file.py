@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tinylm_ablate.files import FINGERPRINT
+
 #: The axis to average over.
 SEED = "seed"
-
-#: Pattern of identities, which are used as file names, so that records cannot contain anything else.
-_IDENTITY = re.compile(r"[0-9a-f]{16}")
 
 #: Pattern of the stems of measures' files.
 MEASURE_STEM = re.compile(r"([a-z][a-z0-9_]*)\.([0-9a-f]{4,64})")
@@ -145,6 +144,6 @@ def identity(text: Any) -> str:
     Raises:
         ValueError: It is not an identity, such as "../../../x".
     """
-    if not isinstance(text, str) or not _IDENTITY.fullmatch(text):
+    if not isinstance(text, str) or not FINGERPRINT.fullmatch(text):
         raise ValueError(f"identity={text!r} is not sixteen hexadecimal digits")
     return text

@@ -41,7 +41,7 @@ _REWRITTEN = {"tracking.uri"}
 #: Maximum number of cached configs from which cells are copied: each has a megabyte.
 _MOST_BASES = 256
 
-#: Most values of a config.
+#: Types of most values in a config.
 _PLAIN = {str, int, float, bool, type(None)}
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError, one_line
@@ -140,7 +141,7 @@ def parts(base: Config, compose: Composer, params: Mapping[str, Any] | None, arg
     experiments = base.grid.experiments or [name for one in swept for name in one.sweep_string_iterator()]
     if not experiments:
         return [Part("", base, arguments, *expand(params, arguments, base.grid, base.seeds))]
-    rest = [override for override in given if override.key_or_group not in ("experiments", "grid.experiments")]
+    rest = [override for override in given if override.key_or_group != "experiments" and not _names_experiments(override)]
     plain = [str(override.input_line) for override in rest if not override.is_sweep_override()]
     found, mistakes = [], []
     for name in experiments:
@@ -158,6 +159,11 @@ def parts(base: Config, compose: Composer, params: Mapping[str, Any] | None, arg
     if mistakes:
         raise ConfigError(mistakes)
     return found
+
+
+def _names_experiments(override: Override) -> bool:
+    """Return whether an override is the list of experiments, which its parts must not have; several lists are a mistake."""
+    return override.key_or_group == "grid.experiments" and not override.is_sweep_override()
 
 
 def settle_all(compose: Composer, found: Sequence[Part]) -> list[Job]:

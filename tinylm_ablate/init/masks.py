@@ -20,6 +20,7 @@ layers. Its scores and weights have the parent's sizes, so that the same cut ser
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import math
 import shutil
@@ -163,7 +164,7 @@ def learn(
     """Train gates for each child, together with the weights; several targets as one program.
 
     Memory per target, in copies of the parent in single precision: its weights, the gated weights and their gradients; if the
-    weights are trained, also their gradients and the optimizer's two moments.
+    weights are trained, also their gradients and the optimizer's two moments; on a GPU, the gradients of the graph's passes.
 
     Args:
         targets: Parents of one shape and tokenizer, whose weights are not changed, and children of one depth.
@@ -184,6 +185,9 @@ def learn(
     for gate in _every(gates):
         gate.to(device)
     curves = _train(decoder, shape, weights, gates, calibration, masks, precision)
+    if device == "cuda":
+        gc.collect()  # a graph is part of a reference cycle, and keeps its memory
+        torch.cuda.empty_cache()
     return [_learned(*each) for each in zip(targets, weights, gates, curves, strict=True)]
 
 
@@ -312,7 +316,7 @@ class Passes:
         self.decoder = decoder
         self.device = decoder.norm.weight.device
         self._bf16 = precision == "bf16"
-        self._graphs: dict[torch.Size, Callable[[Tensor], Tensor]] = {}
+        self._graphs: dict[tuple[torch.Size, tuple[bool, ...]], Callable[[Tensor], Tensor]] = {}
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """The loss of each run, from ids (B, T + 1)."""
@@ -320,10 +324,11 @@ class Passes:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16, cache_enabled=self.device.type == "cpu"):
             if self.device.type != "cuda":
                 return self.decoder.loss(tokens[:, :-1], tokens[:, 1:])
-            if tokens.shape not in self._graphs:
+            key = tokens.shape, tuple(parameter.requires_grad for parameter in self.decoder.parameters())
+            if key not in self._graphs:
                 graphed = torch.cuda.make_graphed_callables(_Loss(self.decoder), (tokens.clone(),), allow_unused_input=True)
-                self._graphs[tokens.shape] = cast("Callable[[Tensor], Tensor]", graphed)
-            return self._graphs[tokens.shape](tokens)
+                self._graphs[key] = cast("Callable[[Tensor], Tensor]", graphed)
+            return self._graphs[key](tokens)
 
 
 class _Loss(nn.Module):

@@ -6,7 +6,6 @@ equals one from the folders.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,15 +13,13 @@ from typing import TYPE_CHECKING
 
 from tinylm_ablate import progress
 from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import FINGERPRINT
 from tinylm_ablate.tracking import prepare_environment
 from tinylm_ablate.tracking.mlflow_client import KEY, explain, local_artifacts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-#: Pattern of the names of runs and grids in a folder of runs.
-_IDENTITY = re.compile(r"[0-9a-f]{16}")
 
 
 def fetch(uri: str, experiment: str, folder: Path, problems: list[str]) -> None:
@@ -71,7 +68,7 @@ def _runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
 def _fetch(client: MlflowClient, database: Path | None, run: Run, folder: Path, problems: list[str]) -> None:
     """Copy the artifacts of a run to its folder, or the file of a grid to the folder of grids."""
     key, identity = str(run.data.tags.get(KEY)), run.data.tags.get("identity")
-    if not _IDENTITY.fullmatch(key):
+    if not FINGERPRINT.fullmatch(key):
         problems.append(f"run {run.info.run_name}: was not tracked by this version")
         return
     place = folder / key if identity == key else folder / "grids"

@@ -103,7 +103,7 @@ class Evidence:
 
     @functools.cached_property
     def _tests(self) -> Mapping[str, tuple[Mapping[Any, Any], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]]:
-        """By column of metrics, places of each run in the test split, and languages, names, values and sizes there."""
+        """For each metric: rows of each run in the test split, and the languages, names, values and sizes of all rows."""
         found = {}
         for frame, column, name, value, size in (
             (self.documents, "test/bits_per_byte", "document", "nats", "bytes"),

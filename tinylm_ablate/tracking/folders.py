@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from tinylm_ablate.files import read_json
+from tinylm_ablate.files import FINGERPRINT, read_json
 from tinylm_ablate.leases import Leases
 
 #: Files of a run to upload, sufficient for a report; the curve only once the run has ended.
@@ -18,8 +17,6 @@ RUN_FILES = (
     "settled.json", "config.yaml", "provenance.json", "metrics.json", "curve.jsonl", "matrix_std.json", "error.txt",
     "measures/*.json", "measures/*.parquet", "points/*/measures/*.json",
 )  # fmt: skip
-
-IDENTITY = re.compile(r"[0-9a-f]{16}")
 
 
 class Grid:
@@ -43,7 +40,7 @@ class Grid:
                 {str(key): str(value) for key, value in dict(cell.get("overrides") or {}).items()},
             )
             for cell in content.get("cells") or []
-            if isinstance(cell, dict) and IDENTITY.fullmatch(str(cell.get("identity")))
+            if isinstance(cell, dict) and FINGERPRINT.fullmatch(str(cell.get("identity")))
         }
 
     def arm(self, identity: str) -> str:
@@ -64,7 +61,7 @@ def grids_of(runs_dir: Path) -> list[Grid]:
     """Return all grids in a folder of runs, newest first; other files are ignored."""
     found = []
     for path in (runs_dir / "grids").glob("*.json"):
-        if IDENTITY.fullmatch(path.stem):
+        if FINGERPRINT.fullmatch(path.stem):
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
                 found.append(_grid(path, path.stat().st_mtime_ns))
     return sorted(found, key=lambda grid: grid.created, reverse=True)
@@ -72,7 +69,7 @@ def grids_of(runs_dir: Path) -> list[Grid]:
 
 def runs_of(runs_dir: Path) -> list[Path]:
     """Return the folders of all runs that have started."""
-    return sorted(path.parent for path in runs_dir.glob("*/settled.json") if IDENTITY.fullmatch(path.parent.name))
+    return sorted(path.parent for path in runs_dir.glob("*/settled.json") if FINGERPRINT.fullmatch(path.parent.name))
 
 
 def needed(folders: Collection[Path]) -> list[Path]:

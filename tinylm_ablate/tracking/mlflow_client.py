@@ -75,7 +75,7 @@ def open_store(tracking: TrackingConfig, runs_dir: Path) -> Store:
 
 
 class State(NamedTuple):
-    """What a store has of a run: its id, the signature of the snapshot that it received completely, and its status."""
+    """State of a run in a store: its id, the signature of the last snapshot that was stored completely, and its status."""
 
     run: str
     signature: str
@@ -83,7 +83,7 @@ class State(NamedTuple):
 
     @classmethod
     def of(cls, run: Run) -> State:
-        """The state of one of MLflow's runs."""
+        """Return the state of a run of MLflow."""
         return cls(run.info.run_id, run.data.tags.get(SIGNATURE, ""), run.info.status)
 
 
@@ -133,7 +133,7 @@ class Store:
         return found
 
     def states(self, keys: Collection[str] | None) -> dict[str, State]:
-        """Return what the store has of runs, by the key of their snapshot.
+        """Return the states of runs in the store, by the key of their snapshot.
 
         Args:
             keys: The requested keys; None is all.

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import shutil
-import sysconfig
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinylm_ablate.hardware import pick_device
+from tinylm_ablate.hardware import can_compile, pick_device
 
 if TYPE_CHECKING:
     from tinylm_ablate.arch.decoder import Decoder
@@ -24,8 +20,8 @@ _COMPILE_FROM_FLOPS = {"cpu": 8e12, "cuda": 2e16, "mps": 4e14}
 #: Maximum number of shapes that one process compiles.
 _SHAPES = 256
 
-#: Number of steps in a CUDA graph from which compilation saves time: for 16 runs at s32 on an H200 it takes 8 s, and a step then
-#: takes 8.8 ms instead of 15.6 (docs/LAB.md).
+#: Number of steps in a CUDA graph from which compilation saves time: for 16 runs at s32 on an H200, it takes 8 s, and a step
+#: then takes 8.8 ms instead of 15.6 (docs/LAB.md).
 _COMPILE_FROM_GRAPH_STEPS = 1200
 
 
@@ -42,13 +38,6 @@ def worth_compiling(settled: Settled, flops: float, graph_steps: int = 0) -> boo
         return wanted
     long = flops > _COMPILE_FROM_FLOPS[pick_device(settled.config.train.device)]
     return can_compile() and (long or graph_steps >= _COMPILE_FROM_GRAPH_STEPS)
-
-
-@functools.cache
-def can_compile() -> bool:
-    """Return whether this machine has a C++ compiler and Python's headers, which compilation requires."""
-    compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
-    return compiler and (Path(sysconfig.get_path("include")) / "Python.h").is_file()
 
 
 @contextlib.contextmanager

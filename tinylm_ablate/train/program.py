@@ -49,7 +49,8 @@ class Program:
     """R runs of one shape on one device.
 
     A step does not change a run whose loss or gradient is not finite, and with ``on_nonfinite=stop``, neither do later steps.
-    Such runs and inactive ones keep their row, and do not affect the results of other runs by a bit.
+    Such runs and inactive ones keep their row, and do not affect the results of other runs by a bit (on a GPU, with heads of up
+    to 32 channels, see ``arch.gpu_kernels``).
 
     Args:
         settled: The runs, with equal ``stack_key``.
