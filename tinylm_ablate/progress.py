@@ -7,9 +7,9 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self, cast
 
 _mode = "auto"
 _live: Path | dict[str, Any] | None = None
@@ -52,18 +52,41 @@ def shown() -> bool:
     return _live is None and (_mode == "on" or (_mode == "auto" and sys.stderr.isatty()))
 
 
-def bar(items: Iterable[Any] | None = None, *, total: float | None = None, description: str = "", unit: str = "it") -> Any:
+class Bar(Protocol):
+    """What a bar can do, whether it is drawn or written to a file."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+    def update(self, count: float = 1) -> object:
+        """Advance the bar."""
+
+    def set_postfix_str(self, text: str) -> None:
+        """Set the text after the bar."""
+
+    def close(self) -> None:
+        """Close the bar."""
+
+
+def bar(
+    items: Iterable[Any] | None = None,
+    *,
+    total: float | None = None,
+    description: str = "",
+    unit: str = "it",
+    quiet: bool = False,
+) -> Bar:
     """A tqdm bar: iterate over it, or use it as a context manager and call ``update(n)`` and ``set_postfix_str(text)``.
 
-    Units that count bytes or tokens are shown with k, M and G. The bar leaves the screen when it is done.
+    Units that count bytes or tokens are shown with k, M and G. A ``quiet`` bar is never drawn. The bar leaves the screen when it is done.
     """
     from tqdm import tqdm
 
     bar = tqdm(
-        items, total=total, desc=description, unit=unit, unit_scale=unit in {"B", "tok"}, disable=not shown(), leave=False,
+        items, total=total, desc=description, unit=unit, unit_scale=unit in {"B", "tok"}, disable=quiet or not shown(), leave=False,
         dynamic_ncols=True, delay=0.5, file=sys.stderr,
     )  # fmt: skip
-    return bar if _live is None else _Written(bar, total, description, unit, _live)
+    return cast(Bar, bar) if _live is None else _Written(bar, total, description, unit, _live)
 
 
 def end_thread() -> None:
@@ -82,12 +105,12 @@ class _Written:
         self._count = self._marked = 0.0
         self._begin = self._written = time.monotonic()
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Any]:
         for item in self._bar:
             yield item
             self.update(1)
 
-    def __enter__(self) -> _Written:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tinylm_ablate import progress
 from tinylm_ablate.data import fetch
 from tinylm_ablate.data.fetch import Archive
 from tinylm_ablate.errors import UserError
@@ -50,6 +51,16 @@ def test_fetched_once_and_checked(
     (downloads / index.file).write_bytes(b"damaged")
     fetch.fetch([index], downloads)
     assert hashlib.sha256((downloads / index.file).read_bytes()).hexdigest() == index.sha256
+
+
+def test_a_worker_of_a_grid_can_fetch(index: Archive, tmp_path: Path) -> None:
+    """Its bars are written to a file instead of drawn; pip takes longer than the time between two looks at it."""
+    progress.report_to(tmp_path / "worker.live")
+    try:
+        fetch.fetch([index], tmp_path / "downloads")
+    finally:
+        progress.report_to(None)
+    assert (tmp_path / "downloads" / index.file).exists()
 
 
 def test_unexpected_content_is_refused(index: Archive, tmp_path: Path) -> None:

@@ -99,12 +99,15 @@ def _download(archives: Sequence[Archive], folder: Path) -> str:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"TMPDIR": str(folder)}
         )
+        shown = 0
         try:
             while process.poll() is None:
                 try:
                     process.wait(timeout=0.25)
                 except subprocess.TimeoutExpired:
-                    bar.update(min(_arrived(archives, folder), total) - bar.n)
+                    arrived = min(_arrived(archives, folder), total)
+                    bar.update(arrived - shown)
+                    shown = arrived
         finally:
             if process.poll() is None:
                 process.kill()

@@ -142,8 +142,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
             self._count(request, len(tokens) > room)
             tokens = tokens[-room:]
             groups.setdefault((json.dumps(kwargs, sort_keys=True), len(tokens)), []).append((index, tokens))
-        with progress.bar(total=len(requests), description="continuations", unit="text") as bar:
-            bar.disable = bar.disable or disable_tqdm
+        with progress.bar(total=len(requests), description="continuations", unit="text", quiet=disable_tqdm) as bar:
             for (settings, _), prompts in groups.items():
                 for start in range(0, len(prompts), _GENERATED):
                     part = prompts[start : start + _GENERATED]
@@ -181,8 +180,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness publishes n
         answers = list(by_input.values())
         windows = sorted((Window(i, 0, len(s) - 1) for i, s in enumerate(sequences)), key=lambda window: -window.length)
         total = sum(window.length for window in windows)
-        with progress.bar(total=total, description="log-likelihoods", unit="tok") as bar:
-            bar.disable = bar.disable or disable_tqdm
+        with progress.bar(total=total, description="log-likelihoods", unit="tok", quiet=disable_tqdm) as bar:
             for batch in batches(windows, most_tokens(self._device, self.decoder.shape.vocab_size)):
                 hidden = self.decoder.hidden(padded(batch, sequences)[0].to(self._device))
                 for row, window in enumerate(batch):
