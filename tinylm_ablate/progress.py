@@ -78,13 +78,14 @@ def bar(
 ) -> Bar:
     """A tqdm bar: iterate over it, or use it as a context manager and call ``update(n)`` and ``set_postfix_str(text)``.
 
-    Units that count bytes or tokens are shown with k, M and G. A ``quiet`` bar is never drawn. The bar leaves the screen when it is done.
+    Units that count bytes or tokens are shown with k, M and G. The bar leaves the screen when it is done; a ``quiet`` one is
+    never drawn.
     """
     from tqdm import tqdm
 
     bar = tqdm(
-        items, total=total, desc=description, unit=unit, unit_scale=unit in {"B", "tok"}, disable=quiet or not shown(), leave=False,
-        dynamic_ncols=True, delay=0.5, file=sys.stderr,
+        items, total=total, desc=description, unit=unit, unit_scale=unit in {"B", "tok"}, disable=quiet or not shown(),
+        leave=False, dynamic_ncols=True, delay=0.5, file=sys.stderr,
     )  # fmt: skip
     return cast(Bar, bar) if _live is None else _Written(bar, total, description, unit, _live)
 

@@ -16,6 +16,7 @@ import torch
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 
 from tests.measure.conftest import SmallVocabulary, Texts
+from tinylm_ablate import progress
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.formats.huggingface import Model, export, load_model, load_tokenizer
@@ -175,6 +176,18 @@ def test_long_generations_leave_half_of_the_context_to_the_prompt(exported: Path
     request.arguments = (long, {"until": [], "num_beams": 4})
     with pytest.raises(UserError, match=r"task writing: generation_kwargs\.num_beams=4: allowed: until, max_gen_toks"):
         model.generate_until([request])
+
+
+def test_a_worker_of_a_grid_can_use_the_harness(exported: Path, tasks: Path, tmp_path: Path) -> None:
+    """Its bars are written to a file instead of drawn."""
+    progress.report_to(tmp_path / "worker.live")
+    try:
+        model = HarnessModel(exported, "cpu")
+        for name, kind in ("both", "loglikelihood"), ("writing", "generate_until"):
+            requests = asked(config(f"evaluate.task_folder={tasks}", f"evaluate.tasks=[{name}]"), (kind,))
+            assert len(getattr(model, kind)(requests)) == len(requests)
+    finally:
+        progress.report_to(None)
 
 
 def test_an_empty_continuation_is_certain(exported: Path) -> None:
