@@ -89,7 +89,7 @@ def test_a_missing_file_is_damage(tmp_path: Path) -> None:
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(FILES), st.integers(0, 2**20))
 def test_every_flipped_bit_is_found(tmp_path: Path, file: str, bit: int) -> None:
-    """A flipped bit that leaves the meaning of state.json as it was, as in white space, is no damage."""
+    """A flipped bit that does not change the meaning of state.json, as in white space, is not damage."""
     folder = tmp_path / "checkpoints"
     if not folder.exists():
         save(folder, some(1))

@@ -1,4 +1,4 @@
-"""One run on two processes: the numbers of one process, and nothing left behind."""
+"""One run on two processes: same results as one process, and no leftovers."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def curve(folder: Path) -> list[tuple[float, float, float]]:
 
 
 def test_steps_are_those_of_a_plain_loop(settled: Settled, tokens: np.ndarray, tmp_path: Path) -> None:
-    """Against AdamW, clipping, accumulation and schedule written out by hand."""
+    """Compare with AdamW, clipping, accumulation and schedule written by hand."""
     trained = decoder_of(settled)
     fit(trained, tokens, settled, tmp_path, ignore)
 
@@ -149,7 +149,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move(settled: Settle
 def test_compiled_layers_compute_the_same(settled: Settled, tokens: np.ndarray, tmp_path: Path) -> None:
     short = dataclasses.replace(settled, steps=2, tokens=256)
     plain, quick = decoder_of(short), decoder_of(short)
-    # Adam divides a gradient by its own size, so that of the least ones the rounding would be as large as an update.
+    # Adam divides gradients by their own size, so rounding of the smallest ones would be as large as an update.
     short.config.optimizer.eps = 1e-4
     fit(plain, tokens, short, tmp_path / "plain", ignore)
     short.config.train.compile = True
@@ -244,7 +244,7 @@ def test_recomputed_activations_change_nothing(settled: Settled, tokens: np.ndar
 
 
 def test_everything_in_bf16(settled: Settled, tokens: np.ndarray, tmp_path: Path) -> None:
-    """Weights and moments are bf16 in the checkpoint, and training goes as in fp32 but for rounding."""
+    """Weights and moments are bf16 in the checkpoint, and training equals fp32 except for rounding."""
     half = other(settled, "train.precision=bf16-true")
     assert half.identity != settled.identity
     found = fit(rounded := decoder_of(half), tokens, half, tmp_path / "half", ignore)

@@ -1,4 +1,4 @@
-"""Training on a GPU: one graph a step, the numbers of the processor, isolation, and checkpoints that move between devices."""
+"""Training on a GPU: one graph per step, the results of a CPU, isolation, and checkpoints that move between devices."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CUDA = "train.device=cuda"
 
 @pytest.fixture(autouse=True)
 def exact_products() -> None:
-    """Products in fp32 are in fp32."""
+    """Compute fp32 products in fp32 rather than TF32."""
     torch.set_float32_matmul_precision("highest")
 
 

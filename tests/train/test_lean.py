@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-#: What a fresh process does, since Lightning is imported once.
+#: Script of a new process, since Lightning is imported only once per process.
 ASK = """
 import importlib, json, sys
 SLOW = ("scipy.signal", "transformers", "matplotlib", "torch._dynamo")

@@ -23,7 +23,7 @@ POINTS = frozenset({3, 7, 20})
 
 
 class Keeper:
-    """Copies what it is given."""
+    """Copies its arguments."""
 
     def __init__(self) -> None:
         self.weights: dict[int, dict[str, Tensor]] = {}
@@ -42,7 +42,7 @@ def trained(settled: Settled, tokens: np.ndarray, folder: Path) -> Keeper:
 
 @pytest.mark.parametrize("name", ["adamw", "schedule_free"])
 def test_a_model_on_the_way_is_that_of_a_run_that_ends_there(name: str, tokens: np.ndarray, tmp_path: Path) -> None:
-    """With a constant rate the shorter run is the same computation; its weights are those that a model is used with."""
+    """With a constant rate, the shorter run is the same computation; its weights are those to use a model with."""
     common = [f"optimizer={name}", "optimizer.schedule=constant", "optimizer.warmup=256", "optimizer.scaling.base_lr=0.003"]
     long = run(tmp_path, *common, steps=20)
     keeper = trained(long, tokens, tmp_path / "long")

@@ -29,7 +29,7 @@ from tinylm_ablate.train.stack_key import stack_key, stack_size
 STEPS = 50
 BASE = [*TINY, "train.micro_batch=2", "train.log_every=10", "train.precision=fp32"]
 
-#: By what differs: overrides of a run, which another does not have.
+#: Overrides of one run that another does not have, by what differs.
 DIFFERENCES = {
     "nothing": [],
     "seed and order of data": ["seed=7"],
@@ -52,7 +52,7 @@ def member(settled: Settled, tokens: np.ndarray, folder: Path, on_rows: OnRows =
 
 
 def alone(member: Member, folder: Path) -> Member:
-    """The same run, trained by itself in another folder."""
+    """The same run, trained alone in another folder."""
     single = Member(decoder_of(member.settled), member.tokens, member.settled, folder, member.on_rows, member.start)
     single.decoder.load_state_dict(member.decoder.state_dict())
     fit(single.decoder, single.tokens, single.settled, folder, single.on_rows, single.start)
@@ -60,7 +60,7 @@ def alone(member: Member, folder: Path) -> Member:
 
 
 def assert_equal(found: Member, expected: Member) -> None:
-    """To the bit: weights that are a rounding error apart grow apart, most of all those of rare tokens under AdamW."""
+    """Bit-identical: weights that differ by a rounding error diverge, above all those of rare tokens under AdamW."""
     assert same(weights(found.decoder), weights(expected.decoder))
     assert curve(found.folder) == curve(expected.folder) != []
 
@@ -75,7 +75,7 @@ def assert_as_alone(members: list[Member], tmp_path: Path) -> None:
 
 
 def test_a_run_in_a_stack_is_the_run_alone(tokens: np.ndarray, tmp_path: Path) -> None:
-    """Runs that differ in everything in which the runs of a stack may differ, and two that are the same."""
+    """Runs that differ in everything that may differ within a stack, and two equal ones."""
     runs = [run(tmp_path), *(run(tmp_path, *difference) for difference in DIFFERENCES.values())]
     assert len({stack_key(each) for each in runs}) == 1
     assert_as_alone([member(each, tokens, tmp_path / str(index)) for index, each in enumerate(runs)], tmp_path)
@@ -99,7 +99,7 @@ def test_texts_and_initial_weights_may_differ(tokens: np.ndarray, tmp_path: Path
 
 @pytest.mark.parametrize("schedule", ["rewarm", "continue", "constant"])
 def test_batches_of_a_second_round(schedule: str, tokens: np.ndarray, tmp_path: Path) -> None:
-    """Two runs whose second rounds draw other batches, and take over the optimizer of the first where they continue it."""
+    """Two runs whose second rounds draw different batches and, if they continue it, use the optimizer of the first."""
     second = run(tmp_path, "rounds=two", f"rounds.schedule={schedule}", "rounds.parts=2", steps=20)
     first = second.previous
     assert first is not None
@@ -118,7 +118,7 @@ def test_batches_of_a_second_round(schedule: str, tokens: np.ndarray, tmp_path: 
 
 
 def test_shapes_with_everything(tokens: np.ndarray, tmp_path: Path) -> None:
-    """PanGu-pi's blocks, grouped heads, a tied head; and activations that are computed again."""
+    """PanGu-pi's blocks, grouped heads, a tied head, and recomputed activations."""
     shape = ["arch.activations=2", "arch.shortcuts=1", "arch.shortcut_ratio=4", "arch.kv_heads=1", "arch.tied=true"]
     pair = [run(tmp_path, *shape, "train.recompute=true", f"seed={seed}", steps=10) for seed in range(2)]
     assert_as_alone([member(each, tokens, tmp_path / str(index)) for index, each in enumerate(pair)], tmp_path)
@@ -136,8 +136,8 @@ def test_weights_in_bf16(tokens: np.ndarray, tmp_path: Path) -> None:
 def test_all_runs_at_once_as_on_a_gpu(
     name: str, precision: str, tokens: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The products, updates and blocks of a GPU, on the processor: they round elsewhere, so losses are compared."""
-    # At the dial's rate for so small a shape AdamW magnifies rounding beyond any bound worth stating.
+    """A GPU's products, updates and blocks on a CPU: they round differently, so losses are compared."""
+    # At the dial's rate for such a small shape, AdamW magnifies rounding beyond any useful bound.
     overrides = [f"optimizer={name}", f"train.precision={precision}", "optimizer.scaling.base_lr=0.0032"]
     pair = [run(tmp_path, *overrides, more, steps=20) for more in ("seed=0", "optimizer.scaling.multiplier=2")]
     members = [member(each, tokens, tmp_path / str(index)) for index, each in enumerate(pair)]
@@ -158,7 +158,7 @@ def test_all_runs_at_once_as_on_a_gpu(
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon", "schedule_free"])
 @pytest.mark.parametrize("runs", [1, 3])
 def test_a_step_needs_nothing_from_the_host(name: str, runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a device without values, where whatever reads one fails; a graph could not be captured of it either."""
+    """On a device without values, where reading one fails, and would also prevent capturing a graph."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # this device has none
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
     settled = [run(tmp_path, f"optimizer={name}", f"seed={seed}") for seed in range(runs)]
@@ -171,7 +171,7 @@ def test_a_step_needs_nothing_from_the_host(name: str, runs: int, tmp_path: Path
 
 
 def three(tmp_path: Path, tokens: np.ndarray, name: str, middle: OnRows = ignore, *overrides: str) -> list[Member]:
-    """Three runs with rows of every step; something happens to the middle one."""
+    """Three runs that log every step; a fault affects the middle one."""
     settled = [run(tmp_path, "train.log_every=1", f"seed={seed}", *overrides, steps=12) for seed in range(3)]
     return [
         member(each, tokens, tmp_path / name / str(index), middle if index == 1 else ignore)
@@ -181,7 +181,7 @@ def three(tmp_path: Path, tokens: np.ndarray, name: str, middle: OnRows = ignore
 
 @pytest.fixture(scope="module")
 def expected(tokens: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
-    """The three runs to which nothing happens."""
+    """The three runs without a fault."""
     members = three(tmp_path_factory.mktemp("expected"), tokens, "undisturbed")
     assert all(isinstance(outcome, Trained) for outcome in train_stack(members))
     return members
@@ -209,7 +209,7 @@ SPOILED: dict[str, torch.Tensor] = {}
 
 
 def spoil_at(step: int) -> OnRows:
-    """Makes a weight of the middle run not finite at its row of a step: the next loss is NaN."""
+    """Set a weight of the middle run to a non-finite value at a step: the next loss is NaN."""
 
     def spoil(rows: list[dict[str, float]]) -> None:
         if rows[-1]["step"] == step:
@@ -222,7 +222,7 @@ def spoil_at(step: int) -> OnRows:
 
 @pytest.fixture
 def running(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gives tests the stack that is running, so that a fault can be put into it."""
+    """Give tests the running stack, so that they can inject a fault."""
     first = stack_module._Stack.__init__
 
     def remember(self: stack_module._Stack, *arguments: Any) -> None:
@@ -282,7 +282,7 @@ def test_a_stack_that_is_stopped_resumes_bit_for_bit(
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon", "schedule_free"])
 def test_runs_resume_alone_and_in_another_stack(name: str, tokens: np.ndarray, tmp_path: Path) -> None:
-    """One continues alone what a stack began; another, begun alone, joins a stack in which a third is at its first step."""
+    """One run resumes alone after a stack; another, started alone, joins a stack in which a third is at its first step."""
     overrides = [f"optimizer={name}", "train.log_every=1"]
     settled = [run(tmp_path, *overrides, f"seed={seed}", steps=12) for seed in range(3)]
     members = [member(each, tokens, tmp_path / str(index)) for index, each in enumerate(settled)]
