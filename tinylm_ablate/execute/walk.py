@@ -183,18 +183,18 @@ class Walk:
             and state.task.kind == task.kind
             and all(self.states[need.key].state in (DONE, SKIPPED) for need in state.task.needs)
         ]
-        groups = Counter(state.task.together for state in ready)  # those that others hold too
+        group, groups = task.together, Counter(state.task.together for state in ready)  # of those that others hold too
         own = [
             state
             for state in ready
             if state is not first
-            and state.task.together == task.together
+            and state.task.together == group
             and state.task.key not in held
             and not self._settled_by_others(state)
         ]
         # Workers share a group only if there are more workers than groups: large programs are faster.
         shares = max(1, self.workers // len(groups))
-        return [first, *own][: task.most_together(math.ceil(groups[task.together] / shares))]
+        return [first, *own][: task.most_together(math.ceil(groups[group] / shares))]
 
     def _do(self, states: Sequence[State]) -> bool:
         """Do tasks that no other worker holds; False if there are none."""
