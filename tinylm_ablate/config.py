@@ -850,11 +850,9 @@ def register() -> None:
     store = ConfigStore.instance()
     if "schema.yaml" in store.repo:
         return
-    root = OmegaConf.structured(Config)
-    OmegaConf.set_struct(root.grid.arms, False)
-    store.store(name="schema", node=root)
+    store.store(name="schema", node=Config)
+    OmegaConf.set_struct(store.repo["schema.yaml"].node.grid.arms, False)
     for group, kind in GROUPS.items():
-        node = OmegaConf.structured(kind)
+        store.store(group=group, name="schema", node=kind)
         for name in _OPEN.get(group, ()):
-            OmegaConf.set_struct(node[name], False)
-        store.store(group=group, name="schema", node=node)
+            OmegaConf.set_struct(store.repo[group]["schema.yaml"].node[name], False)

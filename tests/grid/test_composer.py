@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from tinylm_ablate.config import Config
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, register, typed
@@ -84,6 +86,24 @@ def test_cells_with_the_choices_of_the_multirun_are_not_composed_again(monkeypat
         assert [composer.typed([*cells[0], "optimizer=lion"])] == other
         monkeypatch.setattr(type(composer.loader), "load_sweep_config", None)
         assert [composer.typed(cell) for cell in cells] == expected == [typed(composer(cell)) for cell in cells]
+
+
+def test_a_file_is_read_once_until_it_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own, read, load = tmp_path / "conf" / "arch" / "mine.yaml", set[str](), OmegaConf.load
+    own.parent.mkdir(parents=True)
+    own.write_text("defaults: [llama, _self_]\ndepth: 7\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(OmegaConf, "load", lambda file: (read.add(Path(file.name).name), load(file))[1])
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        assert typed(hydra_compose("config", overrides=["arch=mine"])).arch.depth == 7 and "mine.yaml" in read
+        read.clear()
+        assert typed(hydra_compose("config", overrides=["arch=mine", "init=inherit"])).arch.depth == 7
+        assert read <= {"inherit.yaml"}  # another test may have read it
+        read.clear()
+        own.write_text("defaults: [llama, _self_]\ndepth: 11\n")
+        assert typed(hydra_compose("config", overrides=["arch=mine", "init=inherit"])).arch.depth == 11
+        assert read == {"mine.yaml"}
 
 
 @pytest.mark.parametrize("wrong", ["arch.depht=3", "init=nothing", "~arch.nothing", "arch.depth=1,2"])
