@@ -6,6 +6,7 @@ Text values are taken literally, numbers may be written as ``2M``, ``1e6`` or ``
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import shlex
 import typing
@@ -96,7 +97,7 @@ def normalize(arguments: Sequence[str], grid: bool = False) -> Typed:
     """
     typed, mistakes = _split(arguments)
     grid = grid or typed.grid
-    keys = dict(_keys(Config))
+    keys = _keys()
     found: list[str] = []
     names: Counter[str] = Counter()
     for text in typed.overrides:
@@ -127,7 +128,7 @@ def nearest(name: str) -> str | None:
     """Find the key or group that a name probably means: by its last part, as a whole, or by similarity."""
     if name in ALIASES:
         return ALIASES[name]
-    keys = [key for key, _ in _keys(Config)]
+    keys = list(_keys())
     if exact := [key for key in keys if key.rpartition(".")[2] == name]:
         return min(exact, key=lambda key: (key.count("."), key))
     found = difflib.get_close_matches(name, [*keys, *(() if "." in name else GROUPS), *ALIASES], n=1)
@@ -201,7 +202,7 @@ def _split(arguments: Sequence[str]) -> tuple[Typed, list[str]]:
 def _option_hint(name: str, value: str, near: Sequence[str]) -> str:
     """Suggest an existing option."""
     word = name.lstrip("-").replace("-", "_")
-    keys = [key for key, _ in _keys(Config)]
+    keys = list(_keys())
     if near and not any(key == word or key.endswith(f".{word}") for key in keys):
         return f"; did you mean {near[0]}?"
     key = nearest(word)
@@ -217,13 +218,18 @@ def _hint(text: str, before: Sequence[str], first: bool) -> str:
     return f"; did you mean the verb {verb[0]}?" if verb else f"; did you mean {near}=…?" if near else ""
 
 
-def _keys(node: Any, prefix: str = "") -> Iterator[tuple[str, _Key]]:
-    """Yield every key of the schema."""
+@functools.cache
+def _keys() -> dict[str, _Key]:
+    """Return every key of the schema, with the kinds of values that it takes."""
+    return dict(_entries(Config))
+
+
+def _entries(node: Any, prefix: str = "") -> Iterator[tuple[str, _Key]]:
     hints = typing.get_type_hints(node)
     for item in fields(node):
         hint = hints[item.name]
         if is_dataclass(hint):
-            yield from _keys(hint, f"{prefix}{item.name}.")
+            yield from _entries(hint, f"{prefix}{item.name}.")
             continue
         kinds = set(typing.get_args(hint)) or {hint}
         free = bool(item.metadata.get("free")) and str in kinds

@@ -165,13 +165,17 @@ def test_the_lease_of_a_worker_that_died_after_its_task_was_done_is_removed(plac
     assert not list((place.folder / "claims").iterdir())
 
 
-def test_a_failure_affects_only_dependent_tasks(place: Place) -> None:
+def test_a_failure_affects_only_dependent_tasks(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     broken, sound = place.step("broken", failures=9), place.step("sound")
     above, independent = place.step("above", broken), place.step("independent", sound)
-    walk = place.walk(above, independent)
+    walk = place.walk(place.step("top", above), independent)
     walk.go()
-    assert states(walk) == {"broken": FAILED, "above": FAILED, "sound": DONE, "independent": DONE}
-    assert [state.error for state in walk.failed()] == ["broken broke", "broken failed: broken broke"]
+    assert states(walk) == {"broken": FAILED, "above": FAILED, "top": FAILED, "sound": DONE, "independent": DONE}
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed")] == [
+        "failed broken: broken broke",
+        "failed above: needs broken, which failed",
+        "failed top: needs broken, which failed",
+    ]
     assert isinstance(walk.failed()[0].exception, RunFailed)
     lines = broken.log.read_text().splitlines()
     assert lines[0] == "broken broke" and lines[1].startswith("attempt 1 of 1") and "Traceback" in broken.log.read_text()

@@ -33,12 +33,14 @@ class State:
         state: WAITING, DONE (by this command), SKIPPED (done before) or FAILED.
         error: Why it failed, in one line.
         exception: The exception, if it was raised in this process.
+        cause: The failed task that it needs, directly or indirectly, if that is why.
     """
 
     task: Task
     state: str = WAITING
     error: str = ""
     exception: Exception | None = None
+    cause: Task | None = None
 
 
 class Walk:
@@ -145,7 +147,8 @@ class Walk:
             needs = [self.states[need.key] for need in task.needs]
             broken = next((need for need in needs if need.state == FAILED), None)
             if broken is not None:
-                self._fail(state, f"{broken.task.name} failed: {broken.error}")
+                state.cause = broken.cause or broken.task
+                self._fail(state, f"needs {state.cause.name}, which failed")
                 changed = True
             elif any(need.state == WAITING for need in needs) and not task.can_start_early():
                 continue
