@@ -290,15 +290,15 @@ def test_choosing_neurons_on_text_is_planned_once(tmp_path: Path) -> None:
 
 
 def test_shapes_between_two_measured_ones_are_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two shapes are measured, a third is estimated; a later process measures none of them again."""
+    """Two shapes are measured, others are estimated; a later process measures none of them again."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     optimizer = compose([]).optimizer
 
-    def times() -> list[Speed]:
+    def times(*widths: int) -> list[Speed]:
         monkeypatch.setattr(timing, "_known", {})
         monkeypatch.setattr(timing, "_measured", [])
         small = Shape(depth=6, width=16, ffn_width=32, heads=2, kv_heads=2, head_dim=8, vocab_size=300)
-        shapes = [replace(small, width=width, ffn_width=2 * width) for width in (16, 96, 48)]
+        shapes = [replace(small, width=width, ffn_width=2 * width) for width in widths or (16, 96, 48)]
         return [speed(shape, 64, 4, "fp32", 1, optimizer) for shape in shapes]
 
     small, large, between = times()
@@ -309,3 +309,10 @@ def test_shapes_between_two_measured_ones_are_estimated(tmp_path: Path, monkeypa
     assert times() == [small, large, between]
     kept[0].write_text("{")  # damaged: treated as unmeasured, and estimated from the other
     assert all(found.training > 0 for found in times())
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    times(72, 96)
+    times(84)  # not as close to one of them as is needed without the other
+    assert len(list((tmp_path / "other").rglob("*.json"))) == 2
+    times(110)
+    assert len(list((tmp_path / "other").rglob("*.json"))) == 3

@@ -43,6 +43,9 @@ _MOST_MEASURED = 2
 #: Maximum relative difference of FLOPs per layer for estimating a shape from a single measured one.
 _NEAR = 1.2
 
+#: The same for estimating it from two measured ones, with less and with more FLOPs.
+_BETWEEN = 2.0
+
 #: Model that represents all shapes that are too large to measure, and the tokens of its sequences.
 _MEDIUM = Shape(depth=20, width=512, ffn_width=1408, heads=4, kv_heads=4, head_dim=128, vocab_size=4096)
 _MEDIUM_TOKENS = 256
@@ -226,9 +229,10 @@ def _layers(key: _Key, optimizer: OptimizerConfig) -> _Layers:
     before = known.get(path.name)
     if before is not None and (before.valid_until > time.time() or len(_measured) >= _MOST_MEASURED):
         return before.layers
-    nearest = min(known.values(), key=lambda one: abs(math.log(one.layer / key.layer)), default=None)
-    alike = before is None and nearest is not None and 1 / _NEAR < nearest.layer / key.layer < _NEAR
-    if alike or (nearest is not None and len(_measured) >= _MOST_MEASURED):
+    ratios = [one.layer / key.layer for one in known.values()]
+    between = any(1 / _BETWEEN < ratio < 1 for ratio in ratios) and any(1 < ratio < _BETWEEN for ratio in ratios)
+    alike = between or any(1 / _NEAR < ratio < _NEAR for ratio in ratios)
+    if (alike and before is None) or (known and len(_measured) >= _MOST_MEASURED):
         return _estimated(key, sorted(known.values(), key=lambda one: one.layer))
     layers = _measure(key, optimizer)
     if before is not None:
