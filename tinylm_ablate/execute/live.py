@@ -12,8 +12,8 @@ from typing import Any
 
 from tinylm_ablate import progress
 from tinylm_ablate.execute import words
-from tinylm_ablate.execute.plan import duration
 from tinylm_ablate.execute.walk import FAILED, WAITING, Walk
+from tinylm_ablate.execute.words import duration
 from tinylm_ablate.tasks.task import Task
 
 #: Seconds between updates on a terminal, and between plain lines elsewhere.

@@ -14,6 +14,7 @@ from tinylm_ablate.execute.cost import PROGRAM_SECONDS, code_of, cost, scoring_c
 from tinylm_ablate.execute.stacks import stacks
 from tinylm_ablate.execute.text_plan import passes, shard_bytes, text_lines
 from tinylm_ablate.execute.timing import busy
+from tinylm_ablate.execute.words import duration
 from tinylm_ablate.execute.workers import divide
 from tinylm_ablate.init.choice import reads_text, scores_marker
 from tinylm_ablate.optimizer.schedule import drawn, run_factor, warmup_steps
@@ -263,11 +264,3 @@ def _shown(key: str, value: Any) -> str:
             return str(value)
         case _:
             return f"{value:,}"
-
-
-def duration(seconds: float) -> str:
-    """Format a time in a suitable unit."""
-    for unit, size in (("years", 365 * 86400), ("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.0f} s"

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinylm_ablate.execute.plan import duration
-from tinylm_ablate.execute.words import read_failure
+from tinylm_ablate.execute.words import duration, read_failure
 from tinylm_ablate.leases import Holder, Leases
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tasks.graph import Graph

@@ -1,4 +1,4 @@
-"""Progress messages, and the recorded reasons of failures."""
+"""Progress messages, times in words, and the recorded reasons of failures."""
 
 from __future__ import annotations
 
@@ -55,3 +55,11 @@ def failure_mark(log: Path) -> int:
         return log.stat().st_mtime_ns
     except FileNotFoundError:
         return 0
+
+
+def duration(seconds: float) -> str:
+    """Format a time in a suitable unit."""
+    for unit, size in (("years", 365 * 86400), ("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} s"

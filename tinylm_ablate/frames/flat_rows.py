@@ -59,7 +59,7 @@ def shipped() -> Row:
     found: Row = {}
 
     def read(group: str, name: str) -> None:
-        content = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text())
+        content = yaml.load((conf_dir() / group / f"{name}.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         for entry in content.pop("defaults", []):
             if isinstance(entry, dict) and not group:
                 read(*next(iter(entry.items()))) if not next(iter(entry)).startswith("override") else None

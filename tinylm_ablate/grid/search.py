@@ -21,7 +21,7 @@ from tinylm_ablate.arch.shapes import parameters
 from tinylm_ablate.config import Config, SearchConfig
 from tinylm_ablate.disk import writing
 from tinylm_ablate.errors import ConfigError, one_line
-from tinylm_ablate.execute.words import say
+from tinylm_ablate.execute.words import duration, say
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, typed
 from tinylm_ablate.grid.describe import Described, described, write_grid
@@ -193,7 +193,7 @@ class OptunaSweeper(Sweeper):
 
 def _preview(base: Config, axes: Sequence[Axis], objectives: Sequence[Objective], probes: Sequence[_Probe]) -> str:
     """Describe a search: its settings and space, and the plan of the trials at the ends of the space."""
-    from tinylm_ablate.execute.plan import duration, plan, plans
+    from tinylm_ablate.execute.plan import plan, plans
 
     search = base.search
     low, high = search.parameters or (0, math.inf)
