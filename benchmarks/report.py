@@ -50,7 +50,7 @@ def browse(page: Path, windows: int) -> dict[str, list[float]]:
             browser.open(page)
             found["open"].append(float(browser.run("return performance.getEntriesByType('navigation')[0].loadEventEnd")))
             found["open_processor"].append(_spent(browser))  # counted separately for each page
-            for column, low in (("arch.depth", 20), ("train/seconds", 500), ("test/bits_per_byte/all", 2.3)):
+            for column, low in (("arch.depth", 20), ("train/seconds", 500), ("test/bits_per_byte/en", 2.3)):
                 begin = _spent(browser)
                 took = browser.run(
                     "const form = document.querySelector('#explorer form');"

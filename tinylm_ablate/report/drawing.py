@@ -84,7 +84,7 @@ def specification(chart: Any) -> dict[str, Any]:
     import altair as alt
 
     with alt.data_transformers.enable("default", max_rows=None, consolidate_datasets=False):
-        spec: dict[str, Any] = chart.to_dict()
+        spec: dict[str, Any] = chart.to_dict(validate=False)  # Altair checks every row against a schema, which takes most of it
     return {**_rounded(spec), "config": _THEME}
 
 

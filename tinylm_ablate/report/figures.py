@@ -114,7 +114,7 @@ def _bands(data: pd.DataFrame, title: str) -> Any:
     x = alt.X("tokens:Q", title="tokens", axis=alt.Axis(format="~s", tickCount=6))
     scale = alt.Scale(domain=domain, zero=False, nice=False)
     base = alt.Chart(drawn).encode(x=x, color=color)
-    band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
+    band = base.mark_area(fillOpacity=0.18).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
     line = base.mark_line(strokeWidth=1.8).encode(
         y=alt.Y("mean:Q", title=title, scale=scale),
         strokeDash=_dash("arm", order),
@@ -265,7 +265,7 @@ def forgetting(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
     base = alt.Chart(shown).encode(x=x, color=_color("arm", order))
     seen = alt.datum.part != "unseen"
     scale = alt.Scale(zero=False)
-    band = base.transform_filter(seen).mark_area(opacity=0.18).encode(y=alt.Y("min:Q", scale=scale), y2="max:Q")
+    band = base.transform_filter(seen).mark_area(fillOpacity=0.18).encode(y=alt.Y("min:Q", scale=scale), y2="max:Q")
     line = base.transform_filter(seen).mark_line().encode(y=alt.Y("mean:Q", title="loss (nats per token)", scale=scale))
     points = base.mark_point(filled=True).encode(y="mean:Q", tooltip=["arm:N", "part:N", "mean:Q", "min:Q", "max:Q"])
     return alt.layer(band, line, points).properties(width=420, height=250)

@@ -121,6 +121,7 @@
   function update() {
     const started = performance.now();
     state.shown = kept();
+    for (const canvas of [parallel, scatter, curves]) canvas.room = canvas.clientWidth;  // later, each would lay out the page again
     const size = state.shown.length === count ? `${count.toLocaleString("en")} runs` : `${state.shown.length.toLocaleString("en")} of ${count.toLocaleString("en")} runs`;
     status.textContent = size + (data.leftOut ? `; ${data.leftOut}` : "");
     chips.replaceChildren(...state.filters.map((filter) => make("button", {type: "button", onclick: () => {
@@ -140,9 +141,10 @@
     }
     return `${filter.low === -Infinity ? "" : word(filter.low)} … ${filter.high === Infinity ? "" : word(filter.high)}`;
   }
-  const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  let styles = {};  // read once per scheme: each reading makes the browser compute the styles of the whole page
+  const style = (name) => styles[name] ??= getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   function canvasOf(element) {
-    const scale = window.devicePixelRatio || 1, width = element.clientWidth || 600, height = 300;
+    const scale = window.devicePixelRatio || 1, width = element.room || 600, height = 300;
     if (element.width !== Math.round(width * scale)) element.width = Math.round(width * scale);
     element.height = Math.round(height * scale);
     element.style.height = `${height}px`;
@@ -251,10 +253,13 @@
     const range = extent(rows, across.at), log = range.low > 0 && range.high / range.low > 20;
     const at = log ? (row) => Math.log10(across.at(row)) : across.at;
     const place = frame(pen, width, height, {...extent(rows, at), title: across.title + (log ? " (log)" : ""), log}, {...extent(rows, up.at)});
-    const {bucket, colors} = colorOf(), paths = colors.map(() => new Path2D());
-    for (const row of rows) paths[bucket(row)].rect(place.x(at(row)) - 2, place.y(up.at(row)) - 2, 4, 4);
+    const {bucket, colors} = colorOf(), points = colors.map(() => []);
+    for (const row of rows) points[bucket(row)].push(row);
     pen.globalAlpha = rows.length > 2000 ? 0.5 : 0.85;
-    paths.forEach((path, number) => { pen.fillStyle = colors[number]; pen.fill(path); });
+    points.forEach((own, number) => {  // rectangles one by one at whole pixels are faster than one path of all
+      pen.fillStyle = colors[number];
+      for (const row of own) pen.fillRect(Math.round(place.x(at(row))) - 2, Math.round(place.y(up.at(row))) - 2, 4, 4);
+    });
     pen.globalAlpha = 1;
     scatterNote.textContent = `Up: ${up.title}.`;
     if (!front.checked) return;
@@ -345,7 +350,7 @@
   }
   let waiting = 0;
   addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(update, 100); });
-  dark.addEventListener("change", () => { PALETTE = dark.matches ? DARK : LIGHT; update(); });
+  dark.addEventListener("change", () => { PALETTE = dark.matches ? DARK : LIGHT; styles = {}; update(); });
   if (data.curves && named[start]) {  // the curves of the three best runs, until others are chosen
     const value = (row) => { const own = named[start].at(row); return Number.isNaN(own) ? Infinity : -(data.better[start] ?? -1) * own; };
     Array.from({length: count}, (_, row) => row).sort((a, b) => value(a) - value(b)).slice(0, 3).forEach((row) => state.picked.add(row));
