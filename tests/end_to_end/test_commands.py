@@ -216,8 +216,9 @@ def test_a_failed_cell_does_not_stop_the_others(settings: list[str], tmp_path: P
     overflow = ["optimizer.clip=1e30", "optimizer.scaling.exponent=0", "train.tokens=2560"]
     done = run_command("-m", *settings, "optimizer.weight_decay=1.0", rates, *overflow, folder=tmp_path)
     assert done.code == 1, done.text
-    assert "1 done, 1 failed" in done.err
+    assert "1 done, 1 failed" in done.err and "The best" not in done.out
     assert "the weights were not changed" in done.err
+    assert "cloze of optimizer.scaling.base_lr=900: needs optimizer.scaling.base_lr=900, which failed" in done.err
     assert "Traceback" not in done.err
     assert len(records(tmp_path)) == 1
     (log,) = (tmp_path / "runs").glob("*/error.txt")

@@ -66,10 +66,10 @@ def register() -> None:
     watch_environment()
     Plugins.instance().register(_SearchPath)
     Hydra.get_mode = _mode  # type: ignore[method-assign, assignment]
-    ConfigRepository.load_config = _load  # type: ignore[method-assign]
+    ConfigRepository.load_config = _load  # type: ignore[method-assign, assignment]
     ConfigRepository.__deepcopy__ = _copy_repository  # type: ignore[attr-defined]
     OverridesParser.parse_rule = _parse  # type: ignore[method-assign, assignment]
-    defaults_list._create_interpolation_map = _known_choices
+    defaults_list._create_interpolation_map = _known_choices  # type: ignore[assignment]
 
 
 _hydras_mode, _hydras_load, _hydras_parse = Hydra.get_mode, ConfigRepository.load_config, OverridesParser.parse_rule

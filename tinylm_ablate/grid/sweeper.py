@@ -282,7 +282,8 @@ def _conclude(jobs: Sequence[Job], walks: Sequence[Walk], grids: Mapping[Part, _
             print(f"\n{grid.name}: {grid.title}\n")
         whole = parse_grid(json.loads(grid.path.read_text()))
         best = best_arms_of(Path(part.base.runs_dir), whole, JUDGED, damaged)
-        print(summary_table(evidence_of(Path(part.base.runs_dir), best, damaged), len({cell.arm for cell in whole.cells})))
+        arms = 0 if best is whole else len({cell.arm for cell in whole.cells})
+        print(summary_table(evidence_of(Path(part.base.runs_dir), best, damaged), arms))
     left = len(jobs) - len(done) - len(skipped) - len(failed)
     counts = [f"{len(done)} done", *([f"{len(skipped)} skipped"] if skipped else []), f"{len(failed)} failed"]
     paths = [grid.path for grid in grids.values()]
