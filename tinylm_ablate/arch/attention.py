@@ -1,18 +1,17 @@
-"""Causal attention: our own kernels for small heads, PyTorch's for large ones on a GPU, products over blocks on a CPU.
+"""Causal attention: our own kernels for small heads, PyTorch's for others, and a faster backward pass in bf16 on a CPU.
 
-In training on a CPU, PyTorch's fused attention reaches a fraction of the speed of plain matrix products, especially in bf16 and
-with small heads. Here, scores are computed in blocks that fit the cache, and blocks in the future are skipped. As in
-FlashAttention (Dao et al. 2022, arXiv 2205.14135), the scores are not kept: the backward pass recomputes them, which costs no
-more than writing and reading them.
+In bf16, the backward pass of PyTorch's fused attention for CPUs reaches a fraction of the speed of plain matrix products. Here,
+it consists of products over blocks of queries that fit the cache; keys in the future of a block are skipped. As in
+FlashAttention (Dao et al. 2022, arXiv 2205.14135), scores are not kept: the backward pass recomputes them, which costs no more
+than writing and reading them.
 
-All operands are (N, channels, T), N = batch * heads: with the few channels of a head as rows, products are nearly as fast as
-large ones.
+Its operands are (N, T, head_dim), N = batch * heads; in memory, the few channels of the C kernel's heads are rows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,9 +21,10 @@ from torch.autograd.function import once_differentiable
 
 from tinylm_ablate.arch.attention_kernel import kernel
 from tinylm_ablate.arch.gpu import KERNELS
+from tinylm_ablate.arch.shapes import KERNEL_CHANNELS
 
-#: Queries per block.
-_BLOCK = 64
+#: Queries per block: more skip fewer keys of the future, fewer are copied more often.
+_BLOCK = 256
 
 #: Bytes of scores per thread and block: half of a common second-level cache.
 _CACHE_BYTES = 2**20
@@ -51,20 +51,23 @@ def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     if queries.device.type == "cuda" and KERNELS is not None and KERNELS.usable(values):
         attended: Tensor = KERNELS.attend(queries, keys, values)
         return attended.view(batch, length, heads * size)
-    if queries.device.type != "cpu":
+    cpu, bf16 = queries.device.type == "cpu", queries.dtype == torch.bfloat16
+    if cpu and group > 1:
+        keys, values, group = keys.repeat_interleave(group, dim=2), values.repeat_interleave(group, dim=2), 1
+    grad = torch.is_grad_enabled() and any(operand.requires_grad for operand in (queries, keys, values))
+    if not cpu or not ((grad or bf16) if size == KERNEL_CHANNELS else (grad and bf16)):
+        if cpu and grad:
+            values = values.contiguous()  # of a view, the backward pass would keep the whole product
         queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
         fused = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=group > 1)
         return fused.transpose(1, 2).reshape(batch, length, heads * size)
-    if group > 1:
-        keys, values = keys.repeat_interleave(group, dim=2), values.repeat_interleave(group, dim=2)
-    grad = torch.is_grad_enabled() and any(operand.requires_grad for operand in (queries, keys, values))
-    if not grad and queries.dtype == torch.float32:  # without a backward pass, PyTorch's kernel is faster
-        queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
-        fused = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-        return fused.transpose(1, 2).reshape(batch, length, heads * size)
-    operands = [part.permute(0, 2, 3, 1).reshape(batch * heads, size, length) for part in (queries, keys, values)]
+    # ``reshape`` copies (under torch.compile, while rotating), since each product reads its operands several times.
+    if size == KERNEL_CHANNELS:
+        operands = [part.permute(0, 2, 3, 1).reshape(-1, size, length).mT for part in (queries, keys, values)]
+    else:
+        operands = [part.transpose(1, 2).reshape(-1, length, size) for part in (queries, keys, values)]
     mixed: Tensor = _Attention.apply(*operands) if grad else _opaque(_attend, _attend_operator)(*operands)  # type: ignore[no-untyped-call]
-    return mixed.view(batch, heads, size, length).permute(0, 3, 1, 2).reshape(batch, length, heads * size)
+    return mixed.view(batch, heads, length, size).transpose(1, 2).reshape(batch, length, heads * size)
 
 
 class _Attention(torch.autograd.Function):
@@ -78,7 +81,7 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         backward = _opaque(_attend_backward, _attend_backward_operator)
-        slopes: tuple[Tensor, Tensor, Tensor] = backward(grad.contiguous(), *ctx.saved_tensors)
+        slopes: tuple[Tensor, Tensor, Tensor] = backward(_room(grad).copy_(grad), *ctx.saved_tensors)
         return slopes
 
 
@@ -88,13 +91,11 @@ def _opaque(function: Callable[..., Any], operator: Callable[..., Any]) -> Calla
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """The mixed values, (N, head_dim, T)."""
+    """The mixed values, (N, T, head_dim)."""
     if (own := kernel(queries)) is not None:
-        return own.forward(queries, keys, values)
-    mixed: Tensor = _filled_later(queries)
-    for part, block, past, weights, _ in _weights(queries, keys):
-        mixed[part, :, block] = values[part, :, past] @ weights.mT
-    return mixed
+        return own.forward(queries.mT, keys.mT, values.mT).mT
+    queries, keys, values = (part.unsqueeze(1) for part in (queries, keys, values))  # with three axes, PyTorch is slow
+    return _room(queries[:, 0]).copy_(F.scaled_dot_product_attention(queries, keys, values, is_causal=True)[:, 0])
 
 
 def _attend_backward(
@@ -102,24 +103,42 @@ def _attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values, from that of the mixed values."""
     if (own := kernel(queries)) is not None:
-        return own.backward(grad, queries, keys, values, mixed)
-    grad_queries = _filled_later(queries)
-    # Summed over blocks in fp32.
-    grad_keys, grad_values = (torch.zeros(queries.shape, dtype=torch.float32) for _ in range(2))
+        of_queries, of_keys, of_values = own.backward(grad.mT, queries.mT, keys.mT, values.mT, mixed.mT)
+        return of_queries.mT, of_keys.mT, of_values.mT
+    of_queries, of_keys, of_values = (_room(queries) for _ in range(3))
+    count, length, size = queries.shape
+    rows, scale = min(_BLOCK, length), 1 / math.sqrt(size)
+    step = max(1, min(count, torch.get_num_threads() * _CACHE_BYTES // (rows * length * queries.element_size())))
+    memory = queries.new_empty(2, step * rows * length)
+    future = torch.full((rows, rows), float("-inf"), dtype=queries.dtype).triu(1)
     # The gradient of a softmax takes from each slope the mean slope of its row: sum over keys of weight * slope = grad . mixed.
-    mean = -(grad.float() * mixed).sum(1).to(grad.dtype).unsqueeze(2)
-    for part, block, past, weights, scratch in _weights(queries, keys):
-        slopes = torch.baddbmm(mean[part, block], grad[part, :, block].mT, values[part, :, past], out=scratch).mul_(weights)
-        grad_queries[part, :, block] = keys[part, :, past] @ slopes.mT
-        grad_keys[part, :, past] += queries[part, :, block] @ slopes
-        grad_values[part, :, past] += grad[part, :, block] @ weights
-    scale = 1 / math.sqrt(queries.shape[1])
-    return grad_queries.mul_(scale), grad_keys.mul_(scale).to(queries.dtype), grad_values.to(queries.dtype)
+    mean = -(grad * mixed).sum(2, keepdim=True)
+    for first in range(0, count, step):
+        part = slice(first, min(first + step, count))
+        # Summed over blocks in fp32.
+        keys_sum, values_sum = (torch.zeros(part.stop - first, length, size) for _ in range(2))
+        for start in range(0, length, rows):
+            block, end = slice(start, start + rows), min(start + rows, length)
+            mask = torch.zeros(end - start, end, dtype=queries.dtype)
+            mask[:, start:] = future[: end - start, : end - start]
+            tile = (part.stop - first, end - start, end)
+            slopes, weights = (buffer[: math.prod(tile)].view(tile) for buffer in memory)
+            own_queries, own_grad = queries[part, block].contiguous(), grad[part, block].contiguous()
+            past_keys, past_values = keys[part, :end].contiguous(), values[part, :end].contiguous()
+            torch.baddbmm(mask, own_queries, past_keys.mT, alpha=scale, out=slopes)
+            torch.softmax(slopes, -1, out=weights)
+            torch.baddbmm(mean[part, block], own_grad, past_values.mT, out=slopes).mul_(weights)
+            of_queries[part, block] = slopes @ past_keys
+            keys_sum[:, :end] += slopes.mT @ own_queries
+            values_sum[:, :end] += weights.mT @ own_grad
+        of_keys[part], of_values[part] = keys_sum.mul_(scale), values_sum
+    return of_queries.mul_(scale), of_keys, of_values
 
 
-def _filled_later(operand: Tensor) -> Tensor:
-    """Return contiguous memory for an operand: operands of a single sequence are views in another order."""
-    return torch.empty_like(operand, memory_format=torch.contiguous_format)
+def _room(operand: Tensor) -> Tensor:
+    """Return uninitialized memory for the values of an operand (N, T, head_dim), in the order that is used throughout."""
+    count, length, size = operand.shape
+    return operand.new_empty(count, size, length).mT if size == KERNEL_CHANNELS else operand.new_empty(count, length, size)
 
 
 # As custom operators, both are opaque to torch.compile.
@@ -130,35 +149,10 @@ _attend_backward_operator = torch.library.custom_op("tinylm_ablate::attend_backw
 @_attend_operator.register_fake
 def _(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     del keys, values
-    return _filled_later(queries)
+    return _room(queries)
 
 
 @_attend_backward_operator.register_fake
 def _(grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     del grad, mixed
-    return _filled_later(queries), _filled_later(keys), _filled_later(values)
-
-
-def _weights(queries: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, slice, Tensor, Tensor]]:
-    """The softmax weights, tile by tile.
-
-    Yields:
-        Slices of the N products, of the queries of a block and of the keys up to its end; the weights of these keys for these
-        queries; and scratch memory of the same size. The next tile overwrites both.
-    """
-    count, size, length = queries.shape
-    rows = min(_BLOCK, length)
-    step = max(1, min(count, torch.get_num_threads() * _CACHE_BYTES // (rows * length * queries.element_size())))
-    memory = queries.new_empty(2, step * rows * length)
-    future = torch.full((rows, rows), float("-inf"), dtype=queries.dtype).triu(1)
-    for start in range(0, length, rows):
-        end = min(start + rows, length)
-        mask = torch.zeros(end - start, end, dtype=queries.dtype)
-        mask[:, start:] = future[: end - start, : end - start]
-        block, past = slice(start, end), slice(end)
-        for first in range(0, count, step):
-            part = slice(first, min(first + step, count))
-            tile = (part.stop - first, end - start, end)
-            weights, scratch = (buffer[: math.prod(tile)].view(tile) for buffer in memory)
-            torch.baddbmm(mask, queries[part, :, block].mT, keys[part, :, past], alpha=1 / math.sqrt(size), out=scratch)
-            yield part, block, past, torch.softmax(scratch, -1, out=weights), scratch
+    return _room(queries), _room(keys), _room(values)

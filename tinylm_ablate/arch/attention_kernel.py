@@ -1,7 +1,7 @@
 """Attention with heads of 8 channels on a CPU, in a C kernel that is compiled on first use (attention_heads.c).
 
 Small decoders spend more than half of a step on attention, mostly on moving scores through memory. The kernel needs only a C
-compiler; if there is none, or it fails, ``kernel`` is None and attention is computed by products over blocks.
+compiler; if there is none, or it fails, ``kernel`` is None and these heads are computed as others are.
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tinylm_ablate.arch.shapes import KERNEL_CHANNELS
 from tinylm_ablate.hardware import cpu_flags
 from tinylm_ablate.paths import user_cache
-
-#: Channels per head in the kernel.
-CHANNELS = 8
 
 _SOURCE = Path(__file__).with_name("attention_heads.c")
 
@@ -38,7 +36,7 @@ _FLAGS = (
 )  # fmt: skip
 
 #: Maximum scratch numbers per token of a sequence.
-_SCRATCH = 8 * CHANNELS + 1
+_SCRATCH = 8 * KERNEL_CHANNELS + 1
 
 
 class Kernel:
@@ -69,7 +67,7 @@ class Kernel:
         """Call a function of the kernel with as many threads as torch has; the threads divide the N products."""
         operands = tuple(operand.contiguous() for operand in operands)
         number, _, length = operands[0].shape
-        bf16, scale = int(operands[0].dtype == torch.bfloat16), 1 / math.sqrt(CHANNELS)
+        bf16, scale = int(operands[0].dtype == torch.bfloat16), 1 / math.sqrt(KERNEL_CHANNELS)
         pointers = [operand.data_ptr() for operand in operands]
         threads = min(torch.get_num_threads(), number)
         scratch = torch.empty(threads, _SCRATCH * length)
@@ -94,8 +92,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def kernel(operand: Tensor) -> Kernel | None:
-    """Return the kernel for an operand (N, channels, T), or None."""
-    fits = operand.shape[1] == CHANNELS and operand.dtype in (torch.float32, torch.bfloat16) and operand.device.type == "cpu"
+    """Return the kernel for an operand (N, T, head_dim), or None."""
+    fits = (
+        operand.shape[2] == KERNEL_CHANNELS
+        and operand.dtype in (torch.float32, torch.bfloat16)
+        and operand.device.type == "cpu"
+    )
     return _compiled() if fits else None
 
 
@@ -115,7 +117,7 @@ def _compiled() -> Kernel | None:
             return Kernel(ctypes.CDLL(str(path)))
         with contextlib.suppress(OSError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # If it cannot be cached, compile it for this process alone: products over blocks would round differently.
+        # If it cannot be cached, compile it for this process alone: other code would round differently.
         place = folder if os.access(folder, os.W_OK) else None
         with tempfile.TemporaryDirectory(dir=place) as unfinished:  # other processes may compile it at the same time
             made = Path(unfinished) / path.name

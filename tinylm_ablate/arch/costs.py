@@ -5,7 +5,7 @@ Nothing here imports torch. The exact count of operations is ``shapes.flops_per_
 
 from __future__ import annotations
 
-from tinylm_ablate.arch.shapes import Shape, matrices, parameters
+from tinylm_ablate.arch.shapes import KERNEL_CHANNELS, Shape, matrices, parameters
 
 #: Bytes of a chunk of logits and its copies in the loss; an upper bound on a CPU, and negligible on a GPU.
 _LOSS_BYTES = 32 * 2**20
@@ -82,8 +82,10 @@ def layer_activations(shape: Shape, micro_batch: int, context_length: int, preci
     if shape.is_own:  # input and output of each matrix, and the same amount again for everything between them
         channels = sum(rows + columns for parts in matrices(shape).values() for rows, columns in parts.values())
         return micro_batch * context_length * (norms + 2 * size * channels)
-    # Queries, keys and values (repeated where heads share them), their mix, and the same as input of the output projection.
-    attention = size * 5 * shape.heads * shape.head_dim
+    # Queries, keys and values (repeated where heads share them), their mix, and the same as input of the output projection;
+    # PyTorch's attention in fp32 needs no other order for the latter, but keeps the root sums of the softmax.
+    fused = precision == "fp32" and shape.head_dim != KERNEL_CHANNELS
+    attention = size * (4 if fused else 5) * shape.heads * shape.head_dim + (4 * shape.heads if fused else 0)
     if shape.qk_norm:
         # Queries and keys in fp32 before their norm (then in one memory with the values, unless they are a copy), and after it
         # without its weights; and the root of each.

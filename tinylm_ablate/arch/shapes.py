@@ -27,6 +27,9 @@ from tinylm_ablate.scale import at_scale
 #: The paper's head size: "N/s" of a head size keeps its ratio to this one.
 _PAPER_HEAD_DIM = 128
 
+#: Channels per head for which attention on a CPU has a kernel of its own: those of the scale s32.
+KERNEL_CHANNELS = 8
+
 #: Settings that change the function of a block and not its size: "auto" is the parent's, or else the default of ``Shape``.
 _FUNCTION = ("tied", "rope_theta", "rope_scaling", "norm_eps", "qkv_bias", "qk_norm")
 
