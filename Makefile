@@ -49,6 +49,9 @@ demo: setup ## train a small real grid on real text and print its table (about 5
 	$(RUN) -m +experiments=demo $(OVERRIDES)
 	$(RUN).report --runs-dir $(RUNS)
 
+# Processes that tests start read the code that the first one compiled, also where the environment forbids writing it.
+test test-gpu: export PYTHONDONTWRITEBYTECODE =
+
 test: setup ## run the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 

@@ -31,18 +31,43 @@ OWN = [
 SHARES = ["data.validation_share=0.2", "data.test_share=0.2", "evaluate.cloze_questions=0", "tokenizer.vocab_size=260"]
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A user's working folder with the file of the tutorial."""
+def write_mine(folder: Path) -> None:
+    """Write the file of the tutorial."""
     (code,) = re.findall(r"`mine\.py`.*?```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    (tmp_path / "mine.py").write_text(code)
-    monkeypatch.chdir(tmp_path)
+    (folder / "mine.py").write_text(code)
+
+
+@pytest.fixture(scope="module")
+def shared_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder for all tests that only read it, since each new one is composed from scratch."""
+    folder = tmp_path_factory.mktemp("place")
+    write_mine(folder)
+    return folder
+
+
+@pytest.fixture
+def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Forget what was imported from the working folder."""
     path = list(sys.path)
-    yield tmp_path
+    yield monkeypatch
     sys.path[:] = path
     sys.modules.pop("mine", None)
-
     _part.cache_clear()
+
+
+@pytest.fixture
+def place(shared_place: Path, clean: pytest.MonkeyPatch) -> Path:
+    """A user's working folder with the file of the tutorial; nothing may be written there."""
+    clean.chdir(shared_place)
+    return shared_place
+
+
+@pytest.fixture
+def own_place(tmp_path: Path, clean: pytest.MonkeyPatch) -> Path:
+    """The same for one test that writes there."""
+    write_mine(tmp_path)
+    clean.chdir(tmp_path)
+    return tmp_path
 
 
 def config(place: Path, *more: str) -> Config:
@@ -50,29 +75,29 @@ def config(place: Path, *more: str) -> Config:
 
 
 @pytest.mark.timeout(300)
-def test_the_tutorial_runs(place: Path) -> None:
+def test_the_tutorial_runs(own_place: Path) -> None:
     found = r"```console\n\$ (python -m tinylm_ablate data=files data\.source=own.*?)```"
     console = re.search(found, DOCS.read_text(), re.DOTALL)
     assert console is not None
     words = shlex.split(console[1].replace("\\\n", " "))[3:]
     assert [word.replace("2000", "300") for word in words] == OWN
-    ended = run_command(*TINY, *SHARES, *words, "data.own.count=300", "runs_dir=runs", folder=place)
+    ended = run_command(*TINY, *SHARES, *words, "data.own.count=300", "runs_dir=runs", folder=own_place)
     assert ended.code == 0, ended.text
-    settled = settle(config(place))
-    record = json.loads((place / "runs" / settled.identity / "metrics.json").read_text())
+    settled = settle(config(own_place))
+    record = json.loads((own_place / "runs" / settled.identity / "metrics.json").read_text())
     assert "mine.Sums" in json.dumps(record["data"])
-    (measured,) = (place / "runs" / settled.identity / "measures").glob("norms.*.json")
+    (measured,) = (own_place / "runs" / settled.identity / "measures").glob("norms.*.json")
     content = json.loads(measured.read_text())
     assert content["settings"] == {"_target_": "mine.Norms", "order": 2}
-    rows = [json.loads(line) for line in (place / "runs" / settled.identity / "curve.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (own_place / "runs" / settled.identity / "curve.jsonl").read_text().splitlines()]
     assert rows and all(torch.tensor(row["loss"]).isfinite() for row in rows)
     swept = run_command(
-        "-m", *TINY, *SHARES, *OWN, "optimizer.own.momentum=0.5,0.9", "runs_dir=runs", "mode=plan", folder=place
+        "-m", *TINY, *SHARES, *OWN, "optimizer.own.momentum=0.5,0.9", "runs_dir=runs", "mode=plan", folder=own_place
     )
     assert swept.code == 0 and "0.5" in swept.out, swept.text
     blocks = "arch.own_ffn=null,{_target_: mine.Squared, rate: 2}"
     rest = [word for word in OWN if not word.startswith("arch.own_ffn=")]
-    swept = run_command("-m", *TINY, *SHARES, *rest, blocks, "runs_dir=runs", "mode=status", folder=place)
+    swept = run_command("-m", *TINY, *SHARES, *rest, blocks, "runs_dir=runs", "mode=status", folder=own_place)
     assert swept.code == 0 and "arch.own_ffn={_target_:mine.Squared,rate:2}" in swept.out, swept.text
 
 
@@ -215,14 +240,14 @@ def test_a_model_with_a_block_is_read_back_and_imports_nothing(place: Path, tmp_
     assert load_model(tmp_path / "model").shape == settled.shape
 
 
-def test_a_block_that_looks_ahead_is_refused(place: Path) -> None:
+def test_a_block_that_looks_ahead_is_refused(own_place: Path) -> None:
     from tinylm_ablate.arch.decoder import Decoder
     from tinylm_ablate.arch.own import check_causal
     from tinylm_ablate.init.random import initialize
 
-    code = (place / "mine.py").read_text()
-    (place / "ahead.py").write_text(code.replace("(distance >= 0) & (distance < self.window)", "distance < self.window"))
-    settled = settle(config(place, "arch.own_attention={_target_: ahead.Windowed}"))
+    code = (own_place / "mine.py").read_text()
+    (own_place / "ahead.py").write_text(code.replace("(distance >= 0) & (distance < self.window)", "distance < self.window"))
+    settled = settle(config(own_place, "arch.own_attention={_target_: ahead.Windowed}"))
     sys.modules.pop("ahead")
     decoder = Decoder(settled.shape)
     initialize(decoder, settled.init, 0)

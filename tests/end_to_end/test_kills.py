@@ -10,6 +10,7 @@ import pytest
 
 from tests.execute.outcomes import litter, outcome
 from tests.helpers import FORKS, TINY, run
+from tinylm_ablate.config import Config
 from tinylm_ablate.data.corpus import Corpus
 from tinylm_ablate.grid.compose import compose
 from tinylm_ablate.settle import settle
@@ -17,18 +18,14 @@ from tinylm_ablate.settle import settle
 KILLS = 20
 
 
-def _work(overrides: list[str]) -> None:
-    run(compose(overrides))
-
-
-def _killed_until_done(overrides: list[str], draw: random.Random, kills: int) -> int:
+def _killed_until_done(config: Config, draw: random.Random, kills: int) -> int:
     """Start the run repeatedly and kill it at random moments while kills are left; return the number of successful kills."""
     landed = 0
     while True:
-        process = FORKS.Process(target=_work, args=(overrides,))
+        process = FORKS.Process(target=run, args=(config,))
         process.start()
         if landed < kills:
-            time.sleep(draw.uniform(0.1, 1.5))
+            time.sleep(draw.uniform(0.1, 1.1))
             if process.exitcode is None:
                 process.kill()
                 landed += 1
@@ -56,6 +53,6 @@ def test_twenty_kills_change_no_result(small_data: list[str], small_corpus: Corp
     while landed < KILLS:
         attempt += 1
         runs = tmp_path / f"killed-{attempt}"
-        landed += _killed_until_done([*shared, f"runs_dir={runs}"], draw, KILLS - landed)
+        landed += _killed_until_done(compose([*shared, f"runs_dir={runs}"]), draw, KILLS - landed)
         assert outcome(runs) == outcomes
         assert not litter(runs)

@@ -112,13 +112,17 @@ def wait(process: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def at_random(spec: dict[str, Any]) -> dict[str, int]:
-    """Run an undisturbed grid in ``whole``, and the same in ``runs`` with workers that are killed and restarted.
+def undisturbed(spec: dict[str, Any]) -> dict[str, int]:
+    """Run a grid in ``whole``."""
+    return {"undisturbed": wait(start("undisturbed", [*spec["arguments"], "runs_dir=whole"]))}
 
-    The lists in ``spec["in_turn"]`` are added to the arguments of consecutive starts, the first also to those of ``whole``.
+
+def at_random(spec: dict[str, Any]) -> dict[str, int]:
+    """Run a grid in ``runs`` with workers that are killed and restarted.
+
+    The lists in ``spec["in_turn"]`` are added to the arguments of consecutive starts.
     """
-    draw, in_turn = random.Random(spec["seed"]), spec.get("in_turn", [[]])
-    codes = {"undisturbed": wait(start("undisturbed", [*spec["arguments"], *in_turn[0], "runs_dir=whole"]))}
+    draw, in_turn = random.Random(spec["seed"]), spec["in_turn"]
     alive: dict[int, str] = {}
 
     def begin(place: int, life: int) -> None:
@@ -134,7 +138,7 @@ def at_random(spec: dict[str, Any]) -> dict[str, int]:
         os.waitpid(victim, 0)
         place = int(alive.pop(victim).split("-")[1])
         begin(place, life)
-    return codes | {name: wait(process) for process, name in alive.items()}
+    return {name: wait(process) for process, name in alive.items()}
 
 
 def in_each_kind(spec: dict[str, Any]) -> dict[str, int]:
@@ -149,9 +153,8 @@ def in_each_kind(spec: dict[str, Any]) -> dict[str, int]:
 def suspended(spec: dict[str, Any]) -> dict[str, int]:
     """Suspend a worker instead of a rename of its first run, and continue it once another worker has ``reached`` a file.
 
-    It is killed if it reaches a later rename. Both act like different machines; an undisturbed grid in ``whole`` precedes.
+    It is killed if it reaches a later rename. Both act like different machines.
     """
-    codes = {"undisturbed": wait(start("undisturbed", [*spec["arguments"], "runs_dir=whole"]))}
     arguments = [*spec["arguments"], "runs_dir=runs"]
     signals = {spec["rename"]: signal.SIGSTOP} | ({spec["killed_at"]: signal.SIGKILL} if spec["killed_at"] else {})
     first = start("first", arguments, apart=True, prepare=lambda: _signal_in("run", signals))
@@ -159,7 +162,7 @@ def suspended(spec: dict[str, Any]) -> dict[str, int]:
     second = start("second", arguments, apart=True)
     _until(spec["reached"])
     os.kill(first, signal.SIGCONT)
-    return codes | {"second": wait(second), "first": wait(first)}
+    return {"second": wait(second), "first": wait(first)}
 
 
 def _until(pattern: str) -> None:
@@ -174,7 +177,10 @@ def together(spec: dict[str, Any]) -> dict[str, int]:
     return {name: wait(process) for name, process in processes.items()}
 
 
-_WHAT = {"at_random": at_random, "in_each_kind": in_each_kind, "suspended": suspended, "together": together}
+_WHAT = {
+    "undisturbed": undisturbed, "at_random": at_random, "in_each_kind": in_each_kind, "suspended": suspended,
+    "together": together,
+}  # fmt: skip
 
 
 def main(folder: Path, spec: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,20 @@ DECAYS = ["0.1", "0.5"]
 KINDS = ["text", "tokenizer", "shards", "scores", "losses", "run", "measure"]
 
 
+@pytest.fixture(scope="session")
+def whole(small_data: list[str], shared: Path) -> Path:
+    """A folder with the undisturbed grid of ``CELLS`` in ``whole``, and the cache that it has filled."""
+    folder = shared / "undisturbed"
+    folder.mkdir(exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "codes.json").exists():
+            arguments = ["-m", *TINY, *small_data, *CELLS, "cache_dir=cache", "train.stack=1"]
+            codes = disturbed(folder, what="undisturbed", arguments=arguments)
+            assert codes == {"undisturbed": 0}, logs(folder)
+    return folder
+
+
 def assert_same(found: dict[str, dict[str, Any]], expected: dict[str, dict[str, Any]]) -> None:
     """Training must be bit-identical; measures of a run in another batch are equal within rounding."""
     assert found.keys() == expected.keys()
@@ -43,21 +59,22 @@ def assert_same(found: dict[str, dict[str, Any]], expected: dict[str, dict[str, 
     ids=["one machine", "machines without locks", "stacks"],
 )
 def test_workers_killed_at_random_end_with_the_results_of_an_undisturbed_grid(
-    apart: bool, stacks: list[int], small_data: list[str], tmp_path: Path
+    apart: bool, stacks: list[int], whole: Path, small_data: list[str], tmp_path: Path
 ) -> None:
     """With stacks, a killed run resumes alone or in a stack with other runs."""
-    arguments = ["-m", *TINY, *small_data, *CELLS, f"cache_dir={tmp_path / 'cache'}", "grid.lease_seconds=2"]
+    shutil.copytree(whole / "cache", tmp_path / "cache")
+    arguments = ["-m", *TINY, *small_data, *CELLS, "cache_dir=cache", "grid.lease_seconds=2"]
     in_turn = [[f"train.stack={size}"] for size in stacks]
     codes = disturbed(
         tmp_path, what="at_random", seed=7 + apart, workers=3, kills=5, pause=[0.2, 2.0], apart=apart, in_turn=in_turn,
         arguments=arguments,
     )  # fmt: skip
     assert set(codes.values()) == {0}, logs(tmp_path)
-    whole, runs = outcome(tmp_path / "whole"), outcome(tmp_path / "runs")
-    assert len(whole) == 6
-    assert_same(runs, whole)
+    expected, runs = outcome(whole / "whole"), outcome(tmp_path / "runs")
+    assert len(expected) == 6
+    assert_same(runs, expected)
     if len(stacks) == 1:
-        assert runs == whole
+        assert runs == expected
     for files in runs.values():
         assert [row["step"] for row in files["curve"]] == list(range(1, 76)), "two trainings wrote to one curve"
     output = [path.read_text() for path in sorted(tmp_path.glob("worker-*.log"))]
@@ -98,12 +115,14 @@ def test_a_worker_killed_in_any_kind_of_task_is_replaced(stack: int, small_data:
     ids=["before it trains, till the end", "in training, till it is replaced", "in training, till the end"],
 )
 def test_a_suspended_worker_that_was_replaced_does_no_damage(
-    rename: int, killed_at: int | None, reached: str, small_data: list[str], tmp_path: Path
+    rename: int, killed_at: int | None, reached: str, whole: Path, small_data: list[str], tmp_path: Path
 ) -> None:
     """In the first case, it would begin to train, and be killed after it has overwritten the curve of the finished run."""
-    arguments = ["-m", *TINY, *small_data, *CELLS[2:], "seed=0", f"cache_dir={tmp_path / 'cache'}", "grid.lease_seconds=1"]
+    shutil.copytree(whole / "cache", tmp_path / "cache")
+    arguments = ["-m", *TINY, *small_data, *CELLS[2:], "seed=0", "cache_dir=cache", "grid.lease_seconds=1"]
     codes = disturbed(tmp_path, what="suspended", arguments=arguments, rename=rename, killed_at=killed_at, reached=reached)
     assert set(codes.values()) == {0}, logs(tmp_path)
     assert "Traceback" not in logs(tmp_path)
-    assert outcome(tmp_path / "runs") == outcome(tmp_path / "whole")
+    ((identity, found),) = outcome(tmp_path / "runs").items()
+    assert found == outcome(whole / "whole")[identity]
     assert not litter(tmp_path / "runs") and not list(tmp_path.glob("runs/*/checkpoint"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -36,6 +37,24 @@ def made(tmp_path_factory):
     runs.depths(DEPTHS, paper="table02_depth_width", paper_axis=["depth"], figures=["convergence"], note="A note.")
     assert report(runs, folder / "results") == 0
     return runs, folder / "results"
+
+
+@pytest.fixture(scope="module")
+def added(tmp_path_factory):
+    """A folder with the runs of a grid and another run, and with a report that has added them to the reference."""
+    folder = tmp_path_factory.mktemp("added")
+    runs = Runs(folder / "runs")
+    runs.depths(DEPTHS, figures=["convergence"])
+    runs.add("in no grid", 0, 2.5)
+    assert report(runs, folder / "results", "--add") == 0
+    return folder
+
+
+@pytest.fixture
+def referenced(added, tmp_path):
+    """The same in ``tmp_path``: the runs of a report whose reference has them already."""
+    shutil.copytree(added, tmp_path, dirs_exist_ok=True)
+    return Runs(tmp_path / "runs")
 
 
 def test_a_grid_becomes_pages_in_every_format(made):
@@ -145,11 +164,9 @@ def test_users_text_stays_text(runs, tmp_path):
     assert all((attrs["src"] or "").startswith("figures/") for tag, attrs in shown.elements if tag == "img")
 
 
-def test_the_page_needs_no_network(runs, tmp_path):
-    runs.depths(DEPTHS)
-    assert report(runs, tmp_path / "results") == 0
+def test_the_page_needs_no_network(made):
     page = _Page()
-    page.feed((tmp_path / "results" / "index.html").read_text())
+    page.feed((made[1] / "index.html").read_text())
     assert not [attrs for tag, attrs in page.elements if tag in ("link", "img") or (tag == "script" and "src" in attrs)]
     policy = next(attrs["content"] for tag, attrs in page.elements if tag == "meta" and "http-equiv" in attrs)
     assert policy is not None and policy.startswith("default-src 'none'")
@@ -162,11 +179,8 @@ def test_the_page_needs_no_network(runs, tmp_path):
     assert len(identifiers) == len(set(identifiers))
 
 
-def test_a_reference_is_small_and_regenerated_byte_for_byte(runs, tmp_path):
-    runs.depths(DEPTHS, figures=["convergence"])
-    runs.add("in no grid", 0, 2.5)
+def test_a_reference_is_small_and_regenerated_byte_for_byte(referenced, tmp_path):
     results = tmp_path / "results"
-    assert report(runs, results, "--add") == 0
     kept = contents(results / "reference")
     assert {
         "runs.parquet",
@@ -186,17 +200,15 @@ def test_a_reference_is_small_and_regenerated_byte_for_byte(runs, tmp_path):
     assert main(["--runs-dir", str(tmp_path / "none"), "--results", str(results)]) == 0
     assert contents(results / "reference") == kept
     # Adding the same runs again changes nothing.
-    assert report(runs, results, "--add") == 0
+    assert report(referenced, results, "--add") == 0
     assert contents(results / "reference") == kept
 
 
-def test_a_users_runs_never_reach_the_reference(runs, tmp_path):
-    runs.depths(DEPTHS)
+def test_a_users_runs_never_reach_the_reference(referenced, tmp_path):
     results = tmp_path / "results"
-    assert report(runs, results, "--add") == 0
     before = contents(results / "reference")
-    runs.depths({9: [3.0, 3.01], 20: [2.9, 2.92]}, name="mine", created="2026-02-01")
-    assert report(runs, results) == 0
+    referenced.depths({9: [3.0, 3.01], 20: [2.9, 2.92]}, name="mine", created="2026-02-01")
+    assert report(referenced, results) == 0
     assert contents(results / "reference") == before
     page = (results / "index.html").read_text()
     mine, own, theirs = (
@@ -206,16 +218,15 @@ def test_a_users_runs_never_reach_the_reference(runs, tmp_path):
     assert "The same experiment in the reference" in (results / "table02_depth_width.md").read_text()
 
 
-def test_a_repeated_run_replaces_the_stored_one(runs, tmp_path):
-    identities = runs.depths(DEPTHS)
+def test_a_repeated_run_replaces_the_stored_one(referenced, tmp_path):
     results = tmp_path / "results"
-    assert report(runs, results, "--add") == 0
-    path = next((runs.folder / identities[0] / "measures").glob("decoding_speed.*"), None)
-    assert path is None
-    runs.measure(identities[0], "decoding_speed", {"decode/tokens_per_second": 5.0})
-    assert report(runs, results, "--add") == 0
+    stored = read_reference(results / "reference").runs
+    identity = stored["identity"].iloc[0]
+    assert len(stored) == 9 and "decode/tokens_per_second" not in stored
+    referenced.measure(identity, "decoding_speed", {"decode/tokens_per_second": 5.0})
+    assert report(referenced, results, "--add") == 0
     table = read_reference(results / "reference").runs.set_index("identity")
-    assert len(table) == 9 and table.loc[identities[0], "decode/tokens_per_second"] == 5.0
+    assert len(table) == 9 and table.loc[identity, "decode/tokens_per_second"] == 5.0
 
 
 def test_without_runs_the_command_explains_how_to_get_some(tmp_path, capsys):
@@ -233,8 +244,6 @@ def test_a_damaged_reference_is_reported(tmp_path, capsys):
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="no checkout: a wheel has no results")
 def test_the_repositorys_reference_is_up_to_date(tmp_path):
-    import shutil
-
     shutil.copytree(REFERENCE, tmp_path / "results" / "reference")
     assert main(["--runs-dir", str(tmp_path / "none"), "--results", str(tmp_path / "results")]) == 0
     rebuilt, kept = contents(tmp_path / "results" / "reference"), contents(REFERENCE)

@@ -26,7 +26,7 @@ from tinylm_ablate.train.program import Program
 from tinylm_ablate.train.stack import train_stack
 from tinylm_ablate.train.stack_key import stack_key, stack_size
 
-STEPS = 50
+STEPS = 20  # more than one pass over the text
 BASE = [*TINY, "train.micro_batch=2", "train.log_every=10", "train.precision=fp32"]
 
 #: Overrides of one run that another does not have, by what differs.

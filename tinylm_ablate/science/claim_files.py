@@ -17,6 +17,9 @@ from tinylm_ablate.science.claim import GATES, Claim, Test
 
 FOLDER = Path(__file__).parent / "claims"
 
+#: The safe loader in C, ten times faster, unless PyYAML was built without it.
+_LOADER: type[yaml.SafeLoader | yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 #: Kind -> required keys, and optional keys in addition to the common ones.
 _KINDS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "ordering": (frozenset(), frozenset({"order", "better", "than", "than_mean_of"})),
@@ -55,7 +58,7 @@ def read_claims(
     claims, mistakes = [], []
     for name in sorted(paths):
         try:
-            content = yaml.safe_load(paths[name].read_text(encoding="utf-8"))
+            content = yaml.load(paths[name].read_text(encoding="utf-8"), Loader=_LOADER)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             mistakes.append(f"{paths[name]}: cannot be read: {' '.join(str(error).split())}")
             continue
