@@ -6,6 +6,7 @@ interactive. The template escapes all users' texts; paths in records are never r
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -16,6 +17,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from tinylm_ablate.files import write_atomic
+from tinylm_ablate.paths import user_cache
 from tinylm_ablate.report.blocks import Block, Figure, Heading, pieces, walk
 from tinylm_ablate.report.drawing import svg
 
@@ -94,5 +97,12 @@ def _bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed (BSD licenses), as text until a figure becomes interactive."""
     import vl_convert
 
+    kept = user_cache() / f"vega-{vl_convert.__version__}.js"  # bundling takes seconds
+    with contextlib.suppress(OSError):
+        return kept.read_text(encoding="utf-8")
     bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # the stub has no default
-    return bundle.replace("</", "<\\/").replace("<!--", "<\\!--")
+    bundle = bundle.replace("</", "<\\/").replace("<!--", "<\\!--")
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(kept, bundle)
+    return bundle
