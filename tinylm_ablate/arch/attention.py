@@ -81,7 +81,7 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         backward = _opaque(_attend_backward, _attend_backward_operator)
-        slopes: tuple[Tensor, Tensor, Tensor] = backward(_room(grad).copy_(grad), *ctx.saved_tensors)
+        slopes: tuple[Tensor, Tensor, Tensor] = backward(_ordered(grad), *ctx.saved_tensors)
         return slopes
 
 
@@ -95,7 +95,7 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     if (own := kernel(queries)) is not None:
         return own.forward(queries.mT, keys.mT, values.mT).mT
     queries, keys, values = (part.unsqueeze(1) for part in (queries, keys, values))  # with three axes, PyTorch is slow
-    return _room(queries[:, 0]).copy_(F.scaled_dot_product_attention(queries, keys, values, is_causal=True)[:, 0])
+    return _ordered(F.scaled_dot_product_attention(queries, keys, values, is_causal=True)[:, 0])
 
 
 def _attend_backward(
@@ -135,8 +135,13 @@ def _attend_backward(
     return of_queries.mul_(scale), of_keys, of_values
 
 
+def _ordered(operand: Tensor) -> Tensor:
+    """Return an operand (N, T, head_dim) in the order in memory that is used throughout."""
+    return operand.mT.contiguous().mT if operand.shape[2] == KERNEL_CHANNELS else operand.contiguous()
+
+
 def _room(operand: Tensor) -> Tensor:
-    """Return uninitialized memory for the values of an operand (N, T, head_dim), in the order that is used throughout."""
+    """Return uninitialized memory of the same shape and order."""
     count, length, size = operand.shape
     return operand.new_empty(count, size, length).mT if size == KERNEL_CHANNELS else operand.new_empty(count, length, size)
 
