@@ -316,3 +316,15 @@ def test_shapes_between_two_measured_ones_are_estimated(tmp_path: Path, monkeypa
     assert len(list((tmp_path / "other").rglob("*.json"))) == 2
     times(110)
     assert len(list((tmp_path / "other").rglob("*.json"))) == 3
+
+
+def test_a_status_needs_no_torch(tmp_path: Path) -> None:
+    """Importing it takes longer than all the rest, also where the speed of decoding is measured."""
+    words = ["-m", "arch.depth=2,3", "evaluate.decode.measure=true", f"runs_dir={tmp_path}", "mode=status"]
+    code = (
+        f"import sys, runpy; sys.argv = ['tinylm_ablate', *{words}]; runpy.run_module('tinylm_ablate', run_name='__main__');"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "arch.depth=2" in done.stdout

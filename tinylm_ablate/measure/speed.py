@@ -60,10 +60,13 @@ def protocol(config: DecodeConfig, device: str, threads: int | str) -> dict[str,
         device: Like ``train.device``: "auto" is a GPU if there is one.
         threads: Like ``train.threads``: "auto" is one per core.
     """
-    import torch
-
     device = pick_device(device)
     machine = provenance()["machine"]
+    name = machine["processor"]
+    if device == "cuda":  # without one, a plan or a status needs no torch
+        import torch
+
+        name = torch.cuda.get_device_name()
     precision = config.precision
     if precision == "auto":
         precision = "fp32" if device == "cpu" else "fp16"
@@ -75,7 +78,7 @@ def protocol(config: DecodeConfig, device: str, threads: int | str) -> dict[str,
         "precision": precision,
         "device": device,
         "threads": machine["cores"] if isinstance(threads, str) else threads,
-        "machine": torch.cuda.get_device_name() if device == "cuda" else machine["processor"],
+        "machine": name,
     }
 
 
