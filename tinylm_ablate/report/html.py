@@ -11,6 +11,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def _bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed (BSD licenses), as text until a figure becomes interactive."""
     import vl_convert
 
-    kept = user_cache() / f"vega-{vl_convert.__version__}.js"  # bundling takes seconds
+    kept = user_cache() / f"vega-{version('vl-convert-python')}.js"  # bundling takes seconds
     with contextlib.suppress(OSError):
         return kept.read_text(encoding="utf-8")
     bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # the stub has no default
