@@ -11,11 +11,16 @@ the exit code is 1 if the limit is exceeded.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import re
 import resource
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 #: Parent and child as (depth, width, FFN width, heads, head size, vocabulary), and bytes of a shard.
@@ -43,7 +48,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="inherit_memory.") as folder:
         for step in STEPS:
             command = [sys.executable, __file__, "--step", step, "--folder", folder, *(["--small"] if options.small else [])]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            # Otherwise glibc keeps a varying part of what is freed, which is not the memory that the cut needs.
+            environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     found = json.loads(done.stdout)
     found["aim_mb"] = round(1.5 * found["child_mb"] + found["largest_shard_mb"], 1)
     print(json.dumps(found, indent=1))
@@ -98,12 +105,13 @@ def cut(size: str, folder: Path) -> None:
     vocabulary = FolderVocabulary.read(folder)
     assert vocabulary is not None
     init = compose(["init=inherit", "init.std=0.02"]).init
-    before = _peak()
-    parent = open_parent(str(folder), folder)
-    (scores,) = open_scores([parent], init.criterion, folder / "cache")
-    state, _ = inherit(parent, shape, vocabulary, init, 0, scores=scores)
-    decoder = take_decoder(state, shape)
-    peak = _peak()
+    before = _memory()
+    with _sampled() as samples:
+        parent = open_parent(str(folder), folder)
+        (scores,) = open_scores([parent], init.criterion, folder / "cache")
+        state, _ = inherit(parent, shape, vocabulary, init, 0, scores=scores)
+        decoder = take_decoder(state, shape)
+    peak = max(samples)
     shards = [path.stat().st_size for path in folder.glob("*.safetensors")]
     found = {
         "parent_mb": sum(shards),
@@ -124,10 +132,32 @@ def _shape(sizes: tuple[int, ...]):  # type: ignore[no-untyped-def]
     return Shape(depth, width, ffn_width, heads, heads, head_dim, vocab_size)
 
 
-def _peak() -> int:
-    """Return the maximum resident size of the process so far, in bytes."""
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest if sys.platform == "darwin" else 1024 * largest
+@contextlib.contextmanager
+def _sampled() -> Iterator[list[int]]:
+    """Collect the memory of the process every millisecond, and once at the end."""
+    samples: list[int] = []
+    ended = threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(0.001):
+            samples.append(_memory())
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        ended.set()
+        thread.join()
+        samples.append(_memory())
+
+
+def _memory() -> int:
+    """Return the memory of the process in bytes, on Linux without pages of files, which the system may drop at any time."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return 1024 * int(re.findall(r"RssAnon:\s+(\d+)", status.read_text())[0])
 
 
 if __name__ == "__main__":
