@@ -89,6 +89,14 @@ def test_too_few_documents_are_testable_only_if_the_effect_is_clear(planted: Any
     assert ("too few documents" in found.reason) == (outcome == Outcome.NOT_TESTABLE)
 
 
+def test_without_a_margin_an_effect_near_zero_is_undecided(planted: Any) -> None:
+    """No number of documents has an error of a quarter of zero, and more seeds may still decide."""
+    planted.arm("base", 2.5)
+    planted.arm("new", 2.5)
+    test = {"kind": "ordering", "better": ["new"], "than": ["base"], "margin": 0}
+    assert one(planted, claim(test)).outcome == Outcome.UNDECIDED
+
+
 def test_without_an_effect_of_tokens_there_is_no_margin(planted: Any) -> None:
     planted.arm("base", 2.5)
     planted.arm("new", 2.4)

@@ -68,9 +68,12 @@ def equal_tokens(setting: Setting, arms: Collection[str]) -> list[str]:
 
 
 def documents(effect: Estimate, margin: float) -> list[str]:
-    """Require a small standard error over documents relative to the margin, since more seeds cannot reduce it."""
+    """Require a small standard error over documents relative to the margin, since more seeds cannot reduce it.
+
+    Without a margin, any true difference counts, and its interval already covers the documents.
+    """
     error = effect.documents_error
-    if error <= DOCUMENTS_SHARE * margin:
+    if margin == 0 or error <= DOCUMENTS_SHARE * margin:
         return []
     return [f"too few documents: their standard error, {error:.4f}, exceeds a quarter of the margin, {margin:.4f}"]
 
