@@ -45,7 +45,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip check
 	@touch "$(STAMP)"
 
-demo: setup ## train a small real grid on real text and print its table (about 5 minutes on 2 cores)
+demo: setup ## train a small real grid on real text and print its table (about 6 minutes on 2 cores)
 	$(RUN) -m +experiments=demo $(OVERRIDES)
 	$(RUN).report --runs-dir $(RUNS)
 

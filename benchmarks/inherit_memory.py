@@ -156,7 +156,8 @@ def _memory() -> int:
     """Return the memory of the process in bytes, on Linux without pages of files, which the system may drop at any time."""
     status = Path("/proc/self/status")
     if not status.is_file():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return largest if sys.platform == "darwin" else 1024 * largest
     return 1024 * int(re.findall(r"RssAnon:\s+(\d+)", status.read_text())[0])
 
 

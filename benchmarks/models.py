@@ -79,7 +79,7 @@ def ours(case: Case, precision: str, compile: bool, recompute: bool = False) -> 
 
 
 def without_kernel(step: Step) -> Step:
-    """The same step with attention by products over blocks instead of the C kernel."""
+    """The same step without the C kernel: heads of 8 are computed as larger ones."""
     from unittest import mock
 
     from tinylm_ablate.arch import attention

@@ -43,7 +43,7 @@ def run(part: str, windows: int) -> Result:
         else:
             print("  litgpt is not installed, and not measured (make bench installs it)", file=sys.stderr)
     elif kind == "kernel":
-        paths["ours, attention by products over blocks"] = without_kernel(ours(case, fast, compile=True))
+        paths["ours, without the C kernel"] = without_kernel(ours(case, fast, compile=True))
     else:
         paths["litgpt, its defaults (bf16-mixed, compiled)"] = litgpt_step(case, "bf16")
     multiply, flops = product({"fp32": "float32", "bf16": "bfloat16"}[fast])

@@ -129,6 +129,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file without executing anything in it, with the parser in C, ten times faster, unless PyYAML lacks it.
+
+    Raises:
+        OSError, UnicodeDecodeError, yaml.YAMLError: It cannot be read.
+    """
+    import yaml
+
+    loader: type[yaml.SafeLoader | yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as stream:

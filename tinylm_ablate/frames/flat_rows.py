@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from tinylm_ablate.config import NONE, Config
 from tinylm_ablate.config_values import walk
-from tinylm_ablate.files import canonical_json
+from tinylm_ablate.files import canonical_json, read_yaml
 from tinylm_ablate.paths import conf_dir
 
 #: Prefixes of columns from each part of a record. Config and metrics keep their own names.
@@ -59,7 +58,7 @@ def shipped() -> Row:
     found: Row = {}
 
     def read(group: str, name: str) -> None:
-        content = yaml.load((conf_dir() / group / f"{name}.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = read_yaml(conf_dir() / group / f"{name}.yaml")
         for entry in content.pop("defaults", []):
             if isinstance(entry, dict) and not group:
                 read(*next(iter(entry.items()))) if not next(iter(entry)).startswith("override") else None

@@ -13,12 +13,10 @@ import pandas as pd
 import yaml
 
 from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import read_yaml
 from tinylm_ablate.science.claim import GATES, Claim, Test
 
 FOLDER = Path(__file__).parent / "claims"
-
-#: The safe loader in C, ten times faster, unless PyYAML was built without it.
-_LOADER: type[yaml.SafeLoader | yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 #: Kind -> required keys, and optional keys in addition to the common ones.
 _KINDS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
@@ -58,7 +56,7 @@ def read_claims(
     claims, mistakes = [], []
     for name in sorted(paths):
         try:
-            content = yaml.load(paths[name].read_text(encoding="utf-8"), Loader=_LOADER)
+            content = read_yaml(paths[name])
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             mistakes.append(f"{paths[name]}: cannot be read: {' '.join(str(error).split())}")
             continue
