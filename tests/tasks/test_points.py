@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.execute.outcomes import litter, outcome
 from tests.helpers import TINY, run, run_command
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.execute.cost import cost
@@ -72,6 +74,20 @@ def test_a_finished_run_is_retrained_for_intermediate_models_and_keeps_its_recor
     more = compose([*place, "evaluate.every=0.5", "evaluate.every_bytes=100", "train.keep_checkpoints=[0.5,1]"])
     run(more)
     assert len(list(folder.glob("points/000000010/measures/bits_per_byte.*.json"))) == 2
+
+
+def test_a_half_written_checkpoint_at_a_point_is_not_taken_for_one_and_is_removed(place: list[str]) -> None:
+    config = compose([*place, "train.keep_checkpoints=[0.5]"])
+    settled = settle(config)
+    run(config)
+    before = outcome(settled.folder.parent)
+    point = settled.folder / "points/000000010/checkpoint"
+    whole = point / "step-000000010"
+    shutil.copytree(whole, point / ".step-000000010.0123abcd")
+    whole.rename(point / ".step-000000010.4567cdef")  # as two kills leave them
+    run(config)
+    assert outcome(settled.folder.parent) == before
+    assert whole.is_dir() and not litter(settled.folder)
 
 
 def test_a_stopped_run_returns_to_an_earlier_point_if_requested(place: list[str], capsys: pytest.CaptureFixture[str]) -> None:

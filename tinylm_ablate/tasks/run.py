@@ -76,7 +76,7 @@ class RunTask(Task):
         return (
             self.product.exists()
             and (not self.run.config.train.keep_model or (folder / "model").is_dir())
-            and (not self.run.keep_state or any((folder / "checkpoint").glob("step-*")))
+            and (not self.run.keep_state or _has_checkpoint(folder))
             and not self.missing_points()
         )
 
@@ -88,7 +88,7 @@ class RunTask(Task):
     def _has_point(self, step: int, keep: bool) -> bool:
         folder = point_folder(self.run, step)
         if (folder / "model").is_dir():
-            return not keep or (folder / "checkpoint").is_dir()
+            return not keep or _has_checkpoint(folder)
         return not keep and _measured(folder, self.points[step])
 
     def most_together(self, ready: int) -> int:
@@ -111,8 +111,12 @@ class RunTask(Task):
     def tidy(self) -> None:
         folder = self.run.folder
         remove_unfinished(*(folder / name for name in _WRITTEN))
-        for step in self.points:
-            remove_unfinished(*(point_folder(self.run, step) / name for name in ("model", "checkpoint")))
+        kept = [point_folder(self.run, step) for step in self.points]
+        for place in kept:
+            remove_unfinished(place / "model")
+        for place in (folder, *kept):
+            for left in (place / "checkpoint").glob(".step-*"):  # of any step, not only the last
+                shutil.rmtree(left, ignore_errors=True)
         if not self.run.keep_state:
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         self.drop_model()
@@ -140,6 +144,11 @@ class RunTask(Task):
 def point_folder(run: Settled, step: int) -> Path:
     """Folder of a run's model after ``step`` steps."""
     return dataclasses.replace(run, at=step).folder
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    """Return whether a whole checkpoint is in the folder of a run or of an intermediate model."""
+    return any((folder / "checkpoint").glob("step-*"))
 
 
 def _measured(folder: Path, stems: Sequence[str]) -> bool:
@@ -283,7 +292,7 @@ def _on_point(subject: Subject) -> OnPoint:
 def _provenance(folder: Path) -> Record:
     """Return the provenance of a run, including earlier ones if it resumed elsewhere or with other packages."""
     now = provenance()
-    if not any((folder / "checkpoint").glob("step-*")):
+    if not _has_checkpoint(folder):
         return now
     try:
         before = json.loads((folder / "provenance.json").read_text())
