@@ -76,7 +76,7 @@ def test_a_finished_run_is_retrained_for_intermediate_models_and_keeps_its_recor
     assert len(list(folder.glob("points/000000010/measures/bits_per_byte.*.json"))) == 2
 
 
-def test_a_half_written_checkpoint_at_a_point_is_not_taken_for_one_and_is_removed(place: list[str]) -> None:
+def test_half_written_files_are_removed_and_not_taken_for_whole_ones(place: list[str]) -> None:
     config = compose([*place, "train.keep_checkpoints=[0.5]"])
     settled = settle(config)
     run(config)
@@ -85,6 +85,8 @@ def test_a_half_written_checkpoint_at_a_point_is_not_taken_for_one_and_is_remove
     whole = point / "step-000000010"
     shutil.copytree(whole, point / ".step-000000010.0123abcd")
     whole.rename(point / ".step-000000010.4567cdef")  # as two kills leave them
+    for path in [path for path in settled.folder.iterdir() if path.is_file()]:
+        shutil.copy(path, path.with_name(f".{path.name}.0123abcd"))
     run(config)
     assert outcome(settled.folder.parent) == before
     assert whole.is_dir() and not litter(settled.folder)

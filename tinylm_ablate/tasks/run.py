@@ -33,7 +33,8 @@ RECORD_SCHEMA = 2
 
 #: Files that training writes to the folder of a run, atomically.
 _WRITTEN = (
-    "settled.json", "config.yaml", "provenance.json", "curve.jsonl", "matrix_std.json", "model", "metrics.json",
+    "settled.json", "config.yaml", "provenance.json", "curve.jsonl", "events.jsonl", "matrix_std.json", "model", "metrics.json",
+    "error.txt",
 )  # fmt: skip
 
 Record = dict[str, Any]
