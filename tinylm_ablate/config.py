@@ -683,7 +683,7 @@ class ExperimentConfig:
     """the table or figure of the paper that a grid reproduces; set by the files in experiments/"""
 
     name: str = setting("name of the table", free=True, identity=NONE)
-    title: str = setting("what the table shows", free=True, identity=NONE)
+    title: str | None = setting("what the table shows; null is the settings that differ", free=True, identity=NONE)
     paper: str | None = setting("the paper's numbers: a CSV in tinylm_ablate/report/paper", free=True, identity=NONE)
     axis: list[str] = field(default_factory=list, metadata=several("settings that distinguish the rows"))
     paper_axis: list[str] = field(default_factory=list, metadata=several("columns of the paper's CSV with these settings"))
