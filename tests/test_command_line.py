@@ -42,9 +42,21 @@ EXPERIMENTS: dict[str, tuple[str | bytes, str]] = {
         ":5: arch.dpeth: no such key; did you mean arch.depth?",
     ),
     "sweeper.yaml": (PACKAGE + "hydra:\n  sweeper:\n    parms: {}\n", ":4: hydra.sweeper.parms: no such key"),
+    "values.yaml": (
+        PACKAGE + "hydra:\n  sweeper:\n    params:\n      arch.depth: 2,two\n",
+        ":5: arch.depth=two: allowed: a whole number at least 1",
+    ),
+    "items.yaml": (
+        PACKAGE + "hydra: {sweeper: {params: {arch.depth: [2, -1]}}}\n",
+        ":2: arch.depth=-1: allowed: a whole number at least 1",
+    ),
+    "choices.yaml": (
+        PACKAGE + "hydra:\n  sweeper:\n    params:\n      init: gpt2,inhert\n",
+        ":5: init=inhert: no such choice; did you mean inherit?",
+    ),
     "arms.yaml": (
         PACKAGE + "grid:\n  arms:\n    a: arch.depth=2\n",
-        ":3: grid.arms={'a': 'arch.depth=2'}: allowed: names with",
+        ":3: grid.arms={'a': 'arch.depth=2'}: allowed: names with lists of settings",
     ),
 }
 
@@ -100,6 +112,13 @@ COMMANDS: list[tuple[list[str], list[str]]] = [
         ["-m", 'grid.arms={a: ["arch.dept=9"], b: ["init=constnat", "train.tokens=2X"]}'],
         ["arch.dept: no such key", "init=constnat: no such choice; did you mean constant?", "=2X: allowed"],
     ),
+    (
+        ["-m", "grid.arms={a: [arch.dept=9], b: ['arch.depth = 4'], c: [init=inhert]}"],
+        ["grid.arms: b: arch.depth = 4: not understood", "arch.dept: no such key", "init=inhert: no such choice; did you mean"],
+    ),
+    (["-m", "grid.arms={a: arch.depth=4}"], ["allowed: names with lists of settings, as in {shallow: ['arch.depth=9']"]),
+    (["arch.depth=2", "plan"], ["plan: not understood; settings are written as key=value; the verb is the first word: tinyl"]),
+    (["help"], ["did you mean --help?"]),
     (
         ["-m", "arch.depth=range(40,9)", "mode=plan,run", "grid.workers=1,2", "seed=0,1", "seeds=2",
          "grid.arms={a: ['tracking=none']}", "grid.zip=[[arch.width]]", "grid.exclude=['arch.dpth=20']"],

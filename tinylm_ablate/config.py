@@ -56,10 +56,14 @@ def setting(
 
 
 def several(
-    help: str, identity: str = NONE, active: Callable[[Any], bool] | None = None, among: tuple[str, ...] = ()
+    help: str,
+    identity: str = NONE,
+    active: Callable[[Any], bool] | None = None,
+    among: tuple[str, ...] = (),
+    allowed: str = "",
 ) -> dict[str, Any]:
-    """Metadata of a field that holds several values, each from ``among`` if that is given."""
-    return {"help": help, "several": True, "identity": identity, "active": active, "among": among}
+    """Metadata of a field that holds several values, each from ``among`` if that is given; ``allowed`` describes them."""
+    return {"help": help, "several": True, "identity": identity, "active": active, "among": among, "allowed": allowed}
 
 
 @dataclass
@@ -737,9 +741,15 @@ class GridConfig:
     zip: list[list[str]] = field(
         default_factory=list, metadata=several("axes to zip, value by value, as in [[arch.depth,arch.width]]")
     )
-    exclude: list[str] = field(default_factory=list, metadata=several("cells to leave out, as in ['arch.depth=40 init=gpt2']"))
+    exclude: list[str] = field(
+        default_factory=list, metadata=several("cells to leave out", allowed="a list, as in ['arch.depth=40 init=gpt2']")
+    )
     arms: dict[str, list[str]] = field(
-        default_factory=dict, metadata=several("named arms, each a list of overrides; together an axis of the grid")
+        default_factory=dict,
+        metadata=several(
+            "named arms, each a list of settings; together an axis of the grid",
+            allowed="names with lists of settings, as in {shallow: ['arch.depth=9'], deep: ['arch.depth=40']}",
+        ),
     )
     experiments: list[str] = field(
         default_factory=list, metadata=several("experiments to combine into one grid, as in experiments/paper.yaml")

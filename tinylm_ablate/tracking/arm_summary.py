@@ -64,7 +64,13 @@ def _summary(grid: Grid, arm: str, whole: Snapshot, measured: Sequence[Mapping[s
         end=None if state in _OPEN else (whole.end or whole.start),
         signature=fingerprint([metrics, state, arm]),
         parent=grid.identity,
-        tags={**chosen(overrides), "experiment": grid.name, f"grid.{grid.identity}": "arm", "arm": arm, f"arm.{grid.name}": arm},
+        tags={
+            **chosen(overrides),
+            "experiment": grid.name,
+            f"grid.{grid.identity}": "arm",
+            "arm": arm,
+            f"arm.{grid.name}": arm,
+        },
         parameters={key: value for key, value in overrides.items() if key != "seed"},
         metrics=metrics,
     )
