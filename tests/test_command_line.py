@@ -12,7 +12,8 @@ import torch
 
 from tests.helpers import TINY, run_command
 from tinylm_ablate.arguments import VERBS
-from tinylm_ablate.config import GROUPS
+from tinylm_ablate.config import GROUPS, Config
+from tinylm_ablate.config_values import walk
 from tinylm_ablate.grid.yaml_files import mistakes_in_files
 from tinylm_ablate.paths import conf_dir, experiments_dir
 
@@ -198,6 +199,13 @@ def test_the_shell_completes_verbs_keys_and_choices(monkeypatch: pytest.MonkeyPa
     assert complete("tinylm-ablate pl", monkeypatch, tmp_path)[0] == "plan"
     assert complete("tinylm-ablate plan -m init=g", monkeypatch, tmp_path) == ["init=gpt2"]
     assert complete("python -m tinylm_ablate arch.dep", monkeypatch, tmp_path) == ["arch.depth="]
+    (tmp_path / "my_folder").mkdir()
+    offered = complete("tinylm-ablate plan ", monkeypatch, tmp_path)
+    known = {key.split(".")[0] for key, *_ in walk(Config())} | {"+experiments", "hydra"}
+    assert {word.split(".")[0].rstrip("=") for word in offered} <= known
+    assert "+experiments=demo" in complete("tinylm-ablate plan +experiments=de", monkeypatch, tmp_path)
+    done = run_command("-sc", folder=tmp_path)
+    assert done.code == 2 and "-sc: allowed: -sc install=bash" in done.err and "Traceback" not in done.err
 
 
 def test_the_completion_script_works_for_both_ways_of_starting(tmp_path: Path) -> None:
