@@ -245,3 +245,7 @@ def test_every_verb_has_help(tmp_path: Path) -> None:
     for verb in VERBS:
         done = run_command(verb, "--help", folder=tmp_path)
         assert done.code == 0 and f"tinylm-ablate {verb}" in done.out, done.text
+        for key in {"plan": ["plan.format"], "export": ["model", "folder", "export.format"], "generate": ["prompt"]}.get(
+            verb, ()
+        ):
+            assert f"  {key} " in done.out
