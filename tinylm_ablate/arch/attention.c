@@ -1,54 +1,13 @@
-/* Causal attention with heads of 8 channels, forwards and backwards, in fp32 or bf16 with fp32 inside.
+/* Causal attention with heads of 8 channels, forwards and backwards, and the softmax of larger heads in a backward pass, in fp32
+   or bf16 with fp32 inside.
 
-   For each query a pass over its keys makes the scores and their highest, another the weights and their sum, a third the result,
+   With 8 channels, for each query a pass over its keys makes the scores and their highest, another the weights and their sum, a third the result,
    sixteen keys at a time in registers (with AVX-512). Nothing of the size of the scores is written to memory.
 
-   It is compiled without regard to numbers that are not finite, so these are found by their bits, and the results are NaN. */
-#include <stdint.h>
-#include <string.h>
+   Where an operand is not finite, results are NaN. */
+#include "numbers.h"
 #define D 8
 
-static inline float number(uint32_t i) { float f; memcpy(&f, &i, 4); return f; }
-static inline uint32_t bits(float f) { uint32_t i; memcpy(&i, &f, 4); return i; }
-
-/* exp(x) for x <= 0, with a relative error of 2e-7. */
-static inline float exp_(float x) {
-  x = x < -87.0f ? -87.0f : x;
-  float y = x * 1.44269504f;
-  float r = __builtin_rintf(y);
-  float f = y - r;
-  float p = 1.5403530e-4f;
-  p = p * f + 1.3333558e-3f; p = p * f + 9.6181291e-3f; p = p * f + 5.5504109e-2f;
-  p = p * f + 2.4022651e-1f; p = p * f + 6.9314718e-1f; p = p * f + 1.0f;
-  return p * number((uint32_t)((int32_t)r + 127) << 23);
-}
-
-static inline float up(uint16_t b) { return number((uint32_t)b << 16); }
-static inline int odd(float f) { return (bits(f) & 0x7f800000u) == 0x7f800000u; }
-static inline uint16_t down(float f) {
-  uint32_t i = bits(f);
-  return odd(f) ? (uint16_t)(i >> 16) | 0x40 : (uint16_t)((i + 0x7fff + ((i >> 16) & 1)) >> 16);
-}
-
-
-/* Read n numbers as fp32 times scale; returns whether one of them is not finite. */
-static int load(const void *src, float *dst, long n, int bf16, float scale) {
-  int found = 0;
-  if (bf16) {
-    const uint16_t *s = src;
-    for (long i = 0; i < n; i++) { found |= (s[i] & 0x7f80) == 0x7f80; dst[i] = up(s[i]) * scale; }
-  } else {
-    const uint32_t *s = src;
-    for (long i = 0; i < n; i++) { found |= (s[i] & 0x7f800000u) == 0x7f800000u; dst[i] = number(s[i]) * scale; }
-  }
-  return found;
-}
-
-/* Write n numbers times scale. */
-static void store(const float *src, void *dst, long n, int bf16, float scale) {
-  if (bf16) { uint16_t *d = dst; for (long i = 0; i < n; i++) d[i] = down(src[i] * scale); }
-  else { float *d = dst; for (long i = 0; i < n; i++) d[i] = src[i] * scale; }
-}
 #define AT(p, n, T, b) ((const char *)(p) + (n) * D * (T) * (b ? 2 : 4))
 /* Weights of the keys up to query i, exp(score - highest score), into w; returns 1 / their sum, or NaN where a score overflows. */
 static inline float weigh(const float *q, const float *k, float *w, long T, long i) {
@@ -111,5 +70,32 @@ void backward(const void *G, const void *Q, const void *K, const void *V, const 
       gq[i]=a0;gq[T+i]=a1;gq[2*T+i]=a2;gq[3*T+i]=a3;gq[4*T+i]=a4;gq[5*T+i]=a5;gq[6*T+i]=a6;gq[7*T+i]=a7;
     }
     store(gq, (void *)AT(GQ,n,T,bf16), D*T, bf16, scale); store(gk, (void *)AT(GK,n,T,bf16), D*T, bf16, 1); store(gv, (void *)AT(GV,n,T,bf16), D*T, bf16, 1);
+  }
+}
+
+/* Weights of rows first to last - 1 of scores, and slopes of the scores from those of the weights, both in place, (rows, W).
+   Row i, which is query start + i % block, has keys up to its own; weights and slopes of later ones are zero. G, O: gradient of
+   the mixed values and these, (rows, C). m: scratch of 2 W numbers. */
+void weigh_rows(void *scores, void *slopes, const void *G, const void *O, long first, long last, long W, long C, long block,
+                long start, int bf16, float scale, float *m) {
+  float *w = m, *s = m + W;
+  long size = bf16 ? 2 : 4;
+  for (long i = first; i < last; i++) {
+    char *own = (char *)scores + i * W * size, *slope = (char *)slopes + i * W * size;
+    const char *g = (const char *)G + i * C * size, *o = (const char *)O + i * C * size;
+    long keys = start + i % block + 1;
+    float top = -3.4e38f, sum = 0, mean = 0;
+    if (bf16) for (long c = 0; c < C; c++) mean += up(((const uint16_t *)g)[c]) * up(((const uint16_t *)o)[c]);
+    else for (long c = 0; c < C; c++) mean += ((const float *)g)[c] * ((const float *)o)[c];
+    if (load(own, w, keys, bf16, scale) | load(slope, s, keys, bf16, 1) | odd(mean)) {
+      memset(own, 0xff, W * size); memset(slope, 0xff, W * size); /* NaN */
+      continue;
+    }
+    for (long j = 0; j < keys; j++) top = w[j] > top ? w[j] : top;
+    for (long j = 0; j < keys; j++) { w[j] = exp_(w[j] - top); sum += w[j]; }
+    float inv = 1 / sum;
+    for (long j = 0; j < keys; j++) { w[j] *= inv; s[j] = w[j] * (s[j] - mean); }
+    store(w, own, keys, bf16, 1); store(s, slope, keys, bf16, scale);
+    memset(own + keys * size, 0, (W - keys) * size); memset(slope + keys * size, 0, (W - keys) * size);
   }
 }
