@@ -689,8 +689,9 @@ class ExperimentConfig:
     name: str = setting("name of the table", free=True, identity=NONE)
     title: str | None = setting("what the table shows; null is the settings that differ", free=True, identity=NONE)
     paper: str | None = setting("the paper's numbers: a CSV in tinylm_ablate/report/paper", free=True, identity=NONE)
-    axis: list[str] = field(default_factory=list, metadata=several("settings that distinguish the rows"))
-    paper_axis: list[str] = field(default_factory=list, metadata=several("columns of the paper's CSV with these settings"))
+    paper_axis: list[str] = field(
+        default_factory=list, metadata=several("columns of the paper's CSV with the settings that differ")
+    )
     note: str | None = setting("note for readers, shown with the table", free=True, identity=NONE)
     correlate: list[str] = field(
         default_factory=list, metadata=several("settings or sizes to correlate with quality, by rank (Figure 4)")
