@@ -1,75 +1,153 @@
 /* Causal attention with heads of 8 channels, forwards and backwards, and the softmax of larger heads in a backward pass, in fp32
    or bf16 with fp32 inside.
 
-   With 8 channels, for each query a pass over its keys makes the scores and their highest, another the weights and their sum, a third the result,
-   sixteen keys at a time in registers (with AVX-512). Nothing of the size of the scores is written to memory.
+   With 8 channels, four queries at a time pass over their keys, sixteen keys at a time (one register with AVX-512): once for the
+   scores, once for the highest of them, once for the weights and their sum, and again for each result, so that a pass needs few
+   registers. Nothing of the size of the scores is written to memory.
 
    Where an operand is not finite, results are NaN. */
 #include "numbers.h"
-#define D 8
+#define D 8  /* channels */
+#define L 16 /* keys at a time; sequences are padded to a multiple of them with zeros */
+#define B 4  /* queries at a time */
 
-#define AT(p, n, T, b) ((const char *)(p) + (n) * D * (T) * (b ? 2 : 4))
-/* Weights of the keys up to query i, exp(score - highest score), into w; returns 1 / their sum, or NaN where a score overflows. */
-static inline float weigh(const float *q, const float *k, float *w, long T, long i) {
-  const float q0=q[i],q1=q[T+i],q2=q[2*T+i],q3=q[3*T+i],q4=q[4*T+i],q5=q[5*T+i],q6=q[6*T+i],q7=q[7*T+i];
-  float top = -3.4e38f;
-  for (long j = 0; j <= i; j++) {
-    float s = q0*k[j]+q1*k[T+j]+q2*k[2*T+j]+q3*k[3*T+j]+q4*k[4*T+j]+q5*k[5*T+j]+q6*k[6*T+j]+q7*k[7*T+j];
-    w[j] = s; top = s > top ? s : top;
-  }
-  if (odd(top)) return number(0x7fc00000u);
-  float sum = 0;
-  for (long j = 0; j <= i; j++) { w[j] = exp_(w[j] - top); sum += w[j]; }
-  return 1 / sum;
+typedef float f16 __attribute__((vector_size(4 * L), aligned(4)));
+typedef int32_t i16 __attribute__((vector_size(4 * L), aligned(4)));
+typedef float f8 __attribute__((vector_size(2 * L)));
+typedef float f4 __attribute__((vector_size(L)));
+#define AT(p, n, T, b) ((void *)((char *)(p) + (n) * D * (T) * (b ? 2 : 4)))
+#define KEYS(j, i) for (long j = 0; j <= (i); j += L)
+#define CHANNELS(c) for (int c = 0; c < D; c++)
+#define QUERIES(b) for (int b = 0; b < B; b++)
+
+static const i16 LANES = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+static inline f16 *at(float *p, long place) { return (f16 *)(p + place); }
+static inline f16 larger(f16 a, f16 b) { f16 r; for (int l = 0; l < L; l++) r[l] = a[l] > b[l] ? a[l] : b[l]; return r; }
+static inline float total(f16 a) {
+  f8 x, y; f4 u, v;
+  memcpy(&x, &a, sizeof x); memcpy(&y, (char *)&a + sizeof x, sizeof y); x += y;
+  memcpy(&u, &x, sizeof u); memcpy(&v, (char *)&x + sizeof u, sizeof v); u += v;
+  return (u[0] + u[2]) + (u[1] + u[3]);
 }
-/* Mixed values O of sequences first to last - 1; every operand is (N, 8, T). m: scratch of 33 T numbers. */
+static inline float highest(f16 a) {
+  f8 x, y; f4 u, v;
+  memcpy(&x, &a, sizeof x); memcpy(&y, (char *)&a + sizeof x, sizeof y);
+  for (int l = 0; l < 8; l++) x[l] = x[l] > y[l] ? x[l] : y[l];
+  memcpy(&u, &x, sizeof u); memcpy(&v, (char *)&x + sizeof u, sizeof v);
+  for (int l = 0; l < 4; l++) u[l] = u[l] > v[l] ? u[l] : v[l];
+  float one = u[0] > u[2] ? u[0] : u[2], other = u[1] > u[3] ? u[1] : u[3];
+  return one > other ? one : other;
+}
+static inline f16 exps(f16 x) { f16 y; for (int l = 0; l < L; l++) y[l] = exp_(x[l]); return y; }
+
+/* Read (8, T) numbers into rows of P; returns whether one of them is not finite. */
+static int rows(const void *src, float *dst, long T, long P, int bf16, float scale) {
+  int found = 0;
+  CHANNELS(c) {
+    found |= load((const char *)src + c * T * (bf16 ? 2 : 4), dst + c * P, T, bf16, scale);
+    memset(dst + c * P + T, 0, (P - T) * sizeof(float));
+  }
+  return found;
+}
+static void store_rows(const float *src, void *dst, long T, long P, int bf16, float scale) {
+  CHANNELS(c) store(src + c * P, (char *)dst + c * T * (bf16 ? 2 : 4), T, bf16, scale);
+}
+
+/* Products of the channels of B queries from i with those of all keys up to them, (B, P). */
+static inline void products(const float *q, float *k, float *to, long P, long i) {
+  float x[B][D];
+  QUERIES(b) CHANNELS(c) x[b][c] = q[c * P + i + b];
+  KEYS(j, i) {
+    f16 s[B] = {};
+    CHANNELS(c) QUERIES(b) s[b] += x[b][c] * *at(k, c * P + j);
+    QUERIES(b) *at(to, b * P + j) = s[b];
+  }
+}
+/* Sums over the keys of weights w, (B, P), times the channels of the keys, into those of B queries from i, times factors. */
+static inline void sums(float *w, float *v, float *to, long P, long i, const float *factors) {
+  f16 a[B][D] = {};
+  KEYS(j, i) CHANNELS(c) QUERIES(b) a[b][c] += *at(w, b * P + j) * *at(v, c * P + j);
+  CHANNELS(c) QUERIES(b) to[c * P + i + b] = total(a[b][c]) * factors[b];
+}
+/* Add weights w, (B, P), times the channels of B queries from i to those of the keys. */
+static inline void spread(float *w, const float *q, float *to, long P, long i) {
+  float x[B][D];
+  QUERIES(b) CHANNELS(c) x[b][c] = q[c * P + i + b];
+  KEYS(j, i) CHANNELS(c) {
+    f16 s = *at(to, c * P + j);
+    QUERIES(b) s += x[b][c] * *at(w, b * P + j);
+    *at(to, c * P + j) = s;
+  }
+}
+/* Weights of the keys of B queries from i, exp(score - highest score), (B, P), and 1 / their sums, or NaN where a score overflows.
+   Those of future keys are zero. */
+static inline void weigh(const float *q, float *k, float *w, long P, long i, float *inverse) {
+  products(q, k, w, P, i);
+  f16 tops[B], sum[B] = {};
+  i16 future[B];
+  float top[B];
+  QUERIES(b) {
+    f16 *last = at(w, b * P + i / L * L);
+    future[b] = LANES > (int32_t)((i + b) % L);
+    tops[b] = (f16){} - 3.4e38f;
+    *last = (f16)(((i16)*last & ~future[b]) | ((i16)tops[b] & future[b]));
+  }
+  KEYS(j, i) QUERIES(b) tops[b] = larger(*at(w, b * P + j), tops[b]);
+  QUERIES(b) top[b] = highest(tops[b]);
+  KEYS(j, i) QUERIES(b) { f16 e = exps(*at(w, b * P + j) - top[b]); *at(w, b * P + j) = e; sum[b] += e; }
+  QUERIES(b) {
+    f16 *last = at(w, b * P + i / L * L);
+    *last = (f16)((i16)*last & ~future[b]);
+    inverse[b] = odd(top[b]) ? number(0x7fc00000u) : 1 / total(sum[b]);
+  }
+}
+/* Mixed values O of sequences first to last - 1; every operand is (N, 8, T). m: scratch of 36 numbers per padded token. */
 void forward(const void *Q, const void *K, const void *V, void *O, long first, long last, long T, int bf16, float scale, float *m) {
-  float *q = m, *k = m + D*T, *v = m + 2*D*T, *o = m + 3*D*T, *w = m + 4*D*T;
+  const long P = (T + L - 1) / L * L;
+  float *q = m, *k = q + D*P, *v = k + D*P, *o = v + D*P, *w = o + D*P, inverse[B];
   for (long n = first; n < last; n++) {
-    if (load(AT(Q,n,T,bf16), q, D*T, bf16, scale) | load(AT(K,n,T,bf16), k, D*T, bf16, 1) | load(AT(V,n,T,bf16), v, D*T, bf16, 1)) {
-      memset((void *)AT(O,n,T,bf16), 0xff, D*T*(bf16 ? 2 : 4)); /* NaN */
+    if (rows(AT(Q,n,T,bf16), q, T, P, bf16, scale) | rows(AT(K,n,T,bf16), k, T, P, bf16, 1) | rows(AT(V,n,T,bf16), v, T, P, bf16, 1)) {
+      memset(AT(O,n,T,bf16), 0xff, D*T*(bf16 ? 2 : 4)); /* NaN */
       continue;
     }
-    for (long i = 0; i < T; i++) {
-      float inv = weigh(q, k, w, T, i);
-      float a0=0,a1=0,a2=0,a3=0,a4=0,a5=0,a6=0,a7=0;
-      for (long j = 0; j <= i; j++) { float p = w[j];
-        a0+=p*v[j];a1+=p*v[T+j];a2+=p*v[2*T+j];a3+=p*v[3*T+j];a4+=p*v[4*T+j];a5+=p*v[5*T+j];a6+=p*v[6*T+j];a7+=p*v[7*T+j]; }
-      o[i]=a0*inv;o[T+i]=a1*inv;o[2*T+i]=a2*inv;o[3*T+i]=a3*inv;o[4*T+i]=a4*inv;o[5*T+i]=a5*inv;o[6*T+i]=a6*inv;o[7*T+i]=a7*inv;
+    for (long i = 0; i < T; i += B) {
+      weigh(q, k, w, P, i, inverse);
+      sums(w, v, o, P, i, inverse);
     }
-    store(o, (void *)AT(O,n,T,bf16), D*T, bf16, 1);
+    store_rows(o, AT(O,n,T,bf16), T, P, bf16, 1);
   }
 }
-/* Gradients GQ, GK, GV from G, that of the mixed values. m: scratch of 65 T numbers. */
+/* Gradients GQ, GK, GV from G, that of the mixed values. m: scratch of 72 numbers per padded token. */
 void backward(const void *G, const void *Q, const void *K, const void *V, const void *O, void *GQ, void *GK, void *GV,
               long first, long last, long T, int bf16, float scale, float *m) {
-  float *q=m,*k=m+D*T,*v=m+2*D*T,*o=m+3*D*T,*g=m+4*D*T,*gq=m+5*D*T,*gk=m+6*D*T,*gv=m+7*D*T,*w=m+8*D*T;
+  const long P = (T + L - 1) / L * L, size = D*T*(bf16 ? 2 : 4);
+  float *q=m,*k=q+D*P,*v=k+D*P,*o=v+D*P,*g=o+D*P,*gq=g+D*P,*gk=gq+D*P,*gv=gk+D*P,*w=gv+D*P,*s=w+B*P, inverse[B], ones[B];
+  QUERIES(b) ones[b] = 1;
   for (long n = first; n < last; n++) {
-    if (load(AT(Q,n,T,bf16), q, D*T, bf16, scale) | load(AT(K,n,T,bf16), k, D*T, bf16, 1) | load(AT(V,n,T,bf16), v, D*T, bf16, 1) |
-        load(AT(O,n,T,bf16), o, D*T, bf16, 1) | load(AT(G,n,T,bf16), g, D*T, bf16, 1)) {
-      long size = D*T*(bf16 ? 2 : 4);
-      memset((void *)AT(GQ,n,T,bf16), 0xff, size); memset((void *)AT(GK,n,T,bf16), 0xff, size); memset((void *)AT(GV,n,T,bf16), 0xff, size);
+    if (rows(AT(Q,n,T,bf16), q, T, P, bf16, scale) | rows(AT(K,n,T,bf16), k, T, P, bf16, 1) | rows(AT(V,n,T,bf16), v, T, P, bf16, 1) |
+        rows(AT(O,n,T,bf16), o, T, P, bf16, 1) | rows(AT(G,n,T,bf16), g, T, P, bf16, 1)) {
+      memset(AT(GQ,n,T,bf16), 0xff, size); memset(AT(GK,n,T,bf16), 0xff, size); memset(AT(GV,n,T,bf16), 0xff, size);
       continue;
     }
-    memset(gk, 0, 2*D*T*sizeof(float));
-    for (long i = 0; i < T; i++) {
-      float inv = weigh(q, k, w, T, i), mean = 0;
-      for (int c = 0; c < D; c++) mean += g[c*T+i]*o[c*T+i];
-      const float g0=g[i],g1=g[T+i],g2=g[2*T+i],g3=g[3*T+i],g4=g[4*T+i],g5=g[5*T+i],g6=g[6*T+i],g7=g[7*T+i];
-      const float q0=q[i],q1=q[T+i],q2=q[2*T+i],q3=q[3*T+i],q4=q[4*T+i],q5=q[5*T+i],q6=q[6*T+i],q7=q[7*T+i];
-      float a0=0,a1=0,a2=0,a3=0,a4=0,a5=0,a6=0,a7=0;
-      _Pragma("GCC ivdep")
-      for (long j = 0; j <= i; j++) {
-        float p = w[j]*inv;
-        float s = g0*v[j]+g1*v[T+j]+g2*v[2*T+j]+g3*v[3*T+j]+g4*v[4*T+j]+g5*v[5*T+j]+g6*v[6*T+j]+g7*v[7*T+j];
-        s = p*(s-mean);
-        a0+=s*k[j];a1+=s*k[T+j];a2+=s*k[2*T+j];a3+=s*k[3*T+j];a4+=s*k[4*T+j];a5+=s*k[5*T+j];a6+=s*k[6*T+j];a7+=s*k[7*T+j];
-        gk[j]+=s*q0;gk[T+j]+=s*q1;gk[2*T+j]+=s*q2;gk[3*T+j]+=s*q3;gk[4*T+j]+=s*q4;gk[5*T+j]+=s*q5;gk[6*T+j]+=s*q6;gk[7*T+j]+=s*q7;
-        gv[j]+=p*g0;gv[T+j]+=p*g1;gv[2*T+j]+=p*g2;gv[3*T+j]+=p*g3;gv[4*T+j]+=p*g4;gv[5*T+j]+=p*g5;gv[6*T+j]+=p*g6;gv[7*T+j]+=p*g7;
+    memset(gk, 0, 2*D*P*sizeof(float));
+    for (long i = 0; i < T; i += B) {
+      weigh(q, k, w, P, i, inverse);
+      products(g, v, s, P, i); /* slopes of the weights */
+      QUERIES(b) {
+        float mean = 0;
+        CHANNELS(c) mean += g[c*P+i+b] * o[c*P+i+b];
+        KEYS(j, i) {
+          f16 p = *at(w, b * P + j) * inverse[b];
+          *at(w, b * P + j) = p;
+          *at(s, b * P + j) = p * (*at(s, b * P + j) - mean);
+        }
       }
-      gq[i]=a0;gq[T+i]=a1;gq[2*T+i]=a2;gq[3*T+i]=a3;gq[4*T+i]=a4;gq[5*T+i]=a5;gq[6*T+i]=a6;gq[7*T+i]=a7;
+      sums(s, k, gq, P, i, ones);
+      spread(s, q, gk, P, i);
+      spread(w, g, gv, P, i);
     }
-    store(gq, (void *)AT(GQ,n,T,bf16), D*T, bf16, scale); store(gk, (void *)AT(GK,n,T,bf16), D*T, bf16, 1); store(gv, (void *)AT(GV,n,T,bf16), D*T, bf16, 1);
+    store_rows(gq, AT(GQ,n,T,bf16), T, P, bf16, scale); store_rows(gk, AT(GK,n,T,bf16), T, P, bf16, 1); store_rows(gv, AT(GV,n,T,bf16), T, P, bf16, 1);
   }
 }
 

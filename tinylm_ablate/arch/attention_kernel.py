@@ -18,8 +18,8 @@ from torch import Tensor
 from tinylm_ablate.arch.c_kernels import divide, library
 from tinylm_ablate.arch.shapes import KERNEL_CHANNELS
 
-#: Maximum scratch numbers per token of a sequence.
-_SCRATCH = 8 * KERNEL_CHANNELS + 1
+#: Keys that the kernel processes together, and maximum scratch numbers per token of a sequence padded to a multiple of them.
+_TOGETHER, _SCRATCH = 16, 8 * KERNEL_CHANNELS + 8
 
 
 class Kernel:
@@ -63,7 +63,7 @@ class Kernel:
         number, _, length = operands[0].shape
         bf16, scale = int(operands[0].dtype == torch.bfloat16), 1 / math.sqrt(KERNEL_CHANNELS)
         pointers = [operand.data_ptr() for operand in operands]
-        scratch = torch.empty(torch.get_num_threads(), _SCRATCH * length)
+        scratch = torch.empty(torch.get_num_threads(), _SCRATCH * math.ceil(length / _TOGETHER) * _TOGETHER)
         divide(number, lambda thread, *part: function(*pointers, *part, length, bf16, scale, scratch[thread].data_ptr()))
 
 
