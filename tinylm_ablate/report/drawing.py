@@ -7,6 +7,7 @@ describes charts, Vega-Lite draws them, and vl-convert includes both in one whee
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -77,6 +78,30 @@ def figure(title: str, alt: str, rows: str = "runs") -> Callable[[Draw], Draw]:
         return draw
 
     return add
+
+
+def chart(data: pd.DataFrame) -> alt.Chart:
+    """Return an Altair chart of a frame, whose ``encode`` takes a tenth of the time for strings.
+
+    Altair looks up the class of each encoded string in its whole schema (10 ms); a channel's name is that of its class.
+    """
+    return _fast_chart()(data)
+
+
+@functools.cache
+def _fast_chart() -> type[alt.Chart]:
+    import altair as alt
+
+    def typed(name: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [typed(name, each) for each in value]
+        return getattr(alt, f"{name[0].upper()}{name[1:]}")(value) if isinstance(value, str) else value
+
+    class Chart(alt.Chart):
+        def encode(self, *channels: Any, **named: Any) -> Any:
+            return super().encode(*channels, **{name: typed(name, value) for name, value in named.items()})
+
+    return Chart
 
 
 def specification(chart: Any) -> dict[str, Any]:

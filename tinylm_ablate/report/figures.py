@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from tinylm_ablate.report import search_figures  # noqa: F401  completes the registry
-from tinylm_ablate.report.drawing import COLORS, axis_title, figure, short_title, value_text
+from tinylm_ablate.report.drawing import COLORS, axis_title, chart, figure, short_title, value_text
 from tinylm_ablate.report.drawing import FIGURES as FIGURES
 from tinylm_ablate.report.measures import by_name
 
@@ -42,12 +42,12 @@ def arms(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevelMi
         "value:Q", title=axis_title(measure), scale=alt.Scale(domain=domain, zero=False, nice=False), axis=alt.Axis(tickCount=6)
     )
     y = alt.Y("arm:N", sort=order, title=", ".join(map(short_title, by)) or None)
-    base = alt.Chart(summary).encode(y=y)
+    base = chart(summary).encode(y=y)
     rule = base.mark_rule(strokeWidth=2, clip=True, color=COLORS[0]).encode(
         x=alt.X("low:Q", title=axis_title(measure)), x2="high:Q"
     )
     points = (
-        alt.Chart(data)
+        chart(data)
         .mark_point(filled=True, size=36, opacity=0.55, color=COLORS[0])
         .encode(x=x, y=y, tooltip=["arm:N", "seed:N", alt.Tooltip("value:Q", title=axis_title(measure))])
     )
@@ -113,7 +113,7 @@ def _bands(data: pd.DataFrame, title: str) -> Any:
     color = _color("arm", order)
     x = alt.X("tokens:Q", title="tokens", axis=alt.Axis(format="~s", tickCount=6))
     scale = alt.Scale(domain=domain, zero=False, nice=False)
-    base = alt.Chart(drawn).encode(x=x, color=color)
+    base = chart(drawn).encode(x=x, color=color)
     band = base.mark_area(fillOpacity=0.18).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
     line = base.mark_line(strokeWidth=1.8).encode(
         y=alt.Y("mean:Q", title=title, scale=scale),
@@ -135,7 +135,7 @@ def tuning(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
     shown = pd.DataFrame({"arm": frame["arm"], "x": frame[x].astype(float), "value": frame[measure], "key": keys})
     order = list(dict.fromkeys(shown["arm"]))
     panels = [
-        alt.Chart(own)
+        chart(own)
         .mark_line(point=True)
         .encode(
             x=alt.X(
@@ -167,17 +167,17 @@ def ladder(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
     scale = alt.Scale(zero=False, reverse=by_name(measure, -1).better < 0)
     y = alt.Y("value:Q", title=f"{axis_title(measure)}, better is higher", scale=scale)
     points = (
-        alt.Chart(data)
+        chart(data)
         .mark_point(filled=True, size=45, opacity=0.6, color=COLORS[0])
         .encode(x=x, y=y, tooltip=["arm:N", "seed:N", "value:Q"])
     )
-    means = alt.Chart(_summary(data)).mark_line(color=COLORS[0]).encode(x=x, y=alt.Y("mean:Q", scale=scale))
+    means = chart(_summary(data)).mark_line(color=COLORS[0]).encode(x=x, y=alt.Y("mean:Q", scale=scale))
     ours = alt.layer(means, points).properties(width=420, height=200)
     if "paper" not in frame or frame["paper"].isna().all():
         return ours
     printed = frame.dropna(subset=["paper"]).drop_duplicates("arm")[["arm", "paper"]]
     theirs = (
-        alt.Chart(printed)
+        chart(printed)
         .mark_line(point=True, color=COLORS[1])
         .encode(x=x, y=alt.Y("paper:Q", title="paper: mean accuracy, %", scale=alt.Scale(zero=False)))
     )
@@ -200,7 +200,7 @@ def correlation(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.Top
     for number, key in enumerate(keys):
         shown = pd.DataFrame({"arm": data["arm"], "x": data[key], "value": data[measure]})
         panels.append(
-            alt.Chart(shown)
+            chart(shown)
             .mark_point(filled=True, size=40, opacity=0.8, color=COLORS[0])
             .encode(
                 x=alt.X("x:Q", title=short_title(key), scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4, format="~s")),
@@ -230,7 +230,7 @@ def batch_lr(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLev
     def ordered(column: str) -> list[Any]:
         return sorted(data[column].unique(), key=lambda value: (_number(value), str(value)))
 
-    base = alt.Chart(data).encode(
+    base = chart(data).encode(
         x=alt.X("x:O", title=short_title(keys[0]), sort=ordered("x"), axis=alt.Axis(labelAngle=0)),
         y=alt.Y("y:O", title=short_title(keys[1]), sort=ordered("y")[::-1]),
     )
@@ -262,7 +262,7 @@ def forgetting(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
     places = [*(name.rpartition("_")[2] for name in parts), "unseen"]
     order = list(dict.fromkeys(frame["arm"]))
     x = alt.X("part:N", sort=places, title="part of the data, in the order of training", axis=alt.Axis(labelAngle=0))
-    base = alt.Chart(shown).encode(x=x, color=_color("arm", order))
+    base = chart(shown).encode(x=x, color=_color("arm", order))
     seen = alt.datum.part != "unseen"
     scale = alt.Scale(zero=False)
     band = base.transform_filter(seen).mark_area(fillOpacity=0.18).encode(y=alt.Y("min:Q", scale=scale), y2="max:Q")
@@ -292,7 +292,7 @@ def layer_skip(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
         for arm, own in data.groupby("arm", sort=False):
             part = own[own["skipped"] > 0].assign(skipped=own["skipped"].map(str))
             lines = (
-                alt.Chart(part)
+                chart(part)
                 .mark_line(point=alt.OverlayMarkDef(size=18))
                 .encode(
                     x=alt.X("first:Q", title="first skipped layer, from 0", axis=alt.Axis(tickMinStep=1, tickCount=6)),
@@ -303,7 +303,7 @@ def layer_skip(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
                 )
             )  # fmt: skip
             whole = own[own["skipped"] == 0]
-            rule = alt.Chart(whole).mark_rule(strokeDash=[4, 3]).encode(y="value:Q")
+            rule = chart(whole).mark_rule(strokeDash=[4, 3]).encode(y="value:Q")
             panels.append(alt.layer(lines, rule).properties(width=210, height=170, title=str(arm)))
         rows.append(alt.hconcat(*panels))
     return alt.vconcat(*rows)
@@ -322,7 +322,7 @@ def effective_dimension(frame: pd.DataFrame, by: Sequence[str], measure: str) ->
         return None
     means = frame.groupby(["arm", "layer"], sort=False)["dimension"].mean().reset_index()
     lines = (
-        alt.Chart(means)
+        chart(means)
         .mark_line(point=alt.OverlayMarkDef(size=18))
         .encode(
             x=alt.X("layer:Q", axis=alt.Axis(tickMinStep=1, tickCount=6)),
@@ -349,7 +349,7 @@ def matrix_std(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
     means = long.groupby(["arm", "layer", "matrix", "weights"], sort=False)["value"].mean().reset_index()
     order = list(dict.fromkeys(frame["arm"]))
     lines = (
-        alt.Chart(means)
+        chart(means)
         .mark_line()
         .encode(
             x=alt.X("layer:Q", axis=alt.Axis(tickMinStep=1, tickCount=5)),
@@ -392,7 +392,7 @@ def scales(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
     )
     orders = ["same order", "other order"]
     points = (
-        alt.Chart(data)
+        chart(data)
         .mark_point(filled=True, size=36, opacity=0.6)
         .encode(
             x=alt.X("small:Q", title=f"difference at {by[0]}, {axis_title(measure)}", axis=alt.Axis(tickCount=6)),
@@ -402,7 +402,7 @@ def scales(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
             tooltip=["experiment:N", "better:N", "worse:N", "small:Q", "large:Q"],
         )
     )
-    zero = alt.Chart(pd.DataFrame({"y": [0.0]})).mark_rule(strokeDash=[4, 3]).encode(y="y:Q")
+    zero = chart(pd.DataFrame({"y": [0.0]})).mark_rule(strokeDash=[4, 3]).encode(y="y:Q")
     return alt.layer(zero, points).properties(width=420, height=260)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from tinylm_ablate.report.drawing import COLORS, axis_title, figure, short_title, value_text
+from tinylm_ablate.report.drawing import COLORS, axis_title, chart, figure, short_title, value_text
 from tinylm_ablate.report.measures import by_name
 
 if TYPE_CHECKING:
@@ -35,10 +35,8 @@ def pareto(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
     )
     y = alt.Y("value:Q", title=axis_title(measure), scale=alt.Scale(zero=False))
     shown = ["identity", "cost", "value"]
-    points = alt.Chart(data[shown]).mark_point(filled=True, opacity=0.5, color=COLORS[0]).encode(x=x, y=y, tooltip=shown)
-    line = (
-        alt.Chart(front[shown]).mark_line(point=True, interpolate="step-after", color=COLORS[1]).encode(x=x, y=y, tooltip=shown)
-    )
+    points = chart(data[shown]).mark_point(filled=True, opacity=0.5, color=COLORS[0]).encode(x=x, y=y, tooltip=shown)
+    line = chart(front[shown]).mark_line(point=True, interpolate="step-after", color=COLORS[1]).encode(x=x, y=y, tooltip=shown)
     return alt.layer(points, line).properties(width=420, height=260)
 
 
@@ -66,13 +64,13 @@ def parallel(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLev
     x = alt.X("key:N", sort=order, title=None, axis=alt.Axis(labelAngle=0, domain=False, ticks=False))
     y = alt.Y("place:Q", axis=None)
     lines = (
-        alt.Chart(pd.concat(parts))
+        chart(pd.concat(parts))
         .mark_line(opacity=0.4, strokeWidth=1)
         .encode(
             x=x, y=y, detail="run:N", color=alt.Color("value:Q", title=axis_title(measure), scale=alt.Scale(scheme="viridis"))
         )
     )
-    words = alt.Chart(pd.concat(labels)).mark_text(align="left", dx=4).encode(x=x, y=y, text="label:N")
+    words = chart(pd.concat(labels)).mark_text(align="left", dx=4).encode(x=x, y=y, text="label:N")
     return alt.layer(lines, words).properties(width=max(360, 120 * len(order)), height=280)
 
 
@@ -87,11 +85,11 @@ def importance(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopL
     data = data.assign(key=[short_title(key) for key in data["setting"]])
     y = alt.Y("key:N", sort=list(data["key"]), title=None)
     bars = (
-        alt.Chart(data)
+        chart(data)
         .mark_bar(color=COLORS[0], height=12)
         .encode(x=alt.X("share:Q", title=f"share of the variance of {axis_title(measure)}"), y=y)
     )
-    rules = alt.Chart(data).mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q", y=y)
+    rules = chart(data).mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q", y=y)
     return alt.layer(bars, rules).properties(width=380, height=max(50, 24 * len(data)))
 
 
@@ -109,9 +107,9 @@ def search(frame: pd.DataFrame, by: Sequence[str], measure: str) -> alt.TopLevel
         "y": alt.Y("value:Q", title=axis_title(measure), scale=alt.Scale(zero=False)),
         "tooltip": ["trial:Q", "x:Q", "value:Q"],
     }
-    points = alt.Chart(data).mark_point(filled=True, opacity=0.5, color=COLORS[0]).encode(**encodings)
+    points = chart(data).mark_point(filled=True, opacity=0.5, color=COLORS[0]).encode(**encodings)
     best = data[data["front"]]
-    marked = alt.Chart(best).mark_line(point=True, strokeWidth=1, color=COLORS[1]).encode(**encodings)
+    marked = chart(best).mark_line(point=True, strokeWidth=1, color=COLORS[1]).encode(**encodings)
     return alt.layer(points, marked).properties(width=420, height=260)
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from tinylm_ablate.report.blocks import Block, Cell, Figure, Fold, Heading, Inline, Items, Piece, Row, Table, Text, link, strong
 from tinylm_ablate.report.blocks import Verdict as VerdictBlock
-from tinylm_ablate.report.drawing import figure, specification
+from tinylm_ablate.report.drawing import chart, figure, specification
 from tinylm_ablate.report.measures import by_name
 from tinylm_ablate.science.comparison import Comparison, Outcome
 from tinylm_ablate.science.verdict import Verdict
@@ -142,8 +142,8 @@ def _picture(frame: pd.DataFrame, key: str, measure: str, narrow: bool = False) 
     )
     tips = [f"{key}:N", "source:N", "verdict:N", alt.Tooltip(f"{measure}:Q", title="effect in margins"), "setting:N", "why:N"]
     tested = alt.datum.verdict != str(Outcome.NOT_TESTABLE)
-    base = alt.Chart(shown).encode(y=y)
-    zone = alt.Chart(pd.DataFrame({"from": [-1.0], "to": [1.0]})).mark_rect(color="#888888", opacity=0.16)
+    base = chart(shown).encode(y=y)
+    zone = chart(pd.DataFrame({"from": [-1.0], "to": [1.0]})).mark_rect(color="#888888", opacity=0.16)
     zone = zone.encode(x=alt.X("from:Q", scale=margins, axis=axis), x2="to:Q")
     rules = base.mark_rule(strokeWidth=3, yOffset=over).encode(
         x=alt.X("low:Q", scale=margins), x2="high:Q", color=color, opacity=alt.condition(tested, alt.value(1), alt.value(0.5))
@@ -166,7 +166,7 @@ def _picture(frame: pd.DataFrame, key: str, measure: str, narrow: bool = False) 
     layers = [zone, rules, points, words("title", left - 12, "right"), bold]
     if (shown["paper"] != "").any():
         heads = pd.DataFrame({"row": [-1], "text": ["in the paper"]})
-        layers += [words("paper", aside + 158), alt.Chart(heads).mark_text(align="left").encode(
+        layers += [words("paper", aside + 158), chart(heads).mark_text(align="left").encode(
             x=alt.value(aside + 158), y=y, text="text:N"
         )]  # fmt: skip
     layers.append(words("reason", aside + 158 + 86 * bool((shown["paper"] != "").any()), fontStyle="italic", fontSize=11))
