@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tinylm_ablate.config import DataConfig
 from tinylm_ablate.data.corpus import text_fingerprint
+from tinylm_ablate.data.encodings import conversion, likely_encoding
 from tinylm_ablate.data.readers import read_rows
 from tinylm_ablate.data.rows import Columns
 from tinylm_ablate.data.sources import open_source
@@ -48,11 +49,32 @@ def test_the_suggestion_gives_the_right_text(tmp_path: Path, data_config: Make, 
     with pytest.raises(UserError) as error:
         texts_of(data_config(path), tmp_path)
     message = str(error.value)
-    suggested = re.search(r"set data\.encoding=(\S+), or convert it: (.*)$", message)
+    suggested = re.search(r"set data\.encoding=(\S+), or convert it and replace it by the copy: (.*)$", message)
     assert suggested is not None, message
     assert "".join(texts_of(data_config(path, encoding=suggested[1]), tmp_path)) == text
     subprocess.run(["sh", "-c", suggested[2]], check=True, timeout=60)
     assert "".join(texts_of(data_config(tmp_path / "a text.utf8.txt"), tmp_path)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "guess"),
+    [
+        # German has no letter that differs between cp1250 and cp1252, but the rest of the file may.
+        (GERMAN, "latin-1", "cp1252"),
+        ("Perché la città è così più bella? Verrà lunedì.\n" * 4, "latin-1", "cp1252"),
+        ("A kőműves örömében énekelt, és a gyerekek nevettek az udvaron.\n" * 4, "cp1250", "cp1250"),
+        ("Să mergem în pădure, unde cântă păsările; mâine va fi frumos.\n" * 4, "cp1250", "cp1250"),
+        ("Güneş doğdu, çocuklar ağaçların altında oynuyor ve şarkı söylüyor.\n" * 4, "cp1254", "cp1254"),
+    ],
+)
+def test_the_language_decides_between_encodings_with_the_same_letters(text: str, encoding: str, guess: str) -> None:
+    assert likely_encoding(text.encode(encoding)) == guess
+
+
+def test_copies_have_names_of_their_own() -> None:
+    commands = [conversion(Path("a") / name, "cp1252", "gzip -dc" if name.endswith("gz") else None)
+                for name in ("b.de.txt", "b.fr.txt", "c.1.txt.gz")]  # fmt: skip
+    assert [command.split("> ")[1] for command in commands] == ["a/b.de.utf8.txt", "a/b.fr.utf8.txt", "a/c.1.utf8.txt"]
 
 
 def test_encoding_of_tables_and_its_place_in_the_fingerprint(tmp_path: Path, data_config: Make) -> None:

@@ -8,11 +8,18 @@ import shlex
 from io import BufferedReader, RawIOBase
 from pathlib import Path
 
+from tinylm_ablate.data.languages import identify
+
 #: Encodings that a detector may return: those common in text files. Rare ones would only add wrong guesses.
 _CANDIDATES = [
     "utf_16", "utf_16_le", "utf_16_be", "utf_32", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "cp1252", "cp1250",
     "cp1251", "cp1253", "cp1254", "cp1256", "koi8_r", "cp866",
 ]  # fmt: skip
+#: Encodings that share most letters with cp1252, by the languages that are written in them.
+_BY_LANGUAGE = {
+    "cp1250": {"bs", "cs", "hr", "hu", "pl", "ro", "sk", "sl", "sq"},
+    "cp1254": {"az", "tr"},
+}
 _CHUNK = 1 << 18
 #: Matches this close to the best, in the detector's measure of disorder, are ties.
 _TIE = 0.005
@@ -81,9 +88,12 @@ def likely_encoding(sample: bytes) -> str | None:
     matches = list(from_bytes(sample, cp_isolation=_CANDIDATES))
     if not matches:
         return None
-    names = [match.encoding for match in matches if match.chaos <= matches[0].chaos + _TIE]
-    # Most characters of Western languages are the same in both; if none differ, the more common encoding is assumed.
-    name = "cp1252" if "cp1252" in names and names[0] == "cp1250" else names[0]
+    ties = [match for match in matches if match.chaos <= matches[0].chaos + _TIE]
+    names = [name for match in ties for name in match.could_be_from_charset]
+    name = matches[0].encoding
+    if "cp1252" in names:  # the file may have letters that differ, so the language decides, by the letters that do not
+        language = identify(sample.decode("ascii", "ignore"))
+        name = next((name for name in names if language in _BY_LANGUAGE.get(name, ())), "cp1252")
     return codecs.lookup(name).name.replace("_", "-")
 
 
@@ -93,8 +103,8 @@ def conversion(path: Path, encoding: str, unpack: str | None) -> str:
     Args:
         unpack: Command that unpacks the file to standard output; None for an uncompressed file.
     """
-    suffixes = "".join(path.suffixes[-2:-1] if unpack else path.suffixes[-1:])
-    new = shlex.quote(str(path.with_name(f"{path.name.split('.')[0]}.utf8{suffixes}")))
+    unpacked = path.with_suffix("") if unpack else path
+    new = shlex.quote(str(unpacked.with_suffix(f".utf8{unpacked.suffix}")))
     old, name = shlex.quote(str(path)), re.sub(r"(?<=16|32)-", "", encoding.upper())  # iconv's UTF-16LE
     if unpack:
         return f"{unpack} {old} | iconv -f {name} -t UTF-8 > {new}"

@@ -100,7 +100,9 @@ def decode(path: Path, content: bytes, start: int, encoding: str) -> str:
     if guess is None or is_utf8(guess):
         raise UserError(f"{message} It matches no known text encoding: fix the file, or remove it")
     command = conversion(path, guess, compression.unpack if compression else None)
-    raise UserError(f"{message} It looks like {guess}: set data.encoding={guess}, or convert it: {command}")
+    raise UserError(
+        f"{message} It looks like {guess}: set data.encoding={guess}, or convert it and replace it by the copy: {command}"
+    )
 
 
 def _sample(path: Path, place: int) -> bytes:
