@@ -135,6 +135,8 @@ def open_corpus(data: DataConfig, cache_dir: Path) -> Corpus:
     build_once(folder, is_whole=_is_whole, build=build, needed=source.bytes_estimate(), what="the corpus")
     corpus = Corpus(folder)
     integrity.check(folder, corpus.summary["files"], "the corpus")
+    # The text may have been built from another folder, or before files that are not read were added.
+    corpus.summary["sources"] = source.description()
     if data.weights:
         counted = corpus.summary["by_source" if grouped_by(data) == "source" else "documents"]
         check_names(data, counted["train"])
@@ -184,7 +186,7 @@ def _build(folder: Path, data: DataConfig, source: Source, identity: str) -> Non
                     continue
                 split = split_of(digest, data.validation_share, data.test_share)
                 writers[split].add(Document(text, document.language, digest.hex(), document.source), len(content))
-                if len(writers[split].documents) > _MAX_LANGUAGES:
+                if data.language_column and len(writers[split].documents) > _MAX_LANGUAGES:
                     raise UserError(
                         f"data.language_column={data.language_column}: holds more than {_MAX_LANGUAGES} different values; "
                         "set it to the column with the language, or to null"

@@ -150,9 +150,9 @@ def _about(run: Settled) -> list[str]:
     tokens, about = training_tokens(run), "" if _counted(run) is not None else "about "
     size = f"{about}{tokens / 1e6:,.1f}M training tokens" if tokens is not None else "of unknown size"
     name = data.path or data.name or data.source
+    skipped = passed_over_lines(passed_over(open_source(data, run.cache).description()))
     if corpus is None:
-        description = open_source(data, run.cache).description()
-        return [f"text: {name}, not built yet, {size}", *passed_over_lines(passed_over(description))]
+        return [f"text: {name}, not built yet, {size}", *skipped]
     kept = sum(sum(counts.values()) for counts in corpus["documents"].values())
     languages = sorted({language for counts in corpus["bytes"].values() for language in counts})
     sizes = {language: sum(counts.get(language, 0) for counts in corpus["bytes"].values()) for language in languages}
@@ -160,5 +160,5 @@ def _about(run: Settled) -> list[str]:
     return [
         f"text: {name}, {size} ({shares})",
         f"  {corpus['read']:,} documents read, {kept:,} kept ({fate(corpus)})",
-        *(f"  {line}" for line in passed_over_lines(passed_over(corpus["sources"]))),
+        *(f"  {line}" for line in skipped),
     ]
