@@ -90,6 +90,14 @@ def test_encoding_of_tables_and_its_place_in_the_fingerprint(tmp_path: Path, dat
         texts_of(data_config(path, encoding="base64"), tmp_path)
 
 
+@pytest.mark.parametrize("encoding", ["gb18030", "cp1252", "latin-1", "big5", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("text", [GERMAN, CHINESE, "plain " * 50_000 + FRENCH])
+def test_a_file_in_utf8_is_not_read_in_another_encoding(tmp_path: Path, data_config: Make, text: str, encoding: str) -> None:
+    (tmp_path / "t.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"t\.txt: is not {encoding} \(.*convert files in different encodings to UTF-8"):
+        texts_of(data_config(tmp_path / "t.txt", encoding=encoding), tmp_path)
+
+
 def test_bytes_that_are_not_text(tmp_path: Path, data_config: Make) -> None:
     path = tmp_path / "t.txt"
     path.write_bytes(b"text " * 20 + b"\0" + b" text" * 20)

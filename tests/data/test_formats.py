@@ -66,7 +66,11 @@ def test_json_with_one_object_per_line_is_read(tmp_path: Path, data_config: Make
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("t.json", b'{"text": [\n1]}', "line 1: is not JSON"),
+        (
+            "t.json",
+            b'{"text": [\n1]}',
+            "line 1: is not JSON (Expecting value); each line must have one object, or the file one array",
+        ),
         ("t.json", b'[{"text": "a"}, oops]', "t.json: is not JSON (Expecting value); the damage is at line 1"),
         ("t.json", b'"text"', "is not an array"),
         ("t.json", b'[{"text": "a"}, 3]', "entry 2: is not an object"),

@@ -23,6 +23,8 @@ _BY_LANGUAGE = {
 _CHUNK = 1 << 18
 #: Matches this close to the best, in the detector's measure of disorder, are ties.
 _TIE = 0.005
+#: Non-ASCII characters after which text in another encoding is not UTF-8 by chance: a pair of bytes is in 1 of 8 cases.
+_NOT_BY_CHANCE = 8
 
 
 def is_utf8(encoding: str) -> bool:
@@ -40,14 +42,29 @@ def is_text_encoding(encoding: str) -> bool:
     return True
 
 
+def _is_utf8_text(chunk: bytes) -> bool:
+    """Return whether ``chunk`` is UTF-8 with more than a few non-ASCII letters, so that it is not so by chance."""
+    start = next((place for place, byte in enumerate(chunk[:4]) if byte & 0xC0 != 0x80), 0)
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(chunk[start:])
+    except UnicodeDecodeError:
+        return False
+    return sum(not character.isascii() for character in text) >= _NOT_BY_CHANCE
+
+
 class _Recoded(RawIOBase):
-    """A binary stream that converts ``encoding`` to UTF-8."""
+    """A binary stream that converts ``encoding`` to UTF-8.
+
+    Most encodings accept any bytes, so a file in UTF-8 would become other text: its first part that is not ASCII is checked.
+    """
 
     def __init__(self, stream: BufferedReader, encoding: str) -> None:
         self._stream = stream
+        self._encoding = encoding
         self._decoder = codecs.getincrementaldecoder(encoding)()
         self._ready = b""
         self._ended = False
+        self._judged = False
 
     def readable(self) -> bool:
         return True
@@ -56,6 +73,10 @@ class _Recoded(RawIOBase):
         while not self._ready and not self._ended:
             chunk = self._stream.read(_CHUNK)
             self._ended = not chunk
+            if not self._judged and not chunk.isascii():
+                self._judged = True
+                if _is_utf8_text(chunk):
+                    raise UnicodeDecodeError(self._encoding, chunk, 0, 1, "it is UTF-8")
             self._ready = self._decoder.decode(chunk, self._ended).encode("utf-8", "surrogatepass")
         size = min(len(buffer), len(self._ready))
         buffer[:size] = self._ready[:size]
