@@ -51,7 +51,7 @@ def find_files(root: Path) -> Found:
             for path in _below(root, found, seen):
                 kind = suffix_of(path)
                 if kind is None:
-                    found.pass_over(_kind(path), path.stat().st_size)
+                    found.pass_over(kind_of(path), path.stat().st_size)
                 else:
                     found.files.append(path)
         else:
@@ -70,7 +70,7 @@ def find_files(root: Path) -> Found:
     return found
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: Path) -> str:
     """Return the suffix of a file that is not read, with that of its content if it is compressed."""
     suffix = path.suffix.lower()
     return "".join(path.suffixes[-2:]).lower() if suffix in COMPRESSED else suffix or "without a suffix"

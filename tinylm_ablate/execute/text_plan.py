@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tinylm_ablate.data.corpus import open_corpus, passed_over, passed_over_lines
+from tinylm_ablate.data.corpus import described, open_corpus, passed_over, passed_over_lines
 from tinylm_ablate.data.corpus_summary import MANY_PASSES, fate, passes_by_group
 from tinylm_ablate.data.integrity import read_sealed
 from tinylm_ablate.data.mixing import grouped_by
@@ -150,7 +150,8 @@ def _about(run: Settled) -> list[str]:
     tokens, about = training_tokens(run), "" if _counted(run) is not None else "about "
     size = f"{about}{tokens / 1e6:,.1f}M training tokens" if tokens is not None else "of unknown size"
     name = data.path or data.name or data.source
-    skipped = passed_over_lines(passed_over(open_source(data, run.cache).description()))
+    source = open_source(data, run.cache)
+    skipped = passed_over_lines(passed_over(source.description() if corpus is None else described(corpus, source)))
     if corpus is None:
         return [f"text: {name}, not built yet, {size}", *skipped]
     kept = sum(sum(counts.values()) for counts in corpus["documents"].values())
