@@ -44,6 +44,7 @@ def run(config: Config) -> Record:
     Returns:
         Its record, with the metrics that the config requests.
     """
+    assert Path(config.runs_dir).is_absolute(), "a test must not use the runs of the checkout"
     settled = settle(config)
     walk = perform([("the run", settled)], config, quiet=True)
     for state in walk.failed():

@@ -58,6 +58,10 @@ def test_valid_hydra_syntax_is_unchanged() -> None:
         ("+arch.depth=2", "arch.depth=2"),
         ("data.path=a, b(1).jsonl", "data.path='a, b(1).jsonl'"),
         ("data.path=~/my texts", "data.path='~/my texts'"),
+        ("grid.exclude=[arm=a]", "grid.exclude=['arm=a']"),
+        ("grid.exclude=['arm=a', arch.depth=4 init=gpt2]", "grid.exclude=['arm=a', 'arch.depth=4 init=gpt2']"),
+        ("grid.arms={a: [], b: [arch.depth=4, lr=1e-3]}", "grid.arms={a: [], b: ['arch.depth=4', 'lr=1e-3']}"),
+        ('grid.arms={a: ["init=gpt2"]}', 'grid.arms={a: ["init=gpt2"]}'),
     ],
 )
 def test_numbers_and_names_as_people_write_them(argument: str, expected: str) -> None:

@@ -12,7 +12,8 @@ import torch
 
 from tests.helpers import TINY, run_command
 from tinylm_ablate.arguments import VERBS
-from tinylm_ablate.config import GROUPS
+from tinylm_ablate.config import GROUPS, Config
+from tinylm_ablate.config_values import walk
 from tinylm_ablate.grid.yaml_files import mistakes_in_files
 from tinylm_ablate.paths import conf_dir, experiments_dir
 
@@ -42,9 +43,21 @@ EXPERIMENTS: dict[str, tuple[str | bytes, str]] = {
         ":5: arch.dpeth: no such key; did you mean arch.depth?",
     ),
     "sweeper.yaml": (PACKAGE + "hydra:\n  sweeper:\n    parms: {}\n", ":4: hydra.sweeper.parms: no such key"),
+    "values.yaml": (
+        PACKAGE + "hydra:\n  sweeper:\n    params:\n      arch.depth: 2,two\n",
+        ":5: arch.depth=two: allowed: a whole number at least 1",
+    ),
+    "items.yaml": (
+        PACKAGE + "hydra: {sweeper: {params: {arch.depth: [2, -1]}}}\n",
+        ":2: arch.depth=-1: allowed: a whole number at least 1",
+    ),
+    "choices.yaml": (
+        PACKAGE + "hydra:\n  sweeper:\n    params:\n      init: gpt2,inhert\n",
+        ":5: init=inhert: no such choice; did you mean inherit?",
+    ),
     "arms.yaml": (
         PACKAGE + "grid:\n  arms:\n    a: arch.depth=2\n",
-        ":3: grid.arms={'a': 'arch.depth=2'}: allowed: names with",
+        ":3: grid.arms={'a': 'arch.depth=2'}: allowed: names with lists of settings",
     ),
 }
 
@@ -100,6 +113,13 @@ COMMANDS: list[tuple[list[str], list[str]]] = [
         ["-m", 'grid.arms={a: ["arch.dept=9"], b: ["init=constnat", "train.tokens=2X"]}'],
         ["arch.dept: no such key", "init=constnat: no such choice; did you mean constant?", "=2X: allowed"],
     ),
+    (
+        ["-m", "grid.arms={a: [arch.dept=9], b: ['arch.depth = 4'], c: [init=inhert]}"],
+        ["grid.arms: b: arch.depth = 4: not understood", "arch.dept: no such key", "init=inhert: no such choice; did you mean"],
+    ),
+    (["-m", "grid.arms={a: arch.depth=4}"], ["allowed: names with lists of settings, as in {shallow: ['arch.depth=9']"]),
+    (["arch.depth=2", "plan"], ["plan: not understood; settings are written as key=value; the verb is the first word: tinyl"]),
+    (["help"], ["did you mean --help?"]),
     (
         ["-m", "arch.depth=range(40,9)", "mode=plan,run", "grid.workers=1,2", "seed=0,1", "seeds=2",
          "grid.arms={a: ['tracking=none']}", "grid.zip=[[arch.width]]", "grid.exclude=['arch.dpth=20']"],
@@ -179,6 +199,13 @@ def test_the_shell_completes_verbs_keys_and_choices(monkeypatch: pytest.MonkeyPa
     assert complete("tinylm-ablate pl", monkeypatch, tmp_path)[0] == "plan"
     assert complete("tinylm-ablate plan -m init=g", monkeypatch, tmp_path) == ["init=gpt2"]
     assert complete("python -m tinylm_ablate arch.dep", monkeypatch, tmp_path) == ["arch.depth="]
+    (tmp_path / "my_folder").mkdir()
+    offered = complete("tinylm-ablate plan ", monkeypatch, tmp_path)
+    known = {key.split(".")[0] for key, *_ in walk(Config())} | {"+experiments", "hydra"}
+    assert {word.split(".")[0].rstrip("=") for word in offered} <= known
+    assert "+experiments=demo" in complete("tinylm-ablate plan +experiments=de", monkeypatch, tmp_path)
+    done = run_command("-sc", folder=tmp_path)
+    assert done.code == 2 and "-sc: allowed: -sc install=bash" in done.err and "Traceback" not in done.err
 
 
 def test_the_completion_script_works_for_both_ways_of_starting(tmp_path: Path) -> None:
@@ -218,3 +245,7 @@ def test_every_verb_has_help(tmp_path: Path) -> None:
     for verb in VERBS:
         done = run_command(verb, "--help", folder=tmp_path)
         assert done.code == 0 and f"tinylm-ablate {verb}" in done.out, done.text
+        for key in {"plan": ["plan.format"], "export": ["model", "folder", "export.format"], "generate": ["prompt"]}.get(
+            verb, ()
+        ):
+            assert f"  {key} " in done.out

@@ -147,13 +147,13 @@ def test_every_setting_belongs_to_the_identity(place: Path) -> None:
         ("optimizer.own={_target_: Absent}", "optimizer.own: _target_=Absent: allowed: the dotted name of a class"),
         ("optimizer.own={_target_: mine.Root}", "optimizer.own: _target_=mine.Root: lacks keeps, update"),
         ("optimizer.own={_target_: os.getcwd}", "optimizer.own: _target_=os.getcwd: allowed: a dataclass"),
-        ("optimizer.own.momentum=much", "optimizer.own.momentum=much: Input should be a valid number"),
+        ("optimizer.own.momentum=much", "optimizer.own.momentum=much: allowed: a number"),
         ("+optimizer.own.decay=1", "optimizer.own.decay=1: no such setting; allowed: momentum"),
         ("optimizer.name=lion", "allowed with optimizer.name=own; otherwise unused"),
         ("evaluate.own=[{_target_: mine.Root}]", "evaluate.own: _target_=mine.Root: lacks name, weights, measure"),
         ("data.own={_target_: mine.Root}", "data.own: _target_=mine.Root: lacks documents"),
         ("arch.own_ffn={_target_: mine.Windowed}", "arch.own_ffn: _target_=mine.Windowed: lacks feed"),
-        ("arch.own_attention.window=wide", "arch.own_attention.window=wide: Input should be a valid integer"),
+        ("arch.own_attention.window=wide", "arch.own_attention.window=wide: allowed: a whole number"),
         ("arch.own_ffn.rate=0", "arch.own_ffn: _target_=mine.Squared: matrices: up=(0, 16): allowed: a name"),
         ("init=inherit", "arch.own_attention: allowed with init.method=random"),
         ("arch.activations=2", "arch.activations=2: allowed without arch.own_ffn"),
@@ -163,6 +163,16 @@ def test_mistakes_are_reported_before_anything_is_spent(wrong: str, message: str
     with pytest.raises(ConfigError) as error:
         settle(config(place, wrong.removeprefix("+")))
     assert message in str(error.value)
+
+
+def test_mistakes_in_all_parts_are_reported_together(own_place: Path) -> None:
+    done = run_command(
+        *TINY, "mode=plan", "optimizer.name=own", "optimizer.own={_target_: mine.SignDescent, momentm: 1}", "init.rule=own",
+        "init.own={_target_: absent.Steep}", "arch.own_ffn={_target_: mine.Squared, rate: fast}", folder=own_place,
+    )  # fmt: skip
+    assert done.code == 2 and "3 mistakes in the configuration" in done.err, done.text
+    for mistake in ("momentm=1: no such setting; allowed: momentum", "absent.Steep: cannot be im", "fast: allowed: a number"):
+        assert mistake in done.err
 
 
 def test_a_choice_without_its_class_is_reported(tmp_path: Path) -> None:

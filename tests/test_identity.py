@@ -114,7 +114,6 @@ VALUES: dict[str, list[Any]] = {
     "evaluate.task_folder": ["folder"],
     "evaluate.tasks": [["paper"]],
     "evaluate.own": [[_PART]],
-    "experiment.axis": [["arch.depth"]],
     "experiment.correlate": [["shape.depth"]],
     "experiment.figures": [["matrix_std"]],
     "experiment.name": ["other"],

@@ -65,9 +65,9 @@ def _main(tracebacks: bool) -> None:
     from tinylm_ablate.completion import completes
     from tinylm_ablate.errors import ConfigError, Interrupted, RunFailed, UserError, first_line
 
-    if completes(sys.argv[1:]):
-        return
     try:
+        if completes(sys.argv[1:]):
+            return
         typed = normalize(sys.argv[1:])
     except ConfigError as error:
         _fail(str(error), 2)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from tinylm_ablate.arguments import normalize
-from tinylm_ablate.errors import RunFailed
+from tinylm_ablate.config import Config
+from tinylm_ablate.errors import ConfigError, RunFailed, first_line
 from tinylm_ablate.grid import compose, diagnosis
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def run(*overrides: str) -> dict[str, Any]:
     from tinylm_ablate.execute.perform import perform, results
     from tinylm_ablate.settle import settle
 
-    config = compose.compose(_words(overrides))
+    config = _composed(overrides)
     settled = settle(config)
     for state in perform([("the run", settled)], config, quiet=True).failed():
         raise state.exception or RunFailed(f"{state.task.name}: {state.error}")
@@ -69,6 +70,8 @@ def grid(*overrides: str) -> pd.DataFrame:
         assert hydra is not None
         try:
             identities = hydra.multirun("config", _worker, _words(overrides, grid=True), with_log_configuration=False)
+        except compose.COMPOSITION_ERRORS as error:
+            raise _explained(error, overrides, grid=True) from None
         except SystemExit:
             raise RunFailed("a cell of the grid failed; see the printed message") from None
     folder = compose.compose([word for word in _words(overrides, grid=True) if word.startswith("runs_dir=")]).runs_dir
@@ -85,7 +88,7 @@ def plan(*overrides: str) -> dict[str, Any]:
     from tinylm_ablate.execute.plan import plan as planned
     from tinylm_ablate.settle import settle
 
-    return planned("the run", settle(compose.compose([*_words(overrides), "mode=plan"])))
+    return planned("the run", settle(_composed((*overrides, "mode=plan"))))
 
 
 def load_model(folder: str | Path) -> tuple[Decoder, Tokenizer]:
@@ -102,6 +105,18 @@ def load_model(folder: str | Path) -> tuple[Decoder, Tokenizer]:
     place = Path(folder)
     place = place / "model" if (place / "model").is_dir() else place
     return huggingface.load_model(place), huggingface.load_tokenizer(place)[0]
+
+
+def _composed(overrides: tuple[str, ...]) -> Config:
+    try:
+        return compose.compose(_words(overrides))
+    except compose.COMPOSITION_ERRORS as error:
+        raise _explained(error, overrides) from None
+
+
+def _explained(error: Exception, overrides: tuple[str, ...], grid: bool = False) -> ConfigError:
+    """Return all mistakes in settings that do not compose."""
+    return ConfigError(diagnosis.diagnose(_words(overrides, grid), grid) or [first_line(error)])
 
 
 def _words(overrides: tuple[str, ...], grid: bool = False) -> list[str]:

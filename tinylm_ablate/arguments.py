@@ -47,6 +47,10 @@ ALIASES = dict.fromkeys(("lr", "learning_rate", "optimizer.lr", "optimizer.learn
 #: Settings with arbitrary text, including commas and parentheses.
 _LITERAL = {"prompt", "experiment.title", "experiment.note"}
 
+#: Settings with lists of other settings, each of which Hydra's grammar requires in quotes.
+_NESTED = {"grid.arms", "grid.exclude"}
+_NESTED_SETTING = re.compile(r"""'[^']*'|"[^"]*"|(?P<bare>[^\s\[\]{},:'"]+=[^\[\]{},'"]*)""")
+
 _OVERRIDE = re.compile(r"(?P<sign>\+\+|\+|)(?P<key>[\w./@:-]+)=(?P<value>.*)", re.DOTALL)
 _SUFFIXES = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 _NUMBER = re.compile(
@@ -144,8 +148,8 @@ def meant(key: str) -> str:
     return f"; did you mean {near}?" if near else ""
 
 
-def did_you_mean(value: str, known: Sequence[str]) -> str:
-    """Suggest a similar choice, if there is one, as the beginning of the allowed values."""
+def no_such_choice(value: str, known: Sequence[str]) -> str:
+    """Suggest a similar choice, if there is one, and list all."""
     close = difflib.get_close_matches(value, known, n=1) or [name for name in known if value and value in name]
     close = (
         close
@@ -153,7 +157,8 @@ def did_you_mean(value: str, known: Sequence[str]) -> str:
             name for name in known if difflib.get_close_matches(value, [name[: len(value)]], n=1, cutoff=0.8)
         ]
     )
-    return f"did you mean {close[0]}? " if close else ""
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"no such choice; {hint}allowed: {', '.join(known)}"
 
 
 def _split(arguments: Sequence[str]) -> tuple[Typed, list[str]]:
@@ -211,6 +216,10 @@ def _option_hint(name: str, value: str, near: Sequence[str]) -> str:
 
 def _hint(text: str, before: Sequence[str], first: bool) -> str:
     """Suggest a setting or verb for a word without "="."""
+    if text in VERBS:
+        return f"; the verb is the first word: tinylm-ablate {text} …"
+    if text == "help":
+        return "; did you mean --help?"
     if before:
         return f"; a value with spaces is written in quotes, as in '{before[-1]} {text}'"
     verb = difflib.get_close_matches(text, VERBS, n=1) if first else []
@@ -239,6 +248,8 @@ def _entries(node: Any, prefix: str = "") -> Iterator[tuple[str, _Key]]:
 def _value(value: str, key: str, kind: _Key, grid: bool) -> str:
     if key in _LITERAL:
         return _quoted(value)
+    if key in _NESTED and not _understood(key, value):
+        return _NESTED_SETTING.sub(lambda match: f"'{match['bare'].strip()}'" if match["bare"] else match[0], value)
     if kind.whole or kind.real:
         return _NUMBER.sub(lambda match: _number(match, kind), value)
     if not kind.text or _SWEEP.match(value):

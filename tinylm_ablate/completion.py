@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 
 from tinylm_ablate.arguments import MULTIRUN, VERBS
+from tinylm_ablate.errors import ConfigError
 
 #: For bash, and for zsh after ``bashcompinit``; other uses of python complete as before.
 SCRIPT = """\
@@ -27,9 +29,14 @@ def completes(arguments: Sequence[str]) -> bool:
     """Return whether the arguments request completion; prints our own part of it.
 
     Removes from the line what Hydra does not know before Hydra answers: the verb, ``-m`` and the name of the program.
+
+    Raises:
+        ConfigError: No shell is named.
     """
     if not {"-sc", "--shell-completion"} & set(arguments):
         return False
+    if not any(re.fullmatch(r"(install|uninstall|query)=(bash|fish|zsh)", text) for text in arguments):
+        raise ConfigError([f"{' '.join(arguments)}: allowed: -sc install=bash, -sc install=fish"])
     if "install=bash" in arguments:
         print(SCRIPT, end="")
         return True
@@ -41,6 +48,8 @@ def completes(arguments: Sequence[str]) -> bool:
             print("\n".join(verb for verb in VERBS if verb.startswith(words[0])))
         if len(words) > 1 and words[0] in VERBS:
             words = words[1:]
+        if "+experiments=".startswith(words[-1]):
+            print("+experiments=")
         line = " ".join(["tinylm-ablate", *(word for word in words if word not in MULTIRUN)])
         os.environ |= {"COMP_LINE": line, "COMP_POINT": str(len(line))}
     return False

@@ -56,10 +56,14 @@ def setting(
 
 
 def several(
-    help: str, identity: str = NONE, active: Callable[[Any], bool] | None = None, among: tuple[str, ...] = ()
+    help: str,
+    identity: str = NONE,
+    active: Callable[[Any], bool] | None = None,
+    among: tuple[str, ...] = (),
+    allowed: str = "",
 ) -> dict[str, Any]:
-    """Metadata of a field that holds several values, each from ``among`` if that is given."""
-    return {"help": help, "several": True, "identity": identity, "active": active, "among": among}
+    """Metadata of a field that holds several values, each from ``among`` if that is given; ``allowed`` describes them."""
+    return {"help": help, "several": True, "identity": identity, "active": active, "among": among, "allowed": allowed}
 
 
 @dataclass
@@ -683,10 +687,11 @@ class ExperimentConfig:
     """the table or figure of the paper that a grid reproduces; set by the files in experiments/"""
 
     name: str = setting("name of the table", free=True, identity=NONE)
-    title: str = setting("what the table shows", free=True, identity=NONE)
+    title: str | None = setting("what the table shows; null is the settings that differ", free=True, identity=NONE)
     paper: str | None = setting("the paper's numbers: a CSV in tinylm_ablate/report/paper", free=True, identity=NONE)
-    axis: list[str] = field(default_factory=list, metadata=several("settings that distinguish the rows"))
-    paper_axis: list[str] = field(default_factory=list, metadata=several("columns of the paper's CSV with these settings"))
+    paper_axis: list[str] = field(
+        default_factory=list, metadata=several("columns of the paper's CSV with the settings that differ")
+    )
     note: str | None = setting("note for readers, shown with the table", free=True, identity=NONE)
     correlate: list[str] = field(
         default_factory=list, metadata=several("settings or sizes to correlate with quality, by rank (Figure 4)")
@@ -737,9 +742,15 @@ class GridConfig:
     zip: list[list[str]] = field(
         default_factory=list, metadata=several("axes to zip, value by value, as in [[arch.depth,arch.width]]")
     )
-    exclude: list[str] = field(default_factory=list, metadata=several("cells to leave out, as in ['arch.depth=40 init=gpt2']"))
+    exclude: list[str] = field(
+        default_factory=list, metadata=several("cells to leave out", allowed="a list, as in ['arch.depth=40 init=gpt2']")
+    )
     arms: dict[str, list[str]] = field(
-        default_factory=dict, metadata=several("named arms, each a list of overrides; together an axis of the grid")
+        default_factory=dict,
+        metadata=several(
+            "named arms, each a list of settings; together an axis of the grid",
+            allowed="names with lists of settings, as in {shallow: ['arch.depth=9'], deep: ['arch.depth=40']}",
+        ),
     )
     experiments: list[str] = field(
         default_factory=list, metadata=several("experiments to combine into one grid, as in experiments/paper.yaml")

@@ -7,10 +7,13 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinylm_ablate.config import Config
 from tinylm_ablate.scale import is_dial
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def walk(config: Config) -> Iterator[tuple[str, Any, dict[str, Any]]]:
@@ -37,6 +40,8 @@ def _flat() -> tuple[list[str], list[dict[str, Any]], Callable[[Config], tuple[A
 
 def allowed(rule: dict[str, Any]) -> str:
     """Describe the values that a field allows, for error messages and the reference."""
+    if rule.get("allowed"):
+        return str(rule["allowed"])
     kinds = str(rule["type"]).split(" | ")
     parts = [*(("true", "false") if "bool" in kinds else ()), *rule.get("choices", ())]
     if kinds[0].startswith("list"):
@@ -93,3 +98,27 @@ def fits(value: Any, rule: dict[str, Any]) -> bool:
             or (rule["below"] is not None and value >= rule["below"])
         )
     return True
+
+
+def accepts(key: str, value: Any) -> bool:
+    """Return whether the schema accepts a value from a YAML file, or one that refers to another setting."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(value, str) and "${" in value:
+        return True
+    keys, rules, _ = _flat()
+    try:
+        OmegaConf.update(_config(), key, value)
+        return value is None or fits(OmegaConf.select(_config(), key), rules[keys.index(key)])
+    except (OmegaConfBaseException, ValueError):
+        return False
+
+
+@functools.cache
+def _config() -> DictConfig:
+    """Return a config for trying values; cached, since creating one takes a tenth of a second."""
+    from omegaconf import OmegaConf
+
+    config: DictConfig = OmegaConf.structured(Config)
+    return config

@@ -44,7 +44,7 @@ def in_words(
         return None
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes | os.PathLike) else folder
     if error.errno == errno.ENAMETOOLONG:
-        return DiskError(f"{str(named)[:60]}…: this name is longer than the file system allows; set {key} to a shorter one")
+        return DiskError(f"{str(named)[:60]}…: this name is longer than the file system allows; choose a shorter one")
     if error.errno in _NO_ROOM:
         place = folder if named.is_relative_to(folder) else _existing(named)
         size = "more space is needed" if needed is None else f"about {needed:,} bytes are needed"

@@ -21,6 +21,14 @@ from tinylm_ablate.files import canonical_json
 #: Key that names the class.
 TARGET = "_target_"
 
+#: Types of fields, by the first word of pydantic's errors, as other settings describe them.
+_ALLOWED = {
+    "float": "allowed: a number",
+    "int": "allowed: a whole number",
+    "bool": "allowed: true, false",
+    "string": "allowed: text",
+}
+
 
 def part(described: Mapping[str, Any], key: str, needs: tuple[str, ...] = ()) -> Any:
     """Create the object that a mapping describes; equal mappings share one object.
@@ -90,7 +98,10 @@ def _part(text: str, key: str, needs: tuple[str, ...]) -> Any:
         return adapter.validate_python(settings)
     except ValidationError as error:
         raise ConfigError(
-            [f"{key}.{'.'.join(map(str, one['loc']))}={one['input']}: {one['msg']}" for one in error.errors()]
+            [
+                f"{key}.{'.'.join(map(str, one['loc']))}={one['input']}: {_ALLOWED.get(one['type'].split('_')[0], one['msg'])}"
+                for one in error.errors()
+            ]
         ) from None
     except (TypeError, ValueError) as error:  # raised by the class's __post_init__
         raise ConfigError([f"{key}: {TARGET}={target}: {error}"]) from None

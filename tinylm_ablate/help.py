@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tinylm_ablate.arguments import VERBS
-from tinylm_ablate.config import GROUPS
+from tinylm_ablate.config import GROUPS, Config
+from tinylm_ablate.config_values import walk
 from tinylm_ablate.paths import conf_dir, experiments_dir
 
 _USAGE = """\
@@ -24,16 +25,24 @@ examples:
   tinylm-ablate data=files data.path=my_texts scale=s16 train.tokens=5M
 """
 
+#: Settings of a verb: keys, and groups of keys.
+_OWN = {
+    "plan": ("plan",),
+    "evaluate": ("model", "evaluate"),
+    "generate": ("model", "prompt", "generate"),
+    "export": ("model", "folder", "export"),
+    "sync": ("runs_dir", "tracking"),
+}
+
 
 def help_text(verb: str = "") -> str:
     """Usage, the config groups with their choices, the experiments, and where to read on; of a verb, what it does."""
     if verb in VERBS:
-        words = (
-            "[key=value ...]" if verb in ("run", "plan", "status", "evaluate", "generate", "export", "coverage") else "[...]"
-        )
-        return (
-            f"tinylm-ablate {verb} {words}\n\n{VERBS[verb]}\n\ntinylm-ablate --help lists the settings; docs/config.md has all."
-        )
+        own = [f"  {key:<26} {rule['help']}" for key, _, rule in walk(Config()) if key.split(".")[0] in _OWN.get(verb, ())]
+        settings = ["", "settings of this verb:", *own] if own else []
+        more = "tinylm-ablate --help lists the groups of all other settings; docs/config.md has every one."
+        grid = "" if verb in ("generate", "export", "sync") else "[-m] "
+        return "\n".join([f"tinylm-ablate {verb} {grid}[key=value ...]", "", VERBS[verb], *settings, "", more])
     verbs = "\n".join(f"  {name:<10} {what}" for name, what in VERBS.items())
     lines = [_USAGE.format(verbs=verbs), "config groups (group=choice):"]
     for group, node in GROUPS.items():

@@ -12,7 +12,7 @@ from tinylm_ablate.config_values import check_values
 from tinylm_ablate.errors import ConfigError, RunFailed, UserError
 from tinylm_ablate.execute.walk import DONE
 from tinylm_ablate.execute.words import say
-from tinylm_ablate.extension import part
+from tinylm_ablate.extension import mistakes
 from tinylm_ablate.settle import settle
 
 
@@ -23,11 +23,12 @@ def perform(config: Config) -> None:
 
         work(Path(config.grid.work))
         return
-    if config.mode not in {"run", "plan"} and (mistakes := check_values(config)):
-        raise ConfigError(mistakes)
-    for name, needs in OWN_BLOCKS.items():  # a model's file may name a class, which only the command line imports
-        if described := getattr(config.arch, name):
-            part(described, f"arch.{name}", needs)
+    if config.mode not in {"run", "plan"}:  # these two report such mistakes together with others
+        found = check_values(config)
+        for name, needs in OWN_BLOCKS.items():  # a model's file may name a class, which only the command line imports
+            found += mistakes(getattr(config.arch, name), f"arch.{name}", bool(getattr(config.arch, name)), "", needs)
+        if found:
+            raise ConfigError(found)
     progress.configure(config.progress)
     modes = {
         "run": _run, "plan": _plan, "generate": _generate, "export": _export, "coverage": _coverage, "status": _status,

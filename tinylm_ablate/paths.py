@@ -41,6 +41,16 @@ def experiments_dir() -> Path:
     return config_root() / "experiments"
 
 
+def choice_folders(group: str) -> list[Path]:
+    """Return the folders of a config group's files, in Hydra's order."""
+    return [Path.cwd() / group, Path.cwd() / "conf" / group, conf_dir() / group, experiments_dir().parent / group]
+
+
+def choices(group: str) -> list[str]:
+    """Return the names of a config group's files."""
+    return sorted({path.stem for place in choice_folders(group) for path in place.glob("*.yaml")} - {"schema"})
+
+
 def user_cache() -> Path:
     """Return the user's cache folder, which all projects share; it may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tinylm_ablate"

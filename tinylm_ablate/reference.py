@@ -11,6 +11,7 @@ import yaml
 
 from tinylm_ablate.config import GROUPS, NONE, Config
 from tinylm_ablate.config_values import allowed
+from tinylm_ablate.files import read_yaml
 from tinylm_ablate.paths import conf_dir
 from tinylm_ablate.report.markdown import table
 
@@ -30,7 +31,7 @@ value makes another run. All other settings may be changed when a run resumes.
 
 def reference() -> str:
     """Return the page."""
-    root = yaml.safe_load((conf_dir() / "config.yaml").read_text(encoding="utf-8"))
+    root = read_yaml(conf_dir() / "config.yaml")
     chosen = {group: name for entry in root["defaults"] if isinstance(entry, dict) for group, name in entry.items()}
     parts = [_HEAD]
     for group, kind in GROUPS.items():
@@ -55,8 +56,9 @@ def _choices(group: str, default: str) -> str:
     for path in sorted((conf_dir() / group).glob("*.yaml"), key=lambda path: (path.stem != default, path.stem)):
         text = path.read_text(encoding="utf-8")
         comment = " ".join(line.lstrip("# ") for line in _leading_comments(text))
-        inherited = [entry for entry in yaml.safe_load(text).get("defaults", []) if entry not in ("schema", "_self_")]
-        changes = ", ".join(f"`{key}={_text(value)}`" for key, value in _flat(yaml.safe_load(text)))
+        content = read_yaml(path)
+        inherited = [entry for entry in content.get("defaults", []) if entry not in ("schema", "_self_")]
+        changes = ", ".join(f"`{key}={_text(value)}`" for key, value in _flat(content))
         said = f"as `{inherited[0]}`, with {changes}" if inherited else ""
         name = f"`{group}={path.stem}`{' (the default)' if path.stem == default else ''}"
         lines.append(
@@ -82,7 +84,7 @@ def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 def _composed(group: str, name: str) -> dict[str, Any]:
     """Merge the values of a choice with those of the choices that it extends; interpolations are not resolved."""
-    content: dict[str, Any] = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_yaml(conf_dir() / group / f"{name}.yaml")
     result: dict[str, Any] = {}
     for entry in content.pop("defaults"):
         if entry not in ("schema", "_self_"):

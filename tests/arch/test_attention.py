@@ -32,12 +32,15 @@ def operands(length, heads, kv_heads, size, dtype=torch.float32):
 
 @pytest.mark.parametrize("length", [1, 5, 64, 65, 300])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (3, 1)])
-@pytest.mark.parametrize("own", ["the kernel", "many tiles", "few tiles"])
+@pytest.mark.parametrize("own", ["the kernel", "many tiles", "few tiles", "one block", "no compiler"])
 def test_values_and_gradients_are_exact(length, heads, kv_heads, own, monkeypatch):
     if own != "the kernel":
         monkeypatch.setattr(module, "kernel", lambda _: None)
         monkeypatch.setattr(module, "_BLOCK", 64)
+        monkeypatch.setattr(module, "_WHOLE", 500 if own == "one block" else 0)
         monkeypatch.setattr(module, "_CACHE_BYTES", 1 if own == "many tiles" else 2**20)
+    if own == "no compiler":
+        monkeypatch.setattr(module, "compiled", lambda _: None)
     product, parts = operands(length, heads, kv_heads, 8)
     found, expected = causal_attention(*parts), written_out(*parts)
     torch.testing.assert_close(found, expected.float())
@@ -50,7 +53,11 @@ def test_values_and_gradients_are_exact(length, heads, kv_heads, own, monkeypatc
 
 
 @pytest.mark.parametrize(("kv_heads", "size"), [(4, 16), (2, 64)])
-def test_bf16_is_as_accurate_as_pytorchs(kv_heads, size):
+@pytest.mark.parametrize("own", ["one block", "blocks", "no compiler"])
+def test_bf16_is_as_accurate_as_pytorchs(kv_heads, size, own, monkeypatch):
+    monkeypatch.setattr(module, "_WHOLE", 500 if own == "one block" else 0)
+    if own == "no compiler":
+        monkeypatch.setattr(module, "compiled", lambda _: None)
     product, parts = operands(300, 4, kv_heads, size, torch.bfloat16)
     slope = torch.randn(3, 300, 4 * size, generator=torch.Generator().manual_seed(0)).bfloat16()
     expected = written_out(*parts)

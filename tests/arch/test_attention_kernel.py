@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -78,6 +79,30 @@ def test_values_that_are_not_finite_are_never_lost(dtype: torch.dtype, bad: floa
     found = passes(*given)[place == 3 :]  # the output does not depend on its own gradient
     for each in found:
         assert each[1].isnan().any() and each[[0, 2]].isfinite().all()
+
+
+@settings(max_examples=15, deadline=None)
+@given(number=st.integers(1, 5), start=st.integers(0, 9), block=st.integers(1, 40), seed=st.integers(0, 99))
+def test_weights_and_slopes_of_a_block_equal_those_without_the_kernel(number: int, start: int, block: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [(number, block, start + block)] * 2 + [(number, block, 16)] * 2
+    given = [torch.randn(*size, generator=generator) for size in sizes]
+    ours, plain = ([each.clone() for each in given] for _ in range(2))
+    module._weigh(*ours, start, 0.25)
+    with mock.patch.object(module, "compiled", lambda _: None):
+        module._weigh(*plain, start, 0.25)
+    for found, expected in zip(ours, plain, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("place", range(4))
+def test_a_block_with_values_that_are_not_finite_is_not_a_number(dtype: torch.dtype, place: int) -> None:
+    given = [torch.randn(2, 6, size).to(dtype) for size in (6, 6, 16, 16)]
+    given[place][1, 3, 2] = float("inf")
+    module._weigh(*given, 0, 0.25)
+    for each in given[:2]:
+        assert each[1, 3].isnan().all() and each[0].isfinite().all()
 
 
 def test_scores_that_overflow_are_not_lost() -> None:

@@ -35,7 +35,7 @@ def settings(small_data: list[str], small_cache: str) -> list[str]:
 def grid(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], str]:
     """Two arms with two seeds, tracked by MLflow: the folder, the arguments and the output."""
     folder = tmp_path_factory.mktemp("grid")
-    arguments = ["-m", *settings, "tracking=mlflow", "arch.depth=1,2", "seeds=2"]
+    arguments = ["-m", *settings, "tracking=mlflow", "experiment.title=Depth, twice (ours)", "arch.depth=1,2", "seeds=2"]
     done = run_command(*arguments, folder=folder)
     assert done.code == 0, done.text
     return folder, arguments, done.text
@@ -48,6 +48,7 @@ def test_a_grid_trains_and_measures_every_cell_and_prints_a_table(grid: tuple[Pa
     kept = records(folder)
     assert sorted((r["shape"]["depth"], r["seed"]) for r in kept.values()) == [(1, 0), (1, 1), (2, 0), (2, 1)]
     (described,) = (json.loads(path.read_text()) for path in (folder / "runs" / "grids").glob("*.json"))
+    assert described["title"] == "Depth, twice (ours)"
     assert {cell["identity"] for cell in described["cells"]} == kept.keys()
     for cell in described["cells"]:
         run, record = folder / "runs" / cell["identity"], kept[cell["identity"]]
@@ -161,8 +162,8 @@ def test_mlflow_holds_the_grid_with_its_cells_nested(grid: tuple[Path, list[str]
     runs = client.search_runs([experiment.experiment_id])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    names = [run.info.run_name.removeprefix(f"{parent.info.run_name} ") for run in nested]
-    assert sorted(names) == sorted(
+    assert parent.info.run_name.startswith("depth (")
+    assert sorted(run.info.run_name for run in nested) == sorted(
         [f"depth={d} seed={s}" for d in (1, 2) for s in (0, 1)] + [f"depth={d} mean of 2" for d in (1, 2)]
     )
     assert "±" in parent.data.tags["mlflow.note.content"]

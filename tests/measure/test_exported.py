@@ -26,8 +26,8 @@ from tinylm_ablate.settle import settle
 WIDE = ["arch.width=32", "arch.ffn_width=64", "arch.head_dim=16", "evaluate.quantized=[q8_0,q4_0]"]
 
 
-def test_bits_per_byte_of_the_exported_model(small_data: list[str]) -> None:
-    config = compose([*small_data, *TINY, *WIDE])
+def test_bits_per_byte_of_the_exported_model(small_data: list[str], tmp_path: Path) -> None:
+    config = compose([*small_data, *TINY, *WIDE, f"runs_dir={tmp_path}/runs"])
     metrics, settled = run(config)["metrics"], settle(config)
     itself = metrics["test/bits_per_byte/all"]
     for kind in ("q8_0", "q4_0"):
@@ -75,11 +75,11 @@ def test_llama_cpp_continues_as_our_decoder_does(model: Any, vocabulary: Any, tm
     assert theirs(12) == ours  # with an empty cache
 
 
-def test_speed_and_memory_are_measured_next_to_ours(small_data: list[str]) -> None:
+def test_speed_and_memory_are_measured_next_to_ours(small_data: list[str], tmp_path: Path) -> None:
     """Each kind is measured once per shape and machine, whatever other kinds a grid requests."""
     pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
     decode = ["evaluate.decode.batch=2", "evaluate.decode.new_tokens=8", "evaluate.decode.repeats=1"]
-    shared = [*small_data, *TINY, *WIDE[:3], *decode]
+    shared = [*small_data, *TINY, *WIDE[:3], *decode, f"runs_dir={tmp_path}/runs"]
     one = compose([*shared, "evaluate.decode.llama_cpp=[q8_0]"])
     first = run(one)["metrics"]
     for place in ("decode/own", "decode/llama_cpp/q8_0"):

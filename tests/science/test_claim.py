@@ -90,6 +90,8 @@ COMMON = {"metric": "m", "direction": "less"}
             {"arms": {"deep": {"arch.dept": 40}, "shallow": {"arch.depth": 9}}},
             "arms.deep.arch.dept is not a configuration key; the closest is arch.depth",
         ),
+        ({"arms": {"deep": {"arch.depth": "forty"}}}, "arms.deep.arch.depth=forty must be a whole number at least 1"),
+        ({"arms": {"deep": {"init": "inhert"}}}, "arms.deep.init=inhert: no such choice; did you mean inherit?"),
         ({"title": None, "color": 1}, "color is not a key here"),
         ({"tests": []}, "tests must be a list of at least one test"),
         ({"gates": ["bigram"]}, "must be a list of some of bigrams, steps, tuned"),
@@ -112,6 +114,12 @@ def test_mistakes_are_named(change: dict[str, Any], mistake: str) -> None:
     claim, found = parse("mine", GOOD | change, keys(), tables())
     assert claim is None
     assert any(mistake in own for own in found), found
+
+
+def test_arms_take_short_names_as_the_command_line_does() -> None:
+    claim, mistakes = parse("mine", GOOD | {"arms": {"deep": {"lr": 0.01}, "shallow": {"lr": 0.001}}}, keys(), tables())
+    assert mistakes == [] and claim is not None
+    assert claim.arms["deep"] == {"optimizer.scaling.base_lr": "0.01"}
 
 
 def test_all_mistakes_of_all_files_are_named_at_once(tmp_path: Path) -> None:

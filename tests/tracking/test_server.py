@@ -95,7 +95,7 @@ def test_a_server_killed_during_a_run_receives_everything_later(settings, folder
     follower.close()
     assert caplog.text.count("does not answer") == 1
     report = sync(settings, folders.path)
-    assert "does not answer" in str(report) and not report.counts
+    assert "does not answer (Connection refused)" in str(report) and not report.counts
 
     with server(folders.path, port, database):
         report = sync(settings, folders.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,30 @@ def test_a_grid_with_replicates_is_complete_and_a_second_sync_changes_nothing(se
     before = view.everything()
     assert sync(settings, replicated.path).counts == {"unchanged": 7}
     assert view.everything() == before
+
+
+def test_a_grid_without_a_name_is_named_by_what_differs_and_choices_of_groups_are_columns(settings, replicated, view):
+    (replicated.path / "grids" / f"{GRID}.json").unlink()
+    choices = [("gpt2", "0"), ("gpt2", "1"), ("constant", "0"), ("constant", "1")]
+    cells = {run: {"init": init, "seed": seed} for run, (init, seed) in zip(RUNS, choices, strict=True)}
+    replicated.grid(GRID, cells, name=f"grid-{GRID[:8]}")
+    assert sync(settings, replicated.path).problems == []
+    assert sorted(run.info.run_name for run in view.runs()) == [
+        "init (00000000)",
+        "init=constant mean of 2",
+        "init=constant seed=0",
+        "init=constant seed=1",
+        "init=gpt2 mean of 2",
+        "init=gpt2 seed=0",
+        "init=gpt2 seed=1",
+    ]
+    assert view.run(RUNS[2]).data.tags["init"] == "constant"
+    tags = view.experiment.tags
+    for key, name in ((GRID, "init (00000000)"), (f"{GRID}-means", "init (00000000): mean and sd")):
+        saved = json.loads(tags[f"mlflow.sharedViewState.{key}"])
+        state = json.loads(zlib.decompress(base64.b64decode(saved["state"].removeprefix("deflate;"))))
+        assert saved["name"] == name and state["selectedColumns"][0] == "tags.`init`"
+        assert state["isAccordionReordered"]
 
 
 def test_a_run_is_followed_closed_and_extended(settings, folders, view):

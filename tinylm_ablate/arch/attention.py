@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tinylm_ablate.arch.attention_kernel import kernel
+from tinylm_ablate.arch.attention_kernel import compiled, kernel
 from tinylm_ablate.arch.gpu import KERNELS
 from tinylm_ablate.arch.shapes import KERNEL_CHANNELS
 
-#: Queries per block: more skip fewer keys of the future, fewer are copied more often.
-_BLOCK = 256
+#: Queries per block: more skip fewer keys of the future, fewer are copied more often. Up to ``_WHOLE`` tokens, a sequence is
+#: one block, whose products are the gradients.
+_BLOCK, _WHOLE = 256, 512
 
 #: Bytes of scores per thread and block: half of a common second-level cache.
 _CACHE_BYTES = 2**20
@@ -107,32 +108,51 @@ def _attend_backward(
         return of_queries.mT, of_keys.mT, of_values.mT
     of_queries, of_keys, of_values = (_room(queries) for _ in range(3))
     count, length, size = queries.shape
-    rows, scale = min(_BLOCK, length), 1 / math.sqrt(size)
+    rows, scale = length if length <= _WHOLE else _BLOCK, 1 / math.sqrt(size)
     step = max(1, min(count, torch.get_num_threads() * _CACHE_BYTES // (rows * length * queries.element_size())))
     memory = queries.new_empty(2, step * rows * length)
-    future = torch.full((rows, rows), float("-inf"), dtype=queries.dtype).triu(1)
-    # The gradient of a softmax takes from each slope the mean slope of its row: sum over keys of weight * slope = grad . mixed.
-    mean = -(grad * mixed).sum(2, keepdim=True)
     for first in range(0, count, step):
         part = slice(first, min(first + step, count))
-        # Summed over blocks in fp32.
-        keys_sum, values_sum = (torch.zeros(part.stop - first, length, size) for _ in range(2))
+        if rows < length:  # summed over blocks in fp32
+            keys_sum, values_sum = (torch.zeros(part.stop - first, length, size) for _ in range(2))
         for start in range(0, length, rows):
             block, end = slice(start, start + rows), min(start + rows, length)
-            mask = torch.zeros(end - start, end, dtype=queries.dtype)
-            mask[:, start:] = future[: end - start, : end - start]
             tile = (part.stop - first, end - start, end)
-            slopes, weights = (buffer[: math.prod(tile)].view(tile) for buffer in memory)
+            weights, slopes = (buffer[: math.prod(tile)].view(tile) for buffer in memory)
             own_queries, own_grad = queries[part, block].contiguous(), grad[part, block].contiguous()
             past_keys, past_values = keys[part, :end].contiguous(), values[part, :end].contiguous()
-            torch.baddbmm(mask, own_queries, past_keys.mT, alpha=scale, out=slopes)
-            torch.softmax(slopes, -1, out=weights)
-            torch.baddbmm(mean[part, block], own_grad, past_values.mT, out=slopes).mul_(weights)
-            of_queries[part, block] = slopes @ past_keys
-            keys_sum[:, :end] += slopes.mT @ own_queries
-            values_sum[:, :end] += weights.mT @ own_grad
-        of_keys[part], of_values[part] = keys_sum.mul_(scale), values_sum
-    return of_queries.mul_(scale), of_keys, of_values
+            torch.bmm(own_queries, past_keys.mT, out=weights)
+            torch.bmm(own_grad, past_values.mT, out=slopes)
+            _weigh(weights, slopes, own_grad, mixed[part, block].contiguous(), start, scale)
+            torch.bmm(slopes, past_keys, out=of_queries[part, block])
+            if rows < length:
+                keys_sum[:, :end] += slopes.mT @ own_queries
+                values_sum[:, :end] += weights.mT @ own_grad
+            else:
+                torch.bmm(slopes.mT, own_queries, out=of_keys[part])
+                torch.bmm(weights.mT, own_grad, out=of_values[part])
+        if rows < length:
+            of_keys[part], of_values[part] = keys_sum, values_sum
+    return of_queries, of_keys, of_values
+
+
+def _weigh(scores: Tensor, slopes: Tensor, grad: Tensor, mixed: Tensor, start: int, scale: float) -> None:
+    """Replace scores by weights, and slopes of the weights by those of the scores.
+
+    Args:
+        scores: Products of queries and keys, (N, queries, keys), contiguous; the last key is the last query's own.
+        slopes: Gradients of the weights, likewise.
+        grad, mixed: Gradients of the queries' mixed values, and these, (N, queries, head_dim), contiguous.
+        start: Position of the first query.
+        scale: Factor of the products in the softmax.
+    """
+    if (own := compiled(scores)) is not None:
+        own.weigh(scores, slopes, grad, mixed, start, scale)
+        return
+    future = torch.ones(scores.shape[1:], dtype=torch.bool).triu(start + 1)
+    torch.softmax(scores.mul_(scale).masked_fill_(future, float("-inf")), -1, out=scores)
+    # The gradient of a softmax takes from each slope the mean slope of its row: sum over keys of weight * slope = grad . mixed.
+    slopes.sub_((grad * mixed).sum(2, keepdim=True)).mul_(scores).mul_(scale)
 
 
 def _ordered(operand: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from tinylm_ablate.arch import loss_kernel
 from tinylm_ablate.arch.gpu import KERNELS
 from tinylm_ablate.arch.runs import apart, product, run_by_run
 
@@ -48,7 +49,10 @@ def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, reduction: 
     chunks = []
     for rows in _chunks(hidden, weight):
         part = (hidden[..., rows, :], weight, targets[..., rows])
-        chunks.append(checkpoint(_losses, *part, use_reentrant=False) if keep else _losses(*part))
+        if keep:
+            chunks.append(checkpoint(_losses, *part, use_reentrant=False))
+        else:
+            chunks.append(losses_and_slopes(product(*part[:2]), part[2], slopes=False)[0])
     return torch.cat(chunks, dim=-1)
 
 
@@ -80,6 +84,9 @@ def losses_and_slopes(logits: Tensor, targets: Tensor, slopes: bool) -> tuple[Te
     """
     if logits.device.type == "cuda" and KERNELS is not None and KERNELS.supported() and logits.dtype != torch.float64:
         return KERNELS.losses_and_slopes(logits, targets, IGNORED, slopes), logits
+    if loss_kernel.usable(logits):
+        logits = logits.contiguous()
+        return loss_kernel.losses_and_slopes(logits, targets, IGNORED, slopes), logits
     ignored = targets == IGNORED
     ids = targets.unsqueeze(-1).clamp(min=0)
     log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32)

@@ -63,9 +63,9 @@ def expand(
     given = parser.parse_overrides(list(arguments))
     named = {override.key_or_group for override in given}
     texts = normalize([f"{key}={_text(value)}" for key, value in (params or {}).items()], grid=True).overrides
-    arms = {arm: normalize(overrides, grid=True).overrides for arm, overrides in grid.arms.items()}
     shared: list[str] = []
-    mistakes = [
+    arms, mistakes = read_arms(grid)
+    mistakes += [
         f"grid.arms: {arm}: {override.input_line}: applies to the whole grid; allowed on the command line"
         for arm, overrides in arms.items()
         for override in parser.parse_overrides(overrides)
@@ -119,6 +119,17 @@ def expand(
     if mistakes:
         raise ConfigError(mistakes)
     return shared, cells
+
+
+def read_arms(grid: GridConfig) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the overrides of each arm, and mistakes in how they are written."""
+    arms, mistakes = dict[str, list[str]](), list[str]()
+    for arm, overrides in grid.arms.items():
+        try:
+            arms[arm] = normalize(overrides, grid=True).overrides
+        except ConfigError as error:
+            mistakes += [f"grid.arms: {arm}: {mistake}" for mistake in error.mistakes]
+    return arms, mistakes
 
 
 def fixed_after_swept(given: Sequence[Override]) -> list[str]:

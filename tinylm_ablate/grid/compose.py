@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import os
 import pickle
 import re
 from collections.abc import Iterator, Sequence
@@ -55,9 +56,13 @@ class _SearchPath(SearchPathPlugin):
     """Lets ``+experiments=NAME`` find experiments in the current folder and, after that, in the package."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append("working-folder", f"file://{Path.cwd()}")
+        # A shell that completes a key must not offer every folder as a config group.
+        experiments = "COMP_LINE" not in os.environ or "=" in os.environ["COMP_LINE"].rpartition(" ")[2]
+        if experiments:
+            search_path.append("working-folder", f"file://{Path.cwd()}")
         search_path.append("working-folder-conf", f"file://{Path.cwd() / 'conf'}")
-        search_path.append("tinylm_ablate", f"file://{experiments_dir().parent}")
+        if experiments:
+            search_path.append("tinylm_ablate", f"file://{experiments_dir().parent}")
 
 
 def register() -> None:

@@ -58,7 +58,7 @@ def write_coverage(cells: Sequence[Settled]) -> str:
         disable_numparse=True, colalign=["left"] + ["right"] * (len(head) - 1),
     )  # fmt: skip
     page = [
-        f"# {config.experiment.title if config.experiment.name != 'adhoc' else 'Accumulated frequency'}",
+        f"# {config.experiment.title or 'Accumulated frequency'}",
         *about,
         shown,
         f"The paper's vocabulary has {largest:,} entries, so sizes are compared by their share of the large vocabulary: "

@@ -14,13 +14,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
-from tinylm_ablate.arguments import did_you_mean, meant
+from tinylm_ablate.arguments import meant, no_such_choice
 from tinylm_ablate.config import GROUPS, Config
 from tinylm_ablate.config_values import allowed, walk
 from tinylm_ablate.errors import ConfigError, UserError, first_line
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, compose, register
-from tinylm_ablate.grid.yaml_files import choices, mistakes_in_files
-from tinylm_ablate.paths import conf_dir
+from tinylm_ablate.grid.yaml_files import mistakes_in_files
+from tinylm_ablate.paths import choices, conf_dir
 
 #: Choices of Hydra's plugins.
 _PLUGINS = {
@@ -128,7 +128,7 @@ def _explain(text: str, override: Override, error: Exception) -> str:
         value, known = text.partition("=")[2], _PLUGINS.get(key) or choices(key)
         if value in known:
             return f"{text}: {first_line(error.__cause__ or error)}"
-        return f"{text}: no such choice; {did_you_mean(value, known)}allowed: {', '.join(known)}"
+        return f"{text}: {no_such_choice(value, known)}"
     if key in keys:
         return f"{text}: allowed: {allowed(keys[key])}"
     return f"{key}: no such key{meant(key)}"

@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Override
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError, one_line
 from tinylm_ablate.execute.words import say
-from tinylm_ablate.grid.cells import Cell, expand
+from tinylm_ablate.grid.cells import Cell, expand, read_arms
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, Composer, typed
 from tinylm_ablate.grid.diagnosis import diagnose
 from tinylm_ablate.settle import settle
@@ -140,7 +140,7 @@ def parts(base: Config, compose: Composer, params: Mapping[str, Any] | None, arg
     swept = [one for one in given if one.key_or_group == "experiments" and one.is_sweep_override()]
     experiments = base.grid.experiments or [name for one in swept for name in one.sweep_string_iterator()]
     if not experiments:
-        return [Part("", base, arguments, *expand(params, arguments, base.grid, base.seeds))]
+        return [Part("", base, arguments, *_expanded(params, arguments, base))]
     rest = [override for override in given if override.key_or_group != "experiments" and not _names_experiments(override)]
     plain = [str(override.input_line) for override in rest if not override.is_sweep_override()]
     found, mistakes = [], []
@@ -151,7 +151,7 @@ def parts(base: Config, compose: Composer, params: Mapping[str, Any] | None, arg
             if own.grid.experiments or own.mode != base.mode:
                 raise ConfigError(["is not an experiment that trains a grid"])
             everything = [first, *(str(override.input_line) for override in rest)]
-            found.append(Part(name, own, everything, *expand(axes, everything, own.grid, own.seeds)))
+            found.append(Part(name, own, everything, *_expanded(axes, everything, own)))
         except ConfigError as error:
             mistakes += [f"{first}: {mistake}" for mistake in error.mistakes]
         except COMPOSITION_ERRORS as error:
@@ -159,6 +159,16 @@ def parts(base: Config, compose: Composer, params: Mapping[str, Any] | None, arg
     if mistakes:
         raise ConfigError(mistakes)
     return found
+
+
+def _expanded(params: Mapping[str, Any] | None, arguments: Sequence[str], base: Config) -> tuple[list[str], list[Cell]]:
+    """Expand a grid; if it has mistakes, report them together with those in the settings of its arms."""
+    try:
+        return expand(params, arguments, base.grid, base.seeds)
+    except ConfigError as error:
+        arms, _ = read_arms(base.grid)
+        settings = [text for overrides in arms.values() for text in overrides]
+        raise ConfigError([*error.mistakes, *(diagnose(settings) if settings else ())]) from None
 
 
 def _names_experiments(override: Override) -> bool:

@@ -158,8 +158,7 @@ class OptunaSweeper(Sweeper):
         from tinylm_ablate.grid.trials import Trials
 
         runs_dir = Path(base.runs_dir)
-        named = base.experiment.name != "adhoc"
-        title = base.experiment.title if named else " ".join(f"{axis.key}={axis.text}" for axis in study.axes)
+        title = base.experiment.title or " ".join(f"{axis.key}={axis.text}" for axis in study.axes)
         grid = fingerprint(["search", study.name])
         cells: list[Described] = []
 

@@ -258,7 +258,7 @@ def _described(part: Part, identity: str | None = None, tuning: Sequence[dict[st
         how = [base.grid.tune_keys, base.grid.tune_seed] if base.grid.tune else []
         identity = fingerprint([base.experiment.name, sorted([run.identity, name] for run, name, _, _ in cells), how])
     name = base.experiment.name if named else f"grid-{identity[:8]}"
-    title = base.experiment.title if named else " ".join(part.arguments)
+    title = base.experiment.title or " ".join(part.arguments)
     return described(identity, name, title, base, cells, tuning=tuning)
 
 

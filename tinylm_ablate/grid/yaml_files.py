@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
-from tinylm_ablate.arguments import ALIASES, did_you_mean, meant, normalize
+from tinylm_ablate.arguments import ALIASES, meant, no_such_choice, normalize
 from tinylm_ablate.config import GROUPS, Config
-from tinylm_ablate.config_values import allowed, fits, walk
+from tinylm_ablate.config_values import accepts, allowed, walk
 from tinylm_ablate.errors import ConfigError
-from tinylm_ablate.paths import conf_dir, experiments_dir
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from tinylm_ablate.paths import choice_folders, choices
 
 #: Line that places the keys of an experiment at the top level of the config.
 PACKAGE = "# @package _global_"
-
-
-def choice_folders(group: str) -> list[Path]:
-    """Return the folders of a group's files, in Hydra's order."""
-    return [Path.cwd() / group, Path.cwd() / "conf" / group, conf_dir() / group, experiments_dir().parent / group]
-
-
-def choices(group: str) -> list[str]:
-    """Return the names of a group's files."""
-    return sorted({path.stem for place in choice_folders(group) for path in place.glob("*.yaml")} - {"schema"})
 
 
 def choice_files(group: str, name: str) -> list[Path]:
@@ -107,7 +94,7 @@ def _defaults(path: Path, node: yaml.Node, group: str) -> Iterator[str]:
         yield f"{path}:{node.start_mark.line + 1}: defaults: allowed: a list, as in [override /arch: pangu_pi]"
         return
     for entry in node.value:
-        where, value = f"{path}:{entry.start_mark.line + 1}", yaml.safe_load(yaml.serialize(entry, Dumper=yaml.SafeDumper))
+        where, value = f"{path}:{entry.start_mark.line + 1}", _plain(entry)
         if isinstance(value, str):
             chosen = {} if value in ("_self_", "schema") else {group: value}
         else:
@@ -118,9 +105,7 @@ def _defaults(path: Path, node: yaml.Node, group: str) -> Iterator[str]:
         for other, name in chosen.items():
             if other in GROUPS or other == "experiments":
                 if name not in choices(other):
-                    known = choices(other)
-                    hint = did_you_mean(str(name), known)
-                    yield f"{where}: {other}={name}: no such choice; {hint}allowed: {', '.join(known)}"
+                    yield f"{where}: {other}={name}: {no_such_choice(str(name), choices(other))}"
                 elif choice_files(other, str(name))[0] != path:
                     yield from file_mistakes(other, str(name))
             elif not other.startswith("hydra"):
@@ -141,19 +126,37 @@ def _hydra(path: Path, node: yaml.Node, rules: Mapping[str, dict[str, Any]]) -> 
             for mistake in normal_mistakes(f"{axis.value}={values.value}" if isinstance(values, yaml.ScalarNode) else ""):
                 yield f"{path}:{line}: {mistake}"
             key = ALIASES.get(axis.value, axis.value)
-            if key in GROUPS or key.startswith("hydra") or any(key.startswith(f"{known}.") for known in rules):
-                continue
-            if key not in rules:
+            if key in rules:
+                for value in _swept(axis.value, values):
+                    yield from _value(path, line, key, value, rules[key])
+            elif key in GROUPS:
+                for value in _swept(axis.value, values):
+                    if str(value) not in choices(key):
+                        yield f"{path}:{line}: {key}={value}: {no_such_choice(str(value), choices(key))}"
+            elif not key.startswith("hydra") and not any(key.startswith(f"{known}.") for known in rules):
                 yield f"{path}:{line}: {key}: no such key{meant(key)}"
 
 
-@functools.cache
-def _config() -> DictConfig:
-    """Return a config for trying values; cached, since creating one takes a tenth of a second."""
-    from omegaconf import OmegaConf
+def _swept(axis: str, node: yaml.Node) -> list[Any]:
+    """Return the values of an axis; none if they are ranges of a search or are reported as a mistake."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ValueType
+    from hydra.errors import HydraException
 
-    config: DictConfig = OmegaConf.structured(Config)
-    return config
+    if not isinstance(node, yaml.ScalarNode):
+        value = _plain(node)
+        return list(value) if isinstance(value, list) else []
+    with contextlib.suppress(ConfigError, HydraException):
+        (text,) = normalize([f"{axis}={node.value}"], grid=True).overrides
+        override = OverridesParser.create().parse_override(text)
+        if override.value_type != ValueType.INTERVAL_SWEEP:
+            values = override.sweep_string_iterator() if override.is_sweep_override() else [text.partition("=")[2]]
+            return [yaml.safe_load(value) for value in values]
+    return []
+
+
+def _plain(node: yaml.Node) -> Any:
+    return yaml.safe_load(yaml.serialize(node, Dumper=yaml.SafeDumper))
 
 
 def normal_mistakes(text: str) -> list[str]:
@@ -176,7 +179,7 @@ def _keys(
         seen[name.value] = line
         inner = any(known.startswith(f"{key}.") for known in rules)
         if key in rules:
-            yield from _value(path, line, key, value, rules[key])
+            yield from _value(path, line, key, _plain(value), rules[key])
         elif inner and isinstance(value, yaml.MappingNode):
             yield from _keys(path, value.value, f"{key}.", rules)
         elif inner and key in GROUPS:
@@ -185,20 +188,9 @@ def _keys(
             yield f"{path}:{line}: {key}: no such key{meant(key)}"
 
 
-def _value(path: Path, line: int, key: str, node: yaml.Node, rule: dict[str, Any]) -> Iterator[str]:
-    """Return whether the schema accepts a value."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    value = yaml.safe_load(yaml.serialize(node, Dumper=yaml.SafeDumper))
-    if isinstance(value, str) and "${" in value:
-        return
-    try:
-        OmegaConf.update(_config(), key, value)
-        sound = value is None or fits(OmegaConf.select(_config(), key), rule)
-    except (OmegaConfBaseException, ValueError):
-        sound = False
-    if not sound:
+def _value(path: Path, line: int, key: str, value: Any, rule: dict[str, Any]) -> Iterator[str]:
+    """Check whether the schema accepts a value."""
+    if not accepts(key, value):
         (written,) = normalize([f"{key}={value}"]).overrides if isinstance(value, str) else [""]
         number = written.partition("=")[2]
         cure = f"; write {number}" if number != value and re.fullmatch(r"[\d.e+-]+", number) else ""

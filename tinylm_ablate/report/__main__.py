@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import read_yaml
 from tinylm_ablate.paths import conf_dir
 from tinylm_ablate.report import mlflow_store
 from tinylm_ablate.report.site import Ahead, add_to_reference, write_report
@@ -92,9 +93,7 @@ def _ahead(scale: str, parameters: str, tokens: str) -> Ahead:
 
 def _experiment_name() -> str:
     """Return the default name of the MLflow experiment."""
-    import yaml
-
-    name: str = yaml.safe_load((conf_dir() / "tracking" / "mlflow.yaml").read_text(encoding="utf-8"))["experiment"]
+    name: str = read_yaml(conf_dir() / "tracking" / "mlflow.yaml")["experiment"]
     return name
 
 

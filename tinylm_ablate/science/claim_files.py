@@ -12,8 +12,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from tinylm_ablate.arguments import ALIASES, no_such_choice
+from tinylm_ablate.config import GROUPS, Config
+from tinylm_ablate.config_values import accepts, allowed, walk
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import read_yaml
+from tinylm_ablate.paths import choices
 from tinylm_ablate.science.claim import GATES, Claim, Test
 
 FOLDER = Path(__file__).parent / "claims"
@@ -239,11 +243,20 @@ class _Reader:
         if not isinstance(content, dict) or not all(isinstance(own, dict) for own in content.values()):
             self._mistake("arms", "must give each arm its overrides, as in {deep: {arch.depth: 40}}")
             return {}
+        rules = {key: rule for key, _, rule in walk(Config())}
+        found: dict[str, dict[str, str]] = {}
         for name, own in content.items():
-            for key in own:
-                if self.keys is not None and str(key) not in self.keys:
-                    self._mistake(f"arms.{name}.{key}", f"is not a configuration key{_closest(str(key), self.keys)}")
-        return {str(name): {str(key): word(value) for key, value in own.items()} for name, own in content.items()}
+            arm = found[str(name)] = {}
+            for written, value in own.items():
+                key = ALIASES.get(str(written), str(written))
+                arm[key] = word(value)
+                if self.keys is not None and key not in self.keys:
+                    self._mistake(f"arms.{name}.{key}", f"is not a configuration key{_closest(key, self.keys)}")
+                elif key in rules and not accepts(key, value):
+                    self._mistake(f"arms.{name}.{key}={value}", f"must be {allowed(rules[key])}")
+                elif key in GROUPS and arm[key] not in choices(key):
+                    self._mistake(f"arms.{name}.{key}={value}:", no_such_choice(arm[key], choices(key)))
+        return found
 
     def _paper(
         self, content: Any, arms: Mapping[str, Any]

@@ -9,7 +9,7 @@ from pathlib import Path
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.secrets import cut
 from tinylm_ablate.tracking.folders import Grid, milliseconds, needed, results_of, stat_of, status_of
-from tinylm_ablate.tracking.snapshot import CONSTANT, SHOWN, Snapshot, rounded, short, source_tags
+from tinylm_ablate.tracking.snapshot import CONSTANT, SHOWN, Snapshot, chosen, rounded, run_name, source_tags
 
 #: States of runs that have not ended.
 _OPEN = {"RUNNING", "SCHEDULED"}
@@ -30,7 +30,7 @@ def grid_snapshots(grid: Grid, runs_dir: Path, held: Collection[str]) -> list[Sn
     files = sorted(grid.path.parent.glob(f"{grid.identity}*"))  # including figures
     whole = Snapshot(
         key=grid.identity,
-        name=grid.name,
+        name=grid.label,
         status=status,
         start=start,
         end=None if status in _OPEN else end,
@@ -58,22 +58,22 @@ def _summary(grid: Grid, arm: str, whole: Snapshot, measured: Sequence[Mapping[s
     state = "FINISHED" if len(measured) == len(grid.arms[arm]) else whole.status
     return Snapshot(
         key=fingerprint([grid.identity, arm]),
-        name=f"{short(grid.name)} {arm} mean of {len(measured)}",
+        name=run_name(grid.name if grid.label == grid.name else "", arm, f"mean of {len(measured)}"),
         status=state,
         start=whole.start,
         end=None if state in _OPEN else (whole.end or whole.start),
         signature=fingerprint([metrics, state, arm]),
         parent=grid.identity,
-        tags={"experiment": grid.name, f"grid.{grid.identity}": "arm", "arm": arm, f"arm.{grid.name}": arm},
+        tags={
+            **chosen(overrides),
+            "experiment": grid.name,
+            f"grid.{grid.identity}": "arm",
+            "arm": arm,
+            f"arm.{grid.name}": arm,
+        },
         parameters={key: value for key, value in overrides.items() if key != "seed"},
         metrics=metrics,
     )
-
-
-def differing(grid: Grid) -> list[str]:
-    """Return the settings that differ between the cells of a grid."""
-    keys = dict.fromkeys(key for _, overrides in grid.cells.values() for key in overrides)
-    return [key for key in keys if len({overrides.get(key) for _, overrides in grid.cells.values()}) > 1]
 
 
 def _together(states: Sequence[str]) -> str:

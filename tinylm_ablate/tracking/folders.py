@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,20 @@ class Grid:
             for cell in content.get("cells") or []
             if isinstance(cell, dict) and FINGERPRINT.fullmatch(str(cell.get("identity")))
         }
+
+    @property
+    def label(self) -> str:
+        """Return a name for people: of a grid from the command line, what differs instead of a number."""
+        axes = [key for key in self.differing if key != "seed"]
+        if self.name != f"grid-{self.identity[:8]}" or not axes:
+            return self.name
+        return f"{' x '.join(_shortened(axes))} ({self.identity[:8]})"
+
+    @cached_property
+    def differing(self) -> list[str]:
+        """Return the settings that differ between the cells."""
+        keys = dict.fromkeys(key for _, overrides in self.cells.values() for key in overrides)
+        return [key for key in keys if len({overrides.get(key) for _, overrides in self.cells.values()}) > 1]
 
     def arm(self, identity: str) -> str:
         """Return the settings of a cell without its seed, which its replicates share."""
@@ -164,10 +178,14 @@ def milliseconds(path: Path) -> int:
 
 
 def _words(overrides: Mapping[str, str]) -> str:
-    """Format overrides for people: only the last part of each key if it is unambiguous."""
-    short = [key.rpartition(".")[2] for key in overrides]
-    names = [name if short.count(name) == 1 else key for name, key in zip(short, overrides, strict=True)]
-    return " ".join(f"{name}={value}" for name, value in zip(names, overrides.values(), strict=True))
+    """Format overrides for people."""
+    return " ".join(f"{name}={value}" for name, value in zip(_shortened(list(overrides)), overrides.values(), strict=True))
+
+
+def _shortened(keys: Sequence[str]) -> list[str]:
+    """Return only the last part of each key if it is unambiguous."""
+    short = [key.rpartition(".")[2] for key in keys]
+    return [name if short.count(name) == 1 else key for name, key in zip(short, keys, strict=True)]
 
 
 # Runs are read repeatedly while a grid trains, so results are cached until a file changes.

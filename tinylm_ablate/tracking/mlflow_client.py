@@ -395,12 +395,21 @@ def place_file(source: Path, target: Path) -> None:
 def explain(error: BaseException, uri: str) -> str:
     """Describe why a store rejects a request, in one line without secrets."""
     lines = str(error).strip().splitlines()
-    text = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+    text = _cause(error) or (f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__)
     if (code := status_code(error)) is not None:
         word = "401 Unauthorized: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         reason = word if code == 401 else "403 Forbidden: this user may not write there"
         return cut(f"MLflow at {uri} refuses access ({reason})")
     return cut(f"MLflow at {uri} does not answer ({text})")
+
+
+def _cause(error: BaseException) -> str | None:
+    """Return the operating system's words for what caused an error, as in "Connection refused"."""
+    found, cause = None, error.__cause__ or error.__context__
+    while cause is not None:
+        found = (isinstance(cause, OSError) and cause.strerror) or found
+        cause = cause.__cause__ or cause.__context__
+    return found
 
 
 def status_code(error: BaseException) -> int | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylm_ablate.arch.shapes import Shape, parameters
+from tinylm_ablate.config import GROUPS
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.files import fingerprint, read_json
 from tinylm_ablate.secrets import cut
@@ -108,14 +109,16 @@ def snapshot_of(folder: Path, grids: Sequence[Grid], held: Collection[str]) -> S
     arm = cells[0].arm(folder.name) if cells else _arm(settled)
     tags = {"identity": folder.name, "experiment": experiment, "arm": arm, "seed": str(seed), "scale": _scale(config)}
     tags |= {f"grid.{grid.identity}": "cell" if grid in cells else "needed" for grid in grids}
-    tags |= {f"arm.{grid.name}": grid.arm(folder.name) for grid in reversed(cells)}
-    words = (short(experiment), arm, f"seed={seed}")
+    for grid in reversed(cells):
+        tags |= {f"arm.{grid.name}": grid.arm(folder.name)} | chosen(grid.cells[folder.name][1])
+    named = cells[0].label == experiment if cells else experiment != "adhoc"
+    name = run_name(experiment if named else "", arm, f"seed={seed}")
     settings = _parameters(settled) | {name: f"{value:g}" for name, value in results.items() if CONSTANT.fullmatch(name)}
     kept = _group(config, "train").get("keep_model")
     files = dict(files_of(folder, ended=True))
     return Snapshot(
         key=folder.name,
-        name=cells[0].cells[folder.name][0] if cells and cells[0].is_search else " ".join(dict.fromkeys(words)),
+        name=cells[0].cells[folder.name][0] if cells and cells[0].is_search else name,
         status=status,
         start=milliseconds(folder / "settled.json"),
         end=None if status == "RUNNING" else max(map(milliseconds, files.values())),
@@ -148,10 +151,14 @@ def _drawn(name: str) -> bool:
     return not (name.endswith("standard_error") or CONSTANT.fullmatch(name))
 
 
-def short(name: str) -> str:
-    """Shorten an experiment's name for a column: table02_depth_width is table02."""
-    found = re.match(r"[a-z]+\d+(?=_)", name)
-    return found[0] if found else name
+def run_name(experiment: str, arm: str, which: str) -> str:
+    """Return a name for a narrow column; table02_depth_width is table02, and an experiment without a name is omitted."""
+    return " ".join(dict.fromkeys(filter(None, (re.sub(r"^([a-z]+\d+)_.*", r"\1", experiment), arm, which))))
+
+
+def chosen(overrides: Mapping[str, str]) -> dict[str, str]:
+    """Return the choices of config groups, as tags: a run has only the settings that they stand for as parameters."""
+    return {key: value for key, value in overrides.items() if key in GROUPS}
 
 
 def rounded(value: float) -> float:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tinylm_ablate.config import TrackingConfig
 from tinylm_ablate.errors import UserError
+from tinylm_ablate.files import read_yaml
 from tinylm_ablate.paths import conf_dir
 from tinylm_ablate.tracking.folders import runs_of
 from tinylm_ablate.tracking.mlflow_client import ARTIFACTS, KEY, select
@@ -68,9 +69,7 @@ def serve(runs_dir: Path, port: int) -> int:
 
 def _tracking(database: Path) -> TrackingConfig:
     """Return the settings for the folder's own database: the defaults, with the experiment used last."""
-    import yaml
-
-    shipped = yaml.safe_load((conf_dir() / "tracking" / "mlflow.yaml").read_text(encoding="utf-8"))
+    shipped = read_yaml(conf_dir() / "tracking" / "mlflow.yaml")
     settings = TrackingConfig(**{key: value for key, value in shipped.items() if key != "defaults"})
     newest = "SELECT e.name FROM runs r JOIN experiments e USING (experiment_id) JOIN tags t USING (run_uuid) WHERE t.key = ?"
     for (name,) in select(database, f"{newest} ORDER BY r.start_time DESC LIMIT 1", KEY) or ():

@@ -11,7 +11,7 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from tinylm_ablate.tracking.arm_summary import differing
+from tinylm_ablate.config import GROUPS
 from tinylm_ablate.tracking.folders import Grid
 from tinylm_ablate.tracking.snapshot import CURVE, LOSS, SHOWN
 
@@ -27,16 +27,16 @@ _CHARTS = (LOSS, "test/bits_per_byte/all", "test/cloze/all", f"{CURVE}learning_r
 
 def save_view(store: Store, grid: Grid, replicates: bool) -> None:
     """Save the views of a grid under its identity: the cells and, with replicates, their means with standard deviations."""
-    settings = [key for key in differing(grid) if key != "seed"]
-    columns = [*(f"params.`{key}`" for key in [*settings, "seed"]), *(f"metrics.`{name}`" for name in SHOWN)]
+    settings = [f"{'tags' if key in (*GROUPS, 'arm') else 'params'}.`{key}`" for key in grid.differing if key != "seed"]
+    columns = [*settings, "params.`seed`", *(f"metrics.`{name}`" for name in SHOWN)]
     state: dict[str, Any] = _state(grid, "cell", columns)
     if replicates:
         group = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": f"arm.{grid.name}"}]}
         state |= {"groupBy": group, "useGroupedValuesInCharts": True}
         spread = [name for shown in SHOWN[:3] for name in (shown, f"{shown}/sd")]
-        means = [*columns[: len(settings)], "metrics.`seeds`", *(f"metrics.`{name}`" for name in spread)]
-        _save(store, grid, f"{grid.identity}-means", f"{grid.name}: mean and sd", _state(grid, "arm", means))
-    _save(store, grid, grid.identity, grid.name, state)
+        means = [*settings, "metrics.`seeds`", *(f"metrics.`{name}`" for name in spread)]
+        _save(store, grid, f"{grid.identity}-means", f"{grid.label}: mean and sd", _state(grid, "arm", means))
+    _save(store, grid, grid.identity, grid.label, state)
 
 
 def _state(grid: Grid, part: str, columns: list[str]) -> dict[str, Any]:
@@ -58,6 +58,7 @@ def _state(grid: Grid, part: str, columns: list[str]) -> dict[str, Any]:
         "selectedColumns": columns,
         "compareRunCharts": charts,
         "compareRunSections": [section | {"isGenerated": False}],
+        "isAccordionReordered": True,  # otherwise, MLflow sorts the sections of other metrics among ours
     }
 
 

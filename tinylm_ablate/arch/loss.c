@@ -1,0 +1,34 @@
+/* Cross-entropy of rows of logits, and its slopes in their place, in fp32 or bf16 with fp32 inside.
+
+   A row stays in the cache between its passes. Where a logit is not finite, or a target is not below V, the loss and the slopes of
+   the row are NaN. */
+#include <math.h>
+#include "numbers.h"
+
+/* Rows first to last - 1 of V logits each. targets: one id per row, or ignored, where loss and slopes are zero.
+   m: scratch of V numbers. */
+void cross_entropy(void *logits, const int64_t *targets, float *losses, long first, long last, long V, int64_t ignored, int bf16,
+                   int slopes, float *m) {
+  for (long n = first; n < last; n++) {
+    long size = V * (bf16 ? 2 : 4);
+    char *row = (char *)logits + n * size;
+    if (targets[n] == ignored) {
+      losses[n] = 0;
+      if (slopes) memset(row, 0, size);
+      continue;
+    }
+    if (targets[n] < 0 || targets[n] >= V || load(row, m, V, bf16, 1)) {
+      losses[n] = number(0x7fc00000u);
+      if (slopes) memset(row, 0xff, size); /* NaN */
+      continue;
+    }
+    float own = m[targets[n]], top = own, sum = 0;
+    for (long j = 0; j < V; j++) top = m[j] > top ? m[j] : top;
+    for (long j = 0; j < V; j++) { m[j] = exp_(m[j] - top); sum += m[j]; }
+    losses[n] = logf(sum) + top - own;
+    if (slopes) { /* softmax - one-hot */
+      m[targets[n]] -= sum;
+      store(m, row, V, bf16, 1 / sum);
+    }
+  }
+}

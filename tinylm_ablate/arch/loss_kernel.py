@@ -1,0 +1,46 @@
+"""Cross-entropy of logits on a CPU and its slopes, as a C kernel (loss.c): a few passes over a row in the cache."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tinylm_ablate.arch.c_kernels import divide, library
+
+
+def usable(logits: Tensor) -> bool:
+    """Return whether the kernel supports these logits and there is a C compiler."""
+    return logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.bfloat16) and _function() is not None
+
+
+def losses_and_slopes(logits: Tensor, targets: Tensor, ignored: int, slopes: bool) -> Tensor:
+    """The loss of each target in nats, (...), fp32; with ``slopes``, the logits (..., V) are replaced by their gradients.
+
+    Both are zero where the target is ``ignored``. The logits must be contiguous.
+    """
+    entries, targets = logits.shape[-1], targets.contiguous()
+    losses = torch.empty(targets.shape, dtype=torch.float32)
+    scratch = torch.empty(torch.get_num_threads(), entries)
+    pointers, bf16 = [each.data_ptr() for each in (logits, targets, losses)], logits.dtype == torch.bfloat16
+
+    def rows(thread: int, first: int, last: int) -> None:
+        _function()(*pointers, first, last, entries, ignored, bf16, slopes, scratch[thread].data_ptr())
+
+    divide(targets.numel(), rows)
+    return losses
+
+
+@functools.cache
+def _function() -> Any:
+    found = library("loss")
+    if found is None:
+        return None
+    pointer, count = ctypes.c_void_p, ctypes.c_long
+    function = found.cross_entropy
+    function.argtypes = [pointer] * 3 + [count] * 3 + [ctypes.c_int64, ctypes.c_int, ctypes.c_int, pointer]
+    function.restype = None
+    return function
