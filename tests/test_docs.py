@@ -28,10 +28,13 @@ def commands(page: Path) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with only a text; one for all pages, since settings are read once per folder."""
+    """A folder with only texts; one for all pages, since settings are read once per folder."""
     folder = tmp_path_factory.mktemp("folder")
     (folder / "my_texts").mkdir()
     (folder / "my_texts" / "a.txt").write_text("A text.")
+    (folder / "texts" / "wiki").mkdir(parents=True)
+    (folder / "texts" / "wiki" / "a.txt").write_text("A text.")
+    (folder / "texts" / "news.jsonl").write_text('{"text": "A text."}')
     return folder
 
 

@@ -125,6 +125,15 @@ def test_a_language_column_without_languages(tmp_path: Path, data_config: Make) 
     assert "data.language_column=id: holds more than 100 different values" in message
 
 
+def test_any_number_of_languages_can_be_identified(tmp_path: Path, data_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    names = iter(f"l{number}" for number in range(len(ROWS)))
+    monkeypatch.setattr("tinylm_ablate.data.local_files.identify", lambda _: next(names))
+    corpus = open_corpus(data_config(path), tmp_path / "cache")
+    assert len(corpus.summary["grouped"]) == len(ROWS) and corpus.languages == ["other"]
+
+
 @contextmanager
 def as_nobody() -> Iterator[Path]:
     """A folder that everybody can enter, and the identity of a user without rights (root has all)."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tinylm_ablate.config import DataConfig
 from tinylm_ablate.data.corpus import text_fingerprint
+from tinylm_ablate.data.encodings import conversion, likely_encoding
 from tinylm_ablate.data.readers import read_rows
 from tinylm_ablate.data.rows import Columns
 from tinylm_ablate.data.sources import open_source
@@ -48,11 +49,32 @@ def test_the_suggestion_gives_the_right_text(tmp_path: Path, data_config: Make, 
     with pytest.raises(UserError) as error:
         texts_of(data_config(path), tmp_path)
     message = str(error.value)
-    suggested = re.search(r"set data\.encoding=(\S+), or convert it: (.*)$", message)
+    suggested = re.search(r"set data\.encoding=(\S+), or convert it and replace it by the copy: (.*)$", message)
     assert suggested is not None, message
     assert "".join(texts_of(data_config(path, encoding=suggested[1]), tmp_path)) == text
     subprocess.run(["sh", "-c", suggested[2]], check=True, timeout=60)
     assert "".join(texts_of(data_config(tmp_path / "a text.utf8.txt"), tmp_path)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "guess"),
+    [
+        # German has no letter that differs between cp1250 and cp1252, but the rest of the file may.
+        (GERMAN, "latin-1", "cp1252"),
+        ("Perché la città è così più bella? Verrà lunedì.\n" * 4, "latin-1", "cp1252"),
+        ("A kőműves örömében énekelt, és a gyerekek nevettek az udvaron.\n" * 4, "cp1250", "cp1250"),
+        ("Să mergem în pădure, unde cântă păsările; mâine va fi frumos.\n" * 4, "cp1250", "cp1250"),
+        ("Güneş doğdu, çocuklar ağaçların altında oynuyor ve şarkı söylüyor.\n" * 4, "cp1254", "cp1254"),
+    ],
+)
+def test_the_language_decides_between_encodings_with_the_same_letters(text: str, encoding: str, guess: str) -> None:
+    assert likely_encoding(text.encode(encoding)) == guess
+
+
+def test_copies_have_names_of_their_own() -> None:
+    commands = [conversion(Path("a") / name, "cp1252", "gzip -dc" if name.endswith("gz") else None)
+                for name in ("b.de.txt", "b.fr.txt", "c.1.txt.gz")]  # fmt: skip
+    assert [command.split("> ")[1] for command in commands] == ["a/b.de.utf8.txt", "a/b.fr.utf8.txt", "a/c.1.utf8.txt"]
 
 
 def test_encoding_of_tables_and_its_place_in_the_fingerprint(tmp_path: Path, data_config: Make) -> None:
@@ -66,6 +88,14 @@ def test_encoding_of_tables_and_its_place_in_the_fingerprint(tmp_path: Path, dat
         texts_of(data_config(path, encoding="shift_jis"), tmp_path)
     with pytest.raises(ConfigError, match=r"data\.encoding=base64: allowed: a text encoding"):
         texts_of(data_config(path, encoding="base64"), tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "cp1252", "latin-1", "big5", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("text", [GERMAN, CHINESE, "plain " * 50_000 + FRENCH])
+def test_a_file_in_utf8_is_not_read_in_another_encoding(tmp_path: Path, data_config: Make, text: str, encoding: str) -> None:
+    (tmp_path / "t.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"t\.txt: is not {encoding} \(.*convert files in different encodings to UTF-8"):
+        texts_of(data_config(tmp_path / "t.txt", encoding=encoding), tmp_path)
 
 
 def test_bytes_that_are_not_text(tmp_path: Path, data_config: Make) -> None:

@@ -66,7 +66,11 @@ def test_json_with_one_object_per_line_is_read(tmp_path: Path, data_config: Make
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("t.json", b'{"text": [\n1]}', "line 1: is not JSON"),
+        (
+            "t.json",
+            b'{"text": [\n1]}',
+            "line 1: is not JSON (Expecting value); each line must have one object, or the file one array",
+        ),
         ("t.json", b'[{"text": "a"}, oops]', "t.json: is not JSON (Expecting value); the damage is at line 1"),
         ("t.json", b'"text"', "is not an array"),
         ("t.json", b'[{"text": "a"}, 3]', "entry 2: is not an object"),
@@ -149,7 +153,11 @@ def test_links_are_followed_once_and_other_files_are_counted(tmp_path: Path, dat
     (folder / "page.html").write_text("<p>")
     (folder / "more.MD").write_text("12")
     (folder / "LICENSE").write_text("x")
-    (folder / ".git").mkdir()
+    (folder / "old.tar.GZ").write_text("1234")
+    (folder / ".git" / "objects").mkdir(parents=True)
+    (folder / ".git" / "objects" / "blob").write_text("123")
+    (folder / ".git" / "loop").symlink_to(folder)
+    (folder / ".DS_Store").write_text("12")
     os.mkfifo(folder / "pipe.txt")
     found = find_files(folder)
     assert [path.relative_to(folder).as_posix() for path in found.files] == ["a/one.txt", "again/two.txt"]
@@ -157,7 +165,8 @@ def test_links_are_followed_once_and_other_files_are_counted(tmp_path: Path, dat
         ".md": {"files": 2, "bytes": 9},
         ".html": {"files": 1, "bytes": 3},
         "without a suffix": {"files": 1, "bytes": 1},
-        "hidden": {"files": 1, "bytes": 0},
+        ".tar.gz": {"files": 1, "bytes": 4},
+        "hidden": {"files": 3, "bytes": 5 + len(str(folder))},
         "broken links": {"files": 2, "bytes": 0},
         "links to files that are already read": {"files": 3, "bytes": 0},
         "neither file nor folder": {"files": 1, "bytes": 0},
@@ -185,3 +194,6 @@ def test_dropped_documents_and_skipped_files_are_reported(
     assert passed_over(corpus.summary["sources"]) == expected
     open_corpus(data, tmp_path / "cache")
     assert capsys.readouterr().err == ""
+    (folder / "later.docx").write_text("123")  # the text is the same, so it is not built again
+    corpus = open_corpus(data, tmp_path / "cache")
+    assert passed_over(corpus.summary["sources"]) == expected | {".docx": {"files": 1, "bytes": 3}}

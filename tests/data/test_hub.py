@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from tinylm_ablate.config import Config, DataConfig
-from tinylm_ablate.data.corpus import SPLITS, open_corpus, text_fingerprint
+from tinylm_ablate.data.corpus import SPLITS, open_corpus, passed_over, text_fingerprint
 from tinylm_ablate.data.sources import open_source
 from tinylm_ablate.errors import UserError
 
@@ -147,3 +147,18 @@ def test_attempts_to_reach_the_hub_are_reported_in_one_line(
     assert capfd.readouterr().err == (
         "note: the Hugging Face hub cannot be reached; further attempts take about half a minute\n"
     )
+
+
+def test_files_of_a_local_folder_that_are_not_in_the_data_set_are_counted(
+    hub: DataConfig, tmp_path: Path, texts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name, part in (("a", texts[:150]), ("b", texts[150:300])):
+        pa.parquet.write_table(pa.table({"content": part}), folder / f"{name}.parquet")
+    (folder / "c.csv").write_text("content\nmore text\n")  # the library reads only the most common kind
+    expected = {".csv outside the data set": {"files": 1, "bytes": 18}}
+    data = dataclasses.replace(hub, name=str(folder))
+    for _ in range(2):  # read, and from the cache
+        assert passed_over(open_corpus(data, tmp_path / "cache").summary["sources"]) == expected
+    assert "not read: 1 .csv outside the data set (18 bytes)" in capsys.readouterr().err

@@ -135,6 +135,18 @@ def test_a_mixture_of_sources(tmp_path: Path, data_config: Make, texts: list[str
     swapped = dataclasses.replace(data, sources=dict(reversed(sources.items())))
     assert open_source(swapped, tmp_path / "cache").identity() != identity
     assert [entry["source"] for entry in open_source(data, tmp_path / "cache").description()] == ["rows", "folder"]
+    with pytest.raises(UserError, match=r"has en, zh; .*For shares by source, use only names of data\.sources: rows, folder"):
+        open_corpus(dataclasses.replace(data, weights={"rows": 0.5, "fold": 0.5}), tmp_path / "cache")
+
+
+def test_all_sources_that_cannot_be_opened_are_named(tmp_path: Path, data_config: Make) -> None:
+    (tmp_path / "there.txt").write_text("text")
+    sources = {"a": f"{tmp_path}/none", "b": f"{tmp_path}/there.txt", "c": f"{tmp_path}/missing.txt"}
+    with pytest.raises(ConfigError) as error:
+        open_source(data_config(source="mixture", sources=sources), tmp_path / "cache")
+    assert f"data.sources.a={tmp_path}/none: no such file or folder" in str(error.value)
+    assert f"data.sources.c={tmp_path}/missing.txt: no such file or folder" in str(error.value)
+    assert "2 mistakes" in str(error.value)
 
 
 @pytest.mark.parametrize(

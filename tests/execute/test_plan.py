@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ from tests.helpers import TINY, run
 from tinylm_ablate.arch.shapes import Shape, flops_per_token, parameters
 from tinylm_ablate.data.corpus import Corpus
 from tinylm_ablate.data.shards import open_shards
+from tinylm_ablate.errors import UserError
 from tinylm_ablate.execute import timing
 from tinylm_ablate.execute.cost import scoring_cost
 from tinylm_ablate.execute.plan import plan, plans
@@ -263,9 +265,30 @@ def test_passes_are_counted_as_in_training_once_the_text_is_tokenized(
         [*TINY, "data=files", f"data.path={tmp_path}/t.jsonl", *shares, f"runs_dir={tmp_path}", "train.tokens=5120"]
     )
     passes = run(config)["passes"]
-    assert f"note: 5,120 tokens are {passes:.1f} passes over the training text" in capsys.readouterr().err
+    assert f"note: 5,120 tokens are {passes:.2g} passes over the training text" in capsys.readouterr().err
     assert plan("small", settle(config))["passes"] == passes
     assert f"  passes over its training tokens: {passes:.2g}\n" in plans([("small", settle(config))], "table")
+
+
+def test_the_most_repeated_group_of_the_weights_is_planned_and_marked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(f"Document number {number} has a few words in it, more than fifty characters.", "a") for number in range(99)]
+    rows += [(f"Another one, the {number}th, which is in the second of the two languages.", "b") for number in range(30)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": text, "lang": name}) + "\n" for text, name in rows))
+    own = [*TINY, "data=files", f"data.path={tmp_path}/t.jsonl", "data.language_column=lang", f"runs_dir={tmp_path}"]
+    own += ["data.validation_share=0.2", "data.test_share=0.2", "train.tokens=10240"]
+    config = compose([*own, "data.weights={a: 0.1, b: 0.9}"])
+    guess = plans([("small", settle(config))], "table", read_text=True)
+    assert re.search(r"  passes over its training tokens: a 0\.\d+, b \d\.?\d?, estimated before it is tokenized\n", guess)
+    passes = run(config)["passes"]
+    said = re.search(r"note: 10,240 tokens are (a \S+, b \S+) passes .*worth less", capsys.readouterr().err)
+    assert said is not None and said[1].endswith(f"b {passes:.2g}") and passes > 4
+    assert plan("small", settle(config))["passes"] == passes
+    after = plans([("small", settle(config))], "table")
+    assert f"  passes over its training tokens: {said[1]}\n" in after and "1 of 1 runs pass over it more than 4 times" in after
+    with pytest.raises(UserError, match=r"data\.weights=.*no weight is set for b"):
+        plans([("small", settle(compose([*own, "data.weights={a: 1}"])))], "table")
 
 
 def test_choosing_neurons_on_text_is_planned_once(tmp_path: Path) -> None:

@@ -226,6 +226,8 @@ def test_sizes_are_compared_with_the_imported_source(settings: TokenizerConfig, 
 def test_too_little_text_is_reported_and_leaves_nothing(opened: Opener, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tokenizer\.vocab_size=50000: the text is too short .* at most"):
         opened(50_000)
+    with pytest.raises(UserError, match=r"^tokenizer\.source_vocab_size=50000: the text is too short .* at most"):
+        opened(400, 50_000, kind="compact")
     assert not [path for path in (tmp_path / "tokenizers").iterdir() if path.is_dir()]
 
 

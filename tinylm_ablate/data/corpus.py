@@ -135,6 +135,7 @@ def open_corpus(data: DataConfig, cache_dir: Path) -> Corpus:
     build_once(folder, is_whole=_is_whole, build=build, needed=source.bytes_estimate(), what="the corpus")
     corpus = Corpus(folder)
     integrity.check(folder, corpus.summary["files"], "the corpus")
+    corpus.summary["sources"] = described(corpus.summary, source)
     if data.weights:
         counted = corpus.summary["by_source" if grouped_by(data) == "source" else "documents"]
         check_names(data, counted["train"])
@@ -184,7 +185,7 @@ def _build(folder: Path, data: DataConfig, source: Source, identity: str) -> Non
                     continue
                 split = split_of(digest, data.validation_share, data.test_share)
                 writers[split].add(Document(text, document.language, digest.hex(), document.source), len(content))
-                if len(writers[split].documents) > _MAX_LANGUAGES:
+                if data.language_column and len(writers[split].documents) > _MAX_LANGUAGES:
                     raise UserError(
                         f"data.language_column={data.language_column}: holds more than {_MAX_LANGUAGES} different values; "
                         "set it to the column with the language, or to null"
@@ -218,6 +219,14 @@ def _build(folder: Path, data: DataConfig, source: Source, identity: str) -> Non
     print(f"text: {fate}", file=sys.stderr)
     for line in passed_over_lines(passed_over(summary["sources"])):
         print(line, file=sys.stderr)
+
+
+def described(summary: dict[str, Any], source: Source) -> list[dict[str, Any]]:
+    """Return the descriptions of a corpus's sources as they are now.
+
+    It may have been built from another folder with the same text, or before files that are not read were added.
+    """
+    return [old | now for old, now in zip(summary["sources"], source.description(), strict=True)]
 
 
 def passed_over(sources: list[dict[str, Any]]) -> dict[str, dict[str, int]]:

@@ -96,7 +96,7 @@ def summarize(data: DataConfig, corpus: Corpus, shards: Shards, tokens: int) -> 
         **{name: counted[name] for name in _DROPPED},
         languages=languages,
         train_tokens=shards.count("train"),
-        passes=passes(data, shards, tokens),
+        passes=passes_by_group(data, shards.count("train"), shards.summary["groups"], tokens),
         passed_over=passed_over(counted["sources"]),
     )
 
@@ -104,12 +104,22 @@ def summarize(data: DataConfig, corpus: Corpus, shards: Shards, tokens: int) -> 
 _COUNTED = ("documents", "bytes", "tokens")
 
 
-def passes(data: DataConfig, shards: Shards, tokens: int) -> dict[str, float]:
-    """Epochs over the training split for a budget of ``tokens``, in total or by group of ``data.weights``."""
-    groups = groups_of(data, shards.summary["groups"])
+def passes_by_group(
+    data: DataConfig, train_tokens: int, counted: Mapping[str, Mapping[str, int]], tokens: int
+) -> dict[str, float]:
+    """Epochs over the training split for a budget of ``tokens``, in total or by group of ``data.weights``.
+
+    Args:
+        train_tokens: Tokens of the training split.
+        counted: Start, tokens and bytes of its groups; unused without weights.
+
+    Raises:
+        UserError: The weights do not name exactly the groups of the text.
+    """
+    groups = groups_of(data, counted)
     if not groups:
-        return {"all": tokens / shards.count("train")}
-    return {group.name: tokens * group.share / group.tokens for group in groups}
+        return {"all": tokens / max(1, train_tokens)}
+    return {group.name: tokens * group.share / max(1, group.tokens) for group in groups}
 
 
 def passes_in_words(passes: dict[str, float]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tinylm_ablate.data.opening import COMPRESSED
 from tinylm_ablate.data.readers import KINDS, suffix_of
 from tinylm_ablate.errors import UserError
 
@@ -50,7 +51,7 @@ def find_files(root: Path) -> Found:
             for path in _below(root, found, seen):
                 kind = suffix_of(path)
                 if kind is None:
-                    found.pass_over(path.suffix.lower() or "without a suffix", path.stat().st_size)
+                    found.pass_over(kind_of(path), path.stat().st_size)
                 else:
                     found.files.append(path)
         else:
@@ -69,6 +70,22 @@ def find_files(root: Path) -> Found:
     return found
 
 
+def kind_of(path: Path) -> str:
+    """Return the suffix of a file that is not read, with that of its content if it is compressed."""
+    suffix = path.suffix.lower()
+    return "".join(path.suffixes[-2:]).lower() if suffix in COMPRESSED else suffix or "without a suffix"
+
+
+def _sizes(entry: os.DirEntry[str]) -> Iterator[int]:
+    """Yield the size of a hidden file, or of every file in a hidden folder, without following links."""
+    if not entry.is_dir(follow_symlinks=False):
+        yield entry.stat(follow_symlinks=False).st_size
+        return
+    with os.scandir(entry) as below:
+        for inside in below:
+            yield from _sizes(inside)
+
+
 def _below(folder: Path, found: Found, seen: set[tuple[int, int]]) -> Iterator[Path]:
     """Yield every file below ``folder`` once, in order of names; count in ``found`` what is neither a file nor a folder."""
     place = folder.stat()
@@ -77,7 +94,8 @@ def _below(folder: Path, found: Found, seen: set[tuple[int, int]]) -> Iterator[P
         ordered = sorted(entries, key=lambda entry: entry.name)
     for entry in ordered:
         if entry.name.startswith("."):
-            found.pass_over("hidden", entry.stat(follow_symlinks=False).st_size if entry.is_file(follow_symlinks=False) else 0)
+            for size in _sizes(entry):
+                found.pass_over("hidden", size)
             continue
         try:
             place = entry.stat()

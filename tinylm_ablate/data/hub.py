@@ -5,13 +5,14 @@ Only data files are read: code in a data set is never run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tinylm_ablate import progress
 from tinylm_ablate.config import DataConfig
 from tinylm_ablate.data.documents import Document
+from tinylm_ablate.data.folder_walk import Found, kind_of
 from tinylm_ablate.data.hashes import content_hashes
 from tinylm_ablate.data.languages import identify, label
 from tinylm_ablate.errors import UserError
@@ -27,6 +28,7 @@ class HubSource:
         self._cache_dir = cache_dir
         self._name = str(data.name)
         self._local = Path(self._name).expanduser()
+        self._passed_over: dict[str, dict[str, int]] = {}
 
     def identity(self) -> dict[str, Any]:
         """Name, subset, split and revision; for a local folder, its content instead of the name.
@@ -36,11 +38,7 @@ class HubSource:
         data = self._data
         named: Any = self._name
         if self._local.is_dir():
-            files = sorted(
-                path
-                for path in self._local.rglob("*")
-                if path.is_file() and not any(part.startswith(".") for part in path.relative_to(self._local).parts)
-            )
+            files = self._local_files()
             hashes = content_hashes(files, self._cache_dir)
             named = [[path.relative_to(self._local).as_posix(), found] for path, found in zip(files, hashes, strict=True)]
         return {
@@ -48,9 +46,17 @@ class HubSource:
             "text_column": data.text_column, "language_column": data.language_column, "language": data.language,
         }  # fmt: skip
 
+    def _local_files(self) -> list[Path]:
+        return sorted(
+            path
+            for path in self._local.rglob("*")
+            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(self._local).parts)
+        )
+
     def description(self) -> list[dict[str, Any]]:
-        """One entry for the data set."""
+        """One entry for the data set; after reading a local folder, with the files that do not belong to the data set."""
         data = self._data
+        passed_over = {"passed_over": self._passed_over} if self._passed_over else {}
         return [
             {
                 "name": self._local.resolve().name if self._local.is_dir() else self._name,
@@ -60,6 +66,7 @@ class HubSource:
                 "split": data.split,
                 "revision": data.revision,
             }
+            | passed_over
         ]
 
     def bytes_estimate(self) -> None:
@@ -100,6 +107,8 @@ class HubSource:
                 str(self._local) if self._local.is_dir() else self._name, data.subset, split=data.split, revision=data.revision,
                 streaming=data.streaming, cache_dir=str(self._cache_dir / "hub"),
             )  # fmt: skip
+            if self._local.is_dir():
+                self._passed_over = self._others(datasets.load_dataset_builder(str(self._local), data.subset).config.data_files)
             there = rows.column_names or list(next(iter(rows), {}))
             wanted = [data.text_column] + ([data.language_column] if data.language_column else [])
             for key, name in zip(("data.text_column", "data.language_column"), wanted, strict=False):
@@ -120,3 +129,12 @@ class HubSource:
                 f"data.name={self._name}: could not be read with {settings}: {reason}{cause}. Check the name, these settings "
                 "and the network; a gated data set requires a login to the hub"
             ) from error
+
+    def _others(self, data_files: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
+        """Count the files of a local folder that are in no split; ``datasets`` reads only the most common kind of file."""
+        used = {Path(name).resolve() for names in data_files.values() for name in names}
+        found = Found()
+        for path in self._local_files():
+            if path.resolve() not in used:
+                found.pass_over(f"{kind_of(path)} outside the data set", path.stat().st_size)
+        return found.passed_over

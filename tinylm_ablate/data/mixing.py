@@ -94,6 +94,8 @@ def check_names(data: DataConfig, names: Iterable[str]) -> None:
         said = f"the training text has {', '.join(sorted(names))}"
         said += f"; no weight is set for {', '.join(missing)} (0 excludes it)" if missing else ""
         said += f"; unknown: {', '.join(unknown)}" if unknown else ""
+        if set(data.weights) & set(data.sources) and grouped_by(data) == "language":
+            said += f". For shares by source, use only names of data.sources: {', '.join(data.sources)}"
         raise UserError(f"data.weights={dict(data.weights)}: {said}")
 
 

@@ -70,11 +70,12 @@ def unreadable(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: cannot be read ({error})")
 
 
-def misencoded(path: Path, encoding: str, error: UnicodeDecodeError) -> UserError:
+def misencoded(path: Path, encoding: str, error: UnicodeError) -> UserError:
     """Return the error for a file that is not in the encoding of ``data.encoding``."""
+    reason = f"{error.reason}: 0x{error.object[error.start]:02x}" if isinstance(error, UnicodeDecodeError) else str(error)
     return UserError(
-        f"{path}: is not {encoding} ({error.reason}: 0x{error.object[error.start]:02x}). Set data.encoding to its encoding; "
-        "data.encoding=utf-8 guesses it"
+        f"{path}: is not {encoding} ({reason}). Set data.encoding to its encoding "
+        "(data.encoding=utf-8 guesses it), or convert files in different encodings to UTF-8"
     )
 
 
@@ -100,7 +101,9 @@ def decode(path: Path, content: bytes, start: int, encoding: str) -> str:
     if guess is None or is_utf8(guess):
         raise UserError(f"{message} It matches no known text encoding: fix the file, or remove it")
     command = conversion(path, guess, compression.unpack if compression else None)
-    raise UserError(f"{message} It looks like {guess}: set data.encoding={guess}, or convert it: {command}")
+    raise UserError(
+        f"{message} It looks like {guess}: set data.encoding={guess}, or convert it and replace it by the copy: {command}"
+    )
 
 
 def _sample(path: Path, place: int) -> bytes:

@@ -54,7 +54,7 @@ def read_rows(path: Path, columns: Columns, *, cut: bool, encoding: str = "utf-8
                     yield from read_json(path, stream, columns, encoding)
                 case kind:
                     yield from read_csv(path, stream, columns, encoding, delimiter="\t" if kind == "tsv" else ",")
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:  # without a byte order mark, UTF-16 has no position of the error
         raise misencoded(path, encoding, error) from error
     except DAMAGE as error:
         raise unreadable(path, error) from error

@@ -14,7 +14,7 @@ from tinylm_ablate.data.local_files import FileSource
 from tinylm_ablate.data.mistakes import data_mistakes
 from tinylm_ablate.data.package_text import PackagedText
 from tinylm_ablate.data.text_sets import TEXT_SETS
-from tinylm_ablate.errors import ConfigError
+from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.extension import TARGET, normal, part
 
 
@@ -33,7 +33,7 @@ def open_source(data: DataConfig, cache_dir: Path) -> Source:
         case "hub":
             return HubSource(data, cache_dir)
         case "mixture":
-            return Mixture({name: open_source(_alone(data, where), cache_dir) for name, where in data.sources.items()})
+            return Mixture(data, cache_dir)
         case "own":
             return OwnSource(data)
         case packaged:
@@ -95,10 +95,22 @@ class OwnSource:
 
 
 class Mixture:
-    """Several named sources, one after another."""
+    """The sources of ``data.sources``, one after another.
 
-    def __init__(self, sources: dict[str, Source]) -> None:
-        self._sources = sources
+    Raises:
+        ConfigError: Some of them cannot be opened; all are named.
+    """
+
+    def __init__(self, data: DataConfig, cache_dir: Path) -> None:
+        self._sources: dict[str, Source] = {}
+        mistakes = []
+        for name, where in data.sources.items():
+            try:
+                self._sources[name] = open_source(_alone(data, where), cache_dir)
+            except UserError as error:
+                mistakes.append(f"data.sources.{name}={where}: {str(error).removeprefix(f'data.path={where}: ')}")
+        if mistakes:
+            raise ConfigError(mistakes)
 
     def identity(self) -> dict[str, Any]:
         """Identities of the sources, in order."""

@@ -81,7 +81,8 @@ def _parse(path: Path, place: str, text: str) -> Any:
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         if place:
-            fix = "each line must have one object; fix or delete the line"
+            array = ", or the file one array" if ".json" in map(str.lower, path.suffixes) else ""
+            fix = f"each line must have one object{array}; fix or delete the line"
         else:
             fix = f"the damage is at line {error.lineno:,}" if isinstance(error, json.JSONDecodeError) else "fix the file"
         raise UserError(f"{path}{place}: is not JSON ({reason}); {fix}") from error

@@ -39,12 +39,13 @@ def plan(name: str, settled: Settled, compiled: bool = False, stack: int = 1) ->
 
     Returns:
         ``depth width ffn_width heads vocab_size parameters embedding_head_share`` (percent) ``flops`` (of training, per token)
-        ``tokens steps passes precision memory_bytes seconds`` (passes over the training text, None if its size is unknown;
-        seconds estimated here: training, evaluation and start), and also ``name``, ``identity``, ``text``
-        (``data.source``), ``kv_heads``, ``parts`` (parameters by part), the learning rate schedule, ``finished``,
-        ``parent`` and ``previous`` (identities of the runs that this one starts from, or None), ``stack``, and the cost of
-        the run without these, or its share in a stack: ``own_tokens``, ``own_flops``, ``training_seconds``,
-        ``evaluation_seconds``, ``model_bytes`` (that it keeps) and ``checkpoint_bytes`` (while it trains).
+        ``tokens steps passes precision memory_bytes seconds`` (passes over the training text, or over the most repeated
+        group of ``data.weights``, None if its size is unknown; seconds estimated here: training, evaluation and start), and
+        also ``name``, ``identity``, ``text`` (``data.source``), ``kv_heads``, ``parts`` (parameters by part), the learning
+        rate schedule, ``finished``, ``parent`` and ``previous`` (identities of the runs that this one starts from, or None),
+        ``stack``, and the cost of the run without these, or its share in a stack: ``own_tokens``, ``own_flops``,
+        ``training_seconds``, ``evaluation_seconds``, ``model_bytes`` (that it keeps) and ``checkpoint_bytes`` (while it
+        trains).
     """
     shape, train = settled.shape, settled.config.train
     counts = parameters(shape)
@@ -67,7 +68,7 @@ def plan(name: str, settled: Settled, compiled: bool = False, stack: int = 1) ->
         "tokens": settled.tokens,
         "steps": settled.steps,
         "text": settled.config.data.source,
-        "passes": passes(settled),
+        "passes": None if (counted := passes(settled)) is None else max(counted.values()),
         "precision": settled.precision,
         "learning_rate": settled.learning_rate,
         "weight_decay": settled.weight_decay,

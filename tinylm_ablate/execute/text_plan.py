@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tinylm_ablate.data.corpus import open_corpus, passed_over, passed_over_lines
-from tinylm_ablate.data.corpus_summary import MANY_PASSES, fate
+from tinylm_ablate.data.corpus import described, open_corpus, passed_over, passed_over_lines
+from tinylm_ablate.data.corpus_summary import MANY_PASSES, fate, passes_by_group
 from tinylm_ablate.data.integrity import read_sealed
+from tinylm_ablate.data.mixing import grouped_by
 from tinylm_ablate.data.sources import open_source
 from tinylm_ablate.data.text_sets import TEXT_SETS
 from tinylm_ablate.settled import Settled
@@ -57,16 +59,15 @@ def shard_bytes(settled: Settled) -> int | None:
     return round(size / bytes_per_token(settled.shape.vocab_size)) * (2 if settled.shape.vocab_size <= 2**16 else 4)
 
 
-def _counted_tokens(settled: Settled) -> int | None:
-    """Return the tokens of the training split; None before the text is tokenized."""
-    shards = _sealed(settled.shards / "shards.json")
-    return None if shards is None else int(shards["tokens"]["train"])
+def _counted(settled: Settled) -> dict[str, Any] | None:
+    """Return the summary of the token shards; None before the text is tokenized."""
+    return _sealed(settled.shards / "shards.json")
 
 
 def training_tokens(settled: Settled) -> int | None:
     """Return the tokens of the training split, counted or estimated; None if the size of the text is unknown."""
-    if (counted := _counted_tokens(settled)) is not None:
-        return counted
+    if (counted := _counted(settled)) is not None:
+        return int(counted["tokens"]["train"])
     corpus, data = corpus_summary(settled), settled.config.data
     if corpus is not None:
         size: float = sum(corpus["bytes"]["train"].values())
@@ -78,10 +79,29 @@ def training_tokens(settled: Settled) -> int | None:
     return max(1, round(size / bytes_per_token(settled.shape.vocab_size)))
 
 
-def passes(settled: Settled) -> float | None:
-    """Return the epochs of the run's budget over its training text; None if its size is unknown."""
-    tokens = training_tokens(settled)
-    return None if tokens is None else settled.tokens / tokens
+def passes(settled: Settled) -> dict[str, float] | None:
+    """Return the epochs of the run's budget over its training text, in total or by group of ``data.weights``.
+
+    Groups are estimated from their bytes before the text is tokenized, and unknown before it is read (then the total is
+    returned); None if the size of the text is unknown.
+
+    Raises:
+        UserError: The weights do not name exactly the groups of the text.
+    """
+    tokens, data = training_tokens(settled), settled.config.data
+    if tokens is None:
+        return None
+    if (counted := _counted(settled)) is not None:
+        groups = counted["groups"]
+    elif (corpus := corpus_summary(settled)) is not None:
+        by_source = {name: entry["bytes"] for name, entry in corpus["by_source"]["train"].items()}
+        sizes = by_source if grouped_by(data) == "source" else corpus["bytes"]["train"]
+        rate = bytes_per_token(settled.shape.vocab_size)
+        groups = {name: {"start": 0, "tokens": round(size / rate), "bytes": size} for name, size in sizes.items()}
+    else:
+        data = dataclasses.replace(data, weights={})
+        groups = {}
+    return passes_by_group(data, tokens, groups, settled.tokens)
 
 
 def text_lines(runs: Sequence[Settled], read_text: bool) -> list[str]:
@@ -106,12 +126,11 @@ def text_lines(runs: Sequence[Settled], read_text: bool) -> list[str]:
         if not counts:
             lines.append("  passes over it: unknown before it is read")
             continue
-        span = (
-            f"{min(counts):.2g}" if f"{min(counts):.2g}" == f"{max(counts):.2g}" else f"{min(counts):.2g} to {max(counts):.2g}"
-        )
-        estimated = any(_counted_tokens(run) is None for run in own)
-        lines.append(f"  passes over its training tokens: {span}{', estimated before it is tokenized' if estimated else ''}")
-        many = sum(count > MANY_PASSES for count in counts)
+        names = sorted({name for count in counts for name in count})
+        spans = (("" if names == ["all"] else f"{name} ") + _span([c[name] for c in counts if name in c]) for name in names)
+        estimated = ", estimated before it is tokenized" if any(_counted(run) is None for run in own) else ""
+        lines.append(f"  passes over its training tokens: {', '.join(spans)}{estimated}")
+        many = sum(max(count.values()) > MANY_PASSES for count in counts)
         if many:
             lines.append(
                 f"  note: {many} of {len(counts)} runs pass over it more than {MANY_PASSES:g} times, and repeated "
@@ -120,15 +139,21 @@ def text_lines(runs: Sequence[Settled], read_text: bool) -> list[str]:
     return lines
 
 
+def _span(values: Sequence[float]) -> str:
+    least, most = f"{min(values):.2g}", f"{max(values):.2g}"
+    return least if least == most else f"{least} to {most}"
+
+
 def _about(run: Settled) -> list[str]:
     """Describe documents, languages and bytes of a corpus, and files that were not read."""
     data, corpus = run.config.data, corpus_summary(run)
-    tokens, about = training_tokens(run), "" if _counted_tokens(run) is not None else "about "
+    tokens, about = training_tokens(run), "" if _counted(run) is not None else "about "
     size = f"{about}{tokens / 1e6:,.1f}M training tokens" if tokens is not None else "of unknown size"
     name = data.path or data.name or data.source
+    source = open_source(data, run.cache)
+    skipped = passed_over_lines(passed_over(source.description() if corpus is None else described(corpus, source)))
     if corpus is None:
-        description = open_source(data, run.cache).description()
-        return [f"text: {name}, not built yet, {size}", *passed_over_lines(passed_over(description))]
+        return [f"text: {name}, not built yet, {size}", *skipped]
     kept = sum(sum(counts.values()) for counts in corpus["documents"].values())
     languages = sorted({language for counts in corpus["bytes"].values() for language in counts})
     sizes = {language: sum(counts.get(language, 0) for counts in corpus["bytes"].values()) for language in languages}
@@ -136,5 +161,5 @@ def _about(run: Settled) -> list[str]:
     return [
         f"text: {name}, {size} ({shares})",
         f"  {corpus['read']:,} documents read, {kept:,} kept ({fate(corpus)})",
-        *(f"  {line}" for line in passed_over_lines(passed_over(corpus["sources"]))),
+        *(f"  {line}" for line in skipped),
     ]

@@ -223,7 +223,7 @@ def _prepare(task: RunTask) -> _Prepared:
     import numpy as np
     from omegaconf import OmegaConf
 
-    from tinylm_ablate.data.corpus_summary import MANY_PASSES
+    from tinylm_ablate.data.corpus_summary import MANY_PASSES, passes_by_group, passes_in_words
     from tinylm_ablate.init.initial import initial_decoder
     from tinylm_ablate.init.random import matrix_std
     from tinylm_ablate.measure.subject import Subject
@@ -247,17 +247,22 @@ def _prepare(task: RunTask) -> _Prepared:
         initial_std, start = matrix_std(decoder), Start()
     else:
         decoder, origin, initial_std, start, rounds = continued(settled, tokens)
-    passes = settled.tokens / max(1, subject.shards.count("train")) if settled.steps else 0.0
-    if passes > 1:
-        many = "; text repeated more than four times is worth less" if passes > MANY_PASSES else ""
-        print(f"note: {settled.tokens:,} tokens are {passes:.1f} passes over the training text{many}", file=sys.stderr)
+    most = 0.0
+    if settled.steps:
+        shards = subject.shards
+        counted = passes_by_group(settled.config.data, shards.count("train"), shards.summary["groups"], settled.tokens)
+        most = max(counted.values())
+        if most > 1:
+            many = "; text repeated more than four times is worth less" if most > MANY_PASSES else ""
+            said = f"{passes_in_words(counted)} passes over the training text{many}"
+            print(f"note: {settled.tokens:,} tokens are {said}", file=sys.stderr)
 
     def on_rows(rows: list[dict[str, float]]) -> bool:
         return watch is not None and any(watch(row) for row in rows)
 
     return _Prepared(
         Member(decoder, tokens, settled, folder, on_rows, start, frozenset(missing), _on_point(subject)),
-        subject, about, origin, initial_std, rounds, passes,
+        subject, about, origin, initial_std, rounds, most,
     )  # fmt: skip
 
 

@@ -51,7 +51,7 @@ def training_texts(corpus: Corpus, train_bytes: int) -> Iterator[str]:
             left -= len(content)
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> tuple[State, str]:
+def train_bpe(texts: Iterable[str], vocab_size: int, key: str = "tokenizer.vocab_size") -> tuple[State, str]:
     """Train a byte-level BPE with one special token, end-of-text, at id 0.
 
     The same texts give the same tokenizer in any process.
@@ -59,6 +59,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> tuple[State, str]:
     Args:
         texts: Any number of texts; memory holds only their distinct words.
         vocab_size: Number of entries, including the 256 bytes and the special token.
+        key: The setting that ``vocab_size`` comes from, for messages.
 
     Returns:
         The tokenizer in exact form, and its end-of-text token.
@@ -69,7 +70,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> tuple[State, str]:
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
     if vocab_size < MIN_VOCAB_SIZE:
-        raise UserError(f"tokenizer.vocab_size={vocab_size}: allowed: at least {MIN_VOCAB_SIZE} (256 bytes and {END_OF_TEXT})")
+        raise UserError(f"{key}={vocab_size}: allowed: at least {MIN_VOCAB_SIZE} (256 bytes and {END_OF_TEXT})")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(_SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -85,7 +86,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> tuple[State, str]:
     reached = tokenizer.get_vocab_size()
     if reached != vocab_size:
         raise UserError(
-            f"tokenizer.vocab_size={vocab_size}: the text is too short to train that many entries; "
+            f"{key}={vocab_size}: the text is too short to train that many entries; "
             f"allowed for this text: at most {reached:,}, or provide more text (data, tokenizer.train_bytes)"
         )
     return make_lossless(json.loads(tokenizer.to_str()), "the trained BPE")

@@ -94,7 +94,7 @@ def vocabulary_fingerprint(config: TokenizerConfig, vocab_size: int, source_voca
 
 
 def open_vocabulary(
-    config: TokenizerConfig, vocab_size: int, source_vocab_size: int, corpus: Corpus, cache_dir: Path
+    config: TokenizerConfig, vocab_size: int, source_vocab_size: int, corpus: Corpus, cache_dir: Path, *, large: bool = False
 ) -> Vocabulary:
     """Open the requested vocabulary; build it first if it is not in the cache.
 
@@ -107,6 +107,7 @@ def open_vocabulary(
         source_vocab_size: Entries of the large tokenizer if kind=compact has no source.
         corpus: The corpus.
         cache_dir: Holds ``tokenizers/<fingerprint>/``.
+        large: Whether ``vocab_size`` comes from ``tokenizer.source_vocab_size``, for messages.
 
     Raises:
         UserError: A size is impossible, a source is missing or malformed, or there is too little text.
@@ -119,7 +120,7 @@ def open_vocabulary(
     folder = cache_dir / "tokenizers" / identity
 
     def build(unfinished: Path) -> None:
-        made = _make(config, vocab_size, source_vocab_size, corpus, cache_dir)
+        made = _make(config, vocab_size, source_vocab_size, corpus, cache_dir, large=large)
         write_vocabulary(unfinished, made.state, made.end_of_text, identity, _summary(made, config, corpus), made.source_ids)
 
     build_once(folder, is_whole=is_whole, build=build, needed=None, what="the vocabulary")
@@ -130,7 +131,7 @@ def large_vocabulary(config: TokenizerConfig, source_vocab_size: int, corpus: Co
     """Return the large tokenizer for kind=compact: the imported source, or a BPE trained with ``source_vocab_size`` entries."""
     train_bytes = config.train_bytes if config.source_train_bytes is None else config.source_train_bytes
     large = dataclasses.replace(config, kind="bpe" if config.source is None else "file", train_bytes=train_bytes)
-    return open_vocabulary(large, source_vocab_size, source_vocab_size, corpus, cache_dir)
+    return open_vocabulary(large, source_vocab_size, source_vocab_size, corpus, cache_dir, large=True)
 
 
 def open_counts(large: Vocabulary, corpus: Corpus, train_bytes: int, cache_dir: Path) -> np.ndarray:
@@ -180,10 +181,12 @@ class _Made:
     accumulated_frequency_percent: float | None = None
 
 
-def _make(config: TokenizerConfig, vocab_size: int, source_vocab_size: int, corpus: Corpus, cache_dir: Path) -> _Made:
+def _make(
+    config: TokenizerConfig, vocab_size: int, source_vocab_size: int, corpus: Corpus, cache_dir: Path, *, large: bool
+) -> _Made:
     if config.kind == "bpe":
         texts = _watched(training_texts(corpus, config.train_bytes), f"training a BPE of {vocab_size:,}")
-        return _Made(*train_bpe(texts, vocab_size))
+        return _Made(*train_bpe(texts, vocab_size, "tokenizer.source_vocab_size" if large else "tokenizer.vocab_size"))
     if config.kind == "file":
         assert config.source is not None, "mistakes() reports it"
         imported = import_tokenizer(config.source)
@@ -191,11 +194,11 @@ def _make(config: TokenizerConfig, vocab_size: int, source_vocab_size: int, corp
     from tinylm_ablate.tokenizer.compact import cut
     from tinylm_ablate.tokenizer.frequency import covered
 
-    large = large_vocabulary(config, source_vocab_size, corpus, cache_dir)
-    counts = open_counts(large, corpus, config.train_bytes, cache_dir)
-    end_of_text = str(large.tokenizer.id_to_token(large.end_of_text))
-    state, source_ids = cut(large.state, counts, vocab_size, end_of_text=end_of_text, keep_special=config.keep_special)
-    return _Made(state, end_of_text, source_ids, len(large.state["model"]["vocab"]), covered(counts, source_ids))
+    source = large_vocabulary(config, source_vocab_size, corpus, cache_dir)
+    counts = open_counts(source, corpus, config.train_bytes, cache_dir)
+    end_of_text = str(source.tokenizer.id_to_token(source.end_of_text))
+    state, source_ids = cut(source.state, counts, vocab_size, end_of_text=end_of_text, keep_special=config.keep_special)
+    return _Made(state, end_of_text, source_ids, len(source.state["model"]["vocab"]), covered(counts, source_ids))
 
 
 def _summary(made: _Made, config: TokenizerConfig, corpus: Corpus) -> dict[str, Any]:
