@@ -110,6 +110,14 @@ def test_scores_that_overflow_are_not_lost() -> None:
     assert passes(*given)[0].isnan().all()
 
 
+def test_saturated_attention_computes_with_no_subnormal_numbers() -> None:
+    """They would make a step of a trained model six times slower."""
+    queries, keys, values, grad = operands(1, 2, torch.float32)
+    queries[0, 1], keys[0, 0], keys[0, 1], grad[0, 0] = 10.0, -10.0, 0.0, 0.0  # the second token ignores the first one
+    for each in passes(queries, keys, values, 0.1 * grad):
+        assert not ((each != 0) & (each.abs() < torch.finfo(torch.float32).tiny)).any()
+
+
 def test_subnormal_numbers_are_rounded_as_before() -> None:
     passes(*operands(1, 4, torch.float32))
     assert float(torch.tensor(1e-40) * 1.0) > 0

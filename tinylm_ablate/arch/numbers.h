@@ -7,16 +7,17 @@
 static inline float number(uint32_t i) { float f; memcpy(&f, &i, 4); return f; }
 static inline uint32_t bits(float f) { uint32_t i; memcpy(&i, &f, 4); return i; }
 
-/* exp(x) for x <= 0, with a relative error of 2e-7. */
+/* exp(x) for x <= 0, with a relative error of 2e-7; zero below -50, where it is nothing beside the 1 of the highest, and its
+   products would be subnormal numbers, which take a processor a hundred times as long. */
 static inline float exp_(float x) {
-  x = x < -87.0f ? -87.0f : x;
-  float y = x * 1.44269504f;
+  float y = (x < -50.0f ? -50.0f : x) * 1.44269504f;
   float r = __builtin_rintf(y);
   float f = y - r;
   float p = 1.5403530e-4f;
   p = p * f + 1.3333558e-3f; p = p * f + 9.6181291e-3f; p = p * f + 5.5504109e-2f;
   p = p * f + 2.4022651e-1f; p = p * f + 6.9314718e-1f; p = p * f + 1.0f;
-  return p * number((uint32_t)((int32_t)r + 127) << 23);
+  p *= number((uint32_t)((int32_t)r + 127) << 23);
+  return x < -50.0f ? 0 : p;
 }
 
 static inline float up(uint16_t b) { return number((uint32_t)b << 16); }
