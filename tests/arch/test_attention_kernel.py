@@ -105,9 +105,44 @@ def test_a_block_with_values_that_are_not_finite_is_not_a_number(dtype: torch.dt
         assert each[1, 3].isnan().all() and each[0].isfinite().all()
 
 
-def test_scores_that_overflow_are_not_lost() -> None:
-    given = [torch.full((1, 4, 8), 1e30), torch.full((1, 4, 8), 1e30), *operands(1, 4, torch.float32)[:2]]
-    assert passes(*given)[0].isnan().all()
+@pytest.mark.parametrize("keys", [[1e30] * 8, [-1e30] * 8, [1e30, -1e30, *[0.0] * 6]], ids=["inf", "-inf", "nan"])
+@pytest.mark.parametrize("length", [1, 4])
+def test_scores_that_overflow_are_not_lost(keys: list[float], length: int) -> None:
+    given = [torch.full((1, length, 8), 1e30), torch.tensor(keys).expand(1, length, 8), *operands(1, length, torch.float32)[:2]]
+    assert all(each.isnan().all() for each in passes(*given))
+
+
+def test_operands_of_other_shapes_or_precisions_read_no_foreign_memory() -> None:
+    queries, keys, values, _ = operands(2, 9, torch.float32)
+    for wrong in (keys.bfloat16(), keys[:, :5], keys[:1]):
+        with pytest.raises(ValueError, match="the same shape and precision"):
+            module._attend(queries, wrong, values)
+
+
+def test_pytorchs_default_precision_changes_nothing() -> None:
+    given = operands(2, 40, torch.float32)
+    expected = passes(*given)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = passes(*given)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_damaged_library_is_compiled_again(tmp_path: Path) -> None:
+    code = "import torch; from tinylm_ablate.arch.attention_kernel import kernel; print(kernel(torch.zeros(1, 1, 8)) is not None)"
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.split() == ["True"]
+        (library,) = (tmp_path / "tinylm_ablate").glob("*.so")
+        size = library.stat().st_size
+        library.unlink()  # it is loaded by no process any more
+        library.write_bytes(b"damaged")
+    assert size > 1000
 
 
 def test_saturated_attention_computes_with_no_subnormal_numbers() -> None:

@@ -56,6 +56,20 @@ def test_bf16_differs_from_double_precision_by_its_own_rounding() -> None:
     assert ((slopes - expected[1]).abs() <= expected[1].abs() * 2**-8 + 1e-7).all()
 
 
+@pytest.mark.parametrize("offset", [100.0, 1e6])
+def test_logits_far_from_zero_lose_no_accuracy(offset: float) -> None:
+    logits, targets = problem(9, 50)
+    logits += offset
+    torch.testing.assert_close(losses_and_slopes(logits.clone(), targets, slopes=False)[0].double(), exact(logits, targets)[0])
+
+
+def test_targets_may_be_small_integers_and_strided() -> None:
+    logits, targets = problem(7, 33)
+    expected = losses_and_slopes(logits.clone(), targets, slopes=False)[0]
+    for other in (targets.to(torch.int32), torch.stack((targets, targets), dim=1)[:, 0]):
+        assert torch.equal(losses_and_slopes(logits.clone(), other, slopes=False)[0], expected)
+
+
 def test_threads_and_neighbors_change_nothing() -> None:
     logits, targets = problem(7, 33)
     before = torch.get_num_threads()

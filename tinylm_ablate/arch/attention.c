@@ -5,7 +5,7 @@
    scores, once for the highest of them, once for the weights and their sum, and again for each result, so that a pass needs few
    registers. Nothing of the size of the scores is written to memory.
 
-   Where an operand is not finite, results are NaN. */
+   Where an operand is not finite, or 2^60 or more, results are NaN. */
 #include "numbers.h"
 #define D 8  /* channels */
 #define L 16 /* keys at a time; sequences are padded to a multiple of them with zeros */
@@ -41,7 +41,7 @@ static inline float highest(f16 a) {
 }
 static inline f16 exps(f16 x) { f16 y; for (int l = 0; l < L; l++) y[l] = exp_(x[l]); return y; }
 
-/* Read (8, T) numbers into rows of P; returns whether one of them is not finite. */
+/* Read (8, T) numbers into rows of P; see load. */
 static int rows(const void *src, float *dst, long T, long P, int bf16, float scale) {
   int found = 0;
   CHANNELS(c) {
@@ -80,8 +80,8 @@ static inline void spread(float *w, const float *q, float *to, long P, long i) {
     *at(to, c * P + j) = s;
   }
 }
-/* Weights of the keys of B queries from i, exp(score - highest score), (B, P), and 1 / their sums, or NaN where a score overflows.
-   Those of future keys are zero. */
+/* Weights of the keys of B queries from i, exp(score - highest score), (B, P), and 1 / their sums. Those of future keys
+   are zero. */
 static inline void weigh(const float *q, float *k, float *w, long P, long i, float *inverse) {
   products(q, k, w, P, i);
   f16 tops[B], sum[B] = {};
@@ -99,7 +99,7 @@ static inline void weigh(const float *q, float *k, float *w, long P, long i, flo
   QUERIES(b) {
     f16 *last = at(w, b * P + i / L * L);
     *last = (f16)((i16)*last & ~future[b]);
-    inverse[b] = odd(top[b]) ? number(0x7fc00000u) : 1 / total(sum[b]);
+    inverse[b] = 1 / total(sum[b]);
   }
 }
 /* Mixed values O of sequences first to last - 1; every operand is (N, 8, T). m: scratch of 36 numbers per padded token. */
@@ -151,7 +151,7 @@ void backward(const void *G, const void *Q, const void *K, const void *V, const 
   }
 }
 
-/* Weights of rows first to last - 1 of scores, and slopes of the scores from those of the weights, both in place, (rows, W).
+/* Weights from rows first to last - 1 of scores, and slopes of the scores from those of the weights, both in place, (rows, W).
    Row i, which is query start + i % block, has keys up to its own; weights and slopes of later ones are zero. G, O: gradient of
    the mixed values and these, (rows, C). m: scratch of 2 W numbers. */
 void weigh_rows(void *scores, void *slopes, const void *G, const void *O, long first, long last, long W, long C, long block,

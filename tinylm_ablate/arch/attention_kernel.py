@@ -52,19 +52,28 @@ class Kernel:
     def weigh(self, scores: Tensor, slopes: Tensor, grad: Tensor, mixed: Tensor, start: int, scale: float) -> None:
         """See ``attention._weigh``."""
         rows, keys = scores.shape[:-1].numel(), scores.shape[-1]
-        pointers = [each.data_ptr() for each in (scores, slopes, grad, mixed)]
+        operands, scratch = (scores, slopes, grad, mixed), _scratch(scores, 2 * keys)
         rest = keys, grad.shape[-1], scores.shape[-2], start, int(scores.dtype == torch.bfloat16), scale
-        scratch = torch.empty(torch.get_num_threads(), 2 * keys)
-        divide(rows, lambda thread, *part: self._weigh(*pointers, *part, *rest, scratch[thread].data_ptr()))
+        divide(rows, lambda thread, *part: self._weigh(*_pointers(operands), *part, *rest, scratch[thread].data_ptr()))
 
     def _call(self, function: Callable[..., None], *operands: Tensor) -> None:
         """Call a function of the kernel; the threads divide the N products."""
-        operands = tuple(operand.contiguous() for operand in operands)
-        number, _, length = operands[0].shape
-        bf16, scale = int(operands[0].dtype == torch.bfloat16), 1 / math.sqrt(KERNEL_CHANNELS)
-        pointers = [operand.data_ptr() for operand in operands]
-        scratch = torch.empty(torch.get_num_threads(), _SCRATCH * math.ceil(length / _TOGETHER) * _TOGETHER)
-        divide(number, lambda thread, *part: function(*pointers, *part, length, bf16, scale, scratch[thread].data_ptr()))
+        first = operands[0]
+        if any(each.shape != first.shape or each.dtype != first.dtype for each in operands):
+            raise ValueError("queries, keys and values must have the same shape and precision")
+        operands, (number, _, length) = tuple(each.contiguous() for each in operands), first.shape
+        rest = length, int(first.dtype == torch.bfloat16), 1 / math.sqrt(KERNEL_CHANNELS)
+        scratch = _scratch(first, _SCRATCH * math.ceil(length / _TOGETHER) * _TOGETHER)
+        divide(number, lambda thread, *part: function(*_pointers(operands), *part, *rest, scratch[thread].data_ptr()))
+
+
+def _pointers(operands: tuple[Tensor, ...]) -> list[int]:
+    return [each.data_ptr() for each in operands]
+
+
+def _scratch(operand: Tensor, numbers: int) -> Tensor:
+    """Return memory for each thread; PyTorch's defaults may be another precision or device."""
+    return operand.new_empty(torch.get_num_threads(), numbers, dtype=torch.float32)
 
 
 def kernel(operand: Tensor) -> Kernel | None:

@@ -32,7 +32,7 @@ _FLAGS = (
 @functools.cache
 def library(name: str) -> ctypes.CDLL | None:
     """Return the compiled library of a C file in this folder, or None."""
-    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    compiler = next((found for command in ("cc", "gcc", "clang") if (found := shutil.which(command))), None)
     if compiler is None:
         return None
     source = Path(__file__).with_name(f"{name}.c")
@@ -45,7 +45,8 @@ def library(name: str) -> ctypes.CDLL | None:
     path = folder / f"{name}-{key}.so"
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         if path.is_file():
-            return ctypes.CDLL(str(path))
+            with contextlib.suppress(OSError):  # a damaged file is replaced
+                return ctypes.CDLL(str(path))
         with contextlib.suppress(OSError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # If it cannot be cached, compile it for this process alone: other code would round differently.
@@ -62,7 +63,10 @@ def library(name: str) -> ctypes.CDLL | None:
 
 
 def divide(count: int, do: Callable[[int, int, int], None]) -> None:
-    """Call ``do(thread, first, last)`` for ranges that divide ``count`` items, with as many threads as torch has."""
+    """Call ``do(thread, first, last)`` for ranges that divide ``count`` items, with as many threads as torch has.
+
+    ``do`` must refer to the tensors whose memory it uses: after an interrupt, a thread may still run when its caller has returned.
+    """
     threads = max(1, min(torch.get_num_threads(), count))
 
     def part(thread: int) -> None:

@@ -1,7 +1,7 @@
 /* Cross-entropy of rows of logits, and its slopes in their place, in fp32 or bf16 with fp32 inside.
 
-   A row stays in the cache between its passes. Where a logit is not finite, or a target is not below V, the loss and the slopes of
-   the row are NaN. */
+   A row stays in the cache between its passes. Where a logit is not finite (or 2^60 or more), or a target is not from 0 to V - 1,
+   the loss and the slopes of the row are NaN. */
 #include <math.h>
 #include "numbers.h"
 
@@ -25,7 +25,7 @@ void cross_entropy(void *logits, const int64_t *targets, float *losses, long fir
     float own = m[targets[n]], top = own, sum = 0;
     for (long j = 0; j < V; j++) top = m[j] > top ? m[j] : top;
     for (long j = 0; j < V; j++) { m[j] = exp_(m[j] - top); sum += m[j]; }
-    losses[n] = logf(sum) + top - own;
+    losses[n] = logf(sum) + ((double)top - own); /* in double, since logits may be large and their difference small */
     if (slopes) { /* softmax - one-hot */
       m[targets[n]] -= sum;
       store(m, row, V, bf16, 1 / sum);

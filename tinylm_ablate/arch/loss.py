@@ -80,7 +80,7 @@ def losses_and_slopes(logits: Tensor, targets: Tensor, slopes: bool) -> tuple[Te
 
     Returns:
         The loss of each target in nats, (...), fp32, and with ``slopes`` their gradients with respect to the logits, (..., V),
-        in the precision of the logits. Both are zero for ignored targets.
+        in the precision of the logits. Both are zero for ignored targets. On a CPU, they are NaN for logits that are not finite.
     """
     if logits.device.type == "cuda" and KERNELS is not None and KERNELS.supported() and logits.dtype != torch.float64:
         return KERNELS.losses_and_slopes(logits, targets, IGNORED, slopes), logits
@@ -88,7 +88,7 @@ def losses_and_slopes(logits: Tensor, targets: Tensor, slopes: bool) -> tuple[Te
         logits = logits.contiguous()
         return loss_kernel.losses_and_slopes(logits, targets, IGNORED, slopes), logits
     ignored = targets == IGNORED
-    ids = targets.unsqueeze(-1).clamp(min=0)
+    ids = targets.masked_fill(ignored, 0).unsqueeze(-1)
     log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
     losses = -log_p.gather(-1, ids).squeeze(-1).masked_fill(ignored, 0)
     if not slopes:

@@ -22,13 +22,13 @@ def losses_and_slopes(logits: Tensor, targets: Tensor, ignored: int, slopes: boo
 
     Both are zero where the target is ``ignored``. The logits must be contiguous.
     """
-    entries, targets = logits.shape[-1], targets.contiguous()
-    losses = torch.empty(targets.shape, dtype=torch.float32)
-    scratch = torch.empty(torch.get_num_threads(), entries)
-    pointers, bf16 = [each.data_ptr() for each in (logits, targets, losses)], logits.dtype == torch.bfloat16
+    entries, targets = logits.shape[-1], targets.to(torch.int64).contiguous()
+    losses = logits.new_empty(targets.shape, dtype=torch.float32)
+    scratch = logits.new_empty(torch.get_num_threads(), entries, dtype=torch.float32)
+    operands, rest = (logits, targets, losses), (entries, ignored, int(logits.dtype == torch.bfloat16), int(slopes))
 
     def rows(thread: int, first: int, last: int) -> None:
-        _function()(*pointers, first, last, entries, ignored, bf16, slopes, scratch[thread].data_ptr())
+        _function()(*(each.data_ptr() for each in operands), first, last, *rest, scratch[thread].data_ptr())
 
     divide(targets.numel(), rows)
     return losses
