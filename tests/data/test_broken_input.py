@@ -22,6 +22,7 @@ import zstandard
 
 from tinylm_ablate.config import DataConfig
 from tinylm_ablate.data.corpus import open_corpus
+from tinylm_ablate.data.folder_walk import find_files
 from tinylm_ablate.errors import UserError
 
 Make = Callable[..., DataConfig]
@@ -156,12 +157,20 @@ def drop_rights() -> None:
 def test_missing_permissions(data_config: Make) -> None:
     with as_nobody() as folder:
         (folder / "t.jsonl").write_bytes(GOOD)
+        open_corpus(data_config(folder / "t.jsonl"), folder / "all")  # imports modules, which that user may not be able to read
         (folder / "open").mkdir(mode=0o777)
         (folder / "open").chmod(0o777)
         (folder / "closed").mkdir(mode=0o555)
         (folder / "closed").chmod(0o555)
         (folder / "inner").mkdir()
         (folder / "inner" / "t.jsonl").write_bytes(GOOD)
+        (folder / "inner").rename(folder / ".hidden")
+        (folder / ".hidden").chmod(0o000)
+        drop_rights()
+        assert find_files(folder).passed_over["hidden"] == {"files": 1, "bytes": 0}  # not read anyway
+        os.seteuid(0) if os.getuid() == 0 else None
+        (folder / ".hidden").chmod(0o700)
+        (folder / ".hidden").rename(folder / "inner")
         (folder / "inner").chmod(0o000)
         drop_rights()
         message = refused(data_config(folder / "t.jsonl"), folder / "closed" / "cache")

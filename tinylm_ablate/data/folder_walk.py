@@ -77,13 +77,16 @@ def kind_of(path: Path) -> str:
 
 
 def _sizes(entry: os.DirEntry[str]) -> Iterator[int]:
-    """Yield the size of a hidden file, or of every file in a hidden folder, without following links."""
-    if not entry.is_dir(follow_symlinks=False):
-        yield entry.stat(follow_symlinks=False).st_size
-        return
-    with os.scandir(entry) as below:
-        for inside in below:
-            yield from _sizes(inside)
+    """Yield the size of a hidden file, or of every file in a hidden folder, without following links; 0 if it cannot be read."""
+    try:
+        if not entry.is_dir(follow_symlinks=False):
+            yield entry.stat(follow_symlinks=False).st_size
+            return
+        with os.scandir(entry) as below:
+            for inside in below:
+                yield from _sizes(inside)
+    except OSError:
+        yield 0
 
 
 def _below(folder: Path, found: Found, seen: set[tuple[int, int]]) -> Iterator[Path]:
