@@ -51,6 +51,10 @@ EXPERIMENTS: dict[str, tuple[str | bytes, str]] = {
         PACKAGE + "hydra: {sweeper: {params: {arch.depth: [2, -1]}}}\n",
         ":2: arch.depth=-1: allowed: a whole number at least 1",
     ),
+    "globs.yaml": (
+        PACKAGE + "hydra:\n  sweeper:\n    params:\n      data.path: '*.txt,@b'\n      arch.depth: -1\n",
+        ":6: arch.depth=-1: allowed: a whole number at least 1",
+    ),
     "choices.yaml": (
         PACKAGE + "hydra:\n  sweeper:\n    params:\n      init: gpt2,inhert\n",
         ":5: init=inhert: no such choice; did you mean inherit?",

@@ -151,8 +151,16 @@ def _swept(axis: str, node: yaml.Node) -> list[Any]:
         override = OverridesParser.create().parse_override(text)
         if override.value_type != ValueType.INTERVAL_SWEEP:
             values = override.sweep_string_iterator() if override.is_sweep_override() else [text.partition("=")[2]]
-            return [yaml.safe_load(value) for value in values]
+            return [_scalar(value) for value in values]
     return []
+
+
+def _scalar(text: str) -> Any:
+    """Return the value that a text is in YAML, or the text, which may be none there: "*.txt" would be an alias."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _plain(node: yaml.Node) -> Any:
