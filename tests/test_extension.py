@@ -165,6 +165,17 @@ def test_mistakes_are_reported_before_anything_is_spent(wrong: str, message: str
     assert message in str(error.value)
 
 
+def test_a_field_with_constraints_reports_them(clean: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\nfrom typing import Annotated\nfrom annotated_types import MinLen\n"
+        "@dataclass\nclass Named:\n    name: Annotated[str, MinLen(2)] = 'ab'\n"
+    )
+    clean.chdir(tmp_path)
+    for wrong, message in (("a", "at least 2 characters"), (["ab"], "allowed: text")):
+        with pytest.raises(ConfigError, match=message):
+            part({"_target_": "mine.Named", "name": wrong}, "data.own")
+
+
 def test_mistakes_in_all_parts_are_reported_together(own_place: Path) -> None:
     done = run_command(
         *TINY, "mode=plan", "optimizer.name=own", "optimizer.own={_target_: mine.SignDescent, momentm: 1}", "init.rule=own",

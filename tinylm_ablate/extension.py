@@ -21,13 +21,13 @@ from tinylm_ablate.files import canonical_json
 #: Key that names the class.
 TARGET = "_target_"
 
-#: Types of fields, by the first word of pydantic's errors, as other settings describe them.
-_ALLOWED = {
-    "float": "allowed: a number",
-    "int": "allowed: a whole number",
-    "bool": "allowed: true, false",
-    "string": "allowed: text",
-}
+#: Pydantic's errors for values of another type, as other settings describe them.
+_ALLOWED = (
+    {f"float_{how}": "allowed: a number" for how in ("type", "parsing")}
+    | {f"int_{how}": "allowed: a whole number" for how in ("type", "parsing", "from_float")}
+    | {f"bool_{how}": "allowed: true, false" for how in ("type", "parsing")}
+    | {"string_type": "allowed: text"}
+)
 
 
 def part(described: Mapping[str, Any], key: str, needs: tuple[str, ...] = ()) -> Any:
@@ -99,7 +99,7 @@ def _part(text: str, key: str, needs: tuple[str, ...]) -> Any:
     except ValidationError as error:
         raise ConfigError(
             [
-                f"{key}.{'.'.join(map(str, one['loc']))}={one['input']}: {_ALLOWED.get(one['type'].split('_')[0], one['msg'])}"
+                f"{key}.{'.'.join(map(str, one['loc']))}={one['input']}: {_ALLOWED.get(one['type'], one['msg'])}"
                 for one in error.errors()
             ]
         ) from None
