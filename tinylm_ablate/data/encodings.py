@@ -76,7 +76,7 @@ class _Recoded(RawIOBase):
             if not self._judged and not chunk.isascii():
                 self._judged = True
                 if _is_utf8_text(chunk):
-                    raise UnicodeDecodeError(self._encoding, chunk, 0, 1, "it is UTF-8")
+                    raise UnicodeError("it is UTF-8")
             self._ready = self._decoder.decode(chunk, self._ended).encode("utf-8", "surrogatepass")
         size = min(len(buffer), len(self._ready))
         buffer[:size] = self._ready[:size]
@@ -91,7 +91,7 @@ class _Recoded(RawIOBase):
 def as_utf8(stream: BufferedReader, encoding: str) -> BufferedReader:
     """Convert a stream in ``encoding`` to a stream of UTF-8.
 
-    Reading raises UnicodeDecodeError if the text has another encoding.
+    Reading raises UnicodeError if the text has another encoding.
     """
     if is_utf8(encoding):
         return stream

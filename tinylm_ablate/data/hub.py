@@ -108,7 +108,8 @@ class HubSource:
                 streaming=data.streaming, cache_dir=str(self._cache_dir / "hub"),
             )  # fmt: skip
             if self._local.is_dir():
-                self._passed_over = self._others(datasets.load_dataset_builder(str(self._local), data.subset).config.data_files)
+                builder = datasets.load_dataset_builder(str(self._local), data.subset, cache_dir=str(self._cache_dir / "hub"))
+                self._passed_over = self._others(builder.config.data_files)
             there = rows.column_names or list(next(iter(rows), {}))
             wanted = [data.text_column] + ([data.language_column] if data.language_column else [])
             for key, name in zip(("data.text_column", "data.language_column"), wanted, strict=False):
