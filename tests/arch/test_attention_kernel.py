@@ -131,7 +131,9 @@ def test_pytorchs_default_precision_changes_nothing() -> None:
 
 
 def test_a_damaged_library_is_compiled_again(tmp_path: Path) -> None:
-    code = "import torch; from tinylm_ablate.arch.attention_kernel import kernel; print(kernel(torch.zeros(1, 1, 8)) is not None)"
+    code = (
+        "import torch; from tinylm_ablate.arch.attention_kernel import kernel; print(kernel(torch.zeros(1, 1, 8)) is not None)"
+    )
     for _ in range(2):
         done = subprocess.run(
             [sys.executable, "-c", code],

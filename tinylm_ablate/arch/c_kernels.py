@@ -65,7 +65,7 @@ def library(name: str) -> ctypes.CDLL | None:
 def divide(count: int, do: Callable[[int, int, int], None]) -> None:
     """Call ``do(thread, first, last)`` for ranges that divide ``count`` items, with as many threads as torch has.
 
-    ``do`` must refer to the tensors whose memory it uses: after an interrupt, a thread may still run when its caller has returned.
+    ``do`` must hold the tensors whose memory it uses: after an interrupt, threads may still run when the caller has returned.
     """
     threads = max(1, min(torch.get_num_threads(), count))
 
