@@ -14,6 +14,7 @@ import torch
 
 from tests.helpers import TINY, run_command
 from tinylm_ablate.config import Config
+from tinylm_ablate.data.corpus import open_corpus
 from tinylm_ablate.errors import ConfigError, UserError
 from tinylm_ablate.extension import _part, normal, part
 from tinylm_ablate.grid.compose import compose
@@ -163,6 +164,22 @@ def test_mistakes_are_reported_before_anything_is_spent(wrong: str, message: str
     with pytest.raises(ConfigError) as error:
         settle(config(place, wrong.removeprefix("+")))
     assert message in str(error.value)
+
+
+def test_a_source_may_describe_what_it_has_read(clean: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\nfrom tinylm_ablate.data.documents import Document\n"
+        "@dataclass\nclass Late:\n    read = ()\n"
+        "    def documents(self):\n"
+        "        yield from (Document(text=f'text {n} ' * 9, language='en') for n in range(200))\n"
+        "        self.read = [{'name': 'late'}]\n"
+        "    def description(self):\n        return self.read\n"
+    )
+    clean.chdir(tmp_path)
+    data = compose(["data=files", "data.source=own", "data.own={_target_: mine.Late}", *SHARES]).data
+    for _ in range(2):  # built, and from the cache
+        _part.cache_clear()
+        assert open_corpus(data, tmp_path / "cache").summary["sources"] == [{"name": "late"}]
 
 
 def test_a_field_with_constraints_reports_them(clean: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -224,9 +224,11 @@ def _build(folder: Path, data: DataConfig, source: Source, identity: str) -> Non
 def described(summary: dict[str, Any], source: Source) -> list[dict[str, Any]]:
     """Return the descriptions of a corpus's sources as they are now.
 
-    It may have been built from another folder with the same text, or before files that are not read were added.
+    It may have been built from another folder with the same text, or before files that are not read were added. A source that
+    describes other parts, such as a user-defined one that knows them only after reading, keeps the descriptions of then.
     """
-    return [old | now for old, now in zip(summary["sources"], source.description(), strict=True)]
+    before, now = summary["sources"], source.description()
+    return [old | new for old, new in zip(before, now, strict=True)] if len(before) == len(now) else list(before)
 
 
 def passed_over(sources: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
