@@ -62,6 +62,8 @@ def test_valid_hydra_syntax_is_unchanged() -> None:
         ("grid.exclude=['arm=a', arch.depth=4 init=gpt2]", "grid.exclude=['arm=a', 'arch.depth=4 init=gpt2']"),
         ("grid.arms={a: [], b: [arch.depth=4, lr=1e-3]}", "grid.arms={a: [], b: ['arch.depth=4', 'lr=1e-3']}"),
         ('grid.arms={a: ["init=gpt2"]}', 'grid.arms={a: ["init=gpt2"]}'),
+        ("grid.arms={a: [data.weights={en: 1, zh: 2}, seed=1]}", "grid.arms={a: ['data.weights={en: 1, zh: 2}', 'seed=1']}"),
+        ("grid.arms={a: [data.languages=[en,zh]]}", "grid.arms={a: ['data.languages=[en,zh]']}"),
     ],
 )
 def test_numbers_and_names_as_people_write_them(argument: str, expected: str) -> None:

@@ -201,6 +201,7 @@ def complete(line: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[s
 
 def test_the_shell_completes_verbs_keys_and_choices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert complete("tinylm-ablate pl", monkeypatch, tmp_path)[0] == "plan"
+    assert "seed=" in complete("tinylm-ablate", monkeypatch, tmp_path)
     assert complete("tinylm-ablate plan -m init=g", monkeypatch, tmp_path) == ["init=gpt2"]
     assert complete("python -m tinylm_ablate arch.dep", monkeypatch, tmp_path) == ["arch.depth="]
     (tmp_path / "my_folder").mkdir()

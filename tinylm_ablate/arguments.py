@@ -49,7 +49,10 @@ _LITERAL = {"prompt", "experiment.title", "experiment.note"}
 
 #: Settings with lists of other settings, each of which Hydra's grammar requires in quotes.
 _NESTED = {"grid.arms", "grid.exclude"}
-_NESTED_SETTING = re.compile(r"""'[^']*'|"[^"]*"|(?P<bare>[^\s\[\]{},:'"]+=[^\[\]{},'"]*)""")
+_NESTED_SETTING = re.compile(
+    r"""'[^']*'|"[^"]*"|"""
+    r"""(?P<bare>[^\s\[\]{},:'"]+=(?:[^\[\]{},'"]|\[[^\[\]{}'"]*\]|\{[^\[\]{}'"]*\})*)(?=[\]},]|$)"""
+)
 
 _OVERRIDE = re.compile(r"(?P<sign>\+\+|\+|)(?P<key>[\w./@:-]+)=(?P<value>.*)", re.DOTALL)
 _SUFFIXES = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}

@@ -48,7 +48,7 @@ def completes(arguments: Sequence[str]) -> bool:
             print("\n".join(verb for verb in VERBS if verb.startswith(words[0])))
         if len(words) > 1 and words[0] in VERBS:
             words = words[1:]
-        if "+experiments=".startswith(words[-1]):
+        if words and "+experiments=".startswith(words[-1]):
             print("+experiments=")
         line = " ".join(["tinylm-ablate", *(word for word in words if word not in MULTIRUN)])
         os.environ |= {"COMP_LINE": line, "COMP_POINT": str(len(line))}
