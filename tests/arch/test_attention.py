@@ -52,6 +52,16 @@ def test_values_and_gradients_are_exact(length, heads, kv_heads, own, monkeypatc
         torch.testing.assert_close(causal_attention(*parts), expected.float())
 
 
+def test_double_precision_is_kept_over_blocks(monkeypatch):
+    monkeypatch.setattr(module, "_WHOLE", 0)
+    monkeypatch.setattr(module, "_BLOCK", 64)
+    product, parts = operands(150, 2, 2, 8, torch.float64)
+    found, expected = causal_attention(*parts), written_out(*parts)
+    slope = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ours, theirs = (torch.autograd.grad(each, product, slope, retain_graph=True)[0] for each in (found, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize(("kv_heads", "size"), [(4, 16), (2, 64)])
 @pytest.mark.parametrize("own", ["one block", "blocks", "no compiler"])
 def test_bf16_is_as_accurate_as_pytorchs(kv_heads, size, own, monkeypatch):

@@ -113,8 +113,9 @@ def _attend_backward(
     memory = queries.new_empty(2, step * rows * length)
     for first in range(0, count, step):
         part = slice(first, min(first + step, count))
-        if rows < length:  # summed over blocks in fp32
-            keys_sum, values_sum = (torch.zeros(part.stop - first, length, size) for _ in range(2))
+        if rows < length:  # summed over blocks in fp32, or more
+            precision = torch.promote_types(queries.dtype, torch.float32)
+            keys_sum, values_sum = (queries.new_zeros(part.stop - first, length, size, dtype=precision) for _ in range(2))
         for start in range(0, length, rows):
             block, end = slice(start, start + rows), min(start + rows, length)
             tile = (part.stop - first, end - start, end)
