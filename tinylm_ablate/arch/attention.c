@@ -1,45 +1,49 @@
 /* Causal attention with heads of 8 channels, forwards and backwards, and the softmax of larger heads in a backward pass, in fp32
    or bf16 with fp32 inside.
 
-   With 8 channels, four queries at a time pass over their keys, sixteen keys at a time (one register with AVX-512): once for the
+   With 8 channels, four queries at a time pass over their keys, a register of keys at a time (16 with AVX-512): once for the
    scores, once for the highest of them, once for the weights and their sum, and again for each result, so that a pass needs few
    registers. Nothing of the size of the scores is written to memory.
 
    Where an operand is not finite, or 2^60 or more, results are NaN. */
 #include "numbers.h"
-#define D 8  /* channels */
-#define L 16 /* keys at a time; sequences are padded to a multiple of them with zeros */
-#define B 4  /* queries at a time */
+#define D 8 /* channels */
+#define B 4 /* queries at a time */
+#if defined(__AVX512F__)
+#define L 16 /* keys at a time, in a register */
+#elif defined(__AVX__)
+#define L 8
+#else
+#define L 4
+#endif
+/* Sequences are padded with zeros. */
+#define PADDED(T) (((T) + 15) / 16 * 16)
 
-typedef float f16 __attribute__((vector_size(4 * L), aligned(4)));
-typedef int32_t i16 __attribute__((vector_size(4 * L), aligned(4)));
-typedef float f8 __attribute__((vector_size(2 * L)));
-typedef float f4 __attribute__((vector_size(L)));
+typedef float vector __attribute__((vector_size(4 * L), aligned(4)));
+typedef float quarter __attribute__((vector_size(16)));
+typedef int32_t whole __attribute__((vector_size(4 * L), aligned(4)));
 #define AT(p, n, T, b) ((void *)((char *)(p) + (n) * D * (T) * (b ? 2 : 4)))
 #define KEYS(j, i) for (long j = 0; j <= (i); j += L)
 #define CHANNELS(c) for (int c = 0; c < D; c++)
 #define QUERIES(b) for (int b = 0; b < B; b++)
 
-static const i16 LANES = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+static const int32_t LANES[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
-static inline f16 *at(float *p, long place) { return (f16 *)(p + place); }
-static inline f16 larger(f16 a, f16 b) { f16 r; for (int l = 0; l < L; l++) r[l] = a[l] > b[l] ? a[l] : b[l]; return r; }
-static inline float total(f16 a) {
-  f8 x, y; f4 u, v;
-  memcpy(&x, &a, sizeof x); memcpy(&y, (char *)&a + sizeof x, sizeof y); x += y;
-  memcpy(&u, &x, sizeof u); memcpy(&v, (char *)&x + sizeof u, sizeof v); u += v;
-  return (u[0] + u[2]) + (u[1] + u[3]);
+static inline vector *at(float *p, long place) { return (vector *)(p + place); }
+static inline vector larger(vector a, vector b) { vector r; for (int l = 0; l < L; l++) r[l] = a[l] > b[l] ? a[l] : b[l]; return r; }
+static inline vector exps(vector x) { vector y; for (int l = 0; l < L; l++) y[l] = exp_(x[l]); return y; }
+static inline quarter part(vector a, int l) { quarter p; memcpy(&p, (char *)&a + l * sizeof(float), sizeof p); return p; }
+static inline float total(vector a) {
+  quarter s = part(a, 0);
+  for (int l = 4; l < L; l += 4) s += part(a, l);
+  return (s[0] + s[2]) + (s[1] + s[3]);
 }
-static inline float highest(f16 a) {
-  f8 x, y; f4 u, v;
-  memcpy(&x, &a, sizeof x); memcpy(&y, (char *)&a + sizeof x, sizeof y);
-  for (int l = 0; l < 8; l++) x[l] = x[l] > y[l] ? x[l] : y[l];
-  memcpy(&u, &x, sizeof u); memcpy(&v, (char *)&x + sizeof u, sizeof v);
-  for (int l = 0; l < 4; l++) u[l] = u[l] > v[l] ? u[l] : v[l];
-  float one = u[0] > u[2] ? u[0] : u[2], other = u[1] > u[3] ? u[1] : u[3];
+static inline float highest(vector a) {
+  quarter s = part(a, 0);
+  for (int l = 4; l < L; l += 4) { quarter p = part(a, l); for (int k = 0; k < 4; k++) s[k] = s[k] > p[k] ? s[k] : p[k]; }
+  float one = s[0] > s[2] ? s[0] : s[2], other = s[1] > s[3] ? s[1] : s[3];
   return one > other ? one : other;
 }
-static inline f16 exps(f16 x) { f16 y; for (int l = 0; l < L; l++) y[l] = exp_(x[l]); return y; }
 
 /* Read (8, T) numbers into rows of P; see load. */
 static int rows(const void *src, float *dst, long T, long P, int bf16, float scale) {
@@ -59,14 +63,14 @@ static inline void products(const float *q, float *k, float *to, long P, long i)
   float x[B][D];
   QUERIES(b) CHANNELS(c) x[b][c] = q[c * P + i + b];
   KEYS(j, i) {
-    f16 s[B] = {};
+    vector s[B] = {};
     CHANNELS(c) QUERIES(b) s[b] += x[b][c] * *at(k, c * P + j);
     QUERIES(b) *at(to, b * P + j) = s[b];
   }
 }
 /* Sums over the keys of weights w, (B, P), times the channels of the keys, into those of B queries from i, times factors. */
 static inline void sums(float *w, float *v, float *to, long P, long i, const float *factors) {
-  f16 a[B][D] = {};
+  vector a[B][D] = {};
   KEYS(j, i) CHANNELS(c) QUERIES(b) a[b][c] += *at(w, b * P + j) * *at(v, c * P + j);
   CHANNELS(c) QUERIES(b) to[c * P + i + b] = total(a[b][c]) * factors[b];
 }
@@ -75,7 +79,7 @@ static inline void spread(float *w, const float *q, float *to, long P, long i) {
   float x[B][D];
   QUERIES(b) CHANNELS(c) x[b][c] = q[c * P + i + b];
   KEYS(j, i) CHANNELS(c) {
-    f16 s = *at(to, c * P + j);
+    vector s = *at(to, c * P + j);
     QUERIES(b) s += x[b][c] * *at(w, b * P + j);
     *at(to, c * P + j) = s;
   }
@@ -84,27 +88,27 @@ static inline void spread(float *w, const float *q, float *to, long P, long i) {
    are zero. */
 static inline void weigh(const float *q, float *k, float *w, long P, long i, float *inverse) {
   products(q, k, w, P, i);
-  f16 tops[B], sum[B] = {};
-  i16 future[B];
+  vector tops[B], sum[B] = {};
+  whole future[B];
   float top[B];
   QUERIES(b) {
-    f16 *last = at(w, b * P + i / L * L);
-    future[b] = LANES > (int32_t)((i + b) % L);
-    tops[b] = (f16){} - 3.4e38f;
-    *last = (f16)(((i16)*last & ~future[b]) | ((i16)tops[b] & future[b]));
+    vector *last = at(w, b * P + i / L * L);
+    future[b] = *(const whole *)LANES > (int32_t)((i + b) % L);
+    tops[b] = (vector){} - 3.4e38f;
+    *last = (vector)(((whole)*last & ~future[b]) | ((whole)tops[b] & future[b]));
   }
   KEYS(j, i) QUERIES(b) tops[b] = larger(*at(w, b * P + j), tops[b]);
   QUERIES(b) top[b] = highest(tops[b]);
-  KEYS(j, i) QUERIES(b) { f16 e = exps(*at(w, b * P + j) - top[b]); *at(w, b * P + j) = e; sum[b] += e; }
+  KEYS(j, i) QUERIES(b) { vector e = exps(*at(w, b * P + j) - top[b]); *at(w, b * P + j) = e; sum[b] += e; }
   QUERIES(b) {
-    f16 *last = at(w, b * P + i / L * L);
-    *last = (f16)((i16)*last & ~future[b]);
+    vector *last = at(w, b * P + i / L * L);
+    *last = (vector)((whole)*last & ~future[b]);
     inverse[b] = 1 / total(sum[b]);
   }
 }
 /* Mixed values O of sequences first to last - 1; every operand is (N, 8, T). m: scratch of 36 numbers per padded token. */
 void forward(const void *Q, const void *K, const void *V, void *O, long first, long last, long T, int bf16, float scale, float *m) {
-  const long P = (T + L - 1) / L * L;
+  const long P = PADDED(T);
   float *q = m, *k = q + D*P, *v = k + D*P, *o = v + D*P, *w = o + D*P, inverse[B];
   for (long n = first; n < last; n++) {
     if (rows(AT(Q,n,T,bf16), q, T, P, bf16, scale) | rows(AT(K,n,T,bf16), k, T, P, bf16, 1) | rows(AT(V,n,T,bf16), v, T, P, bf16, 1)) {
@@ -121,7 +125,7 @@ void forward(const void *Q, const void *K, const void *V, void *O, long first, l
 /* Gradients GQ, GK, GV from G, that of the mixed values. m: scratch of 72 numbers per padded token. */
 void backward(const void *G, const void *Q, const void *K, const void *V, const void *O, void *GQ, void *GK, void *GV,
               long first, long last, long T, int bf16, float scale, float *m) {
-  const long P = (T + L - 1) / L * L, size = D*T*(bf16 ? 2 : 4);
+  const long P = PADDED(T), size = D*T*(bf16 ? 2 : 4);
   float *q=m,*k=q+D*P,*v=k+D*P,*o=v+D*P,*g=o+D*P,*gq=g+D*P,*gk=gq+D*P,*gv=gk+D*P,*w=gv+D*P,*s=w+B*P, inverse[B], ones[B];
   QUERIES(b) ones[b] = 1;
   for (long n = first; n < last; n++) {
@@ -138,7 +142,7 @@ void backward(const void *G, const void *Q, const void *K, const void *V, const 
         float mean = 0;
         CHANNELS(c) mean += g[c*P+i+b] * o[c*P+i+b];
         KEYS(j, i) {
-          f16 p = *at(w, b * P + j) * inverse[b];
+          vector p = *at(w, b * P + j) * inverse[b];
           *at(w, b * P + j) = p;
           *at(s, b * P + j) = p * (*at(s, b * P + j) - mean);
         }
