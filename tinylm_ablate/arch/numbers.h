@@ -8,8 +8,8 @@
 static inline float number(uint32_t i) { float f; memcpy(&f, &i, 4); return f; }
 static inline uint32_t bits(float f) { uint32_t i; memcpy(&i, &f, 4); return i; }
 
-/* exp(x) for x <= 0, with a relative error below 3e-7 + 7e-8 |x|; zero below -50, where it is negligible compared with exp(0) = 1, and
-   its products would be subnormal numbers, with which a processor takes a hundred times as long. */
+/* exp(x) for x <= 0, with a relative error below 3e-7 + 7e-8 |x|; zero below -50, where it is negligible compared with
+   exp(0) = 1, and its products would be subnormal numbers, with which a processor takes a hundred times as long. */
 static inline float exp_(float x) {
   float y = (x < -50.0f ? -50.0f : x) * 1.44269504f;
   float r = __builtin_rintf(y);
