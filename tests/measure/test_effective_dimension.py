@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,8 @@ def test_features_that_do_not_vary_have_no_dimension() -> None:
     assert dimension(np.zeros((4, 4)), 0.8) == 0
 
 
-def test_a_run_is_measured_per_layer(small_data: list[str]) -> None:
-    config = compose([*small_data, *TINY, "evaluate.effective_dimension=0.8"])
+def test_a_run_is_measured_per_layer(small_data: list[str], tmp_path: Path) -> None:
+    config = compose([*small_data, *TINY, "evaluate.effective_dimension=0.8", f"runs_dir={tmp_path}/runs"])
     metrics = run(config)["metrics"]
     settled = settle(config)
     (request,) = [request for request in requested(settled) if isinstance(request.measure, EffectiveDimension)]
