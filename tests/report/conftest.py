@@ -46,7 +46,7 @@ class Runs:
                 "arch": {"depth": depth, "width": "auto", "expanding_rate": 8 / 3, "tied": False},
                 "init": {"method": "random", "rule": "internlm"},
                 "train": {"tokens": 500000, "tokens_per_parameter": None, "threads": "auto"},
-                "experiment": {"name": "x", "axis": []},
+                "experiment": {"name": "x"},
                 "tracking": {"uri": "http://user:secret@server"},
             },
             "shape": {"depth": depth, "width": 2560 // depth, "heads": 4, "vocab_size": 1500, "tied": False},

@@ -204,6 +204,18 @@ def test_a_reference_is_small_and_regenerated_byte_for_byte(referenced, tmp_path
     assert contents(results / "reference") == kept
 
 
+def test_a_run_that_was_trained_again_does_not_replace_its_first_result(referenced, tmp_path, capsys):
+    results = tmp_path / "results"
+    before = contents(results / "reference")
+    path = referenced.folder / read_reference(results / "reference").runs["identity"].iloc[0] / "metrics.json"
+    record = json.loads(path.read_text())
+    record["metrics"]["train/loss"] += 0.25
+    path.write_text(json.dumps(record))
+    assert report(referenced, results, "--add") == 0
+    assert f"trained again: {path.parent.name}; the results in the reference stay" in capsys.readouterr().err
+    assert contents(results / "reference") == before
+
+
 def test_a_users_runs_never_reach_the_reference(referenced, tmp_path):
     results = tmp_path / "results"
     before = contents(results / "reference")

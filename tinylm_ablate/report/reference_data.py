@@ -21,6 +21,9 @@ from tinylm_ablate.frames.flat_rows import frame, shipped
 from tinylm_ablate.frames.grid_file import identity, parse_grid
 from tinylm_ablate.frames.run_folders import Records
 
+#: Result by which a run that was trained again is recognized.
+_LOSS = "train/loss"
+
 _RUNS, _GRIDS = "runs.parquet", "grids.json"
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
@@ -78,17 +81,26 @@ def write_reference(records: Records, folder: Path) -> None:
 
 
 def merged(old: Records, new: Records) -> Records:
-    """Merge records; a run or grid in ``new`` replaces that with the same identity in ``old``."""
-    fresh = set(new.runs["identity"])
-    kept = [row for row in _plain(old.runs) if row["identity"] not in fresh]
-    rows = [{key: None if value != value else value for key, value in row.items()} for row in [*kept, *_plain(new.runs)]]
+    """Merge records; a run or grid in ``new`` replaces that with the same identity in ``old``, unless it was trained again.
+
+    Then the first result counts: to train a run again until its result is better would bias every verdict, and repetitions
+    differ, since other processors and versions round differently.
+    """
+    losses = {row["identity"]: str(row.get(_LOSS)) for row in _plain(old.runs)}
+    fresh = [row for row in _plain(new.runs) if losses.get(row["identity"], str(row.get(_LOSS))) == str(row.get(_LOSS))]
+    names = {row["identity"] for row in fresh}
+    again = sorted(set(new.runs["identity"]) - names)
+    kept = [row for row in _plain(old.runs) if row["identity"] not in names]
+    rows = [{key: None if value != value else value for key, value in row.items()} for row in [*kept, *fresh]]
     grids = {grid.identity: grid for grid in [*old.grids, *new.grids]}
     long = {}
     for name in {**old.rows, **new.rows}:
-        parts = [old.rows[name][~old.rows[name]["identity"].isin(fresh)]] if name in old.rows else []
-        parts += [new.rows[name]] if name in new.rows else []
+        parts = [old.rows[name][~old.rows[name]["identity"].isin(names)]] if name in old.rows else []
+        parts += [new.rows[name][~new.rows[name]["identity"].isin(again)]] if name in new.rows else []
         long[name] = pd.concat(parts, ignore_index=True)
-    return Records(frame(rows), list(grids.values()), long, [*old.searches, *new.searches], [*old.problems, *new.problems])
+    repeated = f"trained again: {', '.join(again)}; the results in the reference stay"
+    problems = [*old.problems, *new.problems, *([repeated] if again else [])]
+    return Records(frame(rows), list(grids.values()), long, [*old.searches, *new.searches], problems)
 
 
 def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
