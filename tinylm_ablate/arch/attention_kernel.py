@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinylm_ablate.arch.c_kernels import divide, library
+from tinylm_ablate.arch.c_kernels import divide, fits, library, pointers, scratch_for
 from tinylm_ablate.arch.shapes import KERNEL_CHANNELS
 
 #: Keys that the kernel processes together, and maximum scratch numbers per token of a sequence padded to a multiple of them.
@@ -52,9 +52,9 @@ class Kernel:
     def weigh(self, scores: Tensor, slopes: Tensor, grad: Tensor, mixed: Tensor, start: int, scale: float) -> None:
         """See ``attention._weigh``."""
         rows, keys = scores.shape[:-1].numel(), scores.shape[-1]
-        operands, scratch = (scores, slopes, grad, mixed), _scratch(scores, 2 * keys)
+        operands, scratch = (scores, slopes, grad, mixed), scratch_for(scores, 2 * keys)
         rest = keys, grad.shape[-1], scores.shape[-2], start, int(scores.dtype == torch.bfloat16), scale
-        divide(rows, lambda thread, *part: self._weigh(*_pointers(operands), *part, *rest, scratch[thread].data_ptr()))
+        divide(rows, lambda thread, *part: self._weigh(*pointers(operands), *part, *rest, scratch[thread].data_ptr()))
 
     def _call(self, function: Callable[..., None], *operands: Tensor) -> None:
         """Call a function of the kernel; the threads divide the N products."""
@@ -63,17 +63,8 @@ class Kernel:
             raise ValueError("queries, keys and values must have the same shape and precision")
         operands, (number, _, length) = tuple(each.contiguous() for each in operands), first.shape
         rest = length, int(first.dtype == torch.bfloat16), 1 / math.sqrt(KERNEL_CHANNELS)
-        scratch = _scratch(first, _SCRATCH * math.ceil(length / _TOGETHER) * _TOGETHER)
-        divide(number, lambda thread, *part: function(*_pointers(operands), *part, *rest, scratch[thread].data_ptr()))
-
-
-def _pointers(operands: tuple[Tensor, ...]) -> list[int]:
-    return [each.data_ptr() for each in operands]
-
-
-def _scratch(operand: Tensor, numbers: int) -> Tensor:
-    """Return memory for each thread; PyTorch's defaults may be another precision or device."""
-    return operand.new_empty(torch.get_num_threads(), numbers, dtype=torch.float32)
+        scratch = scratch_for(first, _SCRATCH * math.ceil(length / _TOGETHER) * _TOGETHER)
+        divide(number, lambda thread, *part: function(*pointers(operands), *part, *rest, scratch[thread].data_ptr()))
 
 
 def kernel(operand: Tensor) -> Kernel | None:
@@ -83,7 +74,7 @@ def kernel(operand: Tensor) -> Kernel | None:
 
 def compiled(operand: Tensor) -> Kernel | None:
     """Return the library if it supports the operand's precision and device, or None."""
-    return _compiled() if operand.dtype in (torch.float32, torch.bfloat16) and operand.device.type == "cpu" else None
+    return _compiled() if fits(operand) else None
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from tinylm_ablate.hardware import cpu_flags
 from tinylm_ablate.paths import user_cache
@@ -60,6 +61,21 @@ def library(name: str) -> ctypes.CDLL | None:
                 made.replace(path)
             return compiled
     return None
+
+
+def fits(operand: Tensor) -> bool:
+    """Return whether the kernels support the precision and device of an operand."""
+    return operand.dtype in (torch.float32, torch.bfloat16) and operand.device.type == "cpu"
+
+
+def pointers(operands: tuple[Tensor, ...]) -> list[int]:
+    """Return the addresses of contiguous operands."""
+    return [each.data_ptr() for each in operands]
+
+
+def scratch_for(operand: Tensor, numbers: int) -> Tensor:
+    """Return memory for each thread; PyTorch's defaults may be another precision or device."""
+    return operand.new_empty(torch.get_num_threads(), numbers, dtype=torch.float32)
 
 
 def divide(count: int, do: Callable[[int, int, int], None]) -> None:

@@ -80,8 +80,8 @@ def losses_and_slopes(logits: Tensor, targets: Tensor, slopes: bool) -> tuple[Te
 
     Returns:
         The loss of each target in nats, (...), fp32, and with ``slopes`` their gradients with respect to the logits, (..., V),
-        in the precision of the logits. Both are zero for ignored targets. The C kernel
-        returns NaN where a logit is not finite.
+        in the precision of the logits. Both are zero for ignored targets. The C kernel returns NaN where a logit is not
+        finite.
     """
     if logits.device.type == "cuda" and KERNELS is not None and KERNELS.supported() and logits.dtype != torch.float64:
         return KERNELS.losses_and_slopes(logits, targets, IGNORED, slopes), logits

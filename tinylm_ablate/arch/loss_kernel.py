@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinylm_ablate.arch.c_kernels import divide, library
+from tinylm_ablate.arch.c_kernels import divide, fits, library, pointers, scratch_for
 
 
 def usable(logits: Tensor) -> bool:
     """Return whether the kernel supports these logits and there is a C compiler."""
-    return logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.bfloat16) and _function() is not None
+    return fits(logits) and _function() is not None
 
 
 def losses_and_slopes(logits: Tensor, targets: Tensor, ignored: int, slopes: bool) -> Tensor:
@@ -24,11 +24,11 @@ def losses_and_slopes(logits: Tensor, targets: Tensor, ignored: int, slopes: boo
     """
     entries, targets = logits.shape[-1], targets.to(torch.int64).contiguous()
     losses = logits.new_empty(targets.shape, dtype=torch.float32)
-    scratch = logits.new_empty(torch.get_num_threads(), entries, dtype=torch.float32)
+    scratch = scratch_for(logits, entries)
     operands, rest = (logits, targets, losses), (entries, ignored, int(logits.dtype == torch.bfloat16), int(slopes))
 
     def rows(thread: int, first: int, last: int) -> None:
-        _function()(*(each.data_ptr() for each in operands), first, last, *rest, scratch[thread].data_ptr())
+        _function()(*pointers(operands), first, last, *rest, scratch[thread].data_ptr())
 
     divide(targets.numel(), rows)
     return losses
