@@ -18,13 +18,12 @@ if TYPE_CHECKING:
 
 def walk(config: Config) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Every value of a config with its dotted key and the metadata of its field, depth first."""
-    keys, rules, values = _flat()
-    return zip(keys, values(config), rules, strict=True)
+    return zip(rules(), _values()(config), rules().values(), strict=True)
 
 
 @functools.cache
-def _flat() -> tuple[list[str], list[dict[str, Any]], Callable[[Config], tuple[Any, ...]]]:
-    """Keys, their metadata, and a function for all values: a grid walks ten thousand configs."""
+def rules() -> dict[str, dict[str, Any]]:
+    """The metadata of every field by its dotted key, depth first; not to be changed."""
 
     def entries(group: Any, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         for item in dataclasses.fields(group):
@@ -34,8 +33,13 @@ def _flat() -> tuple[list[str], list[dict[str, Any]], Callable[[Config], tuple[A
             else:
                 yield f"{prefix}{item.name}", dict(item.metadata) | {"type": item.type}
 
-    found = dict(entries(Config()))
-    return list(found), list(found.values()), operator.attrgetter(*found)
+    return dict(entries(Config()))
+
+
+@functools.cache
+def _values() -> Callable[[Config], tuple[Any, ...]]:
+    """A function for all values of a config: a grid walks ten thousand of them."""
+    return operator.attrgetter(*rules())
 
 
 def allowed(rule: dict[str, Any]) -> str:
@@ -75,8 +79,7 @@ def check_values(config: Config) -> list[str]:
 
 @functools.lru_cache(maxsize=None, typed=True)  # most values are shared by all cells of a grid
 def _fits(key: str, value: Any) -> bool:
-    keys, rules, _ = _flat()
-    return fits(value, rules[keys.index(key)])
+    return fits(value, rules()[key])
 
 
 def fits(value: Any, rule: dict[str, Any]) -> bool:
@@ -107,10 +110,9 @@ def accepts(key: str, value: Any) -> bool:
 
     if isinstance(value, str) and "${" in value:
         return True
-    keys, rules, _ = _flat()
     try:
         OmegaConf.update(_config(), key, value)
-        return value is None or fits(OmegaConf.select(_config(), key), rules[keys.index(key)])
+        return value is None or fits(OmegaConf.select(_config(), key), rules()[key])
     except (OmegaConfBaseException, ValueError):
         return False
 

@@ -15,8 +15,8 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
 from tinylm_ablate.arguments import meant, no_such_choice
-from tinylm_ablate.config import GROUPS, Config
-from tinylm_ablate.config_values import allowed, walk
+from tinylm_ablate.config import GROUPS
+from tinylm_ablate.config_values import allowed, rules
 from tinylm_ablate.errors import ConfigError, UserError, first_line
 from tinylm_ablate.grid.compose import COMPOSITION_ERRORS, compose, register
 from tinylm_ablate.grid.yaml_files import mistakes_in_files
@@ -123,24 +123,22 @@ def _singles(override: Override, text: str, search: bool) -> list[str]:
 
 def _explain(text: str, override: Override, error: Exception) -> str:
     key = override.key_or_group
-    keys = {known: rule for known, _, rule in walk(Config())}
     if key in GROUPS or key in _PLUGINS or key == "experiments":
         value, known = text.partition("=")[2], _PLUGINS.get(key) or choices(key)
         if value in known:
             return f"{text}: {first_line(error.__cause__ or error)}"
         return f"{text}: {no_such_choice(value, known)}"
-    if key in keys:
-        return f"{text}: allowed: {allowed(keys[key])}"
+    if key in rules():
+        return f"{text}: allowed: {allowed(rules()[key])}"
     return f"{key}: no such key{meant(key)}"
 
 
 def _unreadable(text: str) -> str:
     """Explain why Hydra's grammar rejects an override."""
     key, _, value = text.lstrip("+").partition("=")
-    keys = {known: rule for known, _, rule in walk(Config())}
     if key in GROUPS:
         return f"{text}: no such choice; allowed: {', '.join(choices(key))}"
-    if key not in keys and not key.startswith(("hydra", "experiments", *(f"{known}." for known in keys))):
+    if key not in rules() and not key.startswith(("hydra", "experiments", *(f"{known}." for known in rules()))):
         return f"{key}: no such key{meant(key)}"
     if any(value.count(opening) != value.count(closing) for opening, closing in ("()", "[]", "{}")):
         return f"{text}: a bracket is not closed, or not opened"
@@ -148,7 +146,7 @@ def _unreadable(text: str) -> str:
         return f"{text}: a quote is not closed"
     if re.match(r"\w+\(", value):
         return f"{text}: allowed: a,b or choice(a,b), range(low,high,step), and in a search interval(low,high) of numbers"
-    if key in keys and not keys[key].get("free"):
-        return f"{text}: allowed: {allowed(keys[key])}"
+    if key in rules() and not rules()[key].get("free"):
+        return f"{text}: allowed: {allowed(rules()[key])}"
     cure = shlex.quote(f"{key}='{value}'")
     return f"{text}: not understood; text with signs such as , : = ( ) is written as {cure}"

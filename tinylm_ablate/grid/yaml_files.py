@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from tinylm_ablate.arguments import ALIASES, meant, no_such_choice, normalize
-from tinylm_ablate.config import GROUPS, Config
-from tinylm_ablate.config_values import accepts, allowed, walk
+from tinylm_ablate.config import GROUPS
+from tinylm_ablate.config_values import accepts, allowed, rules
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.paths import choice_folders, choices
 
@@ -76,16 +76,15 @@ def _mistakes(path: Path, group: str) -> Iterator[str]:
     whole = group == "experiments" or PACKAGE in text
     if group == "experiments" and PACKAGE not in text:
         yield f"{path}:1: the line {PACKAGE!r} is missing at its top, without which its keys are not read"
-    rules = {key: rule for key, _, rule in walk(Config())}
     known = {name.value: value for name, value in node.value}
     if group in GROUPS and "defaults" not in known:
         yield f"{path}:1: does not extend a choice, as in defaults: [{choices(group)[0]}, _self_]"
     if "defaults" in known:
         yield from _defaults(path, known["defaults"], group)
     if "hydra" in known:
-        yield from _hydra(path, known["hydra"], rules)
+        yield from _hydra(path, known["hydra"], rules())
     rest = [(name, value) for name, value in node.value if name.value not in ("defaults", "hydra")]
-    yield from _keys(path, rest, "" if whole else f"{group}.", rules)
+    yield from _keys(path, rest, "" if whole else f"{group}.", rules())
 
 
 def _defaults(path: Path, node: yaml.Node, group: str) -> Iterator[str]:

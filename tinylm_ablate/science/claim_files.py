@@ -13,8 +13,8 @@ import pandas as pd
 import yaml
 
 from tinylm_ablate.arguments import ALIASES, no_such_choice
-from tinylm_ablate.config import GROUPS, Config
-from tinylm_ablate.config_values import accepts, allowed, walk
+from tinylm_ablate.config import GROUPS
+from tinylm_ablate.config_values import accepts, allowed, rules
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import read_yaml
 from tinylm_ablate.paths import choices
@@ -243,7 +243,6 @@ class _Reader:
         if not isinstance(content, dict) or not all(isinstance(own, dict) for own in content.values()):
             self._mistake("arms", "must give each arm its overrides, as in {deep: {arch.depth: 40}}")
             return {}
-        rules = {key: rule for key, _, rule in walk(Config())}
         found: dict[str, dict[str, str]] = {}
         for name, own in content.items():
             arm = found[str(name)] = {}
@@ -252,8 +251,8 @@ class _Reader:
                 arm[key] = word(value)
                 if self.keys is not None and key not in self.keys:
                     self._mistake(f"arms.{name}.{key}", f"is not a configuration key{_closest(key, self.keys)}")
-                elif key in rules and not accepts(key, value):
-                    self._mistake(f"arms.{name}.{key}={value}", f"must be {allowed(rules[key])}")
+                elif key in rules() and not accepts(key, value):
+                    self._mistake(f"arms.{name}.{key}={value}", f"must be {allowed(rules()[key])}")
                 elif key in GROUPS and arm[key] not in choices(key):
                     self._mistake(f"arms.{name}.{key}={value}:", no_such_choice(arm[key], choices(key)))
         return found
