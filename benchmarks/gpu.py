@@ -55,7 +55,7 @@ def run(part: str, windows: int) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         base = [f"scale={scale}", "train.device=cuda", "train.compile=true", "train.precision=bf16", "tracking=none"]
         if scale == "paper":
-            base.append(f"train.batch_tokens={_BATCH_OF_1B}")
+            base += [f"train.batch_tokens={_BATCH_OF_1B}", "train.micro_batch=16"]
         batch_tokens = compose(base).train.batch_tokens
         settled = [
             settle(compose([*base, f"seed={seed}", f"train.tokens={steps * batch_tokens}", f"runs_dir={folder}"]))
