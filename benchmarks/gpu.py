@@ -6,6 +6,7 @@ first row of the curve to the last, and the seconds for compiling and capturing 
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 import time
@@ -31,6 +32,9 @@ PARTS: dict[str, tuple[str, int, int, int, float]] = {
 
 #: Tokens per step of the model of a billion parameters, a fifteenth of its scale's: a step takes less than a second.
 _BATCH_OF_1B = 65_536
+
+#: Tokens per forward pass of the peer: more do not fit beside ours at 1B.
+_PEER_TOKENS = 16_384
 
 
 def run(part: str, windows: int) -> Result:
@@ -99,7 +103,8 @@ def run(part: str, windows: int) -> Result:
             program.finish_block(program.block)
 
         sequences = settled[0].micro_batch * settled[0].accumulation
-        theirs = transformers_step(Case(shape, length, sequences), "bf16", compile=True, device="cuda")
+        parts = math.ceil(settled[0].micro_batch * length / _PEER_TOKENS) * settled[0].accumulation
+        theirs = transformers_step(Case(shape, length, sequences), "bf16", compile=True, device="cuda", parts=parts)
         paths: dict[str, Callable[[], object]] = {
             "ours": ours,
             "transformers, bf16, compiled, one run": lambda: [theirs() for _ in range(program.block)],
