@@ -74,8 +74,9 @@ def assert_as_alone(members: list[Member], tmp_path: Path) -> None:
         assert_equal(found, one)
 
 
-def test_a_run_in_a_stack_is_the_run_alone(tokens: np.ndarray, tmp_path: Path) -> None:
+def test_a_run_in_a_stack_is_the_run_alone(tokens: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs that differ in everything that may differ within a stack, and two equal ones."""
+    blocks_of(5, monkeypatch)
     runs = [run(tmp_path), *(run(tmp_path, *difference) for difference in DIFFERENCES.values())]
     assert len({stack_key(each) for each in runs}) == 1
     assert_as_alone([member(each, tokens, tmp_path / str(index)) for index, each in enumerate(runs)], tmp_path)
@@ -131,6 +132,17 @@ def test_weights_in_bf16(tokens: np.ndarray, tmp_path: Path) -> None:
     assert all(value.dtype == torch.float32 for value in weights(members[0].decoder).values())
 
 
+@pytest.fixture(autouse=True)
+def one_step_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at the runs after each step, so that tests can say at which one they stop."""
+    blocks_of(1, monkeypatch)
+
+
+def blocks_of(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack_module, "_BLOCK", steps)
+    monkeypatch.setattr(stack_module, "_BLOCK_SECONDS", 3600.0)
+
+
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon", "schedule_free"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16-true"])
 def test_all_runs_at_once_as_on_a_gpu(
@@ -143,7 +155,7 @@ def test_all_runs_at_once_as_on_a_gpu(
     members = [member(each, tokens, tmp_path / str(index)) for index, each in enumerate(pair)]
     expected = [alone(each, tmp_path / "alone" / str(index)) for index, each in enumerate(members)]
     monkeypatch.setattr(runs_module, "_ONE_BY_ONE", set())
-    monkeypatch.setitem(stack_module._BLOCK, "cpu", 4)
+    blocks_of(4, monkeypatch)
     members[0].on_rows = stop_at(10)
     assert all(isinstance(outcome, Interrupted) for outcome in train_stack(members))
     members[0].on_rows = ignore

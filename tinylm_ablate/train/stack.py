@@ -30,8 +30,8 @@ from tinylm_ablate.train.stop import Stop
 
 Outcome = Trained | Exception
 
-#: Maximum steps without synchronization with the host, and their approximate maximum time in seconds, by device.
-_BLOCK, _BLOCK_SECONDS = {"cpu": 1, "cuda": 64}, 0.25
+#: Maximum steps between two looks at the runs, and their approximate maximum time in seconds.
+_BLOCK, _BLOCK_SECONDS = 64, 0.25
 
 
 def train_stack(members: Sequence[Member]) -> list[Outcome]:
@@ -152,7 +152,7 @@ class _Stack:
         self.compiles = worth_compiling(settled, flops, graph_steps=settled.steps if self.device == "cuda" else 0)
         weights = [dict(run.member.decoder.named_parameters()) for run in runs]
         self.program = Program(
-            [run.settled for run in runs], weights, self.device, _BLOCK[self.device],
+            [run.settled for run in runs], weights, self.device, _BLOCK,
             compiles=self.compiles and self.device == "cuda",
         )  # fmt: skip
         for row, run in enumerate(runs):
@@ -160,7 +160,7 @@ class _Stack:
                 self.program.restore(row, run.opening)
                 run.opening = None
         self.block = 1
-        self.ahead = _BLOCK[self.device] > 1
+        self.ahead = self.device == "cuda"
         self.stop = Stop()
         self.clock = self.saved = time.monotonic()
         self.due = False
