@@ -196,14 +196,38 @@ def test_a_reference_is_small_and_regenerated_byte_for_byte(referenced, tmp_path
     for name in kept:
         if not name.endswith((".parquet", ".json")):
             (results / "reference" / name).unlink()
-    for name in ("scales.md", "old_arms.svg"):  # pages and figures of an earlier reference
-        (results / "reference" / name).write_text("stale")
     (tmp_path / "none").mkdir()
     assert main(["--runs-dir", str(tmp_path / "none"), "--results", str(results)]) == 0
     assert contents(results / "reference") == kept
     # Adding the same runs again changes nothing.
     assert report(referenced, results, "--add") == 0
     assert contents(results / "reference") == kept
+
+
+def test_only_pages_that_the_reference_lists_are_removed(referenced, tmp_path):
+    folder = tmp_path / "results" / "reference"
+    kept = contents(folder)
+    index = (folder / "README.md").read_text()
+    (folder / "README.md").write_text(f"{index}\n| [old](old.md) | An experiment that was withdrawn |\n")
+    (folder / "old.md").write_text("![Arms](old_arms.svg)")
+    (folder / "old_arms.svg").write_text("stale")
+    for name in ("notes.md", "drawn.svg"):
+        (folder / name).write_text("a user's own")
+    assert report(referenced, tmp_path / "results") == 0
+    assert contents(folder) == kept | {"notes.md": b"a user's own", "drawn.svg": b"a user's own"}
+
+
+def test_a_folder_that_is_no_reference_is_not_touched(referenced, tmp_path, capsys):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for name in ("README.md", "guide.md", "figure.svg"):
+        (folder / name).write_text("a user's own")
+    before = contents(folder)
+    assert report(referenced, tmp_path / "results", "--reference", str(folder)) == 0
+    assert contents(folder) == before
+    assert report(referenced, tmp_path / "results", "--reference", str(folder), "--add") == 2
+    assert contents(folder) == before
+    assert "is not a reference, and its README.md would be replaced" in capsys.readouterr().err
 
 
 def test_a_run_that_was_trained_again_does_not_replace_its_first_result(referenced, tmp_path, capsys):

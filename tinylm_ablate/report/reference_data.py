@@ -28,13 +28,18 @@ _RUNS, _GRIDS = "runs.parquet", "grids.json"
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
+def is_reference(folder: Path) -> bool:
+    """Return whether a folder has a reference's data."""
+    return (folder / _RUNS).is_file()
+
+
 def read_reference(folder: Path) -> Records:
     """Read the records in a folder, if any.
 
     Raises:
         UserError: A file is damaged.
     """
-    if not (folder / _RUNS).is_file():
+    if not is_reference(folder):
         return Records(frame([]))
     path = folder / _RUNS
     try:

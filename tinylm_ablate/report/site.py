@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from tinylm_ablate.report.forecasts import EDITED, FILE, judged, new_forecasts, 
 from tinylm_ablate.report.page import Page, experiment_page, stem_of
 from tinylm_ablate.report.page_tables import WITHIN_NOISE, comma_separated
 from tinylm_ablate.report.printed import order, printed_tables
-from tinylm_ablate.report.reference_data import merged, read_reference, write_reference
+from tinylm_ablate.report.reference_data import is_reference, merged, read_reference, write_reference
 from tinylm_ablate.report.scales import scales_page
 from tinylm_ablate.report.searches import search_page
 from tinylm_ablate.report.verdicts import claims_blocks, headline, summary
@@ -102,7 +103,8 @@ def write_report(
 ) -> tuple[Side, Side]:
     """Write the reference's pages and those of the user's runs.
 
-    The reference is regenerated only from its own data, byte for byte; the user's runs are never added to it.
+    The reference is regenerated only from its own data, byte for byte; the user's runs are never added to it. A folder without
+    such data is not touched.
 
     Args:
         runs_dir: Folder of the runs; it may be missing.
@@ -122,7 +124,7 @@ def write_report(
     theirs = side(read_reference(folder), read_forecasts(folder))
     mine = side(read_runs(runs_dir), read_forecasts(results), claims, theirs, ahead)
     try:
-        if folder.is_dir():
+        if is_reference(folder):
             write_pages(theirs, folder, kept=True)
         write_pages(mine, results)
         write_atomic(results / "index.html", front_page(mine, theirs))
@@ -140,8 +142,10 @@ def add_to_reference(runs_dir: Path, reference: Path, ahead: Ahead | None = None
         ahead: Scale, parameters and tokens to forecast from the runs of the reference.
 
     Raises:
-        UserError: A folder cannot be read or written, or the reference is damaged.
+        UserError: A folder cannot be read or written, the reference is damaged, or the folder has other pages.
     """
+    if not is_reference(reference) and (reference / "README.md").exists():
+        raise UserError(f"{reference} is not a reference, and its README.md would be replaced: name a new folder")
     records = merged(read_reference(reference), read_runs(runs_dir))
     try:
         write_reference(records, reference)
@@ -208,13 +212,13 @@ def write_pages(own: Side, folder: Path, kept: bool = False) -> None:
     Args:
         own: The side.
         folder: Output folder; it is not touched if there are no pages.
-        kept: Whether they are for a repository: Markdown with the first figure of each page, without LaTeX and CSV. Pages and
-            figures that are there, but no longer part of the reference, are removed.
+        kept: Whether they are for a repository: Markdown with the first figure of each page, without LaTeX and CSV. Pages that
+            the index there lists, but that are no longer part of the reference, are removed with their figures.
     """
     if not own.pages and not kept:
         return
     claims = claims_blocks(own.verdicts, own.stems)
-    written = {"README.md"}
+    earlier, written = _listed(folder) if kept else set(), set()
     for page in [*own.pages, Page("claims", "Claims", claims)]:
         drawn: list[str] = []
 
@@ -239,10 +243,21 @@ def write_pages(own: Side, folder: Path, kept: bool = False) -> None:
     write_forecasts(own.forecasts, folder)
     if not kept:
         write_atomic(folder / "runs.csv", own.records.runs.to_csv(index=False, lineterminator="\n"))
+    for name in earlier - written:
+        (folder / name).unlink(missing_ok=True)
     write_atomic(folder / "README.md", markdown.render(_index(own, kept), lambda _: None))
-    for path in [*folder.glob("*.md"), *folder.glob("*.svg")] if kept else []:
-        if path.name not in written:
-            path.unlink()
+
+
+def _listed(folder: Path) -> set[str]:
+    """Return the names of the pages that the index of a reference lists, and of their figures; no other files are ours."""
+
+    def addresses(name: str, ending: str) -> set[str]:
+        path = folder / name
+        text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
+        return set(re.findall(rf"\]\(([^()/\\]+\.{ending})\)", text))
+
+    pages = addresses("README.md", "md")
+    return pages.union(*(addresses(page, "svg") for page in pages))
 
 
 def front_page(mine: Side, theirs: Side) -> str:
