@@ -197,3 +197,13 @@ def test_state_moves_between_one_run_and_several(config: OptimizerConfig) -> Non
     for each, its in ((model, optimizer), (other, resumed)):
         step_once(each, its, 3, gradients(each, 3))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_a_users_rule_may_change_the_settings_of_a_built_in_one() -> None:
+    """Its betas apply to the corrections too."""
+    settings = Settings(0.01, 0.1, 0.9, 0.95, 1e-8, 0.0, 2.0)
+    weights = [torch.ones(3) for _ in range(2)]
+    wanted = Settings(0.01, 0.1, 0.5, 0.999, 1e-8, 0.0, 7.0)
+    for own, each in zip(weights, (dataclasses.replace(settings, beta1=0.5, beta2=0.999, updates=7.0), wanted), strict=True):
+        apply(RULES["adamw"], own, torch.full((3,), 0.2), first_state(RULES["adamw"], own), each)
+    assert torch.equal(*weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,32 @@ def test_a_step_needs_nothing_from_the_host(name: str, runs: int, tmp_path: Path
     assert program.losses.shape == (4, 2, runs) and program.norms.is_meta
     with pytest.raises(NotImplementedError):
         program.finish_block(1)
+
+
+def test_gradients_of_a_micro_batch_are_freed_before_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settled = run(tmp_path)
+    program = Program([settled], [dict(decoder_of(settled).named_parameters())], "cpu", block=1, compiles=False)
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    grad, step = torch.autograd.grad, program.optimizer.step
+
+    def count() -> None:
+        alive.append(sum(each() is not None for each in made))
+
+    def remembering(*arguments: Any) -> tuple[torch.Tensor, ...]:
+        count()
+        slopes = grad(*arguments)
+        made.extend(map(weakref.ref, slopes))
+        return slopes
+
+    def counting(*arguments: Any) -> torch.Tensor:
+        count()
+        return step(*arguments)
+
+    monkeypatch.setattr(torch.autograd, "grad", remembering)
+    monkeypatch.setattr(program.optimizer, "step", counting)
+    program._step()
+    assert len(made) == 2 * len(program.parameters) and alive == [0, 0, 0]
 
 
 def three(tmp_path: Path, tokens: np.ndarray, name: str, middle: OnRows = ignore, *overrides: str) -> list[Member]:

@@ -197,7 +197,8 @@ class StackedOptimizer:
         for kept in self.kept:
             settings = Settings(
                 numbers.rate, kept.decay, *self.betas, self.eps, self.momentum, numbers.updates, numbers.average, numbers.on,
-                orthogonal=functools.partial(self._orthogonal, part=kept.part), corrections=numbers[-2:],
+                orthogonal=functools.partial(self._orthogonal, part=kept.part),
+                known=(numbers.first_correction, numbers.second_correction),
             )  # fmt: skip
             within = kept.part.within
             apply(kept.rule, self.weights[:, within], grads[:, within], kept.state, settings)

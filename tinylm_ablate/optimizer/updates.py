@@ -34,7 +34,7 @@ class Settings:
         average: schedule_free: weight of this step in the average of all steps.
         active: 1, or 0 for a run that this step must not change; its gradients must still be finite.
         orthogonal: muon: replaces momentum by the closest scaled orthogonal matrices.
-        corrections: AdamW's corrections of both moments, 1 - beta^updates, computed if not given.
+        known: AdamW's ``corrections`` if they are known already.
     """
 
     rate: Number
@@ -47,11 +47,12 @@ class Settings:
     average: Number = 0.0
     active: Number = 1.0
     orthogonal: Callable[[Tensor], Tensor] | None = None
-    corrections: tuple[Number, ...] = ()
+    known: tuple[Number, Number] | None = None
 
-    def __post_init__(self) -> None:
-        if not self.corrections:
-            self.corrections = (1 - self.beta1**self.updates, 1 - self.beta2**self.updates)
+    @property
+    def corrections(self) -> tuple[Number, Number]:
+        """AdamW's corrections of both moments, 1 - beta^updates."""
+        return self.known or (1 - self.beta1**self.updates, 1 - self.beta2**self.updates)
 
 
 def adamw(weights: Tensor, grads: Tensor, state: dict[str, Tensor], settings: Settings) -> None:

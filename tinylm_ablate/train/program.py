@@ -210,6 +210,7 @@ class Program:
             with torch.no_grad():
                 for rows in self.rows:
                     rows.take(slopes, first=not losses)
+            del slopes  # otherwise in memory during the next backward pass, and the update
             losses.append(loss.detach())
         with torch.no_grad():
             of_step = torch.stack(losses)
