@@ -157,6 +157,11 @@ class Command:
         """Return whether it has not ended yet."""
         return self.process.is_alive()
 
+    def output(self) -> str:
+        """Return its standard output so far."""
+        path = Path(self._output.name) / "out"
+        return path.read_text() if path.exists() else ""
+
     def wait(self, seconds: float = 500) -> Ended:
         """Wait for its end and return the exit code, or minus the signal that killed it."""
         self.process.join(seconds)
