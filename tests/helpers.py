@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -36,6 +36,11 @@ TINY = [
     "evaluate.cloze_questions=4",
     "tracking=none",
 ]
+
+
+def last_of_each(arguments: Iterable[str]) -> list[str]:
+    """Return one argument per key: an axis replaces the value in ``TINY``, as giving both is a mistake."""
+    return list({argument.partition("=")[0]: argument for argument in arguments}.values())
 
 
 def run(config: Config) -> Record:

@@ -7,7 +7,6 @@ import re
 import signal
 import sqlite3
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.execute.outcomes import disturbed, logs
-from tests.helpers import TINY, Command, Ended, run, run_command
+from tests.helpers import TINY, Command, Ended, last_of_each, run, run_command
 from tinylm_ablate.arch.shapes import parameters
 from tinylm_ablate.errors import Pruned
 from tinylm_ablate.execute.perform import perform
@@ -49,11 +48,6 @@ def test_a_pruned_run_resumes_bit_for_bit(data: list[str], tmp_path: Path) -> No
 
 def search(folder: Path, *arguments: str) -> Ended:
     return run_command("-m", "hydra/sweeper=optuna", *last_of_each(arguments), folder=folder)
-
-
-def last_of_each(arguments: Iterable[str]) -> list[str]:
-    """Return one argument per key: an axis replaces the value in ``TINY``, as giving both is a mistake."""
-    return list({argument.partition("=")[0]: argument for argument in arguments}.values())
 
 
 def described(folder: Path) -> dict[str, Any]:
