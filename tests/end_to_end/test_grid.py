@@ -193,8 +193,7 @@ def test_workers_share_a_grid_and_end_with_the_command_that_started_them(setting
 
 @pytest.mark.slow
 def test_a_local_worker_that_is_killed_is_replaced_by_the_others(settings: list[str], tmp_path: Path) -> None:
-    # Long enough that the first worker cannot finish all cells before the second starts.
-    with start(tmp_path, *settings, *LONGER, "train.tokens=64000") as grid:
+    with start(tmp_path, *settings, *LONGER) as grid:
         wait_until(lambda: set(holders(tmp_path).values()) - {grid.pid})
         (helper,) = set(holders(tmp_path).values()) - {grid.pid}
         os.kill(helper, signal.SIGKILL)
