@@ -9,14 +9,17 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from tinylm_ablate.config import Config
 from tinylm_ablate.execute.perform import perform, results
 from tinylm_ablate.settle import settle
 from tinylm_ablate.tasks.run import Record
+
+Result = TypeVar("Result")
 
 #: The smallest complete run: one second of training.
 TINY = [
@@ -117,6 +120,16 @@ def run_command(*arguments: str, folder: Path | None = None) -> Ended:
 #: Starts forks of a process that has imported everything: they start at once, and share nothing with this process.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.preloaded"])
+
+
+def in_fork(function: Callable[..., Result], *arguments: Any, **environment: str) -> Result:
+    """Return the result of a function in a new process, which starts at once, with additional environment variables."""
+    with ProcessPoolExecutor(1, mp_context=FORKS, initializer=_set_environment, initargs=(environment,)) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _set_environment(variables: dict[str, str]) -> None:
+    os.environ.update(variables)
 
 
 class Command:

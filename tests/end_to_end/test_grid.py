@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -159,12 +160,15 @@ def test_the_status_of_a_grid(settings: list[str], tmp_path: Path) -> None:
     short = [*settings, "seeds=2"]
     command(tmp_path, *short)
     screen, theirs = pty.openpty()
-    done = subprocess.run(
-        [sys.executable, "-m", "tinylm_ablate", *short, "mode=status"],
-        cwd=tmp_path, stdout=theirs, stderr=subprocess.PIPE, check=False, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    with Command(*short, "mode=status", folder=tmp_path, prepare=functools.partial(use_terminal, os.ttyname(theirs))) as watch:
+        done = watch.wait()
+    assert done.code == 0, done.err
     assert "2 finished" in os.read(screen, 100_000).decode()
+
+
+def use_terminal(name: str) -> None:
+    """Write the output of this process to a terminal."""
+    sys.stdout = Path(name).open("w", encoding="utf-8")  # noqa: SIM115
 
 
 needs_submitit = pytest.mark.skipif(
