@@ -63,8 +63,12 @@ def test_a_grid_that_was_killed_and_repeated_is_complete_in_mlflow(
     assert runs() == before_again
 
 
-def test_passwords_are_never_written(small_data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passwords_are_never_written(
+    small_data: list[str], empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither by a grid nor by later commands: plan, status, search, sync, report, generated text and exports."""
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_database, tmp_path / "runs" / "mlflow.db")
     token = "hf_" + "q7" * 20
     for name, value in (("TEAM_BUCKET", BUCKET), ("HF_TOKEN", token)):
         monkeypatch.setenv(name, value)
