@@ -179,12 +179,11 @@ needs_submitit = pytest.mark.skipif(
 LONGER = ["seeds=3", "train.tokens=19200", "train.checkpoint_minutes=0.001", "grid.workers=2", "grid.lease_seconds=2"]
 
 
-#: submitit waits for the results of a job that was killed as for those on a slow file system.
-IMPATIENT = "from submitit.core.core import Job; Job._results_timeout_s = 0"
-
-
 def be_impatient() -> None:
-    exec(IMPATIENT)
+    """Let submitit wait not as long for the results of a job that was killed as if they were on a slow file system."""
+    from submitit.core.core import Job
+
+    Job._results_timeout_s = 5
 
 
 @pytest.mark.slow
@@ -218,7 +217,9 @@ def test_a_local_worker_that_is_killed_is_replaced_by_the_others(settings: list[
 @pytest.mark.slow
 @needs_submitit
 def test_a_killed_submitit_job_is_restarted(settings: list[str], tmp_path: Path) -> None:
-    with Command(*settings, *LONGER, "hydra/launcher=submitit_local", folder=tmp_path, prepare=be_impatient) as grid:
+    with Command(
+        *settings, *LONGER, "train.tokens=6400", "hydra/launcher=submitit_local", folder=tmp_path, prepare=be_impatient
+    ) as grid:
         wait_until(lambda: holders(tmp_path))
         victim = next(iter(holders(tmp_path).values()))
         assert victim != grid.pid
@@ -264,19 +265,24 @@ def test_a_large_grid_survives_planted_failures(settings: list[str], tmp_path: P
 @pytest.mark.slow
 @needs_submitit
 def test_slurm_runs_a_grid_and_replaces_a_killed_worker(settings: list[str], tmp_path: Path) -> None:
-    script = ROOT / "tests" / "slurm" / "run.sh"
-    grid = [*settings, *LONGER, "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1"]
-    code = f"{IMPATIENT}; from tinylm_ablate.__main__ import main; main()"
-    words = [str(script), sys.executable, "-c", code, *grid]
-    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as slurm:
-        wait_until(lambda: slurm.poll() is not None or holders(tmp_path))
-        if slurm.poll() is None:
-            os.kill(next(iter(holders(tmp_path).values())), signal.SIGKILL)
-        out, err = slurm.communicate(timeout=500)
-    if slurm.returncode == 77:
-        pytest.skip(err.strip())
-    assert slurm.returncode == 0, out + err
-    assert "3 done, 0 failed" in err and finished(tmp_path) == 3
+    grid = [*settings, *LONGER, "train.tokens=6400", "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1"]
+    place = tmp_path / "environment"
+    words = [str(ROOT / "tests" / "slurm" / "run.sh"), "sh", "-c", f"env -0 > {place}.part; mv {place}.part {place}; read end"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as slurm:
+        wait_until(lambda: slurm.poll() is not None or place.exists())
+        if slurm.poll() is not None:
+            _, err = slurm.communicate()
+            assert slurm.returncode == 77, err
+            pytest.skip(err.strip())
+        variables = dict(entry.split("=", 1) for entry in place.read_text().split("\0") if entry)
+        with Command(*grid, folder=tmp_path, environment=variables, prepare=be_impatient) as command:
+            wait_until(lambda: not command.running() or holders(tmp_path))
+            for victim in list(holders(tmp_path).values())[:1]:
+                os.kill(victim, signal.SIGKILL)
+            ended = command.wait()
+        slurm.communicate("\n")
+    assert ended.code == 0, ended.text
+    assert "3 done, 0 failed" in ended.err and finished(tmp_path) == 3
     assert not list((tmp_path / "runs" / "claims").iterdir())
     records = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*/metrics.json")]
     assert sorted(record["seed"] for record in records) == [0, 1, 2]
