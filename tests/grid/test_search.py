@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import sqlite3
 import time
@@ -68,9 +69,11 @@ LONGER = [
 
 
 @pytest.fixture(scope="module")
-def whole(data: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def whole(data: list[str], empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """An undisturbed search: its folder and its output."""
     folder = tmp_path_factory.mktemp("whole")
+    (folder / "runs").mkdir()
+    shutil.copy(empty_database, folder / "runs" / "mlflow.db")
     done = search(folder, *data, *LONGER, "tracking=mlflow")
     assert done.code == 0, done.text
     return folder, done.text
@@ -161,7 +164,7 @@ def test_several_objectives_within_a_budget(data: list[str], tmp_path: Path) -> 
 
 def test_weak_trials_are_pruned_and_keep_their_checkpoint(data: list[str], tmp_path: Path) -> None:
     rate = "optimizer.scaling.base_lr=tag(log, interval(1e-6, 1e-1))"
-    settings = ["search.pruner=median", "search.sampler=random", "search.trials=10", "train.tokens=5120", "train.log_every=1"]
+    settings = ["search.pruner=median", "search.sampler=random", "search.trials=10", "train.tokens=2560", "train.log_every=1"]
     done = search(tmp_path, *data, "arch.depth=1", rate, *settings)
     assert done.code == 0, done.text
     found = described(tmp_path)
