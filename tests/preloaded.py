@@ -22,6 +22,9 @@ import tinylm_ablate.modes  # noqa: E402
 import tinylm_ablate.rounds.next  # noqa: E402
 import tinylm_ablate.tasks.graph  # noqa: E402
 import tinylm_ablate.train.fit  # noqa: E402, F401
+from tinylm_ablate.grid.compose import compose  # noqa: E402
+
+compose(["arch.depth=2"])  # Hydra's parsers and the schema are ready from then on
 
 gc.freeze()
 gc.enable()
