@@ -91,8 +91,8 @@ def without_kernel(step: Step) -> Step:
     return plain
 
 
-def transformers_step(case: Case, precision: str, compile: bool, device: str = "cpu") -> Step:
-    """A step of transformers' LlamaForCausalLM."""
+def transformers_step(case: Case, precision: str, compile: bool, device: str = "cpu", parts: int = 1) -> Step:
+    """A step of transformers' LlamaForCausalLM, whose batch is computed in equal parts."""
     import torch
 
     model = transformers_model(case.shape).to(device)
@@ -101,9 +101,10 @@ def transformers_step(case: Case, precision: str, compile: bool, device: str = "
     ids = batch_ids(case)[:, :-1].contiguous().to(device)
 
     def step() -> float:
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            loss = run(input_ids=ids, labels=ids, use_cache=False).loss
-        loss.backward()
+        for part in ids.chunk(parts):
+            with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+                loss = run(input_ids=part, labels=part, use_cache=False).loss / parts
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

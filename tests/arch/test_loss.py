@@ -14,7 +14,7 @@ from tinylm_ablate.arch.loss import IGNORED, next_token_loss
 def problem(request, monkeypatch):
     """Return hidden states, the head's matrix, targets (a tenth of which are ignored), and the size of chunks."""
     vocab_size = 501
-    monkeypatch.setitem(module._CHUNK_BYTES, "cpu", request.param * 4 * vocab_size)
+    monkeypatch.setitem(module.CHUNK_BYTES, "cpu", request.param * 4 * vocab_size)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(60, 16, generator=generator).requires_grad_()
     weight = torch.randn(vocab_size, 16, generator=generator).requires_grad_()
@@ -79,7 +79,7 @@ def test_all_targets_ignored_is_not_a_number():
 def test_memory_does_not_grow_with_tokens_times_vocabulary(monkeypatch):
     """No tensor with the size of all logits is ever allocated."""
     vocab_size, tokens = 4000, 512
-    monkeypatch.setitem(module._CHUNK_BYTES, "cpu", 16 * 4 * vocab_size)
+    monkeypatch.setitem(module.CHUNK_BYTES, "cpu", 16 * 4 * vocab_size)
     hidden = torch.randn(tokens, 8).requires_grad_()
     weight = torch.randn(vocab_size, 8).requires_grad_()
     largest = 0

@@ -41,7 +41,7 @@ def several(shape: Shape) -> tuple[list[Decoder], Tensor]:
 def test_losses_and_gradients_equal_those_of_each_run_alone(
     shape: Shape, precision: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(loss_module._CHUNK_BYTES, "cpu", chunk)
+    monkeypatch.setitem(loss_module.CHUNK_BYTES, "cpu", chunk)
     decoders, ids = several(shape)
     together = stacked(decoders)
     close = {"rtol": 1e-4, "atol": 1e-5} if precision == "fp32" else {"rtol": 0.05, "atol": 0.05}

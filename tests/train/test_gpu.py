@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.train.test_fit import curve, ignore, same, weights
-from tests.train.test_stack import RUNNING, member, run, running, spoil_at, stop_at
+from tests.train.test_stack import RUNNING, STEPS, member, run, running, spoil_at, stop_at
 from tinylm_ablate.errors import Interrupted, Pruned, RunFailed
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.train.fit import fit
@@ -31,7 +31,7 @@ def exact_products() -> None:
     torch.set_float32_matmul_precision("highest")
 
 
-def on_gpu(tmp_path: Path, *overrides: str, steps: int = 50) -> Settled:
+def on_gpu(tmp_path: Path, *overrides: str, steps: int = STEPS) -> Settled:
     return run(tmp_path, CUDA, *overrides, steps=steps)
 
 

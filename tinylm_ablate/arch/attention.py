@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tinylm_ablate.arch.attention_kernel import compiled, kernel
-from tinylm_ablate.arch.gpu import KERNELS
+from tinylm_ablate.arch.gpu import ATTENTION
 from tinylm_ablate.arch.shapes import KERNEL_CHANNELS
 
 #: Queries per block: more skip fewer keys of the future, fewer are copied more often. Up to ``_WHOLE`` tokens, a sequence is
@@ -49,8 +49,8 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     batch, length, heads, size = queries.shape
     group = heads // keys.shape[2]
-    if queries.device.type == "cuda" and KERNELS is not None and KERNELS.usable(values):
-        attended: Tensor = KERNELS.attend(queries, keys, values)
+    if queries.device.type == "cuda" and ATTENTION is not None and ATTENTION.usable(values):
+        attended: Tensor = ATTENTION.attend(queries, keys, values)
         return attended.view(batch, length, heads * size)
     cpu, bf16 = queries.device.type == "cpu", queries.dtype == torch.bfloat16
     if cpu and group > 1:

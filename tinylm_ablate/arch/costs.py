@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from tinylm_ablate.arch.shapes import KERNEL_CHANNELS, Shape, matrices, parameters
 
-#: Bytes of a chunk of logits and its copies in the loss; an upper bound on a CPU, and negligible on a GPU.
-_LOSS_BYTES = 32 * 2**20
+#: Bytes of a chunk's fp32 logits in the loss, at most. On a CPU, small chunks fit the cache; a GPU needs large ones.
+CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 2 * 2**30, "mps": 512 * 2**20}
+
+#: Bytes of a chunk and its copies; an upper bound on a CPU.
+_LOSS_BYTES = 4 * CHUNK_BYTES["cpu"]
 
 #: Dense bf16 FLOP/s from NVIDIA's data sheets, by part of the device's name; the first match is used.
 _PEAKS = {"A100": 312e12, "H100 PCIe": 756e12, "H100": 989.4e12, "H200": 989.4e12}

@@ -1,8 +1,4 @@
-"""Triton kernels for a GPU: causal attention with small heads, and the slopes of a cross-entropy.
-
-PyTorch's fused attention is made for heads of 64 channels and more. With up to 32, the kernels here are as fast or faster, by
-up to 45 % (docs/LAB.md), and add up each result in a fixed order, so that equal inputs have bit-identical results. PyTorch's
-backward passes add in the order in which blocks finish.
+"""Triton kernels for a GPU: SwiGLU, and the slopes of a cross-entropy, in one pass each.
 
 Import ``arch.gpu`` rather than this module, which needs Triton.
 """
@@ -18,122 +14,42 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: Channels per head up to which the attention kernel is not slower than PyTorch's.
-_LARGEST = 32
+#: Warps per program; logits per block of a row; and neurons per program of SwiGLU.
+_WARPS, _LOGITS, _NEURONS = 4, 2048, 1024
 
-#: Queries and keys per block; warps per program; and programs of up to 16 channels from which the backward pass takes half as
-#: many warps.
-_BLOCK, _WARPS, _MANY = 64, 4, 1024
-
-#: Logits per block of a row, and warps per program.
-_LOGITS, _LOGIT_WARPS = 2048, 4
+#: Supported types.
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @triton.jit
-def _load(base, rows, stride, inside, size: tl.constexpr, padded: tl.constexpr):
-    """Some positions of one head, (rows, padded), zero outside."""
-    columns = tl.arange(0, padded)
-    mask = inside[:, None] & (columns < size)[None, :]
-    return tl.load(base + rows[:, None] * stride + columns[None, :], mask=mask, other=0.0)
+def _gates(gate_up, count, width: tl.constexpr, block: tl.constexpr, unit: tl.constexpr):
+    """Some neurons, which of them exist, where their gates are, the gates, their sigmoids, and what goes up."""
+    units = tl.program_id(0) * (block // unit) + tl.arange(0, block // unit)
+    lanes = tl.arange(0, unit)[None, :]
+    neurons = units[:, None] * unit + lanes
+    inside = (units * unit < count)[:, None] & (lanes < unit)
+    rows = units // (width // unit)
+    places = (rows.to(tl.int64) * width)[:, None] + neurons
+    gate = tl.load(gate_up + places, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + places + width, mask=inside, other=0.0).to(tl.float32)
+    return neurons, inside, places, gate, tl.sigmoid(gate), up
 
 
 @triton.jit
-def _store(base, rows, stride, inside, value, size: tl.constexpr, padded: tl.constexpr):
-    columns = tl.arange(0, padded)
-    mask = inside[:, None] & (columns < size)[None, :]
-    tl.store(base + rows[:, None] * stride + columns[None, :], value.to(base.dtype.element_ty), mask=mask)
+def _swiglu(gate_up, hidden, count, width: tl.constexpr, block: tl.constexpr, unit: tl.constexpr):
+    """silu(gate) * up of some neurons."""
+    neurons, inside, _, gate, sigmoid, up = _gates(gate_up, count, width, block, unit)
+    tl.store(hidden + neurons, (gate * sigmoid * up).to(hidden.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _attend(
-    q, k, v, out, sums,
-    q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head,
-    heads, group, length, scale,
-    size: tl.constexpr, padded: tl.constexpr, block: tl.constexpr,
-):  # fmt: skip
-    """One block of queries of one head; ``sums`` receives the logarithm (base 2) of each softmax's denominator."""
-    start = tl.program_id(1) * block
-    batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
-    rows = start + tl.arange(0, block)
-    inside = rows < length
-    queries = _load(q + batch * q_batch + head * q_head, rows, q_row, inside, size, padded)
-    k += batch * k_batch + (head // group) * k_head
-    v += batch * v_batch + (head // group) * v_head
-    top = tl.full([block], float("-inf"), tl.float32)
-    total = tl.zeros([block], tl.float32)
-    mixed = tl.zeros([block, padded], tl.float32)
-    for begin in range(0, start + block, block):
-        past = begin + tl.arange(0, block)
-        keys = _load(k, past, k_row, past < length, size, padded)
-        values = _load(v, past, v_row, past < length, size, padded)
-        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
-        scores = tl.where(rows[:, None] >= past[None, :], scores, float("-inf"))
-        higher = tl.maximum(top, tl.max(scores, 1))
-        weights = tl.exp2(scores - higher[:, None])
-        fade = tl.exp2(top - higher)
-        total = total * fade + tl.sum(weights, 1)
-        mixed = mixed * fade[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
-        top = higher
-    base = batch * length * heads
-    _store(out + (base + head) * size, rows, heads * size, inside, mixed / total[:, None], size, padded)
-    tl.store(sums + (batch * heads + head) * length + rows, top + tl.log2(total), mask=inside)
-
-
-@triton.jit
-def _attend_backward(
-    q, k, v, out, sums, grad, grad_q, grad_k, grad_v,
-    q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head,
-    heads, group, length, scale, natural,
-    size: tl.constexpr, padded: tl.constexpr, block: tl.constexpr,
-):  # fmt: skip
-    """Gradients of one block of keys and values, over all queries of its heads, then of the queries of the same block."""
-    start = tl.program_id(1) * block
-    shared = heads // group
-    batch, kv_head = (tl.program_id(0) // shared).to(tl.int64), tl.program_id(0) % shared
-    rows = start + tl.arange(0, block)
-    inside = rows < length
-    q, k, v = q + batch * q_batch, k + batch * k_batch + kv_head * k_head, v + batch * v_batch + kv_head * v_head
-    first = batch * length * heads * size  # of the batch in out, grad and grad_q
-    stride = heads * size
-    keys = _load(k, rows, k_row, inside, size, padded)
-    values = _load(v, rows, v_row, inside, size, padded)
-    of_keys = tl.zeros([block, padded], tl.float32)
-    of_values = tl.zeros([block, padded], tl.float32)
-    for member in range(group):
-        head = kv_head * group + member
-        for begin in range(start, length, block):
-            later = begin + tl.arange(0, block)
-            there = later < length
-            queries = _load(q + head * q_head, later, q_row, there, size, padded)
-            slope = _load(grad + first + head * size, later, stride, there, size, padded)
-            mixed = _load(out + first + head * size, later, stride, there, size, padded)
-            mean = tl.sum(slope.to(tl.float32) * mixed.to(tl.float32), 1)
-            sum_ = tl.load(sums + (batch * heads + head) * length + later, mask=there, other=float("inf"))
-            weights = tl.exp2(tl.dot(keys, tl.trans(queries), input_precision="ieee") * scale - sum_[None, :])
-            weights = tl.where(later[None, :] >= rows[:, None], weights, 0.0)
-            of_values += tl.dot(weights.to(slope.dtype), slope, input_precision="ieee")
-            slopes = weights * (tl.dot(values, tl.trans(slope), input_precision="ieee") - mean[None, :])
-            of_keys += tl.dot(slopes.to(queries.dtype), queries, input_precision="ieee")
-    base = batch * length * shared * size + kv_head * size
-    _store(grad_k + base, rows, shared * size, inside, of_keys * natural, size, padded)
-    _store(grad_v + base, rows, shared * size, inside, of_values, size, padded)
-    for member in range(group):
-        head = kv_head * group + member
-        queries = _load(q + head * q_head, rows, q_row, inside, size, padded)
-        slope = _load(grad + first + head * size, rows, stride, inside, size, padded)
-        mixed = _load(out + first + head * size, rows, stride, inside, size, padded)
-        mean = tl.sum(slope.to(tl.float32) * mixed.to(tl.float32), 1)
-        sum_ = tl.load(sums + (batch * heads + head) * length + rows, mask=inside, other=float("inf"))
-        of_queries = tl.zeros([block, padded], tl.float32)
-        for begin in range(0, start + block, block):
-            past = begin + tl.arange(0, block)
-            keys = _load(k, past, k_row, past < length, size, padded)
-            values = _load(v, past, v_row, past < length, size, padded)
-            weights = tl.exp2(tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale - sum_[:, None])
-            weights = tl.where(rows[:, None] >= past[None, :], weights, 0.0)
-            slopes = weights * (tl.dot(slope, tl.trans(values), input_precision="ieee") - mean[:, None])
-            of_queries += tl.dot(slopes.to(keys.dtype), keys, input_precision="ieee")
-        _store(grad_q + first + head * size, rows, stride, inside, of_queries * natural, size, padded)
+def _swiglu_backward(gate_up, grad, slopes, count, width: tl.constexpr, block: tl.constexpr, unit: tl.constexpr):
+    """Gradients of gate and up from those of silu(gate) * up."""
+    neurons, inside, places, gate, sigmoid, up = _gates(gate_up, count, width, block, unit)
+    slope = tl.load(grad + neurons, mask=inside, other=0.0).to(tl.float32)
+    kind = slopes.dtype.element_ty
+    tl.store(slopes + places, (slope * up * sigmoid * (1 + gate * (1 - sigmoid))).to(kind), mask=inside)
+    tl.store(slopes + places + width, (slope * gate * sigmoid).to(kind), mask=inside)
 
 
 @triton.jit
@@ -173,100 +89,64 @@ def _is_recent() -> bool:
     return torch.cuda.get_device_capability() >= (8, 0)
 
 
-def usable(values: Tensor) -> bool:
-    """Return whether the attention kernel supports these values, and is not slower than PyTorch's."""
-    return values.shape[-1] <= _LARGEST and values.dtype in (torch.float32, torch.bfloat16, torch.float16) and supported()
+def gates(values: Tensor) -> bool:
+    """Return whether the SwiGLU kernel supports these gates, (..., 2 * width)."""
+    return values.is_contiguous() and values.dtype in TYPES and values.numel() < 2**31 and supported()
 
 
-def _numbers(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[list[int], dict[str, Any]]:
-    """Strides and sizes of the operands, for both kernels."""
-    size = queries.shape[-1]
-    strides = [stride for operand in (queries, keys, values) for stride in operand.stride()[:3]]
-    padded = max(16, triton.next_power_of_2(size))
-    group = queries.shape[2] // keys.shape[2]
-    return [*strides, queries.shape[2], group, queries.shape[1]], {
-        "size": size, "padded": padded, "block": _BLOCK,
-    }  # fmt: skip
+def _neurons(gate_up: Tensor) -> tuple[tuple[int], dict[str, int]]:
+    """Grid and sizes of both kernels; as many neurons of a row as 16 bytes hold have consecutive places."""
+    width = gate_up.shape[-1] // 2
+    grid = (triton.cdiv(gate_up.numel() // 2, _NEURONS),)
+    return grid, {"width": width, "block": _NEURONS, "unit": math.gcd(8, width), "num_warps": _WARPS}
 
 
-def _attend_op(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The mixed values, (B, T, heads, head_dim), and the logarithms of the softmax denominators, (B, heads, T)."""
-    batch, length, heads, size = queries.shape
-    queries, keys, values = (_rows(part) for part in (queries, keys, values))
-    out = queries.new_empty(queries.shape)
-    sums = queries.new_empty((batch, heads, length), dtype=torch.float32)
-    numbers, sizes = _numbers(queries, keys, values)
-    grid = (batch * heads, triton.cdiv(length, _BLOCK))  # only the first axis may exceed 65,535
-    _attend[grid](queries, keys, values, out, sums, *numbers, math.log2(math.e) / math.sqrt(size), **sizes, num_warps=_WARPS)
-    return out, sums
+def _swiglu_op(gate_up: Tensor) -> Tensor:
+    grid, sizes = _neurons(gate_up)
+    hidden = gate_up.new_empty((*gate_up.shape[:-1], sizes["width"]))
+    _swiglu[grid](gate_up, hidden, hidden.numel(), **sizes)
+    return hidden
 
 
-def _attend_backward_op(
-    grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, out: Tensor, sums: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of queries, keys and values from that of the mixed values."""
-    batch, length, _, size = queries.shape
-    queries, keys, values = (_rows(part) for part in (queries, keys, values))
-    slopes = tuple(part.new_empty(part.shape) for part in (queries, keys, values))
-    numbers, sizes = _numbers(queries, keys, values)
-    natural = 1 / math.sqrt(size)
-    grid = (batch * keys.shape[2], triton.cdiv(length, _BLOCK))
-    warps = _WARPS // 2 if size <= 16 and grid[0] * grid[1] >= _MANY else _WARPS
-    _attend_backward[grid](
-        queries, keys, values, out.contiguous(), sums, grad.contiguous(), *slopes, *numbers,
-        math.log2(math.e) * natural, natural, **sizes, num_warps=warps,
-    )  # fmt: skip
-    return slopes[0], slopes[1], slopes[2]
-
-
-def _rows(operand: Tensor) -> Tensor:
-    return operand if operand.stride(-1) == 1 else operand.contiguous()
-
-
-# As custom operators, both are opaque to torch.compile.
-_attend_operator = torch.library.custom_op("tinylm_ablate::attend_gpu", _attend_op, mutates_args=())
-_attend_backward_operator = torch.library.custom_op("tinylm_ablate::attend_gpu_backward", _attend_backward_op, mutates_args=())
-
-
-@_attend_operator.register_fake
-def _(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    del keys, values
-    batch, length, heads, _ = queries.shape
-    return queries.new_empty(queries.shape), queries.new_empty((batch, heads, length), dtype=torch.float32)
-
-
-@_attend_backward_operator.register_fake
-def _(grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, out: Tensor, sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    del grad, out, sums
-    return queries.new_empty(queries.shape), keys.new_empty(keys.shape), values.new_empty(values.shape)
-
-
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs, *output)
-
-
-def _backward(ctx: Any, grad: Tensor, of_sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    del of_sums
-    slopes: tuple[Tensor, Tensor, Tensor] = _attend_backward_operator(grad, *ctx.saved_tensors)
+def _swiglu_backward_op(gate_up: Tensor, grad: Tensor) -> Tensor:
+    grid, sizes = _neurons(gate_up)
+    slopes = torch.empty_like(gate_up)
+    _swiglu_backward[grid](gate_up, grad.contiguous(), slopes, grad.numel(), **sizes)
     return slopes
 
 
-_attend_operator.register_autograd(_backward, setup_context=_keep)
+_swiglu_operator = torch.library.custom_op("tinylm_ablate::swiglu_gpu", _swiglu_op, mutates_args=())
+_swiglu_backward_operator = torch.library.custom_op("tinylm_ablate::swiglu_gpu_backward", _swiglu_backward_op, mutates_args=())
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """softmax(queries keys^T / sqrt(head_dim), over the past) values.
+@_swiglu_operator.register_fake
+def _(gate_up: Tensor) -> Tensor:
+    return gate_up.new_empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2))
 
-    Args:
-        queries: (B, T, heads, head_dim).
-        keys, values: (B, T, kv_heads, head_dim); each is shared by heads / kv_heads consecutive heads.
 
-    Returns:
-        (B, T, heads, head_dim).
-    """
-    # Autocast leaves normed queries and keys in fp32.
-    mixed: Tensor = _attend_operator(queries.to(values.dtype), keys.to(values.dtype), values)[0]
-    return mixed
+@_swiglu_backward_operator.register_fake
+def _(gate_up: Tensor, grad: Tensor) -> Tensor:
+    del grad
+    return torch.empty_like(gate_up)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    del output
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad: Tensor) -> Tensor:
+    slopes: Tensor = _swiglu_backward_operator(*ctx.saved_tensors, grad)
+    return slopes
+
+
+_swiglu_operator.register_autograd(_backward, setup_context=_keep)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """Return silu(gate) * up of gate and up concatenated: (..., 2 * width) -> (..., width)."""
+    hidden: Tensor = _swiglu_operator(gate_up)
+    return hidden
 
 
 def losses_and_slopes(logits: Tensor, targets: Tensor, ignored: int, slopes: bool) -> Tensor:
@@ -284,6 +164,6 @@ def losses_and_slopes(logits: Tensor, targets: Tensor, ignored: int, slopes: boo
     losses = torch.empty(targets.shape, dtype=torch.float32, device=logits.device)
     block = min(_LOGITS, triton.next_power_of_2(entries))
     _slopes[(losses.numel(),)](
-        logits, targets.contiguous(), losses, entries, ignored, write=slopes, block=block, num_warps=_LOGIT_WARPS
+        logits, targets.contiguous(), losses, entries, ignored, write=slopes, block=block, num_warps=_WARPS
     )
     return losses

@@ -18,14 +18,12 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from tinylm_ablate.arch import loss_kernel
+from tinylm_ablate.arch.costs import CHUNK_BYTES
 from tinylm_ablate.arch.gpu import KERNELS
 from tinylm_ablate.arch.runs import apart, product, run_by_run
 
 #: Target that is ignored.
 IGNORED = -100
-
-#: Bytes of a chunk's fp32 logits. On a CPU, small chunks fit the cache; a GPU needs large ones.
-_CHUNK_BYTES = {"cpu": 8 * 2**20, "other": 512 * 2**20}
 
 
 def next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
@@ -64,7 +62,7 @@ def _losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
     """Yield slices of the positions that limit the size of a chunk's logits, over all runs together."""
-    limit = _CHUNK_BYTES.get(hidden.device.type, _CHUNK_BYTES["other"])
+    limit = CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"])
     rows, count = max(1, limit // (4 * weight.shape[:-1].numel())), hidden.shape[-2]
     for start in range(0, count, rows):
         yield slice(start, min(start + rows, count))

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tinylm_ablate.arch.gpu import KERNELS
 from tinylm_ablate.arch.runs import apart, product, run_by_run, scale
 
 
@@ -49,10 +50,17 @@ def swiglu_down(gate_up: Tensor, weight: Tensor) -> Tensor:
     if weight.ndim == 3 and apart(weight):
         return run_by_run(swiglu_down, gate_up, weight)
     if weight.ndim == 3 or _plain(gate_up, weight):
-        gate, up = gate_up.chunk(2, dim=-1)
-        return product(F.silu(gate) * up, weight.to(gate_up.dtype))
+        return product(_swiglu(gate_up), weight.to(gate_up.dtype))
     result: Tensor = _SwiGLUDown.apply(gate_up, weight)  # type: ignore[no-untyped-call]
     return result
+
+
+def _swiglu(gate_up: Tensor) -> Tensor:
+    if gate_up.device.type == "cuda" and KERNELS is not None and KERNELS.gates(gate_up):
+        hidden: Tensor = KERNELS.swiglu(gate_up)
+        return hidden
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
 
 
 def _plain(*operands: Tensor) -> bool:

@@ -42,7 +42,7 @@ def run_by_run(function: Callable[..., Tensor], *operands: Tensor) -> Tensor:
 
 
 def like(weight: Tensor, hidden: Tensor) -> Tensor:
-    """Convert a weight to fp32 if the other operand is fp32; otherwise leave it for autocast to round."""
+    """Convert a weight to fp32 if the other operand is fp32."""
     return weight.float() if hidden.dtype == torch.float32 else weight
 
 
@@ -76,7 +76,8 @@ def product(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     Returns:
         (..., rows) or (R, ..., rows).
     """
-    weight, bias = like(weight, hidden), None if bias is None else like(bias, hidden)
+    if not torch.is_autocast_enabled(hidden.device.type):
+        weight, bias = like(weight, hidden), None if bias is None else like(bias, hidden)
     if weight.ndim == 2:
         return F.linear(hidden, weight, bias)
     if apart(weight):

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,13 +53,19 @@ class Part:
 
     Attributes:
         matrices: Whether they are matrices.
+        in_layers: Whether they are matrices of the layers, which only products use.
         within: Their slice of a row.
         kinds: The kinds, with offsets relative to the part.
     """
 
     matrices: bool
+    in_layers: bool
     within: slice
     kinds: tuple[Kind, ...]
+
+    def views(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return views of the parameters in the rows of this part, (R, width): name -> (R, *size)."""
+        return {name: kind.of(rows)[:, index] for kind in self.kinds for index, name in enumerate(kind.names)}
 
 
 @dataclass(frozen=True)
@@ -89,18 +96,13 @@ class Layout:
                 stride = math.ceil(size.numel() / _ALIGNED) * _ALIGNED
                 kinds.append(Kind(tuple(alike), size, place, stride))
                 place += stride * len(alike)
-            parts.append(Part(names is not groups[2], slice(begin, begin + place), tuple(kinds)))
+            parts.append(Part(names is not groups[2], names is groups[0], slice(begin, begin + place), tuple(kinds)))
             begin += place
         return Layout(tuple(part for part in parts if part.kinds), begin)
 
     def views(self, rows: Tensor) -> dict[str, Tensor]:
         """Return views of the parameters in rows (R, P): name -> (R, *size)."""
-        return {
-            name: kind.of(rows[:, part.within])[:, index]
-            for part in self.parts
-            for kind in part.kinds
-            for index, name in enumerate(kind.names)
-        }
+        return {name: view for part in self.parts for name, view in part.views(rows[:, part.within]).items()}
 
 
 @dataclass
@@ -113,6 +115,19 @@ class _Kept:
     state: dict[str, Tensor] = field(default_factory=dict)
 
 
+class _Numbers(NamedTuple):
+    """What an update needs of each run, (R, 1): see ``updates.Settings``, and the factor by which gradients are clipped."""
+
+    active: Tensor
+    on: Tensor
+    rate: Tensor
+    factor: Tensor
+    updates: Tensor
+    average: Tensor
+    first_correction: Tensor
+    second_correction: Tensor
+
+
 class StackedOptimizer:
     """One optimizer for R runs with their own settings; a step does not synchronize with the host.
 
@@ -121,10 +136,16 @@ class StackedOptimizer:
         weights: (R, P).
         configs: The group ``optimizer`` of each run, all with the same name.
         products: muon: precision of its matrix products.
+        compiles: Whether to compile a step.
     """
 
-    def __init__(self, layout: Layout, weights: Tensor, configs: Sequence[OptimizerConfig], products: torch.dtype) -> None:
+    def __init__(
+        self, layout: Layout, weights: Tensor, configs: Sequence[OptimizerConfig], products: torch.dtype, compiles: bool = False
+    ) -> None:
         self.layout, self.weights, self.products = layout, weights, products
+        # Compiled as one function, a step would compute the numbers of a run anew for each of its weights.
+        self._prepare = torch.compile(self._numbers, dynamic=False, disable=not compiles)
+        self._change = torch.compile(self._apply, dynamic=False, disable=not compiles)
 
         def each(of: Callable[[OptimizerConfig], float]) -> Tensor:
             return torch.tensor([[of(config)] for config in configs], dtype=torch.float64, device=weights.device)
@@ -150,9 +171,15 @@ class StackedOptimizer:
         Returns:
             The norm of each run's gradients before clipping, (R,).
         """
+        norms, numbers = self._prepare(grads, rates, active)
+        self._change(grads, numbers)
+        return norms
+
+    def _numbers(self, grads: Tensor, rates: Tensor, active: Tensor) -> tuple[Tensor, _Numbers]:
+        """Compute the norms of the gradients, advance the counters, and compute the numbers of the update."""
         norms: Tensor = torch.linalg.vector_norm(grads, dim=1, dtype=torch.float32)
-        active = active & norms.isfinite()
-        on, rate = active.double().unsqueeze(1), rates.unsqueeze(1)
+        active = (active & norms.isfinite()).unsqueeze(1)
+        on, rate = active.double(), rates.unsqueeze(1)
         counters = self.counters
         counters["updates"].add_(on)
         torch.maximum(counters["highest_rate"], rate * on, out=counters["highest_rate"])
@@ -160,16 +187,20 @@ class StackedOptimizer:
         counters["weight_sum"].add_(weight * on)
         average = weight / counters["weight_sum"].clamp(min=torch.finfo(torch.float64).tiny)
         factor = (self.clip / (norms.unsqueeze(1) + 1e-6)).clamp(max=1).float()
-        grads = torch.where(active.unsqueeze(1), grads * factor, 0.0)
+        updates = counters["updates"].clamp(min=1)
+        first, second = (1 - beta**updates for beta in self.betas)
+        return norms, _Numbers(active, on, rate, factor, updates, average, first, second)
+
+    def _apply(self, grads: Tensor, numbers: _Numbers) -> None:
+        """Update the weights."""
+        grads = torch.where(numbers.active, grads * numbers.factor, 0.0)
         for kept in self.kept:
             settings = Settings(
-                rate, kept.decay, *self.betas, self.eps, self.momentum, counters["updates"].clamp(min=1), average, on,
-                orthogonal=functools.partial(self._orthogonal, part=kept.part),
+                numbers.rate, kept.decay, *self.betas, self.eps, self.momentum, numbers.updates, numbers.average, numbers.on,
+                orthogonal=functools.partial(self._orthogonal, part=kept.part), corrections=numbers[-2:],
             )  # fmt: skip
             within = kept.part.within
             apply(kept.rule, self.weights[:, within], grads[:, within], kept.state, settings)
-        norms_of_runs: Tensor = norms
-        return norms_of_runs
 
     def _orthogonal(self, rows: Tensor, part: Part) -> Tensor:
         """Return the scaled orthogonal matrices closest to the matrices of a part, (R, width) -> (R, width)."""

@@ -34,6 +34,7 @@ class Settings:
         average: schedule_free: weight of this step in the average of all steps.
         active: 1, or 0 for a run that this step must not change; its gradients must still be finite.
         orthogonal: muon: replaces momentum by the closest scaled orthogonal matrices.
+        corrections: AdamW's corrections of both moments, 1 - beta^updates, computed if not given.
     """
 
     rate: Number
@@ -46,6 +47,11 @@ class Settings:
     average: Number = 0.0
     active: Number = 1.0
     orthogonal: Callable[[Tensor], Tensor] | None = None
+    corrections: tuple[Number, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.corrections:
+            self.corrections = (1 - self.beta1**self.updates, 1 - self.beta2**self.updates)
 
 
 def adamw(weights: Tensor, grads: Tensor, state: dict[str, Tensor], settings: Settings) -> None:
@@ -55,7 +61,7 @@ def adamw(weights: Tensor, grads: Tensor, state: dict[str, Tensor], settings: Se
     mean.lerp_(grads, _fp32((1 - s.beta1) * s.active))
     denominator = _root_of_square(square, grads, s)
     weights.mul_(_fp32(1 - s.active * s.rate * s.decay))
-    step = s.active * s.rate / (1 - s.beta1**s.updates)
+    step = s.active * s.rate / s.corrections[0]
     weights.sub_((mean / denominator).mul_(_fp32(step)))
 
 
@@ -179,7 +185,7 @@ def scaled_orthogonal(matrices: Tensor, products: torch.dtype) -> Tensor:
 def _root_of_square(square: Tensor, grads: Tensor, s: Settings) -> Tensor:
     """Update the second moment with the gradients; return its bias-corrected root plus eps."""
     square.lerp_(grads * grads, _fp32((1 - s.beta2) * s.active))
-    return square.sqrt().mul_(_fp32((1 - s.beta2**s.updates) ** -0.5)).add_(_fp32(s.eps))
+    return square.sqrt().mul_(_fp32(s.corrections[1] ** -0.5)).add_(_fp32(s.eps))
 
 
 def _fp32(number: Number) -> Number:

@@ -1,14 +1,15 @@
 """One optimizer step of R runs as one program, which a GPU replays as one graph.
 
-All weights are in one tensor (R, P), one row per run, and so are all gradients; the parameters of the decoder are views. A step
-needs no data from the host: token ids and learning rates for a whole block of steps are copied to the device beforehand, a
-counter on the device selects the next ones, and losses and norms are written to tables that the host reads after
-the block.
+All weights are in one tensor (R, P), one row per run, and so are all gradients; the parameters of the decoder are views. On a
+GPU with products in bf16, the matrices of the layers are views of a copy that is rounded once per step, not for every use. A
+step needs no data from the host: token ids and learning rates for a whole block of steps are copied to the device beforehand,
+a counter on the device selects the next ones, and losses and norms are written to tables that the host reads after the block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.runs import one_by_one
 from tinylm_ablate.arch.stacking import decoder_over
 from tinylm_ablate.optimizer.apart import ApartOptimizers
-from tinylm_ablate.optimizer.stacked import Layout, StackedOptimizer
+from tinylm_ablate.optimizer.stacked import Layout, Part, StackedOptimizer
 from tinylm_ablate.train.member import Checkpoint
 
 if TYPE_CHECKING:
@@ -45,19 +46,49 @@ class Done(NamedTuple):
     norms: npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Some parameters of all runs, (R, width) each.
+
+    Attributes:
+        part: The parameters.
+        weights, grads: Their weights and gradients.
+        used: The weights in the precision that the decoder uses: a copy, or ``weights`` itself.
+        fresh: Where the gradients of a micro batch are gathered, in the precision of ``used``; or ``grads`` itself.
+    """
+
+    part: Part
+    weights: Tensor
+    grads: Tensor
+    used: Tensor
+    fresh: Tensor
+
+    def round(self) -> None:
+        """Update the copy that the decoder uses."""
+        if self.used is not self.weights:
+            self.used.copy_(self.weights)
+
+    def take(self, slopes: Iterator[Tensor], first: bool) -> None:
+        """Add the gradients of a micro batch, in the order of the part's names; the first of a step replace the last step's."""
+        for kind in self.part.kinds:
+            torch.stack([next(slopes) for _ in kind.names], dim=1, out=kind.of(self.fresh))
+        if self.fresh is not self.grads:
+            self.grads.copy_(self.fresh) if first else self.grads.add_(self.fresh)
+
+
 class Program:
     """R runs of one shape on one device.
 
     A step does not change a run whose loss or gradient is not finite, and with ``on_nonfinite=stop``, neither do later steps.
     Such runs and inactive ones keep their row, and do not affect the results of other runs by a bit (on a GPU, with heads of up
-    to 32 channels, see ``arch.gpu_kernels``).
+    to 32 channels, see ``arch.gpu_attention``).
 
     Args:
         settled: The runs, with equal ``stack_key``.
         weights: The initial weights of each run, by name.
         device: "cpu" or "cuda".
         block: Maximum number of steps in a block.
-        compiles: Whether to compile the optimizer's update.
+        compiles: Whether to compile the optimizer.
     """
 
     def __init__(
@@ -78,20 +109,22 @@ class Program:
         self.views = layout.views(self.weights)
         for run, named in enumerate(weights):
             self.load(run, named)
-        self.decoder = decoder_over(first.shape, runs, self.views)
+        products = torch.bfloat16 if self.bf16 else torch.float32
+        self.rows = [
+            self._rows(part, products if part.in_layers and not one_by_one(device) else dtype) for part in layout.parts
+        ]
+        used = {name: view for rows in self.rows for name, view in rows.part.views(rows.used).items()}
+        self.decoder = decoder_over(first.shape, runs, used)
         self.decoder.checkpointing = train.recompute
         self.decoder.stream = torch.float32 if dtype == torch.bfloat16 else None
-        self.slopes = layout.views(self.grads)
-        for name, slope in self.slopes.items():
-            self.decoder.get_parameter(name).grad = slope
-        products = torch.bfloat16 if self.bf16 else torch.float32
+        self.parameters = [self.decoder.get_parameter(name) for name in used]
         configs = [each.optimizer for each in settled]
         self.optimizer: ApartOptimizers | StackedOptimizer
         if one_by_one(device):
-            self.optimizer = ApartOptimizers([self._alone(run) for run in range(runs)], configs, products)
+            slopes = layout.views(self.grads)
+            self.optimizer = ApartOptimizers([self._alone(run, slopes) for run in range(runs)], configs, products)
         else:
-            self.optimizer = StackedOptimizer(layout, self.weights, configs, products)
-        self._update = torch.compile(self.optimizer.step, dynamic=False) if compiles else self.optimizer.step
+            self.optimizer = StackedOptimizer(layout, self.weights, configs, products, compiles)
 
         def table(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(size, dtype=dtype, device=device)
@@ -105,10 +138,16 @@ class Program:
         self.losses, self.norms = table(self.block, self.accumulation, runs), table(self.block, runs)
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def _alone(self, run: int) -> Decoder:
+    def _rows(self, part: Part, precision: torch.dtype) -> _Rows:
+        weights, grads = self.weights[:, part.within], self.grads[:, part.within]
+        used = weights if precision == weights.dtype else torch.zeros_like(weights, dtype=precision)
+        gathers = self.accumulation > 1 or used is not weights
+        return _Rows(part, weights, grads, used, torch.zeros_like(used) if gathers else grads)
+
+    def _alone(self, run: int, slopes: Mapping[str, Tensor]) -> Decoder:
         """Return one run as a separate decoder with the same weights and gradients."""
         decoder = decoder_over(self.decoder.shape, None, self.weights_of(run))
-        for name, slope in self.slopes.items():
+        for name, slope in slopes.items():
             decoder.get_parameter(name).grad = slope[run]
         return decoder
 
@@ -159,22 +198,27 @@ class Program:
     def _step(self) -> None:
         """Run the next step of the block."""
         ids = self.ids.index_select(0, self.place).squeeze(0).long()
-        losses = []
+        losses: list[Tensor] = []
+        with torch.no_grad():
+            for rows in self.rows:
+                rows.round()
         for part in ids:
             # The autocast cache would keep copies of weights in the graph's memory.
             with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
                 loss = self.decoder.loss(part[..., :-1], part[..., 1:])
-            (loss.sum() / self.accumulation).backward()  # type: ignore[no-untyped-call]
+            slopes = iter(torch.autograd.grad(loss.sum() / self.accumulation, self.parameters))
+            with torch.no_grad():
+                for rows in self.rows:
+                    rows.take(slopes, first=not losses)
             losses.append(loss.detach())
         with torch.no_grad():
             of_step = torch.stack(losses)
             finite = of_step.isfinite().all(0)
             rates = self.rates.index_select(0, self.place).squeeze(0)
-            norms = self._update(self.grads, rates, self.active & self.sound & finite)
+            norms = self.optimizer.step(self.grads, rates, self.active & self.sound & finite)
             self.sound.logical_and_((finite & norms.isfinite()) | self.skips)
             self.losses.index_copy_(0, self.place, of_step.unsqueeze(0))
             self.norms.index_copy_(0, self.place, norms.unsqueeze(0))
-            self.grads.zero_()
             self.place.add_(1)
 
     def _capture(self) -> None:

@@ -9,7 +9,6 @@ alone. A single run on a GPU is a stack of one, so that its steps are one graph;
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -180,12 +179,9 @@ class _Stack:
         self.stop.watch()
         try:
             with (
-                warnings.catch_warnings(),
                 compiled(self.program.decoder, self.compiles),
                 progress.bar(total=total, description=title, unit="tok") as bar,
             ):
-                # Gradients are stored in rows like their parameters, which PyTorch does not expect.
-                warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
                 bar.update(done)
                 for row, run in enumerate(self.runs):
                     if not run.left:  # its last session ended between the last checkpoint and the result

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
-from tinylm_ablate.arch.costs import training_memory
+from tinylm_ablate.arch.costs import CHUNK_BYTES, training_memory
 from tinylm_ablate.arch.shapes import parameters
 from tinylm_ablate.hardware import pick_device
 
 if TYPE_CHECKING:
     from tinylm_ablate.settled import Settled
 
-#: Share of a GPU's free memory for a stack, and peak memory of the loss whatever the stack.
-_MEMORY_SHARE, _LOSS_BYTES = 0.8, 3 * 512 * 2**20
+#: Share of a GPU's free memory for a stack, and copies of a chunk of logits that PyTorch's operations keep.
+_MEMORY_SHARE, _COPIES = 0.8, 3
 
 
 def stack_key(settled: Settled) -> Hashable:
@@ -46,8 +47,8 @@ def stack_size(settled: Settled, ready: int) -> int:
     import torch
 
     free, _ = torch.cuda.mem_get_info()
-    room = int(_MEMORY_SHARE * free) - stack_memory(settled, 0)
-    return max(1, min(ready, room // (stack_memory(settled, 1) - stack_memory(settled, 0))))
+    fitting = bisect.bisect(range(1, ready + 1), _MEMORY_SHARE * free, key=lambda runs: stack_memory(settled, runs))
+    return max(1, fitting)
 
 
 def stack_memory(settled: Settled, runs: int) -> int:
@@ -56,7 +57,8 @@ def stack_memory(settled: Settled, runs: int) -> int:
     each = training_memory(settled.shape, settled.micro_batch, train.context_length, settled.precision, train.recompute)
     if pick_device(train.device) == "cpu":
         return runs * each
-    return _LOSS_BYTES + runs * (each + 12 * parameters(settled.shape)["total"])
+    logits = 4 * runs * settled.micro_batch * train.context_length * settled.shape.vocab_size
+    return _COPIES * min(logits, CHUNK_BYTES["cuda"]) + runs * (each + 12 * parameters(settled.shape)["total"])
 
 
 def stackable(settled: Settled) -> bool:
