@@ -38,7 +38,7 @@ def test_a_cluster_of_two_nodes_runs_a_grid_and_replaces_a_killed_worker(
     small_data: list[str], small_cache: str, tmp_path: Path
 ) -> None:
     grid = last_of_each([
-        *TINY, *small_data, small_cache, "train.tokens=19200", "train.checkpoint_minutes=0.001", "seeds=3",
+        *TINY, *small_data, small_cache, "train.tokens=6400", "train.checkpoint_minutes=0.001", "seeds=3",
         "hydra/launcher=ray", "grid.workers=2", "grid.lease_seconds=2",
     ])  # fmt: skip
     words = [sys.executable, str(CLUSTER), sys.executable, "-c", TWICE, "-m", *grid]
