@@ -58,10 +58,10 @@ def finished(folder: Path) -> int:
 
 
 def holders(folder: Path) -> dict[str, int]:
-    """Return the processes that train, by the identity of the run."""
+    """Return the processes that train, by the identity of the run, except for one that is just writing its lease."""
     leases = Leases(folder / "runs", 60)
     held = leases.held() if leases.folder.is_dir() else {}
-    return {key.removeprefix("run-"): holder.pid for key, holder in held.items() if key.startswith("run-")}
+    return {key.removeprefix("run-"): holder.pid for key, holder in held.items() if key.startswith("run-") and holder.pid > 0}
 
 
 def wait_until(condition: object, seconds: float = 200) -> None:

@@ -48,7 +48,7 @@ def test_a_cluster_of_two_nodes_runs_a_grid_and_replaces_a_killed_worker(
             time.sleep(0.05)
             if (tmp_path / "runs" / "claims").is_dir():
                 held = Leases(tmp_path / "runs", 60).held()
-                victim = next((holder.pid for key, holder in held.items() if key.startswith("run-")), None)
+                victim = next((found.pid for key, found in held.items() if key.startswith("run-") and found.pid > 0), None)
         if victim is not None:
             os.kill(victim, signal.SIGKILL)
         output, _ = command.communicate(timeout=300)
