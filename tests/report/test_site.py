@@ -196,6 +196,8 @@ def test_a_reference_is_small_and_regenerated_byte_for_byte(referenced, tmp_path
     for name in kept:
         if not name.endswith((".parquet", ".json")):
             (results / "reference" / name).unlink()
+    for name in ("scales.md", "old_arms.svg"):  # pages and figures of an earlier reference
+        (results / "reference" / name).write_text("stale")
     (tmp_path / "none").mkdir()
     assert main(["--runs-dir", str(tmp_path / "none"), "--results", str(results)]) == 0
     assert contents(results / "reference") == kept

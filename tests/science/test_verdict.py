@@ -136,6 +136,22 @@ def test_a_claim_has_one_verdict_at_its_largest_testable_budget(planted: Any) ->
     assert any("shrinks with budget" in note for note in found[0].notes)
 
 
+def test_each_measure_has_its_own_trend(planted: Any) -> None:
+    for tokens, effect in ((2e6, 0.08), (4e6, 0.04)):
+        planted.arm("base", 2.5, tokens=tokens, grid=str(tokens))
+        planted.arm("new", 2.5 - effect, tokens=tokens, grid=str(tokens))
+    for row in planted.rows:
+        row["other"] = 2 * row[BITS]
+    (found,) = judge(
+        [claim(*({"kind": "ordering", "better": ["new"], "than": ["base"], "metric": own} for own in (BITS, "other")))],
+        {"table": planted.evidence()},
+    )
+    assert [trend.label for trend in found.trends] == [f"new better than base ({name})" for name in (BITS, "other")]
+    assert all([point.tokens for point in trend.points] == [2e6, 4e6] for trend in found.trends)
+    slopes = [trend.by_tokens.mean for trend in found.trends if trend.by_tokens]
+    assert slopes[1] == pytest.approx(2 * slopes[0])
+
+
 def test_other_settings_are_not_budgets(planted: Any) -> None:
     for place, name in enumerate(("adamw", "muon")):
         planted.arm("base", 2.5, grid=name, settings={"optimizer.name": name}, tokens=(place + 1) * 4e6)

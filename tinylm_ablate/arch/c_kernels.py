@@ -88,15 +88,16 @@ def divide(count: int, do: Callable[[int, int, int], None]) -> None:
     def part(thread: int) -> None:
         do(thread, count * thread // threads, count * (thread + 1) // threads)
 
-    if threads == 1:
-        part(0)
-    else:
-        list(_pool(threads).map(part, range(threads)))
+    # The caller's thread takes part: what it has computed before is in the cache of its core.
+    others = [_pool(threads).submit(part, thread) for thread in range(1, threads)]
+    part(0)
+    for other in others:
+        other.result()
 
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="kernel")
+    return ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="kernel")
 
 
 if hasattr(os, "register_at_fork"):

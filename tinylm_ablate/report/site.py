@@ -208,11 +208,13 @@ def write_pages(own: Side, folder: Path, kept: bool = False) -> None:
     Args:
         own: The side.
         folder: Output folder; it is not touched if there are no pages.
-        kept: Whether they are for a repository: Markdown with the first figure of each page, without LaTeX and CSV.
+        kept: Whether they are for a repository: Markdown with the first figure of each page, without LaTeX and CSV. Pages and
+            figures that are there, but no longer part of the reference, are removed.
     """
     if not own.pages and not kept:
         return
     claims = claims_blocks(own.verdicts, own.stems)
+    written = {"README.md"}
     for page in [*own.pages, Page("claims", "Claims", claims)]:
         drawn: list[str] = []
 
@@ -222,11 +224,13 @@ def write_pages(own: Side, folder: Path, kept: bool = False) -> None:
             name = html.slug(figure.name)
             drawn.append(name)
             if kept:
+                written.add(f"{name}.svg")
                 write_atomic(folder / f"{name}.svg", on_white(figure.drawn))
                 return f"{name}.svg"
             save_drawn(figure.drawn, folder / "figures" / name)
             return f"figures/{name}.svg"
 
+        written.add(f"{page.stem}.md")
         write_atomic(folder / f"{page.stem}.md", markdown.render(page.blocks, place))
         if not kept:
             write_atomic(folder / f"{page.stem}.tex", latex.tables(page.blocks, page.stem))
@@ -236,6 +240,9 @@ def write_pages(own: Side, folder: Path, kept: bool = False) -> None:
     if not kept:
         write_atomic(folder / "runs.csv", own.records.runs.to_csv(index=False, lineterminator="\n"))
     write_atomic(folder / "README.md", markdown.render(_index(own, kept), lambda _: None))
+    for path in [*folder.glob("*.md"), *folder.glob("*.svg")] if kept else []:
+        if path.name not in written:
+            path.unlink()
 
 
 def front_page(mine: Side, theirs: Side) -> str:

@@ -246,10 +246,13 @@ def _trends(best: Verdict, tested: Sequence[Verdict]) -> list[Trend]:
             Point(own.at.scale, own.at.parameters, own.at.tokens, own.at.label, other.effect)
             for own in same
             for other in own.comparisons
-            if own.at is not None and other.label == compared.label and isinstance(other.effect, Estimate)
+            if own.at is not None and isinstance(other.effect, Estimate)
+            if (other.label, other.kind, other.metrics) == (compared.label, compared.kind, compared.metrics)
         ]
         if len(points) > 1:
-            found.append(trend(compared.label, points, 0.0 if math.isnan(compared.margin) else compared.margin))
+            twice = sum(other.label == compared.label for other in best.comparisons) > 1
+            label = f"{compared.label} ({', '.join(compared.metrics)})" if twice else compared.label
+            found.append(trend(label, points, 0.0 if math.isnan(compared.margin) else compared.margin))
     return found
 
 
