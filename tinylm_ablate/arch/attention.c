@@ -157,32 +157,27 @@ void backward(const void *G, const void *Q, const void *K, const void *V, const 
 
 /* Weights from rows first to last - 1 of scores, and slopes of the scores from those of the weights, both in place, (rows, W).
    Row i, which is query start + i % block, has keys up to its own; weights and slopes of later ones are zero. G, O: gradient of
-   the mixed values and these, (rows, C). m: scratch of 2 PADDED(W) numbers. */
+   the mixed values and these, (rows, C). m: scratch of 2 W numbers. */
 void weigh_rows(void *scores, void *slopes, const void *G, const void *O, long first, long last, long W, long C, long block,
                 long start, int bf16, float scale, float *m) {
-  float *w = m, *s = m + PADDED(W);
+  float *w = m, *s = m + W;
   long size = bf16 ? 2 : 4;
   for (long i = first; i < last; i++) {
     char *own = (char *)scores + i * W * size, *slope = (char *)slopes + i * W * size;
     const char *g = (const char *)G + i * C * size, *o = (const char *)O + i * C * size;
     long keys = start + i % block + 1;
-    float mean = 0;
+    float top = -3.4e38f, sum = 0, mean = 0;
     if (bf16) for (long c = 0; c < C; c++) mean += up(((const uint16_t *)g)[c]) * up(((const uint16_t *)o)[c]);
     else for (long c = 0; c < C; c++) mean += ((const float *)g)[c] * ((const float *)o)[c];
-    /* Whole registers of keys: the later ones among them have no weight. */
-    long padded = PADDED(keys), some = padded < W ? padded : W;
-    memset(own + keys * size, 0, (W - keys) * size); memset(slope + keys * size, 0, (W - keys) * size);
-    if (load(own, w, some, bf16, scale) | load(slope, s, some, bf16, 1) | odd(mean)) {
+    if (load(own, w, keys, bf16, scale) | load(slope, s, keys, bf16, 1) | odd(mean)) {
       memset(own, 0xff, W * size); memset(slope, 0xff, W * size); /* NaN */
       continue;
     }
-    for (long j = keys; j < padded; j++) { w[j] = -3e38f; s[j] = 0; }
-    vector tops = *at(w, 0), sum = {0};
-    KEYS(j, keys - 1) tops = larger(tops, *at(w, j));
-    float top = highest(tops);
-    KEYS(j, keys - 1) { *at(w, j) = exps(*at(w, j) - top); sum += *at(w, j); }
-    float inverse = 1 / total(sum);
-    KEYS(j, keys - 1) { *at(w, j) *= inverse; *at(s, j) = *at(w, j) * (*at(s, j) - mean); }
-    store(w, own, some, bf16, 1); store(s, slope, some, bf16, scale);
+    for (long j = 0; j < keys; j++) top = w[j] > top ? w[j] : top;
+    for (long j = 0; j < keys; j++) { w[j] = exp_(w[j] - top); sum += w[j]; }
+    float inv = 1 / sum;
+    for (long j = 0; j < keys; j++) { w[j] *= inv; s[j] = w[j] * (s[j] - mean); }
+    store(w, own, keys, bf16, 1); store(s, slope, keys, bf16, scale);
+    memset(own + keys * size, 0, (W - keys) * size); memset(slope + keys * size, 0, (W - keys) * size);
   }
 }

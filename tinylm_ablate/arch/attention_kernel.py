@@ -52,8 +52,7 @@ class Kernel:
     def weigh(self, scores: Tensor, slopes: Tensor, grad: Tensor, mixed: Tensor, start: int, scale: float) -> None:
         """See ``attention._weigh``."""
         rows, keys = scores.shape[:-1].numel(), scores.shape[-1]
-        operands = scores, slopes, grad, mixed
-        scratch = scratch_for(scores, 2 * math.ceil(keys / _TOGETHER) * _TOGETHER)
+        operands, scratch = (scores, slopes, grad, mixed), scratch_for(scores, 2 * keys)
         rest = keys, grad.shape[-1], scores.shape[-2], start, int(scores.dtype == torch.bfloat16), scale
         divide(rows, lambda thread, *part: self._weigh(*pointers(operands), *part, *rest, scratch[thread].data_ptr()))
 
