@@ -28,7 +28,7 @@ def test_a_grid_that_was_killed_and_repeated_is_complete_in_mlflow(
 
     (tmp_path / "runs").mkdir()
     shutil.copy(empty_database, tmp_path / "runs" / "mlflow.db")
-    grid = last_of_each([*arguments(small_data, small_cache), "arch.depth=1,2", "train.tokens=12800", "train.log_every=1"])
+    grid = last_of_each([*arguments(small_data, small_cache), "arch.depth=1,2", "train.tokens=25600", "train.log_every=1"])
     command = ["-m", *grid, "tracking.flush_seconds=0.2", "train.checkpoint_minutes=0.001"]
     client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
 
@@ -55,7 +55,7 @@ def test_a_grid_that_was_killed_and_repeated_is_complete_in_mlflow(
     assert done.code == 0, done.text
     assert sorted(status for status, _ in runs().values()) == ["FINISHED"] * 3
     cells = [steps for _, steps in runs().values() if steps]
-    assert cells == [list(range(128, 12801, 128))] * 2
+    assert cells == [list(range(128, 25601, 128))] * 2
     # A repetition changes nothing.
     before_again = runs()
     done = run_command("mode=sync", folder=tmp_path)
