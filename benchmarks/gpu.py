@@ -33,7 +33,7 @@ PARTS: dict[str, tuple[str, int, int, int, float]] = {
 #: Tokens per step of the model of a billion parameters, a fifteenth of its scale's: a step takes less than a second.
 _BATCH_OF_1B = 65_536
 
-#: Tokens per forward pass of the peer: more do not fit beside ours at 1B.
+#: Tokens per forward pass of the peer: with more, both do not fit at 1B.
 _PEER_TOKENS = 16_384
 
 

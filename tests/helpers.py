@@ -8,15 +8,18 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from tinylm_ablate.config import Config
 from tinylm_ablate.execute.perform import perform, results
 from tinylm_ablate.settle import settle
 from tinylm_ablate.tasks.run import Record
+
+Result = TypeVar("Result")
 
 #: The smallest complete run: one second of training.
 TINY = [
@@ -36,6 +39,11 @@ TINY = [
     "evaluate.cloze_questions=4",
     "tracking=none",
 ]
+
+
+def last_of_each(arguments: Iterable[str]) -> list[str]:
+    """Return one argument per key: an axis replaces the value in ``TINY``, as giving both is a mistake."""
+    return list({argument.partition("=")[0]: argument for argument in arguments}.values())
 
 
 def run(config: Config) -> Record:
@@ -114,6 +122,16 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.preloaded"])
 
 
+def in_fork(function: Callable[..., Result], *arguments: Any, **environment: str) -> Result:
+    """Return the result of a function in a new process, which starts at once, with additional environment variables."""
+    with ProcessPoolExecutor(1, mp_context=FORKS, initializer=_set_environment, initargs=(environment,)) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _set_environment(variables: dict[str, str]) -> None:
+    os.environ.update(variables)
+
+
 class Command:
     """``tinylm-ablate ARGUMENTS`` in a separate process that can be killed, stopped, limited, or run concurrently.
 
@@ -156,6 +174,11 @@ class Command:
     def running(self) -> bool:
         """Return whether it has not ended yet."""
         return self.process.is_alive()
+
+    def output(self) -> str:
+        """Return its standard output so far."""
+        path = Path(self._output.name) / "out"
+        return path.read_text() if path.exists() else ""
 
     def wait(self, seconds: float = 500) -> Ended:
         """Wait for its end and return the exit code, or minus the signal that killed it."""

@@ -1,7 +1,11 @@
 """Imports of commands; processes that tests start are forks of one that has imported this module."""
 
-from tinylm_ablate.tracking.mlflow_client import prepare_environment
-from tinylm_ablate.train.lean import import_lightning
+import gc
+
+gc.disable()  # what is imported never becomes garbage, and looking for some takes a quarter of the time
+
+from tinylm_ablate.tracking.mlflow_client import prepare_environment  # noqa: E402
+from tinylm_ablate.train.lean import import_lightning  # noqa: E402
 
 prepare_environment()  # before anything imports MLflow
 import_lightning()  # before anything imports Lightning
@@ -18,3 +22,9 @@ import tinylm_ablate.modes  # noqa: E402
 import tinylm_ablate.rounds.next  # noqa: E402
 import tinylm_ablate.tasks.graph  # noqa: E402
 import tinylm_ablate.train.fit  # noqa: E402, F401
+from tinylm_ablate.grid.compose import compose  # noqa: E402
+
+compose(["arch.depth=2"])  # Hydra's parsers and the schema are ready from then on
+
+gc.freeze()
+gc.enable()

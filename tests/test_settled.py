@@ -9,20 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.experiments.test_experiments import NAMES, cells
 from tests.helpers import TINY
 from tinylm_ablate.grid.compose import compose
-from tinylm_ablate.settle import meaning, settle
+from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_cell_of_every_experiment_round_trips(name: str) -> None:
-    for place, settled in cells(name, "scale=s32"):
-        back = Settled.from_json(settled.to_json())
-        assert back == settled, place
-        assert back.to_json() == settled.to_json(), place
-        assert meaning(back) == meaning(settled), place
 
 
 @st.composite

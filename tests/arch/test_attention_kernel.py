@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
 
@@ -14,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.helpers import in_fork
 from tinylm_ablate.arch import attention as module
 from tinylm_ablate.arch.attention_kernel import kernel
 
@@ -130,16 +129,13 @@ def test_pytorchs_default_precision_changes_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+def is_used() -> bool:
+    return kernel(torch.zeros(1, 1, 8)) is not None
+
+
 def test_a_damaged_library_is_compiled_again(tmp_path: Path) -> None:
-    code = (
-        "import torch; from tinylm_ablate.arch.attention_kernel import kernel; print(kernel(torch.zeros(1, 1, 8)) is not None)"
-    )
     for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)}, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        assert done.stdout.split() == ["True"]
+        assert in_fork(is_used, XDG_CACHE_HOME=str(tmp_path))
         (library,) = (tmp_path / "tinylm_ablate").glob("*.so")
         size = library.stat().st_size
         library.unlink()  # it is loaded by no process any more
@@ -160,19 +156,18 @@ def test_subnormal_numbers_are_rounded_as_before() -> None:
     assert float(torch.tensor(1e-40) * 1.0) > 0
 
 
+def is_used_and_equal() -> tuple[bool, bool]:
+    x = torch.randn(2, 9, 8)
+    expected = torch.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)
+    return kernel(x) is not None, torch.allclose(module._attend(x, x, x), expected, atol=1e-5)
+
+
 def test_without_a_compiler_the_result_is_the_same(tmp_path: Path) -> None:
-    code = (
-        "import torch; from tinylm_ablate.arch import attention, attention_kernel as k; x = torch.randn(2, 9, 8);"
-        "print(k.kernel(x), torch.allclose(attention._attend(x, x, x),"
-        " torch.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True), atol=1e-5))"
-    )
-    environment = os.environ | {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["None", "True"]
+    environment = {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    assert in_fork(is_used_and_equal, **environment) == (False, True)
     (tmp_path / "cc").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "cc").chmod(0o755)
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["None", "True"]
+    assert in_fork(is_used_and_equal, **environment) == (False, True)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks")

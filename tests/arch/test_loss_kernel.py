@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.helpers import in_fork
 from tinylm_ablate.arch import loss_kernel
 from tinylm_ablate.arch.loss import IGNORED, losses_and_slopes
 
@@ -104,19 +102,15 @@ def test_a_target_beyond_the_vocabulary_reads_no_foreign_memory(wrong: int) -> N
     assert losses.isnan().tolist() == [False, True, False] and slopes[1].isnan().all()
 
 
+def usable_and_losses() -> tuple[bool, list[list[float]]]:
+    generator = torch.Generator().manual_seed(0)
+    found = losses_and_slopes(torch.randn(5, 7, generator=generator), torch.tensor([1, -100, 3, 0, 6]), True)
+    return loss_kernel.usable(torch.zeros(1, 1)), [each.flatten().tolist() for each in found if each is not None]
+
+
 def test_without_a_compiler_the_result_is_the_same(tmp_path: Path) -> None:
-    code = (
-        "import torch; from tinylm_ablate.arch import loss, loss_kernel; generator = torch.Generator().manual_seed(0);"
-        "found = loss.losses_and_slopes(torch.randn(5, 7, generator=generator), torch.tensor([1, -100, 3, 0, 6]), True);"
-        "print(loss_kernel.usable(torch.zeros(1, 1)), *torch.cat([each.flatten() for each in found]).tolist())"
-    )
-    environments: tuple[dict[str, str], ...] = ({}, {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)})
-    printed = [
-        subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | each, capture_output=True, text=True, check=True
-        ).stdout.split()
-        for each in environments
-    ]
-    assert [each[0] for each in printed] == ["True", "False"]
-    compiled, plain = (torch.tensor([float(word) for word in each[1:]]) for each in printed)
-    torch.testing.assert_close(compiled, plain)
+    is_usable, compiled = in_fork(usable_and_losses)
+    still_usable, plain = in_fork(usable_and_losses, PATH=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
+    assert is_usable and not still_usable
+    for one, other in zip(compiled, plain, strict=True):
+        torch.testing.assert_close(torch.tensor(one), torch.tensor(other))

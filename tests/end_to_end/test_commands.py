@@ -227,7 +227,7 @@ def test_a_failed_cell_does_not_stop_the_others(settings: list[str], tmp_path: P
 
 
 def test_a_resumed_run_ends_with_the_same_weights(settings: list[str], tmp_path: Path) -> None:
-    arguments = [*settings, "train.tokens=19200", "train.checkpoint_minutes=0.001"]
+    arguments = [*settings, "train.tokens=9600", "train.checkpoint_minutes=0.001"]
     whole = run_command(*arguments, "runs_dir=whole", folder=tmp_path)
     assert whole.code == 0, whole.text
     with Command(*arguments, "runs_dir=runs", folder=tmp_path) as command:

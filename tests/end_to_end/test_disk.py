@@ -177,7 +177,8 @@ def test_two_users_of_a_group_share_a_folder_of_runs(
     runs.chmod(0o2775)
     tracked = [word for word in TINY if word != "tracking=none"]
     arguments = [*tracked, *OFTEN, *small_data, f"runs_dir={runs}"]
-    shared = {"group": 4000, "mask": 0o002, "HOME": str(folder), "TMPDIR": "/tmp"}
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")  # of compiled kernels
+    shared = {"group": 4000, "mask": 0o002, "HOME": str(folder), "TMPDIR": "/tmp", "XDG_CACHE_HOME": cache}
     stopped = command(*arguments, limit=60_000, user=4001, **shared)  # within a checkpoint, after text and tokenizer
     assert stopped.code == 2, stopped.err
     resumed = command(*arguments, user=4002, **shared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -57,10 +58,10 @@ def finished(folder: Path) -> int:
 
 
 def holders(folder: Path) -> dict[str, int]:
-    """Return the processes that train, by the identity of the run."""
+    """Return the processes that train, by the identity of the run, except for one that is just writing its lease."""
     leases = Leases(folder / "runs", 60)
     held = leases.held() if leases.folder.is_dir() else {}
-    return {key.removeprefix("run-"): holder.pid for key, holder in held.items() if key.startswith("run-")}
+    return {key.removeprefix("run-"): holder.pid for key, holder in held.items() if key.startswith("run-") and holder.pid > 0}
 
 
 def wait_until(condition: object, seconds: float = 200) -> None:
@@ -159,12 +160,15 @@ def test_the_status_of_a_grid(settings: list[str], tmp_path: Path) -> None:
     short = [*settings, "seeds=2"]
     command(tmp_path, *short)
     screen, theirs = pty.openpty()
-    done = subprocess.run(
-        [sys.executable, "-m", "tinylm_ablate", *short, "mode=status"],
-        cwd=tmp_path, stdout=theirs, stderr=subprocess.PIPE, check=False, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    with Command(*short, "mode=status", folder=tmp_path, prepare=functools.partial(use_terminal, os.ttyname(theirs))) as watch:
+        done = watch.wait()
+    assert done.code == 0, done.err
     assert "2 finished" in os.read(screen, 100_000).decode()
+
+
+def use_terminal(name: str) -> None:
+    """Write the output of this process to a terminal."""
+    sys.stdout = Path(name).open("w", encoding="utf-8")  # noqa: SIM115
 
 
 needs_submitit = pytest.mark.skipif(
@@ -173,6 +177,13 @@ needs_submitit = pytest.mark.skipif(
 
 #: A grid with some seconds per cell, so that workers can be killed during a task.
 LONGER = ["seeds=3", "train.tokens=19200", "train.checkpoint_minutes=0.001", "grid.workers=2", "grid.lease_seconds=2"]
+
+
+def be_impatient() -> None:
+    """Let submitit wait not as long for the results of a job that was killed as if they were on a slow file system."""
+    from submitit.core.core import Job
+
+    Job._results_timeout_s = 5
 
 
 @pytest.mark.slow
@@ -193,11 +204,10 @@ def test_workers_share_a_grid_and_end_with_the_command_that_started_them(setting
 
 @pytest.mark.slow
 def test_a_local_worker_that_is_killed_is_replaced_by_the_others(settings: list[str], tmp_path: Path) -> None:
-    # Long enough that the first worker cannot finish all cells before the second starts.
-    with start(tmp_path, *settings, *LONGER, "train.tokens=64000") as grid:
-        wait_until(lambda: set(holders(tmp_path).values()) - {grid.pid})
-        (helper,) = set(holders(tmp_path).values()) - {grid.pid}
-        os.kill(helper, signal.SIGKILL)
+    with start(tmp_path, *settings, *LONGER) as grid:
+        helpers: set[int] = set()
+        wait_until(lambda: helpers.update(set(holders(tmp_path).values()) - {grid.pid}) or helpers)
+        os.kill(helpers.pop(), signal.SIGKILL)
         ended = grid.wait()
     assert ended.code == 0, ended.text
     assert "a worker ended with exit code -9; the others continue" in ended.err and "3 done, 0 failed" in ended.err
@@ -207,7 +217,9 @@ def test_a_local_worker_that_is_killed_is_replaced_by_the_others(settings: list[
 @pytest.mark.slow
 @needs_submitit
 def test_a_killed_submitit_job_is_restarted(settings: list[str], tmp_path: Path) -> None:
-    with start(tmp_path, *settings, *LONGER, "hydra/launcher=submitit_local") as grid:
+    with Command(
+        *settings, *LONGER, "train.tokens=6400", "hydra/launcher=submitit_local", folder=tmp_path, prepare=be_impatient
+    ) as grid:
         wait_until(lambda: holders(tmp_path))
         victim = next(iter(holders(tmp_path).values()))
         assert victim != grid.pid
@@ -253,18 +265,24 @@ def test_a_large_grid_survives_planted_failures(settings: list[str], tmp_path: P
 @pytest.mark.slow
 @needs_submitit
 def test_slurm_runs_a_grid_and_replaces_a_killed_worker(settings: list[str], tmp_path: Path) -> None:
-    script = ROOT / "tests" / "slurm" / "run.sh"
-    grid = [*settings, *LONGER, "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1"]
-    words = [str(script), sys.executable, "-m", "tinylm_ablate", *grid]
-    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as slurm:
-        wait_until(lambda: slurm.poll() is not None or holders(tmp_path))
-        if slurm.poll() is None:
-            os.kill(next(iter(holders(tmp_path).values())), signal.SIGKILL)
-        out, err = slurm.communicate(timeout=500)
-    if slurm.returncode == 77:
-        pytest.skip(err.strip())
-    assert slurm.returncode == 0, out + err
-    assert "3 done, 0 failed" in err and finished(tmp_path) == 3
+    grid = [*settings, *LONGER, "train.tokens=6400", "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1"]
+    place = tmp_path / "environment"
+    words = [str(ROOT / "tests" / "slurm" / "run.sh"), "sh", "-c", f"env -0 > {place}.part; mv {place}.part {place}; read end"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as slurm:
+        wait_until(lambda: slurm.poll() is not None or place.exists())
+        if slurm.poll() is not None:
+            _, err = slurm.communicate()
+            assert slurm.returncode == 77, err
+            pytest.skip(err.strip())
+        variables = dict(entry.split("=", 1) for entry in place.read_text().split("\0") if entry)
+        with Command(*grid, folder=tmp_path, environment=variables, prepare=be_impatient) as command:
+            wait_until(lambda: not command.running() or holders(tmp_path))
+            for victim in list(holders(tmp_path).values())[:1]:
+                os.kill(victim, signal.SIGKILL)
+            ended = command.wait()
+        slurm.communicate("\n")
+    assert ended.code == 0, ended.text
+    assert "3 done, 0 failed" in ended.err and finished(tmp_path) == 3
     assert not list((tmp_path / "runs" / "claims").iterdir())
     records = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*/metrics.json")]
     assert sorted(record["seed"] for record in records) == [0, 1, 2]

@@ -25,7 +25,7 @@ def _killed_until_done(config: Config, draw: random.Random, kills: int) -> int:
         process = FORKS.Process(target=run, args=(config,))
         process.start()
         if landed < kills:
-            time.sleep(draw.uniform(0.1, 1.1))
+            time.sleep(draw.uniform(0.1, 0.8))
             if process.exitcode is None:
                 process.kill()
                 landed += 1

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import TINY, Command, run_command
+from tests.helpers import TINY, Command, last_of_each, run_command
 
 USER, PASSWORD, BUCKET = "dormouse-4", "queen0fHearts-7", "cheshire-cat-bucket"
 
 
-def arguments(small_data: list[str], cache: Path) -> list[str]:
-    return [*small_data, *(entry for entry in TINY if entry != "tracking=none"), f"cache_dir={cache}"]
+def arguments(small_data: list[str], cache: str) -> list[str]:
+    return [*small_data, *(entry for entry in TINY if entry != "tracking=none"), cache]
 
 
 @pytest.mark.slow
-def test_a_grid_that_was_killed_and_repeated_is_complete_in_mlflow(small_data: list[str], tmp_path: Path) -> None:
+def test_a_grid_that_was_killed_and_repeated_is_complete_in_mlflow(
+    small_data: list[str], small_cache: str, empty_database: Path, tmp_path: Path
+) -> None:
     from mlflow import MlflowClient
 
-    grid = [*arguments(small_data, tmp_path / "cache"), "arch.depth=1,2", "train.tokens=25600", "train.log_every=1"]
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_database, tmp_path / "runs" / "mlflow.db")
+    grid = last_of_each([*arguments(small_data, small_cache), "arch.depth=1,2", "train.tokens=25600", "train.log_every=1"])
     command = ["-m", *grid, "tracking.flush_seconds=0.2", "train.checkpoint_minutes=0.001"]
     client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
 
@@ -58,14 +63,18 @@ def test_a_grid_that_was_killed_and_repeated_is_complete_in_mlflow(small_data: l
     assert runs() == before_again
 
 
-def test_passwords_are_never_written(small_data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passwords_are_never_written(
+    small_data: list[str], empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither by a grid nor by later commands: plan, status, search, sync, report, generated text and exports."""
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_database, tmp_path / "runs" / "mlflow.db")
     token = "hf_" + "q7" * 20
     for name, value in (("TEAM_BUCKET", BUCKET), ("HF_TOKEN", token)):
         monkeypatch.setenv(name, value)
     address = f"http://{USER}:{PASSWORD}@127.0.0.1:1"  # no server is there
     hook = f"grid.on_end='curl -s -H \"Authorization: Bearer {PASSWORD}\" http://{USER}:{PASSWORD}@127.0.0.1:1/done'"
-    words = [*arguments(small_data, tmp_path / "cache"), r"experiment.note='of ${oc.env:TEAM_BUCKET}'", hook]
+    words = [*arguments(small_data, f"cache_dir={tmp_path}/cache"), r"experiment.note='of ${oc.env:TEAM_BUCKET}'", hook]
     away, grid = f"tracking.uri='{address}'", ["arch.depth=1,2", "seeds=1"]
     output: dict[str, str] = {}
 

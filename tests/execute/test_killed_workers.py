@@ -66,7 +66,7 @@ def test_workers_killed_at_random_end_with_the_results_of_an_undisturbed_grid(
     arguments = ["-m", *TINY, *small_data, *CELLS, "cache_dir=cache", "grid.lease_seconds=2"]
     in_turn = [[f"train.stack={size}"] for size in stacks]
     codes = disturbed(
-        tmp_path, what="at_random", seed=7 + apart, workers=3, kills=5, pause=[0.2, 2.0], apart=apart, in_turn=in_turn,
+        tmp_path, what="at_random", seed=7 + apart, workers=3, kills=5, pause=[0.2, 1.4], apart=apart, in_turn=in_turn,
         arguments=arguments,
     )  # fmt: skip
     assert set(codes.values()) == {0}, logs(tmp_path)

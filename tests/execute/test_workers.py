@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import TINY
+from tests.helpers import TINY, last_of_each
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.execute import workers
@@ -66,21 +67,19 @@ def test_a_wrong_number_of_workers_is_reported(compose: Compose, wrong: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, True], ids=["to its end", "until its leader is killed"])
-def test_workers_are_forks_if_torch_has_not_started(killed: bool, small_data: list[str], tmp_path: Path) -> None:
+def test_workers_are_forks_if_torch_has_not_started(
+    killed: bool, small_data: list[str], small_cache: str, empty_database: Path, tmp_path: Path
+) -> None:
     """In a new interpreter, since this one has imported torch."""
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_database, tmp_path / "runs" / "mlflow.db")
     forbid = "from tinylm_ablate.execute import workers; workers._interpreter = None"
     code = f"{forbid}; from tinylm_ablate.__main__ import main; main()"
     tokens = 10**6 if killed else 1280
-    words = [
-        "-m",
-        *TINY,
-        *small_data,
-        f"train.tokens={tokens}",
-        "train.log_every=1",
-        "seeds=4",
-        "grid.workers=2",
+    words = last_of_each([
+        "-m", *TINY, *small_data, small_cache, f"train.tokens={tokens}", "train.log_every=1", "seeds=4", "grid.workers=2",
         "tracking=mlflow",
-    ]
+    ])  # fmt: skip
     command = [sys.executable, "-c", code, *words, f"runs_dir={tmp_path}/runs"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as leader:

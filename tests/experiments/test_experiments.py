@@ -21,7 +21,7 @@ from tinylm_ablate.frames.grid_file import Grid
 from tinylm_ablate.grid.cells import expand
 from tinylm_ablate.grid.compose import Composer, register, typed
 from tinylm_ablate.report.printed import FOLDER, printed
-from tinylm_ablate.settle import settle
+from tinylm_ablate.settle import meaning, settle
 from tinylm_ablate.settled import Settled
 
 #: All experiments as one grid, without own cells.
@@ -76,8 +76,12 @@ DOUBLES = {"figure07_batch_lr": 3}
 
 
 @pytest.mark.parametrize(("name", "scale"), CELLS)
-def test_every_cell_is_a_separate_run(name: str, scale: str) -> None:
+def test_every_cell_is_a_separate_run_and_round_trips(name: str, scale: str) -> None:
     found = cells(name, f"scale={scale}")
+    for place, settled in found:
+        back = Settled.from_json(settled.to_json())
+        assert back == settled and back.to_json() == settled.to_json(), place
+        assert meaning(back) == meaning(settled), place
     assert len({settled.identity for _, settled in found}) == len(found) - DOUBLES.get(name, 0)
     config = found[0][1].config
     assert config.experiment.name == name

@@ -17,7 +17,7 @@ from tinylm_ablate.errors import UserError
 from tinylm_ablate.formats.alphabet import BYTE_PIECES
 from tinylm_ablate.formats.importing import import_tokenizer
 from tinylm_ablate.formats.lossless import State, added, make_lossless, open_tokenizer, special_token
-from tinylm_ablate.formats.merges import last_pair, live_merges
+from tinylm_ablate.formats.merges import NEVER, last_pair, live_merges
 
 
 def test_the_exact_form_is_idempotent(bpe: tuple[State, str]) -> None:
@@ -122,8 +122,8 @@ def test_dead_merges_are_found() -> None:
 
 def test_the_last_pair_follows_the_ranks() -> None:
     ranks = {"ab": 0, "bc": 1, "abc": 2, "zz": 3}
-    assert last_pair("abc", lambda left, right: ranks.get(left + right)) == ("ab", "c")
-    assert last_pair("abz", lambda left, right: ranks.get(left + right)) is None
+    assert last_pair("abc", lambda left, right: ranks.get(left + right, NEVER)) == ("ab", "c")
+    assert last_pair("abz", lambda left, right: ranks.get(left + right, NEVER)) is None
     assert last_pair([b"z", b"z"], lambda *_: 3) == (b"z", b"z")
 
 

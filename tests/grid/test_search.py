@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import sqlite3
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.execute.outcomes import disturbed, logs
-from tests.helpers import TINY, Command, Ended, run, run_command
+from tests.helpers import TINY, Command, Ended, last_of_each, run, run_command
 from tinylm_ablate.arch.shapes import parameters
 from tinylm_ablate.errors import Pruned
 from tinylm_ablate.execute.perform import perform
@@ -51,11 +51,6 @@ def search(folder: Path, *arguments: str) -> Ended:
     return run_command("-m", "hydra/sweeper=optuna", *last_of_each(arguments), folder=folder)
 
 
-def last_of_each(arguments: Iterable[str]) -> list[str]:
-    """Return one argument per key: an axis replaces the value in ``TINY``, as giving both is a mistake."""
-    return list({argument.partition("=")[0]: argument for argument in arguments}.values())
-
-
 def described(folder: Path) -> dict[str, Any]:
     (path,) = folder.glob("runs/search/*.json")
     content: dict[str, Any] = json.loads(path.read_text())
@@ -74,9 +69,11 @@ LONGER = [
 
 
 @pytest.fixture(scope="module")
-def whole(data: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def whole(data: list[str], empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """An undisturbed search: its folder and its output."""
     folder = tmp_path_factory.mktemp("whole")
+    (folder / "runs").mkdir()
+    shutil.copy(empty_database, folder / "runs" / "mlflow.db")
     done = search(folder, *data, *LONGER, "tracking=mlflow")
     assert done.code == 0, done.text
     return folder, done.text
@@ -167,7 +164,7 @@ def test_several_objectives_within_a_budget(data: list[str], tmp_path: Path) -> 
 
 def test_weak_trials_are_pruned_and_keep_their_checkpoint(data: list[str], tmp_path: Path) -> None:
     rate = "optimizer.scaling.base_lr=tag(log, interval(1e-6, 1e-1))"
-    settings = ["search.pruner=median", "search.sampler=random", "search.trials=10", "train.tokens=5120", "train.log_every=1"]
+    settings = ["search.pruner=median", "search.sampler=random", "search.trials=10", "train.tokens=2560", "train.log_every=1"]
     done = search(tmp_path, *data, "arch.depth=1", rate, *settings)
     assert done.code == 0, done.text
     found = described(tmp_path)

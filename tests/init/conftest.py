@@ -47,7 +47,7 @@ def _trained(puzzle: np.ndarray) -> Parent:
             torch.nn.init.normal_(parameter, 0, 0.15)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=4e-3)
     draw = np.random.default_rng(1)
-    for _ in range(250):
+    for _ in range(180):
         rows = np.stack([puzzle[start : start + LENGTH + 1] for start in draw.integers(0, 50_000, 32)])
         batch = torch.from_numpy(rows)
         loss = decoder.loss(batch[:, :-1], batch[:, 1:])

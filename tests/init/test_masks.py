@@ -183,8 +183,8 @@ def test_gradients_reach_gates_and_weights_as_through_one_graph(calibration: Cal
 def test_masks_reach_their_targets_and_the_cut_has_the_childs_shape(trained: Parent, calibration: Calibrations) -> None:
     before = {name: weight.clone() for name, weight in trained.state.items()}
     child = replace(CHILD, depth=2)
-    result = learned(trained, child, [0, 2], calibration(8 * 300), settings())
-    assert result.record["steps"] == 300
+    result = learned(trained, child, [0, 2], calibration(8 * 160), settings())
+    assert result.record["steps"] == 160
     assert result.record["distance"].keys() == {"width", "heads", "ffn"}
     assert len(result.record["distance"]["ffn"]) == 2
     assert all(abs(distance) < 0.5 for distances in result.record["distance"].values() for distance in distances)

@@ -161,6 +161,16 @@ def test_other_settings_are_not_budgets(planted: Any) -> None:
     assert not found.trends
 
 
+def test_a_text_that_its_settings_distinguish_is_named_by_them(planted: Any) -> None:
+    for source, text in (("large", "abc"), ("default", "def")):
+        planted.arm("base", 2.5, grid=source, settings={"data.source": source, "text.fingerprint": text})
+    labels = [own.label for own in settings(planted.evidence(keys=("data.source", "text.fingerprint")))]
+    assert [label.partition("steps, ")[2] for label in labels] == ["data.source=default", "data.source=large"]
+    planted.arm("base", 2.5, grid="changed", settings={"data.source": "large", "text.fingerprint": "ghi"})
+    labels = [own.label for own in settings(planted.evidence(keys=("data.source", "text.fingerprint")))]
+    assert labels[1].endswith("data.source=large, text.fingerprint=abc")
+
+
 @pytest.mark.parametrize(("seeds", "used"), [(2, 0), (3, 3), (4, 3), (7, 5), (11, 8), (20, 12)])
 def test_only_looks_fixed_in_advance_decide(planted: Any, seeds: int, used: int) -> None:
     planted.arm("base", 2.5, range(seeds))

@@ -73,12 +73,12 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
     importing._import.cache_clear()  # a few hundred megabytes
 
 
-def check_cut(imported: Imported, vocab_size: int) -> None:
-    """Check a cut by the counts of the texts above."""
+def check_cut(imported: Imported, large: Tokenizer, vocab_size: int) -> None:
+    """Check a cut by the counts of the texts above; ``large`` is the opened tokenizer."""
     state = imported.state
     counts = count_entries(state, imported.size, TEXTS)
     small, source_ids = cut(state, counts, vocab_size, end_of_text=imported.end_of_text, keep_special="used")
-    tokenizer, large = open_tokenizer(small), open_tokenizer(state)
+    tokenizer = open_tokenizer(small)
     assert tokenizer.get_vocab_size() == vocab_size == len(source_ids)
     assert not dead_entries(small)
     for text in TEXTS:
@@ -102,7 +102,7 @@ def test_deepseek(sources: dict[str, Path]) -> None:
     special = {token["id"] for token in imported.state["added_tokens"] if token["special"]}
     assert len(special) == 1230
     assert not special & set(ids)
-    check_cut(imported, 3153)
+    check_cut(imported, tokenizer, 3153)
 
 
 def test_mistral(sources: dict[str, Path]) -> None:
@@ -114,7 +114,7 @@ def test_mistral(sources: dict[str, Path]) -> None:
     tokenizer = open_tokenizer(imported.state)
     for text in TEXTS:
         assert tokenizer.encode(text).ids == original.encode(text)
-    check_cut(imported, 2000)
+    check_cut(imported, tokenizer, 2000)
 
 
 def test_qwen(sources: dict[str, Path]) -> None:
@@ -125,7 +125,7 @@ def test_qwen(sources: dict[str, Path]) -> None:
     tokenizer = open_tokenizer(imported.state)
     for text in TEXTS:
         assert tokenizer.encode(text).ids == encode_by_ranks(text, ranks)
-    check_cut(imported, 3153)
+    check_cut(imported, tokenizer, 3153)
 
 
 def encode_by_ranks(text: str, ranks: dict[bytes, int]) -> list[int]:

@@ -13,17 +13,8 @@ import pytest
 
 from tinylm_ablate.config import TrackingConfig
 from tinylm_ablate.leases import Leases
-from tinylm_ablate.tracking.mlflow_client import Store
 
 EXPERIMENT = "tests"
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An sqlite file with MLflow's tables."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    Store(f"sqlite:///{path}", None, "unused")._connect()
-    return path
 
 
 class Folders:

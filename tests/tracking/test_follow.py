@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import FORKS
+from tests.helpers import FORKS, in_fork
 from tests.tracking.conftest import GRID, RUNS
 from tests.tracking.test_server import wait_until
 from tests.tracking.test_sync import View, losses
@@ -123,16 +120,9 @@ def test_csv_and_tensorboard_contain_each_point_once_after_a_kill(settings, fold
     assert csv_rows(folders, RUNS[0]) == losses(1, 30)
 
 
-WANDB = """
-import sys
-from pathlib import Path
-from tinylm_ablate.config import TrackingConfig
-from tinylm_ablate.tracking import sync
-settings = TrackingConfig(kind="none", loggers=["wandb"], uri=None, artifacts=None, experiment="tests", flush_seconds=1)
-report = sync(settings, Path(sys.argv[1]))
-print(report)
-sys.exit(int(bool(report.problems)))
-"""
+def sync_offline(runs_dir: Path) -> list[str]:
+    settings = TrackingConfig(kind="none", loggers=["wandb"], uri=None, artifacts=None, experiment="tests", flush_seconds=1)
+    return list(map(str, sync(settings, runs_dir).problems))
 
 
 @pytest.mark.slow
@@ -141,10 +131,7 @@ def test_weights_and_biases_offline(folders):
     folders.start(RUNS[0])
     folders.train(RUNS[0], 1, 30)
     folders.finish(RUNS[0])
-    environment = os.environ | {"WANDB_MODE": "offline"}
-    command = [sys.executable, "-c", WANDB, str(folders.path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert in_fork(sync_offline, folders.path, WANDB_MODE="offline") == []
     (data,) = (folders.path / "wandb" / RUNS[0]).rglob("*.wandb")
     assert b"curve/loss" in data.read_bytes()
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
+from tests.helpers import FORKS, Command
 from tests.tracking.conftest import GRID, RUNS
 from tests.tracking.test_sync import View, losses
 from tinylm_ablate.tracking import follow, sync, ui
@@ -42,22 +42,39 @@ def wait_until(condition, seconds: float = 200) -> None:
         time.sleep(0.1)
 
 
+def serve(arguments: list[str], log: Path) -> None:
+    """Run ``mlflow server`` in this process, including what it would start two new interpreters for."""
+    os.environ.update({"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"})
+    with log.open("a") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    import mlflow.server
+    import uvicorn
+    from mlflow.cli import cli
+
+    def here(command: list[str], extra_env: dict[str, str], **_: object) -> None:
+        os.environ.update(extra_env)
+        uvicorn.main(command[command.index("uvicorn") + 1 :])
+
+    mlflow.server._exec_cmd = here
+    cli(["server", *arguments])
+
+
 @contextmanager
 def server(runs_dir, port, database=None):
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database or f"sqlite:///{runs_dir}/mlflow.db",
-        "--artifacts-destination", str(runs_dir / "served"), "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+    arguments = [
+        "--backend-store-uri", database or f"sqlite:///{runs_dir}/mlflow.db", "--artifacts-destination",
+        str(runs_dir / "served"), "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
     ]  # fmt: skip
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (runs_dir / "server.log").open("a") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    process = FORKS.Process(target=serve, args=(arguments, runs_dir / "server.log"))
+    process.start()
     try:
-        wait_until(lambda: answers(port) or process.poll() is not None)
-        assert process.poll() is None, (runs_dir / "server.log").read_text()
+        wait_until(lambda: answers(port) or not process.is_alive())
+        assert process.is_alive(), (runs_dir / "server.log").read_text()
         yield
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
 
 
 #: Address of an empty database; ``tests/tracking/postgres.sh COMMAND`` provides one on PostgreSQL.
@@ -137,15 +154,12 @@ def test_a_refused_password_is_reported_and_not_shown(settings, folders):
 
 
 @pytest.mark.slow
-def test_the_page_is_served_until_it_is_ended(replicated):
+def test_the_page_is_served_until_it_is_ended(replicated, tmp_path):
     runs_dir = replicated.path
     port = free_port()
-    command = [sys.executable, "-m", "tinylm_ablate.tracking.ui", "--runs-dir", str(runs_dir), "--port", str(port)]
-    page = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        assert page.stdout is not None
-        line = page.stdout.readline()
-        assert f"http://127.0.0.1:{port}" in line and f"viewStateShareKey={GRID}" in line
+    with Command("ui", "--runs-dir", str(runs_dir), "--port", str(port), folder=tmp_path) as page:
+        wait_until(lambda: "(Ctrl-C ends it)" in page.output() or not page.running())
+        assert f"http://127.0.0.1:{port}" in page.output() and f"viewStateShareKey={GRID}" in page.output()
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
             assert b"MLflow" in answer.read()
         # The artifacts are next to the database, and the server finds them.
@@ -157,9 +171,8 @@ def test_the_page_is_served_until_it_is_ended(replicated):
         assert "metrics.json" in [file.path for file in client.list_artifacts(run.info.run_id)]
         # While it runs, the port is in use.
         assert ui.main(["--runs-dir", str(runs_dir), "--port", str(port)]) == 2
-    finally:
-        page.terminate()
-    assert page.wait(200) == 0
+        os.kill(page.pid, signal.SIGTERM)
+        assert page.wait().code == 0
     wait_until(lambda: not answers(port))
 
 

@@ -151,13 +151,13 @@ def test_all_runs_at_once_as_on_a_gpu(
 ) -> None:
     """A GPU's products, updates and blocks on a CPU: they round differently, so losses are compared."""
     # At the dial's rate for such a small shape, AdamW magnifies rounding beyond any useful bound.
-    overrides = [f"optimizer={name}", f"train.precision={precision}", "optimizer.scaling.base_lr=0.0032"]
-    pair = [run(tmp_path, *overrides, more, steps=20) for more in ("seed=0", "optimizer.scaling.multiplier=2")]
+    overrides = [f"optimizer={name}", f"train.precision={precision}", "optimizer.scaling.base_lr=0.0032", "train.log_every=5"]
+    pair = [run(tmp_path, *overrides, more, steps=10) for more in ("seed=0", "optimizer.scaling.multiplier=2")]
     members = [member(each, tokens, tmp_path / str(index)) for index, each in enumerate(pair)]
     expected = [alone(each, tmp_path / "alone" / str(index)) for index, each in enumerate(members)]
     monkeypatch.setattr(runs_module, "_ONE_BY_ONE", set())
-    blocks_of(4, monkeypatch)
-    members[0].on_rows = stop_at(10)
+    blocks_of(2, monkeypatch)
+    members[0].on_rows = stop_at(5)
     assert all(isinstance(outcome, Interrupted) for outcome in train_stack(members))
     members[0].on_rows = ignore
     assert all(isinstance(outcome, Trained) for outcome in train_stack(members))

@@ -76,7 +76,7 @@ def product(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     Returns:
         (..., rows) or (R, ..., rows).
     """
-    if not torch.is_autocast_enabled(hidden.device.type):
+    if weight.dtype != hidden.dtype and not torch.is_autocast_enabled(hidden.device.type):
         weight, bias = like(weight, hidden), None if bias is None else like(bias, hidden)
     if weight.ndim == 2:
         return F.linear(hidden, weight, bias)

@@ -8,7 +8,9 @@ if a file lists several, as converted SentencePiece models do, all but one never
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import AnyStr
 
 from tokenizers.models import BPE
@@ -16,24 +18,29 @@ from tokenizers.models import BPE
 Pair = tuple[str, str]
 
 
-def last_pair(symbols: Sequence[AnyStr], rank: Callable[[AnyStr, AnyStr], int | None]) -> tuple[AnyStr, AnyStr] | None:
+#: Rank of a pair that is never merged.
+NEVER = math.inf
+
+
+def last_pair(symbols: Sequence[AnyStr], rank: Callable[[AnyStr, AnyStr], float]) -> tuple[AnyStr, AnyStr] | None:
     """Return the two parts that the last merge joins to ``symbols``.
 
     Args:
         symbols: The entry's single symbols (characters or bytes), two or more.
-        rank: Rank of merging two adjacent parts, lower first, or None if there is no such merge.
+        rank: Rank of merging two adjacent parts, lower first; ``NEVER`` if there is no such merge.
 
     Returns:
         The parts, or None if merging ends before two parts are left, so that the entry cannot be produced.
     """
     parts = list(symbols)
-    while len(parts) > 2:
-        ranked = [(found, at) for at in range(len(parts) - 1) if (found := rank(parts[at], parts[at + 1])) is not None]
-        if not ranked:
-            return None
-        at = min(ranked)[1]
+    ranks = [rank(left, right) for left, right in pairwise(parts)]
+    while len(parts) > 2 and (best := min(ranks)) != NEVER:
+        at = ranks.index(best)
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
-    return (parts[0], parts[1]) if len(parts) == 2 and rank(parts[0], parts[1]) is not None else None
+        del ranks[at]
+        for changed in range(max(0, at - 1), min(at + 1, len(ranks))):
+            ranks[changed] = rank(parts[changed], parts[changed + 1])
+    return (parts[0], parts[1]) if len(parts) == 2 and ranks[0] != NEVER else None
 
 
 def live_merges(vocab: dict[str, int], merges: Iterable[Sequence[str]], untouchable: set[str]) -> list[Pair]:
@@ -61,7 +68,7 @@ def live_merges(vocab: dict[str, int], merges: Iterable[Sequence[str]], untoucha
     for entry, pairs in by_result.items():
         if len(model.tokenize(entry)) != 1:
             continue
-        chosen = pairs[0] if len(pairs) == 1 else last_pair(entry, lambda left, right: ranks.get((left, right)))
+        chosen = pairs[0] if len(pairs) == 1 else last_pair(entry, lambda left, right: ranks.get((left, right), NEVER))
         if chosen is not None:
             live.add(chosen)
     return [pair for pair in dict.fromkeys(known) if pair in live]

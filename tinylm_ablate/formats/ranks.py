@@ -10,7 +10,7 @@ from typing import Any
 
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.formats.alphabet import byte_characters
-from tinylm_ablate.formats.merges import last_pair
+from tinylm_ablate.formats.merges import NEVER, last_pair
 from tinylm_ablate.formats.tokenizer_json import State, check_lengths
 
 RANK_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+")
@@ -37,7 +37,9 @@ def read_ranks(content: bytes, path: Path) -> State:
     single = byte_characters()
     write = {entry: "".join(single[byte] for byte in entry) for entry in ranks}
     entries = sorted((entry for entry in ranks if len(entry) > 1), key=ranks.__getitem__)
-    pairs = (last_pair([bytes([byte]) for byte in entry], lambda left, right: ranks.get(left + right)) for entry in entries)
+    pairs = (
+        last_pair([bytes([byte]) for byte in entry], lambda left, right: ranks.get(left + right, NEVER)) for entry in entries
+    )
     merges = [[write[left], write[right]] for left, right in filter(None, pairs) if left in write and right in write]
     vocab = {write[entry]: rank for entry, rank in ranks.items()}
     # tiktoken looks up a whole word before merging.

@@ -9,7 +9,7 @@ from typing import Any
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.formats.alphabet import SPACE
 from tinylm_ablate.formats.lossless import special_token
-from tinylm_ablate.formats.merges import last_pair
+from tinylm_ablate.formats.merges import NEVER, last_pair
 from tinylm_ablate.formats.tokenizer_json import EXPECTED, State, check_lengths
 
 #: Values of ``type`` in SentencePiece's ModelProto.
@@ -36,7 +36,7 @@ def read_sentencepiece(content: bytes, path: Path) -> State:
     pieces = {piece.piece: identity for identity, piece in enumerate(proto.pieces)}
     normal = [piece for piece in proto.pieces if piece.type == _NORMAL]
     ranks = {piece.piece: rank for rank, piece in enumerate(sorted(normal, key=lambda piece: -piece.score))}
-    pairs = (last_pair(piece, lambda left, right: ranks.get(left + right)) for piece in ranks if len(piece) > 1)
+    pairs = (last_pair(piece, lambda left, right: ranks.get(left + right, NEVER)) for piece in ranks if len(piece) > 1)
     merges = [list(pair) for pair in pairs if pair is not None]
     tokens = [
         special_token(piece.piece, pieces[piece.piece])

@@ -143,7 +143,7 @@ class StackedOptimizer:
         self, layout: Layout, weights: Tensor, configs: Sequence[OptimizerConfig], products: torch.dtype, compiles: bool = False
     ) -> None:
         self.layout, self.weights, self.products = layout, weights, products
-        # Compiled as one function, a step would compute the numbers of a run anew for each of its weights.
+        # Compiled as one function, a step would compute the numbers of a run again for each of its weights.
         self._prepare = torch.compile(self._numbers, dynamic=False, disable=not compiles)
         self._change = torch.compile(self._apply, dynamic=False, disable=not compiles)
 

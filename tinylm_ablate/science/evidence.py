@@ -18,6 +18,9 @@ BUDGET = ("train.tokens", "train.tokens_per_parameter", "train.share")
 #: Settings of how a run is measured or computed, rather than of the question it answers; init.parent_tokens follows the budget.
 _HOW = ("evaluate.", "measure.", "train.precision", "train.device", "init.parent_tokens")
 
+#: Identity of a text.
+_TEXT = "text.fingerprint"
+
 #: Prefix of keys that belong to the scale, with the sizes of the paper's 1B shape at that scale.
 _SCALE = "scale."
 
@@ -272,6 +275,10 @@ def _separating(runs: pd.DataFrame, evidence: Evidence) -> list[str]:
             continue
         if key.startswith(_HOW) or (values.groupby(grids).nunique(dropna=False) < 2).all():
             found.append(key)
+    # The fingerprint separates texts of equal settings; where the settings do, it says nothing more.
+    given = [runs[key].map(plain).astype(str) for key in found if key.startswith("data.")]
+    if _TEXT in found and given and (runs[_TEXT].groupby(given).nunique() < 2).all():
+        found.remove(_TEXT)
     return found
 
 
