@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from tinylm_ablate.arch.shapes import KERNEL_CHANNELS, Shape, matrices, parameters
 
-#: Bytes of a chunk's fp32 logits in the loss, at most. On a CPU, small chunks fit the cache; a GPU needs large ones.
-CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 2 * 2**30, "mps": 512 * 2**20}
+#: Bytes of a chunk's fp32 logits in the loss, at most. On a CPU, small chunks fit the cache; a GPU needs large ones, of which
+#: PyTorch's operations keep two copies, and our kernels none.
+CHUNK_BYTES = {"cpu": 8 * 2**20, "gpu": 512 * 2**20, "gpu kernels": 2 * 2**30}
 
 #: Bytes of a chunk and its copies; an upper bound on a CPU.
 _LOSS_BYTES = 4 * CHUNK_BYTES["cpu"]

@@ -62,7 +62,7 @@ def _losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
     """Yield slices of the positions that limit the size of a chunk's logits, over all runs together."""
-    limit = CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"])
+    limit = CHUNK_BYTES["cpu" if hidden.device.type == "cpu" else "gpu kernels" if _in_place(hidden) else "gpu"]
     rows, count = max(1, limit // (4 * weight.shape[:-1].numel())), hidden.shape[-2]
     for start in range(0, count, rows):
         yield slice(start, min(start + rows, count))
@@ -81,7 +81,8 @@ def losses_and_slopes(logits: Tensor, targets: Tensor, slopes: bool) -> tuple[Te
         in the precision of the logits. Both are zero for ignored targets. The C kernel returns NaN where a logit is not
         finite.
     """
-    if logits.device.type == "cuda" and KERNELS is not None and KERNELS.supported() and logits.dtype != torch.float64:
+    if _in_place(logits):
+        assert KERNELS is not None
         return KERNELS.losses_and_slopes(logits, targets, IGNORED, slopes), logits
     if loss_kernel.usable(logits):
         logits = logits.contiguous()
@@ -95,6 +96,11 @@ def losses_and_slopes(logits: Tensor, targets: Tensor, slopes: bool) -> tuple[Te
     # d loss / d logits = softmax - one-hot, for targets that are not ignored.
     slope = log_p.exp_().scatter_add_(-1, ids, torch.full_like(ids, -1, dtype=torch.float32))
     return losses, slope.masked_fill_(ignored.unsqueeze(-1), 0).to(logits.dtype)
+
+
+def _in_place(operand: Tensor) -> bool:
+    """Return whether our kernel for a GPU replaces logits by slopes."""
+    return operand.device.type == "cuda" and operand.dtype != torch.float64 and KERNELS is not None and KERNELS.supported()
 
 
 class _MeanLoss(torch.autograd.Function):

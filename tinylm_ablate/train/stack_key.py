@@ -13,8 +13,8 @@ from tinylm_ablate.hardware import pick_device
 if TYPE_CHECKING:
     from tinylm_ablate.settled import Settled
 
-#: Share of a GPU's free memory for a stack, and copies of a chunk of logits that PyTorch's operations keep.
-_MEMORY_SHARE, _COPIES = 0.8, 3
+#: Share of a GPU's free memory for a stack.
+_MEMORY_SHARE = 0.8
 
 
 def stack_key(settled: Settled) -> Hashable:
@@ -58,7 +58,8 @@ def stack_memory(settled: Settled, runs: int) -> int:
     if pick_device(train.device) == "cpu":
         return runs * each
     logits = 4 * runs * settled.micro_batch * train.context_length * settled.shape.vocab_size
-    return _COPIES * min(logits, CHUNK_BYTES["cuda"]) + runs * (each + 12 * parameters(settled.shape)["total"])
+    loss = max(3 * min(logits, CHUNK_BYTES["gpu"]), min(logits, CHUNK_BYTES["gpu kernels"]))  # see CHUNK_BYTES
+    return loss + runs * (each + 12 * parameters(settled.shape)["total"])
 
 
 def stackable(settled: Settled) -> bool:
