@@ -144,8 +144,10 @@ class StackedOptimizer:
     ) -> None:
         self.layout, self.weights, self.products = layout, weights, products
         # Compiled as one function, a step would compute the numbers of a run again for each of its weights.
-        self._prepare = torch.compile(self._numbers, dynamic=False, disable=not compiles)
-        self._change = torch.compile(self._apply, dynamic=False, disable=not compiles)
+        self._prepare, self._change = self._numbers, self._apply
+        if compiles:
+            self._prepare = torch.compile(self._numbers, dynamic=False)
+            self._change = torch.compile(self._apply, dynamic=False)
 
         def each(of: Callable[[OptimizerConfig], float]) -> Tensor:
             return torch.tensor([[of(config)] for config in configs], dtype=torch.float64, device=weights.device)
