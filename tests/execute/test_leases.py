@@ -160,24 +160,27 @@ def test_clocks_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert files(tmp_path) == []
 
 
-@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
-def test_a_damaged_lease_neither_blocks_nor_crashes(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is respected as long as it may still be written, and taken over once nothing changes."""
+def test_damaged_leases_neither_block_nor_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are respected as long as they may still be written, and taken over once nothing changes."""
     monkeypatch.setattr(module, "UNREADABLE_SECONDS", SHORT)
-    foreign(tmp_path, "a", content=content)
     future = time.time() + 1e6
-    os.utime(tmp_path / "claims" / "a.1", (future, future))
+    keys = {content: f"key{number}" for number, content in enumerate(DAMAGED.values())}
+    for content, key in keys.items():
+        foreign(tmp_path, key, content=content)
+        os.utime(tmp_path / "claims" / f"{key}.1", (future, future))
     leases = Leases(tmp_path, SHORT)
-    assert leases.held()["a"].name
-    with pytest.raises(Busy), leases.hold("a", tmp_path / "done"):
-        pass
-    if b'"seconds": 7}' in content:
-        assert leases.held()["a"].seconds == 7
-        return
+    held = leases.held()
+    for content, key in keys.items():
+        assert held[key].name, content
+        with pytest.raises(Busy), leases.hold(key, tmp_path / key):
+            pass
     expire(leases)
-    assert not leases.held()
-    take(leases, "a", tmp_path / "done")
-    assert files(tmp_path) == []
+    long = keys[DAMAGED["a whole number of seconds"]]
+    assert {key: holder.seconds for key, holder in leases.held().items()} == {long: 7}
+    for key in keys.values():
+        if key != long:
+            take(leases, key, tmp_path / key)
+    assert {Path(name).stem for name in files(tmp_path)} == {long}
 
 
 @settings(max_examples=40)

@@ -78,7 +78,7 @@ def test_workers_are_forks_if_torch_has_not_started(
     tokens = 10**6 if killed else 1280
     words = last_of_each([
         "-m", *TINY, *small_data, small_cache, f"train.tokens={tokens}", "train.log_every=1", "seeds=4", "grid.workers=2",
-        "tracking=mlflow",
+        f"tracking={'none' if killed else 'mlflow'}",
     ])  # fmt: skip
     command = [sys.executable, "-c", code, *words, f"runs_dir={tmp_path}/runs"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
