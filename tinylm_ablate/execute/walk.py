@@ -10,7 +10,7 @@ import contextlib
 import math
 import threading
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tinylm_ablate import progress
@@ -22,6 +22,9 @@ from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower
 
 WAITING, DONE, SKIPPED, FAILED = "waiting", "done", "skipped", "failed"
+
+#: Maximum number of tasks that one line names.
+_NAMED = 3
 
 
 @dataclass
@@ -41,6 +44,20 @@ class State:
     error: str = ""
     exception: Exception | None = None
     cause: Task | None = None
+
+
+def consequences(states: Iterable[State]) -> list[str]:
+    """Describe failures of tasks whose needs have failed, in one line per cause."""
+    by_cause: dict[str, list[str]] = {}
+    for state in states:
+        if state.cause is not None:
+            by_cause.setdefault(state.cause.name, []).append(state.task.name)
+    lines = []
+    for cause, names in by_cause.items():
+        more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+        verb = "needs" if len(names) == 1 else "need"
+        lines.append(f"failed {', '.join(names[:_NAMED])}{more}: {verb} {cause}, which failed")
+    return lines
 
 
 class Walk:
@@ -141,18 +158,13 @@ class Walk:
         """Do the first task that can start; False if there is none."""
         held = self.leases.held()
         busy: list[tuple[State, Holder]] = []
-        changed = False
+        changed = self._fail_dependents(waiting)
         for state in waiting:
             task = state.task
-            needs = [self.states[need.key] for need in task.needs]
-            broken = next((need for need in needs if need.state == FAILED), None)
-            if broken is not None:
-                state.cause = broken.cause or broken.task
-                self._fail(state, f"needs {state.cause.name}, which failed")
-                changed = True
-            elif any(need.state == WAITING for need in needs) and not task.can_start_early():
+            needs = {self.states[need.key].state for need in task.needs}
+            if state.state != WAITING or FAILED in needs or (WAITING in needs and not task.can_start_early()):
                 continue
-            elif task.key in held:
+            if task.key in held:
                 busy.append((state, held[task.key]))
             elif self._settled_by_others(state):
                 changed = True
@@ -161,6 +173,19 @@ class Walk:
         if not changed and busy and not self.observe:
             self._report_busy(busy)
         return changed
+
+    def _fail_dependents(self, waiting: Sequence[State]) -> bool:
+        """Fail the tasks of which a need has failed; returns whether there are any."""
+        affected = []
+        for state in waiting:
+            broken = next((own for need in state.task.needs if (own := self.states[need.key]).state == FAILED), None)
+            if broken is not None:
+                state.cause = broken.cause or broken.task
+                state.state, state.error = FAILED, f"needs {state.cause.name}, which failed"
+                affected.append(state)
+        for line in consequences(affected):
+            self._say(line)
+        return bool(affected)
 
     def _settled_by_others(self, state: State) -> bool:
         """Return whether another worker has done a task, or failed at it."""

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from tinylm_ablate.config import Config
 from tinylm_ablate.errors import ConfigError, UserError, one_line
 from tinylm_ablate.execute.perform import Launch, perform, results, unclaim
-from tinylm_ablate.execute.walk import DONE, FAILED, SKIPPED, Walk
+from tinylm_ablate.execute.walk import DONE, FAILED, SKIPPED, Walk, consequences
 from tinylm_ablate.execute.words import say
 from tinylm_ablate.files import fingerprint
 from tinylm_ablate.grid.compose import Composer, typed
@@ -295,8 +295,11 @@ def _conclude(jobs: Sequence[Job], walks: Sequence[Walk], grids: Mapping[Part, _
             say(f"{title}: {', '.join(job.name for job in some[:_MOST_NAMES])}{more}")
     failures = {state.task.key: state for walk in walks for state in walk.failed()}
     for state in failures.values():
-        log = state.task.log
-        say(f"failed {state.task.name}: {state.error}{f' (see {log})' if log.exists() else ''}")
+        if state.cause is None:
+            log = state.task.log
+            say(f"failed {state.task.name}: {state.error}{f' (see {log})' if log.exists() else ''}")
+    for line in consequences(failures.values()):
+        say(line)
     if failures:
         raise SystemExit(1)
     for job in jobs if damaged else ():
