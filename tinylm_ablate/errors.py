@@ -60,6 +60,11 @@ class Pruned(Interrupted):
         super().__init__(0, message)
 
 
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """List up to ``most`` names, and the number of others."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
 def one_line(error: BaseException) -> str:
     """Format an error in one line: a message for users, or the class and the beginning of the message."""
     text = " ".join(str(error).split())

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tinylm_ablate.errors import UserError
+from tinylm_ablate.errors import UserError, listed
 from tinylm_ablate.secrets import cut
 from tinylm_ablate.version import __version__
 
@@ -77,7 +77,7 @@ def require_clean() -> None:
         return
     changed = (_git(root, "status", "--porcelain", "--untracked-files=all") or "").splitlines()
     if changed:
-        names = ", ".join(line[3:] for line in changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        names = listed([line[3:] for line in changed], 5)
         raise UserError(
             f"grid.require_clean=true: {root} differs from its commit in {names}; nothing was run. "
             "Commit these files, or set grid.require_clean=false"

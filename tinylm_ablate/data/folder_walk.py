@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tinylm_ablate.data.opening import COMPRESSED
 from tinylm_ablate.data.readers import KINDS, suffix_of
-from tinylm_ablate.errors import UserError
+from tinylm_ablate.errors import UserError, listed
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,7 @@ def find_files(root: Path) -> Found:
             f"{error.filename or root}: cannot be listed ({error.strerror}). Change its permissions with chmod"
         ) from error
     if empty:
-        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-        raise UserError(f"{', '.join(empty[:5])}{more}: empty, 0 bytes. Delete it, or write it again if it should hold text")
+        raise UserError(f"{listed(empty, 5)}: empty, 0 bytes. Delete it, or write it again if it should hold text")
     found.files.sort(key=lambda path: path.relative_to(root).parts)
     return found
 

@@ -15,16 +15,13 @@ from dataclasses import dataclass
 
 from tinylm_ablate import progress
 from tinylm_ablate.disk import in_words
-from tinylm_ablate.errors import Busy, DiskError, Interrupted, one_line
+from tinylm_ablate.errors import Busy, DiskError, Interrupted, listed, one_line
 from tinylm_ablate.execute.words import failure_mark, read_failure, say, write_failure
 from tinylm_ablate.leases import LOOK_SECONDS, Holder, Lease, Leases
 from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import Follower
 
 WAITING, DONE, SKIPPED, FAILED = "waiting", "done", "skipped", "failed"
-
-#: Maximum number of tasks that one line names.
-_NAMED = 3
 
 
 @dataclass
@@ -54,9 +51,7 @@ def consequences(states: Iterable[State]) -> list[str]:
             by_cause.setdefault(state.cause.name, []).append(state.task.name)
     lines = []
     for cause, names in by_cause.items():
-        more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-        verb = "needs" if len(names) == 1 else "need"
-        lines.append(f"failed {', '.join(names[:_NAMED])}{more}: {verb} {cause}, which failed")
+        lines.append(f"failed {listed(names)}: {'needs' if len(names) == 1 else 'need'} {cause}, which failed")
     return lines
 
 

@@ -19,7 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from tinylm_ablate.config import Config
-from tinylm_ablate.errors import ConfigError, UserError, one_line
+from tinylm_ablate.errors import ConfigError, UserError, listed, one_line
 from tinylm_ablate.execute.perform import Launch, perform, results, unclaim
 from tinylm_ablate.execute.walk import DONE, FAILED, SKIPPED, Walk, consequences
 from tinylm_ablate.execute.words import say
@@ -291,8 +291,7 @@ def _conclude(jobs: Sequence[Job], walks: Sequence[Walk], grids: Mapping[Part, _
     say(f"{', '.join(counts)}{f', {left} not started' if left else ''}; described in {described}")
     for title, some in (("done", done), ("skipped", skipped)):
         if some and (failed or skipped):
-            more = f" and {len(some) - _MOST_NAMES:,} more" if len(some) > _MOST_NAMES else ""
-            say(f"{title}: {', '.join(job.name for job in some[:_MOST_NAMES])}{more}")
+            say(f"{title}: {listed([job.name for job in some], _MOST_NAMES)}")
     failures = {state.task.key: state for walk in walks for state in walk.failed()}
     for state in failures.values():
         if state.cause is None:

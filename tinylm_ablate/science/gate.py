@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import pandas as pd
 
+from tinylm_ablate.errors import listed
 from tinylm_ablate.science.estimate import Estimate
 from tinylm_ablate.science.evidence import Setting, plain
 
@@ -76,11 +77,6 @@ def documents(effect: Estimate, margin: float) -> list[str]:
     if margin == 0 or error <= DOCUMENTS_SHARE * margin:
         return []
     return [f"too few documents: their standard error, {error:.4f}, exceeds a quarter of the margin, {margin:.4f}"]
-
-
-def listed(names: Sequence[str]) -> str:
-    """List up to three names, and the number of others."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _least(setting: Setting, arm: str, column: str) -> float:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tinylm_ablate.errors import listed
 from tinylm_ablate.science import gate
 from tinylm_ablate.science.claim import Claim
 from tinylm_ablate.science.comparison import (
@@ -231,8 +232,8 @@ def _reason(found: Outcome, comparisons: Sequence[Comparison]) -> str:
         return "it holds" if len(comparisons) == 1 else f"all {len(comparisons)} comparisons hold"
     own = [compared for compared in comparisons if compared.outcome == found]
     if found == Outcome.UNDECIDED:
-        return gate.listed([f"{compared.label}: {compared.reason}" for compared in own])
-    labels = gate.listed([compared.label for compared in own])
+        return listed([f"{compared.label}: {compared.reason}" for compared in own])
+    labels = listed([compared.label for compared in own])
     return f"the opposite of: {labels}" if found == Outcome.REVERSED else f"{labels}: within the margin"
 
 
