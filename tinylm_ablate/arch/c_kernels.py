@@ -89,7 +89,7 @@ def divide(count: int, do: Callable[[int, int, int], None]) -> None:
         do(thread, count * thread // threads, count * (thread + 1) // threads)
 
     # The caller's thread takes part: what it has computed before is in the cache of its core.
-    others = [_pool(threads).submit(part, thread) for thread in range(1, threads)]
+    others = [_pool(threads - 1).submit(part, thread) for thread in range(1, threads)]
     part(0)
     for other in others:
         other.result()
@@ -97,7 +97,7 @@ def divide(count: int, do: Callable[[int, int, int], None]) -> None:
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="kernel")
+    return ThreadPoolExecutor(threads, thread_name_prefix="kernel")
 
 
 if hasattr(os, "register_at_fork"):

@@ -151,10 +151,7 @@ class _Stack:
         flops = flops_per_token(settled.shape, train.context_length)["training"] * sum(run.settled.tokens for run in runs)
         self.compiles = worth_compiling(settled, flops, graph_steps=settled.steps if self.device == "cuda" else 0)
         weights = [dict(run.member.decoder.named_parameters()) for run in runs]
-        self.program = Program(
-            [run.settled for run in runs], weights, self.device, _BLOCK,
-            compiles=self.compiles and self.device == "cuda",
-        )  # fmt: skip
+        self.program = Program([run.settled for run in runs], weights, self.device, _BLOCK, self.compiles)
         for row, run in enumerate(runs):
             if run.opening is not None:
                 self.program.restore(row, run.opening)
