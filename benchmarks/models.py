@@ -79,13 +79,16 @@ def ours(case: Case, precision: str, compile: bool, recompute: bool = False) -> 
 
 
 def without_kernel(step: Step) -> Step:
-    """The same step without the C kernel: heads of 8 are computed as larger ones."""
+    """The same step without C kernels of attention: PyTorch's, and products over blocks."""
     from unittest import mock
 
-    from tinylm_ablate.arch import attention
+    from tinylm_ablate.arch import amx_attention, attention
 
     def plain() -> float:
-        with mock.patch.object(attention, "kernel", lambda _: None):
+        with (
+            mock.patch.object(attention, "kernel", lambda _: None),
+            mock.patch.object(amx_attention, "usable", lambda _: False),
+        ):
             return step()
 
     return plain

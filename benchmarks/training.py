@@ -3,7 +3,7 @@
 Three comparisons: with transformers as it is (eager, fp32), with litgpt as it is (bf16-mixed, compiled), and with the faster of
 the two when they are given what we have: compiled, and in the arithmetic that this processor is fastest in. Where a processor
 has no instructions for bf16, litgpt as it is is very slow, and both are measured on an eighth of the batch. A fourth comparison
-is with our own step without the C kernel of attention, for heads of 8.
+is with our own step without the C kernels of attention.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PARTS = (*(f"{case}{kind}" for kind in ("", "-compiled", "-bf16") for case in CA
 
 def run(part: str, windows: int) -> Result:
     """Measure one case against transformers ("S"), both peers compiled ("S-compiled"), litgpt ("S-bf16"), or ourselves without
-    the C kernel ("N-kernel"). Compiled, litgpt is left out where it is not installed."""
+    the C kernels of attention ("N-kernel"). Compiled, litgpt is left out where it is not installed."""
     import torch
 
     from tinylm_ablate.arch.shapes import flops_per_token
@@ -43,7 +43,7 @@ def run(part: str, windows: int) -> Result:
         else:
             print("  litgpt is not installed, and not measured (make bench installs it)", file=sys.stderr)
     elif kind == "kernel":
-        paths["ours, without the C kernel"] = without_kernel(ours(case, fast, compile=True))
+        paths["ours, without the C kernels of attention"] = without_kernel(ours(case, fast, compile=True))
     else:
         paths["litgpt, its defaults (bf16-mixed, compiled)"] = litgpt_step(case, "bf16")
     multiply, flops = product({"fp32": "float32", "bf16": "bfloat16"}[fast])

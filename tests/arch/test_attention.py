@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tinylm_ablate.arch import amx_attention
 from tinylm_ablate.arch import attention as module
 from tinylm_ablate.arch.attention import _attend, _attend_backward_operator, _attend_operator, causal_attention
 
@@ -63,8 +64,10 @@ def test_double_precision_is_kept_over_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize(("kv_heads", "size"), [(4, 16), (2, 64)])
-@pytest.mark.parametrize("own", ["one block", "blocks", "no compiler"])
+@pytest.mark.parametrize("own", ["matrix unit", "one block", "blocks", "no compiler"])
 def test_bf16_is_as_accurate_as_pytorchs(kv_heads, size, own, monkeypatch):
+    if own != "matrix unit":
+        monkeypatch.setattr(amx_attention, "usable", lambda _: False)
     monkeypatch.setattr(module, "_WHOLE", 500 if own == "one block" else 0)
     if own == "no compiler":
         monkeypatch.setattr(module, "compiled", lambda _: None)

@@ -11,7 +11,6 @@ Its operands are (N, T, head_dim), N = batch * heads; in memory, the few channel
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tinylm_ablate.arch import amx_attention
 from tinylm_ablate.arch.attention_kernel import compiled, kernel
+from tinylm_ablate.arch.c_kernels import opaque
 from tinylm_ablate.arch.gpu import ATTENTION
 from tinylm_ablate.arch.shapes import KERNEL_CHANNELS
 
@@ -55,6 +56,8 @@ def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     cpu, bf16 = queries.device.type == "cpu", queries.dtype == torch.bfloat16
     if cpu and group > 1:
         keys, values, group = keys.repeat_interleave(group, dim=2), values.repeat_interleave(group, dim=2), 1
+    if amx_attention.usable(queries):
+        return amx_attention.attend(queries, keys, values).view(batch, length, heads * size)
     grad = torch.is_grad_enabled() and any(operand.requires_grad for operand in (queries, keys, values))
     if not cpu or not ((grad or bf16) if size == KERNEL_CHANNELS else (grad and bf16)):
         if cpu and grad:
@@ -67,28 +70,23 @@ def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         operands = [part.permute(0, 2, 3, 1).reshape(-1, size, length).mT for part in (queries, keys, values)]
     else:
         operands = [part.transpose(1, 2).reshape(-1, length, size) for part in (queries, keys, values)]
-    mixed: Tensor = _Attention.apply(*operands) if grad else _opaque(_attend, _attend_operator)(*operands)  # type: ignore[no-untyped-call]
+    mixed: Tensor = _Attention.apply(*operands) if grad else opaque(_attend, _attend_operator)(*operands)  # type: ignore[no-untyped-call]
     return mixed.view(batch, heads, length, size).transpose(1, 2).reshape(batch, length, heads * size)
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        mixed: Tensor = _opaque(_attend, _attend_operator)(queries, keys, values)
+        mixed: Tensor = opaque(_attend, _attend_operator)(queries, keys, values)
         ctx.save_for_backward(queries, keys, values, mixed)
         return mixed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        backward = _opaque(_attend_backward, _attend_backward_operator)
+        backward = opaque(_attend_backward, _attend_backward_operator)
         slopes: tuple[Tensor, Tensor, Tensor] = backward(_ordered(grad), *ctx.saved_tensors)
         return slopes
-
-
-def _opaque(function: Callable[..., Any], operator: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the operator while torch.compile traces, and otherwise the function: calling an operator imports the compiler."""
-    return operator if torch.compiler.is_compiling() else function
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

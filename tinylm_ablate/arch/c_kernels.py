@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,6 +72,11 @@ def fits(operand: Tensor) -> bool:
 def pointers(operands: tuple[Tensor, ...]) -> list[int]:
     """Return the addresses of contiguous operands."""
     return [each.data_ptr() for each in operands]
+
+
+def opaque(function: Callable[..., Any], operator: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the operator while torch.compile traces, and otherwise the function: calling an operator imports the compiler."""
+    return operator if torch.compiler.is_compiling() else function
 
 
 def scratch_for(operand: Tensor, numbers: int) -> Tensor:

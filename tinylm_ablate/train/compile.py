@@ -51,6 +51,10 @@ def compiled(decoder: Decoder, wanted: bool) -> Iterator[None]:
         return
     import torch._dynamo
 
+    from tinylm_ablate.arch import amx_attention
+
+    # Otherwise the compiler would trace how the library is found.
+    torch._dynamo.assume_constant_result(amx_attention.available)  # type: ignore[no-untyped-call]
     for layer in decoder.layers:
         layer.compile(dynamic=False)
     try:
