@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from unittest import mock
 
@@ -168,18 +167,3 @@ def test_without_a_compiler_the_result_is_the_same(tmp_path: Path) -> None:
     (tmp_path / "cc").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "cc").chmod(0o755)
     assert in_fork(is_used_and_equal, **environment) == (False, True)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks")
-def test_a_fork_starts_its_own_threads() -> None:
-    given, before = operands(4, 9, torch.float32), torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        expected = passes(*given)
-        child = os.fork()
-        if child == 0:
-            same = all(torch.equal(a, b) for a, b in zip(expected, passes(*given), strict=True))
-            os._exit(0 if same else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    finally:
-        torch.set_num_threads(before)

@@ -10,14 +10,13 @@ import ctypes
 import functools
 import math
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tinylm_ablate.arch.c_kernels import divide, library, opaque, pointers
+from tinylm_ablate.arch.c_kernels import library, opaque, run
 from tinylm_ablate.hardware import cpu_flags
 
 
@@ -39,11 +38,7 @@ def _library() -> ctypes.CDLL | None:
     found = library("attention_amx")
     if found is None or not found.usable():
         return None
-    pointer, count = ctypes.c_void_p, ctypes.c_long
-    rest: list[Any] = [*[count] * 5, ctypes.c_float, pointer]
-    found.forward.argtypes, found.backward.argtypes = [pointer] * 7 + rest, [pointer] * 11 + rest
-    found.forward.restype = found.backward.restype = None
-    found.room.argtypes, found.room.restype = [count, count], count
+    found.room.argtypes, found.room.restype = [ctypes.c_long] * 2, ctypes.c_long
     return found
 
 
@@ -76,7 +71,7 @@ class _Attention(torch.autograd.Function):
 def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """The mixed values, and of each query the highest score and 1 / sum of exp(score - highest score), (2, B heads, T)."""
     mixed, sums = _results(queries)
-    _call("forward", (queries, keys, values), (mixed, *sums))
+    _call("forward", {"queries": queries, "keys": keys, "values": values, "mixed": mixed}, sums)
     return mixed, sums
 
 
@@ -85,28 +80,36 @@ def _attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values, from that of the mixed values."""
     of_queries, of_keys, of_values = (_like(queries) for _ in range(3))
-    _call("backward", (queries, keys, values, mixed, grad), (*sums, of_queries, of_keys, of_values))
+    operands = {"queries": queries, "keys": keys, "values": values, "grad": grad, "mixed": mixed}
+    _call("backward", operands | {"of_queries": of_queries, "of_keys": of_keys, "of_values": of_values}, sums)
     return of_queries, of_keys, of_values
 
 
-def _call(name: str, operands: tuple[Tensor, ...], contiguous: tuple[Tensor, ...]) -> None:
+class _Sequences(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("queries", "keys", "values", "grad", "mixed")),
+        *((name, ctypes.c_void_p) for name in ("of_queries", "of_keys", "of_values", "highest", "inverse")),
+        *((f"steps_of_{name}", ctypes.c_long * 3) for name in ("queries", "keys", "values", "grad", "mixed")),
+        *((name, ctypes.c_long) for name in ("heads", "length", "size")),
+        ("scale", ctypes.c_float),
+    )  # fmt: skip
+
+
+def _call(function: str, given: dict[str, Tensor], sums: Tensor) -> None:
     """Call a function of the library; the threads divide the sequences of all heads."""
-    found, first = _library(), operands[0]
+    found, first = _library(), given["queries"]
     assert found is not None
-    if any(each.shape != first.shape or each.dtype != first.dtype for each in operands):
+    if any(each.shape != first.shape or each.dtype != first.dtype for each in given.values()):
         raise ValueError("queries, keys and values must have the same shape and precision")
-    operands = tuple(each if each.stride(3) == 1 else each.contiguous() for each in operands)
-    strides = [step for each in operands for step in each.stride()[:3]]
+    operands = {name: each if each.stride(3) == 1 else each.contiguous() for name, each in given.items()}
     batch, length, heads, size = first.shape
-    scratch = first.new_empty(torch.get_num_threads(), found.room(length, size), dtype=torch.uint8)
-    function: Callable[..., None] = getattr(found, name)
-    steps, scale = (ctypes.c_long * len(strides))(*strides), 1 / math.sqrt(size)
-
-    def part(thread: int, begin: int, end: int) -> None:
-        places = pointers(operands), ctypes.addressof(steps), pointers(contiguous)
-        function(*places[0], places[1], *places[2], begin, end, heads, length, size, scale, scratch[thread].data_ptr())
-
-    divide(batch * heads, part)
+    job = _Sequences(heads=heads, length=length, size=size, scale=1 / math.sqrt(size))
+    job.highest, job.inverse = (each.data_ptr() for each in sums)
+    for name, operand in operands.items():
+        setattr(job, name, operand.data_ptr())
+        if not name.startswith("of_"):
+            getattr(job, f"steps_of_{name}")[:] = operand.stride()[:3]
+    run(found, function, job, batch * heads, found.room(length, size))
 
 
 def _results(queries: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@
 
    Where an operand is not finite, or 2^60 or more, results are NaN. */
 #include "numbers.h"
+#include "threads.h"
 #define D 8 /* channels */
 #define B 4 /* queries at a time */
 #if defined(__AVX512F__)
@@ -106,9 +107,16 @@ static inline void weigh(const float *q, float *k, float *w, long P, long i, flo
     inverse[b] = 1 / total(sum[b]);
   }
 }
-/* Mixed values O of sequences first to last - 1; every operand is (N, 8, T). m: scratch of 36 numbers per padded token. */
-void forward(const void *Q, const void *K, const void *V, void *O, long first, long last, long T, int bf16, float scale, float *m) {
-  const long P = PADDED(T);
+/* Queries, keys, values, mixed values, the gradient of these, and those of the first three; all are (N, 8, T). */
+typedef struct { const void *Q, *K, *V; void *O; const void *G; void *GQ, *GK, *GV; long T; int bf16; float scale; } sequences;
+
+/* Mixed values of sequences first to last - 1. scratch: 36 numbers per padded token. */
+void forward(const sequences *job, long first, long last, float *m) {
+  const void *Q = job->Q, *K = job->K, *V = job->V;
+  void *O = job->O;
+  const long T = job->T, P = PADDED(T);
+  const int bf16 = job->bf16;
+  const float scale = job->scale;
   float *q = m, *k = q + D*P, *v = k + D*P, *o = v + D*P, *w = o + D*P, inverse[B];
   for (long n = first; n < last; n++) {
     if (rows(AT(Q,n,T,bf16), q, T, P, bf16, scale) | rows(AT(K,n,T,bf16), k, T, P, bf16, 1) | rows(AT(V,n,T,bf16), v, T, P, bf16, 1)) {
@@ -122,10 +130,13 @@ void forward(const void *Q, const void *K, const void *V, void *O, long first, l
     store_rows(o, AT(O,n,T,bf16), T, P, bf16, 1);
   }
 }
-/* Gradients GQ, GK, GV from G, that of the mixed values. m: scratch of 72 numbers per padded token. */
-void backward(const void *G, const void *Q, const void *K, const void *V, const void *O, void *GQ, void *GK, void *GV,
-              long first, long last, long T, int bf16, float scale, float *m) {
-  const long P = PADDED(T), size = D*T*(bf16 ? 2 : 4);
+/* Gradients of queries, keys and values. scratch: 72 numbers per padded token. */
+void backward(const sequences *job, long first, long last, float *m) {
+  const void *Q = job->Q, *K = job->K, *V = job->V, *O = job->O, *G = job->G;
+  void *GQ = job->GQ, *GK = job->GK, *GV = job->GV;
+  const int bf16 = job->bf16;
+  const float scale = job->scale;
+  const long T = job->T, P = PADDED(T), size = D*T*(bf16 ? 2 : 4);
   float *q=m,*k=q+D*P,*v=k+D*P,*o=v+D*P,*g=o+D*P,*gq=g+D*P,*gk=gq+D*P,*gv=gk+D*P,*w=gv+D*P,*s=w+B*P, inverse[B], ones[B];
   QUERIES(b) ones[b] = 1;
   for (long n = first; n < last; n++) {
@@ -155,11 +166,17 @@ void backward(const void *G, const void *Q, const void *K, const void *V, const 
   }
 }
 
+typedef struct { void *scores, *slopes; const void *G, *O; long W, C, block, start; int bf16; float scale; } score_rows;
+
 /* Weights from rows first to last - 1 of scores, and slopes of the scores from those of the weights, both in place, (rows, W).
    Row i, which is query start + i % block, has keys up to its own; weights and slopes of later ones are zero. G, O: gradient of
-   the mixed values and these, (rows, C). m: scratch of 2 W numbers. */
-void weigh_rows(void *scores, void *slopes, const void *G, const void *O, long first, long last, long W, long C, long block,
-                long start, int bf16, float scale, float *m) {
+   the mixed values and these, (rows, C). scratch: 2 W numbers. */
+void weigh_rows(const score_rows *job, long first, long last, float *m) {
+  void *scores = job->scores, *slopes = job->slopes;
+  const void *G = job->G, *O = job->O;
+  const long W = job->W, C = job->C, block = job->block, start = job->start;
+  const int bf16 = job->bf16;
+  const float scale = job->scale;
   float *w = m, *s = m + W;
   long size = bf16 ? 2 : 4;
   for (long i = first; i < last; i++) {

@@ -9,6 +9,7 @@
 
    Where an operand is not finite, or 2^60 or more, results are NaN. */
 #include "numbers.h"
+#include "threads.h"
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
 #include <immintrin.h>
 #include <sys/syscall.h>
@@ -20,7 +21,16 @@
 
 typedef union { __m512i row[16]; __m512 number[16]; char bytes[1024]; } tile;
 typedef struct { long batch, token, head; } strides;
-typedef struct { const uint16_t *at; strides by; } operand;
+/* Operands, (B, T, H, D), whose channels are contiguous, and their strides; results, (B, T, H, D), contiguous; and of each query the highest
+   score and 1 / sum of exp(score - highest), (B H, T). O is a result of the forward pass, and an operand of the backward pass. */
+typedef struct {
+  const uint16_t *Q, *K, *V, *G;
+  uint16_t *O, *GQ, *GK, *GV;
+  float *tops, *inverses;
+  strides by_Q, by_K, by_V, by_G, by_O;
+  long H, T, D;
+  float scale;
+} sequences;
 
 int usable(void) {
   return !syscall(SYS_arch_prctl, 0x1023 /* request permission for a component of the state */, 18 /* tiles */);
@@ -83,14 +93,14 @@ static void turn(const tile *from, tile *to) {
 static inline __mmask32 channels(long D, long from) { return D - from >= 32 ? 0xffffffffu : D <= from ? 0 : (1u << (D - from)) - 1; }
 
 /* Read a sequence, (T, D), into tiles of 16 tokens x 32 channels, filled with zeros; whether a number is not finite. */
-static int fetch(operand x, long n, long H, long T, long D, long blocks, tile *to) {
-  const uint16_t *from = x.at + n / H * x.by.batch + n % H * x.by.head;
+static int fetch(const uint16_t *x, strides by, long n, long H, long T, long D, long blocks, tile *to) {
+  const uint16_t *from = x + n / H * by.batch + n % H * by.head;
   const __m512i limit = _mm512_set1_epi16(0x5d80), sign = _mm512_set1_epi16(0x7fff);
   __mmask32 found = 0;
   for (long t = 0; t < 2 * blocks; t++)
     for (long c = 0; c < D; c += 32, to++)
       for (long i = 0; i < 16; i++) {
-        to->row[i] = 16 * t + i < T ? _mm512_maskz_loadu_epi16(channels(D, c), from + (16 * t + i) * x.by.token + c) : _mm512_setzero_si512();
+        to->row[i] = 16 * t + i < T ? _mm512_maskz_loadu_epi16(channels(D, c), from + (16 * t + i) * by.token + c) : _mm512_setzero_si512();
         found |= _mm512_cmpge_epi16_mask(_mm512_and_si512(to->row[i], sign), limit);
       }
   return found != 0;
@@ -140,27 +150,25 @@ static void mask(tile *s) {
 }
 static tile *take(char **m, long tiles) { tile *own = (tile *)*m; *m += tiles * sizeof(tile); return own; }
 
-/* Bytes of scratch that each thread needs. */
+/* Bytes of scratch per thread. */
 long room(long T, long D) {
   long blocks = (T + SIDE - 1) / SIDE, deep = (D + 31) / 32, wide = (D + 15) / 16;
-  return 64 + sizeof(tile) * (blocks * (14 * deep + 8 * wide + 12 + 2 * KEPT + 2) + 8) + blocks * SIDE * 12;
+  return sizeof(tile) * (blocks * (14 * deep + 8 * wide + 12 + 2 * KEPT + 2) + 8) + blocks * SIDE * 12;
 }
 
-/* Mixed values O, (B, T, H, D), contiguous, of sequences first to last - 1 of B H. top, inverse: highest score and
-   1 / sum of exp(score - highest) of each query, (B H, T). */
-void forward(const uint16_t *Q, const uint16_t *K, const uint16_t *V, const strides *by, uint16_t *O, float *tops, float *inverses,
-             long first, long last, long H, long T, long D, float scale, char *m) {
+/* Mixed values of sequences first to last - 1 of B H. */
+void forward(const sequences *job, long first, long last, char *m) {
+  const long H = job->H, T = job->T, D = job->D;
   const long blocks = (T + SIDE - 1) / SIDE, deep = (D + 31) / 32, wide = (D + 15) / 16;
-  m = (char *)(((uintptr_t)m + 63) / 64 * 64);
   tile *k = take(&m, 2 * blocks * deep), *q = take(&m, 2 * blocks * deep), *v = take(&m, blocks * wide), *s = take(&m, 4 * blocks),
        *w = take(&m, 2 * blocks), *o = take(&m, 4), *x = take(&m, 2 * blocks * deep);
-  const __m512 factor = _mm512_set1_ps(scale * 1.44269504f);
+  const __m512 factor = _mm512_set1_ps(job->scale * 1.44269504f);
   configure();
   for (long n = first; n < last; n++) {
-    uint16_t *out = O + (n / H * T * H + n % H) * D;
-    int odd = fetch((operand){Q, by[0]}, n, H, T, D, blocks, x) | fetch((operand){K, by[1]}, n, H, T, D, blocks, k);
+    uint16_t *out = job->O + (n / H * T * H + n % H) * D;
+    int odd = fetch(job->Q, job->by_Q, n, H, T, D, blocks, x) | fetch(job->K, job->by_K, n, H, T, D, blocks, k);
     for (long i = 0; i < 2 * blocks * deep; i++) turn(x + i, q + i);
-    odd |= fetch((operand){V, by[2]}, n, H, T, D, blocks, x);
+    odd |= fetch(job->V, job->by_V, n, H, T, D, blocks, x);
     if (odd) { fill(out, H * D, T, D); continue; }
     interleave(x, blocks, deep, wide, v);
     for (long i = 0; i < blocks * wide; i++) turn(v + i, v + i);
@@ -184,8 +192,8 @@ void forward(const uint16_t *Q, const uint16_t *K, const uint16_t *V, const stri
         __mmask16 own = left >= 16 ? 0xffff : left <= 0 ? 0 : (1u << left) - 1;
         sum[c] = 1 / sum[c];
         _mm512_storeu_ps(inverse + 16 * c, sum[c]);
-        _mm512_mask_storeu_ps(tops + n * T + SIDE * i + 16 * c, own, top[c]);
-        _mm512_mask_storeu_ps(inverses + n * T + SIDE * i + 16 * c, own, sum[c]);
+        _mm512_mask_storeu_ps(job->tops + n * T + SIDE * i + 16 * c, own, top[c]);
+        _mm512_mask_storeu_ps(job->inverses + n * T + SIDE * i + 16 * c, own, sum[c]);
       }
       for (long c = 0; c < wide; c += 2) {
         const int many = c + 1 == wide ? 1 : 2;
@@ -197,12 +205,12 @@ void forward(const uint16_t *Q, const uint16_t *K, const uint16_t *V, const stri
   _tile_release();
 }
 
-/* Gradients GQ, GK, GV, (B, T, H, D), contiguous, from G, that of the mixed values O. */
-void backward(const uint16_t *Q, const uint16_t *K, const uint16_t *V, const uint16_t *O, const uint16_t *G, const strides *by,
-              const float *tops, const float *inverses, uint16_t *GQ, uint16_t *GK, uint16_t *GV, long first, long last, long H, long T,
-              long D, float scale, char *m) {
+/* Gradients of queries, keys and values. */
+void backward(const sequences *job, long first, long last, char *m) {
+  uint16_t *GQ = job->GQ, *GK = job->GK, *GV = job->GV;
+  const float scale = job->scale;
+  const long H = job->H, T = job->T, D = job->D;
   const long blocks = (T + SIDE - 1) / SIDE, deep = (D + 31) / 32, wide = (D + 15) / 16;
-  m = (char *)(((uintptr_t)m + 63) / 64 * 64);
   const long one = 2 * blocks * deep, other = blocks * wide;
   tile *x = take(&m, one), *k = take(&m, one), *v = take(&m, one), *qt = take(&m, one), *gt = take(&m, one), *q = take(&m, other),
        *g = take(&m, other), *kt = take(&m, other), *gq = take(&m, 4 * blocks * ((wide + 1) / 2)), *w = take(&m, 2 * blocks),
@@ -214,13 +222,13 @@ void backward(const uint16_t *Q, const uint16_t *K, const uint16_t *V, const uin
   configure();
   for (long n = first; n < last; n++) {
     const long place = (n / H * T * H + n % H) * D;
-    int odd = fetch((operand){Q, by[0]}, n, H, T, D, blocks, x);
+    int odd = fetch(job->Q, job->by_Q, n, H, T, D, blocks, x);
     for (long i = 0; i < one; i++) turn(x + i, qt + i);
     interleave(x, blocks, deep, wide, q);
-    odd |= fetch((operand){K, by[1]}, n, H, T, D, blocks, k) | fetch((operand){V, by[2]}, n, H, T, D, blocks, v);
+    odd |= fetch(job->K, job->by_K, n, H, T, D, blocks, k) | fetch(job->V, job->by_V, n, H, T, D, blocks, v);
     interleave(k, blocks, deep, wide, kt);
     for (long i = 0; i < other; i++) turn(kt + i, kt + i);
-    odd |= fetch((operand){O, by[3]}, n, H, T, D, blocks, gt) | fetch((operand){G, by[4]}, n, H, T, D, blocks, x);
+    odd |= fetch(job->O, job->by_O, n, H, T, D, blocks, gt) | fetch(job->G, job->by_G, n, H, T, D, blocks, x);
     if (odd) { fill(GQ + place, H * D, T, D); fill(GK + place, H * D, T, D); fill(GV + place, H * D, T, D); continue; }
     for (long i = 0; i < T; i++) {
       __m512 sum = _mm512_setzero_ps();
@@ -229,7 +237,7 @@ void backward(const uint16_t *Q, const uint16_t *K, const uint16_t *V, const uin
     }
     for (long i = 0; i < one; i++) turn(x + i, gt + i);
     interleave(x, blocks, deep, wide, g);
-    memcpy(top, tops + n * T, T * sizeof(float)); memcpy(inverse, inverses + n * T, T * sizeof(float));
+    memcpy(top, job->tops + n * T, T * sizeof(float)); memcpy(inverse, job->inverses + n * T, T * sizeof(float));
     for (long begin = 0; begin < blocks; begin += KEPT) {
       const long end = begin + KEPT < blocks ? begin + KEPT : blocks;
       for (long j = begin; j < end; j++) {

@@ -9,36 +9,43 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from tinylm_ablate.arch.c_kernels import divide, fits, library, pointers, scratch_for
+from tinylm_ablate.arch.c_kernels import fits, library, run
 from tinylm_ablate.arch.shapes import KERNEL_CHANNELS
 
 #: Keys that the kernel processes together, and maximum scratch numbers per token of a sequence padded to a multiple of them.
 _TOGETHER, _SCRATCH = 16, 8 * KERNEL_CHANNELS + 8
 
 
+class _Sequences(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("queries", "keys", "values", "mixed", "grad")),
+        *((name, ctypes.c_void_p) for name in ("of_queries", "of_keys", "of_values")),
+        ("length", ctypes.c_long), ("bf16", ctypes.c_int), ("scale", ctypes.c_float),
+    )  # fmt: skip
+
+
+class _ScoreRows(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("scores", "slopes", "grad", "mixed")),
+        *((name, ctypes.c_long) for name in ("keys", "channels", "block", "start")),
+        ("bf16", ctypes.c_int), ("scale", ctypes.c_float),
+    )  # fmt: skip
+
+
 class Kernel:
     """The compiled kernel; operands and results are (N, 8, T), contiguous, fp32 or bf16."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        pointer, count = ctypes.c_void_p, ctypes.c_long
-        rest: list[Any] = [count, count, count, ctypes.c_int, ctypes.c_float, pointer]
-        self._forward, self._backward = library.forward, library.backward
-        self._forward.argtypes, self._backward.argtypes = [pointer] * 4 + rest, [pointer] * 8 + rest
-        self._forward.restype = self._backward.restype = None
-        self._weigh = library.weigh_rows
-        self._weigh.argtypes = [pointer] * 4 + [count] * 6 + [ctypes.c_int, ctypes.c_float, pointer]
-        self._weigh.restype = None
+        self._library = library
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """The mixed values."""
         mixed = torch.empty_like(queries, memory_format=torch.contiguous_format)
-        self._call(self._forward, queries, keys, values, mixed)
+        self._call("forward", queries, keys, values, mixed)
         return mixed
 
     def backward(
@@ -46,25 +53,25 @@ class Kernel:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of queries, keys and values, from that of the mixed values."""
         of_queries, of_keys, of_values = (torch.empty_like(queries, memory_format=torch.contiguous_format) for _ in range(3))
-        self._call(self._backward, grad, queries, keys, values, mixed, of_queries, of_keys, of_values)
+        self._call("backward", queries, keys, values, mixed, grad, of_queries, of_keys, of_values)
         return of_queries, of_keys, of_values
 
     def weigh(self, scores: Tensor, slopes: Tensor, grad: Tensor, mixed: Tensor, start: int, scale: float) -> None:
         """See ``attention._weigh``."""
-        rows, keys = scores.shape[:-1].numel(), scores.shape[-1]
-        operands, scratch = (scores, slopes, grad, mixed), scratch_for(scores, 2 * keys)
-        rest = keys, grad.shape[-1], scores.shape[-2], start, int(scores.dtype == torch.bfloat16), scale
-        divide(rows, lambda thread, *part: self._weigh(*pointers(operands), *part, *rest, scratch[thread].data_ptr()))
+        rows, block, keys = scores.shape[:-1].numel(), *scores.shape[-2:]
+        places = (each.data_ptr() for each in (scores, slopes, grad, mixed))
+        job = _ScoreRows(*places, keys, grad.shape[-1], block, start, scores.dtype == torch.bfloat16, scale)
+        run(self._library, "weigh_rows", job, rows, 2 * 4 * keys)
 
-    def _call(self, function: Callable[..., None], *operands: Tensor) -> None:
-        """Call a function of the kernel; the threads divide the N products."""
-        first = operands[0]
+    def _call(self, function: str, *operands: Tensor) -> None:
+        """Call a function of the library; the threads divide the N sequences."""
+        first, (number, _, length) = operands[0], operands[0].shape
         if any(each.shape != first.shape or each.dtype != first.dtype for each in operands):
             raise ValueError("queries, keys and values must have the same shape and precision")
-        operands, (number, _, length) = tuple(each.contiguous() for each in operands), first.shape
-        rest = length, int(first.dtype == torch.bfloat16), 1 / math.sqrt(KERNEL_CHANNELS)
-        scratch = scratch_for(first, _SCRATCH * math.ceil(length / _TOGETHER) * _TOGETHER)
-        divide(number, lambda thread, *part: function(*pointers(operands), *part, *rest, scratch[thread].data_ptr()))
+        operands = tuple(each.contiguous() for each in operands)
+        places = [each.data_ptr() for each in operands] + [None] * (8 - len(operands))
+        job = _Sequences(*places, length, first.dtype == torch.bfloat16, 1 / math.sqrt(KERNEL_CHANNELS))
+        run(self._library, function, job, number, 4 * _SCRATCH * math.ceil(length / _TOGETHER) * _TOGETHER)
 
 
 def kernel(operand: Tensor) -> Kernel | None:

@@ -1,6 +1,6 @@
-"""C kernels for a CPU, compiled on first use, and the threads that run them.
+"""C kernels for a CPU, compiled on first use, and run by PyTorch's threads.
 
-They need only a C compiler. If there is none, or it fails, callers compute the same with PyTorch.
+They need a C compiler. If there is none, or it fails, callers compute the same with PyTorch.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,28 @@ _FLAGS = (
 @functools.cache
 def library(name: str) -> ctypes.CDLL | None:
     """Return the compiled library of a C file in this folder, or None."""
+    threads = _threads()
+    if threads is None or (found := _compiled(name)) is None:
+        return None
+    found.use(*threads)
+    found.divide.argtypes = [*[ctypes.c_void_p] * 2, ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_long]
+    return found
+
+
+def _threads() -> list[ctypes.c_void_p] | None:
+    """Return the functions of PyTorch's OpenMP that ``threads.h`` uses, or None."""
+    process, names = ctypes.CDLL(None), ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+    with contextlib.suppress(AttributeError):
+        return [ctypes.cast(getattr(process, name), ctypes.c_void_p) for name in names]
+    return None
+
+
+def _compiled(name: str) -> ctypes.CDLL | None:
     compiler = next((found for command in ("cc", "gcc", "clang") if (found := shutil.which(command))), None)
     if compiler is None:
         return None
     source = Path(__file__).with_name(f"{name}.c")
-    content = source.read_bytes() + source.with_name("numbers.h").read_bytes()
+    content = b"".join(each.read_bytes() for each in (source, *sorted(source.parent.glob("*.h"))))
     # Compilers avoid the widest registers by default.
     flags = (*_FLAGS, *(("-mprefer-vector-width=512",) if "avx512f" in cpu_flags() else ()))
     about = " ".join((compiler, *flags, *sorted(cpu_flags())))
@@ -69,42 +86,22 @@ def fits(operand: Tensor) -> bool:
     return operand.dtype in (torch.float32, torch.bfloat16) and operand.device.type == "cpu"
 
 
-def pointers(operands: tuple[Tensor, ...]) -> list[int]:
-    """Return the addresses of contiguous operands."""
-    return [each.data_ptr() for each in operands]
-
-
 def opaque(function: Callable[..., Any], operator: Callable[..., Any]) -> Callable[..., Any]:
     """Return the operator while torch.compile traces, and otherwise the function: calling an operator imports the compiler."""
     return operator if torch.compiler.is_compiling() else function
 
 
-def scratch_for(operand: Tensor, numbers: int) -> Tensor:
-    """Return memory for each thread; PyTorch's defaults may be another precision or device."""
-    return operand.new_empty(torch.get_num_threads(), numbers, dtype=torch.float32)
+def run(library: ctypes.CDLL, function: str, job: ctypes.Structure, count: int, scratch: int) -> None:
+    """Run a function of a library; PyTorch's threads divide ``count`` items.
 
-
-def divide(count: int, do: Callable[[int, int, int], None]) -> None:
-    """Call ``do(thread, first, last)`` for ranges that divide ``count`` items, with as many threads as torch has.
-
-    ``do`` must hold the tensors whose memory it uses: after an interrupt, threads may still run when the caller has returned.
+    Args:
+        library: See ``library``.
+        function: Its name; it takes the job, the first item, the one after the last, and a thread's scratch memory.
+        job: Addresses and sizes of operands, which the caller keeps.
+        count: Number of items.
+        scratch: Bytes that each thread needs.
     """
-    threads = max(1, min(torch.get_num_threads(), count))
-
-    def part(thread: int) -> None:
-        do(thread, count * thread // threads, count * (thread + 1) // threads)
-
-    # The caller's thread takes part: what it has computed before is in the cache of its core.
-    others = [_pool(threads - 1).submit(part, thread) for thread in range(1, threads)]
-    part(0)
-    for other in others:
-        other.result()
-
-
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="kernel")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
+    threads, size = max(1, min(torch.get_num_threads(), count)), math.ceil(scratch / 64) * 64
+    memory = torch.empty(threads, size, dtype=torch.uint8, device="cpu")
+    start = ctypes.cast(getattr(library, function), ctypes.c_void_p)
+    library.divide(start, ctypes.addressof(job), count, threads, memory.data_ptr(), size)

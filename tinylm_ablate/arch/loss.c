@@ -4,11 +4,18 @@
    the loss and the slopes of the row are NaN. */
 #include <math.h>
 #include "numbers.h"
+#include "threads.h"
 
-/* Rows first to last - 1 of V logits each. targets: one id per row, or ignored, where loss and slopes are zero.
-   m: scratch of V numbers. */
-void cross_entropy(void *logits, const int64_t *targets, float *losses, long first, long last, long V, int64_t ignored, int bf16,
-                   int slopes, float *m) {
+/* targets: one id per row of V logits, or ignored, where loss and slopes are zero. */
+typedef struct { void *logits; const int64_t *targets; float *losses; long V; int64_t ignored; int bf16, slopes; } logit_rows;
+
+/* Rows first to last - 1. scratch: V numbers. */
+void cross_entropy(const logit_rows *job, long first, long last, float *m) {
+  void *logits = job->logits;
+  const int64_t *targets = job->targets, ignored = job->ignored;
+  float *losses = job->losses;
+  const long V = job->V;
+  const int bf16 = job->bf16, slopes = job->slopes;
   for (long n = first; n < last; n++) {
     long size = V * (bf16 ? 2 : 4);
     char *row = (char *)logits + n * size;

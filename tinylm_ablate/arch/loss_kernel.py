@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import functools
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from tinylm_ablate.arch.c_kernels import divide, fits, library, pointers, scratch_for
+from tinylm_ablate.arch.c_kernels import fits, library, run
 
 
 def usable(logits: Tensor) -> bool:
     """Return whether the kernel supports these logits and there is a C compiler."""
-    return fits(logits) and _function() is not None
+    return fits(logits) and library("loss") is not None
 
 
 def losses_and_slopes(logits: Tensor, targets: Tensor, ignored: int, slopes: bool) -> Tensor:
@@ -24,23 +22,15 @@ def losses_and_slopes(logits: Tensor, targets: Tensor, ignored: int, slopes: boo
     """
     entries, targets = logits.shape[-1], targets.to(torch.int64).contiguous()
     losses = logits.new_empty(targets.shape, dtype=torch.float32)
-    scratch = scratch_for(logits, entries)
-    operands, rest = (logits, targets, losses), (entries, ignored, int(logits.dtype == torch.bfloat16), int(slopes))
-
-    def rows(thread: int, first: int, last: int) -> None:
-        _function()(*pointers(operands), first, last, *rest, scratch[thread].data_ptr())
-
-    divide(targets.numel(), rows)
+    places, bf16 = (each.data_ptr() for each in (logits, targets, losses)), logits.dtype == torch.bfloat16
+    found = library("loss")
+    assert found is not None
+    run(found, "cross_entropy", _Rows(*places, entries, ignored, bf16, slopes), targets.numel(), 4 * entries)
     return losses
 
 
-@functools.cache
-def _function() -> Any:
-    found = library("loss")
-    if found is None:
-        return None
-    pointer, count = ctypes.c_void_p, ctypes.c_long
-    function = found.cross_entropy
-    function.argtypes = [pointer] * 3 + [count] * 3 + [ctypes.c_int64, ctypes.c_int, ctypes.c_int, pointer]
-    function.restype = None
-    return function
+class _Rows(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("logits", "targets", "losses")),
+        ("entries", ctypes.c_long), ("ignored", ctypes.c_int64), ("bf16", ctypes.c_int), ("slopes", ctypes.c_int),
+    )  # fmt: skip
