@@ -106,6 +106,13 @@ def test_large_scores_do_not_overflow() -> None:
     assert all(each.isfinite().all() for each in passes(*given))
 
 
+def test_the_future_is_ignored_however_low_the_scores_of_the_past_are() -> None:
+    queries, keys, values, grad = operands(1, 3, 1, 8)
+    queries[:], keys[:] = 2.0**55, -(2.0**55)
+    mixed, *slopes = passes(queries, keys, values, grad)
+    assert torch.equal(mixed[0, 0], values[0, 0]) and all(each.isfinite().all() for each in slopes)
+
+
 def test_saturated_attention_computes_with_no_subnormal_numbers() -> None:
     """They would make a step of a trained model six times slower."""
     queries, keys, values, grad = operands(1, 2, 1, 8)

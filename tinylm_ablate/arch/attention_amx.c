@@ -17,7 +17,7 @@
 
 #define SIDE 32 /* queries or keys of a block */
 #define KEPT 8  /* blocks of keys whose slopes are kept, to be added up in the matrix unit */
-#define MASKED -1e30f
+#define MASKED -3.4e38f
 
 typedef union { __m512i row[16]; __m512 number[16]; char bytes[1024]; } tile;
 typedef struct { long batch, token, head; } strides;
