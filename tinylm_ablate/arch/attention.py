@@ -1,9 +1,9 @@
 """Causal attention: our own kernels for small heads and for CPUs with a matrix unit, and otherwise PyTorch's.
 
-In bf16 on a CPU without a matrix unit (see ``amx_attention``), the backward pass of PyTorch's fused attention reaches a fraction
-of the speed of plain matrix products. Here, it consists of products over blocks of queries that fit the cache; keys in the
-future of a block are skipped. As in FlashAttention (Dao et al. 2022, arXiv 2205.14135), scores are not kept: the backward pass recomputes them, which costs no more
-than writing and reading them.
+In bf16 on a CPU without a matrix unit (see ``amx_attention``), the backward pass of PyTorch's fused attention reaches a
+fraction of the speed of plain matrix products. Here, it consists of products over blocks of queries that fit the cache; keys in
+the future of a block are skipped. As in FlashAttention (Dao et al. 2022, arXiv 2205.14135), scores are not kept: the backward
+pass recomputes them, which costs no more than writing and reading them.
 
 Its operands are (N, T, head_dim), N = batch * heads; in memory, the few channels of the C kernel's heads are rows.
 """
