@@ -93,7 +93,8 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """The mixed values, (N, T, head_dim)."""
     if (own := kernel(queries)) is not None:
         return own.forward(queries.mT, keys.mT, values.mT).mT
-    queries, keys, values = (part.unsqueeze(1) for part in (queries, keys, values))  # with three axes, PyTorch is slow
+    # With three axes, or channels that are not contiguous, PyTorch is slow.
+    queries, keys, values = (part.contiguous().unsqueeze(1) for part in (queries, keys, values))
     return _ordered(F.scaled_dot_product_attention(queries, keys, values, is_causal=True)[:, 0])
 
 
@@ -104,8 +105,8 @@ def _attend_backward(
     if (own := kernel(queries)) is not None:
         of_queries, of_keys, of_values = own.backward(grad.mT, queries.mT, keys.mT, values.mT, mixed.mT)
         return of_queries.mT, of_keys.mT, of_values.mT
-    of_queries, of_keys, of_values = (_room(queries) for _ in range(3))
     count, length, size = queries.shape
+    of_queries, of_keys, of_values = (queries.new_empty(count, length, size) for _ in range(3))
     rows, scale = length if length <= _WHOLE else _BLOCK, 1 / math.sqrt(size)
     step = max(1, min(count, torch.get_num_threads() * _CACHE_BYTES // (rows * length * queries.element_size())))
     memory = queries.new_empty(2, step * rows * length)
@@ -132,7 +133,7 @@ def _attend_backward(
                 torch.bmm(weights.mT, own_grad, out=of_values[part])
         if rows < length:
             of_keys[part], of_values[part] = keys_sum, values_sum
-    return of_queries, of_keys, of_values
+    return _ordered(of_queries), _ordered(of_keys), _ordered(of_values)
 
 
 def _weigh(scores: Tensor, slopes: Tensor, grad: Tensor, mixed: Tensor, start: int, scale: float) -> None:
