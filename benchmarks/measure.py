@@ -103,7 +103,7 @@ def load(name: str) -> dict[str, Result]:
 
 
 def save(name: str, part: str, result: Result) -> None:
-    """Replace the result of a part; results with limited instructions are kept beside those without."""
+    """Replace the result of a part; limited instructions have a part of their own."""
     part = f"{part}, {LIMIT}" if LIMIT else part
     RESULTS.mkdir(parents=True, exist_ok=True)
     content = load(name) | {part: result | {"machine": machine()}}
