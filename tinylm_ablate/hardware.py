@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 #: CPU flags in /proc/cpuinfo for matrix products in bf16, on x86 and Arm. Without such instructions, a bf16 product is
@@ -59,6 +61,19 @@ def memory() -> int:
 def thread_count(threads: int | str, processes: int = 1) -> int:
     """Threads per process if ``processes`` share the machine, from ``train.threads``: "auto" is one per core."""
     return max(1, cores() // processes) if isinstance(threads, str) else threads
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let PyTorch use ``count`` threads within the block."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def pick_device(wanted: str) -> str:

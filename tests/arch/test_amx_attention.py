@@ -14,6 +14,7 @@ from tests.arch.test_attention import pytorchs, written_out
 from tests.helpers import in_fork
 from tinylm_ablate.arch import amx_attention as module
 from tinylm_ablate.arch.attention import causal_attention
+from tinylm_ablate.hardware import torch_threads
 
 pytestmark = pytest.mark.skipif(not module.available(), reason="needs a CPU with AMX, and a C compiler")
 
@@ -78,14 +79,11 @@ def test_no_query_sees_the_future() -> None:
 
 
 def test_the_number_of_threads_changes_nothing() -> None:
-    given, before = operands(2, 90, 3, 24), torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    given = operands(2, 90, 3, 24)
+    with torch_threads(1):
         one = passes(*given)
-        torch.set_num_threads(4)
+    with torch_threads(4):
         assert all(torch.equal(a, b) for a, b in zip(one, passes(*given), strict=True))
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

@@ -14,6 +14,7 @@ from torch import Tensor
 from tests.helpers import in_fork
 from tinylm_ablate.arch import attention as module
 from tinylm_ablate.arch.attention_kernel import kernel
+from tinylm_ablate.hardware import torch_threads
 
 pytestmark = pytest.mark.skipif(kernel(torch.zeros(1, 1, 8)) is None, reason="no C compiler that builds the kernel")
 
@@ -58,14 +59,11 @@ def test_bf16_is_no_less_accurate_than_without_the_kernel(monkeypatch: pytest.Mo
 
 
 def test_the_number_of_threads_changes_nothing() -> None:
-    given, before = operands(7, 33, torch.float32), torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    given = operands(7, 33, torch.float32)
+    with torch_threads(1):
         one = passes(*given)
-        torch.set_num_threads(3)
+    with torch_threads(3):
         assert all(torch.equal(a, b) for a, b in zip(one, passes(*given), strict=True))
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -13,6 +13,7 @@ from torch import Tensor
 from tests.helpers import in_fork
 from tinylm_ablate.arch import loss_kernel
 from tinylm_ablate.arch.loss import IGNORED, losses_and_slopes
+from tinylm_ablate.hardware import torch_threads
 
 pytestmark = pytest.mark.skipif(not loss_kernel.usable(torch.zeros(1, 1)), reason="no C compiler that builds the kernel")
 
@@ -70,14 +71,10 @@ def test_targets_may_be_small_integers_and_strided() -> None:
 
 def test_threads_and_neighbors_change_nothing() -> None:
     logits, targets = problem(7, 33)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with torch_threads(1):
         one = losses_and_slopes(logits.clone(), targets, slopes=True)
-        torch.set_num_threads(3)
+    with torch_threads(3):
         three = losses_and_slopes(logits.clone(), targets, slopes=True)
-    finally:
-        torch.set_num_threads(before)
     alone = [losses_and_slopes(logits[row : row + 1].clone(), targets[row : row + 1], slopes=True) for row in range(7)]
     for place in range(2):
         assert torch.equal(one[place], three[place])

@@ -11,6 +11,7 @@ import torch
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.config import InitConfig
+from tinylm_ablate.hardware import torch_threads
 from tinylm_ablate.init.random import initialize, layer_matrices, matrix_std, standard_deviation
 
 SHAPE = Shape(depth=5, width=64, ffn_width=96, heads=4, kv_heads=2, head_dim=16, vocab_size=300)
@@ -72,17 +73,13 @@ def test_rules_share_their_draws():
 
 def test_draws_depend_only_on_the_seed():
     first = drawn(PANGU, "constant", seed=3).state_dict()
-    threads = torch.get_num_threads()
-    try:
-        torch.manual_seed(99)
-        before = torch.get_rng_state()
-        for count in (1, 2):
-            torch.set_num_threads(count)
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    for count in (1, 2):
+        with torch_threads(count):
             again = drawn(PANGU, "constant", seed=3).state_dict()
-            assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
-        assert torch.equal(torch.get_rng_state(), before)
-    finally:
-        torch.set_num_threads(threads)
+        assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
+    assert torch.equal(torch.get_rng_state(), before)
     other = drawn(PANGU, "constant", seed=4).state_dict()
     assert not torch.equal(other["layers.0.attention.qkv.weight"], first["layers.0.attention.qkv.weight"])
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from tinylm_ablate.arch.shapes import Shape, flops_per_token, parameters
 from tinylm_ablate.config import OptimizerConfig
 from tinylm_ablate.files import fingerprint, write_atomic
-from tinylm_ablate.hardware import pick_device, thread_count
+from tinylm_ablate.hardware import pick_device, thread_count, torch_threads
 from tinylm_ablate.paths import user_cache
 from tinylm_ablate.provenance import provenance
 
@@ -283,19 +283,13 @@ _PARTS = ("rest", "layer")
 
 def _measure(key: _Key, optimizer: OptimizerConfig) -> _Layers:
     """Measure the cost of a layer and of the rest, from one and from a few layers."""
-    import torch
-
     precision, threads, _, device, runs = key.setting
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         models = [
             _passes(dataclasses.replace(key.shape, depth=depth), key.tokens, key.sequences, precision, optimizer, device, runs)
             for depth in (1, _LAYERS)
         ]
         pairs = [_shortest(one, several, device) for one, several in zip(*models, strict=True)]
-    finally:
-        torch.set_num_threads(before)
     units = (runs * key.sequences * key.tokens, runs * key.sequences * key.tokens, runs)
     layer = [max(0.0, several - one) / (_LAYERS - 1) for one, several in pairs]
     rest = [max(0.0, one - each) for (one, _), each in zip(pairs, layer, strict=True)]

@@ -20,7 +20,7 @@ from tinylm_ablate.config import DecodeConfig
 from tinylm_ablate.data.once import locked
 from tinylm_ablate.errors import UserError
 from tinylm_ablate.files import fingerprint, write_atomic
-from tinylm_ablate.hardware import pick_device
+from tinylm_ablate.hardware import pick_device, torch_threads
 from tinylm_ablate.measure.llama_speed import generation_speed
 from tinylm_ablate.measure.quantized import check_gguf
 from tinylm_ablate.measure.subject import Result, Settings, Subject
@@ -180,15 +180,9 @@ def _exported_speed(run: Settled, vocabulary: Vocabulary, wanted: dict[str, Any]
 
 
 def _measure(shape: Shape, wanted: dict[str, Any]) -> float:
-    import torch
-
     from tinylm_ablate.arch.decoding import decode_speed
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(wanted["threads"])
     sizes = wanted["batch"], wanted["prefix"], wanted["new_tokens"]
-    try:
+    with torch_threads(wanted["threads"]):
         # The fastest, since other programs on the machine can only slow it down.
         return max(decode_speed(shape, *sizes, wanted["precision"], device=wanted["device"]) for _ in range(wanted["repeats"]))
-    finally:
-        torch.set_num_threads(threads)
