@@ -42,14 +42,16 @@ def _library() -> ctypes.CDLL | None:
     return found
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """softmax(queries keys^T / sqrt(head_dim), over the past) values; all are (B, T, heads, head_dim)."""
-    if torch.is_grad_enabled() and any(operand.requires_grad for operand in (queries, keys, values)):
-        # Of a view, the backward pass would keep the whole product.
-        attended: Tensor = _Attention.apply(queries, keys, values.contiguous())  # type: ignore[no-untyped-call]
-        return attended
+def attend(queries: Tensor, keys: Tensor, values: Tensor, grad: bool) -> Tensor:
+    """softmax(queries keys^T / sqrt(head_dim), over the past) values; all are (B, T, heads, head_dim).
+
+    With ``grad``, they are kept for the backward pass.
+    """
     mixed: Tensor
-    mixed, _ = opaque(_attend, _attend_operator)(queries, keys, values)
+    if grad:
+        mixed = _Attention.apply(queries, keys, values)  # type: ignore[no-untyped-call]
+    else:
+        mixed, _ = opaque(_attend, _attend_operator)(queries, keys, values)
     return mixed
 
 

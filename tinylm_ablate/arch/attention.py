@@ -56,12 +56,14 @@ def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     cpu, bf16 = queries.device.type == "cpu", queries.dtype == torch.bfloat16
     if cpu and group > 1:
         keys, values, group = keys.repeat_interleave(group, dim=2), values.repeat_interleave(group, dim=2), 1
-    if amx_attention.usable(queries):
-        return amx_attention.attend(queries, keys, values).view(batch, length, heads * size)
     grad = torch.is_grad_enabled() and any(operand.requires_grad for operand in (queries, keys, values))
-    if not cpu or not ((grad or bf16) if size == KERNEL_CHANNELS else (grad and bf16)):
-        if cpu and grad:
-            values = values.contiguous()  # of a view, the backward pass would keep the whole product
+    matrix_unit = amx_attention.usable(queries)
+    copies = cpu and not matrix_unit and ((grad or bf16) if size == KERNEL_CHANNELS else (grad and bf16))
+    if cpu and grad and not copies:
+        values = values.contiguous()  # of a view, the backward pass would keep the whole product
+    if matrix_unit:
+        return amx_attention.attend(queries, keys, values, grad).view(batch, length, heads * size)
+    if not copies:
         queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
         fused = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=group > 1)
         return fused.transpose(1, 2).reshape(batch, length, heads * size)

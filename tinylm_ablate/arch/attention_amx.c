@@ -19,7 +19,7 @@
 #define KEPT 8  /* blocks of keys whose slopes are kept, to be added up in the matrix unit */
 #define MASKED -3.4e38f
 
-typedef union { __m512i row[16]; __m512 number[16]; char bytes[1024]; } tile;
+typedef union { __m512i row[16]; __m512 number[16]; } tile;
 typedef struct { long batch, token, head; } strides;
 /* Operands, (B, T, H, D), whose channels are contiguous, and their strides; results, (B, T, H, D), contiguous; and of each query the highest
    score and 1 / sum of exp(score - highest), (B H, T). O is a result of the forward pass, and an operand of the backward pass. */

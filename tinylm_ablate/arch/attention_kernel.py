@@ -7,7 +7,6 @@ functions return None, and their callers compute the same with PyTorch.
 from __future__ import annotations
 
 import ctypes
-import functools
 import math
 
 import torch
@@ -81,10 +80,5 @@ def kernel(operand: Tensor) -> Kernel | None:
 
 def compiled(operand: Tensor) -> Kernel | None:
     """Return the library if it supports the operand's precision and device, or None."""
-    return _compiled() if fits(operand) else None
-
-
-@functools.cache
-def _compiled() -> Kernel | None:
-    found = library("attention")
+    found = library("attention") if fits(operand) else None
     return None if found is None else Kernel(found)
