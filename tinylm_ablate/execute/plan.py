@@ -24,7 +24,8 @@ from tinylm_ablate.train.stack_key import stack_memory
 _COLUMNS = {
     "name": "cell", "depth": "depth", "width": "width", "ffn_width": "FFN", "heads": "heads", "vocab_size": "vocab",
     "parameters": "parameters", "embedding_head_share": "emb+head %", "flops": "FLOPs/token", "tokens": "tokens",
-    "steps": "steps", "passes": "passes", "precision": "precision", "memory_bytes": "memory", "seconds": "time",
+    "steps": "steps", "learning_rate": "peak rate", "passes": "passes", "precision": "precision", "memory_bytes": "memory",
+    "seconds": "time",
 }  # fmt: skip
 
 
@@ -236,17 +237,27 @@ def _parts(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _schedules(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Describe the learning rate schedules, one line each."""
-    keys = ("learning_rate", "warmup_steps", "schedule", "final_learning_rate", "steps", "schedule_drawn")
-    courses: dict[tuple[Any, ...], str] = {}
+    """Describe the learning rate schedules, one line each; runs whose schedules differ only in the peak share a line."""
+    courses: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        courses.setdefault(tuple(row[key] for key in keys), row["name"])
+        share = round(row["final_learning_rate"] / row["learning_rate"], 3)
+        courses.setdefault((row["warmup_steps"], row["steps"], row["schedule"], share, row["schedule_drawn"]), []).append(row)
     return [
-        f"learning rate{f' [{name}]' if len(courses) > 1 else ''}: up to {peak:.3g} over {warmup:,} of {steps:,} steps, "
-        + ("then constant" if schedule == "constant" else f"then {schedule} to {final:.3g} at the last")
+        f"learning rate{_of(group) if len(courses) > 1 else ''}: up to {_peaks(group)} over {warmup:,} of {steps:,} steps, "
+        + ("then constant" if schedule == "constant" else f"then {schedule} to {100 * share:.3g} % of it at the last")
         + f"  {course}"
-        for (peak, warmup, schedule, final, steps, course), name in courses.items()
+        for (warmup, steps, schedule, share, course), group in courses.items()
     ]
+
+
+def _of(group: Sequence[dict[str, Any]]) -> str:
+    return f" [{group[0]['name']}{f' and {len(group) - 1} more' if len(group) > 1 else ''}]"
+
+
+def _peaks(group: Sequence[dict[str, Any]]) -> str:
+    rates = [row["learning_rate"] for row in group]
+    lowest, highest = f"{min(rates):.3g}", f"{max(rates):.3g}"
+    return lowest if lowest == highest else f"between {lowest} and {highest}"
 
 
 def _shown(key: str, value: Any) -> str:
@@ -255,7 +266,7 @@ def _shown(key: str, value: Any) -> str:
             return f"{value / 2**20:,.0f} MiB" if value < 2**33 else f"{value / 2**30:,.1f} GiB"
         case "seconds":
             return duration(value)
-        case "flops":
+        case "flops" | "learning_rate":
             return f"{value:.3g}"
         case "embedding_head_share":
             return f"{value:.2f}"
