@@ -64,7 +64,9 @@ def _main(tracebacks: bool) -> None:
     from tinylm_ablate.arguments import normalize
     from tinylm_ablate.completion import completes
     from tinylm_ablate.errors import ConfigError, Interrupted, RunFailed, UserError, first_line
+    from tinylm_ablate.signals import Terminated, end_on_sigterm
 
+    end_on_sigterm()
     try:
         if completes(sys.argv[1:]):
             return
@@ -113,8 +115,9 @@ def _main(tracebacks: bool) -> None:
         if tracebacks:
             raise
         _fail(str(ConfigError(diagnosis.diagnose(typed.overrides, typed.grid) or [first_line(error)])), 2)
-    except KeyboardInterrupt:
-        _fail("stopped; the same command resumes from the last checkpoint", 130)
+    except KeyboardInterrupt as error:
+        code = 143 if isinstance(error, Terminated) else 130
+        _fail("stopped; the same command resumes from the last checkpoint", code)
     except Interrupted as stop:
         _fail(str(stop), 128 + stop.signum)
     except RunFailed as error:

@@ -12,14 +12,12 @@ folder does not support locks, watching is sufficient.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import errno
 import fcntl
 import functools
 import json
 import os
-import signal
 import socket
 import threading
 import time
@@ -30,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylm_ablate.errors import Busy
+from tinylm_ablate.signals import Stop
 
 #: Errors of the system if a folder does not support locks.
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
@@ -118,9 +117,7 @@ class Lease:
         while not self._stop.wait(self._seconds / 4):
             if self.renew():
                 continue
-            # Training handles this signal by saving a checkpoint and ending. Other tasks ignore it, and are finished here
-            # too, with the same results.
-            _thread.interrupt_main(signal.SIGTERM)
+            Stop.training()  # other tasks are finished here too, with the same results
             return
 
 

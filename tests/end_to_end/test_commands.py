@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -246,3 +248,27 @@ def test_a_resumed_run_ends_with_the_same_weights(settings: list[str], tmp_path:
     (first,), (second,) = ((tmp_path / name).glob("*/model/model.safetensors") for name in ("whole", "runs"))
     one, other = load_file(first), load_file(second)
     assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_sigterm_outside_of_training_ends_the_command_in_an_orderly_way(
+    settings: list[str], empty_database: Path, tmp_path: Path
+) -> None:
+    """The lease is released, MLflow's record is closed, and the same command does the rest."""
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_database, tmp_path / "runs" / "mlflow.db")
+    tracked = [setting for setting in settings if setting != "tracking=none"]
+    arguments = ["-m", *tracked, "seed=0,1", "evaluate.decode.measure=true", "tracking.flush_seconds=0.2"]
+    with Command(*arguments, folder=tmp_path) as command:
+        while not (held := list((tmp_path / "runs" / "claims").glob("*decoding_speed*.1"))):
+            assert command.running(), command.wait().text
+            time.sleep(0.01)
+        os.kill(command.pid, signal.SIGTERM)
+        ended = command.wait()
+    assert ended.code == 143, ended.text
+    assert "the same command resumes" in ended.err and "Traceback" not in ended.err
+    (lease,) = held
+    assert lease.stat().st_mtime == 0, "released, not left to expire"
+    with closing(sqlite3.connect(tmp_path / "runs" / "mlflow.db")) as database:
+        assert "RUNNING" not in {status for (status,) in database.execute("select status from runs")}
+    rest = run_command(*arguments, folder=tmp_path)
+    assert rest.code == 0, rest.text

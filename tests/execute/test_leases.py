@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tinylm_ablate import leases as module
 from tinylm_ablate.errors import Busy
 from tinylm_ablate.leases import Leases, machine
+from tinylm_ablate.signals import Stop
 
 FORK: Any = multiprocessing.get_context("fork")
 
@@ -262,18 +263,18 @@ def test_a_released_task_counts_no_death(tmp_path: Path) -> None:
 
 
 def test_a_lease_that_is_taken_over_stops_its_holder(tmp_path: Path) -> None:
-    requested: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: requested.append(number))
+    stop = Stop()
+    stop.watch()
     try:
         with Leases(tmp_path, 0.4).hold("a", tmp_path / "done") as lease:
             foreign(tmp_path, "a", 2)
             deadline = time.monotonic() + 20
-            while not requested and time.monotonic() < deadline:
+            while not stop.signum and time.monotonic() < deadline:
                 time.sleep(0.02)
             assert lease.lost
     finally:
-        signal.signal(signal.SIGTERM, before)
-    assert requested and [name for name in files(tmp_path) if not name.endswith(".lock")] == ["a.1", "a.2"]
+        stop.close()
+    assert stop.signum == signal.SIGTERM and [name for name in files(tmp_path) if not name.endswith(".lock")] == ["a.1", "a.2"]
 
 
 def test_a_folder_without_locks_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from tinylm_ablate.execute.words import say
 from tinylm_ablate.execute.work_order import Order
 from tinylm_ablate.leases import Leases
 from tinylm_ablate.provenance import COMMAND
+from tinylm_ablate.signals import Terminated, end_on_sigterm
 from tinylm_ablate.tasks.graph import Graph
 from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import follow, prepare_environment
@@ -100,6 +101,7 @@ def preload(tracking: TrackingConfig) -> None:
 def main(order: Path) -> None:
     """Work on an order, as a process."""
     end_with_leader()
+    end_on_sigterm()
     try:
         work(order)
     except UserError as error:
@@ -108,6 +110,8 @@ def main(order: Path) -> None:
     except Interrupted as stop:
         say(str(stop))
         raise SystemExit(128 + stop.signum) from None
+    except Terminated:
+        raise SystemExit(128 + signal.SIGTERM) from None
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from tinylm_ablate.secrets import cut
 from tinylm_ablate.tracking import loggers
 from tinylm_ablate.tracking.arm_summary import grid_snapshots
 from tinylm_ablate.tracking.folders import Grid, grids_of, live, needed, runs_of, status_of
-from tinylm_ablate.tracking.mlflow_client import Store, concerns_one_run, explain, open_store
+from tinylm_ablate.tracking.mlflow_client import Store, concerns_one_run, explain, locked, open_store
 from tinylm_ablate.tracking.settings import tracking_mistakes
 from tinylm_ablate.tracking.snapshot import Snapshot, signature_of, snapshot_of
 from tinylm_ablate.tracking.views import save_view
@@ -145,7 +145,8 @@ def _sync(
 
     for grid, snapshots in ((grid, whole[grid.identity]) for grid in reversed(grids)):
         if not current(grid.identity, snapshots[0].signature, snapshots[0].status):
-            save_view(store, grid, replicates=len(snapshots) > 1)
+            with locked(lock):  # like ``push``: MLflow looks for a tag and inserts it in two steps
+                save_view(store, grid, replicates=len(snapshots) > 1)
         for snapshot in snapshots:
             push(snapshot)
     for folder in folders:

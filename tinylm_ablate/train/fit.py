@@ -26,6 +26,7 @@ from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.errors import Interrupted, Pruned
 from tinylm_ablate.hardware import pick_device, thread_count
 from tinylm_ablate.optimizer.optimizers import final_weights, optimizer_state, restore_optimizer
+from tinylm_ablate.signals import Stop
 from tinylm_ablate.train import checkpoint
 from tinylm_ablate.train.batch_order import Order
 from tinylm_ablate.train.compile import compiled, worth_compiling
@@ -33,7 +34,6 @@ from tinylm_ablate.train.devices import Environment, Share, agreed, share_weight
 from tinylm_ablate.train.member import Checkpoint, Member, OnPoint, OnRows, Start, Trained, nothing
 from tinylm_ablate.train.module import TrainingModule
 from tinylm_ablate.train.record import Recorder
-from tinylm_ablate.train.stop import Stop
 
 if TYPE_CHECKING:
     from tinylm_ablate.settled import Settled

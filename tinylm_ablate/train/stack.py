@@ -19,6 +19,7 @@ from tinylm_ablate import progress
 from tinylm_ablate.arch.shapes import flops_per_token
 from tinylm_ablate.errors import Interrupted, Pruned
 from tinylm_ablate.hardware import pick_device, thread_count
+from tinylm_ablate.signals import Stop
 from tinylm_ablate.train import checkpoint
 from tinylm_ablate.train.batch_order import Order, learning_rate
 from tinylm_ablate.train.compile import compiled, worth_compiling
@@ -26,7 +27,6 @@ from tinylm_ablate.train.member import Checkpoint, Member, Trained
 from tinylm_ablate.train.program import Program
 from tinylm_ablate.train.record import Recorder, failure, finite
 from tinylm_ablate.train.stack_key import stack_key, stackable
-from tinylm_ablate.train.stop import Stop
 
 Outcome = Trained | Exception
 
