@@ -25,9 +25,6 @@ clock = time.process_time if CLOCK == "cpu" else time.perf_counter
 #: Seconds after which no further window begins, to split a measurement into slices.
 SECONDS = float(os.environ.get("BENCH_SECONDS", "inf"))
 
-#: The best instructions that PyTorch's products and our kernels may use, to measure another kind of processor on this one.
-LIMIT = os.environ.get("ONEDNN_MAX_CPU_ISA")
-
 Result = dict[str, Any]
 
 
@@ -103,8 +100,8 @@ def load(name: str) -> dict[str, Result]:
 
 
 def save(name: str, part: str, result: Result) -> None:
-    """Replace the result of a part; limited instructions have a part of their own."""
-    part = f"{part}, {LIMIT}" if LIMIT else part
+    """Replace the result of a part, and of its kind of ``processor`` if it has one."""
+    part = ", ".join(filter(None, (part, result.get("processor"))))
     RESULTS.mkdir(parents=True, exist_ok=True)
     content = load(name) | {part: result | {"machine": machine()}}
     write_atomic(RESULTS / f"{name}.json", json.dumps(dict(sorted(content.items())), indent=1) + "\n")

@@ -79,16 +79,16 @@ def ours(case: Case, precision: str, compile: bool, recompute: bool = False) -> 
 
 
 def without_kernel(step: Step) -> Step:
-    """The same step without C kernels of attention: PyTorch's, and products over blocks."""
+    """The same step with PyTorch's attention instead of C kernels."""
     from unittest import mock
 
-    from tinylm_ablate.arch import amx_attention, attention
+    from tinylm_ablate.arch import bf16_attention, small_heads
 
     def unusable(_: object) -> bool:  # one function, since the compiler would compile again for another one
         return False
 
     def plain() -> float:
-        with mock.patch.object(attention, "kernel", lambda _: None), mock.patch.object(amx_attention, "usable", unusable):
+        with mock.patch.object(small_heads, "usable", unusable), mock.patch.object(bf16_attention, "usable", unusable):
             return step()
 
     return plain

@@ -69,9 +69,9 @@ def _how(result: Result) -> str:
 def _training(results: dict[str, Result]) -> Iterator[Row]:
     target = {"": "≥ 2.5", "compiled": "≥ 1.3", "bf16": "≥ 2", "kernel": "> 1"}
     for part, result in results.items():
-        case, _, limit = part.partition(", ")
+        case, _, processor = part.partition(", ")
         name, _, kind = case.partition("-")
-        name += f" with at most {limit}" if limit else ""
+        name += f" {processor}" if processor else ""
         for peer, ratio in result["ratio"].items():
             rate = result["tokens_per_second"]["ours"]["median"]
             yield f"training step, {name}: {rate:,.0f} tokens/s", peer, target[kind], _ratio(ratio), _how(result)

@@ -3,7 +3,8 @@
 Three comparisons: with transformers as it is (eager, fp32), with litgpt as it is (bf16-mixed, compiled), and with the faster of
 the two when they are given what we have: compiled, and in the arithmetic that this processor is fastest in. Where a processor
 has no instructions for bf16, litgpt as it is is very slow, and both are measured on an eighth of the batch. A fourth comparison
-is with our own step without the C kernels of attention.
+is with our own step without the C kernels of attention. Processors with bf16 instructions but no matrix unit (AMX), or one that
+ONEDNN_MAX_CPU_ISA forbids, have results of their own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ def run(part: str, windows: int) -> Result:
     the C kernels of attention ("N-kernel"). Compiled, litgpt is left out where it is not installed."""
     import torch
 
+    from tinylm_ablate.arch import bf16_attention
     from tinylm_ablate.arch.shapes import flops_per_token
     from tinylm_ablate.hardware import fast_bf16
 
@@ -53,6 +55,7 @@ def run(part: str, windows: int) -> Result:
     flops_token = flops_per_token(case.shape, case.length)["training"]
     rates = {name: [case.tokens / seconds for seconds in seconds_] for name, seconds_ in times.items()}
     return {
+        "processor": "without AMX" if fast == "bf16" and bf16_attention.kind() != "attention_amx" else "",
         "tokens_per_step": case.tokens,
         "arithmetic": fast,
         "limit_gflops": limit,

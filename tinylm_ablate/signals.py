@@ -18,6 +18,7 @@ def end_on_sigterm() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
+    del number, frame
     raise Terminated
 
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from tinylm_ablate.arch import amx_attention
+from tinylm_ablate.arch import bf16_attention
 from tinylm_ablate.arch.costs import layer_activations, layer_copies
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.layers import Rotary, rotate
 from tinylm_ablate.arch.shapes import Shape, parameters
+from tinylm_ablate.train.compile import assume_kernels
 
 LLAMA = Shape(depth=3, width=32, ffn_width=56, heads=4, kv_heads=4, head_dim=8, vocab_size=101)
 SHAPES = {
@@ -98,7 +99,7 @@ def test_checkpointing_changes_memory_but_not_gradients(shape):
 def test_the_estimate_of_activations_is_exact(shape, precision, matrix_unit, monkeypatch):
     """Difference between three and four layers, within 2 %, since some small tables are not counted; AMX needs less."""
     if not matrix_unit:
-        monkeypatch.setattr(amx_attention, "usable", lambda _: False)
+        monkeypatch.setattr(bf16_attention, "usable", lambda _: False)
 
     def kept(depth: int) -> int:
         decoder = random_decoder(dataclasses.replace(shape, depth=depth))
@@ -179,6 +180,7 @@ def test_layers_can_be_compiled():
     """Each is one graph with the same gradients; compiled code is tested with the training of runs."""
     tokens = some_tokens(LLAMA)
     plain, compiled = (random_decoder(dataclasses.replace(LLAMA, depth=1, kv_heads=2)) for _ in range(2))
+    assume_kernels()
     for layer in compiled.layers:
         layer.compile(fullgraph=True, backend="aot_eager")
     for decoder in (plain, compiled):

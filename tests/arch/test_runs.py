@@ -14,6 +14,7 @@ from tinylm_ablate.arch import runs as runs_module
 from tinylm_ablate.arch.decoder import Decoder
 from tinylm_ablate.arch.shapes import Shape
 from tinylm_ablate.arch.stacking import stacked
+from tinylm_ablate.train.compile import assume_kernels
 
 RUNS = 3
 
@@ -110,6 +111,7 @@ def test_layers_can_be_compiled() -> None:
     """Each is one graph with the same gradients; compiled code is tested with the training of runs."""
     decoders, ids = several(dataclasses.replace(SHAPES["grouped, tied"], depth=1))
     plain, compiled = stacked(decoders), stacked(decoders)
+    assume_kernels()
     for layer in compiled.layers:
         layer.compile(fullgraph=True, backend="aot_eager")
     for decoder in (plain, compiled):

@@ -80,16 +80,16 @@ def training_memory(
 
 
 def layer_activations(shape: Shape, micro_batch: int, context_length: int, precision: str = "fp32") -> int:
-    """Bytes of activations that one layer keeps for its backward pass; an upper bound with ``amx_attention``."""
+    """Bytes of activations that one layer keeps for its backward pass; an upper bound with ``bf16_attention``."""
     size = 4 if precision == "fp32" else 2
     norms = 2 * (4 * shape.width + 4 + size * shape.width)
     if shape.is_own:  # input and output of each matrix, and the same amount again for everything between them
         channels = sum(rows + columns for parts in matrices(shape).values() for rows, columns in parts.values())
         return micro_batch * context_length * (norms + 2 * size * channels)
-    # Queries, keys and values (repeated where heads share them), their mix, and the same as input of the output projection;
-    # PyTorch's attention in fp32 needs no other order for the latter, but keeps the root sums of the softmax.
-    fused = precision == "fp32" and shape.head_dim != KERNEL_CHANNELS
-    attention = size * (4 if fused else 5) * shape.heads * shape.head_dim + (4 * shape.heads if fused else 0)
+    # Queries, keys and values (repeated where heads share them), their mix, and of each query the highest score and the sum of
+    # the softmax; the kernel of small heads keeps no sums, but the mix in another order than the output projection.
+    small = shape.head_dim == KERNEL_CHANNELS
+    attention = size * (5 if small else 4) * shape.heads * shape.head_dim + (0 if small else 8 * shape.heads)
     if shape.qk_norm:
         # Queries and keys in fp32 before their norm (then in one memory with the values, unless they are a copy), and after it
         # without its weights; and the root of each.

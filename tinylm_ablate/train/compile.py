@@ -51,10 +51,7 @@ def compiled(decoder: Decoder, wanted: bool) -> Iterator[None]:
         return
     import torch._dynamo
 
-    from tinylm_ablate.arch import amx_attention
-
-    # Otherwise the compiler would trace how the library is found.
-    torch._dynamo.assume_constant_result(amx_attention.available)  # type: ignore[no-untyped-call]
+    assume_kernels()
     for layer in decoder.layers:
         layer.compile(dynamic=False)
     try:
@@ -64,3 +61,13 @@ def compiled(decoder: Decoder, wanted: bool) -> Iterator[None]:
     finally:
         for layer in decoder.layers:
             layer._compiled_call_impl = None
+
+
+def assume_kernels() -> None:
+    """Let the compiler ask whether this machine has our kernels, instead of tracing how their libraries are found."""
+    import torch._dynamo
+
+    from tinylm_ablate.arch import bf16_attention, small_heads
+
+    for kernel in (bf16_attention, small_heads):
+        torch._dynamo.assume_constant_result(kernel.available)  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""Causal attention in bf16 with the matrix unit of recent x86 CPUs (AMX), in C (attention_amx.c).
+"""Causal attention in bf16 on x86 CPUs with a matrix unit (AMX) or the dot products of AVX-512, in C (bf16_attention.h).
 
-It is three times as fast as PyTorch's products with a softmax in C (docs/LAB.md), and more accurate than PyTorch's attention.
-Operands are read as they lie in memory, so that slices of a product are not copied.
+It is several times as fast as PyTorch's (docs/LAB.md), and more accurate. Operands are read as they lie in memory: slices of a
+product are not copied.
 """
 
 from __future__ import annotations
@@ -19,6 +19,12 @@ from torch.autograd.function import once_differentiable
 from tinylm_ablate.arch.c_kernels import library, opaque, run
 from tinylm_ablate.hardware import cpu_flags
 
+#: Libraries, the fastest first, with the CPU flag that each needs, and oneDNN's limits of instructions that allow it.
+_KINDS = (
+    ("attention_amx", "amx_bf16", ("AMX",)),
+    ("attention_avx512", "avx512_bf16", ("AMX", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10")),
+)
+
 
 def usable(operand: Tensor) -> bool:
     """Return whether this machine, and the precision and device of an operand, are supported."""
@@ -26,20 +32,25 @@ def usable(operand: Tensor) -> bool:
 
 
 def available() -> bool:
-    """Return whether this machine has the matrix unit, and a C compiler that builds the library."""
-    return _library() is not None
+    """Return whether this machine has the instructions, and a C compiler that builds the library."""
+    return kind() is not None
+
+
+def kind() -> str | None:
+    """Return the name of the library for this machine, or None."""
+    return _found()[0]
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | None:
+def _found() -> tuple[str, ctypes.CDLL] | tuple[None, None]:
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()  # of PyTorch's products, which holds here as well
-    if "amx_bf16" not in cpu_flags() or not ("AMX" in limit or limit in ("DEFAULT", "ALL")):
-        return None
-    found = library("attention_amx")
-    if found is None or not found.usable():
-        return None
-    found.room.argtypes, found.room.restype = [ctypes.c_long] * 2, ctypes.c_long
-    return found
+    for name, flag, allowed in _KINDS:
+        if flag in cpu_flags() and (limit in ("DEFAULT", "ALL") or any(word in limit for word in allowed)):
+            found = library(name)
+            if found is not None and found.usable():
+                found.room.argtypes, found.room.restype = [ctypes.c_long] * 2, ctypes.c_long
+                return name, found
+    return None, None
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, grad: bool) -> Tensor:
@@ -99,7 +110,7 @@ class _Sequences(ctypes.Structure):
 
 def _call(function: str, given: dict[str, Tensor], sums: Tensor) -> None:
     """Call a function of the library; the threads divide the sequences of all heads."""
-    found, first = _library(), given["queries"]
+    found, first = _found()[1], given["queries"]
     assert found is not None
     if any(each.shape != first.shape or each.dtype != first.dtype for each in given.values()):
         raise ValueError("queries, keys and values must have the same shape and precision")
@@ -124,8 +135,8 @@ def _like(operand: Tensor) -> Tensor:
 
 
 # As custom operators, both are opaque to torch.compile.
-_attend_operator = torch.library.custom_op("tinylm_ablate::attend_amx", _attend, mutates_args=())
-_attend_backward_operator = torch.library.custom_op("tinylm_ablate::attend_amx_backward", _attend_backward, mutates_args=())
+_attend_operator = torch.library.custom_op("tinylm_ablate::attend_bf16", _attend, mutates_args=())
+_attend_backward_operator = torch.library.custom_op("tinylm_ablate::attend_bf16_backward", _attend_backward, mutates_args=())
 
 
 @_attend_operator.register_fake

@@ -1,5 +1,4 @@
-/* Causal attention with heads of 8 channels, forwards and backwards, and the softmax of larger heads in a backward pass, in fp32
-   or bf16 with fp32 inside.
+/* Causal attention with heads of 8 channels, forwards and backwards, in fp32, or in bf16 with fp32 inside.
 
    With 8 channels, four queries at a time pass over their keys, a register of keys at a time (16 with AVX-512): once for the
    scores, once for the highest of them, once for the weights and their sum, and again for each result, so that a pass needs few
@@ -163,38 +162,5 @@ void backward(const sequences *job, long first, long last, float *m) {
       spread(w, g, gv, P, i);
     }
     store_rows(gq, AT(GQ,n,T,bf16), T, P, bf16, scale); store_rows(gk, AT(GK,n,T,bf16), T, P, bf16, 1); store_rows(gv, AT(GV,n,T,bf16), T, P, bf16, 1);
-  }
-}
-
-typedef struct { void *scores, *slopes; const void *G, *O; long W, C, block, start; int bf16; float scale; } score_rows;
-
-/* Weights from rows first to last - 1 of scores, and slopes of the scores from those of the weights, both in place, (rows, W).
-   Row i, which is query start + i % block, has keys up to its own; weights and slopes of later ones are zero. G, O: gradient of
-   the mixed values and these, (rows, C). scratch: 2 W numbers. */
-void weigh_rows(const score_rows *job, long first, long last, float *m) {
-  void *scores = job->scores, *slopes = job->slopes;
-  const void *G = job->G, *O = job->O;
-  const long W = job->W, C = job->C, block = job->block, start = job->start;
-  const int bf16 = job->bf16;
-  const float scale = job->scale;
-  float *w = m, *s = m + W;
-  long size = bf16 ? 2 : 4;
-  for (long i = first; i < last; i++) {
-    char *own = (char *)scores + i * W * size, *slope = (char *)slopes + i * W * size;
-    const char *g = (const char *)G + i * C * size, *o = (const char *)O + i * C * size;
-    long keys = start + i % block + 1;
-    float top = -3.4e38f, sum = 0, mean = 0;
-    if (bf16) for (long c = 0; c < C; c++) mean += up(((const uint16_t *)g)[c]) * up(((const uint16_t *)o)[c]);
-    else for (long c = 0; c < C; c++) mean += ((const float *)g)[c] * ((const float *)o)[c];
-    if (load(own, w, keys, bf16, scale) | load(slope, s, keys, bf16, 1) | odd(mean)) {
-      memset(own, 0xff, W * size); memset(slope, 0xff, W * size); /* NaN */
-      continue;
-    }
-    for (long j = 0; j < keys; j++) top = w[j] > top ? w[j] : top;
-    for (long j = 0; j < keys; j++) { w[j] = exp_(w[j] - top); sum += w[j]; }
-    float inv = 1 / sum;
-    for (long j = 0; j < keys; j++) { w[j] *= inv; s[j] = w[j] * (s[j] - mean); }
-    store(w, own, keys, bf16, 1); store(s, slope, keys, bf16, scale);
-    memset(own + keys * size, 0, (W - keys) * size); memset(slope + keys * size, 0, (W - keys) * size);
   }
 }
