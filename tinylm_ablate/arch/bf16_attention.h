@@ -66,15 +66,15 @@ static inline __mmask32 channels(long D, long from) { return D - from >= 32 ? 0x
 /* Read a sequence, (T, D), into tiles of 16 tokens x 32 channels, filled with zeros; whether a number is not finite. */
 static int fetch(const uint16_t *x, strides by, long n, long H, long T, long D, long blocks, tile *to) {
   const uint16_t *from = x + n / H * by.batch + n % H * by.head;
-  const __m512i limit = _mm512_set1_epi16(0x5d80), sign = _mm512_set1_epi16(0x7fff);
-  __mmask32 found = 0;
+  const __m512i sign = _mm512_set1_epi16(0x7fff);
+  __m512i largest = _mm512_setzero_si512();
   for (long t = 0; t < 2 * blocks; t++)
     for (long c = 0; c < D; c += 32, to++)
       for (long i = 0; i < 16; i++) {
         to->row[i] = 16 * t + i < T ? _mm512_maskz_loadu_epi16(channels(D, c), from + (16 * t + i) * by.token + c) : _mm512_setzero_si512();
-        found |= _mm512_cmpge_epi16_mask(_mm512_and_si512(to->row[i], sign), limit);
+        largest = _mm512_max_epi16(largest, _mm512_and_si512(to->row[i], sign));
       }
-  return found != 0;
+  return _mm512_cmpge_epi16_mask(largest, _mm512_set1_epi16(0x5d80)) != 0;
 }
 /* Right operand with tokens as rows: tiles of 32 tokens x 16 channels, wide of them per block. */
 static void interleave(const tile *from, long blocks, long deep, long wide, tile *to) {
@@ -219,14 +219,17 @@ void backward(const sequences *job, long first, long last, char *m) {
           multiply(k + 2 * j * deep, 1, deep, SIDE, qt + 2 * i * deep, 1, deep, 2, deep, pairs, s, 0);
           multiply(v + 2 * j * deep, 1, deep, SIDE, gt + 2 * i * deep, 1, deep, 2, deep, pairs, p, 0);
           if (i == j) mask(s);
+          __m512 high[2], by[2], less[2];
+          for (int c = 0; c < 2; c++) {
+            const long at = SIDE * i + 16 * c;
+            high[c] = _mm512_loadu_ps(top + at); by[c] = _mm512_loadu_ps(inverse + at); less[c] = _mm512_loadu_ps(mean + at);
+          }
           for (int r = 0; r < 32; r += 2) {
             __m512 e[2][2], f[2][2];
             for (int c = 0; c < 2; c++) {
-              __m512 high = _mm512_loadu_ps(top + SIDE * i + 16 * c), by = _mm512_loadu_ps(inverse + SIDE * i + 16 * c),
-                     less = _mm512_loadu_ps(mean + SIDE * i + 16 * c);
               for (int h = 0; h < 2; h++) {
-                e[h][c] = power(s[r / 16 * 2 + c].number[r % 16 + h], factor, high) * by;
-                f[h][c] = e[h][c] * (p[r / 16 * 2 + c].number[r % 16 + h] - less);
+                e[h][c] = power(s[r / 16 * 2 + c].number[r % 16 + h], factor, high[c]) * by[c];
+                f[h][c] = e[h][c] * (p[r / 16 * 2 + c].number[r % 16 + h] - less[c]);
               }
               own[c].row[r / 2] = paired(f[0][c], f[1][c]);
             }
