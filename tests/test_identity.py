@@ -109,6 +109,7 @@ VALUES: dict[str, list[Any]] = {
     "evaluate.effective_dimension": [0.8],
     "evaluate.every_measures": [["cloze"]],
     "evaluate.limit": [7],
+    "evaluate.measures": [["cloze"]],
     "evaluate.quantized": [["q8_0"]],
     "evaluate.shots": [3],
     "evaluate.task_folder": ["folder"],

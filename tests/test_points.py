@@ -119,6 +119,7 @@ def test_the_rate_of_a_cosine_decreases_from_its_value() -> None:
     [
         ("train.keep_checkpoints=[0.5,-1]", r"train.keep_checkpoints=\[0.5, -1.0\]: -1; allowed: shares of the budget"),
         ("train.keep_checkpoints=[1e9]", "1e.09; allowed: shares"),
+        ("evaluate.measures=[bits,cloze]", r"evaluate.measures=\['bits', 'cloze'\]: bits; allowed: .*bigrams.*cloze"),
         ("evaluate.every=0", "evaluate.every=0.0: allowed: a number above 0"),
         ("evaluate.every=1e-9", "evaluate.every=1e-09: allowed: at most 1,000 measurements per run"),
         ("evaluate.every_measures=[bits]", r"evaluate.every_measures=\['bits'\]: bits; allowed: .*bits_per_byte.*cloze"),

@@ -649,6 +649,10 @@ class EvaluateConfig:
     own: list[dict[str, Any]] = field(
         default_factory=list, metadata=several("your own measures, as in [{_target_: module.Class, …}]")
     )
+    measures: list[str] = field(
+        default_factory=list,
+        metadata=several("take only these of the requested measures, such as bits_per_byte; empty for all"),
+    )
     every: float | None = setting(
         "also measure during training, every time this share of the budget is done (above 1: this number of tokens)",
         above=0,

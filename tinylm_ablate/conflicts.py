@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 from tinylm_ablate import extension, points
 from tinylm_ablate.arch.shapes import OWN_BLOCKS, Shape
@@ -58,9 +58,12 @@ def conflicts(config: Config, shape: Shape | None, sound: Callable[..., bool]) -
 
 
 def point_mistakes(config: Config, rounds: Rounds) -> list[str]:
-    """Return mistakes in the points along the run at which it is kept or measured."""
+    """Return mistakes in the points along the run at which it is kept or measured, and in the choice of measures."""
     train, evaluate = config.train, config.evaluate
-    mistakes = [
+    own = [] if own_mistakes(config) else [OwnMeasure(described) for described in evaluate.own]
+    known = [*measures(), *own]
+    mistakes = _unknown("measures", evaluate.measures, {measure.name for measure in known})
+    mistakes += [
         f"train.keep_checkpoints={list(train.keep_checkpoints)}: {place:g}; allowed: shares of the budget above 0 up to 1, or "
         "tokens within it"
         for place in train.keep_checkpoints
@@ -70,14 +73,14 @@ def point_mistakes(config: Config, rounds: Rounds) -> list[str]:
         distance = evaluate.every * rounds.steps * train.batch_tokens if evaluate.every <= 1 else evaluate.every
         if rounds.steps * train.batch_tokens / distance > points.MOST + 0.5:
             mistakes.append(f"evaluate.every={evaluate.every:g}: allowed: at most {points.MOST:,} measurements per run")
-        own = [] if own_mistakes(config) else [OwnMeasure(described) for described in evaluate.own]
-        known = {measure.name for measure in (*measures(), *own) if measure.weights}
-        mistakes += [
-            f"evaluate.every_measures={list(evaluate.every_measures)}: {name}; allowed: {', '.join(sorted(known))}"
-            for name in evaluate.every_measures
-            if name not in known
-        ]
+        mistakes += _unknown("every_measures", evaluate.every_measures, {one.name for one in known if one.weights})
     return mistakes
+
+
+def _unknown(key: str, names: Sequence[str], known: Collection[str]) -> list[str]:
+    """Return mistakes: names in ``evaluate.<key>`` that no measure has."""
+    allowed = ", ".join(sorted(known))
+    return [f"evaluate.{key}={list(names)}: {name}; allowed: {allowed}" for name in names if name not in known]
 
 
 def own_mistakes(config: Config) -> list[str]:

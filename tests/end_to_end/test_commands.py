@@ -272,3 +272,30 @@ def test_sigterm_outside_of_training_ends_the_command_in_an_orderly_way(
         assert "RUNNING" not in {status for (status,) in database.execute("select status from runs")}
     rest = run_command(*arguments, folder=tmp_path)
     assert rest.code == 0, rest.text
+
+
+def test_tuning_measures_what_it_selects_by_and_the_compared_runs_everything(settings: list[str], tmp_path: Path) -> None:
+    done = run_command("-m", *settings, "arch.depth=1,2", "seed=0,1", "grid.tune=true", folder=tmp_path)
+    assert done.code == 0, done.text
+    (grid,) = (json.loads(path.read_text()) for path in (tmp_path / "runs" / "grids").glob("*.json"))
+    curves = {search["arm"]: search for search in grid["tuning"]}
+    kept = records(tmp_path)
+    assert len(curves) == 2 and len(grid["cells"]) == 4
+    compared = {cell["identity"] for cell in grid["cells"]}
+    tried = {point["identity"]: point for search in curves.values() for point in search["curve"]}
+    assert kept.keys() == compared | tried.keys() and not compared & tried.keys()
+
+    def measured(identity: str) -> set[str]:
+        return {path.name.split(".")[0] for path in (tmp_path / "runs" / identity / "measures").glob("*.json")}
+
+    assert all(measured(identity) == {"bits_per_byte"} for identity in tried)
+    assert all(measured(identity) == {"bits_per_byte", "bigrams", "cloze"} for identity in compared)
+    for search in curves.values():
+        losses = {point["factor"]: point["loss"] for point in search["curve"]}
+        assert losses.keys() >= {0.5, 1.0, 2.0} and search["best"] == min(losses, key=lambda factor: losses[factor])
+    for depth in (1, 2):
+        own = [kept[identity] for identity in (*compared, *tried) if kept[identity]["shape"]["depth"] == depth]
+        (base,) = {run["learning_rate"] for run in own if tried.get(run["identity"], {}).get("factor") == 1}
+        (rate,) = {run["learning_rate"] for run in own if run["identity"] in compared}
+        (best,) = (search["best"] for arm, search in curves.items() if f"depth={depth}" in arm)
+        assert rate == pytest.approx(base * best)

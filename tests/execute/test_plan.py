@@ -113,7 +113,7 @@ def test_the_learning_rate_schedule_is_reported(tmp_path: Path) -> None:
     assert row["warmup_steps"] == 3  # 3 % of 100
     assert row["final_learning_rate"] == pytest.approx(0.25 * run.learning_rate, rel=0.05)
     output = plans([("tiny", run)], "table")
-    assert f"learning rate: up to {run.learning_rate:.3g} over 3 of 100 steps, then linear to 25.8 % of it" in output
+    assert f"learning rate: rises to {run.learning_rate:.3g} over 3 of 100 steps, then linear to 25.8 % of it" in output
     constant = settled(tmp_path, *TINY, "optimizer.schedule=constant")
     output = plans([("first", run), ("second", constant)], "table")
     assert "learning rate [first]" in output
@@ -127,7 +127,7 @@ def test_schedules_that_differ_in_the_peak_share_a_line(tmp_path: Path) -> None:
     output = plans([*runs, ("longer", longer)], "table")
     (shared,) = [line for line in output.splitlines() if line.startswith("learning rate [rate 0.001 and 2 more]")]
     peaks = [run.learning_rate for _, run in runs]
-    assert f"up to between {min(peaks):.3g} and {max(peaks):.3g} over" in shared
+    assert f"rises to {min(peaks):.3g}–{max(peaks):.3g} over" in shared
     assert output.count("learning rate [") == 2
     assert all(f"{peak:.3g}" in output.split("parameters by part")[0] for peak in peaks)
 

@@ -39,7 +39,7 @@ def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             values = values.contiguous()  # of a view, the backward pass would keep the whole product
         if bf16_attention.usable(queries):
             return bf16_attention.attend(queries, keys, values, grad)
-        if small_heads.usable(queries) and (grad or queries.dtype == torch.bfloat16):  # in fp32, PyTorch is as fast
+        if small_heads.usable(queries):
             return small_heads.attend(queries, keys, values, grad)
     queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
     return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=group > 1).transpose(1, 2)

@@ -180,16 +180,11 @@ def code_of(settled: Settled) -> tuple[object, ...]:
 
 def _tokens_along(settled: Settled) -> float:
     """Tokens processed by evaluation during training."""
-    steps, config = points.evaluated_steps(settled), settled.config.evaluate
-    if not steps:
+    steps, taken = points.evaluated_steps(settled), settled.config.evaluate.every_measures
+    if not steps or not taken:
         return 0.0
     there = points.at(settled, steps[0])
-    evaluate = there.config.evaluate
-    if "cloze" not in config.every_measures:
-        evaluate = dataclasses.replace(evaluate, cloze_questions=0)
-    if "bits_per_byte" not in config.every_measures:
-        evaluate = dataclasses.replace(evaluate, max_bytes=0)
-    there.config.evaluate = evaluate
+    there.config.evaluate = dataclasses.replace(there.config.evaluate, measures=taken)
     return len(steps) * _evaluated_tokens(there)
 
 
@@ -199,12 +194,13 @@ def _evaluated_tokens(settled: Settled) -> float:
     corpus = corpus_summary(settled)
     rate = bytes_per_token(settled.shape.vocab_size)
     languages = len(corpus["bytes"]["test"]) if corpus else _LANGUAGES
-    held_out = 2 * languages * int(evaluate.max_bytes)
+    most, questions = (
+        int(amount) if not evaluate.measures or name in evaluate.measures else 0
+        for name, amount in (("bits_per_byte", evaluate.max_bytes), ("cloze", evaluate.cloze_questions))
+    )
+    held_out = 2 * languages * most
     if corpus:
-        held_out = sum(
-            min(size, int(evaluate.max_bytes)) for split in ("validation", "test") for size in corpus["bytes"][split].values()
-        )
+        held_out = sum(min(size, most) for split in ("validation", "test") for size in corpus["bytes"][split].values())
     # English has one byte per character, Chinese three.
     characters = evaluate.cloze_context + 4 * evaluate.cloze_continuation
-    cloze = int(evaluate.cloze_questions) * languages * characters * 2
-    return (held_out + cloze) / rate
+    return (held_out + questions * languages * characters * 2) / rate

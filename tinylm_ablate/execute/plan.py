@@ -243,7 +243,7 @@ def _schedules(rows: Sequence[dict[str, Any]]) -> list[str]:
         share = round(row["final_learning_rate"] / row["learning_rate"], 3)
         courses.setdefault((row["warmup_steps"], row["steps"], row["schedule"], share, row["schedule_drawn"]), []).append(row)
     return [
-        f"learning rate{_of(group) if len(courses) > 1 else ''}: up to {_peaks(group)} over {warmup:,} of {steps:,} steps, "
+        f"learning rate{_of(group) if len(courses) > 1 else ''}: rises to {_peaks(group)} over {warmup:,} of {steps:,} steps, "
         + ("then constant" if schedule == "constant" else f"then {schedule} to {100 * share:.3g} % of it at the last")
         + f"  {course}"
         for (warmup, steps, schedule, share, course), group in courses.items()
@@ -257,7 +257,7 @@ def _of(group: Sequence[dict[str, Any]]) -> str:
 def _peaks(group: Sequence[dict[str, Any]]) -> str:
     rates = [row["learning_rate"] for row in group]
     lowest, highest = f"{min(rates):.3g}", f"{max(rates):.3g}"
-    return lowest if lowest == highest else f"between {lowest} and {highest}"
+    return lowest if lowest == highest else f"{lowest}–{highest}"
 
 
 def _shown(key: str, value: Any) -> str:

@@ -18,6 +18,7 @@ from tinylm_ablate.errors import ConfigError
 from tinylm_ablate.execute.perform import results
 from tinylm_ablate.execute.words import say
 from tinylm_ablate.grid.parts import Part
+from tinylm_ablate.measure.bits import BitsPerByte
 from tinylm_ablate.science.tuning import START, Tuning, tune
 from tinylm_ablate.settle import settle
 from tinylm_ablate.settled import Settled
@@ -142,7 +143,8 @@ def _searches(part: Part, key: str) -> list[Search]:
     for arm, cells in part.arms.items():
         config = copy.deepcopy(part.settled[cells[0]].config)
         config.seed = part.base.grid.tune_seed
-        config.evaluate.every, config.train.keep_checkpoints = None, []  # only for the compared runs
+        # Everything else is only for the compared runs.
+        config.evaluate.measures, config.evaluate.every, config.train.keep_checkpoints = [BitsPerByte.name], None, []
         found.append(Search(part, arm, key, settle(config)))
     return found
 

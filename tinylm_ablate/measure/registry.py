@@ -73,10 +73,15 @@ def measures() -> tuple[Measure, ...]:
 
 
 def requested(run: Settled) -> list[Request]:
-    """Return the requests of a run's config, in the order of the registry."""
+    """Return the requests of a run's config, in the order of the registry; only ``evaluate.measures`` if it is not empty."""
     own = [(OwnMeasure(described), normal(described, "evaluate.own")) for described in run.config.evaluate.own]
     pairs = [*((measure, settings) for measure in measures() for settings in measure.requests(run)), *own]
-    return [Request(measure, settings, stem(measure.name, settings)) for measure, settings in pairs]
+    only = run.config.evaluate.measures
+    return [
+        Request(measure, settings, stem(measure.name, settings))
+        for measure, settings in pairs
+        if not only or measure.name in only
+    ]
 
 
 def measured(run: Settled, requests: list[Request]) -> dict[str, float]:
