@@ -64,9 +64,8 @@ def _main(tracebacks: bool) -> None:
     from tinylm_ablate.arguments import normalize
     from tinylm_ablate.completion import completes
     from tinylm_ablate.errors import ConfigError, Interrupted, RunFailed, UserError, first_line
-    from tinylm_ablate.signals import Terminated, end_on_sigterm
+    from tinylm_ablate.signals import Terminated, ending_in_order
 
-    end_on_sigterm()
     try:
         if completes(sys.argv[1:]):
             return
@@ -104,7 +103,8 @@ def _main(tracebacks: bool) -> None:
 
     failed: list[Exception] = []
     try:
-        task()
+        with ending_in_order():
+            task()
         if failed:
             raise failed[0]
     except UserError as error:

@@ -117,7 +117,7 @@ class Lease:
         while not self._stop.wait(self._seconds / 4):
             if self.renew():
                 continue
-            Stop.training()  # other tasks are finished here too, with the same results
+            Stop.stop_training()  # any other task runs to its end, which changes no result
             return
 
 

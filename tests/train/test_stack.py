@@ -303,15 +303,16 @@ def stop_at(step: int, number: signal.Signals = signal.SIGTERM) -> OnRows:
     return stop
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGTERM, 5), (signal.SIGINT, 5), (signal.SIGTERM, 12)])
 def test_a_stack_that_is_stopped_resumes_bit_for_bit(
-    number: signal.Signals, expected: list[Member], tokens: np.ndarray, tmp_path: Path
+    number: signal.Signals, step: int, expected: list[Member], tokens: np.ndarray, tmp_path: Path
 ) -> None:
-    members = three(tmp_path, tokens, "parts", stop_at(5, number))
+    """Also at the last step: the command must end."""
+    members = three(tmp_path, tokens, "parts", stop_at(step, number))
     outcomes = train_stack(members)
     for outcome in outcomes:
         assert isinstance(outcome, Interrupted) and outcome.signum == number
-        assert "stopped at step 5 of 12; saved in" in str(outcome)
+        assert f"stopped at step {step} of 12; saved in" in str(outcome)
     again = three(tmp_path, tokens, "parts")
     assert all(isinstance(outcome, Trained) for outcome in train_stack(again))
     for found, one in zip(again, expected, strict=True):

@@ -14,9 +14,9 @@
    its second row or column is `next` apart. Only the first `rows` rows of the result are used, and all columns of left[i][n - 1] after its
    first `last` pairs are zero.
 
-   Where an operand is not finite, or 2^60 or more, results are NaN. */
+   Where an operand is not finite, or 2^56 or more, results are NaN. */
 #define SIDE 32 /* queries or keys of a block */
-#define KEPT 8  /* blocks of keys whose slopes are kept, to be added up in the matrix unit */
+#define KEPT 8  /* blocks of keys whose slopes are kept, to be added up in one product */
 #define MASKED -3.4e38f
 
 typedef struct { long batch, token, head; } strides;
@@ -31,7 +31,8 @@ typedef struct {
   float scale;
 } sequences;
 
-/* 2^((x - less) factor) for x <= less, with a relative error below 3e-6, a thousandth of that of bf16; zero below 2^-72 (see exp_). */
+/* 2^((x - less) factor) for x <= less, with a relative error below 3e-6, a thousandth of that of bf16; zero
+   below 2^-72, whose products would be subnormal numbers, with which a processor takes a hundred times as long. */
 static inline __m512 power(__m512 x, __m512 factor, __m512 less) {
   __m512 y = (x - less) * factor, f = _mm512_reduce_ps(y, 9 /* y - floor(y) */);
   __m512 p = f * 1.3534168e-2f + 5.2011460e-2f;
@@ -74,7 +75,7 @@ static int fetch(const uint16_t *x, strides by, long n, long H, long T, long D, 
         to->row[i] = 16 * t + i < T ? _mm512_maskz_loadu_epi16(channels(D, c), from + (16 * t + i) * by.token + c) : _mm512_setzero_si512();
         largest = _mm512_max_epi16(largest, _mm512_and_si512(to->row[i], sign));
       }
-  return _mm512_cmpge_epi16_mask(largest, _mm512_set1_epi16(0x5d80)) != 0;
+  return _mm512_cmpge_epi16_mask(largest, _mm512_set1_epi16(0x5b80)) != 0;
 }
 /* Right operand with tokens as rows: tiles of 32 tokens x 16 channels, wide of them per block. */
 static void interleave(const tile *from, long blocks, long deep, long wide, tile *to) {

@@ -7,6 +7,7 @@ which all nodes share. Ray restarts nothing: that is up to the command that star
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -105,6 +106,7 @@ class RayLauncher(Launcher):
         if not self.ray.is_initialized():
             address = self.address or os.environ.get("RAY_ADDRESS")
             local = {} if address else {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
+            handler = signal.getsignal(signal.SIGTERM)  # Ray's own would end the process without cancelling the workers
             try:
                 self.ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -112,6 +114,8 @@ class RayLauncher(Launcher):
                     f"hydra.launcher.address={address}: no Ray cluster responds there ({first_line(error)}); "
                     "start one with ray start --head"
                 ) from None
+            finally:
+                signal.signal(signal.SIGTERM, handler)
         wanted = {"CPU": self.cpus, "GPU": self.gpus}
         if not any(_holds(node["Resources"], wanted) for node in self.ray.nodes() if node["Alive"]):
             largest = {name: max((node["Resources"].get(name, 0) for node in self.ray.nodes()), default=0) for name in wanted}

@@ -17,6 +17,7 @@ from typing import Any
 from tinylm_ablate.execute.words import duration, read_failure
 from tinylm_ablate.leases import Holder, Leases
 from tinylm_ablate.settled import Settled
+from tinylm_ablate.signals import Terminated
 from tinylm_ablate.tasks.graph import Graph
 from tinylm_ablate.tasks.measure import MeasureTask
 from tinylm_ablate.tasks.run import RunTask
@@ -144,7 +145,7 @@ def show_status(cells: Sequence[tuple[str, Settled]]) -> None:
         print(table(statuses(cells)))
         return
     leases = _leases(cells)  # reused, since changes between two calls show which workers are active
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         while True:
             rows = statuses(cells, leases)
             # Like watch(1): redraw from the top of the screen, and clear the rest.
@@ -152,6 +153,9 @@ def show_status(cells: Sequence[tuple[str, Settled]]) -> None:
             if all(row.state in {"finished", "failed"} for row in rows):
                 return
             time.sleep(REFRESH_SECONDS)
+    except KeyboardInterrupt as stop:
+        if isinstance(stop, Terminated):
+            raise
 
 
 def _last_row(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tinylm_ablate.execute.words import say
 from tinylm_ablate.execute.work_order import Order
 from tinylm_ablate.leases import Leases
 from tinylm_ablate.provenance import COMMAND
-from tinylm_ablate.signals import Terminated, end_on_sigterm
+from tinylm_ablate.signals import Terminated, ending_in_order
 from tinylm_ablate.tasks.graph import Graph
 from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import follow, prepare_environment
@@ -73,7 +73,7 @@ def work(path: Path) -> None:
 
 
 def end_with_leader() -> None:
-    """End this process with SIGTERM, which saves runs in training, once the process that started it has ended."""
+    """End this process with SIGTERM, which it handles like a command, once the process that started it has ended."""
     leader = os.environ.pop(LEADER, None)
     if leader is None:
         return
@@ -101,17 +101,17 @@ def preload(tracking: TrackingConfig) -> None:
 def main(order: Path) -> None:
     """Work on an order, as a process."""
     end_with_leader()
-    end_on_sigterm()
     try:
-        work(order)
+        with ending_in_order():
+            work(order)
     except UserError as error:
         say(str(error))
         raise SystemExit(2) from None
     except Interrupted as stop:
         say(str(stop))
         raise SystemExit(128 + stop.signum) from None
-    except Terminated:
-        raise SystemExit(128 + signal.SIGTERM) from None
+    except KeyboardInterrupt as stop:
+        raise SystemExit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)) from None
 
 
 if __name__ == "__main__":

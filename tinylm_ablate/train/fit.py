@@ -117,6 +117,11 @@ class Progress(lightning.Callback):
         del trainer, module
         self.close()
 
+    def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException) -> None:
+        """Restore the signal handlers before Lightning restores its own; set again afterwards, they would keep the trainer."""
+        del trainer, module, exception
+        self.close()
+
     def close(self) -> None:
         """Restore the signal handlers and remove the bar; safe to call twice."""
         self.stop.close()
@@ -193,9 +198,9 @@ def fit(
         with team(settled, _follow, settled, folder, member.start, _reopened(tokens)):
             try:
                 _run(module, optimizer, callback, order)
-            except SystemExit:  # raised by Lightning on Ctrl-C
-                if callback.stop.signum:
-                    raise KeyboardInterrupt from None
+            except SystemExit as error:  # Lightning's answer to KeyboardInterrupt, whichever raised it
+                if isinstance(error.__context__, KeyboardInterrupt):
+                    raise error.__context__ from None
                 raise
             finally:
                 callback.close()

@@ -270,17 +270,17 @@ class _Stack:
                     run.member.on_point(self.program.optimizer.final_weights(row), self._state(row))
                 if ends or self.due:
                     checkpoint.save(run.member.folder / "checkpoint", self._state(row))
-                if not run.left:
-                    self._end(row)
-                elif recorder.pruned:
-                    self.outcomes[run.index] = Pruned(
-                        f"pruned at step {recorder.step} of {steps}; saved in {run.member.folder}"
-                    )
-                elif self.stop.signum:
+                if self.stop.signum:  # also if a run is at its last step, since the command must end
                     self.outcomes[run.index] = Interrupted(
                         self.stop.signum,
                         f"stopped at step {recorder.step} of {steps}; saved in {run.member.folder}. "
                         "The same command resumes from there",
+                    )
+                elif not run.left:
+                    self._end(row)
+                elif recorder.pruned:
+                    self.outcomes[run.index] = Pruned(
+                        f"pruned at step {recorder.step} of {steps}; saved in {run.member.folder}"
                     )
             except Exception as error:
                 self.outcomes[run.index] = error
