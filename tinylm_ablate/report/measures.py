@@ -106,6 +106,14 @@ def also(columns: Iterable[str]) -> list[Measure]:
     return found
 
 
+def direction(column: str) -> int:
+    """Return -1 if lower values of a column are better, 1 if higher ones are, and 0 if that is unknown."""
+    if re.search(r"(^|[/_])(loss|perplexity)\b|bits_per_byte|^quantized/", column):
+        return -1
+    known = [*cloze([column], "validation"), *cloze([column], "test"), *also([column])]
+    return 1 if column.startswith("benchmarks/") else max((measure.better for measure in known), default=0)
+
+
 def by_name(column: str, better: int) -> Measure:
     """Return the measure of any column: bits and shares as in the tables, and others as numbers.
 
