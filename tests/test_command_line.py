@@ -141,6 +141,7 @@ COMMANDS: list[tuple[list[str], list[str]]] = [
         ["-m", "hydra/sweeper=optuna", "arch.dept=choice(2,4)", "arch.depth=choice(2,x)", "search.trials=0", "runs_dir=a,b"],
         ["arch.dept: no such key", "arch.depth=x: allowed: a whole", "runs_dir=a,b: applies to the whole search"],
     ),
+    (["-m", "arch.depth=2,4", "--cfg", "job"], ["--cfg: shows the settings of one run; allowed without -m"]),
     (["arch.depth=2,4"], ["arch.depth=2,4: several values make a grid: add -m"]),
     (["data=files", "data.path=/x/文本 (1), 2.jsonl"], ["data.path=/x/文本 (1), 2.jsonl: no such file or folder"]),
 ]  # fmt: skip
@@ -154,6 +155,17 @@ def test_one_command_reports_every_mistake(words: list[str], messages: list[str]
     for parser in ("no viable alternative", "token recognition", "extraneous input", "mismatched", "could not be converted"):
         assert parser not in done.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_cannot_be_created_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("/nonexistent/disk")
+    done = run_command("plan", "runs_dir=link", "cache_dir=file/cache", folder=tmp_path)
+    assert done.code == 2 and "runs_dir=link: link is a link to /nonexistent/disk, which does not exist" in done.err
+    assert "cache_dir=file/cache: file is a file; allowed: a folder" in done.err
+    done = run_command("report", "--runs-dir", "none", folder=tmp_path)
+    assert done.code == 2 and "none: no such folder of runs; nothing was written" in done.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
 
 
 def test_arms_and_axes_take_numbers_and_names_as_the_command_line_does(tmp_path: Path) -> None:

@@ -103,6 +103,8 @@ def normalize(arguments: Sequence[str], grid: bool = False) -> Typed:
         ConfigError: Some arguments are invalid; it lists all of them.
     """
     typed, mistakes = _split(arguments)
+    if typed.grid and {"--cfg", "-c"} & set(typed.options):
+        mistakes.append("--cfg: shows the settings of one run; allowed without -m")
     grid = grid or typed.grid
     keys = _keys()
     found: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 from tinylm_ablate import extension, points
 from tinylm_ablate.arch.shapes import OWN_BLOCKS, Shape
@@ -25,7 +26,7 @@ def conflicts(config: Config, shape: Shape | None, sound: Callable[..., bool]) -
         shape: The decoder; None if unknown.
         sound: Returns whether the single settings of a group are valid.
     """
-    mistakes: list[str] = []
+    mistakes = [*_folder_mistakes("runs_dir", config.runs_dir), *_folder_mistakes("cache_dir", config.cache_dir)]
     if config.train.device == "cuda" and config.mode not in ("status", "coverage"):  # a plan measures speed and memory there
         import torch
 
@@ -55,6 +56,16 @@ def conflicts(config: Config, shape: Shape | None, sound: Callable[..., bool]) -
     if config.rounds.forgetting and not config.train.keep_model:
         mistakes.append("rounds.forgetting=true: allowed with train.keep_model=true")
     return mistakes
+
+
+def _folder_mistakes(key: str, value: str) -> list[str]:
+    """Return mistakes in a folder that is created if it does not exist."""
+    for place in (path := Path(value), *path.parents):
+        if place.is_symlink() and not place.exists():
+            return [f"{key}={value}: {place} is a link to {place.readlink()}, which does not exist"]
+        if place.exists() and not place.is_dir():
+            return [f"{key}={value}: {place} is a file; allowed: a folder, which is created if it does not exist"]
+    return []
 
 
 def point_mistakes(config: Config, rounds: Rounds) -> list[str]:

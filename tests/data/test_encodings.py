@@ -104,7 +104,7 @@ def test_a_file_in_utf8_is_not_read_in_another_encoding(tmp_path: Path, data_con
 def test_bytes_that_are_not_text(tmp_path: Path, data_config: Make) -> None:
     path = tmp_path / "t.txt"
     path.write_bytes(b"text " * 20 + b"\0" + b" text" * 20)
-    with pytest.raises(UserError, match=r"has a zero byte, which is invalid in text, at byte 100"):
+    with pytest.raises(UserError, match=r"has a zero byte, .* at byte 100 .*remove the zero bytes"):
         texts_of(data_config(path), tmp_path)
 
 

@@ -30,7 +30,7 @@ def part(tmp_path: Path) -> Part:
     """Three arms with three seeds of planted runs: the second is clearly better, the third may be."""
     base = compose([f"runs_dir={tmp_path}", "experiment.name=mine"])
     base.grid.arms = {"base": [], "clear": ["arch.depth=4"], "close": ["arch.depth=5"]}
-    made = Part("", base, [], *expand(None, [], base.grid, 3))
+    made = Part("", base, *expand(None, [], base.grid, 3))
     bits = {"base": 2.5, "clear": 2.3, "close": 2.48}
     for cell in made.cells:
         made.settled[cell] = run = settle(compose([f"runs_dir={tmp_path}", *cell.overrides]))
@@ -119,6 +119,12 @@ def test_unfinished_runs_are_omitted(part: Part) -> None:
     assert sorted(setting.by_seed("base", BITS)) == [1, 2]
     table = summary_table(evidence(part))
     assert [line.split("|")[2].strip() for line in table.splitlines()[2:5]] == ["2", "3", "3"] and "2.5000" in table
+
+
+def test_a_run_without_its_measure_is_not_counted_as_a_seed(part: Part) -> None:
+    (measure,) = (part.settled[part.cells[0]].folder / "measures").glob("bits_per_byte.*.json")
+    measure.write_text("garbage")
+    assert [line.split("|")[2].strip() for line in summary_table(evidence(part)).splitlines()[2:5]] == ["2", "3", "3"]
 
 
 def test_measures_of_other_grids_do_not_separate_runs(part: Part) -> None:

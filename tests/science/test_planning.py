@@ -15,7 +15,7 @@ from tinylm_ablate.science.accuracy import accuracy, between_scales
 from tinylm_ablate.science.claim_files import parse
 from tinylm_ablate.science.looks import LOOKS
 from tinylm_ablate.science.matrices import matrix_metrics
-from tinylm_ablate.science.seeds import seeds_wanted
+from tinylm_ablate.science.seeds import open_questions, seeds_wanted
 from tinylm_ablate.science.tuning import FURTHEST, changed_orders, tune
 
 BITS = "test/bits_per_byte/all"
@@ -43,6 +43,17 @@ def test_only_arms_of_open_comparisons_get_seeds(planted: Any) -> None:
     claims = [ordering("clear"), ordering("close")]
     assert seeds_wanted(planted.evidence(), claims) == {"base": 5, "clear": 3, "close": 5}
     assert seeds_wanted(planted.evidence(), []) == {"base": 5, "clear": 3, "close": 5}
+
+
+def test_claims_that_end_without_a_decision_are_named_with_the_reason(planted: Any) -> None:
+    planted.arm("base", 2.5, range(12), spread=0.0)
+    planted.arm("clear", 2.4, range(12), spread=0.0)
+    planted.arm("close", 2.499, range(12), spread=0.02)
+    (line,) = open_questions(planted.evidence(), [ordering("clear"), ordering("close")])
+    assert line.startswith("t: undecided: ") and len(line) > 20
+    for row in planted.rows:
+        row["tuned"] = "untuned"
+    assert all(line.startswith("t: not testable here: ") for line in open_questions(planted.evidence(), [ordering("clear")]))
 
 
 def test_a_decided_claim_needs_no_more_seeds(planted: Any) -> None:

@@ -333,7 +333,8 @@ def _check_splits(data: DataConfig, counts: dict[str, int], fate: str) -> None:
     if all(counts.values()):
         return
     if not sum(counts.values()):
-        raise UserError(f"no document is left to train on: {fate}. Provide more text, or lower data.min_characters")
+        chosen = ", or choose other data.languages" if data.languages else ""
+        raise UserError(f"no document is left to train on: {fate}. Provide more text, lower data.min_characters{chosen}")
     raise UserError(
         f"too few documents: {fate}: {counts['train']:,} for train, {counts['validation']:,} for validation "
         f"(data.validation_share={data.validation_share:g}) and {counts['test']:,} for test "

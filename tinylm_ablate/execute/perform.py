@@ -111,8 +111,8 @@ def unclaim(config: Config) -> None:
     for key, holder in found.items():
         say(f"unclaimed {key}, which {holder.name} held")
     if not found:
-        held = ", ".join(leases.held()) or "nothing"
-        say(f"grid.unclaim={config.grid.unclaim}: nobody holds it; held is {held}")
+        held = ", ".join(leases.held())
+        say(f"grid.unclaim={config.grid.unclaim}: no worker holds it; " + (f"held are {held}" if held else "none is held"))
 
 
 def results(run: Settled) -> Record | None:

@@ -133,7 +133,7 @@ def table(rows: Sequence[Status], lines: int | None = None) -> str:
         ]
         for row in rows
     ]
-    head = ["cell", "state", "steps", "tokens/s", "time left", ""]
+    head = ["cell", "state", "steps", "tokens/s", "time left", "worker, or what is missing"]
     align = ["left", "left", "right", "right", "right", "left"]
     text = tabulate(shown, headers=head, disable_numparse=True, colalign=align)
     return "\n".join([text, *([f"and {left} more"] if left else []), total])

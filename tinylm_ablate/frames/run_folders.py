@@ -123,7 +123,9 @@ def _run(folder: Path, wanted: set[str], tables: LongTables, problems: list[str]
                 tables.add_measure(path.with_suffix(".parquet"), name, folder.name, own)
                 taken |= found
             except DAMAGE as error:
-                problems.append(f"{path}: cannot be read and is left out: {one_line(error)}")
+                problems.append(
+                    f"{path}: cannot be read and is left out: {one_line(error)}. Without it, the grid measures again"
+                )
                 continue
             row |= own
     return row | averages(row)

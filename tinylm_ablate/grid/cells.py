@@ -92,7 +92,7 @@ def expand(
         seeds = LOOKS[0]
     if isinstance(seeds, int):
         if seeds < 1:
-            mistakes.append(f"seeds={seeds}: allowed: a number at least 1")
+            mistakes.append(f"seeds={seeds}: allowed: a whole number from 1, or sequential")
         if "seed" in axes or any(text.startswith("seed=") for text in shared):
             mistakes.append(f"seeds={seeds}: allowed without seed=, which sets the same axis")
         axes["seed"] = [((f"seed={seed}",), {"seed": str(seed)}) for seed in range(seeds)]

@@ -31,7 +31,6 @@ class Part:
     Attributes:
         name: Its name if there are several, otherwise empty.
         base: Its config, without its axes.
-        arguments: The overrides of the command line.
         shared: The overrides that all of its cells share.
         cells: Its cells.
         jobs: The run of each cell.
@@ -41,7 +40,6 @@ class Part:
 
     name: str
     base: Config
-    arguments: Sequence[str]
     shared: Sequence[str]
     cells: Sequence[Cell]
     jobs: list[Job] = field(default_factory=list)
@@ -140,7 +138,7 @@ def parts(base: Config, compose: Composer, params: Mapping[str, Any] | None, arg
     swept = [one for one in given if one.key_or_group == "experiments" and one.is_sweep_override()]
     experiments = base.grid.experiments or [name for one in swept for name in one.sweep_string_iterator()]
     if not experiments:
-        return [Part("", base, arguments, *_expanded(params, arguments, base))]
+        return [Part("", base, *_expanded(params, arguments, base))]
     rest = [override for override in given if override.key_or_group != "experiments" and not _names_experiments(override)]
     plain = [str(override.input_line) for override in rest if not override.is_sweep_override()]
     found, mistakes = [], []
@@ -151,7 +149,7 @@ def parts(base: Config, compose: Composer, params: Mapping[str, Any] | None, arg
             if own.grid.experiments or own.mode != base.mode:
                 raise ConfigError(["is not an experiment that trains a grid"])
             everything = [first, *(str(override.input_line) for override in rest)]
-            found.append(Part(name, own, everything, *_expanded(axes, everything, own)))
+            found.append(Part(name, own, *_expanded(axes, everything, own)))
         except ConfigError as error:
             mistakes += [f"{first}: {mistake}" for mistake in error.mistakes]
         except COMPOSITION_ERRORS as error:

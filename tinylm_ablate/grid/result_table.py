@@ -68,10 +68,11 @@ def summary_table(own: Evidence | None, arms: int = 0) -> str:
     places = dict(zip(first["arm"], first[[axis_column(key) for key in axis]].to_numpy().tolist(), strict=True))
     shown = [column for column in _COLUMNS if column.metric in frame.columns]
     columns = [results(setting, column.metric, column.direction) for column in shown]
-    seeds = frame.groupby("arm", sort=False)["seed"].nunique()
+    measured = frame if judged is None else frame[frame[judged].notna()]
+    seeds = measured.groupby("arm", sort=False)["seed"].nunique()
     several = bool(seeds.max() > 1)
     lines = [
-        [*places[arm], str(seeds[arm])]
+        [*places[arm], str(seeds.get(arm, 0))]
         + [_cell(found[number], column, several) for found, column in zip(columns, shown, strict=True)]
         for number, arm in enumerate(places)
     ]

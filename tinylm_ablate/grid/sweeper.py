@@ -30,6 +30,7 @@ from tinylm_ablate.grid.parts import Job, Part, jobs_of, parts, settle_all
 from tinylm_ablate.grid.result_table import JUDGED, summary_table
 from tinylm_ablate.grid.tuned_arms import Search, first_runs, mistakes, tune_parts
 from tinylm_ablate.provenance import require_clean
+from tinylm_ablate.science.looks import LOOKS
 from tinylm_ablate.settled import Settled
 from tinylm_ablate.tracking import on_end, sync
 
@@ -97,6 +98,8 @@ class GridSweeper(Sweeper):
                 from tinylm_ablate.execute.plan import plans
 
                 workers = base.grid.workers if launch is None else 1
+                if base.seeds == "sequential":
+                    say(f"seeds=sequential: {LOOKS[0]} seeds per arm first; undecided comparisons add up to {LOOKS[-1]}")
                 print(plans([*named, *first_runs(found)], base.plan.format, workers, base.plan.read_text))
             case "coverage":
                 from tinylm_ablate.grid.coverage import write_coverage
@@ -193,16 +196,19 @@ def _more_seeds(part: Part, identity: str, searches: Sequence[Search]) -> bool:
     from tinylm_ablate.frames.arms import claim_keys
     from tinylm_ablate.frames.grid_file import label
     from tinylm_ablate.science.claim_files import read_claims
-    from tinylm_ablate.science.seeds import seeds_wanted
+    from tinylm_ablate.science.seeds import open_questions, seeds_wanted
 
     found = _evidence(part, json.loads(grid_path(Path(part.base.runs_dir), identity).read_text()))
     if found is None:
         return False
     labels = {arm: label(cells[0].values) for arm, cells in part.arms.items()}
-    by_label = seeds_wanted(found, read_claims(keys=claim_keys()), list(labels.values()))
+    claims = read_claims(keys=claim_keys())
+    by_label = seeds_wanted(found, claims, list(labels.values()))
     wanted = {arm: by_label[name] for arm, name in labels.items()}
     added = {arm: part.add_seeds(arm, seeds) for arm, seeds in wanted.items()}
     if not any(added.values()):
+        for line in open_questions(found, claims):
+            say(f"seeds  {part.called_arm(line)}")
         return False
     names = ", ".join(f"{arm} to {wanted[arm]}" for arm, cells in added.items() if cells)
     say(f"seeds  {part.called_arm(names)}: these comparisons are undecided")
@@ -258,7 +264,8 @@ def _described(part: Part, identity: str | None = None, tuning: Sequence[dict[st
         how = [base.grid.tune_keys, base.grid.tune_seed] if base.grid.tune else []
         identity = fingerprint([base.experiment.name, sorted([run.identity, name] for run, name, _, _ in cells), how])
     name = base.experiment.name if named else f"grid-{identity[:8]}"
-    title = base.experiment.title or " ".join(part.arguments)
+    axes = dict.fromkeys(key for cell in part.cells for key in cell.values if key != "seed")
+    title = base.experiment.title or " × ".join(axes) or "one arm"
     return described(identity, name, title, base, cells, tuning=tuning)
 
 

@@ -21,6 +21,10 @@ _NOTHING = """no finished run in {runs_dir} yet. `make demo` trains a small grid
     python -m tinylm_ablate -m arch.depth=20,40 seeds=2"""
 
 
+#: Default folder of the runs; it may not exist yet.
+_RUNS_DIR = Path("runs")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = _parser().parse_args(arguments)
@@ -31,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ahead = None if options.forecast is None else _ahead(*options.forecast)
         with tempfile.TemporaryDirectory() as folder:
             runs_dir = options.runs_dir
+            if not runs_dir.is_dir() and (options.add or runs_dir != _RUNS_DIR):  # without runs, the reference is still written
+                raise UserError(f"{runs_dir}: no such folder of runs; nothing was written. --runs-dir names it")
             if options.mlflow is not None:
                 runs_dir = Path(folder)
                 mlflow_store.fetch(options.mlflow, options.experiment or _experiment_name(), runs_dir, problems)
@@ -56,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tinylm-ablate report", description="Write the pages of the runs.")
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
+    parser.add_argument("--runs-dir", type=Path, default=_RUNS_DIR, help="folder of the runs (default: runs)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where to write (default: results)")
     parser.add_argument("--reference", type=Path, help="folder of the reference (default: RESULTS/reference)")
     parser.add_argument("--add", action="store_true", help="add the runs to the reference, and write nothing else")

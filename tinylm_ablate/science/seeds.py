@@ -18,8 +18,8 @@ def seeds_wanted(evidence: Evidence, claims: Sequence[Claim], arms: Sequence[str
     """Return the number of seeds that each arm should have: a look, at least the first.
 
     Call it again whenever the requested seeds are done, until it requests nothing new. An arm gets more seeds only while a
-    claim that involves it is undecided because of an undecided comparison. A claim that cannot be tested, or that another
-    comparison has decided, requests none. No seeds are added after the last look.
+    claim that involves it is undecided because of an undecided comparison, which more seeds could decide. A claim that cannot be
+    tested, or that another comparison has decided, requests none. No seeds are added after the last look.
 
     Args:
         evidence: Finished runs of the grid so far.
@@ -37,10 +37,24 @@ def seeds_wanted(evidence: Evidence, claims: Sequence[Claim], arms: Sequence[str
             if verdict.outcome != Outcome.UNDECIDED:
                 continue
             for compared in verdict.comparisons:
-                more = next_look(compared.look) if compared.outcome == Outcome.UNDECIDED and compared.arms else None
+                open_ = compared.outcome == Outcome.UNDECIDED and compared.needed is not None
+                more = next_look(compared.look) if open_ and compared.arms else None
                 for arm in compared.arms if more is not None and compared.look <= LOOKS[-1] else ():
                     wanted[arm] = max(wanted[arm], more or 0)
     return wanted
+
+
+def open_questions(evidence: Evidence, claims: Sequence[Claim]) -> list[str]:
+    """Describe the claims without a decision for which ``seeds_wanted`` requests no more seeds, one line each."""
+    groups = settings(evidence)
+    found = []
+    for setting in groups:
+        own = [claim for claim in claims if claim.experiment == evidence.experiment] or _against_first(setting.arms)
+        for claim in own:
+            verdict = judge_at(claim, setting, groups)
+            if verdict.outcome in (Outcome.UNDECIDED, Outcome.NOT_TESTABLE):
+                found.append(f"{claim.title}: {verdict.outcome}: {verdict.reason}")
+    return found
 
 
 def _against_first(arms: Sequence[str]) -> list[Claim]:
