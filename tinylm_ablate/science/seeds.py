@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tinylm_ablate.science.claim import Claim, Test
 from tinylm_ablate.science.comparison import Outcome
+from tinylm_ablate.science.estimate import Estimate
 from tinylm_ablate.science.evidence import Evidence, settings
 from tinylm_ablate.science.looks import LOOKS, next_look
 from tinylm_ablate.science.verdict import judge_at
@@ -18,8 +19,8 @@ def seeds_wanted(evidence: Evidence, claims: Sequence[Claim], arms: Sequence[str
     """Return the number of seeds that each arm should have: a look, at least the first.
 
     Call it again whenever the requested seeds are done, until it requests nothing new. An arm gets more seeds only while a
-    claim that involves it is undecided because of an undecided comparison, which more seeds could decide. A claim that cannot be
-    tested, or that another comparison has decided, requests none. No seeds are added after the last look.
+    claim that involves it is undecided because of an undecided comparison that more seeds could decide. A claim that cannot
+    be tested, or that another comparison has decided, requests none. No seeds are added after the last look.
 
     Args:
         evidence: Finished runs of the grid so far.
@@ -37,8 +38,9 @@ def seeds_wanted(evidence: Evidence, claims: Sequence[Claim], arms: Sequence[str
             if verdict.outcome != Outcome.UNDECIDED:
                 continue
             for compared in verdict.comparisons:
-                open_ = compared.outcome == Outcome.UNDECIDED and compared.needed is not None
-                more = next_look(compared.look) if open_ and compared.arms else None
+                hopeless = isinstance(compared.effect, Estimate) and compared.needed is None  # documents are too few
+                undecided = compared.outcome == Outcome.UNDECIDED and not hopeless
+                more = next_look(compared.look) if undecided and compared.arms else None
                 for arm in compared.arms if more is not None and compared.look <= LOOKS[-1] else ():
                     wanted[arm] = max(wanted[arm], more or 0)
     return wanted
