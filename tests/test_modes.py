@@ -75,6 +75,8 @@ def test_an_exported_folder_is_a_hugging_face_folder(
     assert_transformers_agree(folder, work.model(work.llama))
     with pytest.raises(UserError, match="exists already"):
         work.perform("mode=export", f"model={work.llama['identity']}", f"folder={folder}")
+    with pytest.raises(ConfigError, match=r"export\.weights=q4_0: allowed with export.format=gguf"):
+        work.perform("mode=export", f"model={work.llama['identity']}", f"folder={tmp_path / 'other'}", "export.weights=q4_0")
 
 
 def test_an_exported_gguf_file_is_the_same_model(work: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

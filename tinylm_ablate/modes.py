@@ -157,8 +157,10 @@ def _export(config: Config) -> None:
         raise ConfigError(["folder=null: mode=export needs folder=WHERE"])
     gguf = config.export.format == "gguf"
     if gguf != config.folder.endswith(".gguf"):
-        name = "the name of a file that ends in .gguf" if gguf else "the name of a folder, or export.format=gguf"
+        name = "the name of a file that ends in .gguf" if gguf else "the name of a folder; a file needs export.format=gguf"
         raise ConfigError([f"folder={config.folder}: allowed with export.format={config.export.format}: {name}"])
+    if not gguf and config.export.weights != "f16":  # conf/config.yaml's default
+        raise ConfigError([f"export.weights={config.export.weights}: allowed with export.format=gguf"])
     source = _model_folder(config)
     if source.suffix == ".gguf":
         raise UserError(f"model={source}: is a GGUF file already; allowed: a run or a Hugging Face folder")

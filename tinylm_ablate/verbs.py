@@ -24,7 +24,10 @@ def ui(arguments: Sequence[str]) -> int:
 
 
 def gc(arguments: Sequence[str]) -> int:
-    """List files that no grid needs any longer (runs, caches, checkpoints, partial files); --delete removes them."""
+    """List files that no grid needs any longer (runs, caches, checkpoints, partial files); --delete removes them.
+
+    A cache_dir outside of the folder of runs may serve other folders too, and is not examined.
+    """
     from tinylm_ablate.execute.litter import litter
 
     parser = argparse.ArgumentParser(prog="tinylm-ablate gc", description=gc.__doc__)
