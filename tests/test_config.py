@@ -33,7 +33,7 @@ IMPOSSIBLE = [
     (["arch.head_dim=7", "arch.width=56"], "arch.head_dim=7"),
     (["arch.kv_heads=3", "arch.width=56"], "arch.kv_heads=3"),
     (["arch.parameters=1000"], "arch.parameters=1000"),
-    (["arch.parameters=200k", "arch.width=32"], "arch.parameters=200000: allowed with arch.width=auto"),
+    (["arch.parameters=200000", "arch.width=32"], "arch.parameters=200000: allowed with arch.width=auto"),
     (["tokenizer.vocab_size=250"], "tokenizer.vocab_size=250: allowed: 257"),
     (["tokenizer.vocab_size=4000"], "tokenizer.vocab_size=4000: allowed: 257 (256 bytes and 1 special) to 3,153"),
     (["tokenizer=file"], "tokenizer.source=null"),

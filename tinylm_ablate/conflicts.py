@@ -32,7 +32,7 @@ def conflicts(config: Config, shape: Shape | None, sound: Callable[..., bool]) -
 
         if not torch.cuda.is_available():
             mistakes.append("train.device=cuda: this machine has no such device; allowed: auto, cpu, or a machine with a GPU")
-    if config.arch.parameters != "auto" and config.arch.width != "auto":
+    if config.arch.parameters != "auto" and config.arch.width != "auto" and sound("arch"):
         mistakes.append(f"arch.parameters={config.arch.parameters}: allowed with arch.width=auto, which is solved for it")
     if config.train.devices > 1 and sound("train"):
         mistakes += _device_mistakes(config)
