@@ -66,6 +66,20 @@ def test_without_a_terminal_training_by_the_command_itself_counts(
     assert progress.bar(total=1).disable and not list(tmp_path.glob("order*"))
 
 
+def test_what_was_finished_before_does_not_count_as_the_work_of_a_minute(live: Live, tmp_path: Path) -> None:
+    runs = [settle(compose([*TINY, f"runs_dir={tmp_path / 'runs'}", f"seed={seed}"])) for seed in range(4)]
+    walk = Walk(Graph([(f"{run.config.seed}", run) for run in runs]).runs, live.walk.leases, live.walk.tracked)
+    trained = [state for state in walk.order if state.task.kind == "run"]
+    for state in walk.order:
+        if state not in trained[2:]:
+            state.state = DONE
+    resumed = Live(walk, tmp_path, "order", "off")
+    resumed._begin -= 60
+    assert "left" not in resumed.whole()  # nothing done yet
+    trained[2].state = DONE
+    assert resumed.whole().endswith("tasks done, 0 failed, 60 s left")
+
+
 def test_no_task_ends_in_zero_seconds(live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_WRITE_SECONDS", 0.0)
     for state in live.walk.order:

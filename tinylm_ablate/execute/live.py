@@ -42,6 +42,7 @@ class Live:
         self._own: dict[str, Any] = {}  # the bar of this process
         self._done: set[str] = set()
         self._reached = 0.0
+        self._work = sum(state.task.weight for state in walk.waiting())  # without what was finished before
 
     def __enter__(self) -> Live:
         if self.mode == "off" or not self.walk.waiting():
@@ -106,8 +107,7 @@ class Live:
 
         It is at least that of each bar, since the weight of some measures is unknown.
         """
-        weights = {state.task.key: state.task.weight for state in self.walk.order}
-        total, rest = sum(weights.values()), sum(task.weight for task in left)
+        total, rest = self._work, sum(task.weight for task in left)
         begun = sum(
             min(1.0, state["count"] / state["total"]) * state["total"]
             for state in self._states()
