@@ -21,6 +21,7 @@ SLOW = "import time\nbegan = time.monotonic()\nwhile time.monotonic() < began + 
 def signaled(number: int, folder: str) -> tuple[str, bool]:
     """Send this process a signal while it imports; returns the exception, and whether the import was complete."""
     sys.path.insert(0, folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with Ctrl-C ignored
     try:
         with ending_in_order():
             threading.Timer(0.1, os.kill, (os.getpid(), number)).start()

@@ -145,4 +145,4 @@ def test_grid_unclaim_takes_a_run_from_another_machine(words: list[str], small_d
     assert ended.code == 0, ended.err
     assert f"unclaimed run-{identity}, which elsewhere, process 7, since noon held" in ended.err
     again = run_command(*words, *settings, f"grid.unclaim={identity}")
-    assert f"grid.unclaim={identity}: nobody holds it; held is nothing" in again.err
+    assert f"grid.unclaim={identity}: no worker holds it; none is held" in again.err

@@ -268,14 +268,20 @@ def test_a_repeated_run_replaces_the_stored_one(referenced, tmp_path):
 
 
 def test_without_runs_the_command_explains_how_to_get_some(tmp_path, capsys):
+    (tmp_path / "none").mkdir()
     assert main(["--runs-dir", str(tmp_path / "none"), "--results", str(tmp_path / "results")]) == 0
     assert "make demo" in capsys.readouterr().out
+    (tmp_path / "none" / "text.txt").write_text("not a run")
+    for folder in ("none", "missing"):  # the page may have other runs, which an empty one must not replace
+        assert main(["--runs-dir", str(tmp_path / folder), "--results", str(tmp_path / "results")]) == 2
+        assert f"{folder}: no such folder of runs; nothing was written" in capsys.readouterr().err
 
 
 def test_a_damaged_reference_is_reported(tmp_path, capsys):
     folder = tmp_path / "results" / "reference"
     folder.mkdir(parents=True)
     (folder / "runs.parquet").write_bytes(b"no parquet")
+    (tmp_path / "none").mkdir()
     assert main(["--runs-dir", str(tmp_path / "none"), "--results", str(tmp_path / "results")]) == 2
     assert "runs.parquet cannot be read" in capsys.readouterr().err
 
@@ -283,6 +289,7 @@ def test_a_damaged_reference_is_reported(tmp_path, capsys):
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="no checkout: a wheel has no results")
 def test_the_repositorys_reference_is_up_to_date(tmp_path):
     shutil.copytree(REFERENCE, tmp_path / "results" / "reference")
+    (tmp_path / "none").mkdir()
     assert main(["--runs-dir", str(tmp_path / "none"), "--results", str(tmp_path / "results")]) == 0
     rebuilt, kept = contents(tmp_path / "results" / "reference"), contents(REFERENCE)
     assert rebuilt.keys() == kept.keys(), "files that nothing makes, or that are not kept"

@@ -106,7 +106,7 @@ class RayLauncher(Launcher):
         if not self.ray.is_initialized():
             address = self.address or os.environ.get("RAY_ADDRESS")
             local = {} if address else {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
-            handler = signal.getsignal(signal.SIGTERM)  # Ray's own would end the process without cancelling the workers
+            handler = signal.getsignal(signal.SIGTERM)  # Ray's own would end the process without an end of the workers
             try:
                 self.ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
             except (ConnectionError, ValueError, RuntimeError) as error:

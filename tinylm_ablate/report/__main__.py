@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ahead = None if options.forecast is None else _ahead(*options.forecast)
         with tempfile.TemporaryDirectory() as folder:
             runs_dir = options.runs_dir
-            if not runs_dir.is_dir() and (options.add or runs_dir != _RUNS_DIR):  # without runs, the reference is still written
+            if runs_dir != _RUNS_DIR and not _may_have_runs(runs_dir):  # the report would replace one that has runs
                 raise UserError(f"{runs_dir}: no such folder of runs; nothing was written. --runs-dir names it")
             if options.mlflow is not None:
                 runs_dir = Path(folder)
@@ -58,6 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{reference / 'README.md'}: the reference, {len(theirs.records.runs)} runs")
     print(f"{(options.results / 'index.html').absolute()}: everything in one page")
     return 0
+
+
+def _may_have_runs(folder: Path) -> bool:
+    """Return whether a folder is one of runs, also before the first is finished; an empty one may become one."""
+    try:
+        known = any((folder / name).is_dir() for name in ("grids", "search"))
+        return known or not any(folder.iterdir()) or any(folder.glob("*/config.yaml"))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # reported when it is read
+        return True
 
 
 def _parser() -> argparse.ArgumentParser:
