@@ -78,15 +78,22 @@ def test_the_gate(planted: Any, change: dict[str, Any], reason: str) -> None:
     assert found.comparisons[0].outcome == Outcome.NOT_TESTABLE
 
 
-@pytest.mark.parametrize(("effect", "outcome"), [(0.01, Outcome.NOT_TESTABLE), (0.1, Outcome.REPRODUCED)])
-def test_too_few_documents_are_testable_only_if_the_effect_is_clear(planted: Any, effect: float, outcome: Outcome) -> None:
+@pytest.mark.parametrize(
+    ("effect", "spread", "outcome"),
+    [(0.01, 0.0, Outcome.NOT_TESTABLE), (0.1, 0.0, Outcome.REPRODUCED), (0.1, 0.06, Outcome.UNDECIDED)],
+)
+def test_too_few_documents_are_testable_only_if_the_effect_is_clear(
+    planted: Any, effect: float, spread: float, outcome: Outcome
+) -> None:
+    """Or if more seeds would make it clear, which only their spread prevents."""
     planted.arm("base", 2.5)
-    planted.arm("new", 2.5 - effect)
+    planted.arm("new", 2.5 - effect, spread=spread)
     for frame in planted.documents[3:]:
         frame["nats"] += np.random.default_rng(1).standard_normal(len(frame)) * 100
     found = one(planted)
     assert found.outcome == outcome
     assert ("too few documents" in found.reason) == (outcome == Outcome.NOT_TESTABLE)
+    assert ("would decide it" in found.reason) == (outcome == Outcome.UNDECIDED)
 
 
 def test_without_a_margin_an_effect_near_zero_is_undecided(planted: Any) -> None:

@@ -186,7 +186,9 @@ def _few_documents(drafts: Sequence[Draft]) -> list[str]:
     found: dict[str, None] = {}
     for draft in drafts:
         open_ = draft.look > 0 and outcome(draft.decision(len(drafts))) == Outcome.UNDECIDED
-        if open_ and isinstance(draft.effect, Estimate):
+        if not open_ or not isinstance(draft.effect, Estimate):
+            continue
+        if seeds_needed(draft.effect, draft.margin, draft.kind, len(drafts)) is None:
             found |= dict.fromkeys(gate.documents(draft.effect, draft.margin))
     return list(found)
 
