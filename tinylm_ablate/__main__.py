@@ -64,7 +64,7 @@ def _main(tracebacks: bool) -> None:
     from tinylm_ablate.arguments import normalize
     from tinylm_ablate.completion import completes
     from tinylm_ablate.errors import ConfigError, Interrupted, RunFailed, UserError, first_line
-    from tinylm_ablate.signals import Terminated, ending_in_order
+    from tinylm_ablate.signals import ending_in_order, exit_code
 
     try:
         if completes(sys.argv[1:]):
@@ -115,9 +115,8 @@ def _main(tracebacks: bool) -> None:
         if tracebacks:
             raise
         _fail(str(ConfigError(diagnosis.diagnose(typed.overrides, typed.grid) or [first_line(error)])), 2)
-    except KeyboardInterrupt as error:
-        code = 143 if isinstance(error, Terminated) else 130
-        _fail("stopped; the same command resumes from the last checkpoint", code)
+    except KeyboardInterrupt as stop:
+        _fail("stopped; the same command resumes from the last checkpoint", exit_code(stop))
     except Interrupted as stop:
         _fail(str(stop), 128 + stop.signum)
     except RunFailed as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tinylm_ablate import extension, points
@@ -63,35 +63,38 @@ def conflicts(config: Config, shape: Shape | None, sound: Callable[..., bool]) -
 def _folder_mistakes(key: str, value: str) -> list[str]:
     """Return mistakes in a folder that is created if it does not exist."""
     for place in (path := Path(value), *path.parents):
-        if place.is_symlink() and not place.exists():
-            return [f"{key}={value}: {place} is a link to {place.readlink()}, which does not exist"]
-        if place.exists() and not place.is_dir():
+        if place.is_dir():
+            break
+        if place.exists():
             return [f"{key}={value}: {place} is a file; allowed: a folder, which is created if it does not exist"]
+        if place.is_symlink():
+            return [f"{key}={value}: {place} is a link to {place.readlink()}, which does not exist"]
     return []
 
 
 def point_mistakes(config: Config, rounds: Rounds) -> list[str]:
     """Return mistakes in the points along the run at which it is kept or measured, and in the choice of measures."""
     train, evaluate = config.train, config.evaluate
-    own = [] if own_mistakes(config) else [OwnMeasure(described) for described in evaluate.own]
-    known = [*measures(), *own]
-    mistakes = _unknown("measures", evaluate.measures, {measure.name for measure in known})
-    mistakes += [
+    mistakes = [
         f"train.keep_checkpoints={list(train.keep_checkpoints)}: {place:g}; allowed: shares of the budget above 0 up to 1, or "
         "tokens within it"
         for place in train.keep_checkpoints
         if not (math.isfinite(place) and place > 0 and points.steps_at(place, rounds.steps, train.batch_tokens) <= rounds.steps)
     ]
+    if evaluate.measures:
+        mistakes += _unknown(config, "measures", evaluate.measures)
     if evaluate.every is not None:
         distance = evaluate.every * rounds.steps * train.batch_tokens if evaluate.every <= 1 else evaluate.every
         if rounds.steps * train.batch_tokens / distance > points.MOST + 0.5:
             mistakes.append(f"evaluate.every={evaluate.every:g}: allowed: at most {points.MOST:,} measurements per run")
-        mistakes += _unknown("every_measures", evaluate.every_measures, {one.name for one in known if one.weights})
+        mistakes += _unknown(config, "every_measures", evaluate.every_measures, weights=True)
     return mistakes
 
 
-def _unknown(key: str, names: Sequence[str], known: Collection[str]) -> list[str]:
-    """Return mistakes: names in ``evaluate.<key>`` that no measure has."""
+def _unknown(config: Config, key: str, names: Sequence[str], weights: bool = False) -> list[str]:
+    """Return mistakes: names in ``evaluate.<key>`` that no measure has, or none that needs ``weights``."""
+    own = [] if own_mistakes(config) else [OwnMeasure(described) for described in config.evaluate.own]
+    known = {measure.name for measure in (*measures(), *own) if measure.weights or not weights}
     allowed = ", ".join(sorted(known))
     return [f"evaluate.{key}={list(names)}: {name}; allowed: {allowed}" for name in names if name not in known]
 

@@ -15,6 +15,11 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM outside of training, which ends a command like Ctrl-C: what is open is closed, and what is held is released."""
 
 
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """Return 128 + n for the signal n that ended a command."""
+    return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+
+
 #: Seconds in which a repeated SIGTERM changes nothing: a scheduler may signal a worker, and then its leader does.
 _PATIENCE = 10.0
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tinylm_ablate.arch.c_kernels import library, opaque, run
+from tinylm_ablate.arch.c_kernels import check_alike, library, like, opaque, run
 from tinylm_ablate.hardware import cpu_flags
 
 #: Libraries, the fastest first, with the CPU flag that each needs, and oneDNN's limits of instructions that allow it.
@@ -92,7 +92,7 @@ def _attend_backward(
     grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mixed: Tensor, sums: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values, from that of the mixed values."""
-    of_queries, of_keys, of_values = (_like(queries) for _ in range(3))
+    of_queries, of_keys, of_values = (like(queries) for _ in range(3))
     operands = {"queries": queries, "keys": keys, "values": values, "grad": grad, "mixed": mixed}
     _call("backward", operands | {"of_queries": of_queries, "of_keys": of_keys, "of_values": of_values}, sums)
     return of_queries, of_keys, of_values
@@ -112,8 +112,7 @@ def _call(function: str, given: dict[str, Tensor], sums: Tensor) -> None:
     """Call a function of the library; the threads divide the sequences of all heads."""
     found, first = _found()[1], given["queries"]
     assert found is not None
-    if any(each.shape != first.shape or each.dtype != first.dtype for each in given.values()):
-        raise ValueError("queries, keys and values must have the same shape and precision")
+    check_alike(list(given.values()))
     operands = {name: each if each.stride(3) == 1 else each.contiguous() for name, each in given.items()}
     batch, length, heads, size = first.shape
     job = _Sequences(heads=heads, length=length, size=size, scale=1 / math.sqrt(size))
@@ -127,11 +126,7 @@ def _call(function: str, given: dict[str, Tensor], sums: Tensor) -> None:
 
 def _results(queries: Tensor) -> tuple[Tensor, Tensor]:
     batch, length, heads, _ = queries.shape
-    return _like(queries), queries.new_empty(2, batch * heads, length, dtype=torch.float32)
-
-
-def _like(operand: Tensor) -> Tensor:
-    return torch.empty_like(operand, memory_format=torch.contiguous_format)
+    return like(queries), queries.new_empty(2, batch * heads, length, dtype=torch.float32)
 
 
 # As custom operators, both are opaque to torch.compile.
@@ -150,4 +145,4 @@ def _(
     grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mixed: Tensor, sums: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     del grad, keys, values, mixed, sums
-    return _like(queries), _like(queries), _like(queries)
+    return like(queries), like(queries), like(queries)

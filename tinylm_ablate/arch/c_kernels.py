@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,17 @@ def _compiled(name: str) -> ctypes.CDLL | None:
 def fits(operand: Tensor) -> bool:
     """Return whether the kernels support the precision and device of an operand."""
     return operand.dtype in (torch.float32, torch.bfloat16) and operand.device.type == "cpu"
+
+
+def like(operand: Tensor) -> Tensor:
+    """Return uninitialized contiguous memory for a result of an operand's shape and precision."""
+    return torch.empty_like(operand, memory_format=torch.contiguous_format)
+
+
+def check_alike(operands: Sequence[Tensor]) -> None:
+    """Refuse operands of attention with different shapes or precisions, of which a kernel would read foreign memory."""
+    if any(each.shape != operands[0].shape or each.dtype != operands[0].dtype for each in operands):
+        raise ValueError("queries, keys and values must have the same shape and precision")
 
 
 def opaque(function: Callable[..., Any], operator: Callable[..., Any]) -> Callable[..., Any]:

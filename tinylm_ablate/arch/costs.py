@@ -80,7 +80,7 @@ def training_memory(
 
 
 def layer_activations(shape: Shape, micro_batch: int, context_length: int, precision: str = "fp32") -> int:
-    """Bytes of activations that one layer keeps for its backward pass; an upper bound with ``bf16_attention``."""
+    """Bytes of activations that one layer keeps for its backward pass; an upper bound with heads of 8 in ``bf16_attention``."""
     size = 4 if precision == "fp32" else 2
     norms = 2 * (4 * shape.width + 4 + size * shape.width)
     if shape.is_own:  # input and output of each matrix, and the same amount again for everything between them

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tinylm_ablate.arch.c_kernels import fits, library, opaque, run
+from tinylm_ablate.arch.c_kernels import check_alike, fits, library, like, opaque, run
 from tinylm_ablate.arch.shapes import KERNEL_CHANNELS
 
 #: Keys that the kernel processes together, and maximum scratch numbers per token of a sequence padded to a multiple of them.
@@ -59,7 +59,7 @@ class _Attention(torch.autograd.Function):
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """The mixed values."""
-    mixed = _like(queries)
+    mixed = like(queries)
     _call("forward", queries, keys, values, mixed)
     return mixed
 
@@ -68,7 +68,7 @@ def _attend_backward(
     grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mixed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values, from that of the mixed values."""
-    of_queries, of_keys, of_values = (_like(queries) for _ in range(3))
+    of_queries, of_keys, of_values = (like(queries) for _ in range(3))
     _call("backward", queries, keys, values, mixed, grad, of_queries, of_keys, of_values)
     return of_queries, of_keys, of_values
 
@@ -85,16 +85,11 @@ def _call(function: str, *operands: Tensor) -> None:
     """Call a function of the library; the threads divide the N sequences."""
     first, (number, _, length), found = operands[0], operands[0].shape, library("small_heads")
     assert found is not None
-    if any(each.shape != first.shape or each.dtype != first.dtype for each in operands):
-        raise ValueError("queries, keys and values must have the same shape and precision")
+    check_alike(operands)
     operands = tuple(each.contiguous() for each in operands)
     places = [each.data_ptr() for each in operands] + [None] * (8 - len(operands))
     job = _Sequences(*places, length, first.dtype == torch.bfloat16, 1 / math.sqrt(KERNEL_CHANNELS))
     run(found, function, job, number, 4 * _SCRATCH * math.ceil(length / _TOGETHER) * _TOGETHER)
-
-
-def _like(operand: Tensor) -> Tensor:
-    return torch.empty_like(operand, memory_format=torch.contiguous_format)
 
 
 # As custom operators, both are opaque to torch.compile.
@@ -105,10 +100,10 @@ _attend_backward_operator = torch.library.custom_op("tinylm_ablate::attend_small
 @_attend_operator.register_fake
 def _(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     del keys, values
-    return _like(queries)
+    return like(queries)
 
 
 @_attend_backward_operator.register_fake
 def _(grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     del grad, keys, values, mixed
-    return _like(queries), _like(queries), _like(queries)
+    return like(queries), like(queries), like(queries)

@@ -98,7 +98,7 @@ def decode(path: Path, content: bytes, start: int, encoding: str) -> str:
     if not is_utf8(encoding):
         raise UserError(f"{message} It was read with data.encoding={encoding}; set that to the file's encoding")
     guess = likely_encoding(_sample(path, start + wrong))
-    if content[wrong] == 0 and not (guess or "").startswith(("utf_16", "utf_32", "utf-16", "utf-32")):
+    if content[wrong] == 0 and not (guess or "").startswith(("utf-16", "utf-32")):
         raise UserError(f"{message} Everything before it is UTF-8: remove the zero bytes, or the file")
     if guess is None or is_utf8(guess):
         raise UserError(f"{message} It matches no known text encoding: fix the file, or remove it")

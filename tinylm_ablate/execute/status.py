@@ -153,9 +153,10 @@ def show_status(cells: Sequence[tuple[str, Settled]]) -> None:
             if all(row.state in {"finished", "failed"} for row in rows):
                 return
             time.sleep(REFRESH_SECONDS)
-    except KeyboardInterrupt as stop:
-        if isinstance(stop, Terminated):
-            raise
+    except Terminated:
+        raise
+    except KeyboardInterrupt:  # the usual way to end it
+        return
 
 
 def _last_row(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tinylm_ablate.execute.words import say
 from tinylm_ablate.execute.work_order import Order
 from tinylm_ablate.leases import Leases
 from tinylm_ablate.provenance import COMMAND
-from tinylm_ablate.signals import Terminated, ending_in_order
+from tinylm_ablate.signals import ending_in_order, exit_code
 from tinylm_ablate.tasks.graph import Graph
 from tinylm_ablate.tasks.task import Task
 from tinylm_ablate.tracking import follow, prepare_environment
@@ -111,7 +111,7 @@ def main(order: Path) -> None:
         say(str(stop))
         raise SystemExit(128 + stop.signum) from None
     except KeyboardInterrupt as stop:
-        raise SystemExit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)) from None
+        raise SystemExit(exit_code(stop)) from None
 
 
 if __name__ == "__main__":

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tinylm_ablate.science.claim import Claim, Test
 from tinylm_ablate.science.comparison import Outcome
 from tinylm_ablate.science.estimate import Estimate
-from tinylm_ablate.science.evidence import Evidence, settings
+from tinylm_ablate.science.evidence import Evidence, Setting, settings
 from tinylm_ablate.science.looks import LOOKS, next_look
-from tinylm_ablate.science.verdict import judge_at
+from tinylm_ablate.science.verdict import Verdict, judge_at
 
 #: Metric for comparing arms if no claim is about the experiment.
 METRIC = "test/bits_per_byte/all"
@@ -32,9 +32,7 @@ def seeds_wanted(evidence: Evidence, claims: Sequence[Claim], arms: Sequence[str
     groups = settings(evidence)
     for setting in groups:
         wanted |= {arm: LOOKS[0] for arm in setting.arms if arm not in wanted}
-        own = [claim for claim in claims if claim.experiment == evidence.experiment] or _against_first(setting.arms)
-        for claim in own:
-            verdict = judge_at(claim, setting, groups)
+        for verdict in _verdicts(evidence, claims, setting, groups):
             if verdict.outcome != Outcome.UNDECIDED:
                 continue
             for compared in verdict.comparisons:
@@ -49,14 +47,18 @@ def seeds_wanted(evidence: Evidence, claims: Sequence[Claim], arms: Sequence[str
 def open_questions(evidence: Evidence, claims: Sequence[Claim]) -> list[str]:
     """Describe the claims without a decision for which ``seeds_wanted`` requests no more seeds, one line each."""
     groups = settings(evidence)
-    found = []
-    for setting in groups:
-        own = [claim for claim in claims if claim.experiment == evidence.experiment] or _against_first(setting.arms)
-        for claim in own:
-            verdict = judge_at(claim, setting, groups)
-            if verdict.outcome in (Outcome.UNDECIDED, Outcome.NOT_TESTABLE):
-                found.append(f"{claim.title}: {verdict.outcome}: {verdict.reason}")
-    return found
+    return [
+        f"{verdict.claim.title}: {verdict.outcome}: {verdict.reason}"
+        for setting in groups
+        for verdict in _verdicts(evidence, claims, setting, groups)
+        if verdict.outcome in (Outcome.UNDECIDED, Outcome.NOT_TESTABLE)
+    ]
+
+
+def _verdicts(evidence: Evidence, claims: Sequence[Claim], setting: Setting, groups: Sequence[Setting]) -> Iterator[Verdict]:
+    """Judge the claims about this experiment at one setting; without any, each arm against the first."""
+    for claim in [one for one in claims if one.experiment == evidence.experiment] or _against_first(setting.arms):
+        yield judge_at(claim, setting, groups)
 
 
 def _against_first(arms: Sequence[str]) -> list[Claim]:

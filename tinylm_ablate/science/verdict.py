@@ -188,8 +188,9 @@ def _few_documents(drafts: Sequence[Draft]) -> list[str]:
         open_ = draft.look > 0 and outcome(draft.decision(len(drafts))) == Outcome.UNDECIDED
         if not open_ or not isinstance(draft.effect, Estimate):
             continue
-        if seeds_needed(draft.effect, draft.margin, draft.kind, len(drafts)) is None:
-            found |= dict.fromkeys(gate.documents(draft.effect, draft.margin))
+        few = gate.documents(draft.effect, draft.margin)
+        if few and seeds_needed(draft.effect, draft.margin, draft.kind, len(drafts)) is None:
+            found |= dict.fromkeys(few)
     return list(found)
 
 
